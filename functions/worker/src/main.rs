@@ -1,0 +1,6 @@
+//! The `worker` Lambda function: see the library for what it does.
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    comms_worker::run().await
+}
