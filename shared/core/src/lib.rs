@@ -1,0 +1,30 @@
+//! The vocabulary of clinic-comms: ids, addresses, the communication request, deliveries, what a
+//! provider's refusal means, and secrets. No I/O.
+//!
+//! Everything that comes from outside becomes one of these types at the border and is not checked
+//! again behind it. None of the types that hold a secret, an address or a message's content can be
+//! printed: their `Debug` shows a mask, and they have no `Display`.
+
+pub mod address;
+pub mod clock;
+pub mod delivery;
+pub mod failure;
+pub mod hash;
+pub mod host;
+pub mod id;
+pub mod json;
+pub mod provider;
+pub mod request;
+pub mod secret;
+
+pub use address::{EmailAddress, Mailbox, PhoneNumber};
+pub use clock::{Clock, SystemClock};
+pub use delivery::{Attempt, AttemptOutcome, Channel, Delivery, DeliveryStatus, FailureReason};
+pub use failure::{Disposition, ErrorKind, ProviderCode, ProviderError};
+pub use hash::HashKey;
+pub use host::Host;
+pub use id::{ClinicId, DeliveryId, EntryId, IdempotencyKey, RequestId, Tenant};
+pub use json::{Problem, Problems};
+pub use provider::{Position, ProviderKind, Receipt};
+pub use request::CommunicationRequest;
+pub use secret::Secret;

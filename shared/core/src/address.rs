@@ -1,0 +1,364 @@
+//! Where messages go: e-mail addresses and phone numbers. Their `Debug` is masked and they have no
+//! `Display`, so that an address reaches a log or an error only by being asked for by name.
+
+use std::fmt;
+
+use idna::AsciiDenyList;
+use serde::{Serialize, Serializer};
+use thiserror::Error;
+
+/// Why a text is not an address. The text itself is not repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum AddressError {
+    /// No `@`, or nothing before or after it.
+    #[error("must be an e-mail address such as name@example.com")]
+    NotAnAddress,
+    /// The part before the `@`.
+    #[error(
+        "the part before the @ must be 1 to 64 bytes without spaces, quotes, control characters or \
+         empty parts between dots"
+    )]
+    LocalPart,
+    /// The part after the `@`.
+    #[error("the part after the @ must be a domain name such as example.com")]
+    Domain,
+    /// Longer than RFC 5321 allows in a path.
+    #[error("must be at most 254 bytes")]
+    TooLong,
+    /// Not a phone number in international form.
+    #[error(
+        "must be a phone number with its country code, such as +15550100: '+' and 7 to 15 digits"
+    )]
+    PhoneNumber,
+    /// A display name that can not stand in a header.
+    #[error("must be at most 128 characters without line breaks or control characters")]
+    DisplayName,
+}
+
+/// An e-mail address (RFC 5321 section 4.1.2, dot-atom local part; RFC 6531 for characters beyond
+/// ASCII in it). The domain is kept in its ASCII form (RFC 5891) and lower case. Quoted local parts
+/// and address literals are refused: nobody's mailbox has one, and forgers like them.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct EmailAddress {
+    whole: String,
+    at: usize,
+}
+
+impl EmailAddress {
+    /// Reads an address. Characters of the domain beyond ASCII are converted (UTS 46).
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let (local, domain) = text.rsplit_once('@').ok_or(AddressError::NotAnAddress)?;
+        if local.is_empty() || domain.is_empty() {
+            return Err(AddressError::NotAnAddress);
+        }
+        let local_ok = local.len() <= 64
+            && local
+                .split('.')
+                .all(|atom| !atom.is_empty() && atom.chars().all(is_atext));
+        if !local_ok {
+            return Err(AddressError::LocalPart);
+        }
+        let domain = parse_domain(domain).ok_or(AddressError::Domain)?;
+        let whole = format!("{local}@{domain}");
+        // RFC 5321 section 4.5.3.1.3: a path is 256 octets with its angle brackets.
+        if whole.len() > 254 {
+            return Err(AddressError::TooLong);
+        }
+        Ok(Self {
+            at: local.len(),
+            whole,
+        })
+    }
+
+    /// The address, its domain in ASCII.
+    pub fn as_str(&self) -> &str {
+        &self.whole
+    }
+
+    /// The part before the `@`.
+    pub fn local(&self) -> &str {
+        &self.whole[..self.at]
+    }
+
+    /// The part after the `@`, in ASCII.
+    pub fn domain(&self) -> &str {
+        &self.whole[self.at + 1..]
+    }
+
+    /// Whether the address needs SMTPUTF8 (RFC 6531).
+    pub fn needs_smtputf8(&self) -> bool {
+        !self.local().is_ascii()
+    }
+
+    /// The address as ledger and answers show it: `p***@example.com`, or `***@example.com` where
+    /// the first character would be all there is.
+    pub fn masked(&self) -> String {
+        let mut characters = self.local().chars();
+        match (characters.next(), characters.next()) {
+            (Some(first), Some(_)) => format!("{first}***@{}", self.domain()),
+            _ => format!("***@{}", self.domain()),
+        }
+    }
+}
+
+/// `atext` of RFC 5322 section 3.2.3, with RFC 6531's `UTF8-non-ascii`, less what can not be seen.
+fn is_atext(c: char) -> bool {
+    if c.is_ascii() {
+        c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c)
+    } else {
+        !c.is_control() && !c.is_whitespace() && !is_invisible(c)
+    }
+}
+
+/// Formatting characters that change how a text is shown and not what it is.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+fn parse_domain(text: &str) -> Option<String> {
+    let domain = idna::domain_to_ascii_cow(text.as_bytes(), AsciiDenyList::STD3)
+        .ok()?
+        .into_owned();
+    let mut labels = 0;
+    for label in domain.split('.') {
+        let edges_ok = !label.starts_with('-') && !label.ends_with('-');
+        if label.is_empty() || label.len() > 63 || !edges_ok {
+            return None;
+        }
+        labels += 1;
+    }
+    // A last label of digits only would be (part of) an IPv4 address: RFC 3696 section 2.
+    let top_level = domain.rsplit('.').next()?;
+    let is_name =
+        labels >= 2 && domain.len() <= 253 && !top_level.bytes().all(|b| b.is_ascii_digit());
+    is_name.then_some(domain)
+}
+
+impl fmt::Debug for EmailAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EmailAddress(…)")
+    }
+}
+
+impl Serialize for EmailAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// A phone number in E.164 form (ITU-T E.164: at most 15 digits): `+` and 7 to 15 digits with a country code that exists.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PhoneNumber(String);
+
+impl PhoneNumber {
+    /// Reads a number in international form; spaces, dots, hyphens and brackets are dropped.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        let trimmed = text.trim();
+        // The library reads letters as keypad digits and `;ext=`; neither is a number to send to.
+        let plain = trimmed.len() <= 32
+            && trimmed.starts_with('+')
+            && trimmed[1..]
+                .chars()
+                .all(|c| c.is_ascii_digit() || " .-()".contains(c));
+        if !plain {
+            return Err(AddressError::PhoneNumber);
+        }
+        let number = phonenumber::parse(None, trimmed).map_err(|_| AddressError::PhoneNumber)?;
+        if phonenumber::metadata::DATABASE
+            .by_code(&number.country().code())
+            .is_none()
+        {
+            return Err(AddressError::PhoneNumber);
+        }
+        let text = number.format().mode(phonenumber::Mode::E164).to_string();
+        if (8..=16).contains(&text.len()) {
+            Ok(Self(text))
+        } else {
+            Err(AddressError::PhoneNumber)
+        }
+    }
+
+    /// The number in E.164 form.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The number as ledger and answers show it: `+1***00`.
+    pub fn masked(&self) -> String {
+        format!("{}***{}", &self.0[..2], &self.0[self.0.len() - 2..])
+    }
+}
+
+impl fmt::Debug for PhoneNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PhoneNumber(…)")
+    }
+}
+
+impl Serialize for PhoneNumber {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// An address with the name it is shown under.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Mailbox {
+    /// The address.
+    pub address: EmailAddress,
+    /// The name, checked by [`Mailbox::parse_name`].
+    pub name: Option<String>,
+}
+
+impl Mailbox {
+    /// Checks a display name: at most 128 characters, none of them a control character.
+    pub fn parse_name(text: &str) -> Result<String, AddressError> {
+        let name = text.trim();
+        let ok = name.chars().count() <= 128 && !name.chars().any(char::is_control);
+        if ok {
+            Ok(name.to_owned())
+        } else {
+            Err(AddressError::DisplayName)
+        }
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mailbox(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn internationalised_domains_become_ascii_and_lower_case() {
+        let address = EmailAddress::parse("Jörg@Bücher.Example").unwrap();
+        assert_eq!(address.as_str(), "Jörg@xn--bcher-kva.example");
+        assert!(address.needs_smtputf8());
+        assert!(
+            !EmailAddress::parse("jorg@bücher.example")
+                .unwrap()
+                .needs_smtputf8()
+        );
+    }
+
+    #[test]
+    fn addresses_that_are_none_are_refused_with_the_part_at_fault() {
+        use AddressError::{Domain, LocalPart, NotAnAddress, TooLong};
+        for (text, error) in [
+            ("", NotAnAddress),
+            ("name", NotAnAddress),
+            ("@example.com", NotAnAddress),
+            ("name@", NotAnAddress),
+            ("na me@example.com", LocalPart),
+            ("a@b@example.com", LocalPart),
+            (".name@example.com", LocalPart),
+            ("na..me@example.com", LocalPart),
+            ("\"quoted\"@example.com", LocalPart),
+            ("name\r\nBcc: x@example.com", LocalPart),
+            ("zero\u{200b}width@example.com", LocalPart),
+            ("name@example", Domain),
+            ("name@exa mple.com", Domain),
+            ("name@-example.com", Domain),
+            ("name@example..com", Domain),
+            ("name@example.com.", Domain),
+            ("name@[127.0.0.1]", Domain),
+            ("name@127.0.0.1", Domain),
+            ("name@example.com\r\nDATA", Domain),
+        ] {
+            assert_eq!(EmailAddress::parse(text), Err(error), "{text:?}");
+        }
+        assert_eq!(
+            EmailAddress::parse(&format!("{}@example.com", "a".repeat(65))),
+            Err(LocalPart)
+        );
+        let long = format!(
+            "{}@{}.com",
+            "a".repeat(64),
+            [
+                "b".repeat(60),
+                "c".repeat(60),
+                "d".repeat(60),
+                "e".repeat(9)
+            ]
+            .join(".")
+        );
+        assert_eq!(EmailAddress::parse(&long), Err(TooLong));
+    }
+
+    #[test]
+    fn masks_and_debug_do_not_tell_who_it_is() {
+        let address = EmailAddress::parse("patient@example.com").unwrap();
+        assert_eq!(address.masked(), "p***@example.com");
+        assert_eq!(
+            EmailAddress::parse("p@example.com").unwrap().masked(),
+            "***@example.com"
+        );
+        assert!(!format!("{address:?}").contains("patient"));
+        let phone = PhoneNumber::parse("+15550100").unwrap();
+        assert_eq!(phone.masked(), "+1***00");
+        assert!(!format!("{phone:?}").contains("555"));
+    }
+
+    #[test]
+    fn phone_numbers_are_brought_into_e164_form() {
+        for (text, e164) in [
+            ("+15550100", "+15550100"),
+            ("+1 (415) 555-2671", "+14155552671"),
+            ("+44 20 7946 0018", "+442079460018"),
+            ("+39 06 1234 5678", "+390612345678"),
+            ("+59 89.4231 234", "+59894231234"),
+        ] {
+            assert_eq!(PhoneNumber::parse(text).unwrap().as_str(), e164);
+        }
+        for text in [
+            "",
+            "+",
+            "4155552671",
+            "0044 20 7946 0018",
+            "+1",
+            "+999 1234567",
+            "+1415555CALL",
+            "+14155552671;ext=5",
+            "tel:+14155552671",
+            "+1415555267112345678",
+            "+１４１５５５５２６７１",
+        ] {
+            assert_eq!(
+                PhoneNumber::parse(text),
+                Err(AddressError::PhoneNumber),
+                "{text:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_address_holds_nothing_that_ends_a_command_or_header(text in ".{0,80}") {
+            if let Ok(address) = EmailAddress::parse(&text) {
+                prop_assert!(!address.as_str().chars().any(|c| c.is_control() || c.is_whitespace() || "<>,;:\"()[]\\".contains(c)));
+                prop_assert_eq!(EmailAddress::parse(address.as_str()), Ok(address.clone()));
+            }
+        }
+
+        #[test]
+        fn usual_addresses_are_accepted(local in "[a-z0-9]{1,20}(\\.[a-z0-9+_-]{1,20})?", domain in "[a-z0-9]{1,20}\\.[a-z]{2,10}") {
+            prop_assume!(!domain.starts_with("xn--"));
+            let text = format!("{local}@{domain}");
+            let address = EmailAddress::parse(&text).unwrap();
+            prop_assert_eq!(address.as_str(), text.as_str());
+        }
+
+        #[test]
+        fn phone_parsing_never_panics_and_is_stable(text in "\\+?[0-9 ().a-z-]{0,24}") {
+            if let Ok(phone) = PhoneNumber::parse(&text) {
+                prop_assert_eq!(PhoneNumber::parse(phone.as_str()), Ok(phone.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! A delivery: one recipient on one channel of a request, and what became of it.
+
+use std::{fmt, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    failure::{Disposition, ErrorKind, ProviderCode, ProviderError},
+    id::{DeliveryId, EntryId},
+    provider::{Position, ProviderKind},
+};
+
+/// The way a message reaches a recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Channel {
+    /// E-mail.
+    Email,
+    /// WhatsApp.
+    Whatsapp,
+}
+
+impl Channel {
+    /// Every channel.
+    pub const ALL: [Self; 2] = [Self::Email, Self::Whatsapp];
+
+    /// The name in requests, settings, ledger, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Email => "email",
+            Self::Whatsapp => "whatsapp",
+        }
+    }
+
+    /// Reads what [`Channel::as_str`] gives.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|channel| channel.as_str() == text)
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The states of a delivery in the ledger: `queued -> sending -> sent | failed | unknown | expired`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryStatus {
+    /// Accepted, no attempt started.
+    Queued,
+    /// Owned by an invocation that may have started an attempt.
+    Sending,
+    /// A provider accepted it.
+    Sent,
+    /// It will not be sent; the reason says why.
+    Failed,
+    /// It may have been sent, and the clinic wants at most one copy.
+    Unknown,
+    /// Its `expiresAt` passed before it was sent.
+    Expired,
+}
+
+impl DeliveryStatus {
+    /// Every status.
+    pub const ALL: [Self; 6] = [
+        Self::Queued,
+        Self::Sending,
+        Self::Sent,
+        Self::Failed,
+        Self::Unknown,
+        Self::Expired,
+    ];
+
+    /// The name in ledger and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sending => "sending",
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// Reads what [`DeliveryStatus::as_str`] gives.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
+    }
+
+    /// Whether nothing more will happen.
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            Self::Queued | Self::Sending => false,
+            Self::Sent | Self::Failed | Self::Unknown | Self::Expired => true,
+        }
+    }
+}
+
+/// Why a delivery ended without being sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureReason {
+    /// The recipient has no address for the channel.
+    NoAddress,
+    /// Neither the clinic nor the global account has a provider for the channel.
+    NoProvider,
+    /// A provider found the message or the recipient at fault.
+    Rejected,
+    /// Every provider of the chain was tried or skipped.
+    AllProvidersFailed,
+    /// An attempt may have succeeded, and the clinic's policy is to hold.
+    OutcomeUnknown,
+    /// `expiresAt` passed.
+    Expired,
+}
+
+impl FailureReason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::NoAddress,
+        Self::NoProvider,
+        Self::Rejected,
+        Self::AllProvidersFailed,
+        Self::OutcomeUnknown,
+        Self::Expired,
+    ];
+
+    /// The code in ledger, logs and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoAddress => "NO_ADDRESS",
+            Self::NoProvider => "NO_PROVIDER",
+            Self::Rejected => "REJECTED",
+            Self::AllProvidersFailed => "ALL_PROVIDERS_FAILED",
+            Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
+            Self::Expired => "EXPIRED",
+        }
+    }
+
+    /// Reads what [`FailureReason::as_str`] gives.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+
+    /// What it means and what to do.
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::NoAddress => {
+                "The recipient has no address for this channel; add one or drop the channel."
+            }
+            Self::NoProvider => {
+                "No provider is enabled for this channel; save one in the clinic's settings."
+            }
+            Self::Rejected => {
+                "A provider refused the message or the recipient; another would refuse it too. The last attempt says why."
+            }
+            Self::AllProvidersFailed => {
+                "No provider of the chain accepted the message; the attempts say why. Test the clinic's settings."
+            }
+            Self::OutcomeUnknown => {
+                "A provider may have accepted the message before the connection ended; the clinic's policy is not to risk a second copy."
+            }
+            Self::Expired => "The message was not sent before its expiresAt.",
+        }
+    }
+}
+
+impl Serialize for FailureReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// One try of one provider for a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The provider.
+    pub provider: ProviderKind,
+    /// The provider entry in the settings.
+    pub entry: EntryId,
+    /// Its place in the chain.
+    pub position: Position,
+    /// How it ended.
+    pub outcome: AttemptOutcome,
+    /// How long it took.
+    pub duration: Duration,
+    /// Whether an earlier attempt of the same delivery may already have been accepted.
+    pub possible_duplicate: bool,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// The provider accepted the message.
+    Accepted,
+    /// It did not, or it is not known whether it did.
+    Failed {
+        /// What to do about it.
+        disposition: Disposition,
+        /// What happened.
+        kind: ErrorKind,
+        /// The provider's own code.
+        code: Option<ProviderCode>,
+    },
+}
+
+impl From<&ProviderError> for AttemptOutcome {
+    fn from(error: &ProviderError) -> Self {
+        Self::Failed {
+            disposition: error.disposition,
+            kind: error.kind,
+            code: error.code.clone(),
+        }
+    }
+}
+
+/// What is known of a delivery, as it is answered to callers: the recipient masked, no content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The id.
+    pub id: DeliveryId,
+    /// The channel.
+    pub channel: Channel,
+    /// The recipient's address, masked.
+    pub recipient: String,
+    /// The state.
+    pub status: DeliveryStatus,
+    /// The provider that accepted it.
+    pub provider: Option<ProviderKind>,
+    /// That provider's message id.
+    pub message_id: Option<String>,
+    /// Why it was not sent.
+    pub reason: Option<FailureReason>,
+    /// Whether the recipient may have got it twice.
+    pub possible_duplicate: bool,
+    /// The attempts so far, oldest first.
+    pub attempts: Vec<Attempt>,
+}
+
+impl Delivery {
+    /// A delivery of which nothing has happened yet.
+    pub fn queued(id: DeliveryId, channel: Channel, recipient: String) -> Self {
+        Self {
+            id,
+            channel,
+            recipient,
+            status: DeliveryStatus::Queued,
+            provider: None,
+            message_id: None,
+            reason: None,
+            possible_duplicate: false,
+            attempts: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        for channel in Channel::ALL {
+            assert_eq!(Channel::parse(channel.as_str()), Some(channel));
+        }
+        for status in DeliveryStatus::ALL {
+            assert_eq!(DeliveryStatus::parse(status.as_str()), Some(status));
+        }
+        for reason in FailureReason::ALL {
+            assert_eq!(FailureReason::parse(reason.as_str()), Some(reason));
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What went wrong with a provider, kept apart from what to do about it.
+//!
+//! An error has a [`Disposition`] (what to do), an [`ErrorKind`] (what happened) and the provider's
+//! own code. It has no room for the provider's text: replies repeat addresses, and a
+//! `&'static str` can not.
+
+use std::{fmt, time::Duration};
+
+use serde::{Serialize, Serializer};
+use thiserror::Error;
+
+/// What to do about a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disposition {
+    /// Refused or never sent, may work soon: the same provider again, then the next.
+    Transient,
+    /// This provider can not serve this tenant now: the next provider.
+    ProviderDown,
+    /// May have been accepted: the tenant's `onAmbiguous` policy decides.
+    Ambiguous,
+    /// The message or the recipient is at fault: nobody else is tried.
+    Final,
+}
+
+impl Disposition {
+    /// Every disposition.
+    pub const ALL: [Self; 4] = [
+        Self::Transient,
+        Self::ProviderDown,
+        Self::Ambiguous,
+        Self::Final,
+    ];
+
+    /// The name in ledger, logs and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::ProviderDown => "provider_down",
+            Self::Ambiguous => "ambiguous",
+            Self::Final => "final",
+        }
+    }
+
+    /// Reads what [`Disposition::as_str`] gives.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|disposition| disposition.as_str() == text)
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The recipient's address does not exist or does not take messages.
+    InvalidRecipient,
+    /// The message is malformed or over a limit.
+    InvalidMessage,
+    /// The template is missing, paused, or does not fit its parameters.
+    TemplateInvalid,
+    /// Refused by a policy: opt-out, country, spam, reply window.
+    PolicyRefused,
+    /// The credentials were refused, or the server could not prove who it is.
+    Unauthenticated,
+    /// The sender's identity is not verified or not allowed.
+    SenderNotAllowed,
+    /// The account is suspended, blocked or unpaid.
+    AccountSuspended,
+    /// The account's quota is used up.
+    QuotaExceeded,
+    /// Too many messages at once.
+    RateLimited,
+    /// The provider does not answer, or says that it can not now.
+    Unavailable,
+    /// The deadline passed.
+    Timeout,
+    /// An answer that fits nothing known.
+    Unexpected,
+}
+
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 12] = [
+        Self::InvalidRecipient,
+        Self::InvalidMessage,
+        Self::TemplateInvalid,
+        Self::PolicyRefused,
+        Self::Unauthenticated,
+        Self::SenderNotAllowed,
+        Self::AccountSuspended,
+        Self::QuotaExceeded,
+        Self::RateLimited,
+        Self::Unavailable,
+        Self::Timeout,
+        Self::Unexpected,
+    ];
+
+    /// The name in ledger, logs and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRecipient => "invalid_recipient",
+            Self::InvalidMessage => "invalid_message",
+            Self::TemplateInvalid => "template_invalid",
+            Self::PolicyRefused => "policy_refused",
+            Self::Unauthenticated => "unauthenticated",
+            Self::SenderNotAllowed => "sender_not_allowed",
+            Self::AccountSuspended => "account_suspended",
+            Self::QuotaExceeded => "quota_exceeded",
+            Self::RateLimited => "rate_limited",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Unexpected => "unexpected",
+        }
+    }
+
+    /// Reads what [`ErrorKind::as_str`] gives.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// A provider's own code for what happened (`535 5.7.8`, `131047`, `Throttling`): 1 to 64 of
+/// `A-Z a-z 0-9 . _ -` and space, so that no address or text can pass for a code.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ProviderCode(String);
+
+impl ProviderCode {
+    /// Reads a code; `None` where the text does not look like one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let well_formed = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._- ".contains(&b));
+        well_formed.then(|| Self(text.to_owned()))
+    }
+
+    /// The code as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProviderCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for ProviderCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// A failed attempt of one provider.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}: {detail}{}", kind.as_str(), code.as_ref().map(|c| format!(" ({c})")).unwrap_or_default())]
+pub struct ProviderError {
+    /// What to do about it.
+    pub disposition: Disposition,
+    /// What happened.
+    pub kind: ErrorKind,
+    /// The provider's own code, where it gave one.
+    pub code: Option<ProviderCode>,
+    /// How long the provider asks to be left alone.
+    pub retry_after: Option<Duration>,
+    /// Whether this counts against the provider's health for this tenant.
+    pub unhealthy: bool,
+    /// What happened and what to do, for the clinic's admin. Fixed texts only.
+    pub detail: &'static str,
+}
+
+impl ProviderError {
+    /// An error without a code, which counts against the provider's health unless it is
+    /// [`Disposition::Final`].
+    pub const fn new(disposition: Disposition, kind: ErrorKind, detail: &'static str) -> Self {
+        let unhealthy = match disposition {
+            Disposition::Transient | Disposition::ProviderDown | Disposition::Ambiguous => true,
+            Disposition::Final => false,
+        };
+        Self {
+            disposition,
+            kind,
+            code: None,
+            retry_after: None,
+            unhealthy,
+            detail,
+        }
+    }
+
+    /// Adds the provider's code.
+    #[must_use]
+    pub fn with_code(mut self, code: Option<ProviderCode>) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// Leaves the provider's health as it is.
+    #[must_use]
+    pub const fn health_unchanged(mut self) -> Self {
+        self.unhealthy = false;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_agree_with_what_is_serialised() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(ErrorKind::parse(kind.as_str()), Some(kind));
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+        for disposition in Disposition::ALL {
+            assert_eq!(Disposition::parse(disposition.as_str()), Some(disposition));
+            assert_eq!(
+                serde_json::to_value(disposition).unwrap(),
+                disposition.as_str()
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_is_not_a_code() {
+        assert!(ProviderCode::parse("535 5.7.8").is_some());
+        assert!(ProviderCode::parse("patient@example.com").is_none());
+        assert!(ProviderCode::parse("").is_none());
+        assert!(ProviderCode::parse(&"5".repeat(65)).is_none());
+    }
+}

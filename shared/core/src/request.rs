@@ -1,0 +1,831 @@
+//! A communication as backend teams post it or put it on the queue: one content, some recipients,
+//! some channels.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use crate::{
+    address::{EmailAddress, Mailbox, PhoneNumber},
+    delivery::Channel,
+    hash::HashKey,
+    id::{ClinicId, DeliveryId, IdempotencyKey, RequestId, Tenant},
+    json::{self, Object, Problems, read},
+};
+
+/// Recipients of one request.
+pub const MAX_RECIPIENTS: usize = 100;
+/// Characters of a title, which is the subject of an e-mail.
+pub const MAX_TITLE: usize = 500;
+/// Characters of the text body.
+pub const MAX_BODY: usize = 100_000;
+/// Characters of the HTML body.
+pub const MAX_HTML: usize = 500_000;
+/// Attachments of one request.
+pub const MAX_ATTACHMENTS: usize = 20;
+/// Bytes of all attachments together, decoded. Lambda takes 6 MB per synchronous invocation
+/// (AWS Lambda quotas), of which base64 leaves three quarters.
+pub const MAX_ATTACHMENT_BYTES: usize = 4_000_000;
+/// Parameters of a template.
+pub const MAX_TEMPLATE_PARAMS: usize = 64;
+/// Fields of `metadata` beside `clinicId`.
+pub const MAX_METADATA: usize = 20;
+
+/// How urgent a communication is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// May wait.
+    Low,
+    /// Reminders, confirmations.
+    Normal,
+    /// Should be seen today.
+    High,
+    /// One-time codes, urgent calls.
+    Critical,
+}
+
+/// When a communication is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// By the worker, from the queue.
+    Queued,
+    /// While the caller waits.
+    Immediate,
+}
+
+/// Somebody to reach.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recipient {
+    /// The name shown beside the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// For the e-mail channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<EmailAddress>,
+    /// For the WhatsApp channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phone_number: Option<PhoneNumber>,
+}
+
+/// A file that goes with an e-mail.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// The name under which the recipient sees it.
+    pub filename: String,
+    /// Its media type, `type/subtype`.
+    pub content_type: String,
+    /// The bytes.
+    #[serde(serialize_with = "as_base64")]
+    pub content: Arc<[u8]>,
+}
+
+/// A template that the provider holds.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Its name or id at the provider.
+    pub id: String,
+    /// Its language, such as `en_US`.
+    pub language: Option<String>,
+    /// The values of its parameters, in order.
+    pub params: Vec<String>,
+}
+
+/// What is to be said.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Content {
+    /// The subject of an e-mail.
+    pub title: Option<String>,
+    /// The text.
+    pub body: Option<String>,
+    /// The same as HTML, for e-mail.
+    pub html: Option<String>,
+    /// The template, for WhatsApp.
+    pub template: Option<Template>,
+    /// Files, for e-mail.
+    pub attachments: Vec<Attachment>,
+}
+
+/// A communication, checked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CommunicationRequest {
+    /// What it is about, such as `appointment`; for statistics.
+    pub category: Option<String>,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// When it is sent.
+    pub strategy: Strategy,
+    /// What is said.
+    pub content: Content,
+    /// Who is to be reached.
+    pub recipients: Vec<Recipient>,
+    /// By which ways, each once.
+    pub channels: Vec<Channel>,
+    /// Where answers go, if not to the sender.
+    pub reply_to: Option<EmailAddress>,
+    /// After this it is not sent any more.
+    pub expires_at: Option<Timestamp>,
+    /// The clinic that it is sent for; without one the global account sends.
+    pub clinic: Option<ClinicId>,
+    /// The caller's own references, such as `appointmentId`.
+    pub references: BTreeMap<String, String>,
+}
+
+/// A communication as it came in: checked, with the key that its sender gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submission {
+    /// The communication.
+    pub request: CommunicationRequest,
+    /// The sender's name for it.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+impl Submission {
+    /// Reads a communication from JSON text. All problems are reported together.
+    pub fn parse(text: &[u8]) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let submission =
+            Object::new(json::parse(text)?, "", &mut problems).and_then(read_submission);
+        problems.or(submission)
+    }
+
+    /// The same as JSON text, as it goes on the queue.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            idempotency_key: Option<&'a IdempotencyKey>,
+            #[serde(flatten)]
+            request: &'a CommunicationRequest,
+        }
+        serde_json::to_string(&Wire {
+            idempotency_key: self.idempotency_key.as_ref(),
+            request: &self.request,
+        })
+    }
+}
+
+impl CommunicationRequest {
+    /// Whose chain sends it.
+    pub fn tenant(&self) -> Tenant {
+        self.clinic.clone().map_or(Tenant::Global, Tenant::Clinic)
+    }
+
+    /// A keyed hash of everything in the request, to tell a repetition from another request under
+    /// the same key.
+    pub fn payload_hash(&self, hash: &HashKey) -> Result<String, serde_json::Error> {
+        Ok(hash
+            .digest("payload", &[&serde_json::to_vec(self)?])
+            .hex128())
+    }
+
+    /// The deliveries of this request: every recipient on every channel.
+    pub fn deliveries(&self, hash: &HashKey, id: &RequestId) -> Vec<PlannedDelivery> {
+        let mut planned = Vec::with_capacity(self.recipients.len() * self.channels.len());
+        for (index, recipient) in self.recipients.iter().enumerate() {
+            for channel in &self.channels {
+                let target = match channel {
+                    Channel::Email => recipient.email.clone().map(|address| {
+                        Target::Email(Mailbox {
+                            address,
+                            name: recipient.name.clone(),
+                        })
+                    }),
+                    Channel::Whatsapp => recipient.phone_number.clone().map(Target::Whatsapp),
+                };
+                let address = match &target {
+                    Some(target) => target.address().to_owned(),
+                    // '#' is in no address, so that this meets no other recipient's id.
+                    None => format!("#{index}"),
+                };
+                planned.push(PlannedDelivery {
+                    id: DeliveryId::derive(hash, id, channel.as_str(), &address),
+                    channel: *channel,
+                    target,
+                });
+            }
+        }
+        planned
+    }
+}
+
+/// Where a delivery goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A mailbox.
+    Email(Mailbox),
+    /// A WhatsApp number.
+    Whatsapp(PhoneNumber),
+}
+
+impl Target {
+    /// The address in full.
+    pub fn address(&self) -> &str {
+        match self {
+            Self::Email(mailbox) => mailbox.address.as_str(),
+            Self::Whatsapp(phone) => phone.as_str(),
+        }
+    }
+
+    /// The address as it may be stored and shown.
+    pub fn masked(&self) -> String {
+        match self {
+            Self::Email(mailbox) => mailbox.address.masked(),
+            Self::Whatsapp(phone) => phone.masked(),
+        }
+    }
+}
+
+/// One delivery to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedDelivery {
+    /// The id.
+    pub id: DeliveryId,
+    /// The channel.
+    pub channel: Channel,
+    /// Where to; `None` where the recipient has no address on the channel.
+    pub target: Option<Target>,
+}
+
+impl PlannedDelivery {
+    /// The recipient as shown: the masked address, or that there is none.
+    pub fn masked(&self) -> String {
+        self.target
+            .as_ref()
+            .map_or_else(|| "(no address)".to_owned(), Target::masked)
+    }
+}
+
+fn read_submission(mut object: Object<'_>) -> Option<Submission> {
+    let idempotency_key = object.optional("idempotencyKey", read::parsed(IdempotencyKey::parse));
+    let category = object.optional("category", read::parsed(parse_category));
+    let priority = object.optional(
+        "priority",
+        read::one_of(&[
+            ("low", Priority::Low),
+            ("normal", Priority::Normal),
+            ("high", Priority::High),
+            ("critical", Priority::Critical),
+        ]),
+    );
+    let strategy = object.optional(
+        "strategy",
+        read::one_of(&[
+            ("queued", Strategy::Queued),
+            ("immediate", Strategy::Immediate),
+        ]),
+    );
+    let channels = object.required("channels", read_channels);
+    let recipients = read_recipients(&mut object);
+    let content = read_content(&mut object, channels.as_deref().unwrap_or_default());
+    let reply_to = object.optional("replyTo", read::parsed(EmailAddress::parse));
+    let expires_at = object.optional("expiresAt", |value| {
+        let text = read::string(value)?;
+        text.parse::<Timestamp>()
+            .map_err(|_| "must be a time with its offset, such as 2026-12-01T10:00:00Z".to_owned())
+    });
+    let (clinic, references) = object.object("metadata", read_metadata).unwrap_or_default();
+    object.finish();
+    Some(Submission {
+        request: CommunicationRequest {
+            category,
+            priority: priority.unwrap_or(Priority::Normal),
+            strategy: strategy.unwrap_or(Strategy::Queued),
+            content: content?,
+            recipients,
+            channels: channels?,
+            reply_to,
+            expires_at,
+            clinic,
+            references,
+        },
+        idempotency_key,
+    })
+}
+
+fn parse_category(text: &str) -> Result<String, &'static str> {
+    let ok = (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if ok {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 64 letters, digits, '-' or '_'")
+    }
+}
+
+fn read_channels(value: Value) -> Result<Vec<Channel>, String> {
+    let Value::Array(items) = value else {
+        return Err("must be an array of channel names".to_owned());
+    };
+    let mut channels = Vec::new();
+    for item in items.into_iter().take(Channel::ALL.len() + 1) {
+        let channel = read::string(item)
+            .ok()
+            .and_then(|name| Channel::parse(&name))
+            .ok_or("must name only: email, whatsapp")?;
+        if channels.contains(&channel) {
+            return Err("must name each channel once".to_owned());
+        }
+        channels.push(channel);
+    }
+    if channels.is_empty() {
+        return Err("must name at least one channel".to_owned());
+    }
+    Ok(channels)
+}
+
+fn read_recipients(object: &mut Object<'_>) -> Vec<Recipient> {
+    let mut emails = std::collections::HashSet::new();
+    let mut phones = std::collections::HashSet::new();
+    let recipients = object.objects("recipients", MAX_RECIPIENTS, |_, mut item| {
+        let before = item.fields_left();
+        let name = item.optional("name", read::parsed(Mailbox::parse_name));
+        let email = item.optional("email", read::parsed(EmailAddress::parse));
+        let phone_number = item.optional("phoneNumber", read::parsed(PhoneNumber::parse));
+        if before == 0 {
+            item.problem_here("must have an email or a phoneNumber");
+        } else if email
+            .as_ref()
+            .is_some_and(|email| !emails.insert(email.clone()))
+        {
+            item.problem(
+                "email",
+                "is the address of an earlier recipient; name each address once",
+            );
+        } else if phone_number
+            .as_ref()
+            .is_some_and(|phone| !phones.insert(phone.clone()))
+        {
+            item.problem(
+                "phoneNumber",
+                "is the number of an earlier recipient; name each number once",
+            );
+        }
+        item.finish();
+        Some(Recipient {
+            name: name.filter(|name| !name.is_empty()),
+            email,
+            phone_number,
+        })
+    });
+    if recipients.is_empty() {
+        object.missing(
+            "recipients",
+            format!("must name 1 to {MAX_RECIPIENTS} recipients"),
+        );
+    }
+    recipients
+}
+
+fn read_content(object: &mut Object<'_>, channels: &[Channel]) -> Option<Content> {
+    let title = object.optional("title", read::parsed(parse_title));
+    let body = object.optional("body", read::text(1, MAX_BODY));
+    let html = object.optional("html", read::text(1, MAX_HTML));
+    let template_id = object.optional("templateId", read::text(1, 512));
+    let language = object.optional("language", read::parsed(parse_language));
+    let params = object.optional("templateParams", read_template_params);
+    let attachments = read_attachments(object);
+
+    if channels.contains(&Channel::Email) {
+        if title.is_none() {
+            object.missing("title", "is required for the email channel");
+        }
+        if body.is_none() && html.is_none() {
+            object.missing(
+                "body",
+                "is required for the email channel, unless there is html",
+            );
+        }
+    }
+    if channels.contains(&Channel::Whatsapp) && body.is_none() && template_id.is_none() {
+        object.missing(
+            "body",
+            "is required for the whatsapp channel, unless there is a templateId",
+        );
+    }
+    if template_id.is_none() {
+        if params.is_some() {
+            object.problem("templateParams", "needs a templateId");
+        }
+        if language.is_some() {
+            object.problem("language", "needs a templateId");
+        }
+    }
+    let template = template_id.map(|id| Template {
+        id,
+        language,
+        params: params.unwrap_or_default(),
+    });
+    Some(Content {
+        title,
+        body,
+        html,
+        template,
+        attachments,
+    })
+}
+
+fn parse_title(text: &str) -> Result<String, String> {
+    let length = text.chars().count();
+    if !(1..=MAX_TITLE).contains(&length) {
+        Err(format!("must be 1 to {MAX_TITLE} characters long"))
+    } else if text.chars().any(char::is_control) {
+        Err("must be one line without control characters".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+fn parse_language(text: &str) -> Result<String, &'static str> {
+    let ok = (2..=16).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if ok {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a language code such as en_US")
+    }
+}
+
+fn read_template_params(value: Value) -> Result<Vec<String>, String> {
+    let wrong = || {
+        format!(
+            "must be an array of at most {MAX_TEMPLATE_PARAMS} strings of at most 1024 characters"
+        )
+    };
+    let Value::Array(items) = value else {
+        return Err(wrong());
+    };
+    if items.len() > MAX_TEMPLATE_PARAMS {
+        return Err(wrong());
+    }
+    items
+        .into_iter()
+        .map(|item| read::text(0, 1024)(item).map_err(|_| wrong()))
+        .collect()
+}
+
+fn read_attachments(object: &mut Object<'_>) -> Vec<Attachment> {
+    let mut total = 0_usize;
+    let attachments = object.objects("attachments", MAX_ATTACHMENTS, |_, mut item| {
+        let filename = item.required("filename", read::parsed(parse_filename));
+        let content_type = item.required("contentType", read::parsed(parse_content_type));
+        let content = item.required("content", |value| {
+            BASE64_STANDARD
+                .decode(read::string(value)?)
+                .map_err(|_| "must be base64 (RFC 4648 section 4, with padding)".to_owned())
+        });
+        item.finish();
+        let content = content?;
+        total += content.len();
+        Some(Attachment {
+            filename: filename?,
+            content_type: content_type?,
+            content: content.into(),
+        })
+    });
+    if total > MAX_ATTACHMENT_BYTES {
+        object.problem(
+            "attachments",
+            format!("must be at most {MAX_ATTACHMENT_BYTES} bytes together, decoded"),
+        );
+    }
+    attachments
+}
+
+fn parse_filename(text: &str) -> Result<String, &'static str> {
+    let ok = (1..=255).contains(&text.len())
+        && !text
+            .chars()
+            .any(|c| c.is_control() || c == '/' || c == '\\');
+    if ok {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a file name of 1 to 255 bytes without '/', '\\' or control characters")
+    }
+}
+
+/// `type/subtype` of RFC 6838 section 4.2, without parameters.
+fn parse_content_type(text: &str) -> Result<String, &'static str> {
+    let name = |part: &str| {
+        (1..=127).contains(&part.len())
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
+    };
+    let ok = text
+        .split_once('/')
+        .is_some_and(|(kind, subtype)| name(kind) && name(subtype));
+    if ok {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("must be a media type such as application/pdf, without parameters")
+    }
+}
+
+fn read_metadata(mut object: Object<'_>) -> Option<(Option<ClinicId>, BTreeMap<String, String>)> {
+    let clinic = object.optional("clinicId", read::parsed(ClinicId::parse));
+    let references = object.rest(
+        MAX_METADATA,
+        |name| name.len() <= 64,
+        read::text(0, 256),
+        "must be a string of at most 256 characters under a name of at most 64 bytes",
+    );
+    Some((clinic, references))
+}
+
+fn as_base64<S: Serializer>(bytes: &Arc<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
+}
+
+// By hand, because the API's JSON is flat where the type is not.
+impl Serialize for CommunicationRequest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            clinic_id: Option<&'a ClinicId>,
+            #[serde(flatten)]
+            references: &'a BTreeMap<String, String>,
+        }
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            category: Option<&'a String>,
+            priority: Priority,
+            strategy: Strategy,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            title: Option<&'a String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            body: Option<&'a String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            html: Option<&'a String>,
+            recipients: &'a [Recipient],
+            channels: &'a [Channel],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            template_id: Option<&'a String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            language: Option<&'a String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            template_params: Option<&'a [String]>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reply_to: Option<&'a EmailAddress>,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            attachments: &'a [Attachment],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            expires_at: Option<&'a Timestamp>,
+            metadata: Metadata<'a>,
+        }
+        let template = self.content.template.as_ref();
+        Wire {
+            category: self.category.as_ref(),
+            priority: self.priority,
+            strategy: self.strategy,
+            title: self.content.title.as_ref(),
+            body: self.content.body.as_ref(),
+            html: self.content.html.as_ref(),
+            recipients: &self.recipients,
+            channels: &self.channels,
+            template_id: template.map(|template| &template.id),
+            language: template.and_then(|template| template.language.as_ref()),
+            template_params: template.map(|template| template.params.as_slice()),
+            reply_to: self.reply_to.as_ref(),
+            attachments: &self.content.attachments,
+            expires_at: self.expires_at.as_ref(),
+            metadata: Metadata {
+                clinic_id: self.clinic.as_ref(),
+                references: &self.references,
+            },
+        }
+        .serialize(serializer)
+    }
+}
+
+macro_rules! debug_shows_no_content {
+    ($($type:ident),*) => {$(
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($type), "(…)"))
+            }
+        }
+    )*};
+}
+debug_shows_no_content!(
+    Recipient,
+    Attachment,
+    Template,
+    Content,
+    CommunicationRequest
+);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn example() -> Value {
+        json!({
+            "category": "appointment", "priority": "high", "strategy": "queued",
+            "title": "Appointment confirmed", "body": "See you on Monday at 10:00.", "html": "<p>See you</p>",
+            "recipients": [{"email": "patient@example.com", "name": "A. Patient", "phoneNumber": "+15550100"}],
+            "channels": ["email", "whatsapp"],
+            "templateId": "appointment_confirmed", "language": "en_US", "templateParams": ["Monday", "10:00"],
+            "replyTo": "desk@clinic.example",
+            "attachments": [{"filename": "a.ics", "contentType": "text/calendar", "content": "QkVHSU4="}],
+            "expiresAt": "2026-12-01T10:00:00Z",
+            "metadata": {"clinicId": "clinic-123", "appointmentId": "appt-456"}
+        })
+    }
+
+    fn parse(value: &Value) -> Result<Submission, Problems> {
+        Submission::parse(value.to_string().as_bytes())
+    }
+
+    fn pointers(value: &Value) -> Vec<String> {
+        parse(value)
+            .unwrap_err()
+            .as_slice()
+            .iter()
+            .map(|p| p.pointer.clone())
+            .collect()
+    }
+
+    #[test]
+    fn the_documented_example_is_read_whole_and_written_back_the_same() {
+        let submission = parse(&example()).unwrap();
+        let request = &submission.request;
+        assert_eq!(request.clinic.as_ref().unwrap().as_str(), "clinic-123");
+        assert_eq!(request.content.attachments[0].content.as_ref(), b"BEGIN");
+        let written: Value = serde_json::from_str(&submission.to_json().unwrap()).unwrap();
+        assert_eq!(written, example());
+    }
+
+    #[test]
+    fn every_wrong_field_is_named_at_once() {
+        let mut value = example();
+        value["priority"] = json!("urgent");
+        value["colour"] = json!("red");
+        value["recipients"][0]["email"] = json!("nobody");
+        value["recipients"][0]["fax"] = json!("1");
+        value["channels"] = json!(["email", "sms"]);
+        value["expiresAt"] = json!("tomorrow");
+        value["attachments"][0]["content"] = json!("!!");
+        value["metadata"]["clinicId"] = json!("a b");
+        let mut found = pointers(&value);
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                "/attachments/0/content",
+                "/channels",
+                "/colour",
+                "/expiresAt",
+                "/metadata/clinicId",
+                "/priority",
+                "/recipients/0/email",
+                "/recipients/0/fax"
+            ]
+        );
+    }
+
+    #[test]
+    fn problems_do_not_repeat_what_was_sent() {
+        let mut value = example();
+        value["recipients"][0]["email"] = json!("planted patient");
+        value["title"] = json!("planted\ntitle");
+        value["expiresAt"] = json!("planted");
+        assert!(!parse(&value).unwrap_err().to_string().contains("planted"));
+    }
+
+    #[test]
+    fn a_channel_needs_its_content() {
+        let mut value = example();
+        value["channels"] = json!(["email"]);
+        value
+            .as_object_mut()
+            .unwrap()
+            .retain(|name, _| !matches!(name.as_str(), "title" | "body" | "html"));
+        assert_eq!(pointers(&value), ["/title", "/body"]);
+        value["channels"] = json!(["whatsapp"]);
+        assert!(parse(&value).is_ok(), "a template is enough for whatsapp");
+    }
+
+    #[test]
+    fn header_injection_is_refused_at_the_border() {
+        for title in ["a\r\nBcc: x@example.com", "a\nb", "a\0b", ""] {
+            let mut value = example();
+            value["title"] = json!(title);
+            assert_eq!(pointers(&value), ["/title"], "{title:?}");
+        }
+        for (name, text) in [
+            ("filename", "../a"),
+            ("filename", "a\r\nb"),
+            ("contentType", "text/html; charset=x"),
+            ("contentType", "text"),
+        ] {
+            let mut value = example();
+            value["attachments"][0][name] = json!(text);
+            assert_eq!(pointers(&value), [format!("/attachments/0/{name}")]);
+        }
+    }
+
+    #[test]
+    fn an_address_named_twice_is_refused_rather_than_dropped() {
+        let mut value = example();
+        value["recipients"] = json!([{"email": "a@example.com"}, {"email": "a@EXAMPLE.com"}]);
+        assert_eq!(pointers(&value), ["/recipients/1/email"]);
+    }
+
+    #[test]
+    fn limits_are_named() {
+        let mut value = example();
+        value["recipients"] = (0..=MAX_RECIPIENTS)
+            .map(|n| json!({"email": format!("a{n}@example.com")}))
+            .collect();
+        let problems = parse(&value).unwrap_err();
+        assert!(problems.to_string().contains("100"), "{problems}");
+        let mut value = example();
+        value["recipients"] = json!([]);
+        assert_eq!(pointers(&value), ["/recipients"]);
+    }
+
+    #[test]
+    fn a_recipient_without_an_address_on_a_channel_is_a_delivery_all_the_same() {
+        let mut value = example();
+        value["recipients"] = json!([{"email": "a@example.com"}, {"phoneNumber": "+15550100"}]);
+        let hash = HashKey::from_bytes(&[0; 32]);
+        let request = parse(&value).unwrap().request;
+        let id = RequestId::derive(
+            &hash,
+            &request.tenant(),
+            &IdempotencyKey::parse("k").unwrap(),
+        );
+        let planned = request.deliveries(&hash, &id);
+        assert_eq!(planned.len(), 4);
+        assert_eq!(
+            planned
+                .iter()
+                .filter(|delivery| delivery.target.is_none())
+                .count(),
+            2
+        );
+        let ids: std::collections::HashSet<_> =
+            planned.iter().map(|delivery| &delivery.id).collect();
+        assert_eq!(ids.len(), 4);
+    }
+
+    #[test]
+    fn the_payload_hash_changes_with_the_content_and_not_with_the_key() {
+        let hash = HashKey::from_bytes(&[0; 32]);
+        let one = parse(&example()).unwrap();
+        let mut keyed = example();
+        keyed["idempotencyKey"] = json!("k");
+        let mut other = example();
+        other["body"] = json!("Another text.");
+        let digest = |value: &Submission| value.request.payload_hash(&hash).unwrap();
+        assert_eq!(digest(&one), digest(&parse(&keyed).unwrap()));
+        assert_ne!(digest(&one), digest(&parse(&other).unwrap()));
+    }
+
+    #[test]
+    fn debug_shows_nothing_of_the_content() {
+        let text = format!("{:?}", parse(&example()).unwrap());
+        for planted in ["patient", "Monday", "confirmed", "555"] {
+            assert!(!text.contains(planted), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_survives_the_queue(
+            title in "[^\\p{C}]{1,40}", body in ".{1,80}", name in "[^\\p{C}]{0,20}",
+            reference in ".{0,20}", count in 1_usize..4,
+        ) {
+            let recipients: Vec<_> = (0..count).map(|n| json!({"email": format!("r{n}@example.com"), "name": name})).collect();
+            let value = json!({"title": title, "body": body, "channels": ["email"], "recipients": recipients, "metadata": {"ref": reference}});
+            if let Ok(submission) = parse(&value) {
+                let again = Submission::parse(submission.to_json().unwrap().as_bytes()).unwrap();
+                prop_assert_eq!(again, submission);
+            }
+        }
+
+        #[test]
+        fn parsing_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Submission::parse(&bytes);
+        }
+    }
+}
