@@ -1,0 +1,5 @@
+//! Servers that stand in for the outside: AWS, the Lambda Runtime API, SMTP; and certificates for them.
+
+pub mod aws;
+pub mod smtp;
+pub mod tls;

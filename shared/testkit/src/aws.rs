@@ -1,0 +1,1215 @@
+//! AWS on one loopback port: DynamoDB, KMS, SQS and SES v2 for the real SDK clients.
+//!
+//! One HTTP endpoint serves all four. A request says which service it is for in the credential scope of its
+//! `Authorization` header, as every signed AWS request does, so the production clients need nothing but
+//! `AWS_ENDPOINT_URL`. DynamoDB is `dynoxide` (conditions and transactions are atomic), the others are the
+//! `winterbaume` services. Signatures are not verified.
+//!
+//! Two things make it more than an emulator: every call is recorded ([`LocalAws::calls`]), and faults can be
+//! scripted per operation ([`LocalAws::fail_next`]) in the shape in which the real service reports them, so what
+//! a test sees is what the SDK makes of it, its retries included.
+//!
+//! The services' own state lives in memory, or in a directory when one is given: the tables as an `SQLite` file,
+//! and the KMS keys beside it, because a table full of sealed settings is worthless once the key is gone. Queues
+//! are always in memory.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use dynoxide::actions::create_table::CreateTableRequest;
+use dynoxide::actions::scan::ScanRequest;
+use dynoxide::actions::update_time_to_live::{TimeToLiveSpecification, UpdateTimeToLiveRequest};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use winterbaume_core::{MockRequest, MockService, StatefulService};
+use winterbaume_kms::KmsService;
+use winterbaume_kms::views::KmsStateView;
+use winterbaume_sesv2::SesV2Service;
+use winterbaume_sqs::SqsService;
+
+/// The region of every resource that is created at start.
+pub const REGION: &str = "us-east-1";
+
+/// The account of every resource.
+pub const ACCOUNT: &str = "123456789012";
+
+/// How many calls [`LocalAws::calls`] remembers: the newest ones.
+pub const MAX_CALLS: usize = 100_000;
+
+/// The largest request body, in bytes. `DynamoDB`'s own limit is the largest of the four services.
+const MAX_BODY: usize = 16 * 1024 * 1024;
+
+const ACCESS_KEY_ID: &str = "AKIALOCALLOCALLOCAL0";
+const SECRET_ACCESS_KEY: &str = "local-only-not-a-secret";
+
+const SETTINGS_TABLE: &str = "clinic-comms-settings";
+const DELIVERIES_TABLE: &str = "clinic-comms-deliveries";
+const KEY_ALIAS: &str = "alias/clinic-comms";
+const QUEUE: &str = "clinic-comms";
+const DLQ: &str = "clinic-comms-dlq";
+
+/// The attribute of a delivery that says when it may be forgotten, in Unix seconds.
+const TTL_ATTRIBUTE: &str = "expiresAt";
+
+/// The tables' file inside the data directory.
+const DATABASE_FILE: &str = "dynamodb.sqlite3";
+
+/// The KMS keys' file inside the data directory.
+const KEYS_FILE: &str = "kms.json";
+
+/// Why the local AWS did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalAwsError {
+    /// The listener or a file could not be used.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The table engine refused.
+    #[error("tables: {0}")]
+    Tables(String),
+    /// A resource could not be created.
+    #[error("{operation} failed: {detail}")]
+    Setup {
+        /// The AWS operation.
+        operation: &'static str,
+        /// What the service answered.
+        detail: String,
+    },
+    /// The saved KMS keys cannot be read. Starting with a new key would make every saved setting unreadable.
+    #[error("the saved KMS keys in {} cannot be read: {detail}", path.display())]
+    Keys {
+        /// The keys' file.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+}
+
+/// The names and ids of what exists after a start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resources {
+    /// Table of clinics' settings; keys `pk` (S) and `sk` (S).
+    pub settings_table: String,
+    /// Table of deliveries; keys `pk` (S) and `sk` (S), time to live by `expiresAt` (N, Unix seconds).
+    pub deliveries_table: String,
+    /// ARN of the symmetric KMS key, which `alias/clinic-comms` names too.
+    pub kms_key_id: String,
+    /// URL of the standard queue (visibility timeout 180 s, five receives, then the dead-letter queue).
+    pub queue_url: String,
+    /// URL of its dead-letter queue.
+    pub dlq_url: String,
+}
+
+/// One call that arrived, whether it was answered or failed by a script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsCall {
+    /// The service's name in the credential scope: `dynamodb`, `kms`, `sqs`, `ses`, …
+    pub service: String,
+    /// The operation as AWS spells it, such as `GetItem`.
+    pub operation: String,
+}
+
+impl fmt::Display for AwsCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.service, self.operation)
+    }
+}
+
+/// A scripted failure, in the shape in which the service itself reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Too many requests: `ProvisionedThroughputExceededException` (DynamoDB), `ThrottlingException` (KMS),
+    /// `RequestThrottled` (SQS), `TooManyRequestsException` (SES). The SDK retries it.
+    Throttle,
+    /// The service is broken: a 500 with its own internal error. The SDK retries it.
+    ServerError,
+    /// The caller may not do this. Not retried.
+    AccessDenied,
+    /// The connection is closed without an answer. Whether the call had an effect is unknown to the caller; here it
+    /// never has.
+    Drop,
+}
+
+#[derive(Debug)]
+struct ScriptedFault {
+    service: String,
+    operation: String,
+    remaining: usize,
+    fault: Fault,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    calls: VecDeque<AwsCall>,
+    faults: Vec<ScriptedFault>,
+}
+
+/// AWS on a loopback port. Clones share one endpoint; it closes when the last clone is dropped.
+#[derive(Clone)]
+pub struct LocalAws {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    address: SocketAddr,
+    resources: Resources,
+    services: Arc<Services>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl fmt::Debug for LocalAws {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalAws")
+            .field("endpoint", &self.endpoint())
+            .field("resources", &self.inner.resources)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What answers the requests.
+struct Services {
+    tables: dynoxide::Database,
+    tables_address: SocketAddr,
+    tables_client: Client<HttpConnector, Full<Bytes>>,
+    kms: KmsService,
+    sqs: SqsService,
+    ses: SesV2Service,
+    record: Mutex<Record>,
+}
+
+impl LocalAws {
+    /// Starts with everything in memory on a free loopback port.
+    ///
+    /// # Panics
+    /// When no loopback port can be had: a test cannot go on without it.
+    #[allow(
+        clippy::panic,
+        reason = "for tests, which want to stop here; start_on reports instead"
+    )]
+    pub async fn start() -> Self {
+        let started = match TcpListener::bind(("127.0.0.1", 0)).await {
+            Ok(listener) => Self::start_on(listener, None).await,
+            Err(source) => Err(LocalAwsError::Io {
+                what: "bind 127.0.0.1".to_owned(),
+                source,
+            }),
+        };
+        match started {
+            Ok(aws) => aws,
+            Err(error) => panic!("local AWS does not start: {error}"),
+        }
+    }
+
+    /// Starts on `listener`. With `data`, tables and KMS keys are kept in that directory (made when missing, the
+    /// keys' file readable by its owner only) and found again by the next start.
+    pub async fn start_on(
+        listener: TcpListener,
+        data: Option<&Path>,
+    ) -> Result<Self, LocalAwsError> {
+        let io = |what: &str| {
+            let what = what.to_owned();
+            move |source| LocalAwsError::Io { what, source }
+        };
+        let address = listener
+            .local_addr()
+            .map_err(io("the AWS endpoint's address"))?;
+
+        let tables = match data {
+            Some(dir) => {
+                std::fs::create_dir_all(dir).map_err(io(&format!("create {}", dir.display())))?;
+                let file = dir.join(DATABASE_FILE);
+                let file = file.to_str().ok_or_else(|| {
+                    LocalAwsError::Tables(format!("{} is not UTF-8", file.display()))
+                })?;
+                dynoxide::Database::new(file)
+            }
+            None => dynoxide::Database::memory(),
+        }
+        .map_err(tables_error)?;
+        create_table(&tables, SETTINGS_TABLE)?;
+        create_table(&tables, DELIVERIES_TABLE)?;
+        enable_time_to_live(&tables, DELIVERIES_TABLE)?;
+
+        // The table engine offers its HTTP server, not its dispatch, so it listens on a port of its own.
+        let tables_listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .map_err(io("bind the tables' port"))?;
+        let tables_address = tables_listener
+            .local_addr()
+            .map_err(io("the tables' address"))?;
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let services = Arc::new(Services {
+            tables: tables.clone(),
+            tables_address,
+            tables_client: Client::builder(TokioExecutor::new()).build(connector),
+            kms: KmsService::new(),
+            sqs: SqsService::new(),
+            ses: SesV2Service::new(),
+            record: Mutex::default(),
+        });
+
+        let kms_key_id = ensure_key(&services.kms, data).await?;
+        create_queues(&services.sqs).await?;
+
+        let base = format!("http://{address}");
+        let resources = Resources {
+            settings_table: SETTINGS_TABLE.to_owned(),
+            deliveries_table: DELIVERIES_TABLE.to_owned(),
+            kms_key_id,
+            queue_url: format!("{base}/{ACCOUNT}/{QUEUE}"),
+            dlq_url: format!("{base}/{ACCOUNT}/{DLQ}"),
+        };
+        let tasks = vec![
+            tokio::spawn(dynoxide::server::serve_on(tables_listener, tables)),
+            tokio::spawn(serve(listener, Arc::clone(&services))),
+        ];
+        Ok(Self {
+            inner: Arc::new(Inner {
+                address,
+                resources,
+                services,
+                tasks,
+            }),
+        })
+    }
+
+    /// The endpoint's URL, without a slash at the end: the value for `AWS_ENDPOINT_URL`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.inner.address)
+    }
+
+    /// Names and ids of the tables, the key and the queues.
+    pub fn resources(&self) -> &Resources {
+        &self.inner.resources
+    }
+
+    /// The environment with which a function process finds this AWS and nothing else.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let resources = self.resources();
+        [
+            ("AWS_ENDPOINT_URL", self.endpoint()),
+            ("AWS_REGION", REGION.to_owned()),
+            ("AWS_DEFAULT_REGION", REGION.to_owned()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
+            // Without it, an SDK that misses something asks the instance metadata address and waits.
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("SETTINGS_TABLE", resources.settings_table.clone()),
+            ("DELIVERIES_TABLE", resources.deliveries_table.clone()),
+            ("KMS_KEY_ID", resources.kms_key_id.clone()),
+            ("QUEUE_URL", resources.queue_url.clone()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// An SDK configuration for this endpoint with the SDK's default retries and time-outs.
+    ///
+    /// Nothing is read from the environment or from files, and the HTTP client has no TLS, which saves the time to
+    /// read the system's certificates.
+    pub fn sdk_config(&self) -> SdkConfig {
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static(REGION))
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                ACCESS_KEY_ID,
+                SECRET_ACCESS_KEY,
+                None,
+                None,
+                "local",
+            )))
+            .endpoint_url(self.endpoint())
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .build()
+    }
+
+    /// The calls that arrived since the start or the last [`clear_calls`](Self::clear_calls), oldest first, the
+    /// newest [`MAX_CALLS`] of them. An SDK's retries are calls of their own.
+    pub fn calls(&self) -> Vec<AwsCall> {
+        self.record().calls.iter().cloned().collect()
+    }
+
+    /// How often `operation` of `service` was called, as [`calls`](Self::calls) counts.
+    pub fn count(&self, service: &str, operation: &str) -> usize {
+        self.record()
+            .calls
+            .iter()
+            .filter(|call| call.service == service && call.operation == operation)
+            .count()
+    }
+
+    /// Forgets the recorded calls.
+    pub fn clear_calls(&self) {
+        self.record().calls.clear();
+    }
+
+    /// Fails the next `times` calls of `operation` of `service`, before they have any effect. Scripts are used up
+    /// in the order in which they were given. `operation` `"*"` stands for every operation of the service. The SDK
+    /// makes up to three attempts of what it may retry: to fail a call for good, script three.
+    pub fn fail_next(&self, service: &str, operation: &str, times: usize, fault: Fault) {
+        self.record().faults.push(ScriptedFault {
+            service: service.to_owned(),
+            operation: operation.to_owned(),
+            remaining: times,
+            fault,
+        });
+    }
+
+    /// Takes back every scripted fault that has not happened yet.
+    pub fn clear_faults(&self) {
+        self.record().faults.clear();
+    }
+
+    /// Every item of both tables as text: the items as DynamoDB JSON, and after them every binary value once more
+    /// as (lossy) text, so that a search for a secret finds it in binary attributes too.
+    ///
+    /// # Panics
+    /// When the tables cannot be read: a test that searches a dump must not pass on an empty one.
+    #[allow(
+        clippy::panic,
+        reason = "for tests, which must not pass on an unread table"
+    )]
+    pub async fn dump_tables(&self) -> String {
+        let tables = self.inner.services.tables.clone();
+        let dumped = tokio::task::spawn_blocking(move || {
+            [SETTINGS_TABLE, DELIVERIES_TABLE]
+                .into_iter()
+                .map(|table| dump_table(&tables, table))
+                .collect::<Result<String, _>>()
+        })
+        .await;
+        match dumped {
+            Ok(Ok(text)) => text,
+            Ok(Err(error)) => panic!("{error}"),
+            Err(error) => panic!("the dump did not finish: {error}"),
+        }
+    }
+
+    /// Deletes the items whose time to live is over, as DynamoDB does some time after it, and returns how many.
+    /// Nothing does so on its own here.
+    pub async fn sweep_expired(&self) -> Result<usize, LocalAwsError> {
+        let tables = self.inner.services.tables.clone();
+        tokio::task::spawn_blocking(move || tables.sweep_ttl().map_err(tables_error))
+            .await
+            .map_err(|error| LocalAwsError::Tables(error.to_string()))?
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.inner.services.record()
+    }
+}
+
+fn tables_error(error: impl fmt::Display) -> LocalAwsError {
+    LocalAwsError::Tables(error.to_string())
+}
+
+fn create_table(tables: &dynoxide::Database, name: &str) -> Result<(), LocalAwsError> {
+    if tables
+        .get_table_metadata(name)
+        .map_err(tables_error)?
+        .is_some()
+    {
+        return Ok(());
+    }
+    let request: CreateTableRequest = serde_json::from_value(json!({
+        "TableName": name,
+        "KeySchema": [
+            {"AttributeName": "pk", "KeyType": "HASH"},
+            {"AttributeName": "sk", "KeyType": "RANGE"},
+        ],
+        "AttributeDefinitions": [
+            {"AttributeName": "pk", "AttributeType": "S"},
+            {"AttributeName": "sk", "AttributeType": "S"},
+        ],
+        "BillingMode": "PAY_PER_REQUEST",
+    }))
+    .map_err(tables_error)?;
+    tables.create_table(request).map_err(tables_error)?;
+    Ok(())
+}
+
+fn enable_time_to_live(tables: &dynoxide::Database, name: &str) -> Result<(), LocalAwsError> {
+    let enabled = tables
+        .get_table_metadata(name)
+        .map_err(tables_error)?
+        .is_some_and(|table| table.ttl_attribute.is_some());
+    if enabled {
+        return Ok(());
+    }
+    tables
+        .update_time_to_live(UpdateTimeToLiveRequest {
+            table_name: name.to_owned(),
+            time_to_live_specification: TimeToLiveSpecification {
+                attribute_name: TTL_ATTRIBUTE.to_owned(),
+                enabled: true,
+            },
+        })
+        .map_err(tables_error)?;
+    Ok(())
+}
+
+fn dump_table(tables: &dynoxide::Database, name: &str) -> Result<String, LocalAwsError> {
+    let mut text = format!("# {name}\n");
+    let mut start = None;
+    loop {
+        let page = tables
+            .scan(ScanRequest {
+                table_name: name.to_owned(),
+                exclusive_start_key: start.take(),
+                ..ScanRequest::default()
+            })
+            .map_err(tables_error)?;
+        for item in page.items.unwrap_or_default() {
+            let item = serde_json::to_value(&item).map_err(tables_error)?;
+            text.push_str(&item.to_string());
+            text.push('\n');
+            push_binary(&item, &mut text);
+        }
+        match page.last_evaluated_key {
+            Some(key) => start = Some(key),
+            None => return Ok(text),
+        }
+    }
+}
+
+/// Appends what every `{"B": …}` and `{"BS": […]}` below `value` holds, one line each.
+fn push_binary(value: &Value, text: &mut String) {
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                match (name.as_str(), member) {
+                    ("B", Value::String(encoded)) => push_decoded(encoded, text),
+                    ("BS", Value::Array(values)) => {
+                        for encoded in values.iter().filter_map(Value::as_str) {
+                            push_decoded(encoded, text);
+                        }
+                    }
+                    _ => push_binary(member, text),
+                }
+            }
+        }
+        Value::Array(values) => {
+            for value in values {
+                push_binary(value, text);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn push_decoded(encoded: &str, text: &mut String) {
+    if let Ok(bytes) = BASE64.decode(encoded) {
+        text.push_str(&String::from_utf8_lossy(&bytes));
+        text.push('\n');
+    }
+}
+
+/// Calls one of the emulated services directly, for the resources that exist before the endpoint opens.
+async fn call(
+    service: &impl MockService,
+    target: &'static str,
+    operation: &'static str,
+    body: Value,
+) -> Result<Value, LocalAwsError> {
+    let setup = |detail: String| LocalAwsError::Setup { operation, detail };
+    let mut headers = HeaderMap::new();
+    let target = HeaderValue::from_str(&format!("{target}.{operation}"))
+        .map_err(|e| setup(e.to_string()))?;
+    headers.insert("x-amz-target", target);
+    let response = service
+        .handle(MockRequest {
+            method: "POST".to_owned(),
+            uri: service_uri(service.service_name(), REGION, "/"),
+            headers,
+            body: body.to_string().into(),
+        })
+        .await;
+    if response.status != 200 {
+        return Err(setup(String::from_utf8_lossy(&response.body).into_owned()));
+    }
+    if response.body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&response.body).map_err(|e| setup(e.to_string()))
+}
+
+/// The emulated services read the region from the host name, as of the real endpoints.
+fn service_uri(service: &str, region: &str, path_and_query: &str) -> String {
+    format!("https://{service}.{region}.amazonaws.com{path_and_query}")
+}
+
+/// Finds or makes the key, and keeps the keys' file in step with the service from then on.
+async fn ensure_key(kms: &KmsService, data: Option<&Path>) -> Result<String, LocalAwsError> {
+    if let Some(dir) = data {
+        let path = dir.join(KEYS_FILE);
+        let keys_error = |path: &Path, detail: String| LocalAwsError::Keys {
+            path: path.to_owned(),
+            detail,
+        };
+        match std::fs::read(&path) {
+            Ok(saved) => {
+                let view: KmsStateView =
+                    serde_json::from_slice(&saved).map_err(|e| keys_error(&path, e.to_string()))?;
+                kms.restore(ACCOUNT, REGION, view)
+                    .await
+                    .map_err(|e| keys_error(&path, e.to_string()))?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(keys_error(&path, error.to_string())),
+        }
+    }
+
+    let view = kms.snapshot(ACCOUNT, REGION).await;
+    let saved = view
+        .aliases
+        .get(KEY_ALIAS)
+        .and_then(|alias| view.keys.get(&alias.target_key_id))
+        .map(|key| key.arn.clone());
+    let arn = if let Some(arn) = saved {
+        arn
+    } else {
+        let created = call(
+            kms,
+            "TrentService",
+            "CreateKey",
+            json!({"Description": "clinic-comms settings"}),
+        )
+        .await?;
+        let metadata = |name: &str| {
+            created["KeyMetadata"][name]
+                .as_str()
+                .map(str::to_owned)
+                .ok_or_else(|| LocalAwsError::Setup {
+                    operation: "CreateKey",
+                    detail: created.to_string(),
+                })
+        };
+        call(
+            kms,
+            "TrentService",
+            "CreateAlias",
+            json!({"AliasName": KEY_ALIAS, "TargetKeyId": metadata("KeyId")?}),
+        )
+        .await?;
+        metadata("Arn")?
+    };
+
+    if let Some(dir) = data {
+        let path = dir.join(KEYS_FILE);
+        let view = kms.snapshot(ACCOUNT, REGION).await;
+        save_keys(&path, &view)?;
+        // The service reports a change after every successful call, reads included; only real ones are written.
+        let written = Mutex::new(serde_json::to_value(&view).unwrap_or_default());
+        kms.notifier().subscribe(move |_, region, view| {
+            let Ok(now) = serde_json::to_value(view) else {
+                return;
+            };
+            let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
+            if region == REGION && *written != now && save_keys(&path, view).is_ok() {
+                *written = now;
+            }
+        });
+    }
+    Ok(arn)
+}
+
+/// Writes the keys beside their file and renames: a stop halfway must not cost the key.
+fn save_keys(path: &Path, view: &KmsStateView) -> Result<(), LocalAwsError> {
+    let io = |source| LocalAwsError::Io {
+        what: format!("write {}", path.display()),
+        source,
+    };
+    let text = serde_json::to_vec_pretty(view).map_err(|e| LocalAwsError::Keys {
+        path: path.to_owned(),
+        detail: e.to_string(),
+    })?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    // Temporary files are made with mode 0600, which stays.
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(io)?;
+    std::io::Write::write_all(&mut file, &text).map_err(io)?;
+    file.as_file().sync_all().map_err(io)?;
+    file.persist(path).map_err(|e| io(e.error))?;
+    Ok(())
+}
+
+async fn create_queues(sqs: &SqsService) -> Result<(), LocalAwsError> {
+    let create = |body| call(sqs, "AmazonSQS", "CreateQueue", body);
+    create(json!({
+        "QueueName": DLQ,
+        "Attributes": {"MessageRetentionPeriod": "1209600"},
+    }))
+    .await?;
+    let redrive = json!({
+        "deadLetterTargetArn": format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{DLQ}"),
+        "maxReceiveCount": 5,
+    });
+    create(json!({
+        "QueueName": QUEUE,
+        "Attributes": {"VisibilityTimeout": "180", "RedrivePolicy": redrive.to_string()},
+    }))
+    .await?;
+    Ok(())
+}
+
+async fn serve(listener: TcpListener, services: Arc<Services>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => if let Ok((stream, _)) = accepted {
+                connections.spawn(serve_connection(stream, Arc::clone(&services)));
+            } else {
+                // Out of file descriptors, most likely: accepting again at once would spin.
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, services: Arc<Services>) {
+    // Small answers must not wait for the other side's delayed acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let services = Arc::clone(&services);
+        async move { services.answer(request).await }
+    });
+    // An error here is a client that went away, or a scripted Fault::Drop.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+/// The connection is to be closed without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("hang up")]
+struct HangUp;
+
+impl Services {
+    fn record(&self) -> MutexGuard<'_, Record> {
+        // The record is valid after every statement, so a panic elsewhere does not spoil it.
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HangUp> {
+        let (parts, body) = request.into_parts();
+        let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
+            return Ok(error_answer(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "RequestEntityTooLarge",
+                "the body cannot be read or is too large",
+            ));
+        };
+        let body = body.to_bytes();
+        let Some((service, region)) = credential_scope(&parts.headers) else {
+            return Ok(error_answer(
+                StatusCode::FORBIDDEN,
+                "MissingAuthenticationTokenException",
+                "Missing Authentication Token",
+            ));
+        };
+        let path = parts.uri.path();
+        let operation = operation(&parts.headers, &parts.method, path);
+        if let Some(fault) = self.arrived(&service, &operation) {
+            return fault_answer(&service, fault);
+        }
+
+        let path_and_query = parts.uri.path_and_query().map_or(path, |p| p.as_str());
+        let emulated: &dyn MockService = match service.as_str() {
+            "dynamodb" => return Ok(self.forward_to_tables(parts, body).await),
+            "kms" => &self.kms,
+            "sqs" => &self.sqs,
+            "ses" => &self.ses,
+            other => {
+                return Ok(error_answer(
+                    StatusCode::NOT_IMPLEMENTED,
+                    "UnknownOperationException",
+                    &format!("there is no {other} here"),
+                ));
+            }
+        };
+        let answer = emulated
+            .handle(MockRequest {
+                method: parts.method.to_string(),
+                uri: service_uri(&service, &region, path_and_query),
+                headers: parts.headers,
+                body,
+            })
+            .await;
+        let mut response = Response::new(Full::new(answer.body));
+        *response.status_mut() =
+            StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.headers_mut() = answer.headers;
+        Ok(response)
+    }
+
+    /// Records a call, and uses up a script for it if there is one.
+    fn arrived(&self, service: &str, operation: &str) -> Option<Fault> {
+        let mut record = self.record();
+        if record.calls.len() >= MAX_CALLS {
+            record.calls.pop_front();
+        }
+        record.calls.push_back(AwsCall {
+            service: service.to_owned(),
+            operation: operation.to_owned(),
+        });
+        let script = record.faults.iter_mut().find(|script| {
+            script.remaining > 0
+                && script.service == service
+                && (script.operation == operation || script.operation == "*")
+        })?;
+        script.remaining -= 1;
+        Some(script.fault)
+    }
+
+    async fn forward_to_tables(
+        &self,
+        mut parts: http::request::Parts,
+        body: Bytes,
+    ) -> Response<Full<Bytes>> {
+        let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+        match format!("http://{}{path}", self.tables_address).parse() {
+            Ok(uri) => parts.uri = uri,
+            Err(error) => return bad_gateway(&error),
+        }
+        parts.headers.remove(HOST);
+        parts.headers.remove(http::header::CONNECTION);
+        let request = Request::from_parts(parts, Full::new(body));
+        let answer = match self.tables_client.request(request).await {
+            Ok(answer) => answer,
+            Err(error) => return bad_gateway(&error),
+        };
+        let (parts, body) = answer.into_parts();
+        match body.collect().await {
+            Ok(body) => Response::from_parts(parts, Full::new(body.to_bytes())),
+            Err(error) => bad_gateway(&error),
+        }
+    }
+}
+
+fn bad_gateway(error: &dyn fmt::Display) -> Response<Full<Bytes>> {
+    error_answer(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "InternalServerError",
+        &format!("the tables do not answer: {error}"),
+    )
+}
+
+/// Service and region from `Credential=KEY/DATE/REGION/SERVICE/aws4_request`.
+fn credential_scope(headers: &HeaderMap) -> Option<(String, String)> {
+    let authorization = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (_, credential) = authorization.split_once("Credential=")?;
+    let credential = credential.split([',', ' ']).next()?;
+    let mut fields = credential.rsplit('/');
+    if fields.next()? != "aws4_request" {
+        return None;
+    }
+    let service = fields.next()?.to_owned();
+    let region = fields.next()?.to_owned();
+    Some((service, region))
+}
+
+/// The operation's name: from the target header, or for SES from the path.
+fn operation(headers: &HeaderMap, method: &Method, path: &str) -> String {
+    if let Some(target) = headers.get("x-amz-target").and_then(|v| v.to_str().ok()) {
+        return target.rsplit('.').next().unwrap_or(target).to_owned();
+    }
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let name = match (method.as_str(), segments.as_slice()) {
+        ("POST", ["v2", "email", "outbound-emails"]) => "SendEmail",
+        ("GET", ["v2", "email", "account"]) => "GetAccount",
+        ("GET", ["v2", "email", "identities", _]) => "GetEmailIdentity",
+        ("POST", ["v2", "email", "identities"]) => "CreateEmailIdentity",
+        ("GET", ["v2", "email", "configuration-sets", _]) => "GetConfigurationSet",
+        ("GET", ["v2", "email", "suppression", "addresses", _]) => "GetSuppressedDestination",
+        ("POST", ["v2", "email", "tenants", "get"]) => "GetTenant",
+        _ => return format!("{method} {path}"),
+    };
+    name.to_owned()
+}
+
+/// A failure as the service words it. `Err` closes the connection.
+fn fault_answer(service: &str, fault: Fault) -> Result<Response<Full<Bytes>>, HangUp> {
+    let (status, kind, message) = match (fault, service) {
+        (Fault::Drop, _) => return Err(HangUp),
+        (Fault::Throttle, "dynamodb") => (
+            400,
+            "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",
+            "The level of configured provisioned throughput for the table was exceeded. Consider increasing your \
+             provisioning level with the UpdateTable API.",
+        ),
+        (Fault::Throttle, "kms") => (
+            400,
+            "ThrottlingException",
+            "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.",
+        ),
+        (Fault::Throttle, "sqs") => (
+            400,
+            "com.amazonaws.sqs#RequestThrottled",
+            "Request is throttled.",
+        ),
+        (Fault::Throttle, _) => (
+            429,
+            "TooManyRequestsException",
+            "Maximum sending rate exceeded.",
+        ),
+        (Fault::ServerError, "dynamodb") => (
+            500,
+            "com.amazonaws.dynamodb.v20120810#InternalServerError",
+            "Internal server error",
+        ),
+        (Fault::ServerError, "kms") => (500, "KMSInternalException", "An internal error occurred."),
+        (Fault::ServerError, "sqs") => (
+            500,
+            "com.amazonaws.sqs#InternalFailure",
+            "We encountered an internal error. Please try again.",
+        ),
+        (Fault::ServerError, _) => (
+            500,
+            "InternalServiceErrorException",
+            "The request could not be processed.",
+        ),
+        (Fault::AccessDenied, "dynamodb" | "sqs") => (
+            400,
+            "com.amazon.coral.service#AccessDeniedException",
+            "User: arn:aws:sts::123456789012:assumed-role/local/local is not authorized to perform this action",
+        ),
+        (Fault::AccessDenied, "kms") => (
+            400,
+            "AccessDeniedException",
+            "User: arn:aws:sts::123456789012:assumed-role/local/local is not authorized to perform this action",
+        ),
+        (Fault::AccessDenied, _) => (
+            403,
+            "AccessDeniedException",
+            "User is not authorized to perform this action",
+        ),
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = error_answer(status, kind, message);
+    // SQS names the code of its old query protocol too, and the SDK prefers that one.
+    let query_error = match (service, fault) {
+        ("sqs", Fault::Throttle) => Some("RequestThrottled;Sender"),
+        ("sqs", Fault::ServerError) => Some("InternalFailure;Receiver"),
+        ("sqs", Fault::AccessDenied) => Some("AccessDenied;Sender"),
+        _ => None,
+    };
+    if let Some(query_error) = query_error {
+        response
+            .headers_mut()
+            .insert("x-amzn-query-error", HeaderValue::from_static(query_error));
+    }
+    Ok(response)
+}
+
+/// An error in the JSON shape all four services share: the kind in `__type` and (for SES) in a header.
+fn error_answer(status: StatusCode, kind: &str, message: &str) -> Response<Full<Bytes>> {
+    let body = json!({"__type": kind, "message": message});
+    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/x-amz-json-1.0"),
+    );
+    let kind = kind.rsplit('#').next().unwrap_or(kind);
+    if let Ok(kind) = HeaderValue::from_str(kind) {
+        headers.insert(HeaderName::from_static("x-amzn-errortype"), kind);
+    }
+    let request_id = uuid::Uuid::new_v4().to_string();
+    if let Ok(request_id) = HeaderValue::from_str(&request_id) {
+        headers.insert(HeaderName::from_static("x-amzn-requestid"), request_id);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
+
+    use super::*;
+    use aws_config::retry::RetryConfig;
+    use aws_sdk_dynamodb::operation::get_item::GetItemError;
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use aws_sdk_kms::primitives::Blob;
+    use aws_smithy_runtime_api::client::result::SdkError;
+
+    fn s(value: &str) -> AttributeValue {
+        AttributeValue::S(value.to_owned())
+    }
+
+    async fn put(tables: &aws_sdk_dynamodb::Client, table: &str, secret: &str) {
+        tables
+            .put_item()
+            .table_name(table)
+            .item("pk", s("CLINIC#1"))
+            .item("sk", s("SETTINGS"))
+            .item("sealed", AttributeValue::B(Blob::new(secret)))
+            .send()
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_sdk_writes_and_reads_items_and_both_calls_are_recorded() {
+        let aws = LocalAws::start().await;
+        let tables = aws_sdk_dynamodb::Client::new(&aws.sdk_config());
+        let table = &aws.resources().settings_table;
+        put(&tables, table, "hunter2").await;
+        let item = tables
+            .get_item()
+            .table_name(table)
+            .key("pk", s("CLINIC#1"))
+            .key("sk", s("SETTINGS"))
+            .send()
+            .await
+            .unwrap();
+        assert!(item.item.is_some());
+        let calls: Vec<String> = aws.calls().iter().map(ToString::to_string).collect();
+        assert_eq!(calls, ["dynamodb:PutItem", "dynamodb:GetItem"]);
+        aws.clear_calls();
+        assert!(aws.calls().is_empty());
+        let dump = aws.dump_tables().await;
+        assert!(
+            dump.contains("CLINIC#1") && dump.contains("hunter2"),
+            "{dump}"
+        );
+    }
+
+    #[tokio::test]
+    async fn deliveries_expire_by_their_time_to_live() {
+        let aws = LocalAws::start().await;
+        let tables = aws_sdk_dynamodb::Client::new(&aws.sdk_config());
+        let ttl = tables
+            .describe_time_to_live()
+            .table_name(&aws.resources().deliveries_table)
+            .send()
+            .await
+            .unwrap()
+            .time_to_live_description
+            .unwrap();
+        assert_eq!(ttl.attribute_name(), Some("expiresAt"));
+        tables
+            .put_item()
+            .table_name(&aws.resources().deliveries_table)
+            .item("pk", s("a"))
+            .item("sk", s("a"))
+            .item("expiresAt", AttributeValue::N("1700000000".to_owned()))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(aws.sweep_expired().await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_data_key_opens_with_its_encryption_context_only() {
+        let aws = LocalAws::start().await;
+        let kms = aws_sdk_kms::Client::new(&aws.sdk_config());
+        let key = &aws.resources().kms_key_id;
+        let data_key = kms
+            .generate_data_key()
+            .key_id("alias/clinic-comms")
+            .key_spec(aws_sdk_kms::types::DataKeySpec::Aes256)
+            .encryption_context("clinicId", "a")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(data_key.key_id(), Some(key.as_str()));
+        let decrypt = |clinic: &'static str| {
+            kms.decrypt()
+                .key_id(key)
+                .ciphertext_blob(data_key.ciphertext_blob.clone().unwrap())
+                .encryption_context("clinicId", clinic)
+                .send()
+        };
+        assert_eq!(decrypt("a").await.unwrap().plaintext, data_key.plaintext);
+        let refused = decrypt("b").await.unwrap_err().into_service_error();
+        assert!(refused.is_invalid_ciphertext_exception(), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_queued_message_is_received_and_deleted() {
+        let aws = LocalAws::start().await;
+        let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
+        let queue = &aws.resources().queue_url;
+        sqs.send_message()
+            .queue_url(queue)
+            .message_body("{}")
+            .message_group_id("clinic-1")
+            .send()
+            .await
+            .unwrap();
+        let received = sqs.receive_message().queue_url(queue).send().await.unwrap();
+        let handle = received.messages()[0].receipt_handle().unwrap();
+        sqs.delete_message()
+            .queue_url(queue)
+            .receipt_handle(handle)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(aws.count("sqs", "ReceiveMessage"), 1);
+    }
+
+    #[tokio::test]
+    async fn scripted_faults_reach_the_sdk_as_the_services_own_errors() {
+        let aws = LocalAws::start().await;
+        let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(1));
+        let config = aws
+            .sdk_config()
+            .into_builder()
+            .retry_config(retries)
+            .build();
+        let tables = aws_sdk_dynamodb::Client::new(&config);
+        let get = || {
+            tables
+                .get_item()
+                .table_name(&aws.resources().settings_table)
+                .key("pk", s("x"))
+                .key("sk", s("x"))
+                .send()
+        };
+        aws.fail_next("dynamodb", "GetItem", 3, Fault::Throttle);
+        let error = get().await.unwrap_err().into_service_error();
+        assert!(
+            matches!(
+                error,
+                GetItemError::ProvisionedThroughputExceededException(_)
+            ),
+            "{error:?}"
+        );
+        assert_eq!(aws.count("dynamodb", "GetItem"), 3, "the SDK's own retries");
+        get().await.unwrap();
+
+        aws.fail_next("dynamodb", "*", 1, Fault::AccessDenied);
+        let error = get().await.unwrap_err().into_service_error();
+        assert_eq!(error.meta().code(), Some("AccessDeniedException"));
+
+        aws.fail_next("dynamodb", "GetItem", 3, Fault::Drop);
+        let error = get().await.unwrap_err();
+        assert!(matches!(error, SdkError::DispatchFailure(_)), "{error:?}");
+
+        let kms = aws_sdk_kms::Client::new(&config);
+        aws.fail_next("kms", "Decrypt", 3, Fault::ServerError);
+        let error = kms
+            .decrypt()
+            .ciphertext_blob(Blob::new("x"))
+            .send()
+            .await
+            .unwrap_err()
+            .into_service_error();
+        assert!(error.is_kms_internal_exception(), "{error:?}");
+
+        let sqs = aws_sdk_sqs::Client::new(&config);
+        aws.fail_next("sqs", "SendMessage", 3, Fault::Throttle);
+        let error = sqs
+            .send_message()
+            .queue_url(&aws.resources().queue_url)
+            .message_body("x")
+            .send()
+            .await
+            .unwrap_err()
+            .into_service_error();
+        assert!(error.is_request_throttled(), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_was_sealed_before_a_restart_opens_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = || async {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            LocalAws::start_on(listener, Some(dir.path()))
+                .await
+                .unwrap()
+        };
+        let first = start().await;
+        let config = first.sdk_config();
+        let sealed = aws_sdk_kms::Client::new(&config)
+            .encrypt()
+            .key_id(&first.resources().kms_key_id)
+            .plaintext(Blob::new("hunter2"))
+            .send()
+            .await
+            .unwrap()
+            .ciphertext_blob
+            .unwrap();
+        let tables = aws_sdk_dynamodb::Client::new(&config);
+        put(&tables, &first.resources().settings_table, "sealed").await;
+        let key = first.resources().kms_key_id.clone();
+        drop(first);
+
+        let second = start().await;
+        assert_eq!(second.resources().kms_key_id, key);
+        let opened = aws_sdk_kms::Client::new(&second.sdk_config())
+            .decrypt()
+            .key_id(&key)
+            .ciphertext_blob(sealed)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(opened.plaintext.unwrap(), Blob::new("hunter2"));
+        assert!(second.dump_tables().await.contains("CLINIC#1"));
+
+        let mode = std::fs::metadata(dir.path().join(KEYS_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn unreadable_keys_stop_the_start_instead_of_being_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(KEYS_FILE), "{").unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let error = LocalAws::start_on(listener, Some(dir.path()))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, LocalAwsError::Keys { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_credential_scope_names_service_and_region() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            AUTHORIZATION,
+            HeaderValue::from_static(
+                "AWS4-HMAC-SHA256 Credential=AK/20260101/eu-west-1/ses/aws4_request, SignedHeaders=host, Signature=0",
+            ),
+        );
+        assert_eq!(
+            credential_scope(&headers),
+            Some(("ses".to_owned(), "eu-west-1".to_owned()))
+        );
+    }
+}
