@@ -308,6 +308,19 @@ impl<'p> Object<'p> {
         self.fields.len()
     }
 
+    /// Whether the field `name` is absent or `null`.
+    pub fn is_missing(&self, name: &str) -> bool {
+        self.fields.get(name).is_none_or(Value::is_null)
+    }
+
+    /// The length of the array in the field `name`; 0 where there is none.
+    pub fn array_length(&self, name: &str) -> usize {
+        self.fields
+            .get(name)
+            .and_then(Value::as_array)
+            .map_or(0, Vec::len)
+    }
+
     /// Takes all fields that are left, at most `most`, as a map: names that `name_ok` accepts, values
     /// that `read` accepts. A field that does not fit is a problem with `detail`.
     pub fn rest<T>(

@@ -1,0 +1,17 @@
+//! A clinic's settings: what they say ([`document`]), how their credentials are sealed
+//! ([`envelope`]), where they are kept ([`store`]) and how they are remembered ([`cache`]).
+
+pub mod cache;
+pub mod document;
+pub mod envelope;
+pub mod hash_key;
+mod item;
+pub mod store;
+
+pub use cache::SettingsCache;
+pub use document::{
+    ChannelSettings, CommunicationSettings, Credentials, OnAmbiguous, ProviderEntry,
+    SmtpCredentials, SmtpSecurity,
+};
+pub use hash_key::HashKeys;
+pub use store::{Author, SettingsStore, StoreError, StoredSettings, Version};

@@ -1,0 +1,792 @@
+//! The settings document: for each channel a primary provider, fallbacks in order, the sender, and
+//! what to do when it is not known whether a message went out.
+//!
+//! One reader serves the API, the store and (later) imports. Secrets go in and do not come out:
+//! [`CommunicationSettings::view`] shows `{"configured":true,"last4":"…"}` in their place, and a
+//! document that comes back with that marker, or without the secret, keeps the stored one.
+
+use std::collections::HashSet;
+
+use comms_core::{
+    Channel, EmailAddress, EntryId, HashKey, Host, Mailbox, Position, Problems, ProviderKind,
+    Secret,
+    json::{Object, read},
+};
+use serde_json::{Map, Value, json};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Fallbacks of one channel.
+pub const MAX_FALLBACKS: usize = 5;
+/// Retries of one provider before the next is tried.
+pub const MAX_RETRY_ATTEMPTS: u32 = 5;
+/// SMTP connections of one provider entry and process.
+pub const MAX_CONNECTIONS: u32 = 50;
+/// Characters of a password.
+const MAX_SECRET: usize = 1_024;
+/// Characters of a clinic's own trust roots in PEM.
+const MAX_CA_PEM: usize = 32_768;
+
+/// Everything a tenant has set.
+#[derive(Debug, Clone)]
+pub struct CommunicationSettings {
+    /// The e-mail channel.
+    pub email: Option<ChannelSettings>,
+    /// The WhatsApp channel.
+    pub whatsapp: Option<ChannelSettings>,
+}
+
+/// One channel of a tenant.
+#[derive(Debug, Clone)]
+pub struct ChannelSettings {
+    /// The provider that is tried first.
+    pub primary: ProviderEntry,
+    /// Those after it, in order.
+    pub fallback: Vec<ProviderEntry>,
+    /// The sender where the provider has none of its own.
+    pub default_from: Option<EmailAddress>,
+    /// The sender's name.
+    pub default_from_name: Option<String>,
+    /// Whether the global account may send when all of these fail.
+    pub use_global: bool,
+    /// Retries of one provider, after its first attempt, before the next is tried.
+    pub retry_attempts: u8,
+    /// What to do when it is not known whether a message went out.
+    pub on_ambiguous: OnAmbiguous,
+}
+
+/// What to do when it is not known whether a message went out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnAmbiguous {
+    /// Try the next provider: perhaps two copies, flagged as such.
+    Failover,
+    /// Stop: perhaps no copy, at most one.
+    Hold,
+}
+
+impl OnAmbiguous {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failover => "failover",
+            Self::Hold => "hold",
+        }
+    }
+}
+
+/// A provider with the credentials that are its own.
+#[derive(Debug, Clone)]
+pub struct ProviderEntry {
+    /// Its id in this channel.
+    pub id: EntryId,
+    /// Whether it is used.
+    pub enabled: bool,
+    /// How to reach it, and as whom.
+    pub credentials: Credentials,
+}
+
+/// The credentials of one provider entry.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// A mail server.
+    Smtp(SmtpCredentials),
+}
+
+impl Credentials {
+    /// The provider they are for.
+    pub const fn provider(&self) -> ProviderKind {
+        match self {
+            Self::Smtp(_) => ProviderKind::Smtp,
+        }
+    }
+}
+
+/// Where a mail server is, and how to log in.
+#[derive(Debug, Clone)]
+pub struct SmtpCredentials {
+    /// The server.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+    /// When TLS begins.
+    pub security: SmtpSecurity,
+    /// The user to log in as.
+    pub user: String,
+    /// The user's password.
+    pub password: Secret,
+    /// Trust roots of the clinic's own, in PEM, beside the public ones.
+    pub ca_pem: Option<String>,
+    /// Connections of this entry, at most.
+    pub max_connections: u8,
+}
+
+/// When TLS begins on an SMTP connection. There is no third way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmtpSecurity {
+    /// From the start (RFC 8314 section 3.3).
+    ImplicitTls,
+    /// By STARTTLS (RFC 3207), without which nothing is sent.
+    StartTls,
+}
+
+impl CommunicationSettings {
+    /// Reads a document that stands at `pointer`. A secret that is missing or replaced by the marker
+    /// is taken from the entry of the same id and provider in `stored`, provided that the entry
+    /// still goes to the same place.
+    pub fn read(
+        value: Value,
+        pointer: &str,
+        stored: Option<&Self>,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let mut object = Object::new(value, pointer, problems)?;
+        let channel = |object: &mut Object<'_>, channel: Channel| {
+            let stored = stored.and_then(|settings| settings.channel(channel));
+            object.object(channel.as_str(), |object| {
+                read_channel(object, channel, stored)
+            })
+        };
+        let email = channel(&mut object, Channel::Email);
+        let whatsapp = channel(&mut object, Channel::Whatsapp);
+        object.finish();
+        Some(Self { email, whatsapp })
+    }
+
+    /// The settings of one channel.
+    pub fn channel(&self, channel: Channel) -> Option<&ChannelSettings> {
+        match channel {
+            Channel::Email => self.email.as_ref(),
+            Channel::Whatsapp => self.whatsapp.as_ref(),
+        }
+    }
+
+    /// All provider entries, with where they are.
+    pub fn entries(&self) -> impl Iterator<Item = (Channel, &ProviderEntry)> {
+        Channel::ALL.into_iter().flat_map(|channel| {
+            self.channel(channel)
+                .into_iter()
+                .flat_map(ChannelSettings::entries)
+                .map(move |(_, entry)| (channel, entry))
+        })
+    }
+
+    /// The document as it may be shown: markers in place of secrets.
+    pub fn view(&self) -> Value {
+        self.to_json(|entry| Some(credentials_json(&entry.credentials, &secret_marker)))
+    }
+
+    /// The document as it is kept in the clear: without any credentials.
+    pub(crate) fn outline(&self) -> Value {
+        self.to_json(|_| None)
+    }
+
+    /// The fields in which `self` differs from `earlier`, as JSON pointers, sorted. A changed
+    /// secret is one of them.
+    pub fn changed_fields(&self, earlier: Option<&Self>) -> Vec<String> {
+        // Hashes of secrets that live as long as this comparison.
+        let key = HashKey::from_bytes(&[0; HashKey::LENGTH]);
+        let hashed = |secret: &Secret| {
+            secret.expose().map_or(Value::Null, |text| {
+                Value::String(key.digest("comparison", &[text.as_bytes()]).hex128())
+            })
+        };
+        let with_secrets = |settings: &Self| {
+            settings.to_json(|entry| Some(credentials_json(&entry.credentials, &hashed)))
+        };
+        let before = earlier.map_or(Value::Null, with_secrets);
+        let mut changed = Vec::new();
+        differences("", Some(&before), Some(&with_secrets(self)), &mut changed);
+        changed.sort();
+        changed.dedup();
+        changed
+    }
+
+    fn to_json(&self, credentials: impl Fn(&ProviderEntry) -> Option<Value>) -> Value {
+        let mut document = Map::new();
+        for channel in Channel::ALL {
+            if let Some(settings) = self.channel(channel) {
+                document.insert(channel.as_str().to_owned(), settings.to_json(&credentials));
+            }
+        }
+        Value::Object(document)
+    }
+}
+
+impl ChannelSettings {
+    /// The entries in the order in which they are tried, with their places.
+    pub fn entries(&self) -> impl Iterator<Item = (Position, &ProviderEntry)> {
+        let fallbacks = self
+            .fallback
+            .iter()
+            .zip(0_u8..)
+            .map(|(entry, n)| (Position::Fallback(n), entry));
+        std::iter::once((Position::Primary, &self.primary)).chain(fallbacks)
+    }
+
+    /// The sender, where one is set for the whole channel.
+    pub fn sender(&self) -> Option<Mailbox> {
+        let address = self.default_from.clone()?;
+        Some(Mailbox {
+            address,
+            name: self.default_from_name.clone(),
+        })
+    }
+
+    fn to_json(&self, credentials: &impl Fn(&ProviderEntry) -> Option<Value>) -> Value {
+        let entry = |entry: &ProviderEntry| {
+            let mut json = json!({
+                "id": entry.id, "provider": entry.credentials.provider(), "enabled": entry.enabled,
+            });
+            if let Some(credentials) = credentials(entry) {
+                json["credentials"] = credentials;
+            }
+            json
+        };
+        let mut json = json!({
+            "primary": entry(&self.primary),
+            "fallback": self.fallback.iter().map(entry).collect::<Vec<_>>(),
+            "fallbackStrategy": {"useGlobal": self.use_global, "retryAttempts": self.retry_attempts},
+            "onAmbiguous": self.on_ambiguous.as_str(),
+        });
+        if let Some(from) = &self.default_from {
+            json["defaultFrom"] = json!(from);
+        }
+        if let Some(name) = &self.default_from_name {
+            json["defaultFromName"] = json!(name);
+        }
+        json
+    }
+}
+
+impl ProviderEntry {
+    /// The credentials with their secrets, to be sealed. The bytes are wiped after use.
+    pub(crate) fn plaintext(&self) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+        let clear = |secret: &Secret| {
+            secret
+                .expose()
+                .map_or(Value::Null, |text| Value::String(text.to_string()))
+        };
+        // Room for everything, so that no smaller buffer is left behind unwiped while it grows.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(2 * (MAX_CA_PEM + 4 * MAX_SECRET)));
+        let mut json = credentials_json(&self.credentials, &clear);
+        let written = serde_json::to_writer(&mut *bytes, &json);
+        wipe(&mut json);
+        written.map(|()| bytes)
+    }
+}
+
+/// Overwrites every text in `value`.
+pub(crate) fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn secret_marker(secret: &Secret) -> Value {
+    match secret.last4() {
+        Some(last4) => json!({"configured": true, "last4": last4}),
+        None => json!({"configured": true}),
+    }
+}
+
+fn credentials_json(credentials: &Credentials, secret: &dyn Fn(&Secret) -> Value) -> Value {
+    match credentials {
+        Credentials::Smtp(smtp) => {
+            let mut json = json!({
+                "host": smtp.host.to_string(),
+                "port": smtp.port,
+                "secure": smtp.security == SmtpSecurity::ImplicitTls,
+                "user": smtp.user,
+                "password": secret(&smtp.password),
+                "maxConnections": smtp.max_connections,
+            });
+            if let Some(pem) = &smtp.ca_pem {
+                json["caPem"] = json!(pem);
+            }
+            json
+        }
+    }
+}
+
+/// Adds to `changed` the pointer of every leaf in which the two differ.
+fn differences(
+    pointer: &str,
+    before: Option<&Value>,
+    after: Option<&Value>,
+    changed: &mut Vec<String>,
+) {
+    if before == after {
+        return;
+    }
+    let no_fields = Map::new();
+    let fields = |value: Option<&Value>| value.and_then(Value::as_object).cloned();
+    match (fields(before), fields(after)) {
+        (None, None) => changed.push(pointer.to_owned()),
+        (before, after) => {
+            let before = before.unwrap_or_else(|| no_fields.clone());
+            let after = after.unwrap_or(no_fields);
+            for name in before.keys().chain(after.keys()) {
+                differences(
+                    &format!("{pointer}/{name}"),
+                    before.get(name),
+                    after.get(name),
+                    changed,
+                );
+            }
+        }
+    }
+}
+
+fn read_channel(
+    mut object: Object<'_>,
+    channel: Channel,
+    stored: Option<&ChannelSettings>,
+) -> Option<ChannelSettings> {
+    let kept = |id: &EntryId| {
+        stored?
+            .entries()
+            .map(|(_, entry)| entry)
+            .find(|entry| entry.id == *id)
+    };
+    let mut ids = HashSet::new();
+
+    if object.is_missing("primary") {
+        object.problem("primary", "is required");
+    }
+    let primary = object.object("primary", |entry| {
+        read_entry(entry, EntryId::primary(), channel, &kept, &mut ids)
+    });
+    let fallback_count = object.array_length("fallback");
+    let fallback = object.objects("fallback", MAX_FALLBACKS, |index, entry| {
+        read_entry(
+            entry,
+            EntryId::fallback(index + 1),
+            channel,
+            &kept,
+            &mut ids,
+        )
+    });
+    let default_from = object.optional("defaultFrom", read::parsed(EmailAddress::parse));
+    let default_from_name = object.optional("defaultFromName", read::parsed(Mailbox::parse_name));
+    let on_ambiguous = object.optional(
+        "onAmbiguous",
+        read::one_of(&[
+            ("failover", OnAmbiguous::Failover),
+            ("hold", OnAmbiguous::Hold),
+        ]),
+    );
+    let (use_global, retry_attempts) = object
+        .object("fallbackStrategy", |mut strategy| {
+            let use_global = strategy.optional("useGlobal", read::flag);
+            let retries = strategy.optional("retryAttempts", read::number(0, MAX_RETRY_ATTEMPTS));
+            strategy.finish();
+            Some((use_global, retries))
+        })
+        .unwrap_or_default();
+
+    let needs_sender = primary
+        .iter()
+        .chain(&fallback)
+        .any(|entry| entry.credentials.provider() == ProviderKind::Smtp);
+    if needs_sender && default_from.is_none() {
+        object.missing(
+            "defaultFrom",
+            "is required: the address that smtp sends from",
+        );
+    }
+    object.finish();
+
+    // An entry that could not be read has said why; the document is refused as a whole.
+    if fallback.len() != fallback_count {
+        return None;
+    }
+    Some(ChannelSettings {
+        primary: primary?,
+        fallback,
+        default_from,
+        default_from_name: default_from_name.filter(|name| !name.is_empty()),
+        use_global: use_global.unwrap_or(true),
+        retry_attempts: retry_attempts
+            .and_then(|n| u8::try_from(n).ok())
+            .unwrap_or(2),
+        on_ambiguous: on_ambiguous.unwrap_or(OnAmbiguous::Failover),
+    })
+}
+
+fn read_entry<'s>(
+    mut object: Object<'_>,
+    default_id: EntryId,
+    channel: Channel,
+    kept: &impl Fn(&EntryId) -> Option<&'s ProviderEntry>,
+    ids: &mut HashSet<EntryId>,
+) -> Option<ProviderEntry> {
+    let id = object
+        .optional("id", read::parsed(EntryId::parse))
+        .unwrap_or(default_id);
+    if !ids.insert(id.clone()) {
+        object.problem(
+            "id",
+            "is the id of an earlier entry of this channel; give each its own",
+        );
+    }
+    let provider = object.required("provider", |value| {
+        let text = read::string(value)?;
+        let provider = ProviderKind::parse(&text).ok_or_else(|| {
+            let names: Vec<_> = ProviderKind::ALL
+                .into_iter()
+                .filter(|kind| kind.channel() == channel)
+                .map(ProviderKind::as_str)
+                .collect();
+            format!("must be one of: {}", names.join(", "))
+        })?;
+        if provider.channel() == channel {
+            Ok(provider)
+        } else {
+            Err(format!(
+                "serves the {} channel, not {channel}",
+                provider.channel()
+            ))
+        }
+    });
+    let enabled = object.optional("enabled", read::flag).unwrap_or(true);
+    let stored = kept(&id).map(|entry| &entry.credentials);
+    let credentials = match provider {
+        Some(ProviderKind::Smtp) => {
+            if object.is_missing("credentials") {
+                object.problem("credentials", "is required");
+            }
+            object.object("credentials", |credentials| {
+                read_smtp(credentials, stored.map(|Credentials::Smtp(smtp)| smtp))
+                    .map(Credentials::Smtp)
+            })
+        }
+        Some(
+            ProviderKind::AwsSes
+            | ProviderKind::Sendgrid
+            | ProviderKind::MetaBusiness
+            | ProviderKind::Twilio,
+        ) => {
+            object.take("credentials");
+            object.problem("provider", "is not available in this version; use smtp");
+            None
+        }
+        None => {
+            // What may stand in it depends on the provider.
+            object.take("credentials");
+            None
+        }
+    };
+    object.finish();
+    Some(ProviderEntry {
+        id,
+        enabled,
+        credentials: credentials?,
+    })
+}
+
+fn read_smtp(mut object: Object<'_>, stored: Option<&SmtpCredentials>) -> Option<SmtpCredentials> {
+    let host = object.required("host", read::parsed(Host::parse));
+    let port = object
+        .required("port", read::number(1, 65_535))
+        .and_then(|port| u16::try_from(port).ok());
+    let secure = object.required("secure", read::flag);
+    let security = secure.map(|tls| {
+        if tls {
+            SmtpSecurity::ImplicitTls
+        } else {
+            SmtpSecurity::StartTls
+        }
+    });
+    let user = object.required("user", |value| {
+        let user = read::text(1, 320)(value)?;
+        if user.chars().any(char::is_control) {
+            return Err("must not have control characters".to_owned());
+        }
+        Ok(user)
+    });
+    let ca_pem = object.optional("caPem", |value| {
+        let pem = read::text(1, MAX_CA_PEM)(value)?;
+        if pem.contains("-----BEGIN CERTIFICATE-----") {
+            Ok(pem)
+        } else {
+            Err("must be one or more certificates in PEM form".to_owned())
+        }
+    });
+    let max_connections = object.optional("maxConnections", read::number(1, MAX_CONNECTIONS));
+    let same_place = stored.filter(|stored| {
+        Some(&stored.host) == host.as_ref()
+            && Some(stored.port) == port
+            && Some(stored.user.as_str()) == user.as_deref()
+    });
+    let password = read_secret(
+        &mut object,
+        "password",
+        stored.map(|stored| &stored.password),
+        same_place.is_some(),
+    );
+    object.finish();
+    Some(SmtpCredentials {
+        host: host?,
+        port: port?,
+        security: security?,
+        user: user?,
+        password: password?,
+        ca_pem,
+        max_connections: max_connections
+            .and_then(|n| u8::try_from(n).ok())
+            .unwrap_or(5),
+    })
+}
+
+/// Reads a secret: a new one, or the stored one where it is absent or its marker stands there.
+///
+/// The stored one is kept only for the same place: whoever may change settings but does not know
+/// the password must not be able to have it sent to a server of their own.
+fn read_secret(
+    object: &mut Object<'_>,
+    name: &str,
+    stored: Option<&Secret>,
+    same_place: bool,
+) -> Option<Secret> {
+    match object.take(name) {
+        Some(Value::String(text)) => {
+            let text = Zeroizing::new(text);
+            if (1..=MAX_SECRET).contains(&text.chars().count())
+                && !text.contains(['\0', '\r', '\n'])
+            {
+                Some(Secret::new(text))
+            } else {
+                object.problem(
+                    name,
+                    format!("must be 1 to {MAX_SECRET} characters without line breaks"),
+                );
+                None
+            }
+        }
+        Some(marker) if marker.get("configured") != Some(&Value::Bool(true)) => {
+            object.problem(
+                name,
+                "must be a string, or the marker that GET shows in its place",
+            );
+            None
+        }
+        marker => match stored {
+            Some(secret) if same_place => Some(secret.clone()),
+            Some(_) => {
+                object.problem(
+                    name,
+                    "must be sent again, because the host, port or user has changed",
+                );
+                None
+            }
+            None if marker.is_some() => {
+                object.problem(name, "must be sent: none is stored for this entry");
+                None
+            }
+            None => {
+                object.problem(name, "is required");
+                None
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document() -> Value {
+        json!({
+            "email": {
+                "primary": {"provider": "smtp", "enabled": true, "credentials": {
+                    "host": "smtp.gmail.com", "port": "587", "secure": "false",
+                    "user": "appointments@clinic.com", "password": "planted-app-password"}},
+                "fallback": [{"provider": "smtp", "credentials": {
+                    "host": "smtp.backup.example", "port": 465, "secure": true, "user": "u", "password": "planted-short"}}],
+                "defaultFrom": "appointments@clinic.com", "defaultFromName": "Clinic Name",
+                "fallbackStrategy": {"useGlobal": true, "retryAttempts": 2}, "onAmbiguous": "failover"
+            }
+        })
+    }
+
+    fn read(
+        value: &Value,
+        stored: Option<&CommunicationSettings>,
+    ) -> Result<CommunicationSettings, Problems> {
+        let mut problems = Problems::default();
+        let settings = CommunicationSettings::read(value.clone(), "/s", stored, &mut problems);
+        problems.or(settings)
+    }
+
+    fn pointers(value: &Value, stored: Option<&CommunicationSettings>) -> Vec<String> {
+        read(value, stored)
+            .unwrap_err()
+            .as_slice()
+            .iter()
+            .map(|p| p.pointer.clone())
+            .collect()
+    }
+
+    fn password(settings: &CommunicationSettings) -> String {
+        let Credentials::Smtp(smtp) = &settings.email.as_ref().unwrap().primary.credentials;
+        smtp.password.expose().unwrap().to_string()
+    }
+
+    #[test]
+    fn values_may_come_as_strings_and_each_fallback_has_its_own_credentials() {
+        let settings = read(&document(), None).unwrap();
+        let email = settings.email.as_ref().unwrap();
+        let Credentials::Smtp(primary) = &email.primary.credentials;
+        let Credentials::Smtp(fallback) = &email.fallback[0].credentials;
+        assert_eq!(
+            (primary.port, primary.security),
+            (587, SmtpSecurity::StartTls)
+        );
+        assert_eq!(
+            (fallback.port, fallback.security),
+            (465, SmtpSecurity::ImplicitTls)
+        );
+        assert_eq!(fallback.host, Host::Name("smtp.backup.example".into()));
+        assert_ne!(
+            *primary.password.expose().unwrap(),
+            *fallback.password.expose().unwrap()
+        );
+    }
+
+    #[test]
+    fn nothing_that_is_shown_or_printed_has_a_secret_in_it() {
+        let settings = read(&document(), None).unwrap();
+        for text in [
+            settings.view().to_string(),
+            settings.outline().to_string(),
+            format!("{settings:?}"),
+            settings.changed_fields(None).join(" "),
+        ] {
+            assert!(!text.contains("planted"), "{text}");
+        }
+        assert_eq!(
+            settings.view()["email"]["primary"]["credentials"]["password"],
+            json!({"configured": true, "last4": "word"})
+        );
+        assert_eq!(
+            settings.view()["email"]["fallback"][0]["credentials"]["password"],
+            json!({"configured": true})
+        );
+        assert!(
+            settings.outline()["email"]["primary"]
+                .get("credentials")
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn what_is_shown_can_be_sent_back_and_keeps_the_secrets() {
+        let settings = read(&document(), None).unwrap();
+        let again = read(&settings.view(), Some(&settings)).unwrap();
+        assert_eq!(password(&again), "planted-app-password");
+        assert!(again.changed_fields(Some(&settings)).is_empty());
+        let mut omitted = document();
+        omitted["email"]["primary"]["credentials"]
+            .as_object_mut()
+            .unwrap()
+            .remove("password");
+        assert_eq!(
+            password(&read(&omitted, Some(&settings)).unwrap()),
+            "planted-app-password"
+        );
+    }
+
+    #[test]
+    fn a_stored_secret_does_not_follow_to_another_server_or_user() {
+        let settings = read(&document(), None).unwrap();
+        for (name, value) in [
+            ("host", json!("evil.example")),
+            ("port", json!(2525)),
+            ("user", json!("other")),
+        ] {
+            let mut view = settings.view();
+            view["email"]["primary"]["credentials"][name] = value;
+            assert_eq!(
+                pointers(&view, Some(&settings)),
+                ["/s/email/primary/credentials/password"],
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_secret_stays_with_its_entry_when_the_order_changes() {
+        let settings = read(&document(), None).unwrap();
+        let mut view = settings.view();
+        let primary = view["email"]["primary"].clone();
+        view["email"]["primary"] = view["email"]["fallback"][0].clone();
+        view["email"]["fallback"][0] = primary;
+        assert_eq!(
+            password(&read(&view, Some(&settings)).unwrap()),
+            "planted-short"
+        );
+    }
+
+    #[test]
+    fn everything_wrong_is_named_at_once_without_its_value() {
+        let value = json!({
+            "email": {
+                "primary": {"provider": "smtp", "credentials": {
+                    "host": "planted host", "port": 70_000, "secure": "maybe", "user": "", "password": {"planted": 1}, "colour": 1}},
+                "fallback": [{"provider": "pigeon"}, {"provider": "twilio", "credentials": {}}, {"id": "primary", "provider": "smtp"}],
+                "defaultFrom": "planted", "onAmbiguous": "guess",
+                "fallbackStrategy": {"retryAttempts": 99, "x": 1}
+            },
+            "fax": {}
+        });
+        let problems = read(&value, None).unwrap_err();
+        assert!(!problems.to_string().contains("planted "), "{problems}");
+        let mut found: Vec<_> = problems
+            .as_slice()
+            .iter()
+            .map(|p| p.pointer.trim_start_matches("/s/"))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(
+            found,
+            [
+                "email/defaultFrom",
+                "email/fallback/0/provider",
+                "email/fallback/1/provider",
+                "email/fallback/2/credentials",
+                "email/fallback/2/id",
+                "email/fallbackStrategy/retryAttempts",
+                "email/fallbackStrategy/x",
+                "email/onAmbiguous",
+                "email/primary/credentials/colour",
+                "email/primary/credentials/host",
+                "email/primary/credentials/password",
+                "email/primary/credentials/port",
+                "email/primary/credentials/secure",
+                "email/primary/credentials/user",
+                "fax",
+            ]
+        );
+    }
+
+    #[test]
+    fn changed_fields_are_named_secrets_among_them() {
+        let settings = read(&document(), None).unwrap();
+        let mut value = document();
+        value["email"]["primary"]["credentials"]["password"] = json!("planted-new");
+        value["email"]["defaultFromName"] = json!("New Name");
+        value["email"]["fallback"] = json!([]);
+        let changed = read(&value, Some(&settings))
+            .unwrap()
+            .changed_fields(Some(&settings));
+        assert_eq!(
+            changed,
+            [
+                "/email/defaultFromName",
+                "/email/fallback",
+                "/email/primary/credentials/password"
+            ]
+        );
+    }
+}

@@ -1,0 +1,356 @@
+//! Envelope encryption of provider credentials: KMS gives a data key per save, AES-256-GCM (aws-lc-rs)
+//! seals each provider entry under it.
+//!
+//! What is sealed is bound to where it belongs. The data key opens only with the encryption context
+//! of its tenant, which KMS enforces; an entry opens only with the additional authenticated data of
+//! its format, tenant, channel, entry id, provider and version, which GCM enforces. Nothing moved to
+//! another clinic, channel, entry or version opens.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_sdk_kms::{Client, primitives::Blob, types::DataKeySpec};
+use comms_core::{Channel, EntryId, ProviderKind, Tenant};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::store::error_code;
+
+/// The format of what is sealed here; part of what is authenticated.
+const FORMAT: u8 = 1;
+
+/// Why something could not be sealed or opened.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EnvelopeError {
+    /// KMS did not answer, or refused for now. Worth another try.
+    #[error("KMS {operation} failed ({code})")]
+    Kms {
+        /// The operation.
+        operation: &'static str,
+        /// KMS's error code, or what kept the request from being answered.
+        code: String,
+    },
+    /// KMS says that the data key does not belong here: another clinic's, or tampered with.
+    #[error("KMS does not open the stored data key for this tenant ({code})")]
+    WrongDataKey {
+        /// KMS's error code.
+        code: String,
+    },
+    /// A sealed entry is not what was sealed for this place.
+    #[error("a sealed entry does not belong to this place, or was tampered with")]
+    WrongEntry,
+    /// The cipher or random generator does not work.
+    #[error("the entry could not be sealed")]
+    Sealing,
+}
+
+/// What a data key is for; part of the KMS encryption context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Sealing a tenant's provider credentials.
+    Settings,
+    /// The key of the deployment's keyed hashes.
+    HashKey,
+}
+
+impl Purpose {
+    /// The value in the KMS encryption context, which key policies may name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Settings => "settings",
+            Self::HashKey => "hash-key",
+        }
+    }
+}
+
+/// A data key as it is stored: encrypted by KMS, with the key that did it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncryptedDataKey {
+    /// What KMS returned as `CiphertextBlob`.
+    pub ciphertext: Vec<u8>,
+    /// The ARN of the KMS key. Decrypt names it, so that no other key's ciphertext is accepted.
+    pub key_arn: String,
+}
+
+/// The KMS key that encrypts data keys.
+#[derive(Debug, Clone)]
+pub struct Kms {
+    client: Client,
+    key_id: String,
+}
+
+impl Kms {
+    /// Uses the KMS key `key_id` (an id, ARN or alias) for new data keys.
+    pub fn new(client: Client, key_id: impl Into<String>) -> Self {
+        Self {
+            client,
+            key_id: key_id.into(),
+        }
+    }
+
+    /// A new data key for `tenant`, in clear and encrypted.
+    pub async fn generate(
+        &self,
+        tenant: &str,
+        purpose: Purpose,
+    ) -> Result<(DataKey, EncryptedDataKey), EnvelopeError> {
+        let operation = "GenerateDataKey";
+        let answer = self
+            .client
+            .generate_data_key()
+            .key_id(&self.key_id)
+            .key_spec(DataKeySpec::Aes256)
+            .encryption_context("clinicId", tenant)
+            .encryption_context("purpose", purpose.as_str())
+            .send()
+            .await
+            .map_err(|error| EnvelopeError::Kms {
+                operation,
+                code: error_code(&error),
+            })?;
+        let missing = || EnvelopeError::Kms {
+            operation,
+            code: "IncompleteAnswer".to_owned(),
+        };
+        let key = DataKey::new(answer.plaintext.ok_or_else(missing)?)?;
+        let encrypted = EncryptedDataKey {
+            ciphertext: answer.ciphertext_blob.ok_or_else(missing)?.into_inner(),
+            key_arn: answer.key_id.ok_or_else(missing)?,
+        };
+        Ok((key, encrypted))
+    }
+
+    /// Opens a stored data key of `tenant`.
+    pub async fn decrypt(
+        &self,
+        encrypted: &EncryptedDataKey,
+        tenant: &str,
+        purpose: Purpose,
+    ) -> Result<DataKey, EnvelopeError> {
+        let operation = "Decrypt";
+        let answer = self
+            .client
+            .decrypt()
+            .ciphertext_blob(Blob::new(encrypted.ciphertext.clone()))
+            .key_id(&encrypted.key_arn)
+            .encryption_context("clinicId", tenant)
+            .encryption_context("purpose", purpose.as_str())
+            .send()
+            .await
+            .map_err(|error| {
+                let code = error_code(&error);
+                let belongs_elsewhere = error.as_service_error().is_some_and(|error| {
+                    error.is_invalid_ciphertext_exception() || error.is_incorrect_key_exception()
+                });
+                if belongs_elsewhere {
+                    EnvelopeError::WrongDataKey { code }
+                } else {
+                    EnvelopeError::Kms { operation, code }
+                }
+            })?;
+        let missing = || EnvelopeError::Kms {
+            operation,
+            code: "IncompleteAnswer".to_owned(),
+        };
+        DataKey::new(answer.plaintext.ok_or_else(missing)?)
+    }
+}
+
+/// A data key in clear, for as long as it takes to seal or open a document.
+pub struct DataKey {
+    bytes: Zeroizing<[u8; 32]>,
+    cipher: RandomizedNonceKey,
+}
+
+impl DataKey {
+    fn new(plaintext: Blob) -> Result<Self, EnvelopeError> {
+        let plaintext = Zeroizing::new(plaintext.into_inner());
+        let mut bytes = Zeroizing::new([0; 32]);
+        if plaintext.len() != bytes.len() {
+            return Err(EnvelopeError::Sealing);
+        }
+        bytes.copy_from_slice(&plaintext);
+        let cipher = RandomizedNonceKey::new(&AES_256_GCM, bytes.as_slice())
+            .map_err(|_| EnvelopeError::Sealing)?;
+        Ok(Self { bytes, cipher })
+    }
+
+    /// The key's own bytes, for a key that is used as it is rather than to seal with.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.bytes
+    }
+
+    /// Seals `plaintext` for `place`: format, nonce, ciphertext and tag.
+    pub fn seal(&self, place: &Place<'_>, plaintext: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
+        let mut sealed =
+            Zeroizing::new(Vec::with_capacity(plaintext.len() + AES_256_GCM.tag_len()));
+        sealed.extend_from_slice(plaintext);
+        let nonce = self
+            .cipher
+            .seal_in_place_append_tag(Aad::from(place.authenticated_data()), &mut *sealed)
+            .map_err(|_| EnvelopeError::Sealing)?;
+        let mut whole = Vec::with_capacity(1 + NONCE_LEN + sealed.len());
+        whole.push(FORMAT);
+        whole.extend_from_slice(nonce.as_ref());
+        whole.extend_from_slice(&sealed);
+        Ok(whole)
+    }
+
+    /// Opens what was sealed for `place`.
+    pub fn open(
+        &self,
+        place: &Place<'_>,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, EnvelopeError> {
+        let Some((&FORMAT, rest)) = sealed.split_first() else {
+            return Err(EnvelopeError::WrongEntry);
+        };
+        let (nonce, ciphertext) = rest
+            .split_first_chunk::<NONCE_LEN>()
+            .ok_or(EnvelopeError::WrongEntry)?;
+        let mut bytes = Zeroizing::new(ciphertext.to_vec());
+        let length = self
+            .cipher
+            .open_in_place(
+                Nonce::from(nonce),
+                Aad::from(place.authenticated_data()),
+                &mut bytes,
+            )
+            .map_err(|_| EnvelopeError::WrongEntry)?
+            .len();
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+}
+
+impl std::fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DataKey(…)")
+    }
+}
+
+/// Where a sealed entry belongs.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Whose it is.
+    pub tenant: &'a Tenant,
+    /// The channel.
+    pub channel: Channel,
+    /// The entry.
+    pub entry: &'a EntryId,
+    /// Its provider.
+    pub provider: ProviderKind,
+    /// The version of the settings.
+    pub version: u64,
+}
+
+impl Place<'_> {
+    /// Each part after its length (4 bytes, big-endian), so that no two places give the same bytes.
+    fn authenticated_data(&self) -> Vec<u8> {
+        let version = self.version.to_be_bytes();
+        let parts: [&[u8]; 6] = [
+            &[FORMAT],
+            self.tenant.as_str().as_bytes(),
+            self.channel.as_str().as_bytes(),
+            self.entry.as_str().as_bytes(),
+            self.provider.as_str().as_bytes(),
+            &version,
+        ];
+        let mut data = Vec::with_capacity(128);
+        for part in parts {
+            // No part is longer than an id's 64 bytes.
+            data.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+            data.extend_from_slice(part);
+        }
+        data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(byte: u8) -> DataKey {
+        DataKey::new(Blob::new(vec![byte; 32])).unwrap()
+    }
+
+    fn tenant(id: &str) -> Tenant {
+        Tenant::parse(id).unwrap()
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let (clinic, entry) = (tenant("clinic-a"), EntryId::primary());
+        let place = Place {
+            tenant: &clinic,
+            channel: Channel::Email,
+            entry: &entry,
+            provider: ProviderKind::Smtp,
+            version: 1,
+        };
+        let sealed = key(1).seal(&place, b"planted").unwrap();
+        assert_eq!(key(1).open(&place, &sealed).unwrap().as_slice(), b"planted");
+        for bit in 0..sealed.len() * 8 {
+            let mut flipped = sealed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(
+                key(1).open(&place, &flipped),
+                Err(EnvelopeError::WrongEntry),
+                "bit {bit}"
+            );
+        }
+        for length in 0..sealed.len() {
+            assert_eq!(
+                key(1).open(&place, &sealed[..length]),
+                Err(EnvelopeError::WrongEntry)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_twice_is_not_the_same_twice() {
+        let (clinic, entry) = (tenant("clinic-a"), EntryId::primary());
+        let place = Place {
+            tenant: &clinic,
+            channel: Channel::Email,
+            entry: &entry,
+            provider: ProviderKind::Smtp,
+            version: 1,
+        };
+        let key = key(1);
+        assert_ne!(
+            key.seal(&place, b"x").unwrap(),
+            key.seal(&place, b"x").unwrap()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_opens_in_its_own_place_and_in_no_other(
+            clinics in ("[a-z]{1,3}", "[a-z]{1,3}"), entries in ("[a-z]{1,3}", "[a-z]{1,3}"),
+            versions in (0_u64..3, 0_u64..3), channels in (0_usize..2, 0_usize..2),
+            providers in (0_usize..5, 0_usize..5), keys in (0_u8..2, 0_u8..2),
+            plaintext in proptest::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let tenants = (tenant(&clinics.0), tenant(&clinics.1));
+            let ids = (EntryId::parse(&entries.0).unwrap(), EntryId::parse(&entries.1).unwrap());
+            let here = Place { tenant: &tenants.0, channel: Channel::ALL[channels.0], entry: &ids.0,
+                               provider: ProviderKind::ALL[providers.0], version: versions.0 };
+            let there = Place { tenant: &tenants.1, channel: Channel::ALL[channels.1], entry: &ids.1,
+                                provider: ProviderKind::ALL[providers.1], version: versions.1 };
+            let same = clinics.0 == clinics.1 && entries.0 == entries.1 && versions.0 == versions.1
+                && channels.0 == channels.1 && providers.0 == providers.1 && keys.0 == keys.1;
+            let sealed = key(keys.0).seal(&here, &plaintext).unwrap();
+            let opened = key(keys.1).open(&there, &sealed);
+            prop_assert_eq!(opened.is_ok(), same);
+            if let Ok(bytes) = opened { prop_assert_eq!(&*bytes, &plaintext); }
+        }
+
+        #[test]
+        fn opening_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let (clinic, entry) = (tenant("a"), EntryId::primary());
+            let place = Place { tenant: &clinic, channel: Channel::Email, entry: &entry, provider: ProviderKind::Smtp, version: 1 };
+            prop_assert_eq!(key(1).open(&place, &bytes), Err(EnvelopeError::WrongEntry));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The key of the deployment's keyed hashes: made once, kept in the settings table under the
+//! envelope, opened once per process.
+
+use std::collections::HashMap;
+
+use comms_core::HashKey;
+use tokio::sync::OnceCell;
+
+use crate::{
+    envelope::{EncryptedDataKey, Purpose},
+    item::{attribute, bytes, take_bytes, take_text_or_number, text},
+    store::{SettingsStore, StoreError, error_code},
+};
+
+/// The partition key of the item. No tenant can have it: ids start with a letter or digit, and
+/// there is one reserved name beside this one.
+const PK: &str = "_hash-key";
+const SK: &str = "key";
+
+/// Gives the deployment's [`HashKey`], making it where there is none.
+#[derive(Debug)]
+pub struct HashKeys {
+    store: SettingsStore,
+    key: OnceCell<HashKey>,
+}
+
+impl HashKeys {
+    /// Keeps the key in `store`'s table.
+    pub fn new(store: SettingsStore) -> Self {
+        Self {
+            store,
+            key: OnceCell::new(),
+        }
+    }
+
+    /// The key. The first call reads and decrypts it; later ones cost nothing.
+    pub async fn get(&self) -> Result<&HashKey, StoreError> {
+        self.key.get_or_try_init(|| self.load_or_create()).await
+    }
+
+    async fn load_or_create(&self) -> Result<HashKey, StoreError> {
+        if let Some(key) = self.load().await? {
+            return Ok(key);
+        }
+        let (key, encrypted) = self.store.kms.generate(PK, Purpose::HashKey).await?;
+        let put = self
+            .store
+            .dynamodb
+            .put_item()
+            .table_name(&self.store.table)
+            .set_item(Some(HashMap::from([
+                text(attribute::PK, PK),
+                text(attribute::SK, SK),
+                bytes(attribute::DATA_KEY, &encrypted.ciphertext),
+                text(attribute::KEY_ARN, &encrypted.key_arn),
+            ])))
+            .condition_expression("attribute_not_exists(pk)")
+            .send()
+            .await;
+        match put {
+            Ok(_) => Ok(HashKey::from_bytes(key.bytes())),
+            // Another process was first: its key is the one that all use.
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|error| error.is_conditional_check_failed_exception()) =>
+            {
+                self.load().await?.ok_or(StoreError::Conflict)
+            }
+            Err(error) => Err(StoreError::Database {
+                operation: "PutItem",
+                code: error_code(&error),
+            }),
+        }
+    }
+
+    async fn load(&self) -> Result<Option<HashKey>, StoreError> {
+        let Some(mut item) = self.store.raw_item(PK, SK).await? else {
+            return Ok(None);
+        };
+        let encrypted = EncryptedDataKey {
+            ciphertext: take_bytes(&mut item, attribute::DATA_KEY)?,
+            key_arn: take_text_or_number(&mut item, attribute::KEY_ARN)?,
+        };
+        let key = self
+            .store
+            .kms
+            .decrypt(&encrypted, PK, Purpose::HashKey)
+            .await?;
+        Ok(Some(HashKey::from_bytes(key.bytes())))
+    }
+}
