@@ -1,0 +1,710 @@
+//! The Lambda Runtime API, as the Lambda service offers it to a function's process.
+//!
+//! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>: a process asks for the `next` invocation, which
+//! waits until there is one, and posts its `response` or its `error`; a process that cannot start posts an
+//! `init/error`. One port serves many functions and many processes of each, told apart by a path prefix:
+//! `AWS_LAMBDA_RUNTIME_API=http://127.0.0.1:PORT/FUNCTION/PROCESS` (the scheme is needed with a prefix).
+//!
+//! Nothing here starts a process: who does tells [`RuntimeApi::process_exited`] when one ends, so that the caller of
+//! the invocation it had taken learns so at once rather than by time-out.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+
+/// The largest payload of a synchronous invocation and of its answer, in bytes (6 MB).
+pub const MAX_PAYLOAD: usize = 6 * 1024 * 1024;
+
+/// Why an invocation has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvocationError {
+    /// The function answered with an error.
+    #[error("{error_type}: {message}")]
+    Function {
+        /// The error's kind, as the runtime names it.
+        error_type: String,
+        /// The error's text.
+        message: String,
+    },
+    /// The function's process could not start.
+    #[error("the function does not start: {error_type}: {message}")]
+    InitFailed {
+        /// The error's kind.
+        error_type: String,
+        /// The error's text, or how the process ended.
+        message: String,
+    },
+    /// The process that had taken the invocation ended without an answer.
+    #[error("process {process} ended without an answer: {reason}")]
+    Exited {
+        /// The process.
+        process: String,
+        /// How it ended.
+        reason: String,
+    },
+    /// No answer in time.
+    #[error("no answer in time{}", .process.as_ref().map_or_else(|| " (no process took it)".to_owned(), |p| format!(" from process {p}")))]
+    TimedOut {
+        /// The process that had taken the invocation; Lambda would kill it now. `None` when no process took it.
+        process: Option<String>,
+    },
+    /// The payload is larger than [`MAX_PAYLOAD`].
+    #[error("the payload has {bytes} bytes, more than {MAX_PAYLOAD}")]
+    TooLarge {
+        /// The payload's size.
+        bytes: usize,
+    },
+    /// The answer is larger than [`MAX_PAYLOAD`].
+    #[error("the answer has more than {MAX_PAYLOAD} bytes")]
+    ResponseTooLarge,
+    /// The Runtime API is gone.
+    #[error("the Runtime API has closed")]
+    Closed,
+}
+
+type Answer = Result<Bytes, InvocationError>;
+
+/// The Lambda Runtime API on a loopback port. Clones share it; it closes when the last one is dropped.
+#[derive(Debug, Clone)]
+pub struct RuntimeApi {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    address: SocketAddr,
+    functions: Functions,
+    server: JoinHandle<()>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// What is known of every function, by name. An entry appears with the first invocation or poll.
+#[derive(Debug, Clone, Default)]
+struct Functions(Arc<Mutex<HashMap<String, Arc<Function>>>>);
+
+#[derive(Debug, Default)]
+struct Function {
+    state: Mutex<FunctionState>,
+    /// One permit for each invocation that was queued.
+    queued: Notify,
+}
+
+#[derive(Debug, Default)]
+struct FunctionState {
+    pending: VecDeque<Invocation>,
+    taken: HashMap<String, Taken>,
+    polled: HashSet<String>,
+}
+
+#[derive(Debug)]
+struct Invocation {
+    id: String,
+    payload: Bytes,
+    timeout: Duration,
+    /// Tells the caller who took it.
+    on_taken: oneshot::Sender<String>,
+    answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    process: String,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Functions {
+    fn get(&self, name: &str) -> Arc<Function> {
+        let mut functions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(functions.entry(name.to_owned()).or_default())
+    }
+}
+
+impl Function {
+    fn state(&self) -> MutexGuard<'_, FunctionState> {
+        // Every statement leaves the state whole, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for an invocation and marks it as taken by `process`.
+    async fn take(&self, process: &str) -> (String, Bytes, Duration) {
+        loop {
+            // Registered before the look at the queue: an invocation queued in between is not missed.
+            let queued = self.queued.notified();
+            {
+                let mut state = self.state();
+                state.polled.insert(process.to_owned());
+                while let Some(invocation) = state.pending.pop_front() {
+                    if invocation.on_taken.send(process.to_owned()).is_err() {
+                        // Its caller has given up.
+                        continue;
+                    }
+                    let taken = Taken {
+                        process: process.to_owned(),
+                        answer: invocation.answer,
+                    };
+                    state.taken.insert(invocation.id.clone(), taken);
+                    return (invocation.id, invocation.payload, invocation.timeout);
+                }
+            }
+            queued.await;
+        }
+    }
+
+    /// Hands an answer to the caller. `false` when the invocation is unknown or over.
+    fn answer(&self, id: &str, answer: Answer) -> bool {
+        let taken = self.state().taken.remove(id);
+        taken.is_some_and(|taken| taken.answer.send(answer).is_ok())
+    }
+
+    fn fail_pending(&self, error: &InvocationError) {
+        for invocation in std::mem::take(&mut self.state().pending) {
+            let _ = invocation.answer.send(Err(error.clone()));
+        }
+    }
+}
+
+impl RuntimeApi {
+    /// Starts on a free loopback port.
+    ///
+    /// # Panics
+    /// When no loopback port can be had.
+    #[allow(clippy::panic, reason = "for tests; start_on is for others")]
+    pub async fn start() -> Self {
+        let started = match TcpListener::bind(("127.0.0.1", 0)).await {
+            Ok(listener) => Self::start_on(listener),
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(api) => api,
+            Err(error) => panic!("the Runtime API does not start: {error}"),
+        }
+    }
+
+    /// Starts on `listener`. Must be called within a tokio runtime.
+    pub fn start_on(listener: TcpListener) -> std::io::Result<Self> {
+        let address = listener.local_addr()?;
+        let functions = Functions::default();
+        let routes = Router::new()
+            .route("/runtime/invocation/next", get(next))
+            .route("/runtime/invocation/{id}/response", post(response))
+            .route("/runtime/invocation/{id}/error", post(error))
+            .route("/runtime/init/error", post(init_error));
+        let app = Router::new()
+            .nest("/{function}/{process}/2018-06-01", routes)
+            .with_state(functions.clone());
+        let server = tokio::spawn(async move {
+            // It ends with its task; accept errors are retried inside.
+            let _ = axum::serve(listener, app).await;
+        });
+        Ok(Self {
+            inner: Arc::new(Inner {
+                address,
+                functions,
+                server,
+            }),
+        })
+    }
+
+    /// The environment with which a process serves `function`, for a function that has one process at a time.
+    pub fn env(&self, function: &str) -> Vec<(String, String)> {
+        self.env_of_process(function, "only")
+    }
+
+    /// The environment with which the process named `process` serves `function`. The name is the caller's: any text
+    /// of letters, digits, `-` and `_` that no other process of the function has.
+    pub fn env_of_process(&self, function: &str, process: &str) -> Vec<(String, String)> {
+        [
+            (
+                "AWS_LAMBDA_RUNTIME_API",
+                format!("http://{}/{function}/{process}", self.inner.address),
+            ),
+            ("AWS_LAMBDA_FUNCTION_NAME", function.to_owned()),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256".to_owned()),
+            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned()),
+            (
+                "AWS_LAMBDA_LOG_GROUP_NAME",
+                format!("/aws/lambda/{function}"),
+            ),
+            ("AWS_LAMBDA_LOG_STREAM_NAME", process.to_owned()),
+            ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
+            ("_HANDLER", "bootstrap".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// Invokes `function` and waits for its answer. `timeout` is the function's own: it counts from when a process
+    /// takes the invocation, which is when its deadline is set; the wait for a process may take as long again.
+    pub async fn invoke(
+        &self,
+        function: &str,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, InvocationError> {
+        if payload.len() > MAX_PAYLOAD {
+            return Err(InvocationError::TooLarge {
+                bytes: payload.len(),
+            });
+        }
+        let function = self.inner.functions.get(function);
+        let id = uuid::Uuid::new_v4().to_string();
+        let (on_taken, taken) = oneshot::channel();
+        let (answer, mut answered) = oneshot::channel();
+        function.state().pending.push_back(Invocation {
+            id: id.clone(),
+            payload,
+            timeout,
+            on_taken,
+            answer,
+        });
+        function.queued.notify_one();
+        // When the caller goes away, so does the invocation; a process that has it already will be told so.
+        let _forget = Forget {
+            function: &function,
+            id: &id,
+        };
+
+        let process = tokio::select! {
+            biased;
+            // Without having been taken: it could not be started.
+            answer = &mut answered => return answer.unwrap_or(Err(InvocationError::Closed)),
+            taken = tokio::time::timeout(timeout, taken) => match taken {
+                Ok(Ok(process)) => process,
+                Ok(Err(_)) => return answered.await.unwrap_or(Err(InvocationError::Closed)),
+                Err(_) => return Err(InvocationError::TimedOut { process: None }),
+            },
+        };
+        match tokio::time::timeout(timeout, answered).await {
+            Ok(answer) => answer.unwrap_or(Err(InvocationError::Closed)),
+            Err(_) => Err(InvocationError::TimedOut {
+                process: Some(process),
+            }),
+        }
+    }
+
+    /// Says that a process has ended, and how (such as `exit status: 1` or `signal: 9`). The invocation it had taken
+    /// fails; if it never asked for one, it could not start, and every waiting invocation fails with that.
+    pub fn process_exited(&self, function: &str, process: &str, reason: &str) {
+        let function = self.inner.functions.get(function);
+        let (taken, started) = {
+            let mut state = function.state();
+            let taken: Vec<Taken> = state
+                .taken
+                .extract_if(|_, taken| taken.process == process)
+                .map(|(_, taken)| taken)
+                .collect();
+            (taken, state.polled.remove(process))
+        };
+        for taken in taken {
+            let _ = taken.answer.send(Err(InvocationError::Exited {
+                process: taken.process,
+                reason: reason.to_owned(),
+            }));
+        }
+        if !started {
+            function.fail_pending(&InvocationError::InitFailed {
+                error_type: "Runtime.ExitError".to_owned(),
+                message: reason.to_owned(),
+            });
+        }
+    }
+
+    /// How many invocations of `function` wait for a process.
+    pub fn pending(&self, function: &str) -> usize {
+        self.inner.functions.get(function).state().pending.len()
+    }
+}
+
+/// Removes an invocation nobody waits for any more.
+struct Forget<'a> {
+    function: &'a Function,
+    id: &'a str,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        let mut state = self.function.state();
+        state.taken.remove(self.id);
+        state.pending.retain(|invocation| invocation.id != self.id);
+    }
+}
+
+async fn next(
+    State(functions): State<Functions>,
+    Path((name, process)): Path<(String, String)>,
+) -> Response {
+    let (id, payload, timeout) = functions.get(&name).take(&process).await;
+    let deadline = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        + timeout;
+    let headers = [
+        ("content-type", "application/json".to_owned()),
+        ("lambda-runtime-aws-request-id", id),
+        (
+            "lambda-runtime-deadline-ms",
+            deadline.as_millis().to_string(),
+        ),
+        (
+            "lambda-runtime-invoked-function-arn",
+            format!("arn:aws:lambda:us-east-1:123456789012:function:{name}"),
+        ),
+        (
+            "lambda-runtime-trace-id",
+            trace_id(deadline.saturating_sub(timeout)),
+        ),
+    ];
+    (headers, payload).into_response()
+}
+
+/// An X-Ray trace header of a request that is not sampled.
+fn trace_id(now: Duration) -> String {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    let (parent, root) = random.split_at(8);
+    format!(
+        "Root=1-{:08x}-{root};Parent={parent}{parent};Sampled=0",
+        now.as_secs()
+    )
+}
+
+async fn response(
+    State(functions): State<Functions>,
+    Path((name, _, id)): Path<(String, String, String)>,
+    body: Body,
+) -> Response {
+    let function = functions.get(&name);
+    match Limited::new(body, MAX_PAYLOAD).collect().await {
+        Ok(body) => accepted(function.answer(&id, Ok(body.to_bytes()))),
+        Err(error) if error.is::<LengthLimitError>() => {
+            function.answer(&id, Err(InvocationError::ResponseTooLarge));
+            refused(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "RequestEntityTooLarge",
+                "Exceeded maximum allowed payload size (6291556 bytes).",
+            )
+        }
+        // The process hung up halfway; process_exited will say so.
+        Err(_) => refused(
+            StatusCode::BAD_REQUEST,
+            "InvalidRequest",
+            "incomplete response",
+        ),
+    }
+}
+
+async fn error(
+    State(functions): State<Functions>,
+    Path((name, _, id)): Path<(String, String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let (error_type, message) = diagnostic(&headers, &body);
+    let answer = Err(InvocationError::Function {
+        error_type,
+        message,
+    });
+    accepted(functions.get(&name).answer(&id, answer))
+}
+
+async fn init_error(
+    State(functions): State<Functions>,
+    Path((name, _)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let (error_type, message) = diagnostic(&headers, &body);
+    functions
+        .get(&name)
+        .fail_pending(&InvocationError::InitFailed {
+            error_type,
+            message,
+        });
+    accepted(true)
+}
+
+/// Kind and text of an error report: `{"errorType", "errorMessage"}`, the kind else from the header.
+fn diagnostic(headers: &HeaderMap, body: &[u8]) -> (String, String) {
+    let report: Value = serde_json::from_slice(body).unwrap_or_default();
+    let error_type = report["errorType"]
+        .as_str()
+        .or_else(|| {
+            headers
+                .get("lambda-runtime-function-error-type")
+                .and_then(|v| v.to_str().ok())
+        })
+        .unwrap_or("Unhandled")
+        .to_owned();
+    let message = report["errorMessage"].as_str().map_or_else(
+        || String::from_utf8_lossy(body).into_owned(),
+        ToOwned::to_owned,
+    );
+    (error_type, message)
+}
+
+fn accepted(known: bool) -> Response {
+    if known {
+        (StatusCode::ACCEPTED, axum::Json(json!({"status": "OK"}))).into_response()
+    } else {
+        refused(
+            StatusCode::BAD_REQUEST,
+            "InvalidRequestID",
+            "Invalid request ID",
+        )
+    }
+}
+
+fn refused(status: StatusCode, error_type: &str, message: &str) -> Response {
+    let body = json!({"errorType": error_type, "errorMessage": message});
+    (status, axum::Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use http_body_util::Full;
+    use hyper_util::client::legacy::Client;
+    use hyper_util::client::legacy::connect::HttpConnector;
+    use hyper_util::rt::TokioExecutor;
+
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    /// A function's process, as far as the API can see.
+    struct Process {
+        base: String,
+        client: Client<HttpConnector, Full<Bytes>>,
+    }
+
+    impl Process {
+        fn new(api: &RuntimeApi, function: &str, name: &str) -> Self {
+            let env: HashMap<_, _> = api.env_of_process(function, name).into_iter().collect();
+            assert_eq!(env["AWS_LAMBDA_FUNCTION_NAME"], function);
+            Self {
+                base: format!("{}/2018-06-01/runtime", env["AWS_LAMBDA_RUNTIME_API"]),
+                client: Client::builder(TokioExecutor::new()).build_http(),
+            }
+        }
+
+        async fn next(&self) -> (HeaderMap, Bytes) {
+            let request = Request::get(format!("{}/invocation/next", self.base))
+                .body(Full::default())
+                .unwrap();
+            let (parts, body) = self.client.request(request).await.unwrap().into_parts();
+            (parts.headers, body.collect().await.unwrap().to_bytes())
+        }
+
+        async fn post(&self, path: &str, body: impl Into<Bytes>) -> StatusCode {
+            let request = Request::post(format!("{}/{path}", self.base))
+                .body(Full::new(body.into()))
+                .unwrap();
+            self.client.request(request).await.unwrap().status()
+        }
+    }
+
+    fn id(headers: &HeaderMap) -> String {
+        headers["lambda-runtime-aws-request-id"]
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    #[tokio::test]
+    async fn an_invocation_is_handed_out_with_its_headers_and_its_answer_comes_back() {
+        let api = RuntimeApi::start().await;
+        let process = Process::new(&api, "send", "p1");
+        let serve = async {
+            let (headers, payload) = process.next().await;
+            assert_eq!(payload, "{\"a\":1}");
+            let deadline: u128 = headers["lambda-runtime-deadline-ms"]
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap();
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap()
+                .as_millis();
+            assert!(deadline > now && deadline <= now + TIMEOUT.as_millis());
+            assert_eq!(
+                headers["lambda-runtime-invoked-function-arn"],
+                "arn:aws:lambda:us-east-1:123456789012:function:send"
+            );
+            assert!(
+                headers["lambda-runtime-trace-id"]
+                    .to_str()
+                    .unwrap()
+                    .starts_with("Root=1-")
+            );
+            let path = format!("invocation/{}/response", id(&headers));
+            assert_eq!(process.post(&path, "\"ok\"").await, StatusCode::ACCEPTED);
+            assert_eq!(
+                process.post(&path, "\"again\"").await,
+                StatusCode::BAD_REQUEST
+            );
+        };
+        let (answer, ()) = tokio::join!(
+            api.invoke("send", Bytes::from_static(b"{\"a\":1}"), TIMEOUT),
+            serve
+        );
+        assert_eq!(answer.unwrap(), "\"ok\"");
+    }
+
+    #[tokio::test]
+    async fn an_error_report_becomes_the_callers_error() {
+        let api = RuntimeApi::start().await;
+        let process = Process::new(&api, "send", "p1");
+        let serve = async {
+            let (headers, _) = process.next().await;
+            let report = r#"{"errorType":"Boom","errorMessage":"it broke"}"#;
+            process
+                .post(&format!("invocation/{}/error", id(&headers)), report)
+                .await;
+        };
+        let (answer, ()) = tokio::join!(api.invoke("send", Bytes::new(), TIMEOUT), serve);
+        assert_eq!(
+            answer.unwrap_err(),
+            InvocationError::Function {
+                error_type: "Boom".to_owned(),
+                message: "it broke".to_owned()
+            }
+        );
+    }
+
+    #[tokio::test]
+    async fn two_processes_share_the_invocations_of_one_function() {
+        let api = RuntimeApi::start().await;
+        let (one, two) = (
+            Process::new(&api, "send", "p1"),
+            Process::new(&api, "send", "p2"),
+        );
+        let serve = async {
+            let ((first, _), (second, _)) = tokio::join!(one.next(), two.next());
+            assert_ne!(id(&first), id(&second));
+            let path = |headers: &HeaderMap| format!("invocation/{}/response", id(headers));
+            two.post(&path(&second), "2").await;
+            one.post(&path(&first), "1").await;
+        };
+        let invoke = || api.invoke("send", Bytes::new(), TIMEOUT);
+        let (a, b, ()) = tokio::join!(invoke(), invoke(), serve);
+        let mut answers = [a.unwrap(), b.unwrap()];
+        answers.sort();
+        assert_eq!(answers, ["1", "2"]);
+    }
+
+    #[tokio::test]
+    async fn the_caller_learns_at_once_that_the_process_died() {
+        let api = RuntimeApi::start().await;
+        let process = Process::new(&api, "worker", "p7");
+        let die = async {
+            process.next().await;
+            api.process_exited("worker", "p7", "signal: 9");
+        };
+        let (answer, ()) = tokio::join!(api.invoke("worker", Bytes::new(), TIMEOUT), die);
+        assert_eq!(
+            answer.unwrap_err(),
+            InvocationError::Exited {
+                process: "p7".to_owned(),
+                reason: "signal: 9".to_owned()
+            }
+        );
+    }
+
+    #[tokio::test]
+    async fn a_process_that_never_polls_fails_what_waits_for_it() {
+        let api = RuntimeApi::start().await;
+        let die = async {
+            tokio::task::yield_now().await;
+            api.process_exited("send", "p1", "exit status: 1");
+        };
+        let (answer, ()) = tokio::join!(api.invoke("send", Bytes::new(), TIMEOUT), die);
+        assert!(matches!(
+            answer.unwrap_err(),
+            InvocationError::InitFailed { .. }
+        ));
+    }
+
+    #[tokio::test]
+    async fn an_init_error_is_told_to_the_caller() {
+        let api = RuntimeApi::start().await;
+        let process = Process::new(&api, "send", "p1");
+        let serve = process.post(
+            "init/error",
+            r#"{"errorType":"Config","errorMessage":"SETTINGS_TABLE is not set"}"#,
+        );
+        let (answer, _) = tokio::join!(api.invoke("send", Bytes::new(), TIMEOUT), serve);
+        assert_eq!(
+            answer.unwrap_err(),
+            InvocationError::InitFailed {
+                error_type: "Config".to_owned(),
+                message: "SETTINGS_TABLE is not set".to_owned()
+            }
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_invocation_nobody_takes_times_out_and_is_forgotten() {
+        let api = RuntimeApi::start().await;
+        let answer = api.invoke("send", Bytes::new(), TIMEOUT).await;
+        assert_eq!(
+            answer.unwrap_err(),
+            InvocationError::TimedOut { process: None }
+        );
+        assert_eq!(api.pending("send"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_time_out_names_the_process_that_hangs() {
+        let api = RuntimeApi::start().await;
+        let process = Process::new(&api, "send", "p3");
+        let (answer, _) = tokio::join!(
+            api.invoke("send", Bytes::new(), Duration::from_millis(200)),
+            process.next()
+        );
+        assert_eq!(
+            answer.unwrap_err(),
+            InvocationError::TimedOut {
+                process: Some("p3".to_owned())
+            }
+        );
+    }
+
+    #[tokio::test]
+    async fn payloads_and_answers_are_limited_to_six_megabytes() {
+        let api = RuntimeApi::start().await;
+        let answer = api
+            .invoke("send", vec![0; MAX_PAYLOAD + 1].into(), TIMEOUT)
+            .await;
+        assert!(matches!(
+            answer.unwrap_err(),
+            InvocationError::TooLarge { .. }
+        ));
+        let process = Process::new(&api, "send", "p1");
+        let serve = async {
+            let (headers, _) = process.next().await;
+            let path = format!("invocation/{}/response", id(&headers));
+            process.post(&path, vec![b' '; MAX_PAYLOAD + 1]).await
+        };
+        let (answer, status) = tokio::join!(api.invoke("send", Bytes::new(), TIMEOUT), serve);
+        assert_eq!(answer.unwrap_err(), InvocationError::ResponseTooLarge);
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+}
