@@ -215,7 +215,7 @@ pub struct SmtpServerBuilder {
 struct Config {
     host_name: String,
     tls: TlsMode,
-    tls_config: Option<Arc<ServerConfig>>,
+    certificate: Option<Arc<ServerConfig>>,
     require_tls: bool,
     credentials: Option<(String, String)>,
     auth_mechanisms: Vec<String>,
@@ -259,7 +259,7 @@ impl SmtpServerBuilder {
     #[must_use]
     pub fn tls(mut self, mode: TlsMode, config: Arc<ServerConfig>) -> Self {
         self.config.tls = mode;
-        self.config.tls_config = Some(config);
+        self.config.certificate = Some(config);
         self
     }
 
@@ -454,7 +454,7 @@ impl SmtpServer {
             config: Config {
                 host_name: "localhost".to_owned(),
                 tls: TlsMode::None,
-                tls_config: None,
+                certificate: None,
                 require_tls: false,
                 credentials: None,
                 auth_mechanisms: Vec::new(),
@@ -570,7 +570,8 @@ impl SmtpServer {
     /// # Panics
     /// When they do not come within half a minute.
     pub async fn wait_for_messages(&self, count: u64) -> Vec<ReceivedMessage> {
-        self.wait_until(&format!("{count} messages"), |state| {
+        self.wait_until(&format!("{count} messages"), || {
+            let state = self.shared.state();
             (state.accepted >= count).then(|| state.messages.iter().cloned().collect())
         })
         .await
@@ -581,10 +582,9 @@ impl SmtpServer {
     /// # Panics
     /// When it does not come within half a minute.
     pub async fn wait_for_event(&self, wanted: impl Fn(&Event) -> bool) -> Event {
-        self.wait_until("the event", |state| {
-            state.events.iter().find(|event| wanted(event)).copied()
-        })
-        .await
+        // On a copy: `wanted` may well ask the server something, which takes the lock.
+        self.wait_until("the event", || self.events().into_iter().find(&wanted))
+            .await
     }
 
     /// Waits until a stage was reached `times` times since the start, on whatever connections.
@@ -592,9 +592,9 @@ impl SmtpServer {
     /// # Panics
     /// When that does not happen within half a minute.
     pub async fn wait_for_stage(&self, wanted: Stage, times: usize) {
-        self.wait_until(&format!("{wanted:?} {times} times"), |state| {
-            let reached = state
-                .events
+        self.wait_until(&format!("{wanted:?} {times} times"), || {
+            let reached = self
+                .events()
                 .iter()
                 .filter(|event| matches!(event, Event::Reached { stage, .. } if *stage == wanted))
                 .count();
@@ -624,13 +624,12 @@ impl SmtpServer {
         }
     }
 
-    async fn wait_until<T>(&self, what: &str, mut found: impl FnMut(&State) -> Option<T>) -> T {
+    async fn wait_until<T>(&self, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         let mut changes = self.shared.changed.subscribe();
         let waiting = async {
             loop {
                 changes.mark_unchanged();
-                let result = found(&self.shared.state());
-                if let Some(result) = result {
+                if let Some(result) = found() {
                     return result;
                 }
                 changes
@@ -639,13 +638,13 @@ impl SmtpServer {
                     .expect("the sender lives as long as the server does");
             }
         };
-        match tokio::time::timeout(PATIENCE, waiting).await {
-            Ok(result) => result,
-            Err(_) => panic!(
+        let Ok(result) = tokio::time::timeout(PATIENCE, waiting).await else {
+            panic!(
                 "waited in vain for {what}; said so far: {:#?}",
                 self.transcript()
-            ),
-        }
+            );
+        };
+        result
     }
 }
 

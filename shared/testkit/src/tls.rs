@@ -4,6 +4,7 @@
 
 #![allow(
     clippy::expect_used,
+    clippy::missing_panics_doc,
     reason = "a test's authority that cannot be built is the test's failure"
 )]
 

@@ -356,7 +356,7 @@ impl Session {
             self.perform(action, None).await?;
             return Err(End::Cut);
         }
-        let Some(config) = self.shared.config.tls_config.clone() else {
+        let Some(config) = self.shared.config.certificate.clone() else {
             return Err(End::Cut);
         };
         let Stream::Plain(tcp) = mem::replace(&mut self.stream, Stream::Gone) else {
@@ -769,7 +769,7 @@ impl Session {
                     return Ok(Line::Malformed);
                 }
                 line.truncate(line.len() - 2);
-                if line.iter().any(|byte| byte.is_ascii_control()) {
+                if line.iter().any(u8::is_ascii_control) {
                     return Ok(Line::Malformed);
                 }
                 return Ok(match String::from_utf8(line.to_vec()) {

@@ -626,7 +626,7 @@ async fn the_transcript_shows_no_credentials_and_no_bodies() {
     let server = SmtpServer::builder()
         .credentials("user", "password")
         .auth_without_tls()
-        .extensions(&[])
+        .extensions(&["ENHANCEDSTATUSCODES"])
         .start()
         .await;
     let mut client = Client::ready(&server).await;
@@ -644,25 +644,26 @@ async fn the_transcript_shows_no_credentials_and_no_bodies() {
             "S: 220 localhost ESMTP ready",
             "C: EHLO client.example",
             "S: 250-localhost at your service",
+            "S: 250-ENHANCEDSTATUSCODES",
             "S: 250 AUTH PLAIN LOGIN",
             "C: AUTH PLAIN ***",
-            "S: 535 authentication credentials invalid",
+            "S: 535 5.7.8 authentication credentials invalid",
             "C: AUTH LOGIN",
             "S: 334 VXNlcm5hbWU6",
             "C: ***",
             "S: 334 UGFzc3dvcmQ6",
             "C: ***",
-            "S: 235 authenticated",
+            "S: 235 2.7.0 authenticated",
             "C: MAIL FROM:<desk@clinic.example>",
-            "S: 250 ok",
+            "S: 250 2.1.0 ok",
             "C: RCPT TO:<patient@example.com>",
-            "S: 250 ok",
+            "S: 250 2.1.5 ok",
             "C: DATA",
             "S: 354 end with a line that holds a dot alone",
             "C: <10 bytes>",
-            "S: 250 accepted as 1.1",
+            "S: 250 2.0.0 accepted as 1.1",
             "C: QUIT",
-            "S: 221 bye",
+            "S: 221 2.0.0 bye",
         ]
     );
     assert_eq!(server.transcript_of(1), server.transcript());
@@ -800,9 +801,8 @@ async fn every_stage_can_end_the_connection_in_place_of_its_reply() {
     let ca = TestCa::new();
     let command = |stage| match stage {
         Stage::Connect | Stage::Greeting => "",
-        Stage::Ehlo => "EHLO client.example",
+        Stage::Ehlo | Stage::EhloAfterTls => "EHLO client.example",
         Stage::StartTls | Stage::Tls => "EHLO client.example\r\nSTARTTLS",
-        Stage::EhloAfterTls => "EHLO client.example",
         Stage::Auth => "EHLO client.example\r\nAUTH PLAIN AHVzZXIAcGFzc3dvcmQ=",
         Stage::Mail => "EHLO client.example\r\nMAIL FROM:<a@example.com>",
         Stage::Rcpt => {
@@ -867,7 +867,7 @@ async fn every_stage_can_end_the_connection_in_place_of_its_reply() {
                     Ok(_) => {}
                     // Inside of TLS the missing goodbye shows.
                     Err(error) => {
-                        assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{stage:?}")
+                        assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{stage:?}");
                     }
                 },
                 "reset" => {
