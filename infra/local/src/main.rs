@@ -1,1 +1,192 @@
-fn main(){}
+//! The local stack: every part of clinic-comms on one machine, in one command.
+//!
+//! `cargo run` starts AWS's services (emulated), the four functions as real Lambda processes, an HTTP gateway, the
+//! queue's poller and a mail inbox, saves a demo clinic and sends its first message. Nothing else has to be
+//! installed, and nothing leaves the machine: every listener is on loopback.
+//!
+//! ```text
+//! cargo run                                            start everything
+//! cargo run -- --cold                                  the same, with a new process for every invocation
+//! cargo run -- token --clinic clinic-123 --role CLINIC_ADMIN    print a developer token
+//! ```
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line program talks to its user there"
+)]
+
+mod console;
+mod demo;
+mod function;
+mod gateway;
+mod inbox;
+mod poller;
+mod processes;
+mod stack;
+mod token;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use jiff::SignedDuration;
+
+use crate::function::Function;
+use crate::token::{Claims, DeveloperKey};
+
+/// Everything of clinic-comms on this machine: AWS, the functions, the API, the queue and a mail inbox.
+#[derive(Debug, Parser)]
+#[command(
+    name = "clinic-comms-local",
+    version,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    stack: StackArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints a developer token for the API, and nothing else.
+    Token(TokenArgs),
+    /// Serves one function under the Lambda Runtime API (the stack starts itself with this).
+    #[command(hide = true)]
+    Function {
+        /// Which one.
+        name: Function,
+    },
+}
+
+/// What the stack listens on and keeps.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StackArgs {
+    /// The HTTP API.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000", value_parser = loopback)]
+    http: SocketAddr,
+    /// The AWS endpoint (DynamoDB, KMS, SQS, SES).
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4566", value_parser = loopback)]
+    aws: SocketAddr,
+    /// The inbox's SMTP side.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2525", value_parser = loopback)]
+    smtp: SocketAddr,
+    /// The inbox's web page.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8025", value_parser = loopback)]
+    inbox: SocketAddr,
+    /// Keeps tables and keys in this directory (default: in memory).
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Neither saves the demo clinic nor sends its message.
+    #[arg(long)]
+    no_demo: bool,
+    /// Starts a new process for every invocation, to see cold starts.
+    #[arg(long)]
+    cold: bool,
+}
+
+#[derive(Debug, Args)]
+struct TokenArgs {
+    /// The clinic whose member the bearer is. A platform service or super admin has none.
+    #[arg(long)]
+    clinic: Option<String>,
+    /// A role; may be given several times.
+    #[arg(
+        long = "role",
+        required = true,
+        value_parser = ["SUPER_ADMIN", "CLINIC_ADMIN", "CLINIC_MANAGER", "SERVICE"]
+    )]
+    roles: Vec<String>,
+    /// Who the bearer is.
+    #[arg(long, default_value = "developer@localhost")]
+    subject: String,
+    /// How long the token is good, such as `12h` or `90s`; `-1h` makes one that has expired.
+    #[arg(long, default_value = "12h", allow_hyphen_values = true)]
+    expires_in: SignedDuration,
+}
+
+/// An address of this machine only: developer keys and plain HTTP must not be offered to a network.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let numeric = text
+        .strip_prefix("localhost:")
+        .map(|port| format!("127.0.0.1:{port}"));
+    let address: SocketAddr = numeric
+        .as_deref()
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| "not an address such as 127.0.0.1:3000".to_owned())?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err(format!(
+            "{} is not a loopback address; the stack has developer keys and no TLS, so it stays on this machine",
+            address.ip()
+        ))
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Some(Command::Token(args)) => print_token(args),
+        Some(Command::Function { name }) => serve_function(name),
+        None => stack::run(cli.stack),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::warn(format_args!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Any failure, for `main` to print.
+pub(crate) type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn print_token(args: TokenArgs) -> Result<(), AnyError> {
+    let token = DeveloperKey::of_user()?.token(&Claims {
+        clinic: args.clinic,
+        roles: args.roles,
+        subject: args.subject,
+        expires_in: args.expires_in,
+    })?;
+    console::say(token);
+    Ok(())
+}
+
+fn serve_function(function: Function) -> Result<(), AnyError> {
+    // As in Lambda: one thread is enough for one invocation at a time, and costs a third of the CPU.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(function.run())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_loopback_addresses_are_taken() {
+        assert!(loopback("127.0.0.1:3000").is_ok());
+        assert!(loopback("[::1]:3000").is_ok());
+        assert_eq!(loopback("localhost:8025"), loopback("127.0.0.1:8025"));
+        for refused in ["0.0.0.0:3000", "192.168.1.2:3000", "[::]:3000"] {
+            assert!(
+                loopback(refused).unwrap_err().contains("not a loopback"),
+                "{refused}"
+            );
+        }
+        assert!(loopback("3000").is_err());
+    }
+}

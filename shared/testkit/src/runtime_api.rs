@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -99,7 +100,10 @@ impl Drop for Inner {
 
 /// What is known of every function, by name. An entry appears with the first invocation or poll.
 #[derive(Debug, Clone, Default)]
-struct Functions(Arc<Mutex<HashMap<String, Arc<Function>>>>);
+struct Functions {
+    by_name: Arc<Mutex<HashMap<String, Arc<Function>>>>,
+    one_each: Arc<AtomicBool>,
+}
 
 #[derive(Debug, Default)]
 struct Function {
@@ -112,7 +116,10 @@ struct Function {
 struct FunctionState {
     pending: VecDeque<Invocation>,
     taken: HashMap<String, Taken>,
+    /// Processes that have asked for an invocation.
     polled: HashSet<String>,
+    /// Processes that have had one.
+    served: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -133,7 +140,7 @@ struct Taken {
 
 impl Functions {
     fn get(&self, name: &str) -> Arc<Function> {
-        let mut functions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(functions.entry(name.to_owned()).or_default())
     }
 }
@@ -145,7 +152,10 @@ impl Function {
     }
 
     /// Waits for an invocation and marks it as taken by `process`.
-    async fn take(&self, process: &str) -> (String, Bytes, Duration) {
+    async fn take(&self, process: &str, one_each: bool) -> (String, Bytes, Duration) {
+        if one_each && self.state().served.contains(process) {
+            return std::future::pending().await;
+        }
         loop {
             // Registered before the look at the queue: an invocation queued in between is not missed.
             let queued = self.queued.notified();
@@ -162,6 +172,7 @@ impl Function {
                         answer: invocation.answer,
                     };
                     state.taken.insert(invocation.id.clone(), taken);
+                    state.served.insert(process.to_owned());
                     return (invocation.id, invocation.payload, invocation.timeout);
                 }
             }
@@ -260,15 +271,24 @@ impl RuntimeApi {
         payload: Bytes,
         timeout: Duration,
     ) -> Result<Bytes, InvocationError> {
+        self.invoke_and_name(function, payload, timeout).await.1
+    }
+
+    /// Like [`invoke`](Self::invoke), and names the process that took the invocation, if one did.
+    pub async fn invoke_and_name(
+        &self,
+        function: &str,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> (Option<String>, Result<Bytes, InvocationError>) {
         if payload.len() > MAX_PAYLOAD {
-            return Err(InvocationError::TooLarge {
-                bytes: payload.len(),
-            });
+            let bytes = payload.len();
+            return (None, Err(InvocationError::TooLarge { bytes }));
         }
         let function = self.inner.functions.get(function);
         let id = uuid::Uuid::new_v4().to_string();
         let (on_taken, taken) = oneshot::channel();
-        let (answer, mut answered) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
         function.state().pending.push_back(Invocation {
             id: id.clone(),
             payload,
@@ -283,22 +303,27 @@ impl RuntimeApi {
             id: &id,
         };
 
-        let process = tokio::select! {
-            biased;
-            // Without having been taken: it could not be started.
-            answer = &mut answered => return answer.unwrap_or(Err(InvocationError::Closed)),
-            taken = tokio::time::timeout(timeout, taken) => match taken {
-                Ok(Ok(process)) => process,
-                Ok(Err(_)) => return answered.await.unwrap_or(Err(InvocationError::Closed)),
-                Err(_) => return Err(InvocationError::TimedOut { process: None }),
-            },
+        let process = match tokio::time::timeout(timeout, taken).await {
+            Ok(Ok(process)) => process,
+            // Dropped without having been taken: no process could start, and the answer says why.
+            Ok(Err(_)) => {
+                return (None, answered.await.unwrap_or(Err(InvocationError::Closed)));
+            }
+            Err(_) => return (None, Err(InvocationError::TimedOut { process: None })),
         };
-        match tokio::time::timeout(timeout, answered).await {
+        let answer = match tokio::time::timeout(timeout, answered).await {
             Ok(answer) => answer.unwrap_or(Err(InvocationError::Closed)),
             Err(_) => Err(InvocationError::TimedOut {
-                process: Some(process),
+                process: Some(process.clone()),
             }),
-        }
+        };
+        (Some(process), answer)
+    }
+
+    /// From now on no process of any function gets a second invocation: its next `next` waits until the process is
+    /// ended. So every invocation meets a process that has just started, as after a cold start.
+    pub fn hand_out_one_each(&self) {
+        self.inner.functions.one_each.store(true, Ordering::Relaxed);
     }
 
     /// Says that a process has ended, and how (such as `exit status: 1` or `signal: 9`). The invocation it had taken
@@ -312,6 +337,7 @@ impl RuntimeApi {
                 .extract_if(|_, taken| taken.process == process)
                 .map(|(_, taken)| taken)
                 .collect();
+            state.served.remove(process);
             (taken, state.polled.remove(process))
         };
         for taken in taken {
@@ -352,7 +378,8 @@ async fn next(
     State(functions): State<Functions>,
     Path((name, process)): Path<(String, String)>,
 ) -> Response {
-    let (id, payload, timeout) = functions.get(&name).take(&process).await;
+    let one_each = functions.one_each.load(Ordering::Relaxed);
+    let (id, payload, timeout) = functions.get(&name).take(&process, one_each).await;
     let deadline = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -658,6 +685,30 @@ mod tests {
                 message: "SETTINGS_TABLE is not set".to_owned()
             }
         );
+    }
+
+    #[tokio::test]
+    async fn when_one_is_handed_out_each_the_second_waits_for_another_process() {
+        let api = RuntimeApi::start().await;
+        api.hand_out_one_each();
+        let (one, two) = (
+            Process::new(&api, "send", "p1"),
+            Process::new(&api, "send", "p2"),
+        );
+        let serve = async {
+            let (first, _) = one.next().await;
+            one.post(&format!("invocation/{}/response", id(&first)), "1")
+                .await;
+            let again = tokio::time::timeout(Duration::from_millis(100), one.next());
+            assert!(again.await.is_err());
+            let (second, _) = two.next().await;
+            two.post(&format!("invocation/{}/response", id(&second)), "2")
+                .await;
+        };
+        let invoke = || api.invoke_and_name("send", Bytes::new(), TIMEOUT);
+        let (a, b, ()) = tokio::join!(invoke(), invoke(), serve);
+        assert_eq!(a.0.as_deref(), Some("p1"));
+        assert_eq!(b.0.as_deref(), Some("p2"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,0 +1,58 @@
+//! The four functions, as the local stack knows them.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::AnyError;
+
+/// One of the Lambda functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub(crate) enum Function {
+    /// HTTP: accepts communications and reports on them.
+    Send,
+    /// SQS: delivers what was queued.
+    Worker,
+    /// HTTP: clinics' settings.
+    Config,
+    /// HTTP: tests of settings.
+    ConfigTest,
+}
+
+impl Function {
+    /// Every function.
+    pub(crate) const ALL: [Self; 4] = [Self::Send, Self::Worker, Self::Config, Self::ConfigTest];
+
+    /// Its name, as of its package.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::Worker => "worker",
+            Self::Config => "config",
+            Self::ConfigTest => "config-test",
+        }
+    }
+
+    /// How long one invocation may take. API Gateway gives up after 30 s, so the HTTP functions end before it does.
+    pub(crate) fn timeout(self) -> Duration {
+        match self {
+            Self::Send | Self::Config | Self::ConfigTest => Duration::from_secs(29),
+            Self::Worker => Duration::from_secs(30),
+        }
+    }
+
+    /// Serves invocations until the Runtime API ends: the production handler, in this process.
+    pub(crate) async fn run(self) -> Result<(), AnyError> {
+        match self {
+            Self::Send => comms_send::run().await,
+            Self::Worker => comms_worker::run().await,
+            Self::Config => comms_config::run().await,
+            Self::ConfigTest => comms_config_test::run().await,
+        }
+    }
+}
+
+impl fmt::Display for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

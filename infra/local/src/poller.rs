@@ -1,0 +1,416 @@
+//! The SQS event source mapping: takes messages from the queue, invokes the worker with them, and deletes what it
+//! did not report as failed (`ReportBatchItemFailures`).
+//!
+//! As the real one: up to ten messages per batch; a function error, an answer that is no answer, or an identifier
+//! that was not in the batch leaves the whole batch on the queue; visibility is left alone, so what failed comes back
+//! when its visibility timeout is over, and after five receives it goes to the dead-letter queue. Unlike in
+//! production that timeout is [`VISIBILITY_TIMEOUT`] rather than three minutes, because somebody is waiting.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_sqs::error::DisplayErrorContext;
+use aws_sdk_sqs::types::{
+    DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName, QueueAttributeName,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use comms_testkit::aws::{ACCOUNT, LocalAws, REGION};
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+
+use crate::console::{say, warn};
+use crate::function::Function;
+use crate::processes::Processes;
+
+/// Messages in one batch at most.
+const BATCH: usize = 10;
+
+/// How long a batch that is not full waits for more.
+const BATCHING_WINDOW: Duration = Duration::from_millis(200);
+
+/// How long one look at the queue waits for a message, in seconds.
+const LONG_POLL_SECONDS: i32 = 20;
+
+/// Batches that are delivered at the same time.
+const CONCURRENT_BATCHES: usize = 5;
+
+/// Seconds until a message that failed is tried again: the worker's time-out and a little more, or a message would
+/// come again while it is still being delivered.
+pub(crate) const VISIBILITY_TIMEOUT: u64 = 35;
+
+/// How often the dead-letter queue is looked at.
+const DLQ_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Waits after a failure of the queue itself: doubling, up to this.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+
+/// The queue's place between SQS and the worker.
+#[derive(Clone)]
+pub(crate) struct Poller {
+    sqs: aws_sdk_sqs::Client,
+    queue: String,
+    dlq: String,
+    processes: Processes,
+}
+
+impl Poller {
+    /// A poller of the local AWS's queue.
+    pub(crate) fn new(aws: &LocalAws, processes: Processes) -> Self {
+        Self {
+            sqs: aws_sdk_sqs::Client::new(&aws.sdk_config()),
+            queue: aws.resources().queue_url.clone(),
+            dlq: aws.resources().dlq_url.clone(),
+            processes,
+        }
+    }
+
+    /// Shortens the queue's visibility timeout for somebody who watches.
+    pub(crate) async fn set_visibility_timeout(&self) -> Result<(), String> {
+        self.sqs
+            .set_queue_attributes()
+            .queue_url(&self.queue)
+            .attributes(
+                QueueAttributeName::VisibilityTimeout,
+                VISIBILITY_TIMEOUT.to_string(),
+            )
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| DisplayErrorContext(error).to_string())
+    }
+
+    /// Polls until the task ends.
+    pub(crate) async fn run(self) {
+        let slots = Arc::new(Semaphore::new(CONCURRENT_BATCHES));
+        let mut backoff = Duration::ZERO;
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                return;
+            };
+            match self.receive().await {
+                Ok(batch) if batch.is_empty() => backoff = Duration::ZERO,
+                Ok(batch) => {
+                    backoff = Duration::ZERO;
+                    let poller = self.clone();
+                    tokio::spawn(async move {
+                        poller.deliver(batch).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    backoff = (backoff * 2).clamp(Duration::from_millis(500), MAX_BACKOFF);
+                    warn(format_args!(
+                        "[poller] the queue does not answer: {error}; trying again in {backoff:?}"
+                    ));
+                    tokio::time::sleep(backoff).await;
+                }
+            }
+        }
+    }
+
+    /// A batch: the first messages there are, and what else comes within the batching window.
+    async fn receive(&self) -> Result<Vec<Message>, String> {
+        let mut batch = self.receive_up_to(BATCH, LONG_POLL_SECONDS).await?;
+        if !batch.is_empty() && batch.len() < BATCH {
+            tokio::time::sleep(BATCHING_WINDOW).await;
+            match self.receive_up_to(BATCH - batch.len(), 0).await {
+                Ok(more) => batch.extend(more),
+                // What is there already must not wait for its visibility timeout.
+                Err(error) => warn(format_args!("[poller] {error}")),
+            }
+        }
+        Ok(batch)
+    }
+
+    async fn receive_up_to(&self, messages: usize, wait: i32) -> Result<Vec<Message>, String> {
+        let received = self
+            .sqs
+            .receive_message()
+            .queue_url(&self.queue)
+            .max_number_of_messages(i32::try_from(messages).unwrap_or(1))
+            .wait_time_seconds(wait)
+            .message_system_attribute_names(MessageSystemAttributeName::All)
+            .message_attribute_names("All")
+            .send()
+            .await
+            .map_err(|error| DisplayErrorContext(error).to_string())?;
+        Ok(received.messages.unwrap_or_default())
+    }
+
+    async fn deliver(&self, batch: Vec<Message>) {
+        let payload = Bytes::from(event(&batch).to_string());
+        let failed = match self.processes.invoke(Function::Worker, payload).await {
+            Ok(answer) => failures(&batch, &answer),
+            Err(error) => Err(error.to_string()),
+        };
+        let failed = failed.unwrap_or_else(|reason| {
+            warn(format_args!(
+                "[poller] the whole batch of {} stays on the queue: {reason}",
+                batch.len()
+            ));
+            batch.iter().filter_map(|m| m.message_id.clone()).collect()
+        });
+        if !failed.is_empty() {
+            warn(format_args!(
+                "[poller] {} of {} messages failed; they come again within {VISIBILITY_TIMEOUT} s",
+                failed.len(),
+                batch.len()
+            ));
+        }
+        if let Err(error) = self.delete(&batch, &failed).await {
+            warn(format_args!(
+                "[poller] delivered messages could not be deleted and will come again: {error}"
+            ));
+        }
+    }
+
+    async fn delete(&self, batch: &[Message], failed: &HashSet<String>) -> Result<(), String> {
+        let mut entries = Vec::new();
+        for (number, message) in batch.iter().enumerate() {
+            if message.message_id().is_some_and(|id| failed.contains(id)) {
+                continue;
+            }
+            let entry = DeleteMessageBatchRequestEntry::builder()
+                .id(number.to_string())
+                .set_receipt_handle(message.receipt_handle.clone())
+                .build()
+                .map_err(|error| error.to_string())?;
+            entries.push(entry);
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let deleted = self
+            .sqs
+            .delete_message_batch()
+            .queue_url(&self.queue)
+            .set_entries(Some(entries))
+            .send()
+            .await
+            .map_err(|error| DisplayErrorContext(error).to_string())?;
+        match deleted.failed() {
+            [] => Ok(()),
+            [first, ..] => Err(format!(
+                "{} entries, first {}: {}",
+                deleted.failed().len(),
+                first.code(),
+                first.message().unwrap_or_default()
+            )),
+        }
+    }
+
+    /// Tells of messages that arrive in the dead-letter queue, until the task ends.
+    pub(crate) async fn watch_dlq(self) {
+        let mut seen = 0;
+        let mut interval = tokio::time::interval(DLQ_INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            match self.dlq_length().await {
+                Ok(length) => {
+                    if length > seen {
+                        say(format_args!(
+                            "[dlq] {} new, {length} in all in the dead-letter queue {}",
+                            length - seen,
+                            self.dlq
+                        ));
+                    }
+                    seen = length;
+                }
+                Err(error) => warn(format_args!(
+                    "[dlq] the dead-letter queue does not answer: {error}"
+                )),
+            }
+        }
+    }
+
+    async fn dlq_length(&self) -> Result<u64, String> {
+        let attributes = self
+            .sqs
+            .get_queue_attributes()
+            .queue_url(&self.dlq)
+            .attribute_names(QueueAttributeName::ApproximateNumberOfMessages)
+            .send()
+            .await
+            .map_err(|error| DisplayErrorContext(error).to_string())?;
+        Ok(attributes
+            .attributes()
+            .and_then(|all| all.get(&QueueAttributeName::ApproximateNumberOfMessages))
+            .and_then(|length| length.parse().ok())
+            .unwrap_or_default())
+    }
+}
+
+/// The Lambda event of a batch.
+fn event(batch: &[Message]) -> Value {
+    let arn = format!("arn:aws:sqs:{REGION}:{ACCOUNT}:clinic-comms");
+    let records: Vec<Value> = batch
+        .iter()
+        .map(|message| {
+            let attributes: Map<String, Value> = message
+                .attributes()
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name.as_str().to_owned(), json!(value)))
+                .collect();
+            let message_attributes: Map<String, Value> = message
+                .message_attributes()
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| {
+                    let mut attribute = json!({
+                        "stringListValues": [],
+                        "binaryListValues": [],
+                        "dataType": value.data_type(),
+                    });
+                    if let Some(text) = value.string_value() {
+                        attribute["stringValue"] = json!(text);
+                    }
+                    if let Some(bytes) = value.binary_value() {
+                        attribute["binaryValue"] = json!(BASE64.encode(bytes));
+                    }
+                    (name.clone(), attribute)
+                })
+                .collect();
+            json!({
+                "messageId": message.message_id(),
+                "receiptHandle": message.receipt_handle(),
+                "body": message.body(),
+                "attributes": attributes,
+                "messageAttributes": message_attributes,
+                "md5OfBody": message.md5_of_body(),
+                "eventSource": "aws:sqs",
+                "eventSourceARN": arn,
+                "awsRegion": REGION,
+            })
+        })
+        .collect();
+    json!({"Records": records})
+}
+
+/// The messages that the worker reports as failed, by id. `Err` means that the whole batch failed, and why.
+fn failures(batch: &[Message], answer: &[u8]) -> Result<HashSet<String>, String> {
+    let answer: Value = serde_json::from_slice(answer)
+        .map_err(|error| format!("the worker's answer is not JSON: {error}"))?;
+    let items = match &answer {
+        Value::Null => return Ok(HashSet::new()),
+        Value::Object(members) => match members.get("batchItemFailures") {
+            None | Some(Value::Null) => return Ok(HashSet::new()),
+            Some(Value::Array(items)) => items,
+            Some(_) => return Err("batchItemFailures is not a list".to_owned()),
+        },
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            return Err("the worker's answer is not an object".to_owned());
+        }
+    };
+    let known: HashSet<&str> = batch.iter().filter_map(Message::message_id).collect();
+    items
+        .iter()
+        .map(|item| match item["itemIdentifier"].as_str() {
+            None | Some("") => Err("a failure has no itemIdentifier".to_owned()),
+            Some(id) if !known.contains(id) => {
+                Err(format!("the itemIdentifier {id} is not in the batch"))
+            }
+            Some(id) => Ok(id.to_owned()),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_sqs::types::MessageAttributeValue;
+
+    use super::*;
+
+    fn batch() -> Vec<Message> {
+        ["a", "b"]
+            .map(|id| Message::builder().message_id(id).body("{}").build())
+            .into()
+    }
+
+    fn reported(answer: &str) -> Result<Vec<String>, String> {
+        failures(&batch(), answer.as_bytes()).map(|failed| failed.into_iter().collect())
+    }
+
+    #[test]
+    fn only_the_reported_messages_fail() {
+        assert_eq!(
+            reported(r#"{"batchItemFailures":[{"itemIdentifier":"b"}]}"#),
+            Ok(vec!["b".to_owned()])
+        );
+    }
+
+    #[test]
+    fn an_answer_without_failures_is_a_success_of_all() {
+        for answer in [
+            "null",
+            "{}",
+            r#"{"batchItemFailures":null}"#,
+            r#"{"batchItemFailures":[]}"#,
+        ] {
+            assert_eq!(reported(answer), Ok(Vec::new()), "{answer}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_empty_or_missing_identifier_fails_the_whole_batch() {
+        for item in [
+            r#"{"itemIdentifier":"z"}"#,
+            r#"{"itemIdentifier":""}"#,
+            r#"{"itemIdentifier":null}"#,
+            r#"{"id":"a"}"#,
+        ] {
+            let answer = format!(r#"{{"batchItemFailures":[{{"itemIdentifier":"a"}},{item}]}}"#);
+            assert!(reported(&answer).is_err(), "{answer}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_answer_fails_the_whole_batch() {
+        for answer in ["", "oops", "[]", "true", r#"{"batchItemFailures":{}}"#] {
+            assert!(reported(answer).is_err(), "{answer}");
+        }
+    }
+
+    #[test]
+    fn the_event_has_the_shape_that_lambda_gives_it() {
+        let message = Message::builder()
+            .message_id("059f36b4")
+            .receipt_handle("AQEB")
+            .body("{}")
+            .md5_of_body("99914b932bd37a50b983c5e7c90ae93b")
+            .attributes(MessageSystemAttributeName::ApproximateReceiveCount, "1")
+            .attributes(MessageSystemAttributeName::MessageGroupId, "clinic-123")
+            .message_attributes(
+                "traceparent",
+                MessageAttributeValue::builder()
+                    .data_type("String")
+                    .string_value("00-a")
+                    .build()
+                    .unwrap(),
+            )
+            .build();
+        assert_eq!(
+            event(&[message]),
+            json!({"Records": [{
+                "messageId": "059f36b4",
+                "receiptHandle": "AQEB",
+                "body": "{}",
+                "attributes": {"ApproximateReceiveCount": "1", "MessageGroupId": "clinic-123"},
+                "messageAttributes": {"traceparent": {
+                    "stringValue": "00-a",
+                    "stringListValues": [],
+                    "binaryListValues": [],
+                    "dataType": "String",
+                }},
+                "md5OfBody": "99914b932bd37a50b983c5e7c90ae93b",
+                "eventSource": "aws:sqs",
+                "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:clinic-comms",
+                "awsRegion": "us-east-1",
+            }]})
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! Starts the parts in their order and ends them together.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use comms_testkit::aws::LocalAws;
+use comms_testkit::runtime_api::RuntimeApi;
+use comms_testkit::tls::TestCa;
+use tempfile::NamedTempFile;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::console::{Progress, say, warn};
+use crate::inbox::Inbox;
+use crate::poller::{Poller, VISIBILITY_TIMEOUT};
+use crate::processes::{Processes, announce, this_program};
+use crate::token::DeveloperKey;
+use crate::{AnyError, StackArgs, demo, gateway, inbox};
+
+/// What a function may connect to when the environment does not say otherwise.
+const EGRESS_ALLOW: &str = "127.0.0.0/8,::1/128";
+
+/// How often expired deliveries are deleted.
+const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
+
+/// Runs the stack until Ctrl-C or SIGTERM.
+pub(crate) fn run(args: StackArgs) -> Result<(), AnyError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(serve(args));
+    // Ends every task, and with them the functions' processes.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn serve(args: StackArgs) -> Result<(), AnyError> {
+    let progress = Progress::new();
+    // Installed first: a signal during the start must not leave processes behind.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+
+    // All ports before anything else: a taken one is the likeliest thing to go wrong.
+    let http = listen("--http", args.http).await?;
+    let aws = listen("--aws", args.aws).await?;
+    let smtp = listen("--smtp", args.smtp).await?;
+    let web = listen("--inbox", args.inbox).await?;
+    let (http_address, smtp_address, web_address) =
+        (http.local_addr()?, smtp.local_addr()?, web.local_addr()?);
+    let key = DeveloperKey::of_user()?;
+
+    let aws = LocalAws::start_on(aws, args.data.as_deref()).await?;
+    let resources = aws.resources();
+    let kept = args.data.as_ref().map_or_else(
+        || "in memory".to_owned(),
+        |dir| format!("kept in {}", dir.display()),
+    );
+    progress.step("AWS", format_args!("{} ({kept})", aws.endpoint()));
+    say(format_args!(
+        "           tables {}, {}\n           key    {}\n           queue  {}",
+        resources.settings_table,
+        resources.deliveries_table,
+        resources.kms_key_id,
+        resources.queue_url
+    ));
+
+    let ca = TestCa::new();
+    let password = key.password("inbox")?;
+    let inbox = Inbox::default();
+    let _smtp = inbox.serve_smtp(smtp, &ca, &password).await?;
+    spawn_http("inbox", web, inbox.service());
+    progress.step(
+        "Inbox",
+        format_args!("http://{web_address} (SMTP with STARTTLS on {smtp_address})"),
+    );
+    say(format_args!(
+        "           user   {}  password {password}",
+        inbox::USER
+    ));
+
+    let roots = trust_roots(&ca)?;
+    let environment = environment(&aws, &roots);
+    let api = RuntimeApi::start_on(TcpListener::bind(("127.0.0.1", 0)).await?)?;
+    let processes = Processes::new(api, this_program()?, environment, args.cold);
+    spawn_http(
+        "gateway",
+        http,
+        gateway::service(processes.clone(), key.clone()),
+    );
+    progress.step("API", format_args!("http://{http_address}/api/v1"));
+    announce(args.cold);
+
+    let poller = Poller::new(&aws, processes.clone());
+    poller.set_visibility_timeout().await?;
+    tokio::spawn(poller.clone().watch_dlq());
+    tokio::spawn(poller.run());
+    progress.step(
+        "Queue",
+        format_args!(
+            "polled; what fails comes again after {VISIBILITY_TIMEOUT} s, five times at most"
+        ),
+    );
+    tokio::spawn(sweep(aws.clone()));
+
+    if !args.no_demo {
+        let demo = demo::Demo {
+            api: format!("http://{http_address}"),
+            inbox: format!("http://{web_address}"),
+            smtp: smtp_address,
+            password,
+            key,
+        };
+        tokio::spawn(demo.run());
+    }
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    say("stopping");
+    Ok(())
+}
+
+/// Binds a port, or says which flag chooses another.
+async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, AnyError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::AddrInUse {
+            format!("{flag} {address} is taken: {error}; choose another with {flag}").into()
+        } else {
+            format!("{flag} {address} cannot be used: {error}; choose another with {flag}").into()
+        }
+    })
+}
+
+fn spawn_http(name: &'static str, listener: TcpListener, app: Router) {
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, service).await {
+            warn(format_args!("[{name}] stopped: {error}"));
+        }
+    });
+}
+
+/// The inbox's certificate authority as a file, with what the environment trusts already.
+fn trust_roots(ca: &TestCa) -> Result<NamedTempFile, AnyError> {
+    let mut file = tempfile::Builder::new()
+        .prefix("clinic-comms-")
+        .suffix(".pem")
+        .tempfile()?;
+    if let Some(own) = std::env::var_os("EXTRA_CA_FILE").filter(|path| !path.is_empty()) {
+        let own = std::fs::read(&own)
+            .map_err(|error| format!("EXTRA_CA_FILE {}: {error}", own.display()))?;
+        file.write_all(&own)?;
+        file.write_all(b"\n")?;
+    }
+    file.write_all(ca.pem().as_bytes())?;
+    file.flush()?;
+    Ok(file)
+}
+
+/// What every function's process finds in its environment, besides what the Runtime API adds.
+fn environment(aws: &LocalAws, roots: &NamedTempFile) -> Vec<(OsString, OsString)> {
+    let mut environment: Vec<(OsString, OsString)> = aws
+        .env()
+        .into_iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    environment.push(("EXTRA_CA_FILE".into(), roots.path().into()));
+    // Set to the empty string is set: that is how to see what is refused in production.
+    for (name, default) in [("EGRESS_ALLOW", EGRESS_ALLOW), ("LOG_LEVEL", "info")] {
+        let value = std::env::var_os(name).unwrap_or_else(|| default.into());
+        environment.push((name.into(), value));
+    }
+    environment
+}
+
+/// Deletes expired deliveries now and then, as DynamoDB does.
+async fn sweep(aws: LocalAws) {
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let Err(error) = aws.sweep_expired().await {
+            warn(format_args!("[aws] expired items stay: {error}"));
+        }
+    }
+}
