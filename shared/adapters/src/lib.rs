@@ -1,0 +1,24 @@
+//! Providers: the [`Provider`] trait, one adapter per provider, and the [`Chain`] that uses the best
+//! one that works.
+//!
+//! An adapter turns a [`Message`] into its provider's protocol and the provider's reply into a
+//! receipt or a classified [`ProviderError`](comms_core::ProviderError). It does nothing else: no
+//! retries, no waiting, no environment. [`chain`] decides what to do about an error, [`retry`] and
+//! [`deadline`] bound it in time, [`egress`] says where a connection may go.
+
+pub mod chain;
+pub mod deadline;
+pub mod egress;
+pub mod factory;
+pub mod message;
+pub mod provider;
+pub mod retry;
+pub mod smtp;
+pub mod tls;
+
+pub use chain::{Chain, ChainEnd, ChainReport};
+pub use deadline::Deadline;
+pub use egress::EgressGuard;
+pub use factory::{ChainSpec, EntrySpec, ProviderFactory, ProviderSettings};
+pub use message::Message;
+pub use provider::{Provider, StageOutcome, StageReport, VerifyStage};

@@ -1,0 +1,251 @@
+//! The chain: a tenant's providers in the order in which they are tried, then the global account's.
+//!
+//! What to do after a failure is decided by its disposition and nothing else. Every attempt is
+//! recorded, and an end without a receipt says which end it is.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use comms_core::{
+    Attempt, AttemptOutcome, Disposition, EmailAddress, EntryId, ErrorKind, Position,
+    ProviderError, ProviderKind, Receipt,
+};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::{
+    deadline::Deadline,
+    message::Message,
+    provider::Provider,
+    retry::{RetryPolicy, jitter},
+};
+
+/// A provider in its place.
+#[derive(Debug, Clone)]
+pub struct ChainEntry {
+    /// The entry's id in its tenant's settings.
+    pub id: EntryId,
+    /// Where in the chain.
+    pub position: Position,
+    /// The provider.
+    pub provider: Arc<dyn Provider>,
+    /// How often it is tried again.
+    pub retry: RetryPolicy,
+}
+
+/// What to do when it is not known whether a message went out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AmbiguityPolicy {
+    /// Try the next provider: perhaps two copies.
+    Failover,
+    /// Stop: at most one copy.
+    Hold,
+}
+
+/// A tenant's providers for one channel.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// The entries in order; disabled ones are not among them.
+    pub entries: Vec<ChainEntry>,
+    /// What to do when it is not known whether a message went out.
+    pub on_ambiguous: AmbiguityPolicy,
+    /// Where answers go when the global account sends for a clinic.
+    pub clinic_reply_to: Option<EmailAddress>,
+}
+
+/// Gives a chain built from settings that are newer than the ones the running chain was built from,
+/// where there are such.
+pub type Renew<'a> =
+    dyn Fn() -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + 'a>> + Send + Sync + 'a;
+
+/// How a message fared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainReport {
+    /// Every attempt, in order.
+    pub attempts: Vec<Attempt>,
+    /// How it ended.
+    pub end: ChainEnd,
+}
+
+/// How a run through the chain ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChainEnd {
+    /// A provider accepted the message.
+    Sent {
+        /// Which.
+        provider: ProviderKind,
+        /// Its receipt.
+        receipt: Receipt,
+        /// Whether an earlier attempt may have been accepted too.
+        possible_duplicate: bool,
+    },
+    /// The message or the recipient is at fault.
+    Rejected,
+    /// No provider is left to try.
+    AllFailed,
+    /// It is not known, and the tenant wants at most one copy.
+    OutcomeUnknown,
+    /// There was nobody to try.
+    NoProvider,
+    /// The deadline came before the next provider could be tried.
+    OutOfTime,
+}
+
+/// What an attempt needs at least to be worth starting.
+const ATTEMPT_TIME: Duration = Duration::from_secs(1);
+
+impl Chain {
+    /// Sends `message` through the first provider that takes it, trying none after `deadline`.
+    ///
+    /// When a tenant's own provider refuses its credentials, `renew` is asked once for newer
+    /// settings, and the same entry is tried again with them.
+    pub async fn send(
+        self: &Arc<Self>,
+        message: &Message,
+        deadline: Deadline,
+        renew: &Renew<'_>,
+    ) -> ChainReport {
+        let mut run = Run {
+            attempts: Vec::new(),
+            possible_duplicate: false,
+        };
+        let mut chain = self.clone();
+        let mut renewed = false;
+        let mut index = 0;
+        let end = loop {
+            let Some(entry) = chain.entries.get(index) else {
+                break if run.attempts.is_empty() {
+                    ChainEnd::NoProvider
+                } else {
+                    ChainEnd::AllFailed
+                };
+            };
+            // The first attempt is always made: whoever calls has seen to it that there is time.
+            if !run.attempts.is_empty() && deadline.remaining() < ATTEMPT_TIME {
+                break ChainEnd::OutOfTime;
+            }
+            let error = match run.entry(&chain, entry, message, deadline).await {
+                Ok(receipt) => {
+                    if index > 0 {
+                        info!(
+                            delivery_id = %message.delivery,
+                            provider = %entry.provider.kind(),
+                            position = %entry.position,
+                            attempts = run.attempts.len(),
+                            "failed over"
+                        );
+                    }
+                    break ChainEnd::Sent {
+                        provider: entry.provider.kind(),
+                        receipt,
+                        possible_duplicate: run.possible_duplicate,
+                    };
+                }
+                Err(error) => error,
+            };
+            match error.disposition {
+                Disposition::Final => break ChainEnd::Rejected,
+                Disposition::Ambiguous => match chain.on_ambiguous {
+                    AmbiguityPolicy::Hold => break ChainEnd::OutcomeUnknown,
+                    AmbiguityPolicy::Failover => run.possible_duplicate = true,
+                },
+                Disposition::ProviderDown | Disposition::Transient => {
+                    let may_be_rotated =
+                        error.kind == ErrorKind::Unauthenticated && !entry.position.is_global();
+                    if may_be_rotated && !renewed {
+                        renewed = true;
+                        let id = entry.id.clone();
+                        if let Some(newer) = renew().await {
+                            // Where the entry is gone from the newer settings, they are begun anew.
+                            index = newer
+                                .entries
+                                .iter()
+                                .position(|entry| entry.id == id && !entry.position.is_global())
+                                .unwrap_or(0);
+                            chain = newer;
+                            continue;
+                        }
+                    }
+                }
+            }
+            index += 1;
+        };
+        ChainReport {
+            attempts: run.attempts,
+            end,
+        }
+    }
+}
+
+struct Run {
+    attempts: Vec<Attempt>,
+    possible_duplicate: bool,
+}
+
+impl Run {
+    async fn entry(
+        &mut self,
+        chain: &Chain,
+        entry: &ChainEntry,
+        message: &Message,
+        deadline: Deadline,
+    ) -> Result<Receipt, ProviderError> {
+        let for_global;
+        let message = if entry.position.is_global() && message.reply_to.is_none() {
+            for_global = Message {
+                reply_to: chain.clinic_reply_to.clone(),
+                ..message.clone()
+            };
+            &for_global
+        } else {
+            message
+        };
+        let mut retry = 0;
+        loop {
+            let started = Instant::now();
+            let result = entry.provider.send(message, deadline).await;
+            let duration = started.elapsed();
+            log_attempt(entry, message, &result, duration);
+            self.attempts.push(Attempt {
+                provider: entry.provider.kind(),
+                entry: entry.id.clone(),
+                position: entry.position,
+                outcome: match &result {
+                    Ok(_) => AttemptOutcome::Accepted,
+                    Err(error) => AttemptOutcome::from(error),
+                },
+                duration,
+                possible_duplicate: self.possible_duplicate,
+            });
+            let error = match result {
+                Ok(receipt) => return Ok(receipt),
+                Err(error) => error,
+            };
+            match entry.retry.wait_before(retry, &error, deadline, jitter) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(error),
+            }
+            retry += 1;
+        }
+    }
+}
+
+fn log_attempt(
+    entry: &ChainEntry,
+    message: &Message,
+    result: &Result<Receipt, ProviderError>,
+    duration: Duration,
+) {
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    match result {
+        Ok(_) => info!(
+            delivery_id = %message.delivery, provider = %entry.provider.kind(),
+            position = %entry.position, duration_ms, "attempt accepted"
+        ),
+        Err(error) => warn!(
+            delivery_id = %message.delivery, provider = %entry.provider.kind(),
+            position = %entry.position, disposition = error.disposition.as_str(),
+            kind = error.kind.as_str(), code = error.code.as_ref().map(tracing::field::display),
+            duration_ms, detail = error.detail, "attempt failed"
+        ),
+    }
+}

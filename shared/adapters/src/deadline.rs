@@ -1,0 +1,43 @@
+//! The time by which something must be over.
+
+use std::{future::Future, time::Duration};
+
+use tokio::time::Instant;
+
+/// A point in time after which nothing more is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+/// The deadline, or a stage's own limit, passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elapsed;
+
+impl Deadline {
+    /// `time` from now.
+    pub fn after(time: Duration) -> Self {
+        Self(Instant::now() + time)
+    }
+
+    /// What is left; zero when it has passed.
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether it has passed.
+    pub fn has_passed(self) -> bool {
+        self.remaining().is_zero()
+    }
+
+    /// The same less a margin for what has to be done afterwards.
+    #[must_use]
+    pub fn less(self, margin: Duration) -> Self {
+        Self(self.0.checked_sub(margin).unwrap_or(self.0))
+    }
+
+    /// Waits for `work` until the deadline, and not longer than `limit`.
+    pub async fn bound<F: Future>(self, limit: Duration, work: F) -> Result<F::Output, Elapsed> {
+        tokio::time::timeout(limit.min(self.remaining()), work)
+            .await
+            .map_err(|_| Elapsed)
+    }
+}

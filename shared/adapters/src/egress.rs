@@ -1,0 +1,398 @@
+//! Where a connection to a clinic-supplied host may go.
+//!
+//! A name is resolved once, every address is checked, and the connection is made to a checked
+//! address: nobody resolves the name again in between. Addresses that are not on the public internet
+//! are refused unless the operator allows them (`EGRESS_ALLOW`); a clinic can not.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use comms_core::Host;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use thiserror::Error;
+
+/// Ports for SMTP submission: 465 (RFC 8314), 587 (RFC 6409), and 2525, which providers offer where
+/// the other two are blocked.
+pub const SMTP_PORTS: [u16; 3] = [465, 587, 2525];
+
+/// IPv4 ranges that a clinic-supplied host must not reach (IANA special-purpose registry, RFC 6890).
+const REFUSED_V4: [Ipv4Net; 15] = [
+    v4([0, 0, 0, 0], 8),
+    v4([10, 0, 0, 0], 8),
+    v4([100, 64, 0, 0], 10),
+    v4([127, 0, 0, 0], 8),
+    v4([169, 254, 0, 0], 16),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 0, 0, 0], 24),
+    v4([192, 0, 2, 0], 24),
+    v4([192, 88, 99, 0], 24),
+    v4([192, 168, 0, 0], 16),
+    v4([198, 18, 0, 0], 15),
+    v4([198, 51, 100, 0], 24),
+    v4([203, 0, 113, 0], 24),
+    v4([224, 0, 0, 0], 4),
+    v4([240, 0, 0, 0], 4),
+];
+
+/// IPv6 ranges that a clinic-supplied host must not reach. `::/96` (which has `::` and `::1` in it)
+/// and the NAT64 prefix `64:ff9b::/96` embed IPv4 addresses and are checked as such; the first has no
+/// use on the internet at all.
+const REFUSED_V6: [Ipv6Net; 13] = [
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 96),
+    v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
+    v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64),
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32),
+    v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48),
+    v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
+    v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16),
+    v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
+    v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16),
+    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
+    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
+    v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
+    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
+];
+
+/// `64:ff9b::/96`, RFC 6052 section 2.1.
+const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96);
+
+const fn v4(octets: [u8; 4], prefix: u8) -> Ipv4Net {
+    let [a, b, c, d] = octets;
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6(segments: [u16; 8], prefix: u8) -> Ipv6Net {
+    let [a, b, c, d, e, f, g, h] = segments;
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
+}
+
+/// Why a host may not be connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum EgressError {
+    /// The port is none that the protocol uses.
+    #[error("the port is not one that may be connected to")]
+    Port,
+    /// No address of the host is on the public internet.
+    #[error("the host's address is not one that may be connected to")]
+    Address,
+    /// The name does not resolve.
+    #[error("the host's name does not resolve")]
+    Unresolved,
+}
+
+/// What an operator allows beyond the public internet: `EGRESS_ALLOW`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EgressAllow(Vec<(IpNet, Option<u16>)>);
+
+/// A part of `EGRESS_ALLOW` that is not `CIDR`, `CIDR:port`, or `[IPv6 CIDR]:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("'{0}' is neither CIDR nor CIDR:port, such as 10.1.0.0/16:587 or [fd00::/8]:465")]
+pub struct EgressAllowError(String);
+
+impl FromStr for EgressAllow {
+    type Err = EgressAllowError;
+
+    /// Reads a comma-separated list; nothing at all allows nothing.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(|part| {
+                let wrong = || EgressAllowError(part.to_owned());
+                if let Ok(net) = part.parse::<IpNet>() {
+                    return Ok((net, None));
+                }
+                let (net, port) = part.rsplit_once(':').ok_or_else(wrong)?;
+                let net = net
+                    .strip_prefix('[')
+                    .and_then(|inner| inner.strip_suffix(']'))
+                    .unwrap_or(net);
+                let net = net.parse::<IpNet>().map_err(|_| wrong())?;
+                let port = port
+                    .parse::<u16>()
+                    .ok()
+                    .filter(|port| *port > 0)
+                    .ok_or_else(wrong)?;
+                Ok((net, Some(port)))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl EgressAllow {
+    fn allows(&self, address: IpAddr, port: u16) -> bool {
+        self.0
+            .iter()
+            .any(|(net, only)| net.contains(&address) && only.is_none_or(|only| only == port))
+    }
+}
+
+/// Turns names into addresses.
+#[async_trait]
+pub trait Resolver: Send + Sync {
+    /// The addresses of `name`, in the order in which they should be tried.
+    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
+}
+
+/// The system's resolver.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemResolver;
+
+#[async_trait]
+impl Resolver for SystemResolver {
+    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        // Port 0 because the system's interface wants one.
+        Ok(tokio::net::lookup_host((name, 0))
+            .await?
+            .map(|address| address.ip())
+            .collect())
+    }
+}
+
+/// Says where a connection may go.
+#[derive(Clone)]
+pub struct EgressGuard {
+    allow: EgressAllow,
+    resolver: Arc<dyn Resolver>,
+}
+
+impl EgressGuard {
+    /// Allows the public internet and `allow`.
+    pub fn new(allow: EgressAllow, resolver: Arc<dyn Resolver>) -> Self {
+        Self { allow, resolver }
+    }
+
+    /// The addresses of `host`: one lookup, or none for an address.
+    pub async fn resolve(&self, host: &Host) -> Result<Vec<IpAddr>, EgressError> {
+        let addresses = match host {
+            Host::Ip(address) => vec![*address],
+            Host::Name(name) => self
+                .resolver
+                .resolve(name)
+                .await
+                .map_err(|_| EgressError::Unresolved)?,
+        };
+        if addresses.is_empty() {
+            Err(EgressError::Unresolved)
+        } else {
+            Ok(addresses)
+        }
+    }
+
+    /// Those of `addresses` that may be connected to on `port`. `ports` are the ones that the
+    /// protocol uses.
+    pub fn check(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        ports: &[u16],
+    ) -> Result<Vec<SocketAddr>, EgressError> {
+        let mut refused = EgressError::Address;
+        let mut checked = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            // `::ffff:a.b.c.d` is a.b.c.d, and is connected to as such.
+            let address = address.to_canonical();
+            if self.allow.allows(address, port) {
+                checked.push(SocketAddr::new(address, port));
+            } else if !is_refused(address) {
+                if ports.contains(&port) {
+                    checked.push(SocketAddr::new(address, port));
+                } else {
+                    refused = EgressError::Port;
+                }
+            }
+        }
+        if checked.is_empty() {
+            Err(refused)
+        } else {
+            Ok(checked)
+        }
+    }
+}
+
+impl std::fmt::Debug for EgressGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EgressGuard")
+            .field("allow", &self.allow)
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_refused(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => REFUSED_V4.iter().any(|net| net.contains(&address)),
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            let embedded = Ipv4Addr::new(a, b, c, d);
+            REFUSED_V6.iter().any(|net| net.contains(&address))
+                || (NAT64.contains(&address) && is_refused(embedded.into()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Names(Vec<IpAddr>);
+
+    #[async_trait]
+    impl Resolver for Names {
+        async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+            Ok(self.0.clone())
+        }
+    }
+
+    fn guard(allow: &str) -> EgressGuard {
+        EgressGuard::new(allow.parse().unwrap(), Arc::new(Names(Vec::new())))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_off_the_public_internet_are_refused() {
+        let guard = guard("");
+        for text in [
+            "0.0.0.0",
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.255.255.255",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.1",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a00:1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1",
+            "100::1",
+            "2001::1",
+            "2001:2::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "2002:a00:1::1",
+            "3fff::1",
+            "5f00::1",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "fd00:ec2::254",
+        ] {
+            assert_eq!(
+                guard.check(&[ip(text)], 587, &SMTP_PORTS),
+                Err(EgressError::Address),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn neighbours_of_refused_ranges_are_not_refused() {
+        let guard = guard("");
+        for text in [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.1",
+            "100.63.255.255",
+            "100.128.0.1",
+            "126.255.255.255",
+            "128.0.0.1",
+            "172.15.255.255",
+            "172.32.0.1",
+            "192.0.1.1",
+            "198.17.255.255",
+            "198.20.0.1",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2001:4860:4860::8888",
+            "64:ff9b::101:101",
+            "2003::1",
+        ] {
+            assert!(guard.check(&[ip(text)], 587, &SMTP_PORTS).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_the_protocols_ports_are_allowed() {
+        let guard = guard("");
+        for port in [1, 22, 25, 80, 443, 3306, 6379, 11211] {
+            assert_eq!(
+                guard.check(&[ip("1.1.1.1")], port, &SMTP_PORTS),
+                Err(EgressError::Port),
+                "{port}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_operator_may_allow_a_range_or_one_port_of_it() {
+        let guard = guard("127.0.0.0/8, 10.1.0.0/16:2500,[fd00::/8]:465");
+        assert!(guard.check(&[ip("127.0.0.1")], 54321, &SMTP_PORTS).is_ok());
+        assert!(guard.check(&[ip("10.1.2.3")], 2500, &SMTP_PORTS).is_ok());
+        assert!(guard.check(&[ip("10.1.2.3")], 587, &SMTP_PORTS).is_err());
+        assert!(guard.check(&[ip("10.2.0.1")], 2500, &SMTP_PORTS).is_err());
+        assert!(guard.check(&[ip("fd00::1")], 465, &SMTP_PORTS).is_ok());
+        let mapped = guard
+            .check(&[ip("::ffff:127.0.0.1")], 1, &SMTP_PORTS)
+            .unwrap();
+        assert_eq!(mapped, ["127.0.0.1:1".parse().unwrap()]);
+        for text in [
+            "127.0.0.1",
+            "10.0.0.0/33",
+            "10.0.0.0/8:0",
+            "10.0.0.0/8:70000",
+            "host:25",
+            "10.0.0.0/8:",
+        ] {
+            assert!(text.parse::<EgressAllow>().is_err(), "{text}");
+        }
+        assert_eq!(" , ".parse(), Ok(EgressAllow::default()));
+    }
+
+    #[tokio::test]
+    async fn of_a_names_addresses_only_the_checked_ones_are_left() {
+        let guard = EgressGuard::new(
+            EgressAllow::default(),
+            Arc::new(Names(vec![ip("10.0.0.1"), ip("1.1.1.1"), ip("::1")])),
+        );
+        let host = Host::parse("rebinding.example").unwrap();
+        let addresses = guard.resolve(&host).await.unwrap();
+        let checked = guard.check(&addresses, 587, &SMTP_PORTS).unwrap();
+        assert_eq!(checked, ["1.1.1.1:587".parse().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn a_name_without_addresses_is_unresolved() {
+        let host = Host::parse("nothing.example").unwrap();
+        assert_eq!(guard("").resolve(&host).await, Err(EgressError::Unresolved));
+    }
+}

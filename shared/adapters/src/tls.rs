@@ -1,0 +1,108 @@
+//! TLS towards providers: rustls with aws-lc-rs, the public roots built in, certificates always
+//! verified. There is no way to ask for less.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use rustls_pki_types::pem::PemObject;
+use thiserror::Error;
+
+/// Why a set of trust roots can not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TlsError {
+    /// The PEM text holds no certificate, or one that can not be a trust root.
+    #[error("the PEM text holds no certificate that can be a trust root")]
+    Roots,
+    /// The crypto provider lacks what TLS needs.
+    #[error("TLS could not be set up")]
+    Setup,
+}
+
+/// Makes TLS configurations. All clinics without trust roots of their own share one.
+#[derive(Debug, Clone)]
+pub struct TlsConfigs {
+    extra: Vec<CertificateDer<'static>>,
+    shared: Arc<OnceLock<Arc<ClientConfig>>>,
+}
+
+impl TlsConfigs {
+    /// Trusts the public roots and, where given, those in the operator's PEM text.
+    pub fn new(extra_roots_pem: Option<&str>) -> Result<Self, TlsError> {
+        let extra = extra_roots_pem
+            .map(parse_roots)
+            .transpose()?
+            .unwrap_or_default();
+        Ok(Self {
+            extra,
+            shared: Arc::default(),
+        })
+    }
+
+    /// The configuration for a server of a clinic with trust roots of its own, or without.
+    pub fn client(&self, ca_pem: Option<&str>) -> Result<Arc<ClientConfig>, TlsError> {
+        match ca_pem {
+            Some(pem) => self.build(parse_roots(pem)?),
+            None => {
+                if let Some(config) = self.shared.get() {
+                    return Ok(config.clone());
+                }
+                let config = self.build(Vec::new())?;
+                Ok(self.shared.get_or_init(|| config).clone())
+            }
+        }
+    }
+
+    fn build(&self, own: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>, TlsError> {
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        for certificate in self.extra.iter().cloned().chain(own) {
+            roots.add(certificate).map_err(|_| TlsError::Roots)?;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|_| TlsError::Setup)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Arc::new(config))
+    }
+}
+
+fn parse_roots(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| TlsError::Roots)?;
+    if certificates.is_empty() {
+        Err(TlsError::Roots)
+    } else {
+        Ok(certificates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clinics_without_roots_of_their_own_share_one_configuration() {
+        let configs = TlsConfigs::new(None).unwrap();
+        assert!(Arc::ptr_eq(
+            &configs.client(None).unwrap(),
+            &configs.client(None).unwrap()
+        ));
+    }
+
+    #[test]
+    fn text_without_a_certificate_is_refused() {
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for pem in ["", "hello", "-----BEGIN CERTIFICATE-----", broken] {
+            let configs = TlsConfigs::new(None).unwrap();
+            assert_eq!(
+                configs.client(Some(pem)).err(),
+                Some(TlsError::Roots),
+                "{pem:?}"
+            );
+        }
+    }
+}
