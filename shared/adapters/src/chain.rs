@@ -94,6 +94,43 @@ pub enum ChainEnd {
 const ATTEMPT_TIME: Duration = Duration::from_secs(1);
 
 impl Chain {
+    /// A chain with nobody in it.
+    pub const fn empty() -> Self {
+        Self {
+            entries: Vec::new(),
+            on_ambiguous: AmbiguityPolicy::Failover,
+            clinic_reply_to: None,
+        }
+    }
+
+    /// This chain as that of the global account: every position says so.
+    #[must_use]
+    pub fn as_global(&self) -> Self {
+        Self {
+            entries: self
+                .entries
+                .iter()
+                .map(|entry| ChainEntry {
+                    position: entry.position.of_global(),
+                    ..entry.clone()
+                })
+                .collect(),
+            on_ambiguous: self.on_ambiguous,
+            clinic_reply_to: None,
+        }
+    }
+
+    /// The own entries of a tenant, then those of the global account.
+    #[must_use]
+    pub fn then_global(&self, global: &Self) -> Self {
+        let mut entries = self.entries.clone();
+        entries.extend(global.as_global().entries);
+        Self {
+            entries,
+            ..self.clone()
+        }
+    }
+
     /// Sends `message` through the first provider that takes it, trying none after `deadline`.
     ///
     /// When a tenant's own provider refuses its credentials, `renew` is asked once for newer

@@ -172,19 +172,3 @@ impl std::fmt::Debug for ProviderFactory {
             .finish_non_exhaustive()
     }
 }
-
-impl Chain {
-    /// The own entries of a tenant, then those of the global account.
-    #[must_use]
-    pub fn then_global(&self, global: &Self) -> Self {
-        let globals = global.entries.iter().map(|entry| ChainEntry {
-            position: entry.position.of_global(),
-            ..entry.clone()
-        });
-        Self {
-            entries: self.entries.iter().cloned().chain(globals).collect(),
-            on_ambiguous: self.on_ambiguous,
-            clinic_reply_to: self.clinic_reply_to.clone(),
-        }
-    }
-}

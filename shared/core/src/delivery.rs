@@ -2,7 +2,8 @@
 
 use std::{fmt, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde_json::Value;
 
 use crate::{
     failure::{Disposition, ErrorKind, ProviderCode, ProviderError},
@@ -258,6 +259,101 @@ impl Delivery {
     }
 }
 
+// The same JSON in the ledger and in answers.
+impl Serialize for Attempt {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut json = serializer.serialize_struct("Attempt", 9)?;
+        json.serialize_field("provider", &self.provider)?;
+        json.serialize_field("entry", &self.entry)?;
+        json.serialize_field("position", &self.position)?;
+        match &self.outcome {
+            AttemptOutcome::Accepted => json.serialize_field("outcome", "accepted")?,
+            AttemptOutcome::Failed {
+                disposition,
+                kind,
+                code,
+            } => {
+                json.serialize_field("outcome", "failed")?;
+                json.serialize_field("disposition", disposition)?;
+                json.serialize_field("kind", kind)?;
+                if let Some(code) = code {
+                    json.serialize_field("code", code)?;
+                }
+            }
+        }
+        json.serialize_field(
+            "durationMs",
+            &u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX),
+        )?;
+        if self.possible_duplicate {
+            json.serialize_field("possibleDuplicate", &true)?;
+        }
+        json.end()
+    }
+}
+
+impl Attempt {
+    /// Reads what `Serialize` writes; `None` for anything else.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let text = |name: &str| value.get(name)?.as_str();
+        let outcome = match text("outcome")? {
+            "accepted" => AttemptOutcome::Accepted,
+            "failed" => AttemptOutcome::Failed {
+                disposition: Disposition::parse(text("disposition")?)?,
+                kind: ErrorKind::parse(text("kind")?)?,
+                code: text("code").and_then(ProviderCode::parse),
+            },
+            _ => return None,
+        };
+        Some(Self {
+            provider: ProviderKind::parse(text("provider")?)?,
+            entry: EntryId::parse(text("entry")?).ok()?,
+            position: Position::parse(text("position")?)?,
+            outcome,
+            duration: Duration::from_millis(value.get("durationMs")?.as_u64()?),
+            possible_duplicate: value
+                .get("possibleDuplicate")
+                .and_then(Value::as_bool)
+                .unwrap_or(false),
+        })
+    }
+}
+
+impl Serialize for Delivery {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Reason {
+            code: FailureReason,
+            detail: &'static str,
+        }
+        let mut json = serializer.serialize_struct("Delivery", 9)?;
+        json.serialize_field("deliveryId", &self.id)?;
+        json.serialize_field("channel", &self.channel)?;
+        json.serialize_field("recipient", &self.recipient)?;
+        json.serialize_field("status", &self.status)?;
+        if let Some(provider) = &self.provider {
+            json.serialize_field("provider", provider)?;
+        }
+        if let Some(message_id) = &self.message_id {
+            json.serialize_field("messageId", message_id)?;
+        }
+        if let Some(code) = self.reason {
+            json.serialize_field(
+                "reason",
+                &Reason {
+                    code,
+                    detail: code.detail(),
+                },
+            )?;
+        }
+        if self.possible_duplicate {
+            json.serialize_field("possibleDuplicate", &true)?;
+        }
+        json.serialize_field("attempts", &self.attempts)?;
+        json.end()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,5 +369,27 @@ mod tests {
         for reason in FailureReason::ALL {
             assert_eq!(FailureReason::parse(reason.as_str()), Some(reason));
         }
+    }
+
+    #[test]
+    fn attempts_read_back_as_they_were_written() {
+        let failed = AttemptOutcome::Failed {
+            disposition: Disposition::ProviderDown,
+            kind: ErrorKind::Unauthenticated,
+            code: ProviderCode::parse("535 5.7.8"),
+        };
+        for (outcome, possible_duplicate) in [(AttemptOutcome::Accepted, true), (failed, false)] {
+            let attempt = Attempt {
+                provider: ProviderKind::Smtp,
+                entry: EntryId::primary(),
+                position: Position::Fallback(1),
+                outcome,
+                duration: Duration::from_millis(12),
+                possible_duplicate,
+            };
+            let json = serde_json::to_value(&attempt).unwrap();
+            assert_eq!(Attempt::from_json(&json), Some(attempt), "{json}");
+        }
+        assert_eq!(Attempt::from_json(&Value::Null), None);
     }
 }

@@ -234,6 +234,14 @@ impl Target {
         }
     }
 
+    /// The channel that reaches it.
+    pub const fn channel(&self) -> Channel {
+        match self {
+            Self::Email(_) => Channel::Email,
+            Self::Whatsapp(_) => Channel::Whatsapp,
+        }
+    }
+
     /// The address as it may be stored and shown.
     pub fn masked(&self) -> String {
         match self {

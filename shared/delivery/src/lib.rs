@@ -1,0 +1,11 @@
+//! From an accepted communication to recorded outcomes: request, deliveries, ledger, chain, outcome.
+//!
+//! [`Pipeline`] is the one way a message goes out, whether it came by HTTP or from the queue. The
+//! [`ledger`] makes sure that it goes out once.
+
+pub mod chain_spec;
+pub mod ledger;
+pub mod pipeline;
+
+pub use ledger::{Ledger, LedgerError};
+pub use pipeline::{Accepted, DeliveryResult, HandBack, Pipeline, PipelineError, RequestStatus};

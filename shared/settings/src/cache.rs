@@ -2,8 +2,9 @@
 //!
 //! What is remembered is at most [`MAX_AGE`] old before the version is looked up again, which costs
 //! one read and no KMS call where it has not moved. Concurrent callers of one tenant share one load;
-//! callers of different tenants do not wait for each other. "Not found" is not remembered: a clinic
-//! that has just saved its settings does not go on sending through the global account.
+//! callers of different tenants do not wait for each other. That a clinic has no settings is not
+//! remembered, so that one that has just saved them does not go on sending through the global account;
+//! that there are no global settings is, since every message of every clinic would ask.
 
 use std::{
     collections::HashMap,
@@ -36,8 +37,17 @@ type Slot = tokio::sync::Mutex<Option<Remembered>>;
 
 #[derive(Clone)]
 struct Remembered {
-    settings: Arc<StoredSettings>,
+    /// `None`: there are none.
+    settings: Option<Arc<StoredSettings>>,
     checked_at: Timestamp,
+}
+
+impl Remembered {
+    fn version(&self) -> Option<u64> {
+        self.settings
+            .as_ref()
+            .map(|settings| settings.version.number)
+    }
 }
 
 impl SettingsCache {
@@ -69,7 +79,7 @@ impl SettingsCache {
         seen: u64,
     ) -> Result<Option<Arc<StoredSettings>>, StoreError> {
         self.get_if(tenant, |remembered, _| {
-            remembered.settings.version.number > seen
+            remembered.version().is_some_and(|known| known > seen)
         })
         .await
     }
@@ -83,13 +93,19 @@ impl SettingsCache {
         let mut remembered = slot.lock().await;
         let now = self.clock.now();
         if let Some(found) = remembered.as_ref().filter(|found| fresh(found, now)) {
-            return Ok(Some(found.settings.clone()));
+            return Ok(found.settings.clone());
         }
-        let known = remembered
-            .as_ref()
-            .map(|found| found.settings.version.number);
+        let known = remembered.as_ref().and_then(Remembered::version);
         match self.store.load_unless(tenant, known).await? {
-            Loaded::Absent => *remembered = None,
+            Loaded::Absent => {
+                *remembered = match tenant {
+                    Tenant::Clinic(_) => None,
+                    Tenant::Global => Some(Remembered {
+                        settings: None,
+                        checked_at: now,
+                    }),
+                };
+            }
             Loaded::Unchanged => {
                 if let Some(found) = remembered.as_mut() {
                     found.checked_at = now;
@@ -97,12 +113,12 @@ impl SettingsCache {
             }
             Loaded::Settings(settings) => {
                 *remembered = Some(Remembered {
-                    settings: Arc::new(*settings),
+                    settings: Some(Arc::new(*settings)),
                     checked_at: now,
                 });
             }
         }
-        Ok(remembered.as_ref().map(|found| found.settings.clone()))
+        Ok(remembered.as_ref().and_then(|found| found.settings.clone()))
     }
 
     fn slot(&self, tenant: &Tenant) -> Arc<Slot> {

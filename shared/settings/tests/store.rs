@@ -441,6 +441,22 @@ async fn the_least_recently_used_clinic_is_forgotten_first() {
 }
 
 #[tokio::test]
+async fn that_there_is_nothing_is_remembered_of_the_global_account_and_of_no_clinic() {
+    let world = World::new().await;
+    let cache = world.cache(10);
+    let mut reads = Vec::new();
+    for id in ["_global", "_global", "clinic-a", "clinic-a"] {
+        world.aws.clear_calls();
+        assert!(cache.get(&tenant(id)).await.unwrap().is_none());
+        reads.push(world.aws.count("dynamodb", "GetItem"));
+    }
+    assert_eq!(reads, [1, 0, 1, 1]);
+    world.save("_global", PASSWORD, None).await.unwrap();
+    world.clock.advance(Duration::from_secs(60));
+    assert!(cache.get(&tenant("_global")).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn all_processes_agree_on_one_hash_key_and_it_is_not_stored_in_clear() {
     let world = World::new().await;
     let keys: Vec<_> = (0..6).map(|_| HashKeys::new(world.store.clone())).collect();

@@ -1,0 +1,542 @@
+//! The ledger: what became of every delivery, and who is working on it.
+//!
+//! `queued -> sending -> sent | failed | unknown | expired`. Every transition is one conditional
+//! write that names the owner; who has lost the ownership can not write. Items hold a masked address
+//! and a keyed hash of it, never content.
+//!
+//! A request's items share the partition `pk` = request id: `sk` = `request` is the acceptance, one
+//! `delivery#…` item per delivery. An accepted request costs one write, a delivery two: the claim and
+//! the outcome.
+
+use std::{collections::HashMap, time::Duration};
+
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
+};
+use comms_core::{
+    Attempt, Channel, Delivery, DeliveryId, DeliveryStatus, FailureReason, ProviderKind, RequestId,
+    Tenant, request::PlannedDelivery,
+};
+use jiff::Timestamp;
+use serde_json::Value;
+use thiserror::Error;
+
+/// How long the ledger remembers: DynamoDB's time to live removes items after it.
+pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+type Item = HashMap<String, AttributeValue>;
+
+const REQUEST: &str = "request";
+
+/// Why the ledger could not be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LedgerError {
+    /// DynamoDB did not answer, or refused for now. Worth another try.
+    #[error("DynamoDB {operation} failed ({code})")]
+    Database {
+        /// The operation.
+        operation: &'static str,
+        /// DynamoDB's error code, or what kept the request from being answered.
+        code: String,
+    },
+    /// A stored item is not as it was written.
+    #[error("a ledger item can not be read: attribute {0}")]
+    Corrupt(&'static str),
+    /// The delivery belongs to somebody else now; the outcome was not written.
+    #[error("the delivery's ownership was lost before its outcome could be recorded")]
+    OwnershipLost,
+}
+
+/// Who claims a delivery, and until when.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// A token that no other invocation has.
+    pub token: String,
+    /// The end of the lease: when the invocation has certainly ended.
+    pub lease_until: Timestamp,
+}
+
+/// What a claim came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// The delivery is ours; these attempts were made and ended before.
+    Owned {
+        /// Earlier attempts.
+        attempts: Vec<Attempt>,
+        /// Whether one of them may have been accepted.
+        possible_duplicate: bool,
+    },
+    /// It has ended.
+    Ended(Box<Delivery>),
+    /// Somebody else has it.
+    Busy,
+    /// Somebody else had it and did not say how it ended.
+    Abandoned {
+        /// Their token.
+        owner: String,
+    },
+    /// The same key stands for another body.
+    OtherPayload,
+}
+
+/// What an acceptance came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acceptance {
+    /// The request is new.
+    New,
+    /// The same request was accepted before.
+    Repeated,
+    /// The same key stands for another body.
+    OtherPayload,
+}
+
+/// How a delivery ended, or that it is given back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The state it goes to; `Queued` gives it back.
+    pub status: DeliveryStatus,
+    /// The provider that accepted it, with its message id.
+    pub receipt: Option<(ProviderKind, String)>,
+    /// Why it was not sent.
+    pub reason: Option<FailureReason>,
+    /// Whether the recipient may have got it twice.
+    pub possible_duplicate: bool,
+    /// All attempts, earlier ones included.
+    pub attempts: Vec<Attempt>,
+}
+
+/// What all deliveries of one request have in common in the ledger.
+#[derive(Debug, Clone)]
+pub struct RequestRecord {
+    /// The request.
+    pub id: RequestId,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// The keyed hash of its content.
+    pub payload_hash: String,
+}
+
+/// A request as it is read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedRequest {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Its deliveries.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// The deliveries table.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    client: Client,
+    table: String,
+}
+
+impl Ledger {
+    /// Uses the table `table`.
+    pub fn new(config: &SdkConfig, table: impl Into<String>) -> Self {
+        Self {
+            client: Client::new(config),
+            table: table.into(),
+        }
+    }
+
+    /// Records that a request was accepted, with the deliveries that it will have.
+    pub async fn accept(
+        &self,
+        request: &RequestRecord,
+        planned: &[PlannedDelivery],
+        now: Timestamp,
+    ) -> Result<Acceptance, LedgerError> {
+        let deliveries = planned
+            .iter()
+            .map(|delivery| {
+                AttributeValue::M(HashMap::from([
+                    text("id", delivery.id.as_str()),
+                    text("channel", delivery.channel.as_str()),
+                    text("recipient", &delivery.masked()),
+                ]))
+            })
+            .collect();
+        let result = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(HashMap::from([
+                text("pk", request.id.as_str()),
+                text("sk", REQUEST),
+                text("clinicId", request.tenant.as_str()),
+                text("payloadHash", &request.payload_hash),
+                text("acceptedAt", &now.to_string()),
+                ("deliveries".to_owned(), AttributeValue::L(deliveries)),
+                number("expiresAt", time_to_live(now)),
+            ])))
+            .condition_expression("attribute_not_exists(pk)")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        let error = match result {
+            Ok(_) => return Ok(Acceptance::New),
+            Err(error) => error,
+        };
+        let found = error.as_service_error().and_then(|error| {
+            match error {
+            aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(
+                failed,
+            ) => Some(failed.item().cloned().unwrap_or_default()),
+            _ => None,
+        }
+        });
+        match found {
+            Some(item) if string(&item, "payloadHash") == Some(&request.payload_hash) => {
+                Ok(Acceptance::Repeated)
+            }
+            Some(_) => Ok(Acceptance::OtherPayload),
+            None => Err(database("PutItem", &error)),
+        }
+    }
+
+    /// Claims a delivery that nobody is working on.
+    pub async fn claim(
+        &self,
+        request: &RequestRecord,
+        planned: &PlannedDelivery,
+        address_hash: &str,
+        owner: &Owner,
+        now: Timestamp,
+    ) -> Result<Claim, LedgerError> {
+        let result = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&request.id, &planned.id)))
+            .update_expression(
+                "SET #status = :sending, #owner = :owner, leaseUntil = :lease, clinicId = :clinic, \
+                 #channel = :channel, recipient = :recipient, addressHash = :address, \
+                 payloadHash = :payload, createdAt = if_not_exists(createdAt, :now), \
+                 updatedAt = :now, expiresAt = :ttl",
+            )
+            .condition_expression(
+                "attribute_not_exists(pk) OR (#status = :queued AND payloadHash = :payload)",
+            )
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#owner", "owner")
+            .expression_attribute_names("#channel", "channel")
+            .expression_attribute_values(":sending", s(DeliveryStatus::Sending.as_str()))
+            .expression_attribute_values(":queued", s(DeliveryStatus::Queued.as_str()))
+            .expression_attribute_values(":owner", s(&owner.token))
+            .expression_attribute_values(":lease", n(owner.lease_until.as_millisecond()))
+            .expression_attribute_values(":clinic", s(request.tenant.as_str()))
+            .expression_attribute_values(":channel", s(planned.channel.as_str()))
+            .expression_attribute_values(":recipient", s(&planned.masked()))
+            .expression_attribute_values(":address", s(address_hash))
+            .expression_attribute_values(":payload", s(&request.payload_hash))
+            .expression_attribute_values(":now", s(&now.to_string()))
+            .expression_attribute_values(":ttl", n(time_to_live(now)))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        match result {
+            Ok(answer) => owned(&answer.attributes.unwrap_or_default()),
+            Err(error) => match refused_item(&error) {
+                Some(item) => claim_refused(&item, request, now),
+                None => Err(database("UpdateItem", &error)),
+            },
+        }
+    }
+
+    /// Takes over a delivery whose owner's lease ended without an outcome. Whether it was sent is not
+    /// known; that is recorded with the takeover.
+    pub async fn take_over(
+        &self,
+        request: &RequestRecord,
+        delivery: &DeliveryId,
+        from: &str,
+        owner: &Owner,
+        now: Timestamp,
+    ) -> Result<Claim, LedgerError> {
+        let result = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&request.id, delivery)))
+            .update_expression(
+                "SET #owner = :owner, leaseUntil = :lease, updatedAt = :now, possibleDuplicate = :true",
+            )
+            .condition_expression("#status = :sending AND #owner = :from")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#owner", "owner")
+            .expression_attribute_values(":sending", s(DeliveryStatus::Sending.as_str()))
+            .expression_attribute_values(":from", s(from))
+            .expression_attribute_values(":owner", s(&owner.token))
+            .expression_attribute_values(":lease", n(owner.lease_until.as_millisecond()))
+            .expression_attribute_values(":now", s(&now.to_string()))
+            .expression_attribute_values(":true", AttributeValue::Bool(true))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        match result {
+            Ok(answer) => owned(&answer.attributes.unwrap_or_default()),
+            Err(error) => match refused_item(&error) {
+                Some(item) => claim_refused(&item, request, now),
+                None => Err(database("UpdateItem", &error)),
+            },
+        }
+    }
+
+    /// Records how a delivery ended, or gives it back, if it is still the owner's.
+    pub async fn finish(
+        &self,
+        request: &RequestId,
+        delivery: &DeliveryId,
+        owner: &Owner,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let attempts = serde_json::to_string(&outcome.attempts)
+            .map_err(|_| LedgerError::Corrupt("attempts"))?;
+        let mut update = String::from(
+            "SET #status = :status, attempts = :attempts, possibleDuplicate = :duplicate, \
+             updatedAt = :now",
+        );
+        let mut request_builder = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(request, delivery)))
+            .condition_expression("#status = :sending AND #owner = :owner")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#owner", "owner")
+            .expression_attribute_values(":sending", s(DeliveryStatus::Sending.as_str()))
+            .expression_attribute_values(":owner", s(&owner.token))
+            .expression_attribute_values(":status", s(outcome.status.as_str()))
+            .expression_attribute_values(":attempts", s(&attempts))
+            .expression_attribute_values(
+                ":duplicate",
+                AttributeValue::Bool(outcome.possible_duplicate),
+            )
+            .expression_attribute_values(":now", s(&now.to_string()));
+        if let Some((provider, message_id)) = &outcome.receipt {
+            update.push_str(", provider = :provider, messageId = :message");
+            request_builder = request_builder
+                .expression_attribute_values(":provider", s(provider.as_str()))
+                .expression_attribute_values(":message", s(message_id));
+        }
+        if let Some(reason) = outcome.reason {
+            update.push_str(", reason = :reason");
+            request_builder =
+                request_builder.expression_attribute_values(":reason", s(reason.as_str()));
+        }
+        update.push_str(" REMOVE #owner, leaseUntil");
+        match request_builder.update_expression(update).send().await {
+            Ok(_) => Ok(()),
+            Err(error) if refused_item(&error).is_some() => Err(LedgerError::OwnershipLost),
+            Err(error) => Err(database("UpdateItem", &error)),
+        }
+    }
+
+    /// A request with all its deliveries; those without an item of their own are queued.
+    pub async fn read(&self, id: &RequestId) -> Result<Option<RecordedRequest>, LedgerError> {
+        let mut pages = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", s(id.as_str()))
+            .consistent_read(true)
+            .into_paginator()
+            .items()
+            .send();
+        let mut tenant = None;
+        let mut planned = Vec::new();
+        let mut recorded = HashMap::new();
+        while let Some(item) = pages.next().await {
+            let item = item.map_err(|error| database("Query", &error))?;
+            let clinic = string(&item, "clinicId").ok_or(LedgerError::Corrupt("clinicId"))?;
+            tenant = Some(Tenant::parse(clinic).map_err(|_| LedgerError::Corrupt("clinicId"))?);
+            if string(&item, "sk").map(String::as_str) == Some(REQUEST) {
+                planned = planned_deliveries(&item)?;
+            } else {
+                let delivery = delivery(&item)?;
+                recorded.insert(delivery.id.clone(), delivery);
+            }
+        }
+        let Some(tenant) = tenant else {
+            return Ok(None);
+        };
+        // In the order of the request; a request that came by the queue has no such order.
+        let mut deliveries: Vec<_> = planned
+            .into_iter()
+            .map(|queued| recorded.remove(&queued.id).unwrap_or(queued))
+            .collect();
+        let mut rest: Vec<_> = recorded.into_values().collect();
+        rest.sort_by(|a, b| a.id.cmp(&b.id));
+        deliveries.extend(rest);
+        Ok(Some(RecordedRequest { tenant, deliveries }))
+    }
+}
+
+fn owned(item: &Item) -> Result<Claim, LedgerError> {
+    Ok(Claim::Owned {
+        attempts: attempts(item)?,
+        possible_duplicate: flag(item, "possibleDuplicate"),
+    })
+}
+
+fn claim_refused(
+    item: &Item,
+    request: &RequestRecord,
+    now: Timestamp,
+) -> Result<Claim, LedgerError> {
+    if string(item, "payloadHash") != Some(&request.payload_hash) {
+        return Ok(Claim::OtherPayload);
+    }
+    let delivery = delivery(item)?;
+    match delivery.status {
+        DeliveryStatus::Sent
+        | DeliveryStatus::Failed
+        | DeliveryStatus::Unknown
+        | DeliveryStatus::Expired => Ok(Claim::Ended(Box::new(delivery))),
+        // It was given back between our write and now; the queue will bring it again.
+        DeliveryStatus::Queued => Ok(Claim::Busy),
+        DeliveryStatus::Sending => {
+            let lease = match item.get("leaseUntil") {
+                Some(AttributeValue::N(lease)) => lease.parse::<i64>().ok(),
+                _ => None,
+            };
+            let lease = lease.ok_or(LedgerError::Corrupt("leaseUntil"))?;
+            if now.as_millisecond() < lease {
+                return Ok(Claim::Busy);
+            }
+            let owner = string(item, "owner").ok_or(LedgerError::Corrupt("owner"))?;
+            Ok(Claim::Abandoned {
+                owner: owner.clone(),
+            })
+        }
+    }
+}
+
+fn planned_deliveries(item: &Item) -> Result<Vec<Delivery>, LedgerError> {
+    let wrong = || LedgerError::Corrupt("deliveries");
+    let Some(AttributeValue::L(entries)) = item.get("deliveries") else {
+        return Err(wrong());
+    };
+    entries
+        .iter()
+        .map(|entry| {
+            let entry = entry.as_m().map_err(|_| wrong())?;
+            let field = |name| string(entry, name).ok_or_else(wrong);
+            Ok(Delivery::queued(
+                DeliveryId::parse(field("id")?).map_err(|_| wrong())?,
+                Channel::parse(field("channel")?).ok_or_else(wrong)?,
+                field("recipient")?.clone(),
+            ))
+        })
+        .collect()
+}
+
+fn delivery(item: &Item) -> Result<Delivery, LedgerError> {
+    let field = |name: &'static str| string(item, name).ok_or(LedgerError::Corrupt(name));
+    let id = field("sk")?
+        .strip_prefix(DELIVERY_PREFIX)
+        .ok_or(LedgerError::Corrupt("sk"))?;
+    Ok(Delivery {
+        id: DeliveryId::parse(id).map_err(|_| LedgerError::Corrupt("sk"))?,
+        channel: Channel::parse(field("channel")?).ok_or(LedgerError::Corrupt("channel"))?,
+        recipient: field("recipient")?.clone(),
+        status: DeliveryStatus::parse(field("status")?).ok_or(LedgerError::Corrupt("status"))?,
+        provider: string(item, "provider")
+            .map(|text| ProviderKind::parse(text).ok_or(LedgerError::Corrupt("provider")))
+            .transpose()?,
+        message_id: string(item, "messageId").cloned(),
+        reason: string(item, "reason")
+            .map(|text| FailureReason::parse(text).ok_or(LedgerError::Corrupt("reason")))
+            .transpose()?,
+        possible_duplicate: flag(item, "possibleDuplicate"),
+        attempts: attempts(item)?,
+    })
+}
+
+fn attempts(item: &Item) -> Result<Vec<Attempt>, LedgerError> {
+    let wrong = || LedgerError::Corrupt("attempts");
+    let Some(text) = string(item, "attempts") else {
+        return Ok(Vec::new());
+    };
+    let values: Vec<Value> = serde_json::from_str(text).map_err(|_| wrong())?;
+    values
+        .iter()
+        .map(|value| Attempt::from_json(value).ok_or_else(wrong))
+        .collect()
+}
+
+const DELIVERY_PREFIX: &str = "delivery#";
+
+fn key(request: &RequestId, delivery: &DeliveryId) -> Item {
+    HashMap::from([
+        text("pk", request.as_str()),
+        text("sk", &format!("{DELIVERY_PREFIX}{delivery}")),
+    ])
+}
+
+fn time_to_live(now: Timestamp) -> i64 {
+    now.as_second().saturating_add_unsigned(RETENTION.as_secs())
+}
+
+fn s(text: &str) -> AttributeValue {
+    AttributeValue::S(text.to_owned())
+}
+
+fn n(number: i64) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+
+fn text(name: &str, value: &str) -> (String, AttributeValue) {
+    (name.to_owned(), s(value))
+}
+
+fn number(name: &str, value: i64) -> (String, AttributeValue) {
+    (name.to_owned(), n(value))
+}
+
+fn string<'a>(item: &'a Item, name: &str) -> Option<&'a String> {
+    item.get(name)?.as_s().ok()
+}
+
+fn flag(item: &Item, name: &str) -> bool {
+    matches!(item.get(name), Some(AttributeValue::Bool(true)))
+}
+
+/// The item that made a condition fail; `None` where something else went wrong.
+fn refused_item<R>(
+    error: &SdkError<aws_sdk_dynamodb::operation::update_item::UpdateItemError, R>,
+) -> Option<Item> {
+    use aws_sdk_dynamodb::operation::update_item::UpdateItemError as Error;
+    error.as_service_error().and_then(|error| match error {
+        Error::ConditionalCheckFailedException(failed) => {
+            Some(failed.item().cloned().unwrap_or_default())
+        }
+        _ => None,
+    })
+}
+
+fn database<E: ProvideErrorMetadata, R>(
+    operation: &'static str,
+    error: &SdkError<E, R>,
+) -> LedgerError {
+    let code = match error {
+        SdkError::ServiceError(error) => error.err().code().unwrap_or("Unknown"),
+        SdkError::TimeoutError(_) => "Timeout",
+        SdkError::DispatchFailure(_) => "DispatchFailure",
+        SdkError::ResponseError(_) => "ResponseError",
+        _ => "RequestNotBuilt",
+    };
+    LedgerError::Database {
+        operation,
+        code: code.to_owned(),
+    }
+}

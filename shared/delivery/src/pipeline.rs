@@ -1,0 +1,517 @@
+//! The pipeline: an accepted communication becomes deliveries, each claimed in the ledger, sent
+//! through its tenant's chain, and recorded.
+
+use std::{sync::Arc, time::Duration};
+
+use comms_adapters::{Chain, ChainEnd, Deadline, Message, ProviderFactory, chain::AmbiguityPolicy};
+use comms_core::{
+    Attempt, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, FailureReason, IdempotencyKey,
+    RequestId, Tenant,
+    request::{CommunicationRequest, PlannedDelivery, Target},
+};
+use comms_settings::{HashKeys, SettingsCache, StoreError, StoredSettings};
+use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
+use thiserror::Error;
+use tracing::{Instrument, error, info, info_span, warn};
+use uuid::Uuid;
+
+use crate::{
+    chain_spec::chain_spec,
+    ledger::{
+        Acceptance, Claim, Ledger, LedgerError, Outcome, Owner, RecordedRequest, RequestRecord,
+    },
+};
+
+/// Deliveries of one request that are worked on at once.
+const CONCURRENT_DELIVERIES: usize = 10;
+/// What is kept of the deadline for recording the outcome.
+const RECORDING_TIME: Duration = Duration::from_millis(1_500);
+/// What must be left of the deadline for a delivery to be started.
+const STARTING_TIME: Duration = Duration::from_secs(4);
+/// How long after the invocation's deadline a lease still holds: clocks differ, and a late write
+/// must meet its own lease.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
+/// Why a communication could not be accepted or looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PipelineError {
+    /// The settings table or KMS.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The idempotency key stands for another communication.
+    #[error("the idempotency key was used for another communication")]
+    KeyConflict,
+}
+
+/// A communication that is known to the ledger.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    record: RequestRecord,
+    planned: Vec<PlannedDelivery>,
+}
+
+impl Accepted {
+    /// Its id.
+    pub fn id(&self) -> &RequestId {
+        &self.record.id
+    }
+
+    /// Its deliveries, as they are before anything has happened.
+    pub fn queued(&self) -> Vec<Delivery> {
+        self.planned
+            .iter()
+            .map(|planned| Delivery::queued(planned.id.clone(), planned.channel, planned.masked()))
+            .collect()
+    }
+}
+
+/// What became of one delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryResult {
+    /// It ended, now or before, and the ledger says how.
+    Recorded(Box<Delivery>),
+    /// It did not end; whoever brought it must bring it again.
+    HandBack(DeliveryId, HandBack),
+}
+
+/// Why a delivery is given back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandBack {
+    /// Another invocation has it.
+    Busy,
+    /// There was not enough time left.
+    OutOfTime,
+    /// Settings, keys or ledger could not be reached.
+    Unreachable,
+    /// It may have been sent, and that could not be recorded; its lease will run out.
+    NotRecorded,
+    /// The same key stands for another body.
+    KeyConflict,
+}
+
+impl HandBack {
+    /// The name in logs.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::OutOfTime => "out_of_time",
+            Self::Unreachable => "unreachable",
+            Self::NotRecorded => "not_recorded",
+            Self::KeyConflict => "key_conflict",
+        }
+    }
+}
+
+/// A request as the ledger knows it.
+pub type RequestStatus = RecordedRequest;
+
+/// Everything between an accepted communication and its recorded outcome.
+pub struct Pipeline {
+    settings: Arc<SettingsCache>,
+    hash_keys: HashKeys,
+    factory: ProviderFactory,
+    ledger: Ledger,
+    clock: Arc<dyn Clock>,
+}
+
+impl Pipeline {
+    /// Puts the parts together.
+    pub fn new(
+        settings: Arc<SettingsCache>,
+        hash_keys: HashKeys,
+        factory: ProviderFactory,
+        ledger: Ledger,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            settings,
+            hash_keys,
+            factory,
+            ledger,
+            clock,
+        }
+    }
+
+    /// Names a communication and its deliveries; writes nothing.
+    pub async fn identify(
+        &self,
+        request: &CommunicationRequest,
+        key: &IdempotencyKey,
+    ) -> Result<Accepted, PipelineError> {
+        let hash = self.hash_keys.get().await?;
+        let tenant = request.tenant();
+        let id = RequestId::derive(hash, &tenant, key);
+        let payload_hash = request
+            .payload_hash(hash)
+            .map_err(|_| LedgerError::Corrupt("payloadHash"))?;
+        let planned = request.deliveries(hash, &id);
+        Ok(Accepted {
+            record: RequestRecord {
+                id,
+                tenant,
+                payload_hash,
+            },
+            planned,
+        })
+    }
+
+    /// Names a communication and records that it was accepted, so that it can be read back from now
+    /// on and its key stands for nothing else. A repeated one is accepted again.
+    pub async fn accept(
+        &self,
+        request: &CommunicationRequest,
+        key: &IdempotencyKey,
+    ) -> Result<Accepted, PipelineError> {
+        let accepted = self.identify(request, key).await?;
+        let now = self.clock.now();
+        match self
+            .ledger
+            .accept(&accepted.record, &accepted.planned, now)
+            .await?
+        {
+            Acceptance::New | Acceptance::Repeated => Ok(accepted),
+            Acceptance::OtherPayload => Err(PipelineError::KeyConflict),
+        }
+    }
+
+    /// A request with its deliveries, or `None` where there is none of that id.
+    pub async fn status(&self, id: &RequestId) -> Result<Option<RequestStatus>, PipelineError> {
+        Ok(self.ledger.read(id).await?)
+    }
+
+    /// Makes all deliveries of a communication. Each ends recorded or is given back; none is
+    /// started that the deadline leaves no time for.
+    pub async fn deliver(
+        &self,
+        request: &CommunicationRequest,
+        accepted: &Accepted,
+        deadline: Deadline,
+    ) -> Vec<DeliveryResult> {
+        let content = Arc::new(request.content.clone());
+        stream::iter(&accepted.planned)
+            .map(|planned| {
+                let message = planned.target.clone().map(|target| Message {
+                    delivery: planned.id.clone(),
+                    target,
+                    content: content.clone(),
+                    reply_to: request.reply_to.clone(),
+                });
+                let span = info_span!(
+                    "delivery",
+                    clinic_id = %accepted.record.tenant,
+                    request_id = %accepted.record.id,
+                    delivery_id = %planned.id,
+                    channel = %planned.channel,
+                );
+                async move {
+                    let work = self.deliver_one(
+                        &accepted.record,
+                        planned,
+                        message,
+                        request.expires_at,
+                        deadline,
+                    );
+                    match work.await {
+                        Ok(delivery) => DeliveryResult::Recorded(Box::new(delivery)),
+                        Err(reason) => {
+                            warn!(reason = reason.as_str(), "delivery handed back");
+                            DeliveryResult::HandBack(planned.id.clone(), reason)
+                        }
+                    }
+                }
+                .instrument(span)
+            })
+            .buffered(CONCURRENT_DELIVERIES)
+            .collect()
+            .await
+    }
+
+    async fn deliver_one(
+        &self,
+        record: &RequestRecord,
+        planned: &PlannedDelivery,
+        message: Option<Message>,
+        expires_at: Option<Timestamp>,
+        deadline: Deadline,
+    ) -> Result<Delivery, HandBack> {
+        if deadline.remaining() < STARTING_TIME {
+            return Err(HandBack::OutOfTime);
+        }
+        // Before the claim: where the settings can not be read, nothing has been touched.
+        let chain = self
+            .chain(&record.tenant, planned.channel)
+            .await
+            .map_err(unreachable)?;
+        let owner = self.owner(deadline);
+        let hash = self.hash_keys.get().await.map_err(unreachable)?;
+        let address = planned.target.as_ref().map_or("", Target::address);
+        let address_hash = hash.digest("address", &[address.as_bytes()]).hex128();
+        let claim = self
+            .ledger
+            .claim(record, planned, &address_hash, &owner, self.clock.now())
+            .await
+            .map_err(unreachable)?;
+        let (earlier, possible_duplicate) = match claim {
+            Claim::Owned {
+                attempts,
+                possible_duplicate,
+            } => (attempts, possible_duplicate),
+            Claim::Ended(delivery) => return Ok(*delivery),
+            Claim::Busy => return Err(HandBack::Busy),
+            Claim::OtherPayload => return Err(HandBack::KeyConflict),
+            Claim::Abandoned { owner: from } => {
+                let taken = self
+                    .ledger
+                    .take_over(record, &planned.id, &from, &owner, self.clock.now())
+                    .await
+                    .map_err(unreachable)?;
+                match taken {
+                    Claim::Owned {
+                        attempts,
+                        possible_duplicate,
+                    } => {
+                        warn!("took over a delivery whose owner did not record its outcome");
+                        (attempts, possible_duplicate)
+                    }
+                    Claim::Ended(delivery) => return Ok(*delivery),
+                    Claim::Busy | Claim::Abandoned { .. } => return Err(HandBack::Busy),
+                    Claim::OtherPayload => return Err(HandBack::KeyConflict),
+                }
+            }
+        };
+        let outcome = self
+            .outcome(
+                record,
+                &chain,
+                message,
+                expires_at,
+                earlier,
+                possible_duplicate,
+                deadline,
+            )
+            .await;
+        self.record(record, planned, &owner, outcome).await
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a different thing, used once"
+    )]
+    async fn outcome(
+        &self,
+        record: &RequestRecord,
+        chain: &ResolvedChain,
+        message: Option<Message>,
+        expires_at: Option<Timestamp>,
+        mut attempts: Vec<Attempt>,
+        possible_duplicate: bool,
+        deadline: Deadline,
+    ) -> Outcome {
+        let ended = |status, reason| Outcome {
+            status,
+            receipt: None,
+            reason: Some(reason),
+            possible_duplicate,
+            attempts: Vec::new(),
+        };
+        let Some(message) = message else {
+            return ended(DeliveryStatus::Failed, FailureReason::NoAddress);
+        };
+        // An earlier owner may have sent it: the tenant's policy says whether that is risked again.
+        if possible_duplicate && chain.chain.on_ambiguous == AmbiguityPolicy::Hold {
+            return Outcome {
+                attempts,
+                ..ended(DeliveryStatus::Unknown, FailureReason::OutcomeUnknown)
+            };
+        }
+        if expires_at.is_some_and(|expires_at| expires_at <= self.clock.now()) {
+            return Outcome {
+                attempts,
+                ..ended(DeliveryStatus::Expired, FailureReason::Expired)
+            };
+        }
+        let renew =
+            || -> std::pin::Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + '_>> {
+                Box::pin(self.newer_chain(&record.tenant, message.target.channel(), chain.version))
+            };
+        let report = chain
+            .chain
+            .send(&message, deadline.less(RECORDING_TIME), &renew)
+            .await;
+        attempts.extend(report.attempts);
+        let mut outcome = Outcome {
+            status: DeliveryStatus::Failed,
+            receipt: None,
+            reason: None,
+            possible_duplicate: possible_duplicate || attempts.iter().any(|a| a.possible_duplicate),
+            attempts,
+        };
+        match report.end {
+            ChainEnd::Sent {
+                provider,
+                receipt,
+                possible_duplicate,
+            } => {
+                outcome.status = DeliveryStatus::Sent;
+                outcome.receipt = Some((provider, receipt.message_id));
+                outcome.possible_duplicate |= possible_duplicate;
+            }
+            ChainEnd::Rejected => outcome.reason = Some(FailureReason::Rejected),
+            ChainEnd::AllFailed => outcome.reason = Some(FailureReason::AllProvidersFailed),
+            ChainEnd::NoProvider => outcome.reason = Some(FailureReason::NoProvider),
+            ChainEnd::OutcomeUnknown => {
+                outcome.status = DeliveryStatus::Unknown;
+                outcome.reason = Some(FailureReason::OutcomeUnknown);
+            }
+            ChainEnd::OutOfTime => outcome.status = DeliveryStatus::Queued,
+        }
+        outcome
+    }
+
+    async fn record(
+        &self,
+        record: &RequestRecord,
+        planned: &PlannedDelivery,
+        owner: &Owner,
+        outcome: Outcome,
+    ) -> Result<Delivery, HandBack> {
+        let now = self.clock.now();
+        let finished = self
+            .ledger
+            .finish(&record.id, &planned.id, owner, &outcome, now)
+            .await;
+        if let Err(error) = finished {
+            // The claim stands until its lease ends; then it is taken over as possibly sent.
+            error!(%error, status = outcome.status.as_str(), "the outcome of a delivery was not recorded");
+            return Err(HandBack::NotRecorded);
+        }
+        info!(
+            status = outcome.status.as_str(),
+            reason = outcome.reason.map(FailureReason::as_str),
+            attempts = outcome.attempts.len(),
+            possible_duplicate = outcome.possible_duplicate,
+            "delivery recorded"
+        );
+        if outcome.status == DeliveryStatus::Queued {
+            return Err(HandBack::OutOfTime);
+        }
+        let (provider, message_id) = outcome.receipt.unzip();
+        Ok(Delivery {
+            id: planned.id.clone(),
+            channel: planned.channel,
+            recipient: planned.masked(),
+            status: outcome.status,
+            provider,
+            message_id,
+            reason: outcome.reason,
+            possible_duplicate: outcome.possible_duplicate,
+            attempts: outcome.attempts,
+        })
+    }
+
+    fn owner(&self, deadline: Deadline) -> Owner {
+        Owner {
+            token: Uuid::new_v4().to_string(),
+            lease_until: self
+                .clock
+                .now()
+                .saturating_add(deadline.remaining() + LEASE_MARGIN)
+                .unwrap_or(Timestamp::MAX),
+        }
+    }
+
+    /// The chain of a tenant: its own entries, then the global account's unless it opted out. Without
+    /// settings for the channel, the global account's alone.
+    async fn chain(&self, tenant: &Tenant, channel: Channel) -> Result<ResolvedChain, StoreError> {
+        let own = match tenant {
+            Tenant::Clinic(_) => self.settings.get(tenant).await?,
+            Tenant::Global => None,
+        };
+        self.chain_from(tenant, channel, own).await
+    }
+
+    async fn chain_from(
+        &self,
+        tenant: &Tenant,
+        channel: Channel,
+        own: Option<Arc<StoredSettings>>,
+    ) -> Result<ResolvedChain, StoreError> {
+        let version = own.as_ref().map(|own| own.version.number);
+        let own_chain = own.as_ref().and_then(|own| {
+            let settings = own.settings.channel(channel)?;
+            let chain = self
+                .factory
+                .own_chain(tenant, channel, own.version.number, || chain_spec(settings));
+            Some((chain, settings.use_global))
+        });
+        let chain = match own_chain {
+            Some((own, false)) => own,
+            Some((own, true)) => match self.global_chain(channel).await? {
+                Some(global) => Arc::new(own.then_global(&global)),
+                None => own,
+            },
+            None => match self.global_chain(channel).await? {
+                Some(global) => Arc::new(global.as_global()),
+                None => Arc::new(Chain::empty()),
+            },
+        };
+        Ok(ResolvedChain { chain, version })
+    }
+
+    async fn global_chain(&self, channel: Channel) -> Result<Option<Arc<Chain>>, StoreError> {
+        let Some(global) = self.settings.get(&Tenant::Global).await? else {
+            return Ok(None);
+        };
+        Ok(global.settings.channel(channel).map(|settings| {
+            self.factory
+                .own_chain(&Tenant::Global, channel, global.version.number, || {
+                    chain_spec(settings)
+                })
+        }))
+    }
+
+    async fn newer_chain(
+        &self,
+        tenant: &Tenant,
+        channel: Channel,
+        seen: Option<u64>,
+    ) -> Option<Arc<Chain>> {
+        let seen = seen?;
+        let newer = match self.settings.newer_than(tenant, seen).await {
+            Ok(newer) => newer.filter(|newer| newer.version.number > seen)?,
+            Err(error) => {
+                warn!(%error, "the settings could not be read again after a login was refused");
+                return None;
+            }
+        };
+        info!(
+            version = newer.version.number,
+            "a login was refused and the settings are newer"
+        );
+        self.chain_from(tenant, channel, Some(newer))
+            .await
+            .ok()
+            .map(|resolved| resolved.chain)
+    }
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pipeline(…)")
+    }
+}
+
+/// A chain, with the version of the clinic's settings that it was built from.
+struct ResolvedChain {
+    chain: Arc<Chain>,
+    version: Option<u64>,
+}
+
+fn unreachable(error: impl std::fmt::Display) -> HandBack {
+    warn!(%error, "a delivery can not be worked on");
+    HandBack::Unreachable
+}
