@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Which crate of the workspace may use which, and who may use AWS's crates: the rules of ARCHITECTURE.md.
+# Prints every edge that breaks a rule and fails. Dev-dependencies are free.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+functions="comms-send comms-worker comms-config comms-config-test"
+
+# A crate of the workspace -> the crates of the workspace it may use.
+declare -A may_use=(
+  [comms-core]=""
+  [comms-adapters]="comms-core"
+  [comms-settings]="comms-core"
+  [comms-runtime]="comms-core"
+  [comms-delivery]="comms-adapters comms-settings comms-core"
+  # Stands beside them: as a dev-dependency of all, it can know no more than the words they share.
+  [comms-testkit]="comms-core"
+  # A developer's tool, never deployed: the one place where the testkit is an ordinary dependency.
+  [comms-local]="$functions comms-runtime comms-settings comms-core comms-testkit"
+  [comms-tests]=""
+)
+for function in $functions; do
+  may_use[$function]="comms-delivery comms-adapters comms-settings comms-runtime comms-core"
+done
+
+# A crate from outside -> the crates of the workspace that may use it directly. Patterns are bash's.
+declare -A users_of=(
+  ["lambda_*"]="comms-runtime $functions"
+  ["aws_lambda_events"]="comms-runtime $functions"
+  ["aws-sdk-sesv2"]="comms-adapters"
+  ["aws-sdk-dynamodb"]="comms-settings comms-delivery comms-local"
+  ["aws-sdk-kms"]="comms-settings comms-local"
+  ["dynoxide-rs"]="comms-testkit"
+  ["winterbaume-*"]="comms-testkit"
+)
+
+contains() { # contains "a b c" b
+  [[ " $1 " == *" $2 "* ]]
+}
+
+# `name[ vX.Y.Z …]` lines: the crate itself, then what it uses directly.
+uses() {
+  cargo tree --locked --package "$1" --edges normal,build --target all --depth 1 --prefix none --format '{p}' |
+    tail -n +2 | sed 's/ .*//; /^\[/d; /^$/d' | sort -u
+}
+
+members=$(cargo tree --locked --workspace --edges normal --depth 0 --prefix none --format '{p}' |
+  sed 's/ .*//; /^$/d' | sort -u | tr '\n' ' ')
+
+broken=0
+complain() {
+  echo "imports: $*" >&2
+  broken=1
+}
+
+for member in $members; do
+  if [[ ! -v may_use[$member] ]]; then
+    complain "$member has no rule in infra/ci/imports.sh"
+    continue
+  fi
+  used=$(uses "$member")
+  for crate in $used; do
+    if contains "$members" "$crate"; then
+      contains "${may_use[$member]}" "$crate" || complain "$member -> $crate is not allowed"
+    fi
+    for pattern in "${!users_of[@]}"; do
+      # shellcheck disable=SC2053 # the right side is a pattern
+      if [[ $crate == $pattern ]]; then
+        contains "${users_of[$pattern]}" "$member" ||
+          complain "$member -> $crate is not allowed: only ${users_of[$pattern]} may use $pattern"
+      fi
+    done
+  done
+done
+
+((broken == 0)) && echo "imports: $(wc -w <<<"$members") crates keep to the rules"
+exit "$broken"

@@ -1,0 +1,84 @@
+# The commands of everyday work; `just` alone lists them. .ci/run calls the same recipes.
+# `pip install rust-just` or `cargo install just`.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# No recipe may find, or look for, an AWS account.
+export AWS_EC2_METADATA_DISABLED := "true"
+export AWS_DEFAULT_REGION := env("AWS_DEFAULT_REGION", "us-east-1")
+export SAM_CLI_TELEMETRY := "0"
+
+advisory_db := "https://github.com/RustSec/advisory-db"
+
+# List the recipes
+default:
+    @just --list
+
+# Start the local stack: just run --http 127.0.0.1:3001
+run *ARGS:
+    cargo run -- {{ ARGS }}
+
+# Print a developer token: just token clinic-123 CLINIC_ADMIN
+token clinic role:
+    @cargo run --quiet -- token --clinic {{ clinic }} --role {{ role }}
+
+# Run every test
+test *ARGS:
+    cargo test --workspace {{ ARGS }}
+
+# Format everything
+fmt:
+    cargo fmt --all
+
+# Check the formatting
+fmt-check:
+    cargo fmt --all --check
+
+# Lint everything; warnings are errors
+lint:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Check licences, banned crates, sources, and advisories where their database can be reached
+deny:
+    cargo deny --locked check --hide-inclusion-graph licenses bans sources
+    @if GIT_TERMINAL_PROMPT=0 timeout 30 git ls-remote --quiet {{ advisory_db }} HEAD >/dev/null 2>&1; then \
+        cargo deny --locked check advisories; \
+    else \
+        echo "NOT CHECKED: advisories, because {{ advisory_db }} cannot be reached from here"; \
+    fi
+
+# Check which crate uses which
+imports:
+    infra/ci/imports.sh
+
+# Check the SAM template
+template:
+    sam validate --lint --template-file template.yaml
+    cfn-lint template.yaml
+
+# Check the HTTP contract
+openapi:
+    openapi-spec-validator infra/openapi.yaml
+
+# Everything that .ci/run runs, with the tools that are installed already
+ci: test fmt-check lint imports deny template openapi
+
+# Build the functions' packages for this machine's instruction set
+build:
+    ARCHITECTURE={{ if arch() == "aarch64" { "arm64" } else { arch() } }} sam build
+
+# Invoke a function in a container against the local stack (started with --aws 0.0.0.0:4566 --smtp 0.0.0.0:2525)
+invoke function event: build
+    sam local invoke {{ function }} --event tests/events/{{ event }}.json --env-vars tests/events/env.json \
+        --add-host host.docker.internal:host-gateway \
+        --parameter-overrides Architecture={{ if arch() == "aarch64" { "arm64" } else { arch() } }}
+
+# Show how large the functions' binaries are, as built and zipped
+sizes:
+    cargo build --locked --release --package comms-send --package comms-worker \
+        --package comms-config --package comms-config-test
+    @dir=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'); \
+    for name in send worker config config-test; do \
+        printf '%-12s %6d kB, %6d kB zipped\n' "$name" \
+            "$(($(wc -c < "$dir/release/$name") / 1000))" "$(($(gzip -9c "$dir/release/$name" | wc -c) / 1000))"; \
+    done
