@@ -1,6 +1,294 @@
-//! Stub.
+//! The `config-test` function: tries settings, saved or not, and says stage by stage how it went.
+//!
+//! | route | answers |
+//! | --- | --- |
+//! | `POST /api/v1/clinics/{clinicId}/communication/test-email` | 200 with a report per provider and stage |
+
+use std::{sync::Arc, time::Instant};
+
+use comms_adapters::{
+    Deadline, EgressGuard, EntrySpec, Message, ProviderFactory, StageOutcome, StageReport,
+    VerifyStage,
+    egress::{EgressAllow, SystemResolver},
+    tls::TlsConfigs,
+};
+use comms_core::{
+    Channel, DeliveryId, EmailAddress, Mailbox, Problems, ProviderKind, SystemClock, Tenant,
+    json::{Object, read},
+    request::{Content, Target},
+};
+use comms_delivery::chain_spec::chain_spec;
+use comms_runtime::{
+    Environment, HttpProblem,
+    auth::{Action, ClaimNames, Principal},
+    aws,
+    http::{answer, json_body, json_response, path_segments, time_left},
+    telemetry::{self, LogLevel},
+};
+use comms_settings::{CommunicationSettings, SettingsStore, StoreError};
+use lambda_http::{
+    Body, Request, Response,
+    http::{Method, StatusCode},
+    service_fn,
+};
+use serde_json::{Value, json};
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+/// What the handler works with.
+#[derive(Debug)]
+pub struct Deps {
+    /// Where settings are kept.
+    pub store: SettingsStore,
+    /// Makes providers. None is remembered: a test shows how things are now.
+    pub factory: ProviderFactory,
+    /// The names of the token's claims.
+    pub claims: ClaimNames,
+}
+
+impl Deps {
+    /// Reads the environment and puts the parts together. Connects to nothing.
+    pub fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_http::Error> {
+        let sdk = aws::sdk_config(environment);
+        let table = environment.required("SETTINGS_TABLE");
+        let key = environment.required("KMS_KEY_ID");
+        let claims = ClaimNames::from_environment(environment);
+        let egress = EgressGuard::new(
+            environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
+            Arc::new(SystemResolver),
+        );
+        let tls = TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?;
+        environment.finish()?;
+        Ok(Self {
+            store: SettingsStore::new(&sdk, table, key),
+            factory: ProviderFactory::new(tls, egress, Arc::new(SystemClock), 1),
+            claims,
+        })
+    }
+}
 
 /// Runs the function under the Lambda runtime until the environment ends.
-pub async fn run() -> Result<(), lambda_runtime::Error> {
-    Ok(())
+pub async fn run() -> Result<(), lambda_http::Error> {
+    let environment = Environment::of_process();
+    telemetry::init(environment.parsed::<LogLevel>("LOG_LEVEL"));
+    let deps = Arc::new(Deps::from_environment(&environment)?);
+    lambda_http::run(service_fn(move |request| {
+        let deps = deps.clone();
+        async move { Ok::<_, lambda_http::Error>(handle(&deps, request).await) }
+    }))
+    .await
+}
+
+/// Answers one request.
+pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let (route, result) = match (&method, path_segments(&path).as_slice()) {
+        (&Method::POST, ["api", "v1", "clinics", id, "communication", "test-email"]) => (
+            "/api/v1/clinics/{clinicId}/communication/test-email",
+            test_email(deps, &request, id).await,
+        ),
+        _ => (
+            "unknown",
+            Err(HttpProblem::not_found("There is no such route.")),
+        ),
+    };
+    answer(&method, route, started, result)
+}
+
+/// What is to be tested.
+struct TestRequest {
+    to: Option<EmailAddress>,
+    provider: Option<ProviderKind>,
+    candidate: Option<Value>,
+}
+
+async fn test_email(
+    deps: &Deps,
+    request: &Request,
+    id: &str,
+) -> Result<Response<Body>, HttpProblem> {
+    let principal = Principal::of(request, &deps.claims)?;
+    let tenant = Tenant::parse(id)
+        .map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))?;
+    principal.authorize(Action::TestSettings, &tenant)?;
+    let deadline = Deadline::after(time_left(request));
+    let test = read_request(json_body(request.body())?)?;
+    let settings = settings_to_test(deps, &tenant, test.candidate).await?;
+    let channel = settings.channel(Channel::Email).ok_or_else(|| {
+        HttpProblem::not_found("There are no settings for the email channel to be tested.")
+    })?;
+    let mut reports = Vec::new();
+    for entry in chain_spec(channel).entries {
+        let kind = entry.settings.kind();
+        if test.provider.is_some_and(|only| only != kind) {
+            continue;
+        }
+        reports.push(test_entry(deps, entry, test.to.as_ref(), deadline).await);
+    }
+    let ok = !reports.is_empty() && reports.iter().all(|report| report["ok"] == true);
+    info!(clinic_id = %tenant, entries = reports.len(), ok, "settings tested");
+    Ok(json_response(
+        StatusCode::OK,
+        &json!({"ok": ok, "results": reports}),
+    ))
+}
+
+fn read_request(body: Value) -> Result<TestRequest, HttpProblem> {
+    let mut problems = Problems::default();
+    let test = Object::new(body, "", &mut problems).map(|mut object| {
+        let to = object.optional("testEmail", read::parsed(EmailAddress::parse));
+        let verify_only = object.optional("verifyOnly", read::flag).unwrap_or(false);
+        if to.is_none() && !verify_only {
+            object.missing("testEmail", "is required, unless verifyOnly is true");
+        }
+        let provider = object.optional("provider", |value| {
+            ProviderKind::parse(&read::string(value)?)
+                .filter(|kind| kind.channel() == Channel::Email)
+                .ok_or_else(|| "must be the name of an e-mail provider, such as smtp".to_owned())
+        });
+        let candidate = object.object("settings", |mut settings| {
+            let candidate = settings.take("communicationSettings");
+            if candidate.is_none() {
+                settings.problem("communicationSettings", "is required");
+            }
+            settings.finish();
+            candidate
+        });
+        object.finish();
+        TestRequest {
+            to: to.filter(|_| !verify_only),
+            provider,
+            candidate,
+        }
+    });
+    problems
+        .or(test)
+        .map_err(|problems| HttpProblem::invalid(&problems))
+}
+
+/// The candidate, or the saved settings where none is given. A candidate may leave out a secret that
+/// is saved, under the same rules as when it is saved.
+async fn settings_to_test(
+    deps: &Deps,
+    tenant: &Tenant,
+    candidate: Option<Value>,
+) -> Result<CommunicationSettings, HttpProblem> {
+    let stored = deps
+        .store
+        .load(tenant)
+        .await
+        .map_err(|error| store_problem(&error))?;
+    let stored = stored.map(|stored| stored.settings);
+    let Some(candidate) = candidate else {
+        return stored.ok_or_else(|| HttpProblem::not_found("This clinic has no settings."));
+    };
+    let mut problems = Problems::default();
+    let settings = CommunicationSettings::read(
+        candidate,
+        "/settings/communicationSettings",
+        stored.as_ref(),
+        &mut problems,
+    );
+    problems
+        .or(settings)
+        .map_err(|problems| HttpProblem::invalid(&problems))
+}
+
+async fn test_entry(
+    deps: &Deps,
+    entry: EntrySpec,
+    to: Option<&EmailAddress>,
+    deadline: Deadline,
+) -> Value {
+    let kind = entry.settings.kind();
+    let (id, position) = (entry.id, entry.position);
+    let mut stages = match deps.factory.provider(entry.settings) {
+        Ok(provider) => {
+            let mut stages = provider.verify(deadline).await;
+            let verified = stages
+                .iter()
+                .all(|stage| stage.outcome == StageOutcome::Passed);
+            if let Some(to) = to.filter(|_| verified) {
+                let started = Instant::now();
+                let outcome = match provider.send(&test_message(to), deadline).await {
+                    Ok(_) => StageOutcome::Passed,
+                    Err(error) => StageOutcome::from(&error),
+                };
+                let stage = VerifyStage::Send;
+                stages.push(StageReport {
+                    stage,
+                    outcome,
+                    duration: started.elapsed(),
+                });
+            }
+            stages
+        }
+        Err(_) => vec![StageReport {
+            stage: VerifyStage::Tls,
+            outcome: StageOutcome::Failed {
+                kind: comms_core::ErrorKind::Unauthenticated,
+                code: None,
+                detail: "caPem holds no certificate that can be a trust root.",
+            },
+            duration: std::time::Duration::ZERO,
+        }],
+    };
+    let ok = stages
+        .iter()
+        .all(|stage| stage.outcome == StageOutcome::Passed);
+    let stages: Vec<_> = stages.drain(..).map(|stage| stage_json(&stage)).collect();
+    json!({"entry": id, "position": position, "provider": kind, "ok": ok, "stages": stages})
+}
+
+fn stage_json(report: &StageReport) -> Value {
+    let duration = u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX);
+    let mut json = json!({"stage": report.stage, "durationMs": duration});
+    match &report.outcome {
+        StageOutcome::Passed => json["outcome"] = json!("passed"),
+        StageOutcome::Failed { kind, code, detail } => {
+            json["outcome"] = json!("failed");
+            json["kind"] = json!(kind);
+            json["detail"] = json!(detail);
+            if let Some(code) = code {
+                json["code"] = json!(code);
+            }
+        }
+    }
+    json
+}
+
+fn test_message(to: &EmailAddress) -> Message {
+    Message {
+        delivery: DeliveryId::of_uuid(Uuid::new_v4()),
+        target: Target::Email(Mailbox { address: to.clone(), name: None }),
+        content: Arc::new(Content {
+            title: Some("[TEST] clinic-comms e-mail settings".to_owned()),
+            body: Some(
+                "This is a test message. It was sent because somebody with access to the clinic's \
+                 communication settings tested them. The settings work. No answer is needed."
+                    .to_owned(),
+            ),
+            html: Some(
+                "<p><strong>This is a test message.</strong></p><p>It was sent because somebody with \
+                 access to the clinic's communication settings tested them. The settings work. No \
+                 answer is needed.</p>"
+                    .to_owned(),
+            ),
+            template: None,
+            attachments: Vec::new(),
+        }),
+        reply_to: None,
+    }
+}
+
+fn store_problem(error: &StoreError) -> HttpProblem {
+    if error.is_worth_a_retry() {
+        warn!(%error, "the settings store can not be reached");
+        HttpProblem::unavailable()
+    } else {
+        error!(%error, "the settings can not be used");
+        HttpProblem::internal()
+    }
 }

@@ -1,6 +1,6 @@
 //! The `config` Lambda function: see the library for what it does.
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), lambda_runtime::Error> {
+async fn main() -> Result<(), lambda_http::Error> {
     comms_config::run().await
 }

@@ -1,6 +1,295 @@
-//! Stub.
+//! The `send` function: accepts a communication and queues it, or sends it while the caller waits;
+//! tells what became of one.
+//!
+//! | route | answers |
+//! | --- | --- |
+//! | `POST /api/v1/communications` | 202 queued; 200, 207 or 502 when sent at once |
+//! | `GET /api/v1/communications/{requestId}` | 200, 404 |
+//! | `GET /api/v1/health` | 200 |
+
+mod queue;
+
+use std::{sync::Arc, time::Instant};
+
+use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
+use comms_core::{
+    Delivery, DeliveryStatus, IdempotencyKey, Problems, RequestId,
+    request::{Strategy, Submission},
+};
+use comms_delivery::{Accepted, DeliveryResult, HandBack, Pipeline, PipelineConfig, PipelineError};
+use comms_runtime::{
+    Environment, HttpProblem,
+    auth::{Action, ClaimNames, Principal},
+    aws,
+    http::{answer, body_bytes, json_response, path_segments, time_left},
+    telemetry::{self, LogLevel},
+};
+use lambda_http::{
+    Body, Request, Response,
+    http::{HeaderValue, Method, StatusCode, header},
+    service_fn,
+};
+use serde_json::json;
+use tracing::{error, warn};
+
+pub use queue::{Queue, QueueError};
+
+/// What the handler works with.
+#[derive(Debug)]
+pub struct Deps {
+    /// From request to outcome.
+    pub pipeline: Pipeline,
+    /// Where queued communications go.
+    pub queue: Queue,
+    /// The names of the token's claims.
+    pub claims: ClaimNames,
+}
+
+impl Deps {
+    /// Reads the environment and puts the parts together. Connects to nothing.
+    pub fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_http::Error> {
+        let sdk = aws::sdk_config(environment);
+        let config = PipelineConfig {
+            settings_table: environment.required("SETTINGS_TABLE"),
+            deliveries_table: environment.required("DELIVERIES_TABLE"),
+            kms_key_id: environment.required("KMS_KEY_ID"),
+            egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
+            tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
+        };
+        let queue_url = environment.required("QUEUE_URL");
+        let claims = ClaimNames::from_environment(environment);
+        environment.finish()?;
+        Ok(Self {
+            pipeline: Pipeline::assemble(&sdk, config),
+            queue: Queue::new(&sdk, queue_url),
+            claims,
+        })
+    }
+}
 
 /// Runs the function under the Lambda runtime until the environment ends.
-pub async fn run() -> Result<(), lambda_runtime::Error> {
-    Ok(())
+pub async fn run() -> Result<(), lambda_http::Error> {
+    let environment = Environment::of_process();
+    telemetry::init(environment.parsed::<LogLevel>("LOG_LEVEL"));
+    let deps = Arc::new(Deps::from_environment(&environment)?);
+    lambda_http::run(service_fn(move |request| {
+        let deps = deps.clone();
+        async move { Ok::<_, lambda_http::Error>(handle(&deps, request).await) }
+    }))
+    .await
+}
+
+/// Answers one request.
+pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let (route, result) = match (&method, path_segments(&path).as_slice()) {
+        (&Method::POST, ["api", "v1", "communications"]) => {
+            ("/api/v1/communications", post(deps, &request).await)
+        }
+        (&Method::GET, ["api", "v1", "communications", id]) => (
+            "/api/v1/communications/{requestId}",
+            get(deps, &request, id).await,
+        ),
+        (&Method::GET, ["api", "v1", "health"]) => ("/api/v1/health", Ok(health())),
+        _ => (
+            "unknown",
+            Err(HttpProblem::not_found("There is no such route.")),
+        ),
+    };
+    answer(&method, route, started, result)
+}
+
+fn health() -> Response<Body> {
+    json_response(
+        StatusCode::OK,
+        &json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}),
+    )
+}
+
+async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProblem> {
+    let principal = Principal::of(request, &deps.claims)?;
+    let deadline = Deadline::after(time_left(request));
+    let mut submission = read_submission(request)?;
+    principal.authorize(Action::Send, &submission.request.tenant())?;
+    let key = submission
+        .idempotency_key
+        .get_or_insert_with(IdempotencyKey::random)
+        .clone();
+    let accepted = deps
+        .pipeline
+        .accept(&submission.request, &key)
+        .await
+        .map_err(pipeline_problem)?;
+    match submission.request.strategy {
+        Strategy::Queued => queue(deps, &submission, &accepted).await,
+        Strategy::Immediate => {
+            let results = deps
+                .pipeline
+                .deliver(&submission.request, &accepted, deadline)
+                .await;
+            sent(&accepted, results)
+        }
+    }
+}
+
+fn read_submission(request: &Request) -> Result<Submission, HttpProblem> {
+    let body = body_bytes(request.body());
+    let mut submission = Submission::parse(body).map_err(|problems| {
+        // A document that is none has its one problem at its root.
+        let unreadable = problems
+            .as_slice()
+            .iter()
+            .any(|problem| problem.pointer.is_empty());
+        if unreadable {
+            HttpProblem::malformed(&problems)
+        } else {
+            HttpProblem::invalid(&problems)
+        }
+    })?;
+    if let Some(header) = request.headers().get("idempotency-key") {
+        let key = header
+            .to_str()
+            .map_err(|_| comms_core::id::IdError::IdempotencyKey)
+            .and_then(IdempotencyKey::parse)
+            .map_err(|error| {
+                let detail = format!("the Idempotency-Key header {error}");
+                HttpProblem::invalid(&Problems::one("/idempotencyKey", detail))
+            })?;
+        if submission
+            .idempotency_key
+            .as_ref()
+            .is_some_and(|body| *body != key)
+        {
+            let detail = "must be the same as the Idempotency-Key header; send one of them";
+            return Err(HttpProblem::invalid(&Problems::one(
+                "/idempotencyKey",
+                detail,
+            )));
+        }
+        submission.idempotency_key = Some(key);
+    }
+    if submission
+        .request
+        .expires_at
+        .is_some_and(|at| at <= jiff::Timestamp::now())
+    {
+        return Err(HttpProblem::invalid(&Problems::one(
+            "/expiresAt",
+            "must be in the future",
+        )));
+    }
+    Ok(submission)
+}
+
+async fn queue(
+    deps: &Deps,
+    submission: &Submission,
+    accepted: &Accepted,
+) -> Result<Response<Body>, HttpProblem> {
+    deps.queue.send(submission).await.map_err(|error| match error {
+        QueueError::TooLarge => HttpProblem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "The communication is too large for the queue",
+            format!(
+                "A queued communication may have {} bytes as JSON; send fewer attachments, or use the immediate strategy.",
+                queue::MAX_MESSAGE_BYTES
+            ),
+        ),
+        QueueError::Unreadable | QueueError::Sqs { .. } => {
+            error!(request_id = %accepted.id(), %error, "a communication could not be queued");
+            HttpProblem::unavailable()
+        }
+    })?;
+    let body = json!({
+        "requestId": accepted.id(), "status": "queued", "deliveries": accepted.queued(),
+    });
+    Ok(located(
+        json_response(StatusCode::ACCEPTED, &body),
+        accepted.id(),
+    ))
+}
+
+fn sent(accepted: &Accepted, results: Vec<DeliveryResult>) -> Result<Response<Body>, HttpProblem> {
+    let mut deliveries: Vec<Delivery> = Vec::with_capacity(results.len());
+    for result in results {
+        match result {
+            DeliveryResult::Recorded(delivery) => deliveries.push(*delivery),
+            DeliveryResult::HandBack(_, HandBack::KeyConflict) => return Err(key_conflict()),
+            // With the same key, deliveries that have ended are not made again.
+            DeliveryResult::HandBack(
+                _,
+                HandBack::Busy
+                | HandBack::OutOfTime
+                | HandBack::Unreachable
+                | HandBack::NotRecorded,
+            ) => {
+                return Err(HttpProblem::unavailable());
+            }
+        }
+    }
+    let delivered = deliveries
+        .iter()
+        .filter(|delivery| delivery.status == DeliveryStatus::Sent)
+        .count();
+    let status = match delivered {
+        0 => StatusCode::BAD_GATEWAY,
+        n if n == deliveries.len() => StatusCode::OK,
+        _ => StatusCode::MULTI_STATUS,
+    };
+    let body = json!({"requestId": accepted.id(), "deliveries": deliveries});
+    Ok(located(json_response(status, &body), accepted.id()))
+}
+
+fn located(mut response: Response<Body>, id: &RequestId) -> Response<Body> {
+    if let Ok(location) = HeaderValue::try_from(format!("/api/v1/communications/{id}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+async fn get(deps: &Deps, request: &Request, id: &str) -> Result<Response<Body>, HttpProblem> {
+    let principal = Principal::of(request, &deps.claims)?;
+    let unknown =
+        || HttpProblem::not_found("There is no communication with this id, or no longer.");
+    let id = RequestId::parse(id).map_err(|_| unknown())?;
+    let found = deps
+        .pipeline
+        .status(&id)
+        .await
+        .map_err(pipeline_problem)?
+        .ok_or_else(unknown)?;
+    principal.authorize(Action::ViewCommunication, &found.tenant)?;
+    let clinic = found.tenant.clinic();
+    let body = json!({"requestId": id, "clinicId": clinic, "deliveries": found.deliveries});
+    Ok(json_response(StatusCode::OK, &body))
+}
+
+fn key_conflict() -> HttpProblem {
+    HttpProblem::new(
+        StatusCode::CONFLICT,
+        "idempotency_key_conflict",
+        "The idempotency key was used for another communication",
+        "Use a new key for a new communication, or send the first one unchanged.",
+    )
+}
+
+fn pipeline_problem(error: PipelineError) -> HttpProblem {
+    match error {
+        PipelineError::KeyConflict => key_conflict(),
+        PipelineError::Store(error) if error.is_worth_a_retry() => {
+            warn!(%error, "the settings store can not be reached");
+            HttpProblem::unavailable()
+        }
+        PipelineError::Store(error) => {
+            error!(%error, "the settings store can not be used");
+            HttpProblem::internal()
+        }
+        PipelineError::Ledger(error) => {
+            error!(%error, "the ledger can not be used");
+            HttpProblem::unavailable()
+        }
+    }
 }

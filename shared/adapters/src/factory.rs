@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use comms_core::{Channel, Clock, EmailAddress, EntryId, Position, Tenant};
+use comms_core::{Channel, Clock, EmailAddress, EntryId, Position, ProviderKind, Tenant};
 use tracing::warn;
 
 use crate::{
@@ -25,6 +25,15 @@ use crate::{
 pub enum ProviderSettings {
     /// A mail server.
     Smtp(SmtpSettings),
+}
+
+impl ProviderSettings {
+    /// The provider they are for.
+    pub const fn kind(&self) -> ProviderKind {
+        match self {
+            Self::Smtp(_) => ProviderKind::Smtp,
+        }
+    }
 }
 
 /// One entry of a chain to be built.

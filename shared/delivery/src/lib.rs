@@ -7,5 +7,5 @@ pub mod chain_spec;
 pub mod ledger;
 pub mod pipeline;
 
-pub use ledger::{Ledger, LedgerError};
-pub use pipeline::{Accepted, DeliveryResult, HandBack, Pipeline, PipelineError, RequestStatus};
+pub use ledger::{Ledger, LedgerError, RecordedRequest};
+pub use pipeline::{Accepted, DeliveryResult, HandBack, Pipeline, PipelineConfig, PipelineError};

@@ -3,13 +3,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use comms_adapters::{Chain, ChainEnd, Deadline, Message, ProviderFactory, chain::AmbiguityPolicy};
+use aws_config::SdkConfig;
+use comms_adapters::{
+    Chain, ChainEnd, Deadline, EgressGuard, Message, ProviderFactory,
+    chain::AmbiguityPolicy,
+    egress::{EgressAllow, SystemResolver},
+    tls::TlsConfigs,
+};
 use comms_core::{
     Attempt, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, FailureReason, IdempotencyKey,
-    RequestId, Tenant,
+    RequestId, SystemClock, Tenant,
     request::{CommunicationRequest, PlannedDelivery, Target},
 };
-use comms_settings::{HashKeys, SettingsCache, StoreError, StoredSettings};
+use comms_settings::{HashKeys, SettingsCache, SettingsStore, StoreError, StoredSettings};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use thiserror::Error;
@@ -106,9 +112,6 @@ impl HandBack {
     }
 }
 
-/// A request as the ledger knows it.
-pub type RequestStatus = RecordedRequest;
-
 /// Everything between an accepted communication and its recorded outcome.
 pub struct Pipeline {
     settings: Arc<SettingsCache>,
@@ -118,7 +121,45 @@ pub struct Pipeline {
     clock: Arc<dyn Clock>,
 }
 
+/// Where the pipeline's parts are.
+#[derive(Debug, Clone)]
+pub struct PipelineConfig {
+    /// The settings table.
+    pub settings_table: String,
+    /// The deliveries table.
+    pub deliveries_table: String,
+    /// The KMS key of the settings.
+    pub kms_key_id: String,
+    /// Where connections may go beyond the public internet.
+    pub egress_allow: EgressAllow,
+    /// Trust roots beside the public ones.
+    pub tls: TlsConfigs,
+}
+
+/// Tenants whose settings and providers a process remembers. A chain of SMTP providers without open
+/// connections is a few KB.
+const REMEMBERED_TENANTS: usize = 500;
+
 impl Pipeline {
+    /// The pipeline of a process. Nothing is connected to or read yet.
+    pub fn assemble(sdk: &SdkConfig, config: PipelineConfig) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let store = SettingsStore::new(sdk, config.settings_table, config.kms_key_id);
+        let egress = EgressGuard::new(config.egress_allow, Arc::new(SystemResolver));
+        Self::new(
+            Arc::new(SettingsCache::new(
+                store.clone(),
+                clock.clone(),
+                REMEMBERED_TENANTS,
+            )),
+            HashKeys::new(store),
+            // A tenant has two channels, and each a chain.
+            ProviderFactory::new(config.tls, egress, clock.clone(), 2 * REMEMBERED_TENANTS),
+            Ledger::new(sdk, config.deliveries_table),
+            clock,
+        )
+    }
+
     /// Puts the parts together.
     pub fn new(
         settings: Arc<SettingsCache>,
@@ -179,7 +220,7 @@ impl Pipeline {
     }
 
     /// A request with its deliveries, or `None` where there is none of that id.
-    pub async fn status(&self, id: &RequestId) -> Result<Option<RequestStatus>, PipelineError> {
+    pub async fn status(&self, id: &RequestId) -> Result<Option<RecordedRequest>, PipelineError> {
         Ok(self.ledger.read(id).await?)
     }
 
@@ -192,39 +233,40 @@ impl Pipeline {
         deadline: Deadline,
     ) -> Vec<DeliveryResult> {
         let content = Arc::new(request.content.clone());
-        stream::iter(&accepted.planned)
-            .map(|planned| {
-                let message = planned.target.clone().map(|target| Message {
-                    delivery: planned.id.clone(),
-                    target,
-                    content: content.clone(),
-                    reply_to: request.reply_to.clone(),
-                });
-                let span = info_span!(
-                    "delivery",
-                    clinic_id = %accepted.record.tenant,
-                    request_id = %accepted.record.id,
-                    delivery_id = %planned.id,
-                    channel = %planned.channel,
-                );
-                async move {
-                    let work = self.deliver_one(
-                        &accepted.record,
-                        planned,
-                        message,
-                        request.expires_at,
-                        deadline,
-                    );
-                    match work.await {
-                        Ok(delivery) => DeliveryResult::Recorded(Box::new(delivery)),
-                        Err(reason) => {
-                            warn!(reason = reason.as_str(), "delivery handed back");
-                            DeliveryResult::HandBack(planned.id.clone(), reason)
-                        }
+        let mut work = Vec::with_capacity(accepted.planned.len());
+        for planned in &accepted.planned {
+            let message = planned.target.clone().map(|target| Message {
+                delivery: planned.id.clone(),
+                target,
+                content: content.clone(),
+                reply_to: request.reply_to.clone(),
+            });
+            let span = info_span!(
+                "delivery",
+                clinic_id = %accepted.record.tenant,
+                request_id = %accepted.record.id,
+                delivery_id = %planned.id,
+                channel = %planned.channel,
+            );
+            let one = self.deliver_one(
+                &accepted.record,
+                planned,
+                message,
+                request.expires_at,
+                deadline,
+            );
+            let result = async move {
+                match one.await {
+                    Ok(delivery) => DeliveryResult::Recorded(Box::new(delivery)),
+                    Err(reason) => {
+                        warn!(reason = reason.as_str(), "delivery handed back");
+                        DeliveryResult::HandBack(planned.id.clone(), reason)
                     }
                 }
-                .instrument(span)
-            })
+            };
+            work.push(result.instrument(span));
+        }
+        stream::iter(work)
             .buffered(CONCURRENT_DELIVERIES)
             .collect()
             .await

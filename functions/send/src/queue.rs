@@ -1,0 +1,75 @@
+//! The queue, as the sender sees it.
+
+use aws_config::SdkConfig;
+use aws_sdk_sqs::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+};
+use comms_core::request::Submission;
+use thiserror::Error;
+
+/// Bytes of a message (Amazon SQS, message quotas: 1 MiB).
+pub(crate) const MAX_MESSAGE_BYTES: usize = 1_048_576;
+
+/// Why a communication is not on the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum QueueError {
+    /// It is larger than a message may be.
+    #[error("the communication is larger than a queue message may be")]
+    TooLarge,
+    /// It could not be written as JSON.
+    #[error("the communication could not be written as JSON")]
+    Unreadable,
+    /// SQS did not take it.
+    #[error("SQS SendMessage failed ({code})")]
+    Sqs {
+        /// SQS's error code, or what kept the request from being answered.
+        code: String,
+    },
+}
+
+/// The queue that the worker reads.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    client: Client,
+    url: String,
+}
+
+impl Queue {
+    /// Uses the queue at `url`.
+    pub fn new(config: &SdkConfig, url: impl Into<String>) -> Self {
+        Self {
+            client: Client::new(config),
+            url: url.into(),
+        }
+    }
+
+    /// Puts a communication on the queue, in the group of its clinic: SQS's fair queues then keep
+    /// one clinic's campaign from holding up the others.
+    pub async fn send(&self, submission: &Submission) -> Result<(), QueueError> {
+        let body = submission.to_json().map_err(|_| QueueError::Unreadable)?;
+        if body.len() > MAX_MESSAGE_BYTES {
+            return Err(QueueError::TooLarge);
+        }
+        self.client
+            .send_message()
+            .queue_url(&self.url)
+            .message_body(body)
+            .message_group_id(submission.request.tenant().as_str())
+            .send()
+            .await
+            .map_err(|error| {
+                let code = match &error {
+                    SdkError::ServiceError(error) => error.err().code().unwrap_or("Unknown"),
+                    SdkError::TimeoutError(_) => "Timeout",
+                    SdkError::DispatchFailure(_) => "DispatchFailure",
+                    SdkError::ResponseError(_) => "ResponseError",
+                    _ => "RequestNotBuilt",
+                };
+                QueueError::Sqs {
+                    code: code.to_owned(),
+                }
+            })?;
+        Ok(())
+    }
+}

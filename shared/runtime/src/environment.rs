@@ -1,0 +1,138 @@
+//! The environment, read once at start-up. Everything missing or malformed is reported together, so
+//! that a deployment is mended once and not variable by variable.
+
+use std::{cell::RefCell, fmt, str::FromStr};
+
+/// What is wrong with the environment. Names only: a value may be a secret put in the wrong place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvironmentError {
+    missing: Vec<String>,
+    malformed: Vec<String>,
+}
+
+impl fmt::Display for EnvironmentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.missing.is_empty() {
+            parts.push(format!("missing: {}", self.missing.join(", ")));
+        }
+        if !self.malformed.is_empty() {
+            parts.push(format!("malformed: {}", self.malformed.join("; ")));
+        }
+        write!(
+            f,
+            "the function's environment can not be used ({})",
+            parts.join("; ")
+        )
+    }
+}
+
+impl std::error::Error for EnvironmentError {}
+
+/// Reads variables and collects what is wrong with them.
+pub struct Environment<'a> {
+    lookup: Box<dyn Fn(&str) -> Option<String> + 'a>,
+    error: RefCell<EnvironmentError>,
+}
+
+impl Environment<'_> {
+    /// The process's own environment.
+    pub fn of_process() -> Self {
+        Self::from_lookup(|name| std::env::var(name).ok())
+    }
+}
+
+impl<'a> Environment<'a> {
+    /// An environment made of anything that gives values by name.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String> + 'a) -> Self {
+        let error = EnvironmentError {
+            missing: Vec::new(),
+            malformed: Vec::new(),
+        };
+        Self {
+            lookup: Box::new(lookup),
+            error: RefCell::new(error),
+        }
+    }
+
+    /// A variable that must be there; empty is missing. Gives an empty text where it is, and
+    /// [`Environment::finish`] then says so.
+    pub fn required(&self, name: &str) -> String {
+        let value = (self.lookup)(name).filter(|value| !value.is_empty());
+        value.unwrap_or_else(|| {
+            self.error.borrow_mut().missing.push(name.to_owned());
+            String::new()
+        })
+    }
+
+    /// A variable that may be absent.
+    pub fn optional(&self, name: &str) -> Option<String> {
+        (self.lookup)(name)
+    }
+
+    /// A variable that may be absent and must be well-formed where it is there.
+    pub fn parsed<T: FromStr<Err: fmt::Display> + Default>(&self, name: &str) -> T {
+        match self.optional(name).map(|value| value.parse::<T>()) {
+            None => T::default(),
+            Some(Ok(value)) => value,
+            Some(Err(error)) => {
+                self.malformed(name, &error);
+                T::default()
+            }
+        }
+    }
+
+    /// The text of the file that a variable names, where it is there and not empty.
+    pub fn file(&self, name: &str) -> Option<String> {
+        let path = self.optional(name).filter(|path| !path.is_empty())?;
+        std::fs::read_to_string(path)
+            .map_err(|error| {
+                self.malformed(name, &format!("the file can not be read: {}", error.kind()))
+            })
+            .ok()
+    }
+
+    /// Notes that a variable is malformed.
+    pub fn malformed(&self, name: &str, why: &dyn fmt::Display) {
+        self.error
+            .borrow_mut()
+            .malformed
+            .push(format!("{name}: {why}"));
+    }
+
+    /// Ends the reading.
+    pub fn finish(&self) -> Result<(), EnvironmentError> {
+        let error = self.error.borrow();
+        if error.missing.is_empty() && error.malformed.is_empty() {
+            Ok(())
+        } else {
+            Err(error.clone())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_missing_or_malformed_is_named_together() {
+        let environment = Environment::from_lookup(|name| match name {
+            "EMPTY" => Some(String::new()),
+            "NUMBER" => Some("x".to_owned()),
+            "FILE" => Some("/does/not/exist".to_owned()),
+            "GOOD" => Some("5".to_owned()),
+            _ => None,
+        });
+        environment.required("ABSENT");
+        environment.required("EMPTY");
+        assert_eq!(environment.parsed::<u8>("GOOD"), 5);
+        environment.parsed::<u8>("NUMBER");
+        environment.file("FILE");
+        let error = environment.finish().unwrap_err().to_string();
+        for name in ["ABSENT", "EMPTY", "NUMBER", "FILE"] {
+            assert!(error.contains(name), "{error}");
+        }
+        assert!(!error.contains("GOOD"));
+    }
+}

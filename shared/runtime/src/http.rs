@@ -1,0 +1,264 @@
+//! HTTP answers: JSON, and errors as problem details (RFC 9457).
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use comms_core::json::{self, Problem, Problems};
+use lambda_http::{
+    Body, Request, RequestExt, Response,
+    http::{HeaderValue, Method, StatusCode, header},
+    request::RequestContext,
+};
+use serde::Serialize;
+use serde_json::Value;
+use tracing::{error, info};
+
+/// An error as it is answered. Its texts are fixed or name fields; none repeats what was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpProblem {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    detail: String,
+    errors: Vec<Problem>,
+    retry_after: Option<u32>,
+}
+
+impl HttpProblem {
+    /// A problem with its HTTP status, a code for programs, and a sentence for people.
+    pub fn new(
+        status: StatusCode,
+        code: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            code,
+            title,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    /// 422: the document is JSON, and wrong in these fields.
+    pub fn invalid(problems: &Problems) -> Self {
+        let mut problem = Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_request",
+            "The request is not valid",
+            "Each entry of errors names a field and what would be right.",
+        );
+        problem.errors = problems.as_slice().to_vec();
+        problem
+    }
+
+    /// 400: the body is no JSON document.
+    pub fn malformed(problems: &Problems) -> Self {
+        let mut problem = Self::new(
+            StatusCode::BAD_REQUEST,
+            "malformed_request",
+            "The request can not be read",
+            "Send a JSON document.",
+        );
+        problem.errors = problems.as_slice().to_vec();
+        problem
+    }
+
+    /// 403: the caller may not do this.
+    pub fn forbidden() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "Not allowed",
+            "The token does not allow this for this clinic.",
+        )
+    }
+
+    /// 404: there is no such thing.
+    pub fn not_found(detail: &'static str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
+    }
+
+    /// 503: something that this needs can not be reached; the same request may work later.
+    pub fn unavailable() -> Self {
+        let mut problem = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "Not available at the moment",
+            "Nothing was lost; send the same request again, with the same Idempotency-Key where there was one.",
+        );
+        problem.retry_after = Some(5);
+        problem
+    }
+
+    /// 500: something is wrong on our side that will not pass by itself.
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Something is wrong on our side",
+            "The log says what, under this request's id.",
+        )
+    }
+
+    /// The status.
+    pub const fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl From<HttpProblem> for Response<Body> {
+    fn from(problem: HttpProblem) -> Self {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            r#type: String,
+            title: &'a str,
+            status: u16,
+            code: &'a str,
+            detail: &'a str,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            errors: &'a [Problem],
+        }
+        let wire = Wire {
+            r#type: format!("urn:clinic-comms:problem:{}", problem.code),
+            title: problem.title,
+            status: problem.status.as_u16(),
+            code: problem.code,
+            detail: &problem.detail,
+            errors: &problem.errors,
+        };
+        let mut response = json_response(problem.status, &wire);
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if let Some(seconds) = problem.retry_after {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// A JSON answer that no cache keeps.
+pub fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Body> {
+    let (status, body) = match serde_json::to_string(body) {
+        Ok(body) => (status, body),
+        Err(error) => {
+            error!(%error, "an answer could not be written");
+            (StatusCode::INTERNAL_SERVER_ERROR, "{}".to_owned())
+        }
+    };
+    let mut response = Response::new(Body::Text(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The longest that an HTTP answer may take: API Gateway gives up after 30 seconds (HTTP API quotas,
+/// maximum integration timeout).
+const LONGEST: Duration = Duration::from_secs(28);
+
+/// How long there is to answer: what Lambda leaves of the invocation, and what API Gateway waits.
+pub fn time_left(request: &Request) -> Duration {
+    request
+        .lambda_context_ref()
+        .map_or(LONGEST, |context| remaining(context).min(LONGEST))
+}
+
+/// How long the invocation may still run.
+pub fn remaining(context: &lambda_runtime::Context) -> Duration {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Duration::from_millis(context.deadline).saturating_sub(now)
+}
+
+/// The address that a request came from, as API Gateway saw it.
+pub fn source_address(request: &Request) -> Option<String> {
+    match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV2(context)) => context.http.source_ip.clone(),
+        _ => None,
+    }
+}
+
+/// Turns a handler's result into the answer, and logs what was answered.
+pub fn answer(
+    method: &Method,
+    route: &'static str,
+    started: Instant,
+    result: Result<Response<Body>, HttpProblem>,
+) -> Response<Body> {
+    let code = result.as_ref().err().map(|problem| problem.code);
+    let response = result.unwrap_or_else(Into::into);
+    info!(
+        %method,
+        route,
+        status = response.status().as_u16(),
+        problem = code,
+        duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "answered"
+    );
+    response
+}
+
+/// The bytes of a request's body.
+pub fn body_bytes(body: &Body) -> &[u8] {
+    match body {
+        Body::Text(text) => text.as_bytes(),
+        Body::Binary(bytes) => bytes,
+        // `Body` may grow variants; one that is not known has no bytes for us.
+        _ => &[],
+    }
+}
+
+/// The JSON document in a request's body.
+pub fn json_body(body: &Body) -> Result<Value, HttpProblem> {
+    json::parse(body_bytes(body)).map_err(|problems| HttpProblem::malformed(&problems))
+}
+
+/// The parts of a path, without the empty ones.
+pub fn path_segments(path: &str) -> Vec<&str> {
+    path.split('/')
+        .filter(|segment| !segment.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_problem_json_with_its_pointers() {
+        let problem =
+            HttpProblem::invalid(&Problems::one("/recipients/0/email", "must be an address"));
+        let response = Response::<Body>::from(problem);
+        assert_eq!(response.status(), 422);
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        let body: Value = serde_json::from_slice(body_bytes(response.body())).unwrap();
+        assert_eq!(body["errors"][0]["pointer"], "/recipients/0/email");
+        assert_eq!(body["type"], "urn:clinic-comms:problem:invalid_request");
+    }
+
+    #[test]
+    fn what_passes_by_itself_says_when_to_come_back() {
+        let response = Response::<Body>::from(HttpProblem::unavailable());
+        assert_eq!(
+            (
+                response.status().as_u16(),
+                &response.headers()["retry-after"]
+            ),
+            (503, &HeaderValue::from_static("5"))
+        );
+    }
+}
