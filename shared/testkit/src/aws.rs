@@ -13,7 +13,7 @@
 //! and the KMS keys beside it, because a table full of sealed settings is worthless once the key is gone. Queues
 //! are always in memory.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -204,6 +204,7 @@ struct Services {
     kms: KmsService,
     sqs: SqsService,
     ses: SesV2Service,
+    groups: Mutex<MessageGroups>,
     record: Mutex<Record>,
 }
 
@@ -276,6 +277,7 @@ impl LocalAws {
             kms: KmsService::new(),
             sqs: SqsService::new(),
             ses: SesV2Service::new(),
+            groups: Mutex::default(),
             record: Mutex::default(),
         });
 
@@ -758,14 +760,20 @@ impl Services {
                 ));
             }
         };
-        let answer = emulated
+        let mut answer = emulated
             .handle(MockRequest {
                 method: parts.method.to_string(),
                 uri: service_uri(&service, &region, path_and_query),
-                headers: parts.headers,
-                body,
+                headers: parts.headers.clone(),
+                body: body.clone(),
             })
             .await;
+        if service == "sqs" && answer.status == 200 {
+            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(with_groups) = groups.pass(&operation, &body, &answer.body) {
+                answer.body = with_groups;
+            }
+        }
         let mut response = Response::new(Full::new(answer.body));
         *response.status_mut() =
             StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -823,6 +831,80 @@ fn bad_gateway(error: &dyn fmt::Display) -> Response<Full<Bytes>> {
         "InternalServerError",
         &format!("the tables do not answer: {error}"),
     )
+}
+
+/// The message groups of a standard queue's messages (SQS fair queues). The emulated service takes them and forgets
+/// them; the real one hands them out with the messages.
+#[derive(Debug, Default)]
+struct MessageGroups {
+    /// Group by message id.
+    of_message: HashMap<String, String>,
+    /// The ids, oldest first, so that the oldest can go.
+    order: VecDeque<String>,
+}
+
+impl MessageGroups {
+    /// How many messages' groups are remembered.
+    const MAX: usize = 100_000;
+
+    /// Learns from what is sent; adds to what is received, in which case the changed answer is returned.
+    fn pass(&mut self, operation: &str, request: &[u8], answer: &[u8]) -> Option<Bytes> {
+        if !matches!(
+            operation,
+            "SendMessage" | "SendMessageBatch" | "ReceiveMessage"
+        ) {
+            return None;
+        }
+        let request: Value = serde_json::from_slice(request).ok()?;
+        let mut answer: Value = serde_json::from_slice(answer).ok()?;
+        match operation {
+            "SendMessage" => self.learn(&request, &answer),
+            "SendMessageBatch" => {
+                for sent in answer["Successful"].as_array()? {
+                    let entries = request["Entries"].as_array()?;
+                    if let Some(entry) = entries.iter().find(|entry| entry["Id"] == sent["Id"]) {
+                        self.learn(entry, sent);
+                    }
+                }
+            }
+            _ => {
+                let wanted = ["MessageSystemAttributeNames", "AttributeNames"]
+                    .into_iter()
+                    .filter_map(|names| request[names].as_array())
+                    .flatten()
+                    .any(|name| name == "All" || name == "MessageGroupId");
+                if !wanted {
+                    return None;
+                }
+                for message in answer["Messages"].as_array_mut()? {
+                    let group = message["MessageId"]
+                        .as_str()
+                        .and_then(|id| self.of_message.get(id));
+                    if let Some(group) = group {
+                        message["Attributes"]["MessageGroupId"] = json!(group);
+                    }
+                }
+                return Some(answer.to_string().into());
+            }
+        }
+        None
+    }
+
+    fn learn(&mut self, sent: &Value, result: &Value) {
+        let (Some(group), Some(id)) = (
+            sent["MessageGroupId"].as_str(),
+            result["MessageId"].as_str(),
+        ) else {
+            return;
+        };
+        if self.order.len() >= Self::MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.of_message.remove(&oldest);
+        }
+        self.of_message.insert(id.to_owned(), group.to_owned());
+        self.order.push_back(id.to_owned());
+    }
 }
 
 /// Service and region from `Credential=KEY/DATE/REGION/SERVICE/aws4_request`.
@@ -963,6 +1045,7 @@ mod tests {
     use aws_sdk_dynamodb::operation::get_item::GetItemError;
     use aws_sdk_dynamodb::types::AttributeValue;
     use aws_sdk_kms::primitives::Blob;
+    use aws_sdk_sqs::types::MessageSystemAttributeName;
     use aws_smithy_runtime_api::client::result::SdkError;
 
     fn s(value: &str) -> AttributeValue {
@@ -1059,7 +1142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_queued_message_is_received_and_deleted() {
+    async fn a_queued_message_is_received_with_its_group_and_deleted() {
         let aws = LocalAws::start().await;
         let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
         let queue = &aws.resources().queue_url;
@@ -1070,7 +1153,18 @@ mod tests {
             .send()
             .await
             .unwrap();
-        let received = sqs.receive_message().queue_url(queue).send().await.unwrap();
+        let received = sqs
+            .receive_message()
+            .queue_url(queue)
+            .message_system_attribute_names(MessageSystemAttributeName::All)
+            .send()
+            .await
+            .unwrap();
+        let attributes = received.messages()[0].attributes().unwrap();
+        assert_eq!(
+            attributes[&MessageSystemAttributeName::MessageGroupId],
+            "clinic-1"
+        );
         let handle = received.messages()[0].receipt_handle().unwrap();
         sqs.delete_message()
             .queue_url(queue)

@@ -1,0 +1,328 @@
+//! What the chain does about every disposition at every position.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use comms_adapters::{
+    Chain, ChainEnd, ChainReport, Deadline, Message, Provider, StageReport,
+    chain::{AmbiguityPolicy, ChainEntry},
+    retry::RetryPolicy,
+};
+use comms_core::{
+    AttemptOutcome, DeliveryId, Disposition, EmailAddress, EntryId, ErrorKind, Mailbox, Position,
+    ProviderError, ProviderKind, Receipt,
+    request::{Content, Target},
+};
+
+/// Answers as it is told to, then accepts; remembers what it was asked to send.
+#[derive(Debug, Default)]
+struct Scripted {
+    name: &'static str,
+    answers: Mutex<VecDeque<ProviderError>>,
+    seen: Mutex<Vec<Option<String>>>,
+    takes: Duration,
+}
+
+impl Scripted {
+    fn new(name: &'static str, answers: &[ProviderError]) -> Arc<Self> {
+        let answers = Mutex::new(answers.iter().cloned().collect());
+        Arc::new(Self {
+            name,
+            answers,
+            ..Self::default()
+        })
+    }
+
+    fn calls(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl Provider for Scripted {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Smtp
+    }
+
+    async fn send(&self, message: &Message, _: Deadline) -> Result<Receipt, ProviderError> {
+        tokio::time::sleep(self.takes).await;
+        let reply_to = message
+            .reply_to
+            .as_ref()
+            .map(|address| address.as_str().to_owned());
+        self.seen.lock().unwrap().push(reply_to);
+        match self.answers.lock().unwrap().pop_front() {
+            Some(error) => Err(error),
+            None => Ok(Receipt {
+                message_id: self.name.to_owned(),
+            }),
+        }
+    }
+
+    async fn verify(&self, _: Deadline) -> Vec<StageReport> {
+        Vec::new()
+    }
+}
+
+fn error(disposition: Disposition) -> ProviderError {
+    ProviderError::new(disposition, ErrorKind::Unavailable, "scripted")
+}
+
+fn entry(provider: &Arc<Scripted>, position: Position, retries: u8) -> ChainEntry {
+    let id = EntryId::parse(provider.name).unwrap();
+    ChainEntry {
+        id,
+        position,
+        provider: provider.clone(),
+        retry: RetryPolicy { retries },
+    }
+}
+
+fn chain(providers: &[&Arc<Scripted>], policy: AmbiguityPolicy, retries: u8) -> Arc<Chain> {
+    let positions = [
+        Position::Primary,
+        Position::Fallback(0),
+        Position::Fallback(1),
+        Position::Global,
+    ];
+    Arc::new(Chain {
+        entries: providers
+            .iter()
+            .zip(positions)
+            .map(|(provider, position)| entry(provider, position, retries))
+            .collect(),
+        on_ambiguous: policy,
+        clinic_reply_to: Some(EmailAddress::parse("desk@clinic.example").unwrap()),
+    })
+}
+
+fn message() -> Message {
+    Message {
+        delivery: DeliveryId::parse(&"0".repeat(32)).unwrap(),
+        target: Target::Email(Mailbox {
+            address: EmailAddress::parse("patient@example.com").unwrap(),
+            name: None,
+        }),
+        content: Arc::new(Content {
+            title: None,
+            body: None,
+            html: None,
+            template: None,
+            attachments: Vec::new(),
+        }),
+        reply_to: None,
+    }
+}
+
+async fn send(chain: &Arc<Chain>) -> ChainReport {
+    send_within(chain, Duration::from_secs(60)).await
+}
+
+async fn send_within(chain: &Arc<Chain>, time: Duration) -> ChainReport {
+    chain
+        .send(&message(), Deadline::after(time), &|| {
+            Box::pin(async { None })
+        })
+        .await
+}
+
+const NAMES: [&str; 4] = ["primary", "fallback-1", "fallback-2", "global"];
+
+/// Three own entries and the global one; those before `failing` are down, `failing` fails with each
+/// disposition, the rest would accept.
+#[tokio::test(start_paused = true)]
+async fn every_disposition_at_every_position_does_what_the_design_says() {
+    for policy in [AmbiguityPolicy::Failover, AmbiguityPolicy::Hold] {
+        for failing in 0..4 {
+            for disposition in Disposition::ALL {
+                let providers: Vec<_> = (0..4)
+                    .map(|index| match index {
+                        _ if index < failing => {
+                            Scripted::new(NAMES[index], &[error(Disposition::ProviderDown)])
+                        }
+                        // More failures than retries.
+                        _ if index == failing => {
+                            Scripted::new(NAMES[index], &vec![error(disposition); 3])
+                        }
+                        _ => Scripted::new(NAMES[index], &[]),
+                    })
+                    .collect();
+                let chain = chain(&providers.iter().collect::<Vec<_>>(), policy, 2);
+                let report = send(&chain).await;
+                let label = format!("{policy:?} {failing} {disposition:?}");
+
+                let goes_on = match disposition {
+                    Disposition::Transient | Disposition::ProviderDown => true,
+                    Disposition::Ambiguous => policy == AmbiguityPolicy::Failover,
+                    Disposition::Final => false,
+                };
+                let next = (goes_on && failing < 3).then(|| NAMES[failing + 1]);
+                match (&report.end, next) {
+                    (
+                        ChainEnd::Sent {
+                            receipt,
+                            possible_duplicate,
+                            ..
+                        },
+                        Some(next),
+                    ) => {
+                        assert_eq!(receipt.message_id, next, "{label}");
+                        assert_eq!(
+                            *possible_duplicate,
+                            disposition == Disposition::Ambiguous,
+                            "{label}"
+                        );
+                    }
+                    (ChainEnd::Rejected, None) => {
+                        assert_eq!(disposition, Disposition::Final, "{label}")
+                    }
+                    (ChainEnd::OutcomeUnknown, None) => assert!(!goes_on, "{label}"),
+                    (ChainEnd::AllFailed, None) => assert!(goes_on, "{label}"),
+                    (end, _) => panic!("{label}: {end:?}"),
+                }
+                let tries = if disposition == Disposition::Transient {
+                    3
+                } else {
+                    1
+                };
+                let calls: Vec<_> = providers.iter().map(|provider| provider.calls()).collect();
+                let expected: Vec<_> = (0..4)
+                    .map(|index| match index {
+                        _ if index < failing => 1,
+                        _ if index == failing => tries,
+                        _ if index == failing + 1 => usize::from(next.is_some()),
+                        _ => 0,
+                    })
+                    .collect();
+                assert_eq!(calls, expected, "{label}");
+                assert_eq!(
+                    report.attempts.len(),
+                    expected.iter().sum::<usize>(),
+                    "{label}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_say_who_was_tried_where_and_how_it_ended() {
+    let (primary, global) = (
+        Scripted::new("primary", &[error(Disposition::ProviderDown)]),
+        Scripted::new("global", &[]),
+    );
+    let own = chain(&[&primary], AmbiguityPolicy::Failover, 0);
+    let whole = Arc::new(own.then_global(&chain(&[&global], AmbiguityPolicy::Hold, 0)));
+    let report = send(&whole).await;
+    let summary: Vec<_> = report
+        .attempts
+        .iter()
+        .map(|attempt| {
+            (
+                attempt.position.to_string(),
+                matches!(attempt.outcome, AttemptOutcome::Accepted),
+            )
+        })
+        .collect();
+    assert_eq!(
+        summary,
+        [("primary".to_owned(), false), ("global".to_owned(), true)]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_to_a_message_that_the_global_account_sent_go_to_the_clinic() {
+    let primary = Scripted::new("primary", &[error(Disposition::ProviderDown)]);
+    let global = Scripted::new("global", &[]);
+    let own = chain(&[&primary], AmbiguityPolicy::Failover, 0);
+    let whole = Arc::new(own.then_global(&chain(&[&global], AmbiguityPolicy::Failover, 0)));
+    send(&whole).await;
+    assert_eq!(*primary.seen.lock().unwrap(), [None]);
+    assert_eq!(
+        *global.seen.lock().unwrap(),
+        [Some("desk@clinic.example".to_owned())]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn later_attempts_after_an_ambiguous_one_are_flagged() {
+    let primary = Scripted::new("primary", &[error(Disposition::Ambiguous)]);
+    let second = Scripted::new("fallback-1", &[error(Disposition::ProviderDown)]);
+    let third = Scripted::new("fallback-2", &[]);
+    let report = send(&chain(
+        &[&primary, &second, &third],
+        AmbiguityPolicy::Failover,
+        0,
+    ))
+    .await;
+    let flags: Vec<_> = report
+        .attempts
+        .iter()
+        .map(|attempt| attempt.possible_duplicate)
+        .collect();
+    assert_eq!(flags, [false, true, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_chain_and_one_that_runs_out_of_time_say_so() {
+    assert_eq!(
+        send(&Arc::new(Chain::empty())).await.end,
+        ChainEnd::NoProvider
+    );
+    let slow = Arc::new(Scripted {
+        name: "primary",
+        answers: Mutex::new([error(Disposition::ProviderDown)].into()),
+        takes: Duration::from_secs(9),
+        ..Scripted::default()
+    });
+    let next = Scripted::new("fallback-1", &[]);
+    let chain = chain(&[&slow, &next], AmbiguityPolicy::Failover, 0);
+    let report = send_within(&chain, Duration::from_millis(9_500)).await;
+    assert_eq!((report.end, next.calls()), (ChainEnd::OutOfTime, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings() {
+    let refused = ProviderError::new(
+        Disposition::ProviderDown,
+        ErrorKind::Unauthenticated,
+        "scripted",
+    );
+    let old = Scripted::new("primary", &vec![refused.clone(); 3]);
+    let fallback = Scripted::new("fallback-1", &[]);
+    let rotated = Scripted::new("primary", &[]);
+    let newer = chain(&[&rotated, &fallback], AmbiguityPolicy::Failover, 0);
+    let running = chain(&[&old, &fallback], AmbiguityPolicy::Failover, 0);
+    let report = running
+        .send(
+            &message(),
+            Deadline::after(Duration::from_secs(60)),
+            &|| {
+                let newer = newer.clone();
+                Box::pin(async move { Some(newer) })
+            },
+        )
+        .await;
+    assert!(matches!(report.end, ChainEnd::Sent { .. }));
+    assert_eq!((old.calls(), rotated.calls(), fallback.calls()), (1, 1, 0));
+
+    // Newer settings that are refused too are not read a second time.
+    let still_wrong = Scripted::new("primary", &vec![refused; 3]);
+    let newer = chain(&[&still_wrong, &fallback], AmbiguityPolicy::Failover, 0);
+    let report = chain(&[&still_wrong, &fallback], AmbiguityPolicy::Failover, 0)
+        .send(
+            &message(),
+            Deadline::after(Duration::from_secs(60)),
+            &|| {
+                let newer = newer.clone();
+                Box::pin(async move { Some(newer) })
+            },
+        )
+        .await;
+    assert!(matches!(report.end, ChainEnd::Sent { .. }));
+    assert_eq!((still_wrong.calls(), fallback.calls()), (2, 1));
+}

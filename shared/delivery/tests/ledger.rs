@@ -1,0 +1,339 @@
+//! The ledger against DynamoDB over the wire: who owns a delivery, and who may write.
+
+use std::time::Duration;
+
+use comms_core::{
+    Attempt, AttemptOutcome, Clock, DeliveryStatus, EntryId, FailureReason, HashKey,
+    IdempotencyKey, Position, ProviderKind, RequestId, Tenant,
+    request::{PlannedDelivery, Submission},
+};
+use comms_delivery::{
+    Ledger, LedgerError,
+    ledger::{Acceptance, Claim, Outcome, Owner, RequestRecord},
+};
+use comms_testkit::{
+    aws::{Fault, LocalAws},
+    clock::ManualClock,
+};
+use serde_json::json;
+
+struct World {
+    aws: LocalAws,
+    ledger: Ledger,
+    clock: ManualClock,
+    record: RequestRecord,
+    planned: Vec<PlannedDelivery>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let aws = LocalAws::start().await;
+        let ledger = Ledger::new(&aws.sdk_config(), &aws.resources().deliveries_table);
+        let body = json!({
+            "title": "planted title", "body": "planted body", "channels": ["email", "whatsapp"],
+            "recipients": [{"email": "planted@example.com", "name": "planted name"}],
+            "metadata": {"clinicId": "clinic-a"}
+        });
+        let request = Submission::parse(body.to_string().as_bytes())
+            .unwrap()
+            .request;
+        let hash = HashKey::from_bytes(&[1; 32]);
+        let tenant = Tenant::parse("clinic-a").unwrap();
+        let id = RequestId::derive(&hash, &tenant, &IdempotencyKey::parse("key").unwrap());
+        let planned = request.deliveries(&hash, &id);
+        let payload_hash = request.payload_hash(&hash).unwrap();
+        let record = RequestRecord {
+            id,
+            tenant,
+            payload_hash,
+        };
+        Self {
+            aws,
+            ledger,
+            clock: ManualClock::new(),
+            record,
+            planned,
+        }
+    }
+
+    fn owner(&self, token: &str) -> Owner {
+        let lease_until = self.clock.now() + Duration::from_secs(30);
+        Owner {
+            token: token.to_owned(),
+            lease_until,
+        }
+    }
+
+    async fn claim(&self, token: &str) -> Claim {
+        self.ledger
+            .claim(
+                &self.record,
+                &self.planned[0],
+                "hash",
+                &self.owner(token),
+                self.clock.now(),
+            )
+            .await
+            .unwrap()
+    }
+
+    async fn take_over(&self, from: &str, token: &str) -> Claim {
+        let (delivery, owner) = (&self.planned[0].id, self.owner(token));
+        self.ledger
+            .take_over(&self.record, delivery, from, &owner, self.clock.now())
+            .await
+            .unwrap()
+    }
+
+    async fn finish(&self, token: &str, outcome: &Outcome) -> Result<(), LedgerError> {
+        let (delivery, owner) = (&self.planned[0].id, self.owner(token));
+        self.ledger
+            .finish(&self.record.id, delivery, &owner, outcome, self.clock.now())
+            .await
+    }
+
+    async fn status(&self) -> DeliveryStatus {
+        self.ledger
+            .read(&self.record.id)
+            .await
+            .unwrap()
+            .unwrap()
+            .deliveries[0]
+            .status
+    }
+}
+
+fn owned() -> Claim {
+    Claim::Owned {
+        attempts: Vec::new(),
+        possible_duplicate: false,
+    }
+}
+
+fn sent() -> Outcome {
+    Outcome {
+        status: DeliveryStatus::Sent,
+        receipt: Some((ProviderKind::Smtp, "<id@clinic.example>".to_owned())),
+        reason: None,
+        possible_duplicate: false,
+        attempts: vec![Attempt {
+            provider: ProviderKind::Smtp,
+            entry: EntryId::primary(),
+            position: Position::Primary,
+            outcome: AttemptOutcome::Accepted,
+            duration: Duration::from_millis(7),
+            possible_duplicate: false,
+        }],
+    }
+}
+
+fn ended(status: DeliveryStatus, reason: Option<FailureReason>) -> Outcome {
+    Outcome {
+        status,
+        receipt: None,
+        reason,
+        attempts: Vec::new(),
+        possible_duplicate: false,
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_costs_two_writes_and_reads_back_as_it_ended() {
+    let world = World::new().await;
+    world.aws.clear_calls();
+    assert_eq!(world.claim("a").await, owned());
+    assert_eq!(world.status().await, DeliveryStatus::Sending);
+    world.finish("a", &sent()).await.unwrap();
+    assert_eq!(world.aws.count("dynamodb", "UpdateItem"), 2);
+
+    let read = world.ledger.read(&world.record.id).await.unwrap().unwrap();
+    assert_eq!(read.tenant, world.record.tenant);
+    let delivery = &read.deliveries[0];
+    assert_eq!(delivery.status, DeliveryStatus::Sent);
+    assert_eq!(delivery.message_id.as_deref(), Some("<id@clinic.example>"));
+    assert_eq!(delivery.attempts, sent().attempts);
+}
+
+#[tokio::test]
+async fn what_is_accepted_can_be_read_back_before_anything_has_happened() {
+    let world = World::new().await;
+    assert_eq!(world.ledger.read(&world.record.id).await.unwrap(), None);
+    let accept = || {
+        world
+            .ledger
+            .accept(&world.record, &world.planned, world.clock.now())
+    };
+    assert_eq!(accept().await.unwrap(), Acceptance::New);
+    assert_eq!(accept().await.unwrap(), Acceptance::Repeated);
+    let read = world.ledger.read(&world.record.id).await.unwrap().unwrap();
+    let summary: Vec<_> = read
+        .deliveries
+        .iter()
+        .map(|delivery| (delivery.recipient.as_str(), delivery.status))
+        .collect();
+    assert_eq!(
+        summary,
+        [
+            ("p***@example.com", DeliveryStatus::Queued),
+            ("(no address)", DeliveryStatus::Queued)
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_same_key_with_another_body_is_refused_everywhere() {
+    let mut world = World::new().await;
+    world
+        .ledger
+        .accept(&world.record, &world.planned, world.clock.now())
+        .await
+        .unwrap();
+    world.claim("a").await;
+    world.record.payload_hash = "another".to_owned();
+    let accepted = world
+        .ledger
+        .accept(&world.record, &world.planned, world.clock.now())
+        .await;
+    assert_eq!(accepted.unwrap(), Acceptance::OtherPayload);
+    assert_eq!(world.claim("b").await, Claim::OtherPayload);
+}
+
+#[tokio::test]
+async fn of_many_claims_one_wins_and_only_its_owner_may_write() {
+    let world = World::new().await;
+    let tokens: Vec<_> = (0..20).map(|n| format!("owner-{n}")).collect();
+    let claims =
+        futures_util::future::join_all(tokens.iter().map(|token| world.claim(token))).await;
+    let winners: Vec<_> = (0..20).filter(|n| claims[*n] == owned()).collect();
+    assert_eq!(winners.len(), 1, "{claims:?}");
+    assert_eq!(
+        claims.iter().filter(|claim| **claim == Claim::Busy).count(),
+        19
+    );
+    let loser = (winners[0] + 1) % 20;
+    assert_eq!(
+        world.finish(&tokens[loser], &sent()).await,
+        Err(LedgerError::OwnershipLost)
+    );
+    assert_eq!(world.finish(&tokens[winners[0]], &sent()).await, Ok(()));
+}
+
+#[tokio::test]
+async fn an_ended_delivery_stays_as_it_ended() {
+    for (status, reason) in [
+        (
+            DeliveryStatus::Failed,
+            Some(FailureReason::AllProvidersFailed),
+        ),
+        (DeliveryStatus::Unknown, Some(FailureReason::OutcomeUnknown)),
+        (DeliveryStatus::Expired, Some(FailureReason::Expired)),
+    ] {
+        let world = World::new().await;
+        world.claim("a").await;
+        world.finish("a", &ended(status, reason)).await.unwrap();
+        world.clock.advance(Duration::from_secs(3600));
+        let Claim::Ended(delivery) = world.claim("b").await else {
+            panic!("{status:?}")
+        };
+        assert_eq!((delivery.status, delivery.reason), (status, reason));
+        assert_eq!(
+            world.finish("a", &sent()).await,
+            Err(LedgerError::OwnershipLost)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_given_back_can_be_claimed_again_with_its_attempts() {
+    let world = World::new().await;
+    world.claim("a").await;
+    let mut outcome = ended(DeliveryStatus::Queued, None);
+    outcome.attempts = sent().attempts;
+    world.finish("a", &outcome).await.unwrap();
+    let again = world.claim("b").await;
+    assert_eq!(
+        again,
+        Claim::Owned {
+            attempts: sent().attempts,
+            possible_duplicate: false
+        }
+    );
+}
+
+#[tokio::test]
+async fn an_owner_that_went_away_is_replaced_after_its_lease_and_by_one_only() {
+    let world = World::new().await;
+    world.claim("a").await;
+    assert_eq!(world.claim("b").await, Claim::Busy);
+    world.clock.advance(Duration::from_secs(31));
+    assert_eq!(
+        world.claim("b").await,
+        Claim::Abandoned {
+            owner: "a".to_owned()
+        }
+    );
+    let (b, c) = tokio::join!(world.take_over("a", "b"), world.take_over("a", "c"));
+    let taken = Claim::Owned {
+        attempts: Vec::new(),
+        possible_duplicate: true,
+    };
+    assert_eq!(
+        [&b, &c].iter().filter(|claim| ***claim == taken).count(),
+        1,
+        "{b:?} {c:?}"
+    );
+    assert_eq!(
+        [&b, &c]
+            .iter()
+            .filter(|claim| ***claim == Claim::Busy)
+            .count(),
+        1
+    );
+    // The first owner wakes up: it must not write over what the second does.
+    assert_eq!(
+        world.finish("a", &sent()).await,
+        Err(LedgerError::OwnershipLost)
+    );
+}
+
+#[tokio::test]
+async fn the_table_holds_no_content_and_no_address() {
+    let world = World::new().await;
+    world
+        .ledger
+        .accept(&world.record, &world.planned, world.clock.now())
+        .await
+        .unwrap();
+    world.claim("a").await;
+    world.finish("a", &sent()).await.unwrap();
+    let dump = world.aws.dump_tables().await;
+    assert!(dump.contains("p***@example.com"));
+    assert!(!dump.contains("planted"), "{dump}");
+}
+
+#[tokio::test]
+async fn a_database_that_fails_is_an_error() {
+    let world = World::new().await;
+    world
+        .aws
+        .fail_next("dynamodb", "UpdateItem", 10, Fault::AccessDenied);
+    let (now, owner) = (world.clock.now(), world.owner("a"));
+    let claim = world
+        .ledger
+        .claim(&world.record, &world.planned[0], "hash", &owner, now)
+        .await;
+    assert!(
+        matches!(
+            claim,
+            Err(LedgerError::Database {
+                operation: "UpdateItem",
+                ..
+            })
+        ),
+        "{claim:?}"
+    );
+    world
+        .aws
+        .fail_next("dynamodb", "Query", 10, Fault::AccessDenied);
+    assert!(world.ledger.read(&world.record.id).await.is_err());
+}

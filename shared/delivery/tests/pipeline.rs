@@ -1,0 +1,281 @@
+//! The pipeline with a clock that the test moves: leases, takeovers, expiry, rotation.
+
+use std::{sync::Arc, time::Duration};
+
+use comms_adapters::{
+    Deadline, EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs,
+};
+use comms_core::{
+    Clock, DeliveryStatus, FailureReason, IdempotencyKey, Problems, Tenant, request::Submission,
+};
+use comms_delivery::{DeliveryResult, HandBack, Ledger, Pipeline};
+use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsCache, SettingsStore};
+use comms_testkit::{
+    aws::{Fault, LocalAws},
+    clock::ManualClock,
+    smtp::{Action, SmtpServer, Stage, TlsMode},
+    tls::TestCa,
+};
+use serde_json::json;
+
+struct World {
+    aws: LocalAws,
+    server: SmtpServer,
+    store: SettingsStore,
+    clock: Arc<ManualClock>,
+    tls: TlsConfigs,
+}
+
+impl World {
+    async fn new(on_ambiguous: &str) -> Self {
+        let (aws, ca) = (LocalAws::start().await, TestCa::new());
+        let server = SmtpServer::builder()
+            .tls(TlsMode::StartTls, ca.server_config(&["127.0.0.1"]))
+            .credentials("user", "password")
+            .start()
+            .await;
+        let resources = aws.resources();
+        let store = SettingsStore::new(
+            &aws.sdk_config(),
+            &resources.settings_table,
+            &resources.kms_key_id,
+        );
+        let tls = TlsConfigs::new(Some(&ca.pem())).unwrap();
+        let world = Self {
+            aws,
+            server,
+            store,
+            clock: Arc::new(ManualClock::new()),
+            tls,
+        };
+        world.save("password", on_ambiguous).await;
+        world
+    }
+
+    async fn save(&self, password: &str, on_ambiguous: &str) {
+        let tenant = Tenant::parse("clinic-a").unwrap();
+        let document = json!({"email": {
+            "primary": {"provider": "smtp", "credentials": {"host": "127.0.0.1",
+                "port": self.server.port(), "secure": false, "user": "user", "password": password}},
+            "defaultFrom": "desk@clinic.example", "onAmbiguous": on_ambiguous,
+            "fallbackStrategy": {"retryAttempts": 0}
+        }});
+        let mut problems = Problems::default();
+        let settings = CommunicationSettings::read(document, "", None, &mut problems).unwrap();
+        let previous = self.store.load(&tenant).await.unwrap();
+        let author = Author {
+            subject: "admin".into(),
+            source_address: None,
+        };
+        self.store
+            .save(&tenant, &settings, previous.as_ref(), &author, &*self.clock)
+            .await
+            .unwrap();
+    }
+
+    /// A pipeline as a new process has it.
+    fn pipeline(&self) -> Pipeline {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
+        Pipeline::new(
+            Arc::new(SettingsCache::new(self.store.clone(), clock.clone(), 10)),
+            HashKeys::new(self.store.clone()),
+            ProviderFactory::new(self.tls.clone(), egress, clock.clone(), 10),
+            Ledger::new(
+                &self.aws.sdk_config(),
+                &self.aws.resources().deliveries_table,
+            ),
+            clock,
+        )
+    }
+
+    async fn deliver(&self, pipeline: &Pipeline, submission: &Submission) -> DeliveryResult {
+        let key = IdempotencyKey::parse("key").unwrap();
+        let accepted = pipeline.identify(&submission.request, &key).await.unwrap();
+        let deadline = Deadline::after(Duration::from_secs(20));
+        pipeline
+            .deliver(&submission.request, &accepted, deadline)
+            .await
+            .remove(0)
+    }
+}
+
+fn submission() -> Submission {
+    let body = json!({
+        "title": "t", "body": "b", "channels": ["email"],
+        "recipients": [{"email": "patient@example.com"}], "expiresAt": "2026-01-01T01:00:00Z",
+        "metadata": {"clinicId": "clinic-a"}
+    });
+    Submission::parse(body.to_string().as_bytes()).unwrap()
+}
+
+fn ended(result: &DeliveryResult) -> (DeliveryStatus, Option<FailureReason>, bool) {
+    let DeliveryResult::Recorded(delivery) = result else {
+        panic!("{result:?}")
+    };
+    (
+        delivery.status,
+        delivery.reason,
+        delivery.possible_duplicate,
+    )
+}
+
+fn handed_back(result: &DeliveryResult) -> HandBack {
+    let DeliveryResult::HandBack(_, reason) = result else {
+        panic!("{result:?}")
+    };
+    reason.clone()
+}
+
+/// A process dies with a message in flight: the SMTP server hangs, the work is dropped.
+async fn abandon(world: &World) {
+    world.server.on(Stage::Body, Action::Hang);
+    let (pipeline, submission) = (world.pipeline(), submission());
+    let work = world.deliver(&pipeline, &submission);
+    tokio::select! {
+        result = work => panic!("{result:?}"),
+        () = world.server.wait_for_stage(Stage::Body, 1) => {}
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_whose_process_died_waits_for_its_lease_and_is_then_flagged() {
+    let world = World::new("failover").await;
+    abandon(&world).await;
+    let (pipeline, submission) = (world.pipeline(), submission());
+    assert_eq!(
+        handed_back(&world.deliver(&pipeline, &submission).await),
+        HandBack::Busy
+    );
+    world.clock.advance(Duration::from_secs(60));
+    let result = world.deliver(&pipeline, &submission).await;
+    assert_eq!(ended(&result), (DeliveryStatus::Sent, None, true));
+    assert_eq!(world.server.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn with_hold_a_delivery_whose_process_died_is_never_sent_again() {
+    let world = World::new("hold").await;
+    abandon(&world).await;
+    world.clock.advance(Duration::from_secs(60));
+    let (pipeline, submission) = (world.pipeline(), submission());
+    for _ in 0..2 {
+        let result = world.deliver(&pipeline, &submission).await;
+        let unknown = (
+            DeliveryStatus::Unknown,
+            Some(FailureReason::OutcomeUnknown),
+            true,
+        );
+        assert_eq!(ended(&result), unknown);
+    }
+    assert!(world.server.messages().is_empty());
+}
+
+#[tokio::test]
+async fn an_outcome_that_can_not_be_recorded_is_handed_back_and_later_flagged() {
+    let world = World::new("failover").await;
+    let (pipeline, submission) = (world.pipeline(), submission());
+    // The claim goes through; the database is gone when the outcome is to be written.
+    world.server.on(Stage::Body, Action::Trickle);
+    let work = world.deliver(&pipeline, &submission);
+    let failing = async {
+        world.server.wait_for_stage(Stage::Mail, 1).await;
+        world
+            .aws
+            .fail_next("dynamodb", "UpdateItem", 10, Fault::AccessDenied);
+    };
+    let (result, ()) = tokio::join!(work, failing);
+    assert_eq!(handed_back(&result), HandBack::NotRecorded);
+    world.aws.clear_faults();
+    world.clock.advance(Duration::from_secs(60));
+    let result = world.deliver(&pipeline, &submission).await;
+    assert_eq!(ended(&result), (DeliveryStatus::Sent, None, true));
+}
+
+#[tokio::test]
+async fn what_has_expired_is_not_sent() {
+    let world = World::new("failover").await;
+    world.clock.advance(Duration::from_secs(3600));
+    let (pipeline, submission) = (world.pipeline(), submission());
+    let result = world.deliver(&pipeline, &submission).await;
+    assert_eq!(
+        ended(&result),
+        (DeliveryStatus::Expired, Some(FailureReason::Expired), false)
+    );
+    assert_eq!(world.server.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_rotated_password_is_used_by_the_very_next_attempt() {
+    let world = World::new("failover").await;
+    world.save("wrong", "failover").await;
+    let (pipeline, submission) = (world.pipeline(), submission());
+    // The settings with the wrong password are remembered when the right one is saved.
+    let wrong = world.deliver(&pipeline, &submission).await;
+    assert_eq!(ended(&wrong).1, Some(FailureReason::AllProvidersFailed));
+    world.save("password", "failover").await;
+    let mut another = submission;
+    another.request.content.title = Some("another".to_owned());
+    let key = IdempotencyKey::parse("another").unwrap();
+    let accepted = pipeline.identify(&another.request, &key).await.unwrap();
+    let deadline = Deadline::after(Duration::from_secs(20));
+    let result = pipeline
+        .deliver(&another.request, &accepted, deadline)
+        .await
+        .remove(0);
+    let DeliveryResult::Recorded(delivery) = &result else {
+        panic!("{result:?}")
+    };
+    assert_eq!(
+        (delivery.status, delivery.attempts.len()),
+        (DeliveryStatus::Sent, 2)
+    );
+}
+
+#[tokio::test]
+async fn a_warm_process_reads_no_settings_and_decrypts_nothing() {
+    let world = World::new("failover").await;
+    let pipeline = world.pipeline();
+    let mut calls = Vec::new();
+    for number in 0..3 {
+        let mut submission = submission();
+        submission.request.content.title = Some(format!("message {number}"));
+        world.aws.clear_calls();
+        let key = IdempotencyKey::parse(&format!("key-{number}")).unwrap();
+        let accepted = pipeline.identify(&submission.request, &key).await.unwrap();
+        let deadline = Deadline::after(Duration::from_secs(20));
+        pipeline
+            .deliver(&submission.request, &accepted, deadline)
+            .await;
+        let called: Vec<_> = world.aws.calls().iter().map(ToString::to_string).collect();
+        calls.push(called);
+    }
+    assert!(
+        calls[0].iter().any(|call| call == "kms:Decrypt"),
+        "{calls:?}"
+    );
+    assert_eq!(calls[1], ["dynamodb:UpdateItem"; 2]);
+    assert_eq!(calls[2], ["dynamodb:UpdateItem"; 2]);
+    assert_eq!(world.server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_fails_hands_the_delivery_back_untouched() {
+    let world = World::new("failover").await;
+    let (pipeline, submission) = (world.pipeline(), submission());
+    let key = IdempotencyKey::parse("key").unwrap();
+    let accepted = pipeline.identify(&submission.request, &key).await.unwrap();
+    for (service, operation) in [("dynamodb", "GetItem"), ("kms", "Decrypt")] {
+        world
+            .aws
+            .fail_next(service, operation, 10, Fault::AccessDenied);
+        let result = world.deliver(&pipeline, &submission).await;
+        assert_eq!(handed_back(&result), HandBack::Unreachable);
+        world.aws.clear_faults();
+    }
+    assert!(
+        pipeline.status(accepted.id()).await.unwrap().is_none(),
+        "nothing was claimed"
+    );
+    assert_eq!(world.server.connections(), 0);
+}
