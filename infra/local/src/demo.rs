@@ -19,7 +19,7 @@ const CLINIC: &str = "clinic-123";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often it asks.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(100);
 
 /// A request may start a function first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -82,7 +82,7 @@ impl Demo {
             .json(&self.settings())
             .send()
             .await?;
-        expect(saved, 200).await?;
+        expect(saved).await?;
         say(format_args!(
             "  settings of {CLINIC} saved in {}, function start included",
             ms(begin)
@@ -96,7 +96,7 @@ impl Demo {
             .json(&communication())
             .send()
             .await?;
-        let accepted = expect(accepted, 202).await?;
+        let accepted = expect(accepted).await?;
         let request = accepted["requestId"]
             .as_str()
             .ok_or("the answer has no requestId")?;
@@ -108,7 +108,7 @@ impl Demo {
         let status = format!("{}/api/v1/communications/{request}", self.api);
         loop {
             let answer = client.get(&status).bearer_auth(token).send().await?;
-            let answer = expect(answer, 200).await?;
+            let answer = expect(answer).await?;
             let deliveries = answer["deliveries"]
                 .as_array()
                 .map_or(&[][..], Vec::as_slice);
@@ -218,13 +218,13 @@ fn tell(delivery: &Value, elapsed: &str) {
     }
 }
 
-/// The JSON of an answer, if it has the expected status.
-async fn expect(response: Response, status: u16) -> Result<Value, AnyError> {
+/// The JSON of an answer, if it is a success.
+async fn expect(response: Response) -> Result<Value, AnyError> {
     let path = response.url().path().to_owned();
-    let got = response.status().as_u16();
+    let status = response.status();
     let body = response.text().await?;
-    if got != status {
-        return Err(format!("{path} answered {got}: {body}").into());
+    if !status.is_success() {
+        return Err(format!("{path} answered {status}: {body}").into());
     }
     serde_json::from_str(&body).map_err(|error| format!("{path}: {error}: {body}").into())
 }

@@ -146,16 +146,19 @@ impl Poller {
             Ok(answer) => failures(&batch, &answer),
             Err(error) => Err(error.to_string()),
         };
-        let failed = failed.unwrap_or_else(|reason| {
-            warn(format_args!(
-                "[poller] the whole batch of {} stays on the queue: {reason}",
-                batch.len()
-            ));
-            batch.iter().filter_map(|m| m.message_id.clone()).collect()
-        });
+        let failed = match failed {
+            Ok(failed) => failed,
+            Err(reason) => {
+                warn(format_args!(
+                    "[poller] a batch of {} failed and comes again within {VISIBILITY_TIMEOUT} s: {reason}",
+                    batch.len()
+                ));
+                return;
+            }
+        };
         if !failed.is_empty() {
             warn(format_args!(
-                "[poller] {} of {} messages failed; they come again within {VISIBILITY_TIMEOUT} s",
+                "[poller] {} of {} messages failed and come again within {VISIBILITY_TIMEOUT} s, or when the worker says",
                 failed.len(),
                 batch.len()
             ));
