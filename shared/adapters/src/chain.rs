@@ -64,6 +64,8 @@ pub struct ChainReport {
     pub attempts: Vec<Attempt>,
     /// How it ended.
     pub end: ChainEnd,
+    /// Attempts of which it is not known whether the provider accepted the message.
+    pub unknown_outcomes: usize,
 }
 
 /// How a run through the chain ended.
@@ -75,15 +77,14 @@ pub enum ChainEnd {
         provider: ProviderKind,
         /// Its receipt.
         receipt: Receipt,
-        /// Whether an earlier attempt may have been accepted too.
-        possible_duplicate: bool,
     },
     /// The message or the recipient is at fault.
     Rejected,
     /// No provider is left to try.
     AllFailed,
-    /// It is not known, and the tenant wants at most one copy.
-    OutcomeUnknown,
+    /// It is not known whether the last provider accepted the message, and the tenant wants at most
+    /// one copy.
+    Held,
     /// There was nobody to try.
     NoProvider,
     /// The deadline came before the next provider could be tried.
@@ -143,7 +144,7 @@ impl Chain {
     ) -> ChainReport {
         let mut run = Run {
             attempts: Vec::new(),
-            possible_duplicate: false,
+            unknown_outcomes: 0,
         };
         let mut chain = self.clone();
         let mut renewed = false;
@@ -174,17 +175,19 @@ impl Chain {
                     break ChainEnd::Sent {
                         provider: entry.provider.kind(),
                         receipt,
-                        possible_duplicate: run.possible_duplicate,
                     };
                 }
                 Err(error) => error,
             };
             match error.disposition {
                 Disposition::Final => break ChainEnd::Rejected,
-                Disposition::Ambiguous => match chain.on_ambiguous {
-                    AmbiguityPolicy::Hold => break ChainEnd::OutcomeUnknown,
-                    AmbiguityPolicy::Failover => run.possible_duplicate = true,
-                },
+                Disposition::Ambiguous => {
+                    run.unknown_outcomes += 1;
+                    match chain.on_ambiguous {
+                        AmbiguityPolicy::Hold => break ChainEnd::Held,
+                        AmbiguityPolicy::Failover => {}
+                    }
+                }
                 Disposition::ProviderDown | Disposition::Transient => {
                     let may_be_rotated =
                         error.kind == ErrorKind::Unauthenticated && !entry.position.is_global();
@@ -209,13 +212,14 @@ impl Chain {
         ChainReport {
             attempts: run.attempts,
             end,
+            unknown_outcomes: run.unknown_outcomes,
         }
     }
 }
 
 struct Run {
     attempts: Vec<Attempt>,
-    possible_duplicate: bool,
+    unknown_outcomes: usize,
 }
 
 impl Run {
@@ -251,7 +255,7 @@ impl Run {
                     Err(error) => AttemptOutcome::from(error),
                 },
                 duration,
-                possible_duplicate: self.possible_duplicate,
+                possible_duplicate: self.unknown_outcomes > 0,
             });
             let error = match result {
                 Ok(receipt) => return Ok(receipt),

@@ -59,7 +59,7 @@ pub enum DeliveryStatus {
     Sent,
     /// It will not be sent; the reason says why.
     Failed,
-    /// It may have been sent, and the clinic wants at most one copy.
+    /// It may have been sent, and will not be tried again.
     Unknown,
     /// Its `expiresAt` passed before it was sent.
     Expired,
@@ -113,7 +113,7 @@ pub enum FailureReason {
     Rejected,
     /// Every provider of the chain was tried or skipped.
     AllProvidersFailed,
-    /// An attempt may have succeeded, and the clinic's policy is to hold.
+    /// An attempt may have succeeded, and no other did or was to be made.
     OutcomeUnknown,
     /// `expiresAt` passed.
     Expired,
@@ -163,7 +163,7 @@ impl FailureReason {
                 "No provider of the chain accepted the message; the attempts say why. Test the clinic's settings."
             }
             Self::OutcomeUnknown => {
-                "A provider may have accepted the message before the connection ended; the clinic's policy is not to risk a second copy."
+                "A provider may have accepted the message before the connection ended, and no other accepted it or was to be tried. Ask the recipient before sending it again."
             }
             Self::Expired => "The message was not sent before its expiresAt.",
         }

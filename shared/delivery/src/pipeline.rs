@@ -385,31 +385,40 @@ impl Pipeline {
             .send(&message, deadline.less(RECORDING_TIME), &renew)
             .await;
         attempts.extend(report.attempts);
+        // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
+        let unknown_outcomes = report.unknown_outcomes + usize::from(possible_duplicate);
         let mut outcome = Outcome {
             status: DeliveryStatus::Failed,
             receipt: None,
             reason: None,
-            possible_duplicate: possible_duplicate || attempts.iter().any(|a| a.possible_duplicate),
+            possible_duplicate: unknown_outcomes > 1,
             attempts,
         };
         match report.end {
-            ChainEnd::Sent {
-                provider,
-                receipt,
-                possible_duplicate,
-            } => {
+            ChainEnd::Sent { provider, receipt } => {
                 outcome.status = DeliveryStatus::Sent;
                 outcome.receipt = Some((provider, receipt.message_id));
-                outcome.possible_duplicate |= possible_duplicate;
+                outcome.possible_duplicate = unknown_outcomes > 0;
+            }
+            // Given back; whoever claims it next has to know what may have happened.
+            ChainEnd::OutOfTime => {
+                outcome.status = DeliveryStatus::Queued;
+                outcome.possible_duplicate = unknown_outcomes > 0;
+            }
+            ChainEnd::Held => {
+                outcome.status = DeliveryStatus::Unknown;
+                outcome.reason = Some(FailureReason::OutcomeUnknown);
+            }
+            // "Failed" would invite sending it again, and it may be there already.
+            ChainEnd::Rejected | ChainEnd::AllFailed | ChainEnd::NoProvider
+                if unknown_outcomes > 0 =>
+            {
+                outcome.status = DeliveryStatus::Unknown;
+                outcome.reason = Some(FailureReason::OutcomeUnknown);
             }
             ChainEnd::Rejected => outcome.reason = Some(FailureReason::Rejected),
             ChainEnd::AllFailed => outcome.reason = Some(FailureReason::AllProvidersFailed),
             ChainEnd::NoProvider => outcome.reason = Some(FailureReason::NoProvider),
-            ChainEnd::OutcomeUnknown => {
-                outcome.status = DeliveryStatus::Unknown;
-                outcome.reason = Some(FailureReason::OutcomeUnknown);
-            }
-            ChainEnd::OutOfTime => outcome.status = DeliveryStatus::Queued,
         }
         outcome
     }

@@ -193,6 +193,22 @@ async fn an_outcome_that_can_not_be_recorded_is_handed_back_and_later_flagged() 
 }
 
 #[tokio::test]
+async fn a_message_that_may_have_been_accepted_does_not_end_as_failed() {
+    for policy in ["failover", "hold"] {
+        let world = World::new(policy).await;
+        world.server.on(Stage::Body, Action::AcceptThenClose);
+        let (pipeline, submission) = (world.pipeline(), submission());
+        let result = world.deliver(&pipeline, &submission).await;
+        let unknown = (
+            DeliveryStatus::Unknown,
+            Some(FailureReason::OutcomeUnknown),
+            false,
+        );
+        assert_eq!(ended(&result), unknown, "{policy}");
+    }
+}
+
+#[tokio::test]
 async fn what_has_expired_is_not_sent() {
     let world = World::new("failover").await;
     world.clock.advance(Duration::from_secs(3600));

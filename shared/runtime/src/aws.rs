@@ -1,11 +1,8 @@
 //! AWS configuration straight from the environment that Lambda gives: region, credentials and, in
 //! the local stack, endpoints. No profile files, no instance metadata.
 
-use aws_config::{
-    BehaviorVersion, Region, SdkConfig, environment::EnvironmentVariableCredentialsProvider,
-    timeout::TimeoutConfig,
-};
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_config::{BehaviorVersion, Region, SdkConfig, timeout::TimeoutConfig};
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::{
     Builder,
     tls::{Provider, rustls_provider::CryptoMode},
@@ -27,9 +24,7 @@ pub fn sdk_config(environment: &Environment<'_>) -> SdkConfig {
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region))
-        .credentials_provider(SharedCredentialsProvider::new(
-            EnvironmentVariableCredentialsProvider::new(),
-        ))
+        .credentials_provider(SharedCredentialsProvider::new(credentials(environment)))
         .http_client(
             Builder::new()
                 .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
@@ -49,6 +44,23 @@ pub fn sdk_config(environment: &Environment<'_>) -> SdkConfig {
         config = config.endpoint_url(endpoint);
     }
     config.build()
+}
+
+/// The execution role's credentials. Lambda gives them as variables of the process, and they are good
+/// for as long as it lives.
+fn credentials(environment: &Environment<'_>) -> Credentials {
+    let access_key_id = environment.required("AWS_ACCESS_KEY_ID");
+    let secret_access_key = environment.required("AWS_SECRET_ACCESS_KEY");
+    let session_token = environment
+        .optional("AWS_SESSION_TOKEN")
+        .filter(|token| !token.is_empty());
+    Credentials::new(
+        access_key_id,
+        secret_access_key,
+        session_token,
+        None,
+        "environment",
+    )
 }
 
 /// `AWS_ENDPOINT_URL_<SERVICE>` and its like (AWS SDKs reference guide, service-specific endpoints).
