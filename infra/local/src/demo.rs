@@ -117,7 +117,12 @@ impl Demo {
                 for delivery in deliveries {
                     tell(delivery, &ms(begin));
                 }
-                say(format_args!("  read it at {}/#latest", self.inbox));
+                if deliveries
+                    .iter()
+                    .any(|delivery| delivery["status"] == "sent")
+                {
+                    say(format_args!("  read it at {}/#latest", self.inbox));
+                }
                 return Ok(());
             }
             if begin.elapsed() > PATIENCE {
@@ -182,14 +187,18 @@ fn is_over(delivery: &Value) -> bool {
 }
 
 fn tell(delivery: &Value, elapsed: &str) {
-    let text = |name: &str| delivery[name].as_str().unwrap_or("-").to_owned();
-    say(format_args!(
-        "  {} to {} by {} after {elapsed}, message id {}",
-        text("status"),
-        text("recipient"),
-        text("provider"),
-        text("messageId"),
-    ));
+    let text = |name: &str| delivery[name].as_str();
+    let status = text("status").unwrap_or("unknown");
+    let recipient = text("recipient").unwrap_or("nobody");
+    match (text("provider"), text("messageId")) {
+        (Some(provider), Some(id)) => say(format_args!(
+            "  {status} to {recipient} by {provider} after {elapsed}, message id {id}"
+        )),
+        _ => say(format_args!(
+            "  {status} to {recipient} after {elapsed}: {}",
+            text("reason").unwrap_or("no provider took it")
+        )),
+    }
     for (number, attempt) in delivery["attempts"]
         .as_array()
         .into_iter()
@@ -204,17 +213,18 @@ fn tell(delivery: &Value, elapsed: &str) {
             }
         };
         say(format_args!(
-            "    attempt {}:{}{}{}{}, {} ms",
+            "    attempt {}:{}{}{}{}{}, {} ms",
             number + 1,
             part("provider"),
+            part("outcome"),
             part("disposition"),
             part("kind"),
             part("code"),
             attempt["durationMs"]
         ));
-    }
-    if let Some(reason) = delivery["reason"].as_str().or(delivery["detail"].as_str()) {
-        say(format_args!("    {reason}"));
+        if let Some(detail) = attempt["detail"].as_str() {
+            say(format_args!("      {detail}"));
+        }
     }
 }
 
