@@ -2,8 +2,8 @@
 //!
 //! | route | answers |
 //! | --- | --- |
-//! | `GET /api/v1/clinics/{clinicId}` | 200 with ETag, 404 |
-//! | `PUT /api/v1/clinics/{clinicId}` | 200 or 201 with ETag; 409, 412, 422 |
+//! | `GET /api/v1/clinics/{clinicId}` | 200 with `ETag`, 404 |
+//! | `PUT /api/v1/clinics/{clinicId}` | 200 or 201 with `ETag`; 409, 412, 422 |
 //!
 //! Secrets go in and do not come out.
 
@@ -262,6 +262,7 @@ fn settings_response(
     response
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "used as a map_err function")]
 fn store_problem(error: StoreError) -> HttpProblem {
     match error {
         StoreError::Conflict => HttpProblem::new(

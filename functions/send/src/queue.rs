@@ -1,11 +1,9 @@
 //! The queue, as the sender sees it.
 
 use aws_config::SdkConfig;
-use aws_sdk_sqs::{
-    Client,
-    error::{ProvideErrorMetadata, SdkError},
-};
+use aws_sdk_sqs::Client;
 use comms_core::request::Submission;
+use comms_settings::error_code;
 use thiserror::Error;
 
 /// Bytes of a message (Amazon SQS, message quotas: 1 MiB).
@@ -58,17 +56,8 @@ impl Queue {
             .message_group_id(submission.request.tenant().as_str())
             .send()
             .await
-            .map_err(|error| {
-                let code = match &error {
-                    SdkError::ServiceError(error) => error.err().code().unwrap_or("Unknown"),
-                    SdkError::TimeoutError(_) => "Timeout",
-                    SdkError::DispatchFailure(_) => "DispatchFailure",
-                    SdkError::ResponseError(_) => "ResponseError",
-                    _ => "RequestNotBuilt",
-                };
-                QueueError::Sqs {
-                    code: code.to_owned(),
-                }
+            .map_err(|error| QueueError::Sqs {
+                code: error_code(&error),
             })?;
         Ok(())
     }

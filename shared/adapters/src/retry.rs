@@ -67,7 +67,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_transient_errors_are_tried_again_and_only_so_often() {
         let policy = RetryPolicy { retries: 2 };
-        let deadline = Deadline::after(Duration::from_secs(60));
+        let deadline = Deadline::after(Duration::from_mins(1));
         for disposition in Disposition::ALL {
             let again = |retry| {
                 policy
@@ -85,7 +85,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waits_grow_are_capped_and_spread() {
         let policy = RetryPolicy { retries: 20 };
-        let deadline = Deadline::after(Duration::from_secs(600));
+        let deadline = Deadline::after(Duration::from_mins(10));
         let wait = |retry, jitter: f64| {
             policy.wait_before(retry, &error(Disposition::Transient), deadline, || jitter)
         };

@@ -104,11 +104,7 @@ impl SmtpProvider {
                 // The server gave the idle connection up just now; nothing of the message was sent.
                 Err(Failure {
                     stage: Stage::Mail,
-                    cause: Cause::Closed,
-                }) => {}
-                Err(Failure {
-                    stage: Stage::Mail,
-                    cause: Cause::Reply(Reply { code: 421, .. }),
+                    cause: Cause::Closed | Cause::Reply(Reply { code: 421, .. }),
                 }) => {}
                 result => return self.settle(result, sent.connection, &slot),
             }
@@ -348,6 +344,7 @@ fn address(address: &EmailAddress) -> Address {
 }
 
 /// What a failure at a stage means, and what to do about it.
+#[allow(clippy::too_many_lines, reason = "one table")]
 pub fn classify(failure: Failure) -> ProviderError {
     use Disposition::{Ambiguous, Final, ProviderDown, Transient};
     use ErrorKind::{

@@ -40,15 +40,14 @@ impl TlsConfigs {
 
     /// The configuration for a server of a clinic with trust roots of its own, or without.
     pub fn client(&self, ca_pem: Option<&str>) -> Result<Arc<ClientConfig>, TlsError> {
-        match ca_pem {
-            Some(pem) => self.build(parse_roots(pem)?),
-            None => {
-                if let Some(config) = self.shared.get() {
-                    return Ok(config.clone());
-                }
-                let config = self.build(Vec::new())?;
-                Ok(self.shared.get_or_init(|| config).clone())
+        if let Some(pem) = ca_pem {
+            self.build(parse_roots(pem)?)
+        } else {
+            if let Some(config) = self.shared.get() {
+                return Ok(config.clone());
             }
+            let config = self.build(Vec::new())?;
+            Ok(self.shared.get_or_init(|| config).clone())
         }
     }
 

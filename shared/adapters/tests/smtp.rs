@@ -1,5 +1,11 @@
 //! The SMTP adapter in real conversations with a scripted server.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can not go on has failed"
+)]
+
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -520,7 +526,7 @@ async fn a_connection_that_closes_at_the_next_message_costs_no_message() {
 async fn a_connection_that_was_idle_for_long_is_not_used() {
     let world = World::plain(|server| server).await;
     world.send().await.unwrap();
-    world.clock.advance(Duration::from_secs(300));
+    world.clock.advance(Duration::from_mins(5));
     world.send().await.unwrap();
     assert_eq!(world.server.connections(), 2);
 }
@@ -616,13 +622,14 @@ async fn addresses_and_ports_that_are_not_allowed_are_not_connected_to() {
 
 #[tokio::test]
 async fn a_check_goes_through_every_stage_and_sends_nothing() {
+    use VerifyStage::{Authenticate, Connect, Egress, Resolve, Tls};
+
     let world = World::plain(|server| server).await;
     let report = world
         .provider
         .verify(Deadline::after(Duration::from_secs(20)))
         .await;
     let stages: Vec<_> = report.iter().map(|stage| stage.stage).collect();
-    use VerifyStage::{Authenticate, Connect, Egress, Resolve, Tls};
     assert_eq!(stages, [Resolve, Egress, Connect, Tls, Authenticate]);
     assert!(
         report
@@ -642,6 +649,8 @@ async fn a_check_goes_through_every_stage_and_sends_nothing() {
 
 #[tokio::test]
 async fn a_check_stops_at_the_stage_that_fails() {
+    use ErrorKind::{Unauthenticated, Unavailable};
+
     let failed = async |options: Options| {
         let world = World::new(options, |server| server).await;
         let report = world
@@ -660,7 +669,6 @@ async fn a_check_stops_at_the_stage_that_fails() {
         assert!(detail.ends_with('.'));
         (last.stage, kind)
     };
-    use ErrorKind::{Unauthenticated, Unavailable};
     let unknown = Options {
         host: "unknown.example",
         ..Options::default()

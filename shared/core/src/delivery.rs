@@ -262,7 +262,7 @@ impl Delivery {
 // The same JSON in the ledger and in answers.
 impl Serialize for Attempt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut json = serializer.serialize_struct("Attempt", 9)?;
+        let mut json = serializer.serialize_struct("Attempt", 10)?;
         json.serialize_field("provider", &self.provider)?;
         json.serialize_field("entry", &self.entry)?;
         json.serialize_field("position", &self.position)?;
@@ -276,6 +276,7 @@ impl Serialize for Attempt {
                 json.serialize_field("outcome", "failed")?;
                 json.serialize_field("disposition", disposition)?;
                 json.serialize_field("kind", kind)?;
+                json.serialize_field("detail", kind.detail())?;
                 if let Some(code) = code {
                     json.serialize_field("code", code)?;
                 }

@@ -115,6 +115,34 @@ impl ErrorKind {
         }
     }
 
+    /// What happened and what to do, for who sees only the kind.
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::InvalidRecipient => {
+                "The recipient's address does not exist or does not take messages; check it."
+            }
+            Self::InvalidMessage => "The provider refused the message for its form or size.",
+            Self::TemplateInvalid => {
+                "The template is missing at the provider, paused, or does not fit its parameters."
+            }
+            Self::PolicyRefused => "The provider refused the message by a policy of its own.",
+            Self::Unauthenticated => {
+                "The provider refused the credentials, or could not prove who it is; test the settings."
+            }
+            Self::SenderNotAllowed => {
+                "The provider does not let this account send from this sender; check the sender."
+            }
+            Self::AccountSuspended => "The provider has suspended the account; ask the provider.",
+            Self::QuotaExceeded => "The account's quota at the provider is used up.",
+            Self::RateLimited => "The provider was asked for too much at once.",
+            Self::Unavailable => {
+                "The provider could not be reached, or does not take messages at the moment."
+            }
+            Self::Timeout => "The provider did not answer in time.",
+            Self::Unexpected => "The provider answered with what fits nothing known.",
+        }
+    }
+
     /// Reads what [`ErrorKind::as_str`] gives.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)

@@ -448,24 +448,23 @@ pub mod read {
     }
 
     /// `true` or `false`, as themselves or as strings.
+    #[allow(clippy::needless_pass_by_value, reason = "a reader takes the value")]
     pub fn flag(value: Value) -> Result<bool, String> {
-        match &value {
-            Value::Bool(flag) => Ok(*flag),
-            Value::String(text) if text == "true" => Ok(true),
-            Value::String(text) if text == "false" => Ok(false),
-            _ => Err("must be true or false".to_owned()),
-        }
+        let flag = match value.as_str() {
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            Some(_) | None => value.as_bool(),
+        };
+        flag.ok_or_else(|| "must be true or false".to_owned())
     }
 
     /// A whole number of `least` to `most`, as itself or as a string.
     pub fn number(least: u32, most: u32) -> impl FnOnce(Value) -> Result<u32, String> {
         move |value| {
-            let number = match &value {
-                Value::Number(number) => number.as_u64().and_then(|n| u32::try_from(n).ok()),
-                Value::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
-                    text.parse().ok()
-                }
-                _ => None,
+            let number = match value.as_str() {
+                Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+                Some(_) => None,
+                None => value.as_u64().and_then(|number| u32::try_from(number).ok()),
             };
             number
                 .filter(|number| (least..=most).contains(number))

@@ -299,14 +299,16 @@ fn read_submission(mut object: Object<'_>) -> Option<Submission> {
         text.parse::<Timestamp>()
             .map_err(|_| "must be a time with its offset, such as 2026-12-01T10:00:00Z".to_owned())
     });
-    let (clinic, references) = object.object("metadata", read_metadata).unwrap_or_default();
+    let (clinic, references) = object
+        .object("metadata", |metadata| Some(read_metadata(metadata)))
+        .unwrap_or_default();
     object.finish();
     Some(Submission {
         request: CommunicationRequest {
             category,
             priority: priority.unwrap_or(Priority::Normal),
             strategy: strategy.unwrap_or(Strategy::Queued),
-            content: content?,
+            content,
             recipients,
             channels: channels?,
             reply_to,
@@ -394,7 +396,7 @@ fn read_recipients(object: &mut Object<'_>) -> Vec<Recipient> {
     recipients
 }
 
-fn read_content(object: &mut Object<'_>, channels: &[Channel]) -> Option<Content> {
+fn read_content(object: &mut Object<'_>, channels: &[Channel]) -> Content {
     let title = object.optional("title", read::parsed(parse_title));
     let body = object.optional("body", read::text(1, MAX_BODY));
     let html = object.optional("html", read::text(1, MAX_HTML));
@@ -433,13 +435,13 @@ fn read_content(object: &mut Object<'_>, channels: &[Channel]) -> Option<Content
         language,
         params: params.unwrap_or_default(),
     });
-    Some(Content {
+    Content {
         title,
         body,
         html,
         template,
         attachments,
-    })
+    }
 }
 
 fn parse_title(text: &str) -> Result<String, String> {
@@ -541,7 +543,7 @@ fn parse_content_type(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn read_metadata(mut object: Object<'_>) -> Option<(Option<ClinicId>, BTreeMap<String, String>)> {
+fn read_metadata(mut object: Object<'_>) -> (Option<ClinicId>, BTreeMap<String, String>) {
     let clinic = object.optional("clinicId", read::parsed(ClinicId::parse));
     let references = object.rest(
         MAX_METADATA,
@@ -549,7 +551,7 @@ fn read_metadata(mut object: Object<'_>) -> Option<(Option<ClinicId>, BTreeMap<S
         read::text(0, 256),
         "must be a string of at most 256 characters under a name of at most 64 bytes",
     );
-    Some((clinic, references))
+    (clinic, references)
 }
 
 fn as_base64<S: Serializer>(bytes: &Arc<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -14,18 +14,20 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
+    operation::{put_item::PutItemError, update_item::UpdateItemError},
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 use comms_core::{
     Attempt, Channel, Delivery, DeliveryId, DeliveryStatus, FailureReason, ProviderKind, RequestId,
     Tenant, request::PlannedDelivery,
 };
+use comms_settings::error_code;
 use jiff::Timestamp;
 use serde_json::Value;
 use thiserror::Error;
 
 /// How long the ledger remembers: DynamoDB's time to live removes items after it.
-pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const RETENTION: Duration = Duration::from_hours(720);
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -178,18 +180,16 @@ impl Ledger {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        let error = match result {
-            Ok(_) => return Ok(Acceptance::New),
-            Err(error) => error,
+        let Err(error) = result else {
+            return Ok(Acceptance::New);
         };
-        let found = error.as_service_error().and_then(|error| {
-            match error {
-            aws_sdk_dynamodb::operation::put_item::PutItemError::ConditionalCheckFailedException(
-                failed,
-            ) => Some(failed.item().cloned().unwrap_or_default()),
-            _ => None,
-        }
-        });
+        let found = if let Some(PutItemError::ConditionalCheckFailedException(failed)) =
+            error.as_service_error()
+        {
+            Some(failed.item().cloned().unwrap_or_default())
+        } else {
+            None
+        };
         match found {
             Some(item) if string(&item, "payloadHash") == Some(&request.payload_hash) => {
                 Ok(Acceptance::Repeated)
@@ -512,31 +512,21 @@ fn flag(item: &Item, name: &str) -> bool {
 }
 
 /// The item that made a condition fail; `None` where something else went wrong.
-fn refused_item<R>(
-    error: &SdkError<aws_sdk_dynamodb::operation::update_item::UpdateItemError, R>,
-) -> Option<Item> {
-    use aws_sdk_dynamodb::operation::update_item::UpdateItemError as Error;
-    error.as_service_error().and_then(|error| match error {
-        Error::ConditionalCheckFailedException(failed) => {
-            Some(failed.item().cloned().unwrap_or_default())
-        }
-        _ => None,
-    })
+fn refused_item<R>(error: &SdkError<UpdateItemError, R>) -> Option<Item> {
+    if let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error()
+    {
+        Some(failed.item().cloned().unwrap_or_default())
+    } else {
+        None
+    }
 }
 
 fn database<E: ProvideErrorMetadata, R>(
     operation: &'static str,
     error: &SdkError<E, R>,
 ) -> LedgerError {
-    let code = match error {
-        SdkError::ServiceError(error) => error.err().code().unwrap_or("Unknown"),
-        SdkError::TimeoutError(_) => "Timeout",
-        SdkError::DispatchFailure(_) => "DispatchFailure",
-        SdkError::ResponseError(_) => "ResponseError",
-        _ => "RequestNotBuilt",
-    };
     LedgerError::Database {
         operation,
-        code: code.to_owned(),
+        code: error_code(error),
     }
 }

@@ -1,5 +1,11 @@
 //! The pipeline with a clock that the test moves: leases, takeovers, expiry, rotation.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can not go on has failed"
+)]
+
 use std::{sync::Arc, time::Duration};
 
 use comms_adapters::{
@@ -147,7 +153,7 @@ async fn a_delivery_whose_process_died_waits_for_its_lease_and_is_then_flagged()
         handed_back(&world.deliver(&pipeline, &submission).await),
         HandBack::Busy
     );
-    world.clock.advance(Duration::from_secs(60));
+    world.clock.advance(Duration::from_mins(1));
     let result = world.deliver(&pipeline, &submission).await;
     assert_eq!(ended(&result), (DeliveryStatus::Sent, None, true));
     assert_eq!(world.server.messages().len(), 1);
@@ -157,7 +163,7 @@ async fn a_delivery_whose_process_died_waits_for_its_lease_and_is_then_flagged()
 async fn with_hold_a_delivery_whose_process_died_is_never_sent_again() {
     let world = World::new("hold").await;
     abandon(&world).await;
-    world.clock.advance(Duration::from_secs(60));
+    world.clock.advance(Duration::from_mins(1));
     let (pipeline, submission) = (world.pipeline(), submission());
     for _ in 0..2 {
         let result = world.deliver(&pipeline, &submission).await;
@@ -187,7 +193,7 @@ async fn an_outcome_that_can_not_be_recorded_is_handed_back_and_later_flagged() 
     let (result, ()) = tokio::join!(work, failing);
     assert_eq!(handed_back(&result), HandBack::NotRecorded);
     world.aws.clear_faults();
-    world.clock.advance(Duration::from_secs(60));
+    world.clock.advance(Duration::from_mins(1));
     let result = world.deliver(&pipeline, &submission).await;
     assert_eq!(ended(&result), (DeliveryStatus::Sent, None, true));
 }
@@ -211,7 +217,7 @@ async fn a_message_that_may_have_been_accepted_does_not_end_as_failed() {
 #[tokio::test]
 async fn what_has_expired_is_not_sent() {
     let world = World::new("failover").await;
-    world.clock.advance(Duration::from_secs(3600));
+    world.clock.advance(Duration::from_hours(1));
     let (pipeline, submission) = (world.pipeline(), submission());
     let result = world.deliver(&pipeline, &submission).await;
     assert_eq!(

@@ -29,9 +29,11 @@ impl fmt::Display for EnvironmentError {
 
 impl std::error::Error for EnvironmentError {}
 
+type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
 /// Reads variables and collects what is wrong with them.
 pub struct Environment<'a> {
-    lookup: Box<dyn Fn(&str) -> Option<String> + 'a>,
+    lookup: Box<Lookup<'a>>,
     error: RefCell<EnvironmentError>,
 }
 
@@ -87,7 +89,7 @@ impl<'a> Environment<'a> {
         let path = self.optional(name).filter(|path| !path.is_empty())?;
         std::fs::read_to_string(path)
             .map_err(|error| {
-                self.malformed(name, &format!("the file can not be read: {}", error.kind()))
+                self.malformed(name, &format!("the file can not be read: {}", error.kind()));
             })
             .ok()
     }

@@ -12,7 +12,7 @@ use comms_core::{Channel, EntryId, ProviderKind, Tenant};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::store::error_code;
+use crate::aws_error::error_code;
 
 /// The format of what is sealed here; part of what is authenticated.
 const FORMAT: u8 = 1;

@@ -7,9 +7,10 @@ use comms_core::HashKey;
 use tokio::sync::OnceCell;
 
 use crate::{
+    aws_error::error_code,
     envelope::{EncryptedDataKey, Purpose},
     item::{attribute, bytes, take_bytes, take_text_or_number, text},
-    store::{SettingsStore, StoreError, error_code},
+    store::{SettingsStore, StoreError},
 };
 
 /// The partition key of the item. No tenant can have it: ids start with a letter or digit, and
@@ -63,7 +64,7 @@ impl HashKeys {
             Err(error)
                 if error
                     .as_service_error()
-                    .is_some_and(|error| error.is_conditional_check_failed_exception()) =>
+                    .is_some_and(aws_sdk_dynamodb::operation::put_item::PutItemError::is_conditional_check_failed_exception) =>
             {
                 self.load().await?.ok_or(StoreError::Conflict)
             }

@@ -87,26 +87,10 @@ impl SettingsItem {
     pub(crate) fn from_item(mut item: Item) -> Result<Self, StoreError> {
         let number = take_text_or_number(&mut item, attribute::VERSION)?;
         let saved_at = take_text_or_number(&mut item, attribute::SAVED_AT)?;
-        let sealed = match item.remove(attribute::SEALED) {
-            Some(AttributeValue::M(entries)) => entries
-                .into_iter()
-                .map(|(place, value)| match value {
-                    AttributeValue::B(bytes) => Ok((place, bytes.into_inner())),
-                    _ => Err(StoreError::Corrupt(attribute::SEALED)),
-                })
-                .collect::<Result<_, _>>()?,
-            _ => return Err(StoreError::Corrupt(attribute::SEALED)),
-        };
-        let changed = match item.remove(attribute::CHANGED) {
-            Some(AttributeValue::L(fields)) => fields
-                .into_iter()
-                .map(|field| match field {
-                    AttributeValue::S(field) => Ok(field),
-                    _ => Err(StoreError::Corrupt(attribute::CHANGED)),
-                })
-                .collect::<Result<_, _>>()?,
-            _ => return Err(StoreError::Corrupt(attribute::CHANGED)),
-        };
+        let sealed = take(&mut item, attribute::SEALED)?;
+        let sealed = read_sealed(&sealed).ok_or(StoreError::Corrupt(attribute::SEALED))?;
+        let changed = take(&mut item, attribute::CHANGED)?;
+        let changed = read_texts(&changed).ok_or(StoreError::Corrupt(attribute::CHANGED))?;
         Ok(Self {
             version: Version {
                 number: number
@@ -144,21 +128,44 @@ pub(crate) fn bytes(name: &str, value: &[u8]) -> (String, AttributeValue) {
     (name.to_owned(), AttributeValue::B(Blob::new(value)))
 }
 
+fn read_sealed(value: &AttributeValue) -> Option<HashMap<String, Vec<u8>>> {
+    let entries = value.as_m().ok()?.iter();
+    entries
+        .map(|(place, value)| Some((place.clone(), value.as_b().ok()?.as_ref().to_vec())))
+        .collect()
+}
+
+fn read_texts(value: &AttributeValue) -> Option<Vec<String>> {
+    value
+        .as_l()
+        .ok()?
+        .iter()
+        .map(|text| text.as_s().ok().cloned())
+        .collect()
+}
+
+fn take(item: &mut Item, name: &'static str) -> Result<AttributeValue, StoreError> {
+    item.remove(name).ok_or(StoreError::Corrupt(name))
+}
+
 pub(crate) fn take_text_or_number(
     item: &mut Item,
     name: &'static str,
 ) -> Result<String, StoreError> {
-    match item.remove(name) {
-        Some(AttributeValue::S(text) | AttributeValue::N(text)) => Ok(text),
-        _ => Err(StoreError::Corrupt(name)),
-    }
+    let value = take(item, name)?;
+    value
+        .as_s()
+        .or_else(|_| value.as_n())
+        .cloned()
+        .map_err(|_| StoreError::Corrupt(name))
 }
 
 pub(crate) fn take_bytes(item: &mut Item, name: &'static str) -> Result<Vec<u8>, StoreError> {
-    match item.remove(name) {
-        Some(AttributeValue::B(bytes)) => Ok(bytes.into_inner()),
-        _ => Err(StoreError::Corrupt(name)),
-    }
+    let value = take(item, name)?;
+    value
+        .as_b()
+        .map(|bytes| bytes.as_ref().to_vec())
+        .map_err(|_| StoreError::Corrupt(name))
 }
 
 #[cfg(test)]

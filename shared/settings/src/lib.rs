@@ -1,6 +1,7 @@
 //! A clinic's settings: what they say ([`document`]), how their credentials are sealed
 //! ([`envelope`]), where they are kept ([`store`]) and how they are remembered ([`cache`]).
 
+mod aws_error;
 pub mod cache;
 pub mod document;
 pub mod envelope;
@@ -8,6 +9,7 @@ pub mod hash_key;
 mod item;
 pub mod store;
 
+pub use aws_error::error_code;
 pub use cache::SettingsCache;
 pub use document::{
     ChannelSettings, CommunicationSettings, Credentials, OnAmbiguous, ProviderEntry,

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
-    error::{ProvideErrorMetadata, SdkError},
+    operation::transact_write_items::TransactWriteItemsError,
     types::{AttributeValue, Put, TransactWriteItem},
 };
 use comms_core::{Clock, Problems, Tenant};
@@ -18,6 +18,7 @@ use thiserror::Error;
 use tracing::info;
 
 use crate::{
+    aws_error::error_code,
     document::CommunicationSettings,
     envelope::{EnvelopeError, Kms, Place, Purpose},
     item::{CURRENT, Item, SettingsItem, attribute, version_key},
@@ -66,17 +67,6 @@ impl StoreError {
             | Self::Invalid(_)
             | Self::TooLarge => false,
         }
-    }
-}
-
-/// The code of an SDK error: the service's own, or what kept the request from being answered.
-pub(crate) fn error_code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String {
-    match error {
-        SdkError::ServiceError(error) => error.err().code().unwrap_or("Unknown").to_owned(),
-        SdkError::TimeoutError(_) => "Timeout".to_owned(),
-        SdkError::DispatchFailure(_) => "DispatchFailure".to_owned(),
-        SdkError::ResponseError(_) => "ResponseError".to_owned(),
-        _ => "RequestNotBuilt".to_owned(),
     }
 }
 
@@ -292,14 +282,8 @@ impl SettingsStore {
             .send()
             .await
             .map_err(|error| {
-                let cancelled_by_condition = error
-                    .as_service_error()
-                    .is_some_and(|error| cancelled_for(error, "ConditionalCheckFailed"));
-                let cancelled_by_other = error
-                    .as_service_error()
-                    .is_some_and(|error| cancelled_for(error, "TransactionConflict"));
                 let code = error_code(&error);
-                if cancelled_by_condition || cancelled_by_other {
+                if error.as_service_error().is_some_and(cancelled_by_another) {
                     StoreError::Conflict
                 } else if code == "ValidationException" && item.document.len() > 200_000 {
                     StoreError::TooLarge
@@ -328,19 +312,17 @@ pub(crate) enum Loaded {
     Settings(Box<StoredSettings>),
 }
 
-fn cancelled_for(
-    error: &aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError,
-    reason: &str,
-) -> bool {
-    use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError as Error;
-    // A wildcard is what the SDK's non-exhaustive error asks for.
-    #[allow(clippy::wildcard_enum_match_arm)]
-    match error {
-        Error::TransactionCanceledException(cancelled) => cancelled
-            .cancellation_reasons()
+/// Whether a transaction was cancelled because one of its conditions did not hold, or because
+/// another was under way on the same item.
+fn cancelled_by_another(error: &TransactWriteItemsError) -> bool {
+    if let TransactWriteItemsError::TransactionCanceledException(cancelled) = error {
+        let reasons = cancelled.cancellation_reasons();
+        reasons
             .iter()
-            .any(|found| found.code() == Some(reason)),
-        _ => false,
+            .filter_map(|reason| reason.code())
+            .any(|code| matches!(code, "ConditionalCheckFailed" | "TransactionConflict"))
+    } else {
+        false
     }
 }
 

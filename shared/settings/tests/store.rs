@@ -1,8 +1,15 @@
 //! The settings store against DynamoDB and KMS, over the wire with the real SDK.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can not go on has failed"
+)]
+
 use std::{sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{Channel, Problems, Tenant};
 use comms_settings::{
     Author, CommunicationSettings, Credentials, HashKeys, SettingsCache, SettingsStore, StoreError,
@@ -163,7 +170,6 @@ async fn a_dump_of_the_tables_contains_no_secret() {
         assert!(!dump.contains(planted), "{planted}");
     }
     // Binary attributes are base64 in a dump.
-    use base64::{Engine, prelude::BASE64_STANDARD};
     let shifted: Vec<String> = (0..3)
         .map(|n| BASE64_STANDARD.encode(&PASSWORD.as_bytes()[n..24 + n])[..28].to_owned())
         .collect();
@@ -356,7 +362,7 @@ async fn settings_are_remembered_for_a_minute_and_then_only_the_version_is_looke
         (1, 1)
     );
 
-    world.clock.advance(Duration::from_secs(60));
+    world.clock.advance(Duration::from_mins(1));
     cache.get(&clinic).await.unwrap().unwrap();
     assert_eq!(
         (
@@ -372,12 +378,12 @@ async fn settings_are_remembered_for_a_minute_and_then_only_the_version_is_looke
         .await
         .unwrap();
     assert_eq!(
-        passwords(&*cache.get(&clinic).await.unwrap().unwrap())[0],
+        passwords(&cache.get(&clinic).await.unwrap().unwrap())[0],
         PASSWORD
     );
-    world.clock.advance(Duration::from_secs(60));
+    world.clock.advance(Duration::from_mins(1));
     assert_eq!(
-        passwords(&*cache.get(&clinic).await.unwrap().unwrap())[0],
+        passwords(&cache.get(&clinic).await.unwrap().unwrap())[0],
         "rotated"
     );
 }
@@ -452,7 +458,7 @@ async fn that_there_is_nothing_is_remembered_of_the_global_account_and_of_no_cli
     }
     assert_eq!(reads, [1, 0, 1, 1]);
     world.save("_global", PASSWORD, None).await.unwrap();
-    world.clock.advance(Duration::from_secs(60));
+    world.clock.advance(Duration::from_mins(1));
     assert!(cache.get(&tenant("_global")).await.unwrap().is_some());
 }
 

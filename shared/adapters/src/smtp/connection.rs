@@ -45,7 +45,7 @@ const TLS_TIME: Duration = Duration::from_secs(10);
 /// minutes, which a Lambda does not have.
 const COMMAND_TIME: Duration = Duration::from_secs(15);
 /// The longest that the body and the reply to it may take.
-const BODY_TIME: Duration = Duration::from_secs(60);
+const BODY_TIME: Duration = Duration::from_mins(1);
 /// The longest that a connection is waited for to say good-bye.
 const QUIT_TIME: Duration = Duration::from_secs(2);
 

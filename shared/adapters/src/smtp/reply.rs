@@ -153,11 +153,12 @@ mod tests {
 
         #[test]
         fn any_reply_is_read_however_it_is_cut(lines in proptest::collection::vec("[ -~]{0,20}", 1..4), code in 200_u16..600) {
-            let mut text = String::new();
-            for (index, line) in lines.iter().enumerate() {
-                let separator = if index + 1 == lines.len() { ' ' } else { '-' };
-                text.push_str(&format!("{code}{separator}{line}\r\n"));
-            }
+            let last = lines.len() - 1;
+            let text: String = lines
+                .iter()
+                .enumerate()
+                .map(|(index, line)| format!("{code}{}{line}\r\n", if index == last { ' ' } else { '-' }))
+                .collect();
             for end in 0..text.len() {
                 prop_assert_eq!(parse_reply(&text.as_bytes()[..end]), None);
             }

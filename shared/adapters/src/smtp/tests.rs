@@ -9,6 +9,7 @@ fn reply(code: u16, enhanced: &str) -> Cause {
 
 /// Every row of the SMTP table: stage, reply, what it means.
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table")]
 fn every_known_reply_has_its_kind_and_disposition() {
     use Disposition::{Ambiguous, Final, ProviderDown, Transient};
     use ErrorKind::{
