@@ -118,7 +118,7 @@ async fn put(deps: &Deps, request: &Request, id: &str) -> Result<Response<Body>,
     let body = json_body(request.body())?;
     let stored = deps.store.load(&tenant).await.map_err(store_problem)?;
     check_preconditions(request, stored.as_ref())?;
-    let settings = read_settings(body, stored.as_ref())?;
+    let settings = read_settings(body, &tenant, stored.as_ref())?;
     if let Some(stored) = &stored
         && settings.changed_fields(Some(&stored.settings)).is_empty()
     {
@@ -152,11 +152,20 @@ fn parse_tenant(id: &str) -> Result<Tenant, HttpProblem> {
 
 fn read_settings(
     body: Value,
+    tenant: &Tenant,
     stored: Option<&StoredSettings>,
 ) -> Result<CommunicationSettings, HttpProblem> {
     let mut problems = Problems::default();
     let mut document = None;
     if let Some(mut whole) = Object::new(body, "", &mut problems) {
+        // What GET shows beside the settings may come back with them.
+        for read_only in ["version", "savedAt", "savedBy"] {
+            whole.take(read_only);
+        }
+        whole.optional("clinicId", |value| match value.as_str() {
+            Some(id) if id == tenant.as_str() => Ok(()),
+            Some(_) | None => Err("must be the clinic of the path".to_owned()),
+        });
         if whole.is_missing("settings") {
             whole.problem("settings", "is required");
         }
