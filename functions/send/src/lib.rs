@@ -16,7 +16,9 @@ use comms_core::{
     Delivery, DeliveryStatus, IdempotencyKey, Problems, RequestId,
     request::{Strategy, Submission},
 };
-use comms_delivery::{Accepted, DeliveryResult, HandBack, Pipeline, PipelineConfig, PipelineError};
+use comms_delivery::{
+    Accepted, DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
+};
 use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
@@ -32,7 +34,7 @@ use lambda_http::{
 use serde_json::json;
 use tracing::{error, warn};
 
-pub use queue::{Queue, QueueError};
+pub use queue::{Queue, QueueError, QueueMessage};
 
 /// What the handler works with.
 #[derive(Debug)]
@@ -117,20 +119,27 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
         .idempotency_key
         .get_or_insert_with(IdempotencyKey::random)
         .clone();
+    // Before anything is recorded under the key: what is too large for the queue can still be sent
+    // at once, under the same key.
+    let message = match submission.request.strategy {
+        Strategy::Queued => {
+            Some(QueueMessage::new(&submission).map_err(|error| queue_problem(&error))?)
+        }
+        Strategy::Immediate => None,
+    };
     let accepted = deps
         .pipeline
         .accept(&submission.request, &key)
         .await
         .map_err(pipeline_problem)?;
-    match submission.request.strategy {
-        Strategy::Queued => queue(deps, &submission, &accepted).await,
-        Strategy::Immediate => {
-            let results = deps
-                .pipeline
-                .deliver(&submission.request, &accepted, deadline)
-                .await;
-            sent(&accepted, results)
-        }
+    if let Some(message) = message {
+        queue(deps, message, &accepted).await
+    } else {
+        let results = deps
+            .pipeline
+            .deliver(&submission.request, &accepted, deadline, Patience::GiveUp)
+            .await;
+        sent(&accepted, results)
     }
 }
 
@@ -185,10 +194,24 @@ fn read_submission(request: &Request) -> Result<Submission, HttpProblem> {
 
 async fn queue(
     deps: &Deps,
-    submission: &Submission,
+    message: QueueMessage,
     accepted: &Accepted,
 ) -> Result<Response<Body>, HttpProblem> {
-    deps.queue.send(submission).await.map_err(|error| match error {
+    deps.queue.send(message).await.map_err(|error| {
+        error!(request_id = %accepted.id(), %error, "a communication could not be queued");
+        queue_problem(&error)
+    })?;
+    let body = json!({
+        "requestId": accepted.id(), "status": "queued", "deliveries": accepted.queued(),
+    });
+    Ok(located(
+        json_response(StatusCode::ACCEPTED, &body),
+        accepted.id(),
+    ))
+}
+
+fn queue_problem(error: &QueueError) -> HttpProblem {
+    match error {
         QueueError::TooLarge => HttpProblem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too_large",
@@ -198,18 +221,8 @@ async fn queue(
                 queue::MAX_MESSAGE_BYTES
             ),
         ),
-        QueueError::Unreadable | QueueError::Sqs { .. } => {
-            error!(request_id = %accepted.id(), %error, "a communication could not be queued");
-            HttpProblem::unavailable()
-        }
-    })?;
-    let body = json!({
-        "requestId": accepted.id(), "status": "queued", "deliveries": accepted.queued(),
-    });
-    Ok(located(
-        json_response(StatusCode::ACCEPTED, &body),
-        accepted.id(),
-    ))
+        QueueError::Unreadable | QueueError::Sqs { .. } => HttpProblem::unavailable(),
+    }
 }
 
 fn sent(accepted: &Accepted, results: Vec<DeliveryResult>) -> Result<Response<Body>, HttpProblem> {
@@ -224,7 +237,8 @@ fn sent(accepted: &Accepted, results: Vec<DeliveryResult>) -> Result<Response<Bo
                 HandBack::Busy
                 | HandBack::OutOfTime
                 | HandBack::Unreachable
-                | HandBack::NotRecorded,
+                | HandBack::NotRecorded
+                | HandBack::TryLater,
             ) => {
                 return Err(HttpProblem::unavailable());
             }

@@ -26,6 +26,24 @@ pub enum QueueError {
     },
 }
 
+/// A communication as it goes on the queue.
+pub struct QueueMessage {
+    body: String,
+    group: String,
+}
+
+impl QueueMessage {
+    /// Writes a communication as a message, if it is not too large to be one.
+    pub fn new(submission: &Submission) -> Result<Self, QueueError> {
+        let body = submission.to_json().map_err(|_| QueueError::Unreadable)?;
+        if body.len() > MAX_MESSAGE_BYTES {
+            return Err(QueueError::TooLarge);
+        }
+        let group = submission.request.tenant().as_str().to_owned();
+        Ok(Self { body, group })
+    }
+}
+
 /// The queue that the worker reads.
 #[derive(Debug, Clone)]
 pub struct Queue {
@@ -44,16 +62,12 @@ impl Queue {
 
     /// Puts a communication on the queue, in the group of its clinic: SQS's fair queues then keep
     /// one clinic's campaign from holding up the others.
-    pub async fn send(&self, submission: &Submission) -> Result<(), QueueError> {
-        let body = submission.to_json().map_err(|_| QueueError::Unreadable)?;
-        if body.len() > MAX_MESSAGE_BYTES {
-            return Err(QueueError::TooLarge);
-        }
+    pub async fn send(&self, message: QueueMessage) -> Result<(), QueueError> {
         self.client
             .send_message()
             .queue_url(&self.url)
-            .message_body(body)
-            .message_group_id(submission.request.tenant().as_str())
+            .message_body(message.body)
+            .message_group_id(message.group)
             .send()
             .await
             .map_err(|error| QueueError::Sqs {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
 use comms_core::{IdempotencyKey, request::Submission};
-use comms_delivery::{DeliveryResult, Pipeline, PipelineConfig};
+use comms_delivery::{DeliveryResult, Patience, Pipeline, PipelineConfig};
 use comms_runtime::{
     Environment, aws,
     http::remaining,
@@ -18,6 +18,9 @@ use tracing::{Instrument, error, info, info_span};
 
 /// Messages of one batch that are worked on at once; a batch has at most ten.
 const CONCURRENT_MESSAGES: usize = 10;
+
+/// How often SQS hands a message out before it is a dead letter: the queue's `maxReceiveCount`.
+pub const MAX_RECEIVES: u32 = 5;
 
 /// What the handler works with.
 #[derive(Debug)]
@@ -107,9 +110,15 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
             return MessageResult::Again;
         }
     };
+    // The last time that SQS hands a message out is the last chance to say how it ended.
+    let patience = if receive_count(message) < MAX_RECEIVES {
+        Patience::HandBack
+    } else {
+        Patience::GiveUp
+    };
     let results = deps
         .pipeline
-        .deliver(&submission.request, &accepted, deadline)
+        .deliver(&submission.request, &accepted, deadline, patience)
         .await;
     let again = results
         .iter()
@@ -118,5 +127,18 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
         MessageResult::Again
     } else {
         MessageResult::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With more patience than the queue has, a delivery would end as a dead letter and stay queued
+    /// in the ledger.
+    #[test]
+    fn the_queue_hands_a_message_out_as_often_as_the_worker_expects() {
+        let template = include_str!("../../../template.yaml");
+        assert!(template.contains(&format!("maxReceiveCount: {MAX_RECEIVES}\n")));
     }
 }

@@ -11,7 +11,7 @@ mod connection;
 mod pool;
 mod reply;
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use comms_core::{
@@ -500,6 +500,9 @@ fn classify_auth(reply: Reply) -> ProviderError {
     error.with_code(reply.provider_code())
 }
 
+/// What greylisting servers want to see before they take a message: minutes, not seconds.
+const GREYLISTING_TIME: Duration = Duration::from_secs(60);
+
 fn classify_rcpt(reply: Reply) -> ProviderError {
     use Disposition::{Final, ProviderDown, Transient};
     let error = match (reply.code, reply.enhanced) {
@@ -518,7 +521,8 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
             Transient,
             ErrorKind::Unavailable,
             "The server does not take mail for this recipient at the moment (greylisting or a busy mailbox).",
-        ),
+        )
+        .with_retry_after(GREYLISTING_TIME),
         (_, Some((5, 7, _))) => ProviderError::new(
             ProviderDown,
             ErrorKind::PolicyRefused,

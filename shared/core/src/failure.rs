@@ -225,6 +225,13 @@ impl ProviderError {
         self
     }
 
+    /// Adds how long the provider is to be left alone.
+    #[must_use]
+    pub const fn with_retry_after(mut self, time: Duration) -> Self {
+        self.retry_after = Some(time);
+        self
+    }
+
     /// Leaves the provider's health as it is.
     #[must_use]
     pub const fn health_unchanged(mut self) -> Self {

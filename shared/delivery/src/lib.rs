@@ -8,4 +8,6 @@ pub mod ledger;
 pub mod pipeline;
 
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
-pub use pipeline::{Accepted, DeliveryResult, HandBack, Pipeline, PipelineConfig, PipelineError};
+pub use pipeline::{
+    Accepted, DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
+};

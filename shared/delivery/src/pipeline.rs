@@ -11,8 +11,8 @@ use comms_adapters::{
     tls::TlsConfigs,
 };
 use comms_core::{
-    Attempt, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, FailureReason, IdempotencyKey,
-    RequestId, SystemClock, Tenant,
+    Attempt, AttemptOutcome, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, Disposition,
+    FailureReason, IdempotencyKey, RequestId, SystemClock, Tenant,
     request::{CommunicationRequest, PlannedDelivery, Target},
 };
 use comms_settings::{HashKeys, SettingsCache, SettingsStore, StoreError, StoredSettings};
@@ -97,6 +97,18 @@ pub enum HandBack {
     NotRecorded,
     /// The same key stands for another body.
     KeyConflict,
+    /// No provider could take it now, and one may later.
+    TryLater,
+}
+
+/// What is done when no provider can take a message now and one may later: a mail server that is
+/// restarted, a mailbox that is greylisted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Hand it back: who brought it will bring it again, in minutes.
+    HandBack,
+    /// It has failed.
+    GiveUp,
 }
 
 impl HandBack {
@@ -108,6 +120,7 @@ impl HandBack {
             Self::Unreachable => "unreachable",
             Self::NotRecorded => "not_recorded",
             Self::KeyConflict => "key_conflict",
+            Self::TryLater => "try_later",
         }
     }
 }
@@ -225,12 +238,14 @@ impl Pipeline {
     }
 
     /// Makes all deliveries of a communication. Each ends recorded or is given back; none is
-    /// started that the deadline leaves no time for.
+    /// started that the deadline leaves no time for. `patience` says what becomes of one that no
+    /// provider could take now.
     pub async fn deliver(
         &self,
         request: &CommunicationRequest,
         accepted: &Accepted,
         deadline: Deadline,
+        patience: Patience,
     ) -> Vec<DeliveryResult> {
         let content = Arc::new(request.content.clone());
         let mut work = Vec::with_capacity(accepted.planned.len());
@@ -248,13 +263,12 @@ impl Pipeline {
                 delivery_id = %planned.id,
                 channel = %planned.channel,
             );
-            let one = self.deliver_one(
-                &accepted.record,
-                planned,
-                message,
-                request.expires_at,
+            let limits = Limits {
+                expires_at: request.expires_at,
                 deadline,
-            );
+                patience,
+            };
+            let one = self.deliver_one(&accepted.record, planned, message, limits);
             let result = async move {
                 match one.await {
                     Ok(delivery) => DeliveryResult::Recorded(Box::new(delivery)),
@@ -277,10 +291,9 @@ impl Pipeline {
         record: &RequestRecord,
         planned: &PlannedDelivery,
         message: Option<Message>,
-        expires_at: Option<Timestamp>,
-        deadline: Deadline,
+        limits: Limits,
     ) -> Result<Delivery, HandBack> {
-        if deadline.remaining() < STARTING_TIME {
+        if limits.deadline.remaining() < STARTING_TIME {
             return Err(HandBack::OutOfTime);
         }
         // Before the claim: where the settings can not be read, nothing has been touched.
@@ -288,7 +301,7 @@ impl Pipeline {
             .chain(&record.tenant, planned.channel)
             .await
             .map_err(unreachable)?;
-        let owner = self.owner(deadline);
+        let owner = self.owner(limits.deadline);
         let hash = self.hash_keys.get().await.map_err(unreachable)?;
         let address = planned.target.as_ref().map_or("", Target::address);
         let address_hash = hash.digest("address", &[address.as_bytes()]).hex128();
@@ -326,15 +339,7 @@ impl Pipeline {
             }
         };
         let outcome = self
-            .outcome(
-                record,
-                &chain,
-                message,
-                expires_at,
-                earlier,
-                possible_duplicate,
-                deadline,
-            )
+            .outcome(record, &chain, message, limits, earlier, possible_duplicate)
             .await;
         self.record(record, planned, &owner, outcome).await
     }
@@ -348,10 +353,9 @@ impl Pipeline {
         record: &RequestRecord,
         chain: &ResolvedChain,
         message: Option<Message>,
-        expires_at: Option<Timestamp>,
+        limits: Limits,
         mut attempts: Vec<Attempt>,
         possible_duplicate: bool,
-        deadline: Deadline,
     ) -> Outcome {
         let ended = |status, reason| Outcome {
             status,
@@ -370,7 +374,10 @@ impl Pipeline {
                 ..ended(DeliveryStatus::Unknown, FailureReason::OutcomeUnknown)
             };
         }
-        if expires_at.is_some_and(|expires_at| expires_at <= self.clock.now()) {
+        if limits
+            .expires_at
+            .is_some_and(|expires_at| expires_at <= self.clock.now())
+        {
             return Outcome {
                 attempts,
                 ..ended(DeliveryStatus::Expired, FailureReason::Expired)
@@ -382,8 +389,17 @@ impl Pipeline {
             };
         let report = chain
             .chain
-            .send(&message, deadline.less(RECORDING_TIME), &renew)
+            .send(&message, limits.deadline.less(RECORDING_TIME), &renew)
             .await;
+        let may_pass = report
+            .attempts
+            .iter()
+            .any(|attempt| match &attempt.outcome {
+                AttemptOutcome::Failed { disposition, .. } => {
+                    *disposition == Disposition::Transient
+                }
+                AttemptOutcome::Accepted => false,
+            });
         attempts.extend(report.attempts);
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
         let unknown_outcomes = report.unknown_outcomes + usize::from(possible_duplicate);
@@ -417,6 +433,9 @@ impl Pipeline {
                 outcome.reason = Some(FailureReason::OutcomeUnknown);
             }
             ChainEnd::Rejected => outcome.reason = Some(FailureReason::Rejected),
+            ChainEnd::AllFailed if may_pass && limits.patience == Patience::HandBack => {
+                outcome.status = DeliveryStatus::Queued;
+            }
             ChainEnd::AllFailed => outcome.reason = Some(FailureReason::AllProvidersFailed),
             ChainEnd::NoProvider => outcome.reason = Some(FailureReason::NoProvider),
         }
@@ -448,7 +467,7 @@ impl Pipeline {
             "delivery recorded"
         );
         if outcome.status == DeliveryStatus::Queued {
-            return Err(HandBack::OutOfTime);
+            return Err(HandBack::TryLater);
         }
         let (provider, message_id) = outcome.receipt.unzip();
         Ok(Delivery {
@@ -554,6 +573,14 @@ impl std::fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Pipeline(…)")
     }
+}
+
+/// What bounds the work on a delivery.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    expires_at: Option<Timestamp>,
+    deadline: Deadline,
+    patience: Patience,
 }
 
 /// A chain, with the version of the clinic's settings that it was built from.

@@ -14,7 +14,7 @@ use comms_adapters::{
 use comms_core::{
     Clock, DeliveryStatus, FailureReason, IdempotencyKey, Problems, Tenant, request::Submission,
 };
-use comms_delivery::{DeliveryResult, HandBack, Ledger, Pipeline};
+use comms_delivery::{DeliveryResult, HandBack, Ledger, Patience, Pipeline};
 use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
     aws::{Fault, LocalAws},
@@ -64,7 +64,7 @@ impl World {
             "primary": {"provider": "smtp", "credentials": {"host": "127.0.0.1",
                 "port": self.server.port(), "secure": false, "user": "user", "password": password}},
             "defaultFrom": "desk@clinic.example", "onAmbiguous": on_ambiguous,
-            "fallbackStrategy": {"retryAttempts": 0}
+            "fallbackStrategy": {"retryAttempts": 2}
         }});
         let mut problems = Problems::default();
         let settings = CommunicationSettings::read(document, "", None, &mut problems).unwrap();
@@ -96,11 +96,21 @@ impl World {
     }
 
     async fn deliver(&self, pipeline: &Pipeline, submission: &Submission) -> DeliveryResult {
+        self.deliver_with(pipeline, submission, Patience::GiveUp)
+            .await
+    }
+
+    async fn deliver_with(
+        &self,
+        pipeline: &Pipeline,
+        submission: &Submission,
+        patience: Patience,
+    ) -> DeliveryResult {
         let key = IdempotencyKey::parse("key").unwrap();
         let accepted = pipeline.identify(&submission.request, &key).await.unwrap();
         let deadline = Deadline::after(Duration::from_secs(20));
         pipeline
-            .deliver(&submission.request, &accepted, deadline)
+            .deliver(&submission.request, &accepted, deadline, patience)
             .await
             .remove(0)
     }
@@ -215,6 +225,51 @@ async fn a_message_that_may_have_been_accepted_does_not_end_as_failed() {
 }
 
 #[tokio::test]
+async fn what_no_provider_can_take_now_is_handed_back_while_there_is_patience() {
+    let world = World::new("failover").await;
+    world.server.always(
+        Stage::Rcpt,
+        Action::reply("450 4.2.0 greylisted, come back later"),
+    );
+    let (pipeline, submission) = (world.pipeline(), submission());
+    for _ in 0..2 {
+        let result = world
+            .deliver_with(&pipeline, &submission, Patience::HandBack)
+            .await;
+        assert_eq!(handed_back(&result), HandBack::TryLater);
+    }
+    let result = world.deliver(&pipeline, &submission).await;
+    let failed = (
+        DeliveryStatus::Failed,
+        Some(FailureReason::AllProvidersFailed),
+        false,
+    );
+    assert_eq!(ended(&result), failed);
+    let DeliveryResult::Recorded(delivery) = result else {
+        panic!("{result:?}")
+    };
+    // Three runs of one attempt each: a greylisted recipient is not asked again within seconds.
+    assert_eq!(delivery.attempts.len(), 3);
+}
+
+#[tokio::test]
+async fn a_message_handed_back_is_sent_when_the_provider_is_well_again() {
+    let world = World::new("failover").await;
+    world
+        .server
+        .on(Stage::Rcpt, Action::reply("451 4.3.0 try later"));
+    let (pipeline, submission) = (world.pipeline(), submission());
+    let result = world
+        .deliver_with(&pipeline, &submission, Patience::HandBack)
+        .await;
+    assert_eq!(handed_back(&result), HandBack::TryLater);
+    let result = world
+        .deliver_with(&pipeline, &submission, Patience::HandBack)
+        .await;
+    assert_eq!(ended(&result), (DeliveryStatus::Sent, None, false));
+}
+
+#[tokio::test]
 async fn what_has_expired_is_not_sent() {
     let world = World::new("failover").await;
     world.clock.advance(Duration::from_hours(1));
@@ -242,7 +297,7 @@ async fn a_rotated_password_is_used_by_the_very_next_attempt() {
     let accepted = pipeline.identify(&another.request, &key).await.unwrap();
     let deadline = Deadline::after(Duration::from_secs(20));
     let result = pipeline
-        .deliver(&another.request, &accepted, deadline)
+        .deliver(&another.request, &accepted, deadline, Patience::GiveUp)
         .await
         .remove(0);
     let DeliveryResult::Recorded(delivery) = &result else {
@@ -267,7 +322,7 @@ async fn a_warm_process_reads_no_settings_and_decrypts_nothing() {
         let accepted = pipeline.identify(&submission.request, &key).await.unwrap();
         let deadline = Deadline::after(Duration::from_secs(20));
         pipeline
-            .deliver(&submission.request, &accepted, deadline)
+            .deliver(&submission.request, &accepted, deadline, Patience::GiveUp)
             .await;
         let called: Vec<_> = world.aws.calls().iter().map(ToString::to_string).collect();
         calls.push(called);
