@@ -1,0 +1,215 @@
+//! Who may do what, over every route: the design's matrix, row by row.
+
+use serde_json::{Value, json};
+
+use crate::world::{CLINIC, FROM, World, claims, communication, email, http_event};
+
+const OTHER: &str = "clinic-456";
+
+/// A route, and the function behind it.
+#[derive(Debug, Clone, Copy)]
+enum Route {
+    PostCommunication,
+    GetCommunication,
+    GetSettings,
+    PutSettings,
+    TestEmail,
+}
+
+const ROUTES: [Route; 5] = [
+    Route::PostCommunication,
+    Route::GetCommunication,
+    Route::GetSettings,
+    Route::PutSettings,
+    Route::TestEmail,
+];
+
+/// Ids of communications by tenant.
+struct Ids([(&'static str, String); 3]);
+
+impl Ids {
+    async fn new(world: &World) -> Self {
+        let mut ids = [CLINIC, OTHER, "_global"].map(|tenant| (tenant, String::new()));
+        for (tenant, id) in &mut ids {
+            *id = world
+                .post(&communication_of(tenant))
+                .await
+                .expect(202)
+                .request_id();
+        }
+        Self(ids)
+    }
+
+    fn of(&self, wanted: &str) -> &str {
+        &self
+            .0
+            .iter()
+            .find(|(tenant, _)| *tenant == wanted)
+            .unwrap()
+            .1
+    }
+}
+
+fn communication_of(tenant: &str) -> Value {
+    let mut communication = communication();
+    communication["metadata"] = match tenant {
+        "_global" => json!({}),
+        clinic => json!({"clinicId": clinic}),
+    };
+    communication
+}
+
+async fn ask(world: &World, route: Route, tenant: &str, ids: &Ids, claims: &Value) -> u16 {
+    let clinic = format!("/api/v1/clinics/{tenant}");
+    let event = |method, path: &str, body: Option<Value>| {
+        http_event(
+            method,
+            path,
+            body.map(|body| body.to_string()).as_deref(),
+            claims,
+            &[],
+        )
+    };
+    let answer = match route {
+        Route::PostCommunication => {
+            let body = communication_of(tenant);
+            world
+                .ask_send(&event("POST", "/api/v1/communications", Some(body)))
+                .await
+        }
+        Route::GetCommunication => {
+            let path = format!("/api/v1/communications/{}", ids.of(tenant));
+            world.ask_send(&event("GET", &path, None)).await
+        }
+        Route::GetSettings => world.ask_config(&event("GET", &clinic, None)).await,
+        Route::PutSettings => {
+            let body = json!({"settings": {"communicationSettings": email(&world.entry(), FROM)}});
+            world.ask_config(&event("PUT", &clinic, Some(body))).await
+        }
+        Route::TestEmail => {
+            let path = format!("{clinic}/communication/test-email");
+            let body = Some(json!({"verifyOnly": true}));
+            world.ask_config_test(&event("POST", &path, body)).await
+        }
+    };
+    answer.status
+}
+
+#[tokio::test]
+async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched_nothing() {
+    let world = World::new().await;
+    for tenant in [CLINIC, OTHER, "_global"] {
+        world
+            .put_settings(tenant, email(&world.entry(), FROM))
+            .await
+            .expect(201);
+    }
+    let ids = Ids::new(&world).await;
+    // Rows: roles, then for each tenant (own, other, global) the routes in the order of ROUTES.
+    let own = Some(CLINIC);
+    let matrix = [
+        (claims("SUPER_ADMIN", None), ["yyyyy", "yyyyy", "yyyyy"]),
+        (claims("SUPER_ADMIN", own), ["yyyyy", "yyyyy", "yyyyy"]),
+        (claims("CLINIC_ADMIN", own), ["yyyyy", "-----", "-----"]),
+        (claims("CLINIC_MANAGER", own), ["-yy--", "-----", "-----"]),
+        (claims("SERVICE", None), ["yy---", "yy---", "yy---"]),
+        (claims("SERVICE", own), ["yy---", "yy---", "yy---"]),
+        (
+            claims("CLINIC_MANAGER SERVICE", own),
+            ["yyy--", "yy---", "yy---"],
+        ),
+        (claims("CLINIC_ADMIN", None), ["-----", "-----", "-----"]),
+        (
+            claims("CLINIC_ADMIN", Some("_global")),
+            ["-----", "-----", "-----"],
+        ),
+        (
+            claims("CLINIC_ADMIN", Some("")),
+            ["-----", "-----", "-----"],
+        ),
+        (claims("PATIENT", own), ["-----", "-----", "-----"]),
+        (claims("clinic_admin", own), ["-----", "-----", "-----"]),
+        (claims("", own), ["-----", "-----", "-----"]),
+        (json!({}), ["-----", "-----", "-----"]),
+        // No authorizer has seen this one.
+        (Value::Null, ["-----", "-----", "-----"]),
+    ];
+    for (claims, allowed) in matrix {
+        for (tenant, allowed) in [CLINIC, OTHER, "_global"].into_iter().zip(allowed) {
+            for (route, allowed) in ROUTES.into_iter().zip(allowed.chars()) {
+                world.aws.clear_calls();
+                let status = ask(&world, route, tenant, &ids, &claims).await;
+                let place = format!("{route:?} of {tenant} with {claims}: {status}");
+                if allowed == 'y' {
+                    assert!((200..300).contains(&status), "{place}");
+                    continue;
+                }
+                assert_eq!(status, 403, "{place}");
+                // Whose communication it is only the ledger knows.
+                let looked_up = |call: &comms_testkit::aws::AwsCall| {
+                    matches!(route, Route::GetCommunication)
+                        && !claims.is_null()
+                        && call.to_string() == "dynamodb:Query"
+                };
+                let calls = world.aws.calls();
+                assert!(calls.iter().all(looked_up), "{place}: {calls:?}");
+            }
+        }
+    }
+    assert!(world.smtp.messages().is_empty());
+}
+
+#[tokio::test]
+async fn claims_are_those_of_the_authorizer_and_not_of_a_header_or_a_lambda_authorizer() {
+    let world = World::saved().await;
+    let path = format!("/api/v1/clinics/{CLINIC}");
+    let claims = claims("SUPER_ADMIN", Some(CLINIC));
+    let text = claims.to_string();
+    let headers = [
+        ("roles", "SUPER_ADMIN"),
+        ("clinic_id", CLINIC),
+        ("x-claims", text.as_str()),
+        (
+            "authorization",
+            "Bearer eyJhbGciOiJub25lIn0.eyJyb2xlcyI6IlNVUEVSX0FETUlOIn0.",
+        ),
+    ];
+    let spoofed = http_event("GET", &path, None, &Value::Null, &headers);
+    world.ask_config(&spoofed).await.expect(403);
+    let mut event: Value =
+        serde_json::from_str(&http_event("GET", &path, None, &Value::Null, &[])).unwrap();
+    event["requestContext"]["authorizer"] = json!({"lambda": claims});
+    world.ask_config(&event.to_string()).await.expect(403);
+    event["requestContext"]["authorizer"] = json!({"jwt": {"claims": null, "scopes": null}});
+    // An event that can not be read is no answer at all; one that can must be refused.
+    if lambda_http::request::from_str(&event.to_string()).is_ok() {
+        world.ask_config(&event.to_string()).await.expect(403);
+    }
+}
+
+#[tokio::test]
+async fn health_needs_no_token_and_asks_nobody() {
+    let world = World::new().await;
+    let event = http_event("GET", "/api/v1/health", None, &Value::Null, &[]);
+    let answer = world.ask_send(&event).await.expect(200);
+    assert_eq!(answer.body["status"], "ok");
+    assert!(world.aws.calls().is_empty());
+}
+
+#[tokio::test]
+async fn routes_that_do_not_exist_are_not_found_by_anybody() {
+    let world = World::new().await;
+    for path in [
+        "/",
+        "/api/v1",
+        "/api/v1/communications/a/b",
+        "/api/v1/clinics/a/b",
+        "/api/v2/health",
+    ] {
+        let event = http_event("GET", path, None, &claims("SUPER_ADMIN", None), &[]);
+        world.ask_send(&event).await.expect(404);
+        world.ask_config(&event).await.expect(404);
+        world.ask_config_test(&event).await.expect(404);
+    }
+    assert!(world.aws.calls().is_empty());
+}

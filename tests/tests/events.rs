@@ -1,0 +1,97 @@
+//! The events for `sam local invoke`: each is one that its function understands.
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use serde_json::Value;
+
+use crate::world::{World, handle_records};
+
+/// The events whose names begin with `prefix`, by the rest of their names.
+fn events(prefix: &str) -> BTreeMap<String, String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("events");
+    let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap());
+    files
+        .filter_map(|file| {
+            let name = file.file_name().into_string().unwrap();
+            let rest = name.strip_prefix(prefix)?.strip_suffix(".json")?.to_owned();
+            Some((rest, fs::read_to_string(file.path()).unwrap()))
+        })
+        .collect()
+}
+
+#[test]
+fn every_event_belongs_to_a_function() {
+    let all = events("").into_keys();
+    let lost: Vec<_> = all
+        .filter(|name| {
+            !["config-", "send-", "worker-"]
+                .iter()
+                .any(|function| name.starts_with(function))
+        })
+        .collect();
+    // The environment that they are given.
+    assert_eq!(lost, ["env"]);
+}
+
+#[tokio::test]
+async fn the_events_of_config_and_config_test_are_answered() {
+    for (name, event) in events("config-") {
+        let world = World::saved().await;
+        match name.as_str() {
+            "get" => assert_eq!(
+                world.ask_config(&event).await.expect(200).body["version"],
+                1
+            ),
+            "put" => assert_eq!(
+                world.ask_config(&event).await.expect(200).body["version"],
+                2
+            ),
+            "test-email" => {
+                let answer = world.ask_config_test(&event).await.expect(200);
+                assert_eq!(answer.body["ok"], true, "{}", answer.text);
+                assert_eq!(world.smtp.messages().len(), 1);
+            }
+            other => panic!("no test knows what to expect of {other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_events_of_send_are_answered() {
+    for (name, event) in events("send-") {
+        let world = World::saved().await;
+        match name.as_str() {
+            "get" => assert_eq!(
+                world.ask_send(&event).await.expect(404).body["code"],
+                "not_found"
+            ),
+            "post-immediate" => {
+                world.ask_send(&event).await.expect(200);
+                assert_eq!(world.smtp.messages().len(), 1);
+            }
+            "post-queued" => {
+                world.ask_send(&event).await.expect(202);
+                assert!(world.run_worker().await.failed.is_empty());
+                assert_eq!(world.smtp.messages().len(), 1);
+            }
+            other => panic!("no test knows what to expect of {other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_events_of_worker_are_delivered_and_the_poison_is_given_back() {
+    for (name, event) in events("worker-") {
+        let world = World::saved().await;
+        let event: Value = serde_json::from_str(&event).unwrap();
+        let records = event["Records"].as_array().unwrap();
+        let failed = handle_records(&world.worker, records, Duration::from_secs(30)).await;
+        let poison: &[&str] = match name.as_str() {
+            "one" => &[],
+            "poison" => &["059f36b4-87a3-44ab-83d2-661975970002"],
+            other => panic!("no test knows what to expect of {other}"),
+        };
+        assert_eq!(failed, poison, "{name}");
+        assert_eq!(world.smtp.messages().len(), records.len() - poison.len());
+    }
+}

@@ -1,0 +1,19 @@
+//! The four functions as they are deployed, from the event to the mail server: their own handlers, the real AWS SDK
+//! against a local AWS, real SMTP conversations with STARTTLS.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what is not as it should be is the test's failure"
+)]
+
+mod authorization;
+mod config;
+mod config_test;
+mod events;
+mod idempotency;
+mod privacy;
+mod send;
+mod worker;
+mod world;

@@ -1,0 +1,277 @@
+//! Batches from the queue: what is done, what comes again, and that nothing is lost or sent by the wrong account.
+
+use std::{sync::Arc, time::Duration};
+
+use comms_testkit::{
+    aws::Fault,
+    clock::ManualClock,
+    smtp::{Action, SmtpServer, Stage},
+};
+use serde_json::{Value, json};
+
+use crate::world::{CLINIC, FROM, Mail, World, communication, email, handle_records, record};
+
+/// Handles a message of another clinic, so that everything but our clinic's settings is read already.
+async fn warm_up(world: &World, global: &SmtpServer) {
+    let mut other = communication();
+    other["metadata"]["clinicId"] = json!("clinic-without-settings");
+    assert!(
+        world
+            .work_on(&[record("warm-up", &other.to_string())])
+            .await
+            .is_empty()
+    );
+    assert_eq!(global.messages().len(), 1);
+}
+
+async fn delivery(world: &World, id: &str) -> Value {
+    world.status(id).await.expect(200).body["deliveries"][0].clone()
+}
+
+#[tokio::test]
+async fn poison_is_given_back_and_takes_no_other_message_with_it() {
+    let world = World::saved().await;
+    let mut unknown_field = communication();
+    unknown_field["colour"] = json!("red");
+    let mut nobody = communication();
+    nobody["recipients"] = json!([]);
+    let mut records = vec![
+        record("no-json", "{\"category\":"),
+        record("unknown-field", &unknown_field.to_string()),
+        record("nobody", &nobody.to_string()),
+        record("empty", ""),
+    ];
+    for n in 0..6 {
+        let mut good = communication();
+        good["recipients"] = json!([{"email": format!("patient-{n}@example.com")}]);
+        records.insert(
+            n * 2 % records.len(),
+            record(&format!("good-{n}"), &good.to_string()),
+        );
+    }
+    let mut failed = world.work_on(&records).await;
+    failed.sort();
+    assert_eq!(failed, ["empty", "no-json", "nobody", "unknown-field"]);
+    let mut sent: Vec<_> = world
+        .smtp
+        .messages()
+        .iter()
+        .map(|m| Mail::of(m).to)
+        .collect();
+    sent.sort();
+    let expected: Vec<_> = (0..6).map(|n| format!("patient-{n}@example.com")).collect();
+    assert_eq!(sent, expected);
+}
+
+#[tokio::test]
+async fn settings_that_can_not_be_read_are_no_reason_to_send_through_the_global_account() {
+    for (service, operation) in [("dynamodb", "GetItem"), ("kms", "Decrypt")] {
+        let world = World::saved().await;
+        let global = world.save_global().await;
+        warm_up(&world, &global).await;
+        let accepted = world.post(&communication()).await.expect(202);
+        world
+            .aws
+            .fail_next(service, operation, 1_000, Fault::AccessDenied);
+        for _ in 0..2 {
+            let batch = world.run_worker().await;
+            assert_eq!(batch.failed.len(), 1, "{service} {operation}");
+        }
+        assert_eq!(world.smtp.connections(), 0);
+        assert_eq!(global.messages().len(), 1, "only the warm-up");
+        world.aws.clear_faults();
+        assert_eq!(
+            delivery(&world, &accepted.request_id()).await["status"],
+            "queued"
+        );
+
+        let batch = world.run_worker().await;
+        assert_eq!((batch.records.len(), batch.failed.len()), (1, 0));
+        assert_eq!(world.smtp.messages().len(), 1);
+        assert_eq!(global.messages().len(), 1);
+        assert_eq!(
+            delivery(&world, &accepted.request_id()).await["status"],
+            "sent"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_global_account_that_can_not_be_read_is_not_taken_for_none() {
+    let world = World::new().await;
+    let global = world.save_global().await;
+    let accepted = world.post(&communication()).await.expect(202);
+    world
+        .aws
+        .fail_next("kms", "Decrypt", 1_000, Fault::AccessDenied);
+    assert_eq!(world.run_worker().await.failed.len(), 1);
+    world.aws.clear_faults();
+    assert_eq!(
+        delivery(&world, &accepted.request_id()).await["status"],
+        "queued"
+    );
+    assert!(world.run_worker().await.failed.is_empty());
+    assert_eq!(global.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn a_short_outage_of_the_store_is_over_before_anybody_notices() {
+    let world = World::saved().await;
+    world.post(&communication()).await.expect(202);
+    world.aws.fail_next("dynamodb", "GetItem", 1, Fault::Drop);
+    assert!(world.run_worker().await.failed.is_empty());
+    assert_eq!(world.smtp.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_that_the_ledger_has_not_claimed() {
+    let world = World::saved().await;
+    world.post(&communication()).await.expect(202);
+    world
+        .aws
+        .fail_next("dynamodb", "UpdateItem", 1_000, Fault::AccessDenied);
+    assert_eq!(world.run_worker().await.failed.len(), 1);
+    assert_eq!(world.smtp.connections(), 0);
+    world.aws.clear_faults();
+    assert!(world.run_worker().await.failed.is_empty());
+    assert_eq!(world.smtp.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn what_has_expired_on_the_queue_is_recorded_as_expired_and_not_sent() {
+    let world = World::saved().await;
+    // A producer that was late itself.
+    let mut late = communication();
+    late["expiresAt"] = json!("2020-01-01T00:00:00Z");
+    let failed = world
+        .work_on(&[record("message-1", &late.to_string())])
+        .await;
+    assert!(failed.is_empty(), "an expired message is done");
+
+    // A queue that was slow.
+    late["expiresAt"] = json!("2100-01-01T00:00:00Z");
+    let id = world.post(&late).await.expect(202).request_id();
+    let clock = Arc::new(ManualClock::new());
+    clock.advance(Duration::from_hours(24 * 366 * 100));
+    let worker = world.worker_with_clock(clock);
+    let batch = world
+        .run_worker_with(&worker, Duration::from_secs(30))
+        .await;
+    assert_eq!((batch.records.len(), batch.failed.len()), (1, 0));
+    let delivery = delivery(&world, &id).await;
+    assert_eq!(delivery["status"], "expired");
+    assert_eq!(delivery["reason"]["code"], "EXPIRED");
+    assert_eq!(delivery["attempts"], json!([]));
+    assert_eq!(world.smtp.connections(), 0);
+}
+
+#[tokio::test]
+async fn with_two_seconds_left_nothing_is_begun_and_everything_is_given_back() {
+    let world = World::saved().await;
+    let accepted = world.post(&communication()).await.expect(202);
+    let batch = world
+        .run_worker_with(&world.worker, Duration::from_secs(2))
+        .await;
+    assert_eq!(batch.failed.len(), 1);
+    assert_eq!(world.smtp.connections(), 0);
+    assert_eq!(
+        delivery(&world, &accepted.request_id()).await["status"],
+        "queued"
+    );
+    assert!(world.run_worker().await.failed.is_empty());
+    assert_eq!(
+        delivery(&world, &accepted.request_id()).await["status"],
+        "sent"
+    );
+}
+
+#[tokio::test]
+async fn an_outcome_that_was_not_recorded_comes_again_and_is_flagged_or_held_after_the_lease() {
+    for (policy, copies, status) in [("failover", 2, "sent"), ("hold", 1, "unknown")] {
+        // The claim is written; then the mail server takes the message, and the ledger is gone.
+        let world = World::with(|server, aws| {
+            let (aws, first) = (aws.clone(), std::sync::Once::new());
+            server.on_message(Arc::new(move |_| {
+                first.call_once(|| {
+                    aws.fail_next("dynamodb", "UpdateItem", 1_000, Fault::AccessDenied);
+                });
+            }))
+        })
+        .await;
+        let mut settings = email(&world.entry(), FROM);
+        settings["email"]["onAmbiguous"] = json!(policy);
+        world.put_settings(CLINIC, settings).await.expect(201);
+        let id = world.post(&communication()).await.expect(202).request_id();
+
+        let clock = Arc::new(ManualClock::new());
+        let run = async || {
+            // A new process each time: what it knows is what the ledger knows.
+            let worker = world.worker_with_clock(clock.clone());
+            world
+                .run_worker_with(&worker, Duration::from_secs(30))
+                .await
+                .failed
+                .len()
+        };
+        assert_eq!(run().await, 1, "not recorded, so not done");
+        assert_eq!(world.smtp.messages().len(), 1);
+        world.aws.clear_faults();
+        assert_eq!(run().await, 1, "its lease holds");
+        assert_eq!(delivery(&world, &id).await["status"], "sending");
+        assert_eq!(world.smtp.messages().len(), 1);
+
+        clock.advance(Duration::from_mins(1));
+        assert_eq!(run().await, 0);
+        let delivery = delivery(&world, &id).await;
+        assert_eq!(delivery["status"], status);
+        assert_eq!(delivery["possibleDuplicate"], true);
+        let messages = world.smtp.messages();
+        assert_eq!(messages.len(), copies, "{policy}");
+        let mut ids: Vec<_> = messages.iter().map(|m| Mail::of(m).message_id).collect();
+        ids.dedup();
+        assert_eq!(ids.len(), 1, "copies can be told to be one");
+    }
+}
+
+#[tokio::test]
+async fn of_a_message_that_comes_again_only_what_was_not_done_is_done() {
+    // One recipient is sent; for the other the process dies with the message in flight.
+    let world = World::with(|server, _| server.on_rcpt("slow@example.com", Action::Hang)).await;
+    world.save_clinic().await;
+    let mut two = communication();
+    two["recipients"] = json!([{"email": "patient@example.com"}, {"email": "slow@example.com"}]);
+    let records = [record("message-1", &two.to_string())];
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    let work = handle_records(&worker, &records, Duration::from_secs(30));
+    tokio::select! {
+        failed = work => panic!("{failed:?}"),
+        () = async {
+            world.smtp.wait_for_stage(Stage::Rcpt, 2).await;
+            world.smtp.wait_for_messages(1).await;
+            // The outcome of the first is written before the process dies.
+            while world.aws.count("dynamodb", "UpdateItem") < 3 {
+                tokio::task::yield_now().await;
+            }
+            while !world.aws.dump_tables().await.contains("\"sent\"") {
+                tokio::task::yield_now().await;
+            }
+        } => {}
+    }
+    world.smtp.clear_script();
+    clock.advance(Duration::from_mins(1));
+    let worker = world.worker_with_clock(clock);
+    assert!(
+        handle_records(&worker, &records, Duration::from_secs(30))
+            .await
+            .is_empty()
+    );
+    let mut sent: Vec<_> = world
+        .smtp
+        .messages()
+        .iter()
+        .map(|m| Mail::of(m).to)
+        .collect();
+    sent.sort();
+    assert_eq!(sent, ["patient@example.com", "slow@example.com"]);
+}

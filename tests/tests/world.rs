@@ -1,0 +1,581 @@
+//! A world for one test: AWS, a certificate authority, a mail server, and the four functions with what they need.
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use aws_lambda_events::sqs::SqsEvent;
+use aws_sdk_sqs::types::MessageSystemAttributeName;
+use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
+use comms_core::Clock;
+use comms_delivery::{Ledger, Pipeline};
+use comms_runtime::Environment;
+use comms_settings::{HashKeys, SettingsCache, SettingsStore};
+use comms_testkit::{
+    aws::LocalAws,
+    smtp::{ReceivedMessage, SmtpServer, SmtpServerBuilder, TlsMode},
+    tls::TestCa,
+};
+use lambda_http::{Body, Request, RequestExt, Response};
+use lambda_runtime::{Context, LambdaEvent};
+use mail_parser::MessageParser;
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+
+/// The clinic of most tests.
+pub(crate) const CLINIC: &str = "clinic-123";
+/// The clinic's sender.
+pub(crate) const FROM: &str = "appointments@clinic.example";
+/// The user at the world's own mail server.
+pub(crate) const USER: &str = "clinic-user";
+/// The user's password.
+pub(crate) const PASSWORD: &str = "planted-password-7f3a9c";
+
+/// What an HTTP function answered.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Answer {
+    /// The status.
+    pub(crate) status: u16,
+    /// The headers and the body as text, to be searched.
+    pub(crate) text: String,
+    /// The body.
+    pub(crate) body: Value,
+    headers: lambda_http::http::HeaderMap,
+}
+
+impl Answer {
+    fn of(response: Response<Body>) -> Self {
+        let (parts, body) = response.into_parts();
+        let bytes = match body {
+            Body::Text(text) => text.into_bytes(),
+            Body::Binary(bytes) => bytes,
+            other @ (Body::Empty | _) => panic!("an answer has a body, not {other:?}"),
+        };
+        let text = String::from_utf8(bytes).unwrap();
+        Self {
+            status: parts.status.as_u16(),
+            body: serde_json::from_str(&text).unwrap(),
+            text: format!("{:?} {text}", parts.headers),
+            headers: parts.headers,
+        }
+    }
+
+    /// A header, or an empty text.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The status, for an `assert_eq!` that shows the body when it fails.
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.text);
+        self
+    }
+
+    /// The pointers of a problem's errors, sorted.
+    pub(crate) fn pointers(&self) -> Vec<String> {
+        let errors = self.body["errors"].as_array().cloned().unwrap_or_default();
+        let mut pointers: Vec<_> = errors
+            .iter()
+            .map(|error| error["pointer"].as_str().unwrap().to_owned())
+            .collect();
+        pointers.sort();
+        pointers
+    }
+
+    /// The request's id.
+    pub(crate) fn request_id(&self) -> String {
+        self.body["requestId"].as_str().unwrap().to_owned()
+    }
+}
+
+/// What the worker was given and what it gave back.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// The records of the event.
+    pub(crate) records: Vec<Value>,
+    /// The ids in `batchItemFailures`.
+    pub(crate) failed: Vec<String>,
+}
+
+/// Everything that a test needs.
+pub(crate) struct World {
+    pub(crate) aws: LocalAws,
+    pub(crate) ca: TestCa,
+    /// The clinic's own mail server.
+    pub(crate) smtp: SmtpServer,
+    pub(crate) send: comms_send::Deps,
+    pub(crate) worker: comms_worker::Deps,
+    pub(crate) config: comms_config::Deps,
+    pub(crate) config_test: comms_config_test::Deps,
+    /// Every answer of every HTTP function, as text.
+    answers: Mutex<Vec<String>>,
+    queue: aws_sdk_sqs::Client,
+}
+
+impl World {
+    /// A world in which nothing is saved.
+    pub(crate) async fn new() -> Self {
+        Self::with(|server, _| server).await
+    }
+
+    /// A world in which the clinic's settings name its mail server.
+    pub(crate) async fn saved() -> Self {
+        let world = Self::new().await;
+        world.save_clinic().await;
+        world
+    }
+
+    /// A world whose mail server is scripted.
+    pub(crate) async fn with(
+        script: impl FnOnce(SmtpServerBuilder, &LocalAws) -> SmtpServerBuilder,
+    ) -> Self {
+        let (aws, ca) = (LocalAws::start().await, TestCa::new());
+        let smtp = script(mail_server(&ca, USER, PASSWORD), &aws).start().await;
+        let mut roots = NamedTempFile::new().unwrap();
+        roots.write_all(ca.pem().as_bytes()).unwrap();
+        let mut variables = aws.env();
+        for (name, value) in [
+            ("EGRESS_ALLOW", "127.0.0.0/8"),
+            ("EXTRA_CA_FILE", roots.path().to_str().unwrap()),
+            ("LOG_LEVEL", "trace"),
+        ] {
+            variables.push((name.to_owned(), value.to_owned()));
+        }
+        let environment = Environment::from_lookup(|name| {
+            let (_, value) = variables.iter().find(|(known, _)| known == name)?;
+            Some(value.clone())
+        });
+        Self {
+            send: comms_send::Deps::from_environment(&environment).unwrap(),
+            worker: comms_worker::Deps::from_environment(&environment).unwrap(),
+            config: comms_config::Deps::from_environment(&environment).unwrap(),
+            config_test: comms_config_test::Deps::from_environment(&environment).unwrap(),
+            queue: aws_sdk_sqs::Client::new(&aws.sdk_config()),
+            answers: Mutex::default(),
+            aws,
+            ca,
+            smtp,
+        }
+    }
+
+    /// A further mail server under the same authority.
+    pub(crate) fn server(&self, user: &str, password: &str) -> SmtpServerBuilder {
+        mail_server(&self.ca, user, password)
+    }
+
+    /// The worker as a new process with a clock that the test moves.
+    pub(crate) fn worker_with_clock(&self, clock: Arc<dyn Clock>) -> comms_worker::Deps {
+        let (sdk, resources) = (self.aws.sdk_config(), self.aws.resources());
+        let store = SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
+        let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
+        let tls = TlsConfigs::new(Some(&self.ca.pem())).unwrap();
+        comms_worker::Deps {
+            pipeline: Pipeline::new(
+                Arc::new(SettingsCache::new(store.clone(), clock.clone(), 10)),
+                HashKeys::new(store),
+                ProviderFactory::new(tls, egress, clock.clone(), 10),
+                Ledger::new(&sdk, &resources.deliveries_table),
+                clock,
+            ),
+        }
+    }
+
+    /// The entry of the clinic's own mail server.
+    pub(crate) fn entry(&self) -> Value {
+        entry(self.smtp.port(), USER, PASSWORD)
+    }
+
+    /// Saves settings for the clinic that name its own mail server.
+    pub(crate) async fn save_clinic(&self) {
+        let answer = self.put_settings(CLINIC, email(&self.entry(), FROM)).await;
+        answer.expect(201);
+    }
+
+    /// Saves settings for the global account that name a mail server of its own, and starts that.
+    pub(crate) async fn save_global(&self) -> SmtpServer {
+        let server = self
+            .server("global-user", "global-password-51c2")
+            .start()
+            .await;
+        let entry = entry(server.port(), "global-user", "global-password-51c2");
+        self.put_settings("_global", email(&entry, "platform@global.example"))
+            .await
+            .expect(201);
+        server
+    }
+
+    /// PUTs the `communicationSettings` of a tenant as the platform's own people.
+    pub(crate) async fn put_settings(&self, tenant: &str, document: Value) -> Answer {
+        self.put_settings_if(tenant, document, &[]).await
+    }
+
+    /// The same with headers.
+    pub(crate) async fn put_settings_if(
+        &self,
+        tenant: &str,
+        document: Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let body = json!({"settings": {"communicationSettings": document}}).to_string();
+        self.config(
+            "PUT",
+            &clinic_path(tenant),
+            Some(&body),
+            super_admin(),
+            headers,
+        )
+        .await
+    }
+
+    /// GETs the settings of a tenant.
+    pub(crate) async fn get_settings(&self, tenant: &str) -> Answer {
+        self.config("GET", &clinic_path(tenant), None, super_admin(), &[])
+            .await
+    }
+
+    /// Asks the config function.
+    pub(crate) async fn config(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+        claims: Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let event = http_event(method, path, body, &claims, headers);
+        self.ask_config(&event).await
+    }
+
+    /// POSTs to `test-email` of a clinic as the platform's own people.
+    pub(crate) async fn test_email(&self, tenant: &str, body: &Value) -> Answer {
+        let path = format!("{}/communication/test-email", clinic_path(tenant));
+        let body = body.to_string();
+        let event = http_event("POST", &path, Some(&body), &super_admin(), &[]);
+        self.ask_config_test(&event).await
+    }
+
+    /// POSTs a communication as a backend of the platform.
+    pub(crate) async fn post(&self, communication: &Value) -> Answer {
+        self.post_as(communication, service(), &[]).await
+    }
+
+    /// The same with an idempotency key.
+    pub(crate) async fn post_with_key(&self, communication: &Value, key: &str) -> Answer {
+        self.post_as(communication, service(), &[("idempotency-key", key)])
+            .await
+    }
+
+    /// The same with claims and headers.
+    pub(crate) async fn post_as(
+        &self,
+        communication: &Value,
+        claims: Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        self.post_text(&communication.to_string(), claims, headers)
+            .await
+    }
+
+    /// The same with any text.
+    pub(crate) async fn post_text(
+        &self,
+        body: &str,
+        claims: Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let path = "/api/v1/communications";
+        let event = http_event("POST", path, Some(body), &claims, headers);
+        self.ask_send(&event).await
+    }
+
+    /// GETs a communication.
+    pub(crate) async fn status(&self, id: &str) -> Answer {
+        let path = format!("/api/v1/communications/{id}");
+        let event = http_event("GET", &path, None, &service(), &[]);
+        self.ask_send(&event).await
+    }
+
+    /// Gives an event to the send function.
+    pub(crate) async fn ask_send(&self, event: &str) -> Answer {
+        let answer = Box::pin(comms_send::handle(&self.send, request(event))).await;
+        self.remember(Answer::of(answer))
+    }
+
+    /// Gives an event to the config function.
+    pub(crate) async fn ask_config(&self, event: &str) -> Answer {
+        let answer = Box::pin(comms_config::handle(&self.config, request(event))).await;
+        self.remember(Answer::of(answer))
+    }
+
+    /// Gives an event to the config-test function.
+    pub(crate) async fn ask_config_test(&self, event: &str) -> Answer {
+        let answer = Box::pin(comms_config_test::handle(&self.config_test, request(event))).await;
+        self.remember(Answer::of(answer))
+    }
+
+    fn remember(&self, answer: Answer) -> Answer {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.push(answer.text.clone());
+        answer
+    }
+
+    /// Every answer that was given, as text.
+    pub(crate) fn answers(&self) -> String {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.join("\n")
+    }
+
+    /// Puts a body on the queue, as a producer does that does not come by HTTP.
+    pub(crate) async fn enqueue(&self, body: &str) {
+        self.queue
+            .send_message()
+            .queue_url(&self.aws.resources().queue_url)
+            .message_body(body)
+            .send()
+            .await
+            .unwrap();
+    }
+
+    /// Lets the worker handle what is on the queue, as Lambda does: the messages that it does not give back are
+    /// deleted. Those that it gives back can be received again at once.
+    pub(crate) async fn run_worker(&self) -> Batch {
+        self.run_worker_with(&self.worker, Duration::from_secs(30))
+            .await
+    }
+
+    /// The same by another worker, in an invocation that may last `time`.
+    pub(crate) async fn run_worker_with(
+        &self,
+        worker: &comms_worker::Deps,
+        time: Duration,
+    ) -> Batch {
+        let url = &self.aws.resources().queue_url;
+        let received = self
+            .queue
+            .receive_message()
+            .queue_url(url)
+            .max_number_of_messages(10)
+            .message_system_attribute_names(MessageSystemAttributeName::All)
+            .send()
+            .await
+            .unwrap()
+            .messages
+            .unwrap_or_default();
+        let records: Vec<Value> = received
+            .iter()
+            .map(|message| {
+                let attributes: serde_json::Map<_, _> = message
+                    .attributes()
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, value)| (name.as_str().to_owned(), json!(value)))
+                    .collect();
+                let mut record = record(message.message_id().unwrap(), message.body().unwrap());
+                record["receiptHandle"] = json!(message.receipt_handle());
+                record["attributes"] = attributes.into();
+                record
+            })
+            .collect();
+        let failed = handle_records(worker, &records, time).await;
+        for message in &received {
+            let handle = message.receipt_handle().unwrap();
+            if failed
+                .iter()
+                .any(|id| Some(id.as_str()) == message.message_id())
+            {
+                self.queue
+                    .change_message_visibility()
+                    .queue_url(url)
+                    .receipt_handle(handle)
+                    .visibility_timeout(0)
+                    .send()
+                    .await
+                    .unwrap();
+            } else {
+                self.queue
+                    .delete_message()
+                    .queue_url(url)
+                    .receipt_handle(handle)
+                    .send()
+                    .await
+                    .unwrap();
+            }
+        }
+        Batch { records, failed }
+    }
+
+    /// Gives records to the worker and returns the ids in `batchItemFailures`.
+    pub(crate) async fn work_on(&self, records: &[Value]) -> Vec<String> {
+        handle_records(&self.worker, records, Duration::from_secs(30)).await
+    }
+}
+
+/// Gives records to a worker in an invocation that may last `time`.
+pub(crate) async fn handle_records(
+    worker: &comms_worker::Deps,
+    records: &[Value],
+    time: Duration,
+) -> Vec<String> {
+    let event: SqsEvent = serde_json::from_value(json!({"Records": records})).unwrap();
+    let response = Box::pin(comms_worker::handle(
+        worker,
+        LambdaEvent::new(event, context(time)),
+    ))
+    .await;
+    response
+        .batch_item_failures
+        .into_iter()
+        .map(|failure| failure.item_identifier)
+        .collect()
+}
+
+/// A record of an SQS event.
+pub(crate) fn record(id: &str, body: &str) -> Value {
+    json!({
+        "messageId": id, "receiptHandle": "handle", "body": body, "md5OfBody": "",
+        "attributes": {"ApproximateReceiveCount": "1"}, "messageAttributes": {},
+        "eventSource": "aws:sqs", "awsRegion": "us-east-1",
+        "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:clinic-comms",
+    })
+}
+
+fn context(time: Duration) -> Context {
+    let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + time;
+    let mut context = Context::default();
+    context.request_id = String::from("8476a536-e9f4-11e8-9739-2dfe598c3fcd");
+    context.deadline = u64::try_from(deadline.as_millis()).unwrap();
+    context
+}
+
+fn request(event: &str) -> Request {
+    lambda_http::request::from_str(event)
+        .unwrap()
+        .with_lambda_context(context(Duration::from_secs(29)))
+}
+
+fn clinic_path(tenant: &str) -> String {
+    format!("/api/v1/clinics/{tenant}")
+}
+
+/// An event of API Gateway's payload format 2.0. `claims` are those of the verified token; `null` is a request that
+/// no authorizer has seen.
+pub(crate) fn http_event(
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+    claims: &Value,
+    headers: &[(&str, &str)],
+) -> String {
+    let mut all = json!({"host": "api.clinic-comms.example", "content-type": "application/json"});
+    for (name, value) in headers {
+        all[*name] = json!(value);
+    }
+    let mut event = json!({
+        "version": "2.0", "routeKey": format!("{method} {path}"), "rawPath": path, "rawQueryString": "",
+        "headers": all, "isBase64Encoded": false,
+        "requestContext": {
+            "accountId": "123456789012", "apiId": "api123", "domainName": "api.clinic-comms.example",
+            "domainPrefix": "api", "requestId": "JKJaXmPLvHcESHA=", "routeKey": "route", "stage": "$default",
+            "time": "01/Dec/2026:09:00:00 +0000", "timeEpoch": 1_796_115_600_000_u64,
+            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "203.0.113.10",
+                     "userAgent": "test"},
+        },
+    });
+    if !claims.is_null() {
+        event["requestContext"]["authorizer"] = json!({"jwt": {"claims": claims, "scopes": null}});
+    }
+    if let Some(body) = body {
+        event["body"] = json!(body);
+    }
+    event.to_string()
+}
+
+/// The claims of a token with these roles, and this clinic if there is one.
+pub(crate) fn claims(roles: &str, clinic: Option<&str>) -> Value {
+    let mut claims = json!({"sub": "user-1", "aud": "clinic-comms", "exp": "4102444800"});
+    if !roles.is_empty() {
+        claims["roles"] = json!(format!("[{roles}]"));
+    }
+    if let Some(clinic) = clinic {
+        claims["clinic_id"] = json!(clinic);
+    }
+    claims
+}
+
+/// A backend of the platform.
+pub(crate) fn service() -> Value {
+    claims("SERVICE", None)
+}
+
+/// The platform's own people.
+pub(crate) fn super_admin() -> Value {
+    claims("SUPER_ADMIN", None)
+}
+
+fn mail_server(ca: &TestCa, user: &str, password: &str) -> SmtpServerBuilder {
+    SmtpServer::builder()
+        .tls(TlsMode::StartTls, ca.server_config(&["127.0.0.1"]))
+        .require_tls()
+        .credentials(user, password)
+}
+
+/// An smtp entry of a settings document.
+pub(crate) fn entry(port: u16, user: &str, password: &str) -> Value {
+    json!({"provider": "smtp", "enabled": true, "credentials": {
+        "host": "127.0.0.1", "port": port.to_string(), "secure": "false", "user": user, "password": password}})
+}
+
+/// A settings document with a primary for e-mail. Nothing is tried again, so that no test waits.
+pub(crate) fn email(primary: &Value, from: &str) -> Value {
+    json!({"email": {
+        "primary": primary, "fallback": [], "defaultFrom": from, "defaultFromName": "Example Clinic",
+        "fallbackStrategy": {"useGlobal": true, "retryAttempts": 0}, "onAmbiguous": "failover"}})
+}
+
+/// A queued communication of the clinic to one patient by e-mail.
+pub(crate) fn communication() -> Value {
+    json!({
+        "category": "appointment", "priority": "high", "strategy": "queued",
+        "title": "Appointment confirmed", "body": "See you on Monday at 10:00.",
+        "recipients": [{"email": "patient@example.com", "name": "Pat Example"}],
+        "channels": ["email"], "metadata": {"clinicId": CLINIC, "appointmentId": "appt-456"}})
+}
+
+/// The same, sent while the caller waits.
+pub(crate) fn immediate() -> Value {
+    let mut communication = communication();
+    communication["strategy"] = json!("immediate");
+    communication
+}
+
+/// What a patient sees of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Mail {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) reply_to: Option<String>,
+    pub(crate) subject: String,
+    pub(crate) message_id: String,
+}
+
+impl Mail {
+    pub(crate) fn of(message: &ReceivedMessage) -> Self {
+        let parsed = MessageParser::default().parse(&message.data).unwrap();
+        let address = |address: &mail_parser::Address<'_>| {
+            assert_eq!(address.iter().count(), 1, "{address:?}");
+            address.first().unwrap().address().unwrap().to_owned()
+        };
+        Self {
+            from: address(parsed.from().unwrap()),
+            to: address(parsed.to().unwrap()),
+            reply_to: parsed.reply_to().map(address),
+            subject: parsed.subject().unwrap().to_owned(),
+            message_id: parsed.message_id().unwrap().to_owned(),
+        }
+    }
+}
