@@ -1,15 +1,17 @@
 //! From a posted communication to the mail server and back: what the caller is told, and what was sent by whom.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_testkit::{
     aws::Fault,
     smtp::{Action, SmtpServer, Stage},
 };
+use mail_parser::{MessageParser, MimeHeaders};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::world::{
-    Answer, CLINIC, FROM, Mail, PASSWORD, USER, World, communication, email, entry, immediate,
-    service,
+    Answer, CLINIC, FROM, Mail, PASSWORD, USER, World, communication, email, entry, http_event,
+    immediate, service,
 };
 
 /// The only delivery of an answer.
@@ -416,4 +418,74 @@ async fn the_clinics_password_is_used_at_its_own_server_only() {
 async fn closed_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap().port().to_string()
+}
+
+#[tokio::test]
+async fn what_may_have_been_accepted_ends_as_unknown_when_nobody_else_can_take_it() {
+    let world = World::with(|server, _| server.always(Stage::Body, Action::AcceptThenClose)).await;
+    let second = world
+        .server("second-user", "second-1")
+        .always(Stage::Mail, Action::reply("451 4.3.0 later"))
+        .start()
+        .await;
+    let mut settings = email(&world.entry(), FROM);
+    settings["email"]["fallback"] = json!([entry(second.port(), "second-user", "second-1")]);
+    world.put_settings(CLINIC, settings).await.expect(201);
+    let id = world.post(&communication()).await.expect(202).request_id();
+    // Not given back either: coming again would be another copy.
+    assert!(world.run_worker().await.failed.is_empty());
+    let status = world.status(&id).await.expect(200);
+    let delivery = only(&status);
+    assert_eq!(
+        (&delivery["status"], &delivery["reason"]["code"]),
+        (&json!("unknown"), &json!("OUTCOME_UNKNOWN"))
+    );
+    assert_eq!(world.smtp.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn every_script_every_part_and_every_file_arrives_as_it_was_posted() {
+    let world = World::saved().await;
+    let file = b"BEGIN:VCALENDAR\r\n\0\xff\r\n.\r\nEND:VCALENDAR\r\n";
+    let mut communication = immediate();
+    communication["title"] = json!("Termin bestätigt ✓ – до понедельника, 予約確認");
+    communication["body"] = json!("Grüße\n.\n..\nзавтра в 10:00\n");
+    communication["html"] = json!("<p>Grüße &amp; 予約</p>");
+    communication["recipients"] =
+        json!([{"email": "patient@example.com", "name": "Zoë \"Zo\" Müller, 太郎"}]);
+    communication["attachments"] = json!([{"filename": "Termin é.ics", "contentType": "application/octet-stream",
+                                           "content": BASE64_STANDARD.encode(file)}]);
+    world.post(&communication).await.expect(200);
+    let message = &world.smtp.messages()[0];
+    let parsed = MessageParser::default().parse(&message.data).unwrap();
+    assert_eq!(parsed.subject(), communication["title"].as_str());
+    let to = parsed.to().unwrap().first().unwrap();
+    assert_eq!(to.name(), communication["recipients"][0]["name"].as_str());
+    let body = parsed.body_text(0).unwrap().replace("\r\n", "\n");
+    assert_eq!(
+        body.trim_end(),
+        communication["body"].as_str().unwrap().trim_end()
+    );
+    let html = parsed.body_html(0).unwrap();
+    assert_eq!(html.trim_end(), communication["html"].as_str().unwrap());
+    let attachment = parsed.attachment(0).unwrap();
+    assert_eq!(attachment.attachment_name(), Some("Termin é.ics"));
+    assert_eq!(attachment.contents(), file);
+}
+
+#[tokio::test]
+async fn a_body_that_api_gateway_has_put_into_base64_is_read_like_any_other() {
+    let world = World::saved().await;
+    let body = BASE64_STANDARD.encode(immediate().to_string());
+    let event = http_event(
+        "POST",
+        "/api/v1/communications",
+        Some(&body),
+        &service(),
+        &[],
+    );
+    let mut event: Value = serde_json::from_str(&event).unwrap();
+    event["isBase64Encoded"] = json!(true);
+    world.ask_send(&event.to_string()).await.expect(200);
+    mail(&world.smtp);
 }

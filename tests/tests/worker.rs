@@ -275,3 +275,72 @@ async fn of_a_message_that_comes_again_only_what_was_not_done_is_done() {
     sent.sort();
     assert_eq!(sent, ["patient@example.com", "slow@example.com"]);
 }
+
+#[tokio::test]
+async fn a_greylisted_message_comes_again_until_it_is_taken_and_its_attempts_add_up() {
+    let later = Action::reply("451 4.7.1 greylisted, come back later");
+    let world = World::with(|server, _| server.on(Stage::Rcpt, later)).await;
+    world.save_clinic().await;
+    let id = world.post(&communication()).await.expect(202).request_id();
+    assert_eq!(world.run_worker().await.failed.len(), 1);
+    let queued = delivery(&world, &id).await;
+    assert_eq!(queued["status"], "queued");
+    assert_eq!(queued["attempts"][0]["code"], "451 4.7.1");
+
+    assert!(world.run_worker().await.failed.is_empty());
+    let sent = delivery(&world, &id).await;
+    assert_eq!(sent["status"], "sent");
+    assert!(sent.get("reason").is_none(), "{sent}");
+    let outcomes: Vec<_> = sent["attempts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| &a["outcome"])
+        .collect();
+    assert_eq!(outcomes, ["failed", "accepted"]);
+    assert_eq!(world.smtp.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn a_message_that_is_never_taken_ends_as_failed_and_not_as_a_dead_letter() {
+    let world =
+        World::with(|server, _| server.always(Stage::Mail, Action::reply("451 4.3.0 later"))).await;
+    world.save_clinic().await;
+    let id = world.post(&communication()).await.expect(202).request_id();
+    for _ in 1..comms_worker::MAX_RECEIVES {
+        assert_eq!(world.run_worker().await.failed.len(), 1);
+        assert_eq!(delivery(&world, &id).await["status"], "queued");
+    }
+    let last = world.run_worker().await;
+    assert_eq!((last.records.len(), last.failed.len()), (1, 0));
+    let failed = delivery(&world, &id).await;
+    assert_eq!(failed["reason"]["code"], "ALL_PROVIDERS_FAILED");
+    assert!(world.run_worker().await.records.is_empty());
+}
+
+#[tokio::test]
+async fn a_batch_of_one_clinic_shares_its_few_connections() {
+    let world = World::new().await;
+    let mut settings = email(&world.entry(), FROM);
+    settings["email"]["primary"]["credentials"]["maxConnections"] = json!("2");
+    world.put_settings(CLINIC, settings).await.expect(201);
+    let records: Vec<_> = (0..10)
+        .map(|n| {
+            let mut many = communication();
+            many["recipients"] = json!([{"email": format!("a{n}@example.com")}, {"email": format!("b{n}@example.com")}]);
+            record(&format!("message-{n}"), &many.to_string())
+        })
+        .collect();
+    assert!(world.work_on(&records).await.is_empty());
+    let messages = world.smtp.messages();
+    assert_eq!(messages.len(), 20);
+    assert!(
+        messages.iter().all(|message| message.rcpt_to.len() == 1),
+        "nobody sees another's address"
+    );
+    assert!(
+        world.smtp.connections() <= 2,
+        "{}",
+        world.smtp.connections()
+    );
+}
