@@ -2,7 +2,8 @@
 //!
 //! `cargo run` starts AWS's services (emulated), the four functions as real Lambda processes, an HTTP gateway, the
 //! queue's poller and a mail inbox, saves a demo clinic and sends its first message. Nothing else has to be
-//! installed, and nothing leaves the machine: every listener is on loopback.
+//! installed, and nothing leaves the machine: every listener is on loopback. Only what a function in a container has to
+//! reach, the AWS endpoint and the inbox's SMTP side, may be put on a private address such as that of Docker's bridge.
 //!
 //! ```text
 //! cargo run                                            start everything
@@ -26,7 +27,7 @@ mod processes;
 mod stack;
 mod token;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -68,11 +69,11 @@ pub(crate) struct StackArgs {
     /// The HTTP API.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000", value_parser = loopback)]
     http: SocketAddr,
-    /// The AWS endpoint (DynamoDB, KMS, SQS, SES).
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4566", value_parser = loopback)]
+    /// The AWS endpoint (DynamoDB, KMS, SQS, SES); for containers a private address such as 172.17.0.1:4566.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4566", value_parser = loopback_or_private)]
     aws: SocketAddr,
-    /// The inbox's SMTP side.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2525", value_parser = loopback)]
+    /// The inbox's SMTP side; for containers a private address such as 172.17.0.1:2525.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2525", value_parser = loopback_or_private)]
     smtp: SocketAddr,
     /// The inbox's web page.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8025", value_parser = loopback)]
@@ -110,14 +111,7 @@ struct TokenArgs {
 
 /// An address of this machine only: developer keys and plain HTTP must not be offered to a network.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let numeric = text
-        .strip_prefix("localhost:")
-        .map(|port| format!("127.0.0.1:{port}"));
-    let address: SocketAddr = numeric
-        .as_deref()
-        .unwrap_or(text)
-        .parse()
-        .map_err(|_| "not an address such as 127.0.0.1:3000".to_owned())?;
+    let address = address(text)?;
     if address.ip().is_loopback() {
         Ok(address)
     } else {
@@ -126,6 +120,36 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
             address.ip()
         ))
     }
+}
+
+/// An address of this machine, or a private one (RFC 1918): on Linux a container reaches the machine that it runs on
+/// only by the address of its bridge. Never all interfaces, of which any may be a public one.
+fn loopback_or_private(text: &str) -> Result<SocketAddr, String> {
+    let address = address(text)?;
+    let private = match address.ip() {
+        IpAddr::V4(ip) => ip.is_private(),
+        IpAddr::V6(_) => false,
+    };
+    if address.ip().is_loopback() || private {
+        Ok(address)
+    } else {
+        Err(format!(
+            "{} is neither a loopback address nor a private one such as that of Docker's bridge (172.17.0.1); \
+             nothing here is protected well enough for a public network",
+            address.ip()
+        ))
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = text
+        .strip_prefix("localhost:")
+        .map(|port| format!("127.0.0.1:{port}"));
+    numeric
+        .as_deref()
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| "not an address such as 127.0.0.1:3000".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -188,5 +212,37 @@ mod tests {
             );
         }
         assert!(loopback("3000").is_err());
+    }
+
+    #[test]
+    fn what_containers_need_may_be_on_a_private_address_and_no_other() {
+        for taken in [
+            "127.0.0.1:4566",
+            "localhost:4566",
+            "[::1]:4566",
+            "172.17.0.1:4566",
+            "192.168.1.2:4566",
+            "10.0.0.1:4566",
+        ] {
+            assert!(loopback_or_private(taken).is_ok(), "{taken}");
+        }
+        for refused in [
+            "0.0.0.0:4566",
+            "[::]:4566",
+            "172.32.0.1:4566",
+            "100.64.0.1:4566",
+            "169.254.0.1:4566",
+            "8.8.8.8:4566",
+            "[fd00::1]:4566",
+            "[::ffff:172.17.0.1]:4566",
+        ] {
+            assert!(
+                loopback_or_private(refused)
+                    .unwrap_err()
+                    .contains("neither a loopback address nor a private one"),
+                "{refused}"
+            );
+        }
+        assert!(loopback_or_private("172.17.0.1").is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,9 +19,6 @@ use crate::poller::{Poller, VISIBILITY_TIMEOUT};
 use crate::processes::{Processes, announce, this_program};
 use crate::token::DeveloperKey;
 use crate::{AnyError, StackArgs, demo, gateway, inbox};
-
-/// What a function may connect to when the environment does not say otherwise.
-const EGRESS_ALLOW: &str = "127.0.0.0/8,::1/128";
 
 /// How often expired deliveries are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
@@ -49,8 +46,12 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     let aws = listen("--aws", args.aws).await?;
     let smtp = listen("--smtp", args.smtp).await?;
     let web = listen("--inbox", args.inbox).await?;
-    let (http_address, smtp_address, web_address) =
-        (http.local_addr()?, smtp.local_addr()?, web.local_addr()?);
+    let (http_address, aws_address, smtp_address, web_address) = (
+        http.local_addr()?,
+        aws.local_addr()?,
+        smtp.local_addr()?,
+        web.local_addr()?,
+    );
     let key = DeveloperKey::of_user()?;
 
     let aws = LocalAws::start_on(aws, args.data.as_deref()).await?;
@@ -67,6 +68,10 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
         resources.kms_key_id,
         resources.queue_url
     ));
+    tell_exposure(
+        aws_address,
+        "reads and changes all of it: no key is asked for",
+    );
 
     let ca = TestCa::new();
     let password = key.password("inbox")?;
@@ -81,9 +86,10 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
         "           user   {}  password {password}",
         inbox::USER
     ));
+    tell_exposure(smtp_address, "can send to the inbox with the password");
 
     let roots = trust_roots(&ca)?;
-    let environment = environment(&aws, &roots);
+    let environment = environment(&aws, &roots, smtp_address.ip());
     let api = RuntimeApi::start_on(TcpListener::bind(("127.0.0.1", 0)).await?)?;
     let processes = Processes::new(api, this_program()?, environment, args.cold);
     spawn_http(
@@ -112,6 +118,7 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
             inbox: format!("http://{web_address}"),
             smtp: smtp_address,
             password,
+            ca_pem: ca.pem(),
             key,
         };
         tokio::spawn(demo.run());
@@ -122,6 +129,17 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     }
     say("stopping");
     Ok(())
+}
+
+/// Says who else can connect when a listener is not on loopback, and what they can do then.
+fn tell_exposure(address: SocketAddr, then: &str) {
+    if !address.ip().is_loopback() {
+        say(format_args!(
+            "           EXPOSED to this machine's containers and to every machine that can reach {}:\n           \
+             whoever connects {then}",
+            address.ip()
+        ));
+    }
 }
 
 /// Binds a port, or says which flag chooses another.
@@ -161,8 +179,19 @@ fn trust_roots(ca: &TestCa) -> Result<NamedTempFile, AnyError> {
     Ok(file)
 }
 
+/// What a function may connect to when the environment does not say otherwise: this machine, which the inbox may have
+/// been given another address of.
+fn egress_allow(smtp: IpAddr) -> String {
+    let loopback = "127.0.0.0/8,::1/128";
+    if smtp.is_loopback() {
+        loopback.to_owned()
+    } else {
+        format!("{loopback},{smtp}/32")
+    }
+}
+
 /// What every function's process finds in its environment, besides what the Runtime API adds.
-fn environment(aws: &LocalAws, roots: &NamedTempFile) -> Vec<(OsString, OsString)> {
+fn environment(aws: &LocalAws, roots: &NamedTempFile, smtp: IpAddr) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> = aws
         .env()
         .into_iter()
@@ -170,7 +199,10 @@ fn environment(aws: &LocalAws, roots: &NamedTempFile) -> Vec<(OsString, OsString
         .collect();
     environment.push(("EXTRA_CA_FILE".into(), roots.path().into()));
     // Set to the empty string is set: that is how to see what is refused in production.
-    for (name, default) in [("EGRESS_ALLOW", EGRESS_ALLOW), ("LOG_LEVEL", "info")] {
+    for (name, default) in [
+        ("EGRESS_ALLOW", egress_allow(smtp)),
+        ("LOG_LEVEL", "info".to_owned()),
+    ] {
         let value = std::env::var_os(name).unwrap_or_else(|| default.into());
         environment.push((name.into(), value));
     }
@@ -185,5 +217,18 @@ async fn sweep(aws: LocalAws) {
         if let Err(error) = aws.sweep_expired().await {
             warn(format_args!("[aws] expired items stay: {error}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_may_connect_to_the_inbox_wherever_it_is() {
+        let loopback = egress_allow([127, 0, 0, 1].into());
+        assert_eq!(loopback, "127.0.0.0/8,::1/128");
+        let bridge = egress_allow([172, 17, 0, 1].into());
+        assert_eq!(bridge, "127.0.0.0/8,::1/128,172.17.0.1/32");
     }
 }

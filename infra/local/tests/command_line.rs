@@ -76,10 +76,16 @@ fn a_taken_port_is_named_with_the_flag_that_chooses_another() {
 #[test]
 fn an_address_that_others_can_reach_is_refused() {
     let home = tempfile::tempdir().unwrap();
-    let output = program(home.path())
-        .args(["--http", "0.0.0.0:3000"])
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    assert!(text(&output.stderr).contains("not a loopback address"));
+    for (flag, address, because) in [
+        ("--http", "0.0.0.0:3000", "not a loopback address"),
+        ("--http", "172.17.0.1:3000", "not a loopback address"),
+        ("--inbox", "172.17.0.1:8025", "not a loopback address"),
+        ("--aws", "0.0.0.0:4566", "neither a loopback address"),
+        ("--smtp", "203.0.113.1:2525", "neither a loopback address"),
+    ] {
+        let output = program(home.path()).args([flag, address]).output().unwrap();
+        assert!(!output.status.success(), "{flag} {address}");
+        let error = text(&output.stderr);
+        assert!(error.contains(because), "{flag} {address}: {error}");
+    }
 }
