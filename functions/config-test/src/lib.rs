@@ -22,17 +22,18 @@ use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, json_body, json_response, path_segments, time_left},
+    http::{answer, json_body, json_response, path_segments, request_span, time_left},
     telemetry::{self, LogLevel},
 };
 use comms_settings::{CommunicationSettings, SettingsStore, StoreError};
+use futures_util::future::join_all;
 use lambda_http::{
     Body, Request, Response,
     http::{Method, StatusCode},
     service_fn,
 };
 use serde_json::{Value, json};
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 use uuid::Uuid;
 
 /// What the handler works with.
@@ -74,7 +75,10 @@ pub async fn run() -> Result<(), lambda_http::Error> {
     let deps = Arc::new(Deps::from_environment(&environment)?);
     lambda_http::run(service_fn(move |request| {
         let deps = deps.clone();
-        async move { Ok::<_, lambda_http::Error>(handle(&deps, request).await) }
+        async move {
+            let span = request_span(&request);
+            Ok::<_, lambda_http::Error>(handle(&deps, request).instrument(span).await)
+        }
     }))
     .await
 }
@@ -119,14 +123,16 @@ async fn test_email(
     let channel = settings.channel(Channel::Email).ok_or_else(|| {
         HttpProblem::not_found("There are no settings for the email channel to be tested.")
     })?;
-    let mut reports = Vec::new();
-    for entry in chain_spec(channel).entries {
-        let kind = entry.settings.kind();
-        if test.provider.is_some_and(|only| only != kind) {
-            continue;
-        }
-        reports.push(test_entry(deps, entry, test.to.as_ref(), deadline).await);
-    }
+    // All at once: an entry that hangs leaves the others their time.
+    let tests = chain_spec(channel)
+        .entries
+        .into_iter()
+        .filter(|entry| {
+            test.provider
+                .is_none_or(|only| only == entry.settings.kind())
+        })
+        .map(|entry| test_entry(deps, entry, test.to.as_ref(), deadline));
+    let reports = join_all(tests).await;
     let ok = !reports.is_empty() && reports.iter().all(|report| report["ok"] == true);
     info!(clinic_id = %tenant, entries = reports.len(), ok, "settings tested");
     Ok(json_response(

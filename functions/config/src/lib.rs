@@ -15,7 +15,7 @@ use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, json_body, json_response, path_segments, source_address},
+    http::{answer, json_body, json_response, path_segments, request_span, source_address},
     telemetry::{self, LogLevel},
 };
 use comms_settings::{
@@ -27,7 +27,7 @@ use lambda_http::{
     service_fn,
 };
 use serde_json::{Value, json};
-use tracing::{error, warn};
+use tracing::{Instrument, error, warn};
 
 /// Where the settings stand in a body.
 const SETTINGS_POINTER: &str = "/settings/communicationSettings";
@@ -65,7 +65,10 @@ pub async fn run() -> Result<(), lambda_http::Error> {
     let deps = Arc::new(Deps::from_environment(&environment)?);
     lambda_http::run(service_fn(move |request| {
         let deps = deps.clone();
-        async move { Ok::<_, lambda_http::Error>(handle(&deps, request).await) }
+        async move {
+            let span = request_span(&request);
+            Ok::<_, lambda_http::Error>(handle(&deps, request).instrument(span).await)
+        }
     }))
     .await
 }

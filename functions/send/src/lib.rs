@@ -23,7 +23,7 @@ use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, body_bytes, json_response, path_segments, time_left},
+    http::{answer, body_bytes, json_response, path_segments, request_span, time_left},
     telemetry::{self, LogLevel},
 };
 use lambda_http::{
@@ -32,7 +32,7 @@ use lambda_http::{
     service_fn,
 };
 use serde_json::json;
-use tracing::{error, warn};
+use tracing::{Instrument, error, warn};
 
 pub use queue::{Queue, QueueError, QueueMessage};
 
@@ -76,7 +76,10 @@ pub async fn run() -> Result<(), lambda_http::Error> {
     let deps = Arc::new(Deps::from_environment(&environment)?);
     lambda_http::run(service_fn(move |request| {
         let deps = deps.clone();
-        async move { Ok::<_, lambda_http::Error>(handle(&deps, request).await) }
+        async move {
+            let span = request_span(&request);
+            Ok::<_, lambda_http::Error>(handle(&deps, request).instrument(span).await)
+        }
     }))
     .await
 }
@@ -121,26 +124,82 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
         .clone();
     // Before anything is recorded under the key: what is too large for the queue can still be sent
     // at once, under the same key.
+    let message = QueueMessage::new(&submission);
     let message = match submission.request.strategy {
-        Strategy::Queued => {
-            Some(QueueMessage::new(&submission).map_err(|error| queue_problem(&error))?)
-        }
-        Strategy::Immediate => None,
+        Strategy::Queued => Some(message.map_err(|error| queue_problem(&error))?),
+        // Only for what can not be sent at once.
+        Strategy::Immediate => message.ok(),
     };
     let accepted = deps
         .pipeline
         .accept(&submission.request, &key)
         .await
         .map_err(pipeline_problem)?;
-    if let Some(message) = message {
-        queue(deps, message, &accepted).await
-    } else {
-        let results = deps
-            .pipeline
-            .deliver(&submission.request, &accepted, deadline, Patience::GiveUp)
-            .await;
-        sent(&accepted, results)
+    let (status, deliveries) = match submission.request.strategy {
+        Strategy::Queued => {
+            queue(deps, message, &accepted).await?;
+            (StatusCode::ACCEPTED, accepted.queued())
+        }
+        Strategy::Immediate => send_now(deps, &submission, message, &accepted, deadline).await?,
+    };
+    let mut body = json!({"requestId": accepted.id(), "deliveries": deliveries});
+    if status == StatusCode::ACCEPTED {
+        body["status"] = json!(DeliveryStatus::Queued);
     }
+    let mut response = json_response(status, &body);
+    if let Ok(location) = HeaderValue::try_from(format!("/api/v1/communications/{}", accepted.id()))
+    {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Sends while the caller waits. What could not be brought to an end goes on the queue, so that it is
+/// neither lost nor sent again by a caller who knows no better than to repeat everything.
+async fn send_now(
+    deps: &Deps,
+    submission: &Submission,
+    message: Option<QueueMessage>,
+    accepted: &Accepted,
+    deadline: Deadline,
+) -> Result<(StatusCode, Vec<Delivery>), HttpProblem> {
+    let pipeline = &deps.pipeline;
+    let results = pipeline
+        .deliver(&submission.request, accepted, deadline, Patience::GiveUp)
+        .await;
+    let mut deliveries = accepted.queued();
+    let mut handed_back = 0;
+    for (delivery, result) in deliveries.iter_mut().zip(results) {
+        match result {
+            DeliveryResult::Recorded(recorded) => *delivery = *recorded,
+            DeliveryResult::HandBack(_, HandBack::KeyConflict) => return Err(key_conflict()),
+            DeliveryResult::HandBack(
+                _,
+                HandBack::Busy
+                | HandBack::OutOfTime
+                | HandBack::Unreachable
+                | HandBack::NotRecorded
+                | HandBack::TryLater,
+            ) => handed_back += 1,
+        }
+    }
+    if handed_back > 0 {
+        queue(deps, message, accepted).await?;
+    }
+    let sent = deliveries
+        .iter()
+        .filter(|delivery| delivery.status == DeliveryStatus::Sent)
+        .count();
+    let status = if handed_back == deliveries.len() {
+        StatusCode::ACCEPTED
+    } else if sent == deliveries.len() {
+        StatusCode::OK
+    } else if sent == 0 && handed_back == 0 {
+        StatusCode::BAD_GATEWAY
+    } else {
+        StatusCode::MULTI_STATUS
+    };
+    Ok((status, deliveries))
 }
 
 fn read_submission(request: &Request) -> Result<Submission, HttpProblem> {
@@ -194,20 +253,17 @@ fn read_submission(request: &Request) -> Result<Submission, HttpProblem> {
 
 async fn queue(
     deps: &Deps,
-    message: QueueMessage,
+    message: Option<QueueMessage>,
     accepted: &Accepted,
-) -> Result<Response<Body>, HttpProblem> {
-    deps.queue.send(message).await.map_err(|error| {
+) -> Result<(), HttpProblem> {
+    let sent = match message {
+        Some(message) => deps.queue.send(message, accepted.id()).await,
+        None => Err(QueueError::TooLarge),
+    };
+    sent.map_err(|error| {
         error!(request_id = %accepted.id(), %error, "a communication could not be queued");
-        queue_problem(&error)
-    })?;
-    let body = json!({
-        "requestId": accepted.id(), "status": "queued", "deliveries": accepted.queued(),
-    });
-    Ok(located(
-        json_response(StatusCode::ACCEPTED, &body),
-        accepted.id(),
-    ))
+        HttpProblem::unavailable()
+    })
 }
 
 fn queue_problem(error: &QueueError) -> HttpProblem {
@@ -223,45 +279,6 @@ fn queue_problem(error: &QueueError) -> HttpProblem {
         ),
         QueueError::Unreadable | QueueError::Sqs { .. } => HttpProblem::unavailable(),
     }
-}
-
-fn sent(accepted: &Accepted, results: Vec<DeliveryResult>) -> Result<Response<Body>, HttpProblem> {
-    let mut deliveries: Vec<Delivery> = Vec::with_capacity(results.len());
-    for result in results {
-        match result {
-            DeliveryResult::Recorded(delivery) => deliveries.push(*delivery),
-            DeliveryResult::HandBack(_, HandBack::KeyConflict) => return Err(key_conflict()),
-            // With the same key, deliveries that have ended are not made again.
-            DeliveryResult::HandBack(
-                _,
-                HandBack::Busy
-                | HandBack::OutOfTime
-                | HandBack::Unreachable
-                | HandBack::NotRecorded
-                | HandBack::TryLater,
-            ) => {
-                return Err(HttpProblem::unavailable());
-            }
-        }
-    }
-    let delivered = deliveries
-        .iter()
-        .filter(|delivery| delivery.status == DeliveryStatus::Sent)
-        .count();
-    let status = match delivered {
-        0 => StatusCode::BAD_GATEWAY,
-        n if n == deliveries.len() => StatusCode::OK,
-        _ => StatusCode::MULTI_STATUS,
-    };
-    let body = json!({"requestId": accepted.id(), "deliveries": deliveries});
-    Ok(located(json_response(status, &body), accepted.id()))
-}
-
-fn located(mut response: Response<Body>, id: &RequestId) -> Response<Body> {
-    if let Ok(location) = HeaderValue::try_from(format!("/api/v1/communications/{id}")) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
 }
 
 async fn get(deps: &Deps, request: &Request, id: &str) -> Result<Response<Body>, HttpProblem> {

@@ -1,8 +1,9 @@
 //! The queue, as the sender sees it.
 
 use aws_config::SdkConfig;
-use aws_sdk_sqs::Client;
-use comms_core::request::Submission;
+use aws_sdk_sqs::{Client, types::MessageAttributeValue};
+use comms_core::{RequestId, request::Submission};
+use comms_delivery::pipeline::ACCEPTED_AS;
 use comms_settings::error_code;
 use thiserror::Error;
 
@@ -62,12 +63,20 @@ impl Queue {
 
     /// Puts a communication on the queue, in the group of its clinic: SQS's fair queues then keep
     /// one clinic's campaign from holding up the others.
-    pub async fn send(&self, message: QueueMessage) -> Result<(), QueueError> {
+    ///
+    /// The attribute [`ACCEPTED_AS`] tells the worker that the ledger knows of it.
+    pub async fn send(&self, message: QueueMessage, id: &RequestId) -> Result<(), QueueError> {
+        let accepted_as = MessageAttributeValue::builder()
+            .data_type("String")
+            .string_value(id.as_str())
+            .build()
+            .map_err(|_| QueueError::Unreadable)?;
         self.client
             .send_message()
             .queue_url(&self.url)
             .message_body(message.body)
             .message_group_id(message.group)
+            .message_attributes(ACCEPTED_AS, accepted_as)
             .send()
             .await
             .map_err(|error| QueueError::Sqs {

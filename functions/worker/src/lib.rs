@@ -1,12 +1,12 @@
 //! The `worker` function: delivers what is on the queue, a batch at a time, and names the messages
 //! that are to come again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
 use comms_core::{IdempotencyKey, request::Submission};
-use comms_delivery::{DeliveryResult, Patience, Pipeline, PipelineConfig};
+use comms_delivery::{DeliveryResult, Patience, Pipeline, PipelineConfig, pipeline::ACCEPTED_AS};
 use comms_runtime::{
     Environment, aws,
     http::remaining,
@@ -15,6 +15,9 @@ use comms_runtime::{
 };
 use lambda_runtime::{LambdaEvent, service_fn};
 use tracing::{Instrument, error, info, info_span};
+
+/// What is kept of the invocation's time for the answer: without one, SQS brings the whole batch again.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Messages of one batch that are worked on at once; a batch has at most ten.
 const CONCURRENT_MESSAGES: usize = 10;
@@ -61,11 +64,13 @@ pub async fn run() -> Result<(), lambda_runtime::Error> {
 
 /// Handles one batch.
 pub async fn handle(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatchResponse {
-    let deadline = Deadline::after(remaining(&event.context));
+    let deadline = Deadline::after(remaining(&event.context)).less(ANSWER_TIME);
+    let event_id = event.context.request_id;
     let received = event.payload.records.len();
     let response = handle_batch(event.payload, CONCURRENT_MESSAGES, |message| {
         let span = info_span!(
             "message",
+            invocation_id = event_id.as_str(),
             sqs_message_id = message.message_id.as_deref().unwrap_or_default(),
             receive_count = receive_count(&message),
         );
@@ -73,6 +78,7 @@ pub async fn handle(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatchRespon
     })
     .await;
     info!(
+        invocation_id = event_id,
         received,
         failed = response.batch_item_failures.len(),
         "batch handled"
@@ -85,10 +91,10 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
     let submission = match Submission::parse(body.as_bytes()) {
         Ok(submission) => submission,
         Err(problems) => {
-            // It stays on the queue until SQS moves it to the dead-letter queue. The fields at fault
-            // are named by their place; a name of the sender's own choice is not repeated.
+            // It stays on the queue until SQS moves it to the dead-letter queue.
             error!(
                 problems = problems.as_slice().len(),
+                fields = problems.known_pointers().join(" "),
                 "a message is not a communication"
             );
             return MessageResult::Again;
@@ -103,7 +109,15 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
         error!("a message has neither a key of its own nor an id");
         return MessageResult::Again;
     };
-    let accepted = match deps.pipeline.identify(&submission.request, &key).await {
+    let accepted_as = message
+        .message_attributes
+        .get(ACCEPTED_AS)
+        .and_then(|attribute| attribute.string_value.as_deref());
+    let accepted = deps
+        .pipeline
+        .accept_queued(&submission.request, &key, accepted_as)
+        .await;
+    let accepted = match accepted {
         Ok(accepted) => accepted,
         Err(error) => {
             error!(%error, "a message can not be worked on at the moment");

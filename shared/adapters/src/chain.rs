@@ -16,7 +16,7 @@ use crate::{
     deadline::Deadline,
     message::Message,
     provider::Provider,
-    retry::{RetryPolicy, jitter},
+    retry::{ATTEMPT_TIME, RetryPolicy, jitter},
 };
 
 /// A provider in its place.
@@ -53,9 +53,11 @@ pub struct Chain {
 }
 
 /// Gives a chain built from settings that are newer than the ones the running chain was built from,
-/// where there are such.
-pub type Renew<'a> =
-    dyn Fn() -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + 'a>> + Send + Sync + 'a;
+/// where there are such: the global account's where asked for those, else the tenant's.
+pub type Renew<'a> = dyn Fn(bool) -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + 'a>>
+    + Send
+    + Sync
+    + 'a;
 
 /// How a message fared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,9 +92,6 @@ pub enum ChainEnd {
     /// The deadline came before the next provider could be tried.
     OutOfTime,
 }
-
-/// What an attempt needs at least to be worth starting.
-const ATTEMPT_TIME: Duration = Duration::from_secs(1);
 
 impl Chain {
     /// A chain with nobody in it.
@@ -147,7 +146,7 @@ impl Chain {
             unknown_outcomes: 0,
         };
         let mut chain = self.clone();
-        let mut renewed = false;
+        let mut renewed = [false; 2];
         let mut index = 0;
         let end = loop {
             let Some(entry) = chain.entries.get(index) else {
@@ -161,7 +160,8 @@ impl Chain {
             if !run.attempts.is_empty() && deadline.remaining() < ATTEMPT_TIME {
                 break ChainEnd::OutOfTime;
             }
-            let error = match run.entry(&chain, entry, message, deadline).await {
+            let last = index + 1 == chain.entries.len();
+            let error = match run.entry(&chain, entry, message, last, deadline).await {
                 Ok(receipt) => {
                     if index > 0 {
                         info!(
@@ -189,18 +189,12 @@ impl Chain {
                     }
                 }
                 Disposition::ProviderDown | Disposition::Transient => {
-                    let may_be_rotated =
-                        error.kind == ErrorKind::Unauthenticated && !entry.position.is_global();
-                    if may_be_rotated && !renewed {
-                        renewed = true;
-                        let id = entry.id.clone();
-                        if let Some(newer) = renew().await {
-                            // Where the entry is gone from the newer settings, they are begun anew.
-                            index = newer
-                                .entries
-                                .iter()
-                                .position(|entry| entry.id == id && !entry.position.is_global())
-                                .unwrap_or(0);
+                    let global = entry.position.is_global();
+                    if error.kind == ErrorKind::Unauthenticated && !renewed[usize::from(global)] {
+                        renewed[usize::from(global)] = true;
+                        let refused = (entry.id.clone(), global);
+                        if let Some(newer) = renew(global).await {
+                            index = run.next_in(&newer, &refused);
                             chain = newer;
                             continue;
                         }
@@ -223,11 +217,32 @@ struct Run {
 }
 
 impl Run {
+    /// Where to go on in newer settings: at the entry that was refused, or, where it is gone, at the
+    /// first that was not tried.
+    fn next_in(&self, newer: &Chain, refused: &(EntryId, bool)) -> usize {
+        let is = |entry: &ChainEntry, id: &EntryId, global: bool| {
+            entry.id == *id && entry.position.is_global() == global
+        };
+        let tried = |entry: &ChainEntry| {
+            self.attempts
+                .iter()
+                .any(|attempt| is(entry, &attempt.entry, attempt.position.is_global()))
+        };
+        let mut entries = newer.entries.iter();
+        let again = entries
+            .clone()
+            .position(|entry| is(entry, &refused.0, refused.1));
+        again
+            .or_else(|| entries.position(|entry| !tried(entry)))
+            .unwrap_or(newer.entries.len())
+    }
+
     async fn entry(
         &mut self,
         chain: &Chain,
         entry: &ChainEntry,
         message: &Message,
+        last: bool,
         deadline: Deadline,
     ) -> Result<Receipt, ProviderError> {
         let for_global;
@@ -261,6 +276,10 @@ impl Run {
                 Ok(receipt) => return Ok(receipt),
                 Err(error) => error,
             };
+            // A provider that hangs has cost enough time; the next one is to have the rest.
+            if error.kind == ErrorKind::Timeout && !last {
+                return Err(error);
+            }
             match entry.retry.wait_before(retry, &error, deadline, jitter) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(error),

@@ -115,6 +115,14 @@ impl ProviderFactory {
         // Building connects to nothing and takes microseconds: it is done under the lock, so that
         // concurrent callers get one chain and not one each.
         let chain = Arc::new(self.build(tenant, spec()));
+        // Somebody who has not yet seen the newer settings does not take their place.
+        if built
+            .chains
+            .get(&key)
+            .is_some_and(|(known, ..)| *known > version)
+        {
+            return chain;
+        }
         if built.chains.len() >= self.capacity && !built.chains.contains_key(&key) {
             let oldest = built
                 .chains

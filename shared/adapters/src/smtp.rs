@@ -20,7 +20,10 @@ use comms_core::{
 };
 use lettre::{
     Address,
-    message::{Attachment, Mailbox as LettreMailbox, MultiPart, SinglePart, header::ContentType},
+    message::{
+        Attachment, Body, Mailbox as LettreMailbox, MultiPart, SinglePart,
+        header::{ContentTransferEncoding, ContentType},
+    },
 };
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::time::Instant;
@@ -30,11 +33,11 @@ pub use self::{
     reply::Reply,
 };
 use self::{
-    connection::{Connection, Envelope, connect},
+    connection::{Connection, Envelope, RESOLVE_TIME, connect},
     pool::{Pool, Slot},
 };
 use crate::{
-    deadline::Deadline,
+    deadline::{Deadline, Elapsed},
     egress::{EgressError, EgressGuard, SMTP_PORTS},
     message::Message,
     provider::{Provider, StageOutcome, StageReport, VerifyStage},
@@ -42,7 +45,7 @@ use crate::{
 };
 
 /// What is needed to send through one mail server as one user.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SmtpSettings {
     /// The server.
     pub host: Host,
@@ -96,9 +99,13 @@ impl SmtpProvider {
         })
     }
 
-    async fn deliver(&self, envelope: &Envelope<'_>, deadline: Deadline) -> Result<(), Failure> {
-        let slot = self.pool.slot(deadline).await?;
-        while let Some(connection) = self.pool.take(&slot) {
+    async fn deliver(
+        &self,
+        envelope: &Envelope<'_>,
+        slot: &Slot<'_>,
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        while let Some(connection) = self.pool.take(slot) {
             let sent = connection.send(envelope, deadline).await;
             match sent.result {
                 // The server gave the idle connection up just now; nothing of the message was sent.
@@ -106,12 +113,12 @@ impl SmtpProvider {
                     stage: Stage::Mail,
                     cause: Cause::Closed | Cause::Reply(Reply { code: 421, .. }),
                 }) => {}
-                result => return self.settle(result, sent.connection, &slot),
+                result => return self.settle(result, sent.connection, slot),
             }
         }
         let connection = self.open(deadline).await?;
         let sent = connection.send(envelope, deadline).await;
-        self.settle(sent.result, sent.connection, &slot)
+        self.settle(sent.result, sent.connection, slot)
     }
 
     fn settle(
@@ -127,7 +134,7 @@ impl SmtpProvider {
     }
 
     async fn open(&self, deadline: Deadline) -> Result<Connection, Failure> {
-        let addresses = self.resolve().await?;
+        let addresses = self.resolve(deadline).await?;
         let connected = connect(&self.check(&addresses)?, deadline).await?;
         let encrypted = connected
             .encrypt(
@@ -143,9 +150,15 @@ impl SmtpProvider {
             .await
     }
 
-    async fn resolve(&self) -> Result<Vec<std::net::IpAddr>, Failure> {
-        let resolved = self.egress.resolve(&self.host).await;
-        resolved.map_err(|error| Failure::new(Stage::Resolve, Cause::Egress(error)))
+    async fn resolve(&self, deadline: Deadline) -> Result<Vec<std::net::IpAddr>, Failure> {
+        match deadline
+            .bound(RESOLVE_TIME, self.egress.resolve(&self.host))
+            .await
+        {
+            Ok(Ok(addresses)) => Ok(addresses),
+            Ok(Err(error)) => Err(Failure::new(Stage::Resolve, Cause::Egress(error))),
+            Err(Elapsed) => Err(Failure::new(Stage::Resolve, Cause::TimedOut)),
+        }
     }
 
     fn check(&self, addresses: &[std::net::IpAddr]) -> Result<Vec<SocketAddr>, Failure> {
@@ -169,6 +182,12 @@ impl SmtpProvider {
     }
 }
 
+impl fmt::Debug for SmtpSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SmtpSettings(…)")
+    }
+}
+
 impl fmt::Debug for SmtpProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SmtpProvider(…)")
@@ -182,13 +201,17 @@ impl Provider for SmtpProvider {
     }
 
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
+        // The message is built when there is a connection to send it over: those that wait cost nothing.
+        let slot = self.pool.slot(deadline).await.map_err(classify)?;
         let mail = build(message, &self.sender)?;
         let envelope = Envelope {
             from: &mail.from,
             to: &mail.to,
             message: &mail.bytes,
         };
-        self.deliver(&envelope, deadline).await.map_err(classify)?;
+        self.deliver(&envelope, &slot, deadline)
+            .await
+            .map_err(classify)?;
         Ok(Receipt {
             message_id: mail.message_id,
         })
@@ -197,7 +220,8 @@ impl Provider for SmtpProvider {
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
         let mut report = Report::new();
         // Each block is one stage; the first that fails ends the report.
-        let Some(addresses) = report.stage(VerifyStage::Resolve, self.resolve().await) else {
+        let Some(addresses) = report.stage(VerifyStage::Resolve, self.resolve(deadline).await)
+        else {
             return report.stages;
         };
         let Some(checked) = report.stage(VerifyStage::Egress, self.check(&addresses)) else {
@@ -273,8 +297,6 @@ struct Mail {
 }
 
 fn build(message: &Message, sender: &Mailbox) -> Result<Mail, ProviderError> {
-    let invalid =
-        |detail| ProviderError::new(Disposition::Final, ErrorKind::InvalidMessage, detail);
     let Target::Email(recipient) = &message.target else {
         return Err(invalid(
             "An e-mail provider was given a message of another channel.",
@@ -296,11 +318,11 @@ fn build(message: &Message, sender: &Mailbox) -> Result<Mail, ProviderError> {
     let body = match (&content.body, &content.html) {
         (Some(text), Some(html)) => Part::Multi(
             MultiPart::alternative()
-                .singlepart(SinglePart::plain(text.clone()))
-                .singlepart(SinglePart::html(html.clone())),
+                .singlepart(SinglePart::plain(lines(text)))
+                .singlepart(SinglePart::html(lines(html))),
         ),
-        (Some(text), None) => Part::Single(SinglePart::plain(text.clone())),
-        (None, Some(html)) => Part::Single(SinglePart::html(html.clone())),
+        (Some(text), None) => Part::Single(SinglePart::plain(lines(text))),
+        (None, Some(html)) => Part::Single(SinglePart::html(lines(html))),
         (None, None) => return Err(invalid("An e-mail needs a body.")),
     };
     let whole = if content.attachments.is_empty() {
@@ -319,7 +341,7 @@ fn build(message: &Message, sender: &Mailbox) -> Result<Mail, ProviderError> {
                 .map_err(|_| invalid("An attachment's content type is none."))?;
             mixed = mixed.singlepart(
                 Attachment::new(attachment.filename.clone())
-                    .body(attachment.content.to_vec(), content_type),
+                    .body(attachment_body(attachment)?, content_type),
             );
         }
         builder.multipart(mixed)
@@ -331,6 +353,23 @@ fn build(message: &Message, sender: &Mailbox) -> Result<Mail, ProviderError> {
         message_id,
         bytes,
     })
+}
+
+/// A file's bytes in base64, whatever they are. Left to choose, lettre sends bytes that look like text
+/// as they are: line feeds alone, which servers refuse, or take for the end of the message.
+fn attachment_body(attachment: &comms_core::request::Attachment) -> Result<Body, ProviderError> {
+    Body::new_with_encoding(attachment.content.to_vec(), ContentTransferEncoding::Base64)
+        .map_err(|_| invalid("An attachment can not be put into MIME form."))
+}
+
+/// Text with line feeds alone for line ends; lettre makes CRLF of them. A carriage return alone would
+/// go out as it is.
+fn lines(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
+}
+
+const fn invalid(detail: &'static str) -> ProviderError {
+    ProviderError::new(Disposition::Final, ErrorKind::InvalidMessage, detail)
 }
 
 enum Part {
@@ -408,6 +447,11 @@ pub fn classify(failure: Failure) -> ProviderError {
         (Stage::Auth, Cause::Reply(reply)) => classify_auth(reply),
         (Stage::Mail, Cause::Reply(reply)) if reply.code >= 500 => {
             match (reply.code, reply.enhanced) {
+                (530 | 535, _) => error(
+                    ProviderDown,
+                    Unauthenticated,
+                    "The server wants a login before it takes mail.",
+                ),
                 (552, _) | (_, Some((5, 3, 4))) => error(
                     Final,
                     InvalidMessage,
@@ -485,8 +529,8 @@ pub fn classify(failure: Failure) -> ProviderError {
 
 fn classify_auth(reply: Reply) -> ProviderError {
     let error = match reply.code {
-        // RFC 4954 section 6: 454 is a temporary failure, 432 asks for a password change.
-        454 | 421 | 450 | 451 => ProviderError::new(
+        // RFC 4954 section 6: 454 is a temporary failure; whatever else is 4yz passes too.
+        400..500 => ProviderError::new(
             Disposition::Transient,
             ErrorKind::Unavailable,
             "The server can not check logins at the moment.",
@@ -523,16 +567,21 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
             "The server does not take mail for this recipient at the moment (greylisting or a busy mailbox).",
         )
         .with_retry_after(GREYLISTING_TIME),
+        (530 | 535, _) => ProviderError::new(
+            ProviderDown,
+            ErrorKind::Unauthenticated,
+            "The server wants a login before it takes recipients.",
+        ),
         (_, Some((5, 7, _))) => ProviderError::new(
             ProviderDown,
             ErrorKind::PolicyRefused,
             "The server refuses this recipient by its policy.",
         )
         .health_unchanged(),
-        (530 | 535, _) => ProviderError::new(
+        (500..505, _) => ProviderError::new(
             ProviderDown,
-            ErrorKind::Unauthenticated,
-            "The server wants a login before it takes recipients.",
+            ErrorKind::Unexpected,
+            "The server did not understand what it was sent; it says nothing of the recipient.",
         ),
         (550 | 551 | 553, _) | (_, Some((5, 1, _))) => ProviderError::new(
             Final,
@@ -560,6 +609,11 @@ fn classify_body(reply: Reply) -> ProviderError {
             Transient,
             ErrorKind::Unavailable,
             "The server could not take the message; it may later.",
+        ),
+        (_, Some((5, 1 | 2, _))) => ProviderError::new(
+            Final,
+            ErrorKind::InvalidRecipient,
+            "The recipient's address does not exist or does not take mail.",
         ),
         (552, _) | (_, Some((5, 3, 4) | (5, 6, _))) => ProviderError::new(
             Final,

@@ -130,7 +130,7 @@ async fn send(chain: &Arc<Chain>) -> ChainReport {
 
 async fn send_within(chain: &Arc<Chain>, time: Duration) -> ChainReport {
     chain
-        .send(&message(), Deadline::after(time), &|| {
+        .send(&message(), Deadline::after(time), &|_| {
             Box::pin(async { None })
         })
         .await
@@ -294,7 +294,7 @@ async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings
     let newer = chain(&[&rotated, &fallback], AmbiguityPolicy::Failover, 0);
     let running = chain(&[&old, &fallback], AmbiguityPolicy::Failover, 0);
     let report = running
-        .send(&message(), Deadline::after(Duration::from_mins(1)), &|| {
+        .send(&message(), Deadline::after(Duration::from_mins(1)), &|_| {
             let newer = newer.clone();
             Box::pin(async move { Some(newer) })
         })
@@ -306,7 +306,7 @@ async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings
     let still_wrong = Scripted::new("primary", &vec![refused; 3]);
     let newer = chain(&[&still_wrong, &fallback], AmbiguityPolicy::Failover, 0);
     let report = chain(&[&still_wrong, &fallback], AmbiguityPolicy::Failover, 0)
-        .send(&message(), Deadline::after(Duration::from_mins(1)), &|| {
+        .send(&message(), Deadline::after(Duration::from_mins(1)), &|_| {
             let newer = newer.clone();
             Box::pin(async move { Some(newer) })
         })

@@ -34,6 +34,9 @@ struct Loopback;
 #[async_trait]
 impl Resolver for Loopback {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        if name == "hangs.example" {
+            return std::future::pending().await;
+        }
         if name == "unknown.example" {
             return Err(io::Error::other("no such name"));
         }
@@ -420,7 +423,9 @@ async fn a_server_that_hangs_costs_no_more_than_the_deadline() {
         Stage::Body,
     ] {
         let world = World::plain(|server| server.on(stage, Action::Hang)).await;
-        let result = world.send_within(Duration::from_millis(150)).await;
+        // A body is not begun with less than two seconds left.
+        let time = if stage == Stage::Body { 2_200 } else { 150 };
+        let result = world.send_within(Duration::from_millis(time)).await;
         let expected = if stage == Stage::Body {
             Disposition::Ambiguous
         } else {
@@ -432,6 +437,45 @@ async fn a_server_that_hangs_costs_no_more_than_the_deadline() {
             "{stage:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_resolver_that_hangs_costs_no_more_than_the_deadline() {
+    let options = Options {
+        host: "hangs.example",
+        names: &["hangs.example"],
+        ..Options::default()
+    };
+    let world = World::new(options, |server| server).await;
+    let result = world.send_within(Duration::from_millis(150)).await;
+    assert_eq!(
+        verdict(&result),
+        (Disposition::Transient, ErrorKind::Timeout)
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_the_deadline_would_cut_off_is_not_begun() {
+    let world = World::plain(|server| server).await;
+    let result = world.send_within(Duration::from_millis(1_900)).await;
+    assert_eq!(
+        verdict(&result),
+        (Disposition::Transient, ErrorKind::Timeout)
+    );
+    assert!(world.server.messages().is_empty());
+}
+
+#[tokio::test]
+async fn odd_replies_do_not_panic_and_do_not_turn_an_acceptance_into_a_doubt() {
+    let blank = "250-mail.example\n250- \n250 AUTH PLAIN";
+    let world = World::plain(|server| server.on(Stage::EhloAfterTls, Action::reply(blank))).await;
+    assert_eq!(
+        verdict(&world.send().await).0,
+        Disposition::Transient,
+        "a blank line in the EHLO reply"
+    );
+    let world = World::plain(|server| server.on(Stage::Body, Action::reply("250 Grüße"))).await;
+    world.send().await.unwrap();
 }
 
 #[tokio::test]
@@ -460,7 +504,7 @@ async fn a_connection_is_used_again_without_another_word() {
 #[tokio::test]
 async fn a_connection_whose_conversation_was_cut_short_is_never_used_again() {
     let world = World::plain(|server| server.on(Stage::Body, Action::Hang)).await;
-    let cut = world.send_within(Duration::from_millis(150)).await;
+    let cut = world.send_within(Duration::from_millis(2_200)).await;
     assert_eq!(cut.unwrap_err().disposition, Disposition::Ambiguous);
     // Were the connection used again, the reply to the first body would pass for the second's.
     world.send().await.unwrap();

@@ -18,6 +18,9 @@ pub struct Problem {
     pub pointer: String,
     /// What would be right, as a sentence without the value.
     pub detail: String,
+    /// Whether the pointer has a name in it that the sender made up.
+    #[serde(skip)]
+    pub has_foreign_name: bool,
 }
 
 /// Everything wrong with a document, in the order it was found. At most [`Problems::MOST`] are kept.
@@ -30,10 +33,9 @@ impl Problems {
 
     /// A list with one problem.
     pub fn one(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self(vec![Problem {
-            pointer: pointer.into(),
-            detail: detail.into(),
-        }])
+        let mut problems = Self::default();
+        problems.add(pointer, detail);
+        problems
     }
 
     /// Adds a problem.
@@ -42,8 +44,24 @@ impl Problems {
             self.0.push(Problem {
                 pointer: pointer.into(),
                 detail: detail.into(),
+                has_foreign_name: false,
             });
         }
+    }
+
+    /// Adds a problem with a field whose name the sender made up.
+    fn add_foreign(&mut self, pointer: String, detail: impl Into<String>) {
+        let before = self.0.len();
+        self.add(pointer, detail);
+        if let Some(added) = self.0.get_mut(before) {
+            added.has_foreign_name = true;
+        }
+    }
+
+    /// The pointers that may be logged: without those that have a name of the sender's in them.
+    pub fn known_pointers(&self) -> Vec<&str> {
+        let known = self.0.iter().filter(|problem| !problem.has_foreign_name);
+        known.map(|problem| problem.pointer.as_str()).collect()
     }
 
     /// The problems.
@@ -303,11 +321,6 @@ impl<'p> Object<'p> {
             .collect()
     }
 
-    /// How many fields are there that nobody has taken.
-    pub fn fields_left(&self) -> usize {
-        self.fields.len()
-    }
-
     /// Whether the field `name` is absent or `null`.
     pub fn is_missing(&self, name: &str) -> bool {
         self.fields.get(name).is_none_or(Value::is_null)
@@ -340,7 +353,10 @@ impl<'p> Object<'p> {
                 Ok(value) if name_ok(&name) => {
                     rest.insert(name, value);
                 }
-                Ok(_) | Err(_) => self.problem(&name, detail),
+                Ok(_) | Err(_) => {
+                    let pointer = self.pointer_to(&name);
+                    self.problems.add_foreign(pointer, detail);
+                }
             }
         }
         rest
@@ -373,7 +389,7 @@ impl<'p> Object<'p> {
     /// Ends the reading: each field that was not taken is unknown, and a problem.
     pub fn finish(self) {
         for name in self.fields.keys() {
-            self.problems.add(
+            self.problems.add_foreign(
                 pointer_to(&self.pointer, name),
                 "is not a known field; remove it",
             );

@@ -357,11 +357,11 @@ fn read_recipients(object: &mut Object<'_>) -> Vec<Recipient> {
     let mut emails = std::collections::HashSet::new();
     let mut phones = std::collections::HashSet::new();
     let recipients = object.objects("recipients", MAX_RECIPIENTS, |_, mut item| {
-        let before = item.fields_left();
+        let unreachable = item.is_missing("email") && item.is_missing("phoneNumber");
         let name = item.optional("name", read::parsed(Mailbox::parse_name));
         let email = item.optional("email", read::parsed(EmailAddress::parse));
         let phone_number = item.optional("phoneNumber", read::parsed(PhoneNumber::parse));
-        if before == 0 {
+        if unreachable {
             item.problem_here("must have an email or a phoneNumber");
         } else if email
             .as_ref()

@@ -243,7 +243,7 @@ impl Ledger {
         match result {
             Ok(answer) => owned(&answer.attributes.unwrap_or_default()),
             Err(error) => match refused_item(&error) {
-                Some(item) => claim_refused(&item, request, now),
+                Some(item) => claim_refused(&item, request, owner, now),
                 None => Err(database("UpdateItem", &error)),
             },
         }
@@ -283,7 +283,7 @@ impl Ledger {
         match result {
             Ok(answer) => owned(&answer.attributes.unwrap_or_default()),
             Err(error) => match refused_item(&error) {
-                Some(item) => claim_refused(&item, request, now),
+                Some(item) => claim_refused(&item, request, owner, now),
                 None => Err(database("UpdateItem", &error)),
             },
         }
@@ -310,6 +310,7 @@ impl Ledger {
             .table_name(&self.table)
             .set_key(Some(key(request, delivery)))
             .condition_expression("#status = :sending AND #owner = :owner")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .expression_attribute_names("#status", "status")
             .expression_attribute_names("#owner", "owner")
             .expression_attribute_values(":sending", s(DeliveryStatus::Sending.as_str()))
@@ -332,16 +333,31 @@ impl Ledger {
             request_builder =
                 request_builder.expression_attribute_values(":reason", s(reason.as_str()));
         }
-        update.push_str(" REMOVE #owner, leaseUntil");
+        update.push_str(" REMOVE leaseUntil");
         match request_builder.update_expression(update).send().await {
             Ok(_) => Ok(()),
-            Err(error) if refused_item(&error).is_some() => Err(LedgerError::OwnershipLost),
-            Err(error) => Err(database("UpdateItem", &error)),
+            Err(error) => match refused_item(&error) {
+                // Our own write, whose answer was lost on the way and which the SDK made again.
+                Some(item)
+                    if string(&item, "owner") == Some(&owner.token)
+                        && string(&item, "status").map(String::as_str)
+                            == Some(outcome.status.as_str()) =>
+                {
+                    Ok(())
+                }
+                Some(_) => Err(LedgerError::OwnershipLost),
+                None => Err(database("UpdateItem", &error)),
+            },
         }
     }
 
-    /// A request with all its deliveries; those without an item of their own are queued.
-    pub async fn read(&self, id: &RequestId) -> Result<Option<RecordedRequest>, LedgerError> {
+    /// A request with all its deliveries; those without an item of their own are queued. One whose
+    /// owner went away so long ago that nobody will take it over is of unknown outcome.
+    pub async fn read(
+        &self,
+        id: &RequestId,
+        now: Timestamp,
+    ) -> Result<Option<RecordedRequest>, LedgerError> {
         let mut pages = self
             .client
             .query()
@@ -362,7 +378,11 @@ impl Ledger {
             if string(&item, "sk").map(String::as_str) == Some(REQUEST) {
                 planned = planned_deliveries(&item)?;
             } else {
-                let delivery = delivery(&item)?;
+                let mut delivery = delivery(&item)?;
+                if delivery.status == DeliveryStatus::Sending && is_given_up(&item, now)? {
+                    delivery.status = DeliveryStatus::Unknown;
+                    delivery.reason = Some(FailureReason::OutcomeUnknown);
+                }
                 recorded.insert(delivery.id.clone(), delivery);
             }
         }
@@ -391,6 +411,7 @@ fn owned(item: &Item) -> Result<Claim, LedgerError> {
 fn claim_refused(
     item: &Item,
     request: &RequestRecord,
+    owner: &Owner,
     now: Timestamp,
 ) -> Result<Claim, LedgerError> {
     if string(item, "payloadHash") != Some(&request.payload_hash) {
@@ -404,13 +425,10 @@ fn claim_refused(
         | DeliveryStatus::Expired => Ok(Claim::Ended(Box::new(delivery))),
         // It was given back between our write and now; the queue will bring it again.
         DeliveryStatus::Queued => Ok(Claim::Busy),
+        // Our own claim, whose answer was lost on the way and which the SDK made again.
+        DeliveryStatus::Sending if string(item, "owner") == Some(&owner.token) => owned(item),
         DeliveryStatus::Sending => {
-            let lease = match item.get("leaseUntil") {
-                Some(AttributeValue::N(lease)) => lease.parse::<i64>().ok(),
-                _ => None,
-            };
-            let lease = lease.ok_or(LedgerError::Corrupt("leaseUntil"))?;
-            if now.as_millisecond() < lease {
+            if now.as_millisecond() < lease_until(item)? {
                 return Ok(Claim::Busy);
             }
             let owner = string(item, "owner").ok_or(LedgerError::Corrupt("owner"))?;
@@ -419,6 +437,20 @@ fn claim_refused(
             })
         }
     }
+}
+
+fn lease_until(item: &Item) -> Result<i64, LedgerError> {
+    let lease = item
+        .get("leaseUntil")
+        .and_then(|lease| lease.as_n().ok()?.parse().ok());
+    lease.ok_or(LedgerError::Corrupt("leaseUntil"))
+}
+
+/// Whether a lease ended longer ago than the queue keeps bringing a message.
+fn is_given_up(item: &Item, now: Timestamp) -> Result<bool, LedgerError> {
+    /// Five receives, each after the queue's visibility timeout of a little more than three minutes.
+    const REDELIVERY_MILLISECONDS: i64 = 30 * 60 * 1000;
+    Ok(now.as_millisecond() > lease_until(item)?.saturating_add(REDELIVERY_MILLISECONDS))
 }
 
 fn planned_deliveries(item: &Item) -> Result<Vec<Delivery>, LedgerError> {

@@ -1,7 +1,7 @@
 //! The pipeline: an accepted communication becomes deliveries, each claimed in the ledger, sent
 //! through its tenant's chain, and recorded.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
 use comms_adapters::{
@@ -15,7 +15,7 @@ use comms_core::{
     FailureReason, IdempotencyKey, RequestId, SystemClock, Tenant,
     request::{CommunicationRequest, PlannedDelivery, Target},
 };
-use comms_settings::{HashKeys, SettingsCache, SettingsStore, StoreError, StoredSettings};
+use comms_settings::{HashKeys, SettingsCache, SettingsStore, StoreError};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use thiserror::Error;
@@ -74,6 +74,9 @@ impl Accepted {
             .collect()
     }
 }
+
+/// The attribute of a queue message whose communication the ledger knows already, with its id.
+pub const ACCEPTED_AS: &str = "acceptedAs";
 
 /// What became of one delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,9 +235,25 @@ impl Pipeline {
         }
     }
 
+    /// Like [`Pipeline::accept`], without the write where the message says that it was accepted under
+    /// the id that it really has.
+    pub async fn accept_queued(
+        &self,
+        request: &CommunicationRequest,
+        key: &IdempotencyKey,
+        accepted_as: Option<&str>,
+    ) -> Result<Accepted, PipelineError> {
+        let identified = self.identify(request, key).await?;
+        if accepted_as == Some(identified.id().as_str()) {
+            Ok(identified)
+        } else {
+            self.accept(request, key).await
+        }
+    }
+
     /// A request with its deliveries, or `None` where there is none of that id.
     pub async fn status(&self, id: &RequestId) -> Result<Option<RecordedRequest>, PipelineError> {
-        Ok(self.ledger.read(id).await?)
+        Ok(self.ledger.read(id, self.clock.now()).await?)
     }
 
     /// Makes all deliveries of a communication. Each ends recorded or is given back; none is
@@ -270,7 +289,9 @@ impl Pipeline {
             };
             let one = self.deliver_one(&accepted.record, planned, message, limits);
             let result = async move {
-                match one.await {
+                // Everything inside has limits of its own; this one is for what they add up to.
+                let ended = deadline.bound(Duration::MAX, one).await;
+                match ended.unwrap_or(Err(HandBack::NotRecorded)) {
                     Ok(delivery) => DeliveryResult::Recorded(Box::new(delivery)),
                     Err(reason) => {
                         warn!(reason = reason.as_str(), "delivery handed back");
@@ -278,12 +299,16 @@ impl Pipeline {
                     }
                 }
             };
-            work.push(result.instrument(span));
+            let place = work.len();
+            work.push(async move { (place, result.instrument(span).await) });
         }
-        stream::iter(work)
-            .buffered(CONCURRENT_DELIVERIES)
+        // As they end, so that a slow one does not hold up those behind it; then in their order again.
+        let mut results: Vec<_> = stream::iter(work)
+            .buffer_unordered(CONCURRENT_DELIVERIES)
             .collect()
-            .await
+            .await;
+        results.sort_unstable_by_key(|(place, _)| *place);
+        results.into_iter().map(|(_, result)| result).collect()
     }
 
     async fn deliver_one(
@@ -338,16 +363,24 @@ impl Pipeline {
                 }
             }
         };
+        // Reading settings and claiming may have taken long: then it is given back untouched.
+        if limits.deadline.remaining() < STARTING_TIME {
+            let untouched = Outcome {
+                status: DeliveryStatus::Queued,
+                receipt: None,
+                reason: None,
+                possible_duplicate,
+                attempts: earlier,
+            };
+            self.record(record, planned, &owner, untouched).await?;
+            return Err(HandBack::OutOfTime);
+        }
         let outcome = self
             .outcome(record, &chain, message, limits, earlier, possible_duplicate)
             .await;
         self.record(record, planned, &owner, outcome).await
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "each is a different thing, used once"
-    )]
     async fn outcome(
         &self,
         record: &RequestRecord,
@@ -383,10 +416,9 @@ impl Pipeline {
                 ..ended(DeliveryStatus::Expired, FailureReason::Expired)
             };
         }
-        let renew =
-            || -> std::pin::Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + '_>> {
-                Box::pin(self.newer_chain(&record.tenant, message.target.channel(), chain.version))
-            };
+        let renew = |global| -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + '_>> {
+            Box::pin(self.newer_chain(&record.tenant, message.target.channel(), chain, global))
+        };
         let report = chain
             .chain
             .send(&message, limits.deadline.less(RECORDING_TIME), &renew)
@@ -417,7 +449,7 @@ impl Pipeline {
                 outcome.possible_duplicate = unknown_outcomes > 0;
             }
             // Given back; whoever claims it next has to know what may have happened.
-            ChainEnd::OutOfTime => {
+            ChainEnd::OutOfTime if limits.patience == Patience::HandBack => {
                 outcome.status = DeliveryStatus::Queued;
                 outcome.possible_duplicate = unknown_outcomes > 0;
             }
@@ -426,7 +458,10 @@ impl Pipeline {
                 outcome.reason = Some(FailureReason::OutcomeUnknown);
             }
             // "Failed" would invite sending it again, and it may be there already.
-            ChainEnd::Rejected | ChainEnd::AllFailed | ChainEnd::NoProvider
+            ChainEnd::Rejected
+            | ChainEnd::AllFailed
+            | ChainEnd::NoProvider
+            | ChainEnd::OutOfTime
                 if unknown_outcomes > 0 =>
             {
                 outcome.status = DeliveryStatus::Unknown;
@@ -436,7 +471,10 @@ impl Pipeline {
             ChainEnd::AllFailed if may_pass && limits.patience == Patience::HandBack => {
                 outcome.status = DeliveryStatus::Queued;
             }
-            ChainEnd::AllFailed => outcome.reason = Some(FailureReason::AllProvidersFailed),
+            // Out of time on the last try: those that were reached failed, and no more will be.
+            ChainEnd::AllFailed | ChainEnd::OutOfTime => {
+                outcome.reason = Some(FailureReason::AllProvidersFailed);
+            }
             ChainEnd::NoProvider => outcome.reason = Some(FailureReason::NoProvider),
         }
         outcome
@@ -501,15 +539,6 @@ impl Pipeline {
             Tenant::Clinic(_) => self.settings.get(tenant).await?,
             Tenant::Global => None,
         };
-        self.chain_from(tenant, channel, own).await
-    }
-
-    async fn chain_from(
-        &self,
-        tenant: &Tenant,
-        channel: Channel,
-        own: Option<Arc<StoredSettings>>,
-    ) -> Result<ResolvedChain, StoreError> {
         let version = own.as_ref().map(|own| own.version.number);
         let own_chain = own.as_ref().and_then(|own| {
             let settings = own.settings.channel(channel)?;
@@ -518,41 +547,60 @@ impl Pipeline {
                 .own_chain(tenant, channel, own.version.number, || chain_spec(settings));
             Some((chain, settings.use_global))
         });
-        let chain = match own_chain {
-            Some((own, false)) => own,
-            Some((own, true)) => match self.global_chain(channel).await? {
-                Some(global) => Arc::new(own.then_global(&global)),
-                None => own,
-            },
-            None => match self.global_chain(channel).await? {
-                Some(global) => Arc::new(global.as_global()),
-                None => Arc::new(Chain::empty()),
-            },
+        let wants_global = own_chain.as_ref().is_none_or(|(_, use_global)| *use_global);
+        let global = if wants_global {
+            self.global_chain(channel).await?
+        } else {
+            None
         };
-        Ok(ResolvedChain { chain, version })
+        let global_version = global.as_ref().map(|(_, version)| *version);
+        let chain = match (own_chain, global) {
+            (Some((own, _)), Some((global, _))) => Arc::new(own.then_global(&global)),
+            (Some((own, _)), None) => own,
+            (None, Some((global, _))) => Arc::new(global.as_global()),
+            (None, None) => Arc::new(Chain::empty()),
+        };
+        Ok(ResolvedChain {
+            chain,
+            version,
+            global_version,
+        })
     }
 
-    async fn global_chain(&self, channel: Channel) -> Result<Option<Arc<Chain>>, StoreError> {
+    async fn global_chain(
+        &self,
+        channel: Channel,
+    ) -> Result<Option<(Arc<Chain>, u64)>, StoreError> {
         let Some(global) = self.settings.get(&Tenant::Global).await? else {
             return Ok(None);
         };
+        let version = global.version.number;
         Ok(global.settings.channel(channel).map(|settings| {
-            self.factory
-                .own_chain(&Tenant::Global, channel, global.version.number, || {
-                    chain_spec(settings)
-                })
+            let spec = || chain_spec(settings);
+            (
+                self.factory
+                    .own_chain(&Tenant::Global, channel, version, spec),
+                version,
+            )
         }))
     }
 
+    /// The chain from settings newer than those of `seen`, where there are such: the global account's
+    /// where it was its login that was refused, else the tenant's.
     async fn newer_chain(
         &self,
         tenant: &Tenant,
         channel: Channel,
-        seen: Option<u64>,
+        seen: &ResolvedChain,
+        global: bool,
     ) -> Option<Arc<Chain>> {
-        let seen = seen?;
-        let newer = match self.settings.newer_than(tenant, seen).await {
-            Ok(newer) => newer.filter(|newer| newer.version.number > seen)?,
+        let (whose, version) = if global {
+            (&Tenant::Global, seen.global_version?)
+        } else {
+            (tenant, seen.version?)
+        };
+        let newer = match self.settings.newer_than(whose, version).await {
+            Ok(newer) => newer.filter(|newer| newer.version.number > version)?,
             Err(error) => {
                 warn!(%error, "the settings could not be read again after a login was refused");
                 return None;
@@ -560,9 +608,10 @@ impl Pipeline {
         };
         info!(
             version = newer.version.number,
-            "a login was refused and the settings are newer"
+            global, "a login was refused and the settings are newer"
         );
-        self.chain_from(tenant, channel, Some(newer))
+        // What was just read is remembered, and found there.
+        self.chain(tenant, channel)
             .await
             .ok()
             .map(|resolved| resolved.chain)
@@ -583,10 +632,11 @@ struct Limits {
     patience: Patience,
 }
 
-/// A chain, with the version of the clinic's settings that it was built from.
+/// A chain, with the versions of the settings that it was built from.
 struct ResolvedChain {
     chain: Arc<Chain>,
     version: Option<u64>,
+    global_version: Option<u64>,
 }
 
 fn unreachable(error: impl std::fmt::Display) -> HandBack {

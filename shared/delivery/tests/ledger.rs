@@ -100,7 +100,7 @@ impl World {
 
     async fn status(&self) -> DeliveryStatus {
         self.ledger
-            .read(&self.record.id)
+            .read(&self.record.id, self.clock.now())
             .await
             .unwrap()
             .unwrap()
@@ -152,7 +152,12 @@ async fn a_delivery_costs_two_writes_and_reads_back_as_it_ended() {
     world.finish("a", &sent()).await.unwrap();
     assert_eq!(world.aws.count("dynamodb", "UpdateItem"), 2);
 
-    let read = world.ledger.read(&world.record.id).await.unwrap().unwrap();
+    let read = world
+        .ledger
+        .read(&world.record.id, world.clock.now())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(read.tenant, world.record.tenant);
     let delivery = &read.deliveries[0];
     assert_eq!(delivery.status, DeliveryStatus::Sent);
@@ -163,7 +168,14 @@ async fn a_delivery_costs_two_writes_and_reads_back_as_it_ended() {
 #[tokio::test]
 async fn what_is_accepted_can_be_read_back_before_anything_has_happened() {
     let world = World::new().await;
-    assert_eq!(world.ledger.read(&world.record.id).await.unwrap(), None);
+    assert_eq!(
+        world
+            .ledger
+            .read(&world.record.id, world.clock.now())
+            .await
+            .unwrap(),
+        None
+    );
     let accept = || {
         world
             .ledger
@@ -171,7 +183,12 @@ async fn what_is_accepted_can_be_read_back_before_anything_has_happened() {
     };
     assert_eq!(accept().await.unwrap(), Acceptance::New);
     assert_eq!(accept().await.unwrap(), Acceptance::Repeated);
-    let read = world.ledger.read(&world.record.id).await.unwrap().unwrap();
+    let read = world
+        .ledger
+        .read(&world.record.id, world.clock.now())
+        .await
+        .unwrap()
+        .unwrap();
     let summary: Vec<_> = read
         .deliveries
         .iter()
@@ -303,6 +320,30 @@ async fn an_owner_that_went_away_is_replaced_after_its_lease_and_by_one_only() {
 }
 
 #[tokio::test]
+async fn a_write_that_is_made_twice_because_its_answer_was_lost_is_one_write() {
+    let world = World::new().await;
+    assert_eq!(world.claim("a").await, owned());
+    assert_eq!(world.claim("a").await, owned());
+    assert_eq!(world.finish("a", &sent()).await, Ok(()));
+    assert_eq!(world.finish("a", &sent()).await, Ok(()));
+    let other = ended(DeliveryStatus::Failed, Some(FailureReason::Rejected));
+    assert_eq!(
+        world.finish("a", &other).await,
+        Err(LedgerError::OwnershipLost)
+    );
+}
+
+#[tokio::test]
+async fn a_delivery_that_nobody_will_take_over_reads_as_unknown() {
+    let world = World::new().await;
+    world.claim("a").await;
+    world.clock.advance(Duration::from_mins(20));
+    assert_eq!(world.status().await, DeliveryStatus::Sending);
+    world.clock.advance(Duration::from_mins(20));
+    assert_eq!(world.status().await, DeliveryStatus::Unknown);
+}
+
+#[tokio::test]
 async fn the_table_holds_no_content_and_no_address() {
     let world = World::new().await;
     world
@@ -341,5 +382,11 @@ async fn a_database_that_fails_is_an_error() {
     world
         .aws
         .fail_next("dynamodb", "Query", 10, Fault::AccessDenied);
-    assert!(world.ledger.read(&world.record.id).await.is_err());
+    assert!(
+        world
+            .ledger
+            .read(&world.record.id, world.clock.now())
+            .await
+            .is_err()
+    );
 }

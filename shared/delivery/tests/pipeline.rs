@@ -59,7 +59,11 @@ impl World {
     }
 
     async fn save(&self, password: &str, on_ambiguous: &str) {
-        let tenant = Tenant::parse("clinic-a").unwrap();
+        self.save_for("clinic-a", password, on_ambiguous).await;
+    }
+
+    async fn save_for(&self, tenant: &str, password: &str, on_ambiguous: &str) {
+        let tenant = Tenant::parse(tenant).unwrap();
         let document = json!({"email": {
             "primary": {"provider": "smtp", "credentials": {"host": "127.0.0.1",
                 "port": self.server.port(), "secure": false, "user": "user", "password": password}},
@@ -307,6 +311,36 @@ async fn a_rotated_password_is_used_by_the_very_next_attempt() {
         (delivery.status, delivery.attempts.len()),
         (DeliveryStatus::Sent, 2)
     );
+}
+
+#[tokio::test]
+async fn the_global_accounts_rotated_password_is_used_by_the_very_next_attempt() {
+    let world = World::new("failover").await;
+    world.save_for("clinic-a", "wrong", "failover").await;
+    world.save_for("_global", "wrong", "failover").await;
+    let (pipeline, submission) = (world.pipeline(), submission());
+    let wrong = world.deliver(&pipeline, &submission).await;
+    assert_eq!(ended(&wrong).1, Some(FailureReason::AllProvidersFailed));
+    world.save_for("_global", "password", "failover").await;
+    let mut another = submission;
+    another.request.content.title = Some("another".to_owned());
+    let key = IdempotencyKey::parse("another").unwrap();
+    let accepted = pipeline.identify(&another.request, &key).await.unwrap();
+    let deadline = Deadline::after(Duration::from_secs(20));
+    let result = pipeline
+        .deliver(&another.request, &accepted, deadline, Patience::GiveUp)
+        .await
+        .remove(0);
+    let DeliveryResult::Recorded(delivery) = &result else {
+        panic!("{result:?}")
+    };
+    let places: Vec<_> = delivery
+        .attempts
+        .iter()
+        .map(|a| a.position.to_string())
+        .collect();
+    assert_eq!(delivery.status, DeliveryStatus::Sent);
+    assert_eq!(places, ["primary", "global", "global"]);
 }
 
 #[tokio::test]

@@ -197,12 +197,18 @@ impl Principal {
     }
 }
 
-/// Roles as API Gateway gives them: a string claim as it is, an array as `[A B]` or as JSON text.
+/// Roles as API Gateway gives them: an array as `[A B]` or as JSON text, a string claim as it is.
 fn parse_roles(text: &str) -> BTreeSet<Role> {
-    text.trim_matches(|c| c == '[' || c == ']')
-        .split([' ', ','])
-        .filter_map(|word| Role::parse(word.trim_matches('"')))
-        .collect()
+    match text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
+        Some(list) => list
+            .split([' ', ','])
+            .filter_map(|word| Role::parse(word.trim_matches('"')))
+            .collect(),
+        None => Role::parse(text).into_iter().collect(),
+    }
 }
 
 #[cfg(test)]
@@ -277,6 +283,7 @@ mod tests {
             (Some("clinic-a"), Some("clinic_admin")),
             (Some("clinic-a"), Some("CLINIC_ADMINS")),
             (Some("clinic-a"), Some("NOT_SUPER_ADMIN")),
+            (Some("clinic-a"), Some("NOT SUPER_ADMIN")),
             (Some("clinic-a"), Some("{\"SUPER_ADMIN\":true}")),
         ] {
             let caller = principal(clinic_claim, roles);
@@ -297,8 +304,6 @@ mod tests {
             "SERVICE",
             "[SERVICE]",
             "[OTHER SERVICE]",
-            "OTHER SERVICE",
-            "OTHER,SERVICE",
             "[\"OTHER\", \"SERVICE\"]",
         ] {
             assert!(

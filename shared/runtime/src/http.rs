@@ -10,7 +10,7 @@ use lambda_http::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use tracing::{error, info};
+use tracing::{Span, error, info, info_span};
 
 /// An error as it is answered. Its texts are fixed or name fields; none repeats what was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl HttpProblem {
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             "Something is wrong on our side",
-            "The log says what, under this request's id.",
+            "The log says what; ask with the time of this request.",
         )
     }
 
@@ -187,6 +187,15 @@ pub fn source_address(request: &Request) -> Option<String> {
         Some(RequestContext::ApiGatewayV2(context)) => context.http.source_ip.clone(),
         _ => None,
     }
+}
+
+/// The span of a request, with the id that Lambda gives the invocation: what an error's log lines are
+/// found by.
+pub fn request_span(request: &Request) -> Span {
+    let id = request
+        .lambda_context_ref()
+        .map(|context| context.request_id.as_str());
+    info_span!("request", invocation_id = id.unwrap_or_default())
 }
 
 /// Turns a handler's result into the answer, and logs what was answered.

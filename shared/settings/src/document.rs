@@ -5,7 +5,7 @@
 //! [`CommunicationSettings::view`] shows `{"configured":true,"last4":"…"}` in their place, and a
 //! document that comes back with that marker, or without the secret, keeps the stored one.
 
-use std::collections::HashSet;
+use std::{cell::Cell, collections::HashSet};
 
 use comms_core::{
     Channel, EmailAddress, EntryId, HashKey, Host, Mailbox, Position, Problems, ProviderKind,
@@ -100,7 +100,7 @@ impl Credentials {
 }
 
 /// Where a mail server is, and how to log in.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SmtpCredentials {
     /// The server.
     pub host: Host,
@@ -116,6 +116,12 @@ pub struct SmtpCredentials {
     pub ca_pem: Option<String>,
     /// Connections of this entry, at most.
     pub max_connections: u8,
+}
+
+impl std::fmt::Debug for SmtpCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SmtpCredentials(…)")
+    }
 }
 
 /// When TLS begins on an SMTP connection. There is no third way.
@@ -258,18 +264,21 @@ impl ChannelSettings {
 
 impl ProviderEntry {
     /// The credentials with their secrets, to be sealed. The bytes are wiped after use.
-    pub(crate) fn plaintext(&self) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    /// `None` where a secret can not be opened: an entry without it must not be saved.
+    pub(crate) fn plaintext(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let complete = Cell::new(true);
         let clear = |secret: &Secret| {
-            secret
-                .expose()
-                .map_or(Value::Null, |text| Value::String(text.to_string()))
+            let text = secret.expose().ok();
+            complete.set(complete.get() && text.is_some());
+            text.map_or(Value::Null, |text| Value::String(text.to_string()))
         };
-        // Room for everything, so that no smaller buffer is left behind unwiped while it grows.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(2 * (MAX_CA_PEM + 4 * MAX_SECRET)));
+        // Room for everything, escaped at its longest, so that no smaller buffer is left behind
+        // unwiped while it grows.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(6 * (MAX_CA_PEM + 4 * MAX_SECRET)));
         let mut json = credentials_json(&self.credentials, &clear);
         let written = serde_json::to_writer(&mut *bytes, &json);
         wipe(&mut json);
-        written.map(|()| bytes)
+        (written.is_ok() && complete.get()).then_some(bytes)
     }
 }
 
@@ -518,6 +527,8 @@ fn read_smtp(mut object: Object<'_>, stored: Option<&SmtpCredentials>) -> Option
         Some(&stored.host) == host.as_ref()
             && Some(stored.port) == port
             && Some(stored.user.as_str()) == user.as_deref()
+            // With a trust root of one's own any server can pass for the clinic's.
+            && stored.ca_pem == ca_pem
     });
     let password = read_secret(
         &mut object,
@@ -576,7 +587,7 @@ fn read_secret(
             Some(_) => {
                 object.problem(
                     name,
-                    "must be sent again, because the host, port or user has changed",
+                    "must be sent again, because host, port, user or caPem has changed",
                 );
                 None
             }
@@ -704,6 +715,7 @@ mod tests {
             ("host", json!("evil.example")),
             ("port", json!(2525)),
             ("user", json!("other")),
+            ("caPem", json!("-----BEGIN CERTIFICATE-----")),
         ] {
             let mut view = settings.view();
             view["email"]["primary"]["credentials"][name] = value;

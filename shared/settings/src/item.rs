@@ -115,6 +115,13 @@ impl SettingsItem {
         })
     }
 
+    /// Bytes of everything in it that can be long.
+    pub(crate) fn size(&self) -> usize {
+        let sealed: usize = self.sealed.values().map(Vec::len).sum();
+        let changed: usize = self.version.changed.iter().map(String::len).sum();
+        self.document.len() + sealed + changed + self.data_key.ciphertext.len()
+    }
+
     pub(crate) fn outline(&self) -> Result<Value, StoreError> {
         serde_json::from_str(&self.document).map_err(|_| StoreError::Corrupt(attribute::DOCUMENT))
     }

@@ -70,6 +70,9 @@ impl StoreError {
     }
 }
 
+/// Bytes of the settings in an item: DynamoDB takes 400 KB, names and small attributes included.
+const MAX_ITEM_BYTES: usize = 380_000;
+
 /// Which version of a tenant's settings, by whom, and what it changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
@@ -242,7 +245,7 @@ impl SettingsStore {
                 provider: entry.credentials.provider(),
                 version: version.number,
             };
-            let plaintext = entry.plaintext().map_err(|_| EnvelopeError::Sealing)?;
+            let plaintext = entry.plaintext().ok_or(EnvelopeError::Sealing)?;
             sealed.insert(
                 sealed_name(channel.as_str(), entry.id.as_str()),
                 key.seal(&place, &plaintext)?,
@@ -255,6 +258,9 @@ impl SettingsStore {
             data_key,
         };
 
+        if item.size() > MAX_ITEM_BYTES {
+            return Err(StoreError::TooLarge);
+        }
         let current = Put::builder()
             .table_name(&self.table)
             .set_item(Some(item.to_item(tenant, CURRENT)));
@@ -285,8 +291,6 @@ impl SettingsStore {
                 let code = error_code(&error);
                 if error.as_service_error().is_some_and(cancelled_by_another) {
                     StoreError::Conflict
-                } else if code == "ValidationException" && item.document.len() > 200_000 {
-                    StoreError::TooLarge
                 } else {
                     StoreError::Database {
                         operation: "TransactWriteItems",

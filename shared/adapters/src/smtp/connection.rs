@@ -11,6 +11,7 @@
 use std::{
     io,
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -18,6 +19,7 @@ use std::{
 };
 
 use comms_core::Secret;
+use futures_util::FutureExt;
 use lettre::{
     Address,
     transport::smtp::{
@@ -25,6 +27,7 @@ use lettre::{
         client::{AsyncSmtpConnection, AsyncTokioStream},
         commands::{Data, Mail, Quit, Rcpt, Rset},
         extension::{ClientId, Extension, MailBodyParameter, MailParameter},
+        response::Response,
     },
 };
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -37,15 +40,22 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::reply::{Reply, read_reply};
 use crate::deadline::{Deadline, Elapsed};
 
-/// The longest that is waited for a TCP connection.
-const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// The longest that is waited for a name to be resolved.
+pub(super) const RESOLVE_TIME: Duration = Duration::from_secs(4);
+/// The longest that is waited for a TCP connection to one address.
+const CONNECT_TIME: Duration = Duration::from_secs(3);
+/// Addresses of one host that are tried.
+const MOST_ADDRESSES: usize = 3;
 /// The longest that is waited for a TLS handshake.
-const TLS_TIME: Duration = Duration::from_secs(10);
+const TLS_TIME: Duration = Duration::from_secs(8);
 /// The longest that is waited for the reply to one command. RFC 5321 section 4.5.3.2 would wait
-/// minutes, which a Lambda does not have.
-const COMMAND_TIME: Duration = Duration::from_secs(15);
+/// minutes, which a Lambda does not have: a server that hangs must leave time for the next provider.
+const COMMAND_TIME: Duration = Duration::from_secs(8);
 /// The longest that the body and the reply to it may take.
 const BODY_TIME: Duration = Duration::from_mins(1);
+/// What must be left of the deadline for a message to be started on. A body that our own deadline cuts
+/// off may have been accepted; one that was not begun has not.
+const BODY_TIME_LEAST: Duration = Duration::from_secs(2);
 /// The longest that a connection is waited for to say good-bye.
 const QUIT_TIME: Duration = Duration::from_secs(2);
 
@@ -174,11 +184,14 @@ impl AsyncWrite for SharedTcp {
     }
 }
 
-/// The encrypted stream as lettre gets it. lettre wants to read a greeting; the server's has been
-/// read already, and is handed on.
+/// The encrypted stream as lettre gets it.
+///
+/// lettre wants to read a greeting, and the server's has been read already: it is handed one. Bytes
+/// beyond ASCII in a reply's text become `?`, because lettre takes a reply that is not UTF-8 for a
+/// broken connection, and a message that was accepted in Latin-1 for one that was not.
 #[derive(Debug)]
 struct EncryptedStream {
-    greeting: io::Cursor<Vec<u8>>,
+    greeting: &'static [u8],
     tls: TlsStream<SharedTcp>,
     peer: SocketAddr,
 }
@@ -189,11 +202,21 @@ impl AsyncRead for EncryptedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let left = self.greeting.get_ref().len() as u64 - self.greeting.position();
-        if left > 0 {
-            return Pin::new(&mut self.greeting).poll_read(cx, buf);
+        if !self.greeting.is_empty() {
+            let greeting = std::mem::take(&mut self.greeting);
+            let (now, later) = greeting.split_at(greeting.len().min(buf.remaining()));
+            buf.put_slice(now);
+            self.greeting = later;
+            return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.tls).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.tls).poll_read(cx, buf))?;
+        for byte in &mut buf.filled_mut()[before..] {
+            if !byte.is_ascii() {
+                *byte = b'?';
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -233,7 +256,7 @@ pub(super) async fn connect(
     deadline: Deadline,
 ) -> Result<Connected, Failure> {
     let mut cause = Cause::Closed;
-    for address in addresses {
+    for address in addresses.iter().take(MOST_ADDRESSES) {
         match deadline
             .bound(CONNECT_TIME, TcpStream::connect(address))
             .await
@@ -261,7 +284,7 @@ pub(super) struct Encrypted {
     socket: Arc<TcpStream>,
     peer: SocketAddr,
     tls: TlsStream<SharedTcp>,
-    greeting: Option<Vec<u8>>,
+    greeted: bool,
 }
 
 impl Connected {
@@ -275,9 +298,12 @@ impl Connected {
         deadline: Deadline,
     ) -> Result<Encrypted, Failure> {
         let mut stream = SharedTcp(self.socket.clone());
-        let greeting = match security {
-            Security::ImplicitTls => None,
-            Security::StartTls => Some(start_tls(&mut stream, hello, deadline).await?),
+        let greeted = match security {
+            Security::ImplicitTls => false,
+            Security::StartTls => {
+                start_tls(&mut stream, hello, deadline).await?;
+                true
+            }
         };
         let handshake = TlsConnector::from(config).connect(name, stream);
         let tls = match deadline.bound(TLS_TIME, handshake).await {
@@ -289,18 +315,14 @@ impl Connected {
             socket: self.socket,
             peer: self.peer,
             tls,
-            greeting,
+            greeted,
         })
     }
 }
 
-/// Greeting, EHLO and STARTTLS in clear. Returns the greeting.
-async fn start_tls(
-    stream: &mut SharedTcp,
-    hello: &str,
-    deadline: Deadline,
-) -> Result<Vec<u8>, Failure> {
-    let (greeting, reply) = exchange(stream, None, Stage::Greeting, deadline).await?;
+/// Greeting, EHLO and STARTTLS in clear.
+async fn start_tls(stream: &mut SharedTcp, hello: &str, deadline: Deadline) -> Result<(), Failure> {
+    let (_, reply) = exchange(stream, None, Stage::Greeting, deadline).await?;
     expect(reply, 220, Stage::Greeting)?;
     let (offered, reply) = exchange(
         stream,
@@ -321,8 +343,7 @@ async fn start_tls(
         return Err(Failure::new(Stage::StartTls, Cause::NotOffered));
     }
     let (_, reply) = exchange(stream, Some("STARTTLS\r\n"), Stage::StartTls, deadline).await?;
-    expect(reply, 220, Stage::StartTls)?;
-    Ok(greeting)
+    expect(reply, 220, Stage::StartTls)
 }
 
 fn expect(reply: Reply, code: u16, stage: Stage) -> Result<(), Failure> {
@@ -386,22 +407,25 @@ impl Encrypted {
         password: &Secret,
         deadline: Deadline,
     ) -> Result<Connection, Failure> {
-        let greeting = if let Some(greeting) = self.greeting.take() {
-            greeting
-        } else {
-            let (greeting, reply) =
-                exchange(&mut self.tls, None, Stage::Greeting, deadline).await?;
+        if !self.greeted {
+            let (_, reply) = exchange(&mut self.tls, None, Stage::Greeting, deadline).await?;
             expect(reply, 220, Stage::Greeting)?;
-            greeting
-        };
+        }
         let stream = EncryptedStream {
-            greeting: io::Cursor::new(greeting),
+            greeting: b"220 greeted\r\n",
             tls: self.tls,
             peer: self.peer,
         };
         let hello = ClientId::Domain(hello.to_owned());
         let connecting = AsyncSmtpConnection::connect_with_transport(Box::new(stream), &hello);
-        let mut smtp = step(Stage::Ehlo, COMMAND_TIME, deadline, connecting).await?;
+        // lettre panics on a line of the EHLO reply that is blank behind its code.
+        let connecting = AssertUnwindSafe(connecting).catch_unwind();
+        let mut smtp = match deadline.bound(COMMAND_TIME, connecting).await {
+            Ok(Ok(Ok(smtp))) => smtp,
+            Ok(Ok(Err(error))) => return Err(Failure::new(Stage::Ehlo, lettre_cause(&error))),
+            Ok(Err(_)) => return Err(Failure::new(Stage::Ehlo, Cause::Malformed)),
+            Err(Elapsed) => return Err(Failure::new(Stage::Ehlo, Cause::TimedOut)),
+        };
 
         let mechanisms = [Mechanism::Plain, Mechanism::Login];
         if smtp.server_info().get_auth_mechanism(&mechanisms).is_none() {
@@ -466,11 +490,11 @@ impl Connection {
             Err(Failure {
                 cause: Cause::Reply(reply),
                 stage,
-            }) if reply.code != 421 => {
+            }) if reply.code >= 400 && reply.code != 421 => {
                 *stage == Stage::Body
                     || step(*stage, QUIT_TIME, deadline, self.smtp.command(Rset))
                         .await
-                        .is_ok()
+                        .is_ok_and(|reply| reply.code == 250)
             }
             Err(_) => false,
         };
@@ -505,6 +529,9 @@ impl Connection {
         step(Stage::Mail, COMMAND_TIME, deadline, smtp.command(mail)).await?;
         let rcpt = Rcpt::new(envelope.to.clone(), Vec::new());
         step(Stage::Rcpt, COMMAND_TIME, deadline, smtp.command(rcpt)).await?;
+        if deadline.remaining() < BODY_TIME_LEAST {
+            return Err(Failure::new(Stage::Data, Cause::TimedOut));
+        }
         let data = step(Stage::Data, COMMAND_TIME, deadline, smtp.command(Data)).await?;
         // lettre takes any 2yz or 3yz for success; only 354 asks for the message (RFC 5321 section 4.1.1.4).
         expect(data, 354, Stage::Data)?;
@@ -529,39 +556,19 @@ impl Connection {
 }
 
 /// Lets one step of lettre's take place within its time, and turns its error into a cause.
-async fn step<T: IntoAnswer>(
+async fn step(
     stage: Stage,
     limit: Duration,
     deadline: Deadline,
-    work: impl Future<Output = Result<T, lettre::transport::smtp::Error>>,
-) -> Result<T::Answer, Failure> {
+    work: impl Future<Output = Result<Response, lettre::transport::smtp::Error>>,
+) -> Result<Reply, Failure> {
     match deadline.bound(limit, work).await {
-        Ok(Ok(answer)) => Ok(answer.into_answer()),
+        Ok(Ok(response)) => Ok(Reply {
+            code: response.code().into(),
+            enhanced: None,
+        }),
         Ok(Err(error)) => Err(Failure::new(stage, lettre_cause(&error))),
         Err(Elapsed) => Err(Failure::new(stage, Cause::TimedOut)),
-    }
-}
-
-/// What a step gives: a connection as it is, a response as its code.
-trait IntoAnswer {
-    type Answer;
-    fn into_answer(self) -> Self::Answer;
-}
-
-impl IntoAnswer for AsyncSmtpConnection {
-    type Answer = Self;
-    fn into_answer(self) -> Self {
-        self
-    }
-}
-
-impl IntoAnswer for lettre::transport::smtp::response::Response {
-    type Answer = Reply;
-    fn into_answer(self) -> Reply {
-        Reply {
-            code: self.code().into(),
-            enhanced: None,
-        }
     }
 }
 

@@ -63,9 +63,7 @@ impl Pool {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .pop()?;
-            let idle = now.duration_since(since);
-            let fresh = idle >= SignedDuration::ZERO && idle < IDLE_TIME;
-            if fresh && connection.is_quiet() {
+            if is_fresh(since, now) && connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -73,12 +71,18 @@ impl Pool {
 
     /// Keeps a connection that is in step for the next message, unless it has carried enough.
     pub(super) fn put_back(&self, connection: Connection, _slot: &Slot<'_>) {
+        let now = self.clock.now();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // The last put back is the first taken, so those below it may never be looked at again.
+        idle.retain(|(_, since)| is_fresh(*since, now));
         if connection.messages() < MESSAGES_PER_CONNECTION {
-            let now = self.clock.now();
-            self.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((connection, now));
+            idle.push((connection, now));
         }
     }
+}
+
+fn is_fresh(since: Timestamp, now: Timestamp) -> bool {
+    let idle = now.duration_since(since);
+    // A clock that went backwards proves nothing about age.
+    idle >= SignedDuration::ZERO && idle < IDLE_TIME
 }

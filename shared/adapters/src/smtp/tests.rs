@@ -195,6 +195,34 @@ fn every_known_reply_has_its_kind_and_disposition() {
         ),
         (
             Stage::Rcpt,
+            reply(530, "5.7.0"),
+            ProviderDown,
+            Unauthenticated,
+            true,
+        ),
+        (
+            Stage::Rcpt,
+            reply(503, "5.5.1"),
+            ProviderDown,
+            ErrorKind::Unexpected,
+            true,
+        ),
+        (
+            Stage::Mail,
+            reply(530, "5.7.0"),
+            ProviderDown,
+            Unauthenticated,
+            true,
+        ),
+        (
+            Stage::Body,
+            reply(550, "5.1.1"),
+            Final,
+            InvalidRecipient,
+            false,
+        ),
+        (
+            Stage::Rcpt,
             reply(450, "4.2.0"),
             Transient,
             Unavailable,
@@ -371,6 +399,23 @@ fn a_message_without_html_is_plain_and_one_with_attachments_is_mixed() {
         mixed.contains("Content-Disposition: attachment; filename=\"a.ics\""),
         "{mixed}"
     );
+}
+
+#[test]
+fn no_line_feed_or_carriage_return_goes_out_alone() {
+    let smuggled = "text\n.\nMAIL FROM:<x@example.com>\rmore\r\nend\r";
+    let mut message = message("t", Some(smuggled), Some(smuggled));
+    let mut content = (*message.content).clone();
+    content.attachments.push(comms_core::request::Attachment {
+        filename: "a.csv".into(),
+        content_type: "text/csv".into(),
+        content: smuggled.as_bytes().into(),
+    });
+    message.content = Arc::new(content);
+    let text = built(&message);
+    let without_line_ends = text.replace("\r\n", "");
+    assert!(!without_line_ends.contains(['\r', '\n']), "{text:?}");
+    assert!(text.contains("Content-Transfer-Encoding: base64"));
 }
 
 proptest! {
