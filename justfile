@@ -8,6 +8,15 @@ export AWS_EC2_METADATA_DISABLED := "true"
 export AWS_DEFAULT_REGION := env("AWS_DEFAULT_REGION", "us-east-1")
 export SAM_CLI_TELEMETRY := "0"
 
+# The machine as SAM names it.
+architecture := if arch() == "aarch64" { "arm64" } else { arch() }
+
+# This machine as containers see it on Linux: `ip address show docker0`.
+bridge := env("DOCKER_BRIDGE", "172.17.0.1")
+
+# Keys for the emulators, and nothing of STS, which sam would ask whose account it is.
+no_account := "AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_MAX_ATTEMPTS=1 AWS_ENDPOINT_URL_STS=http://127.0.0.1:9"
+
 advisory_db := "https://github.com/RustSec/advisory-db"
 
 # List the recipes
@@ -65,13 +74,17 @@ ci: test fmt-check lint imports deny template openapi
 
 # Build the functions' packages for this machine's instruction set
 build:
-    ARCHITECTURE={{ if arch() == "aarch64" { "arm64" } else { arch() } }} sam build
+    ARCHITECTURE={{ architecture }} sam build --parameter-overrides Architecture={{ architecture }}
 
-# Invoke a function in a container against the local stack (started with --aws 0.0.0.0:4566 --smtp 0.0.0.0:2525)
-invoke function event: build
-    sam local invoke {{ function }} --event tests/events/{{ event }}.json --env-vars tests/events/env.json \
-        --add-host host.docker.internal:host-gateway \
-        --parameter-overrides Architecture={{ if arch() == "aarch64" { "arm64" } else { arch() } }}
+# Start the local stack where functions in containers reach it
+run-for-containers *ARGS:
+    cargo run -- --aws {{ bridge }}:4566 --smtp {{ bridge }}:2525 {{ ARGS }}
+
+# Invoke a function in a container against `just run-for-containers`: just invoke WorkerFunction worker-one
+invoke function event *ARGS: build
+    {{ no_account }} sam local invoke {{ function }} --event tests/events/{{ event }}.json \
+        --env-vars tests/events/env.json --add-host host.docker.internal:host-gateway \
+        --parameter-overrides Architecture={{ architecture }} {{ ARGS }}
 
 # Show how large the functions' binaries are, as built and zipped
 sizes:
