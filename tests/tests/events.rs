@@ -43,8 +43,8 @@ async fn the_events_of_config_and_config_test_are_answered() {
                 1
             ),
             "put" => assert_eq!(
-                world.ask_config(&event).await.expect(200).body["version"],
-                2
+                world.ask_config(&event).await.expect(201).body["version"],
+                1
             ),
             "test-email" => {
                 let answer = world.ask_config_test(&event).await.expect(200);

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use comms_core::{DeliveryStatus, RequestId};
 use comms_testkit::{
     aws::Fault,
     clock::ManualClock,
@@ -186,6 +187,37 @@ async fn with_two_seconds_left_nothing_is_begun_and_everything_is_given_back() {
 }
 
 #[tokio::test]
+async fn what_a_producer_puts_on_the_queue_is_recorded_and_what_send_has_recorded_is_not_again() {
+    let world = World::saved().await;
+    world.post(&communication()).await.expect(202);
+    world.aws.clear_calls();
+    assert!(world.run_worker().await.failed.is_empty());
+    // The claim and the outcome.
+    let writes = |world: &World| {
+        (
+            world.aws.count("dynamodb", "PutItem"),
+            world.aws.count("dynamodb", "UpdateItem"),
+        )
+    };
+    assert_eq!(writes(&world), (0, 2));
+
+    let mut own = communication();
+    own["idempotencyKey"] = json!("producers-own");
+    world.aws.clear_calls();
+    assert!(
+        world
+            .work_on(&[record("own", &own.to_string())])
+            .await
+            .is_empty()
+    );
+    assert_eq!(writes(&world), (1, 2));
+    // Under the same key HTTP finds it, and takes no other body for it.
+    own.as_object_mut().unwrap().remove("idempotencyKey");
+    own["body"] = json!("Another text.");
+    world.post_with_key(&own, "producers-own").await.expect(409);
+}
+
+#[tokio::test]
 async fn an_outcome_that_was_not_recorded_comes_again_and_is_flagged_or_held_after_the_lease() {
     for (policy, copies, status) in [("failover", 2, "sent"), ("hold", 1, "unknown")] {
         // The claim is written; then the mail server takes the message, and the ledger is gone.
@@ -217,7 +249,10 @@ async fn an_outcome_that_was_not_recorded_comes_again_and_is_flagged_or_held_aft
         assert_eq!(world.smtp.messages().len(), 1);
         world.aws.clear_faults();
         assert_eq!(run().await, 1, "its lease holds");
-        assert_eq!(delivery(&world, &id).await["status"], "sending");
+        let known = world.worker_with_clock(clock.clone()).pipeline;
+        let known = known.status(&RequestId::parse(&id).unwrap()).await;
+        let known = known.unwrap().unwrap().deliveries;
+        assert_eq!(known[0].status, DeliveryStatus::Sending);
         assert_eq!(world.smtp.messages().len(), 1);
 
         clock.advance(Duration::from_mins(1));

@@ -361,6 +361,7 @@ impl World {
             .queue_url(url)
             .max_number_of_messages(10)
             .message_system_attribute_names(MessageSystemAttributeName::All)
+            .message_attribute_names("All")
             .send()
             .await
             .unwrap()
@@ -378,6 +379,16 @@ impl World {
                 let mut record = record(message.message_id().unwrap(), message.body().unwrap());
                 record["receiptHandle"] = json!(message.receipt_handle());
                 record["attributes"] = attributes.into();
+                let own: serde_json::Map<_, _> = message
+                    .message_attributes()
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, value)| {
+                        let json = json!({"stringValue": value.string_value(), "dataType": value.data_type()});
+                        (name.clone(), json)
+                    })
+                    .collect();
+                record["messageAttributes"] = own.into();
                 record
             })
             .collect();

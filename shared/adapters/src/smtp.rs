@@ -545,7 +545,7 @@ fn classify_auth(reply: Reply) -> ProviderError {
 }
 
 /// What greylisting servers want to see before they take a message: minutes, not seconds.
-const GREYLISTING_TIME: Duration = Duration::from_secs(60);
+const GREYLISTING_TIME: Duration = Duration::from_mins(1);
 
 fn classify_rcpt(reply: Reply) -> ProviderError {
     use Disposition::{Final, ProviderDown, Transient};

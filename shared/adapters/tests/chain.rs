@@ -264,6 +264,18 @@ async fn later_attempts_after_an_ambiguous_one_are_flagged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_provider_that_hangs_is_not_tried_again_while_another_is_left() {
+    let timeout = ProviderError::new(Disposition::Transient, ErrorKind::Timeout, "scripted");
+    let hung = Scripted::new("primary", &vec![timeout; 9]);
+    let fallback = Scripted::new("fallback-1", &[]);
+    send(&chain(&[&hung, &fallback], AmbiguityPolicy::Failover, 2)).await;
+    assert_eq!((hung.calls(), fallback.calls()), (1, 1));
+    // Alone, it is what there is.
+    send(&chain(&[&hung], AmbiguityPolicy::Failover, 2)).await;
+    assert_eq!(hung.calls(), 1 + 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_empty_chain_and_one_that_runs_out_of_time_say_so() {
     assert_eq!(
         send(&Arc::new(Chain::empty())).await.end,

@@ -300,7 +300,8 @@ impl Pipeline {
                 }
             };
             let place = work.len();
-            work.push(async move { (place, result.instrument(span).await) });
+            let result = Box::pin(result.instrument(span));
+            work.push(async move { (place, result.await) });
         }
         // As they end, so that a slow one does not hold up those behind it; then in their order again.
         let mut results: Vec<_> = stream::iter(work)

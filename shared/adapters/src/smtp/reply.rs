@@ -153,12 +153,9 @@ mod tests {
 
         #[test]
         fn any_reply_is_read_however_it_is_cut(lines in proptest::collection::vec("[ -~]{0,20}", 1..4), code in 200_u16..600) {
-            let last = lines.len() - 1;
-            let text: String = lines
-                .iter()
-                .enumerate()
-                .map(|(index, line)| format!("{code}{}{line}\r\n", if index == last { ' ' } else { '-' }))
-                .collect();
+            let (last, others) = lines.split_last().unwrap();
+            let others: Vec<_> = others.iter().map(|line| format!("{code}-{line}\r\n")).collect();
+            let text = format!("{}{code} {last}\r\n", others.concat());
             for end in 0..text.len() {
                 prop_assert_eq!(parse_reply(&text.as_bytes()[..end]), None);
             }
