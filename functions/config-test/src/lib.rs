@@ -22,18 +22,16 @@ use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, json_body, json_response, path_segments, request_span, time_left},
-    telemetry::{self, LogLevel},
+    http::{answer, json_body, json_response, path_segments, serve, time_left},
 };
 use comms_settings::{CommunicationSettings, SettingsStore, StoreError};
 use futures_util::future::join_all;
 use lambda_http::{
     Body, Request, Response,
     http::{Method, StatusCode},
-    service_fn,
 };
 use serde_json::{Value, json};
-use tracing::{Instrument, error, info, warn};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 /// What the handler works with.
@@ -70,16 +68,9 @@ impl Deps {
 
 /// Runs the function under the Lambda runtime until the environment ends.
 pub async fn run() -> Result<(), lambda_http::Error> {
-    let environment = Environment::of_process();
-    telemetry::init(environment.parsed::<LogLevel>("LOG_LEVEL"));
-    let deps = Arc::new(Deps::from_environment(&environment)?);
-    lambda_http::run(service_fn(move |request| {
-        let deps = deps.clone();
-        async move {
-            let span = request_span(&request);
-            Ok::<_, lambda_http::Error>(handle(&deps, request).instrument(span).await)
-        }
-    }))
+    serve(Deps::from_environment, |deps, request| {
+        Box::pin(handle(deps, request))
+    })
     .await
 }
 

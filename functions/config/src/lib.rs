@@ -15,8 +15,7 @@ use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, json_body, json_response, path_segments, request_span, source_address},
-    telemetry::{self, LogLevel},
+    http::{answer, json_body, json_response, path_segments, serve, source_address},
 };
 use comms_settings::{
     Author, CommunicationSettings, Credentials, SettingsStore, StoreError, StoredSettings, Version,
@@ -24,10 +23,9 @@ use comms_settings::{
 use lambda_http::{
     Body, Request, Response,
     http::{HeaderValue, Method, StatusCode, header},
-    service_fn,
 };
 use serde_json::{Value, json};
-use tracing::{Instrument, error, warn};
+use tracing::{error, warn};
 
 /// Where the settings stand in a body.
 const SETTINGS_POINTER: &str = "/settings/communicationSettings";
@@ -60,16 +58,9 @@ impl Deps {
 
 /// Runs the function under the Lambda runtime until the environment ends.
 pub async fn run() -> Result<(), lambda_http::Error> {
-    let environment = Environment::of_process();
-    telemetry::init(environment.parsed::<LogLevel>("LOG_LEVEL"));
-    let deps = Arc::new(Deps::from_environment(&environment)?);
-    lambda_http::run(service_fn(move |request| {
-        let deps = deps.clone();
-        async move {
-            let span = request_span(&request);
-            Ok::<_, lambda_http::Error>(handle(&deps, request).instrument(span).await)
-        }
-    }))
+    serve(Deps::from_environment, |deps, request| {
+        Box::pin(handle(deps, request))
+    })
     .await
 }
 

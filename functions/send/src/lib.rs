@@ -9,7 +9,7 @@
 
 mod queue;
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
 use comms_core::{
@@ -23,16 +23,14 @@ use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, body_bytes, json_response, path_segments, request_span, time_left},
-    telemetry::{self, LogLevel},
+    http::{answer, body_bytes, json_response, path_segments, serve, time_left},
 };
 use lambda_http::{
     Body, Request, Response,
     http::{HeaderValue, Method, StatusCode, header},
-    service_fn,
 };
 use serde_json::json;
-use tracing::{Instrument, error, warn};
+use tracing::{error, warn};
 
 pub use queue::{Queue, QueueError, QueueMessage};
 
@@ -71,16 +69,9 @@ impl Deps {
 
 /// Runs the function under the Lambda runtime until the environment ends.
 pub async fn run() -> Result<(), lambda_http::Error> {
-    let environment = Environment::of_process();
-    telemetry::init(environment.parsed::<LogLevel>("LOG_LEVEL"));
-    let deps = Arc::new(Deps::from_environment(&environment)?);
-    lambda_http::run(service_fn(move |request| {
-        let deps = deps.clone();
-        async move {
-            let span = request_span(&request);
-            Ok::<_, lambda_http::Error>(handle(&deps, request).instrument(span).await)
-        }
-    }))
+    serve(Deps::from_environment, |deps, request| {
+        Box::pin(handle(deps, request))
+    })
     .await
 }
 

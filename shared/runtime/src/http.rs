@@ -1,16 +1,25 @@
 //! HTTP answers: JSON, and errors as problem details (RFC 9457).
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use comms_core::json::{self, Problem, Problems};
 use lambda_http::{
-    Body, Request, RequestExt, Response,
+    Body, BoxFuture, Request, RequestExt, Response,
     http::{HeaderValue, Method, StatusCode, header},
     request::RequestContext,
+    service_fn,
 };
 use serde::Serialize;
 use serde_json::Value;
-use tracing::{Span, error, info, info_span};
+use tracing::{Instrument, Span, error, info, info_span};
+
+use crate::{
+    environment::Environment,
+    telemetry::{self, LogLevel},
+};
 
 /// An error as it is answered. Its texts are fixed or name fields; none repeats what was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,9 +198,28 @@ pub fn source_address(request: &Request) -> Option<String> {
     }
 }
 
+/// Runs an HTTP function under the Lambda runtime until the environment ends: reads the environment,
+/// starts the logs, has `build` put the function's parts together, and `handle` answer each request.
+pub async fn serve<D: Send + Sync + 'static>(
+    build: fn(&Environment<'_>) -> Result<D, lambda_http::Error>,
+    handle: for<'a> fn(&'a D, Request) -> BoxFuture<'a, Response<Body>>,
+) -> Result<(), lambda_http::Error> {
+    let environment = Environment::of_process();
+    telemetry::init(environment.parsed::<LogLevel>("LOG_LEVEL"));
+    let deps = Arc::new(build(&environment)?);
+    lambda_http::run(service_fn(move |request: Request| {
+        let deps = deps.clone();
+        async move {
+            let span = request_span(&request);
+            Ok::<_, lambda_http::Error>(handle(&deps, request).instrument(span).await)
+        }
+    }))
+    .await
+}
+
 /// The span of a request, with the id that Lambda gives the invocation: what an error's log lines are
 /// found by.
-pub fn request_span(request: &Request) -> Span {
+fn request_span(request: &Request) -> Span {
     let id = request
         .lambda_context_ref()
         .map(|context| context.request_id.as_str());
