@@ -133,8 +133,8 @@ impl Chain {
 
     /// Sends `message` through the first provider that takes it, trying none after `deadline`.
     ///
-    /// When a tenant's own provider refuses its credentials, `renew` is asked once for newer
-    /// settings, and the same entry is tried again with them.
+    /// When a provider refuses its credentials, `renew` is asked for newer settings, once for the
+    /// tenant's own and once for the global account's, and the same entry is tried again with them.
     pub async fn send(
         self: &Arc<Self>,
         message: &Message,

@@ -373,8 +373,7 @@ impl Pipeline {
                 possible_duplicate,
                 attempts: earlier,
             };
-            self.record(record, planned, &owner, untouched).await?;
-            return Err(HandBack::OutOfTime);
+            return self.record(record, planned, &owner, untouched).await;
         }
         let outcome = self
             .outcome(record, &chain, message, limits, earlier, possible_duplicate)
@@ -395,7 +394,8 @@ impl Pipeline {
             status,
             receipt: None,
             reason: Some(reason),
-            possible_duplicate,
+            // Nothing was sent here: what may have been sent before is one copy.
+            possible_duplicate: false,
             attempts: Vec::new(),
         };
         let Some(message) = message else {
@@ -412,9 +412,15 @@ impl Pipeline {
             .expires_at
             .is_some_and(|expires_at| expires_at <= self.clock.now())
         {
+            // What may have been sent before it expired has not simply expired.
+            let (status, reason) = if possible_duplicate {
+                (DeliveryStatus::Unknown, FailureReason::OutcomeUnknown)
+            } else {
+                (DeliveryStatus::Expired, FailureReason::Expired)
+            };
             return Outcome {
                 attempts,
-                ..ended(DeliveryStatus::Expired, FailureReason::Expired)
+                ..ended(status, reason)
             };
         }
         let renew = |global| -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + '_>> {

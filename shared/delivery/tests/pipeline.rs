@@ -184,7 +184,7 @@ async fn with_hold_a_delivery_whose_process_died_is_never_sent_again() {
         let unknown = (
             DeliveryStatus::Unknown,
             Some(FailureReason::OutcomeUnknown),
-            true,
+            false,
         );
         assert_eq!(ended(&result), unknown);
     }
@@ -284,6 +284,22 @@ async fn what_has_expired_is_not_sent() {
         (DeliveryStatus::Expired, Some(FailureReason::Expired), false)
     );
     assert_eq!(world.server.connections(), 0);
+}
+
+#[tokio::test]
+async fn what_may_have_been_sent_before_it_expired_is_unknown() {
+    let world = World::new("failover").await;
+    abandon(&world).await;
+    world.clock.advance(Duration::from_hours(1));
+    let (pipeline, submission) = (world.pipeline(), submission());
+    let result = world.deliver(&pipeline, &submission).await;
+    let unknown = (
+        DeliveryStatus::Unknown,
+        Some(FailureReason::OutcomeUnknown),
+        false,
+    );
+    assert_eq!(ended(&result), unknown);
+    assert!(world.server.messages().is_empty());
 }
 
 #[tokio::test]
