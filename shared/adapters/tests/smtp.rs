@@ -424,7 +424,7 @@ async fn a_server_that_hangs_costs_no_more_than_the_deadline() {
     ] {
         let world = World::plain(|server| server.on(stage, Action::Hang)).await;
         // A body is not begun with less than two seconds left.
-        let time = if stage == Stage::Body { 2_200 } else { 150 };
+        let time = if stage == Stage::Body { 3_500 } else { 150 };
         let result = world.send_within(Duration::from_millis(time)).await;
         let expected = if stage == Stage::Body {
             Disposition::Ambiguous
@@ -504,7 +504,7 @@ async fn a_connection_is_used_again_without_another_word() {
 #[tokio::test]
 async fn a_connection_whose_conversation_was_cut_short_is_never_used_again() {
     let world = World::plain(|server| server.on(Stage::Body, Action::Hang)).await;
-    let cut = world.send_within(Duration::from_millis(2_200)).await;
+    let cut = world.send_within(Duration::from_millis(3_500)).await;
     assert_eq!(cut.unwrap_err().disposition, Disposition::Ambiguous);
     // Were the connection used again, the reply to the first body would pass for the second's.
     world.send().await.unwrap();
