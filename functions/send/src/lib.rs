@@ -9,7 +9,7 @@
 
 mod queue;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
 use comms_core::{
@@ -33,6 +33,9 @@ use serde_json::json;
 use tracing::{error, warn};
 
 pub use queue::{Queue, QueueError, QueueMessage};
+
+/// What is kept of the time of an immediate send for putting on the queue what it could not end.
+const QUEUE_TIME: Duration = Duration::from_secs(3);
 
 /// What the handler works with.
 #[derive(Debug)]
@@ -156,7 +159,12 @@ async fn send_now(
 ) -> Result<(StatusCode, Vec<Delivery>), HttpProblem> {
     let pipeline = &deps.pipeline;
     let results = pipeline
-        .deliver(&submission.request, accepted, deadline, Patience::GiveUp)
+        .deliver(
+            &submission.request,
+            accepted,
+            deadline.less(QUEUE_TIME),
+            Patience::GiveUp,
+        )
         .await;
     let mut deliveries = accepted.queued();
     let mut handed_back = 0;

@@ -23,11 +23,6 @@ impl Deadline {
         self.0.saturating_duration_since(Instant::now())
     }
 
-    /// Whether it has passed.
-    pub fn has_passed(self) -> bool {
-        self.remaining().is_zero()
-    }
-
     /// The same less a margin for what has to be done afterwards.
     #[must_use]
     pub fn less(self, margin: Duration) -> Self {

@@ -92,14 +92,6 @@ impl DeliveryStatus {
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.as_str() == text)
     }
-
-    /// Whether nothing more will happen.
-    pub const fn is_terminal(self) -> bool {
-        match self {
-            Self::Queued | Self::Sending => false,
-            Self::Sent | Self::Failed | Self::Unknown | Self::Expired => true,
-        }
-    }
 }
 
 /// Why a delivery ended without being sent.

@@ -320,12 +320,14 @@ fn read_submission(mut object: Object<'_>) -> Option<Submission> {
     })
 }
 
+/// Whether `text` is `least` to `most` ASCII letters, digits, `-` and `_`.
+fn is_word(text: &str, least: usize, most: usize) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    (least..=most).contains(&text.len()) && text.bytes().all(plain)
+}
+
 fn parse_category(text: &str) -> Result<String, &'static str> {
-    let ok = (1..=64).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if ok {
+    if is_word(text, 1, 64) {
         Ok(text.to_owned())
     } else {
         Err("must be 1 to 64 letters, digits, '-' or '_'")
@@ -456,11 +458,7 @@ fn parse_title(text: &str) -> Result<String, String> {
 }
 
 fn parse_language(text: &str) -> Result<String, &'static str> {
-    let ok = (2..=16).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if ok {
+    if is_word(text, 2, 16) {
         Ok(text.to_owned())
     } else {
         Err("must be a language code such as en_US")

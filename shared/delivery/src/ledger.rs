@@ -14,7 +14,10 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
-    operation::{put_item::PutItemError, update_item::UpdateItemError},
+    operation::{
+        put_item::PutItemError,
+        update_item::{UpdateItemError, UpdateItemOutput},
+    },
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 use comms_core::{
@@ -240,13 +243,7 @@ impl Ledger {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        match result {
-            Ok(answer) => owned(&answer.attributes.unwrap_or_default()),
-            Err(error) => match refused_item(&error) {
-                Some(item) => claim_refused(&item, request, owner, now),
-                None => Err(database("UpdateItem", &error)),
-            },
-        }
+        claimed(result, request, owner, now)
     }
 
     /// Takes over a delivery whose owner's lease ended without an outcome. Whether it was sent is not
@@ -280,13 +277,7 @@ impl Ledger {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
-        match result {
-            Ok(answer) => owned(&answer.attributes.unwrap_or_default()),
-            Err(error) => match refused_item(&error) {
-                Some(item) => claim_refused(&item, request, owner, now),
-                None => Err(database("UpdateItem", &error)),
-            },
-        }
+        claimed(result, request, owner, now)
     }
 
     /// Records how a delivery ended, or gives it back, if it is still the owner's.
@@ -398,6 +389,22 @@ impl Ledger {
         rest.sort_by(|a, b| a.id.cmp(&b.id));
         deliveries.extend(rest);
         Ok(Some(RecordedRequest { tenant, deliveries }))
+    }
+}
+
+/// What the write of a claim or takeover came to.
+fn claimed<R>(
+    result: Result<UpdateItemOutput, SdkError<UpdateItemError, R>>,
+    request: &RequestRecord,
+    owner: &Owner,
+    now: Timestamp,
+) -> Result<Claim, LedgerError> {
+    match result {
+        Ok(answer) => owned(&answer.attributes.unwrap_or_default()),
+        Err(error) => match refused_item(&error) {
+            Some(item) => claim_refused(&item, request, owner, now),
+            None => Err(database("UpdateItem", &error)),
+        },
     }
 }
 
