@@ -89,10 +89,10 @@ pub enum EgressError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EgressAllow(Vec<(IpNet, Option<u16>)>);
 
-/// A part of `EGRESS_ALLOW` that is not `CIDR`, `CIDR:port`, or `[IPv6 CIDR]:port`.
+/// The part of `EGRESS_ALLOW`, counted from 1, that is not `CIDR`, `CIDR:port`, or `[IPv6 CIDR]:port`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("'{0}' is neither CIDR nor CIDR:port, such as 10.1.0.0/16:587 or [fd00::/8]:465")]
-pub struct EgressAllowError(String);
+#[error("part {0} is neither CIDR nor CIDR:port, such as 10.1.0.0/16:587 or [fd00::/8]:465")]
+pub struct EgressAllowError(usize);
 
 impl FromStr for EgressAllow {
     type Err = EgressAllowError;
@@ -101,9 +101,10 @@ impl FromStr for EgressAllow {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split(',')
             .map(str::trim)
-            .filter(|part| !part.is_empty())
-            .map(|part| {
-                let wrong = || EgressAllowError(part.to_owned());
+            .enumerate()
+            .filter(|(_, part)| !part.is_empty())
+            .map(|(index, part)| {
+                let wrong = || EgressAllowError(index + 1);
                 if let Ok(net) = part.parse::<IpNet>() {
                     return Ok((net, None));
                 }
