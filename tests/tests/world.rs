@@ -178,7 +178,7 @@ impl World {
             pipeline: Pipeline::new(
                 Arc::new(SettingsCache::new(store.clone(), clock.clone(), 10)),
                 HashKeys::new(store),
-                ProviderFactory::new(tls, egress, clock.clone(), 10),
+                ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 10),
                 Ledger::new(&sdk, &resources.deliveries_table),
                 clock,
             ),

@@ -60,7 +60,7 @@ impl Deps {
         environment.finish()?;
         Ok(Self {
             store: SettingsStore::new(&sdk, table, key),
-            factory: ProviderFactory::new(tls, egress, Arc::new(SystemClock), 1),
+            factory: ProviderFactory::new(tls, egress, sdk, Arc::new(SystemClock), 1),
             claims,
         })
     }
@@ -273,8 +273,7 @@ fn test_message(to: &EmailAddress) -> Message {
                  answer is needed.</p>"
                     .to_owned(),
             ),
-            template: None,
-            attachments: Vec::new(),
+            ..Content::default()
         }),
         reply_to: None,
     }

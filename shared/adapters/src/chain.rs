@@ -266,7 +266,9 @@ impl Run {
                 entry: entry.id.clone(),
                 position: entry.position,
                 outcome: match &result {
-                    Ok(_) => AttemptOutcome::Accepted,
+                    Ok(receipt) => AttemptOutcome::Accepted {
+                        refused_copies: receipt.refused_copies.clone(),
+                    },
                     Err(error) => AttemptOutcome::from(error),
                 },
                 duration,
@@ -297,9 +299,10 @@ fn log_attempt(
 ) {
     let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     match result {
-        Ok(_) => info!(
+        Ok(receipt) => info!(
             delivery_id = %message.delivery, provider = %entry.provider.kind(),
-            position = %entry.position, duration_ms, "attempt accepted"
+            position = %entry.position, duration_ms,
+            refused_copies = receipt.refused_copies.len(), "attempt accepted"
         ),
         Err(error) => warn!(
             delivery_id = %message.delivery, provider = %entry.provider.kind(),

@@ -8,16 +8,22 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use aws_config::SdkConfig;
 use comms_core::{Channel, Clock, EmailAddress, EntryId, Position, ProviderKind, Tenant};
 use tracing::warn;
 
 use crate::{
     chain::{AmbiguityPolicy, Chain, ChainEntry},
     egress::EgressGuard,
+    http::HttpClients,
+    meta::{MetaProvider, MetaSettings},
     provider::Provider,
     retry::RetryPolicy,
+    sendgrid::{SendgridProvider, SendgridSettings},
+    ses::{SesProvider, SesSettings},
     smtp::{SmtpProvider, SmtpSettings},
     tls::{TlsConfigs, TlsError},
+    twilio::{TwilioProvider, TwilioSettings},
 };
 
 /// What one provider entry needs.
@@ -25,6 +31,14 @@ use crate::{
 pub enum ProviderSettings {
     /// A mail server.
     Smtp(SmtpSettings),
+    /// Amazon SES.
+    AwsSes(SesSettings),
+    /// SendGrid.
+    Sendgrid(SendgridSettings),
+    /// Meta's Cloud API.
+    MetaBusiness(MetaSettings),
+    /// Twilio.
+    Twilio(TwilioSettings),
 }
 
 impl ProviderSettings {
@@ -32,6 +46,10 @@ impl ProviderSettings {
     pub const fn kind(&self) -> ProviderKind {
         match self {
             Self::Smtp(_) => ProviderKind::Smtp,
+            Self::AwsSes(_) => ProviderKind::AwsSes,
+            Self::Sendgrid(_) => ProviderKind::Sendgrid,
+            Self::MetaBusiness(_) => ProviderKind::MetaBusiness,
+            Self::Twilio(_) => ProviderKind::Twilio,
         }
     }
 }
@@ -64,6 +82,8 @@ pub struct ChainSpec {
 pub struct ProviderFactory {
     tls: TlsConfigs,
     egress: EgressGuard,
+    http: HttpClients,
+    sdk: SdkConfig,
     clock: Arc<dyn Clock>,
     capacity: usize,
     built: Mutex<Built>,
@@ -76,16 +96,20 @@ struct Built {
 }
 
 impl ProviderFactory {
-    /// Remembers the providers of at most `capacity` tenants and channels, at least one.
+    /// Remembers the providers of at most `capacity` tenants and channels, at least one. What is of
+    /// AWS is made from `sdk`: its HTTP client, and the platform's own credentials.
     pub fn new(
         tls: TlsConfigs,
         egress: EgressGuard,
+        sdk: SdkConfig,
         clock: Arc<dyn Clock>,
         capacity: usize,
     ) -> Self {
         Self {
+            http: HttpClients::new(tls.clone(), egress.clone(), clock.clone()),
             tls,
             egress,
+            sdk,
             clock,
             capacity: capacity.max(1),
             built: Mutex::default(),
@@ -177,6 +201,18 @@ impl ProviderFactory {
                     self.clock.clone(),
                 )?;
                 Ok(Arc::new(provider))
+            }
+            ProviderSettings::AwsSes(settings) => {
+                Ok(Arc::new(SesProvider::new(settings, &self.sdk)))
+            }
+            ProviderSettings::Sendgrid(settings) => {
+                Ok(Arc::new(SendgridProvider::new(settings, self.http.clone())))
+            }
+            ProviderSettings::MetaBusiness(settings) => {
+                Ok(Arc::new(MetaProvider::new(settings, self.http.clone())))
+            }
+            ProviderSettings::Twilio(settings) => {
+                Ok(Arc::new(TwilioProvider::new(settings, self.http.clone())))
             }
         }
     }

@@ -1,6 +1,9 @@
 //! The trait that every adapter implements.
 
-use std::{fmt::Debug, time::Duration};
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use comms_core::{ErrorKind, ProviderCode, ProviderError, ProviderKind, Receipt};
@@ -16,6 +19,9 @@ pub trait Provider: Debug + Send + Sync {
     /// Which provider this is.
     fn kind(&self) -> ProviderKind;
 
+    /// What it can carry, and how much of it.
+    fn capabilities(&self) -> &'static Capabilities;
+
     /// Sends `message` once. `Ok` means that the provider took it over; an error says by its
     /// disposition whether it may have.
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError>;
@@ -23,6 +29,29 @@ pub trait Provider: Debug + Send + Sync {
     /// Checks everything that can be checked without sending, stage by stage, up to the first that
     /// fails.
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport>;
+}
+
+/// What a provider's adapter can carry. What goes beyond it ends as an error before anything is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Text as HTML beside plain text.
+    pub html: bool,
+    /// Files.
+    pub attachments: bool,
+    /// Receivers of one message, `cc` and `bcc` included.
+    pub receivers: usize,
+    /// An address for answers.
+    pub reply_to: bool,
+    /// Local parts beyond ASCII (RFC 6531): always, or where the server offers it.
+    pub internationalised_addresses: bool,
+    /// Templates that the provider holds.
+    pub templates: bool,
+    /// Files that the provider fetches.
+    pub media: bool,
+    /// Characters of a message's text, where there is a limit of its own.
+    pub text_chars: Option<usize>,
+    /// Bytes of a message as it is sent; `None` where the server says.
+    pub message_bytes: Option<usize>,
 }
 
 /// The stages of a check, in their order.
@@ -81,5 +110,46 @@ impl From<&ProviderError> for StageOutcome {
             code: error.code.clone(),
             detail: error.detail,
         }
+    }
+}
+
+/// A check in progress: what its stages came to, and how long each took.
+#[derive(Debug)]
+pub(crate) struct Report {
+    stages: Vec<StageReport>,
+    since: Instant,
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        Self {
+            stages: Vec::new(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Notes how a stage went that began when the one before ended; gives what it gave.
+    pub(crate) fn stage<T>(
+        &mut self,
+        stage: VerifyStage,
+        result: Result<T, ProviderError>,
+    ) -> Option<T> {
+        let duration = self.since.elapsed();
+        self.since = Instant::now();
+        let (outcome, value) = match result {
+            Ok(value) => (StageOutcome::Passed, Some(value)),
+            Err(error) => (StageOutcome::from(&error), None),
+        };
+        self.stages.push(StageReport {
+            stage,
+            outcome,
+            duration,
+        });
+        value
+    }
+
+    /// The stages so far.
+    pub(crate) fn end(self) -> Vec<StageReport> {
+        self.stages
     }
 }

@@ -15,18 +15,10 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use comms_core::{
-    Clock, Disposition, EmailAddress, ErrorKind, Host, Mailbox, ProviderError, ProviderKind,
-    Receipt, Secret, request::Target,
-};
-use lettre::{
-    Address,
-    message::{
-        Attachment, Body, Mailbox as LettreMailbox, MultiPart, SinglePart,
-        header::{ContentTransferEncoding, ContentType},
-    },
+    Clock, Disposition, ErrorKind, Host, Mailbox, ProviderError, ProviderKind, Receipt, Secret,
+    request::Target,
 };
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::time::Instant;
 
 pub use self::{
     connection::{Cause, Failure, Security, Stage},
@@ -40,8 +32,21 @@ use crate::{
     deadline::{Deadline, Elapsed},
     egress::{EgressError, EgressGuard, SMTP_PORTS},
     message::Message,
-    provider::{Provider, StageOutcome, StageReport, VerifyStage},
+    mime,
+    provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
     tls::{TlsConfigs, TlsError},
+};
+
+const CAPABILITIES: Capabilities = Capabilities {
+    html: true,
+    attachments: true,
+    receivers: 50,
+    reply_to: true,
+    internationalised_addresses: true,
+    templates: false,
+    media: false,
+    text_chars: None,
+    message_bytes: None,
 };
 
 /// What is needed to send through one mail server as one user.
@@ -63,6 +68,9 @@ pub struct SmtpSettings {
     pub max_connections: u8,
     /// Who the mail is from.
     pub sender: Mailbox,
+    /// What EHLO says; the sender's domain where nothing is set (RFC 5321 section 4.1.4 wants a name,
+    /// and a Lambda has none of its own).
+    pub ehlo_name: Option<Host>,
 }
 
 /// One mail server as one user, with its connections.
@@ -200,36 +208,48 @@ impl Provider for SmtpProvider {
         ProviderKind::Smtp
     }
 
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
+    }
+
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
         // The message is built when there is a connection to send it over: those that wait cost nothing.
         let slot = self.pool.slot(deadline).await.map_err(classify)?;
-        let mail = build(message, &self.sender)?;
+        let mail = mime::build(message, &self.sender)?;
+        let Target::Email(recipient) = &message.target else {
+            return Err(mime::invalid("…"));
+        };
         let envelope = Envelope {
-            from: &mail.from,
-            to: &mail.to,
+            from: &mime::address(&self.sender.address),
+            to: &mime::address(&recipient.address),
             message: &mail.bytes,
         };
         self.deliver(&envelope, &slot, deadline)
             .await
             .map_err(classify)?;
-        Ok(Receipt {
-            message_id: mail.message_id,
-        })
+        Ok(Receipt::new(mail.message_id))
     }
 
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
         let mut report = Report::new();
         // Each block is one stage; the first that fails ends the report.
-        let Some(addresses) = report.stage(VerifyStage::Resolve, self.resolve(deadline).await)
-        else {
-            return report.stages;
+        let Some(addresses) = report.stage(
+            VerifyStage::Resolve,
+            self.resolve(deadline).await.map_err(classify),
+        ) else {
+            return report.end();
         };
-        let Some(checked) = report.stage(VerifyStage::Egress, self.check(&addresses)) else {
-            return report.stages;
+        let Some(checked) = report.stage(
+            VerifyStage::Egress,
+            self.check(&addresses).map_err(classify),
+        ) else {
+            return report.end();
         };
-        let Some(connected) = report.stage(VerifyStage::Connect, connect(&checked, deadline).await)
-        else {
-            return report.stages;
+        let Some(connected) = report.stage(
+            VerifyStage::Connect,
+            connect(&checked, deadline).await.map_err(classify),
+        ) else {
+            return report.end();
         };
         let encrypted = match self.server_name() {
             Ok(name) => {
@@ -245,8 +265,8 @@ impl Provider for SmtpProvider {
             }
             Err(failure) => Err(failure),
         };
-        let Some(encrypted) = report.stage(VerifyStage::Tls, encrypted) else {
-            return report.stages;
+        let Some(encrypted) = report.stage(VerifyStage::Tls, encrypted.map_err(classify)) else {
+            return report.end();
         };
         let logged_in = async {
             let connection = encrypted
@@ -254,132 +274,9 @@ impl Provider for SmtpProvider {
                 .await?;
             connection.noop_and_quit(deadline).await
         };
-        report.stage(VerifyStage::Authenticate, logged_in.await);
-        report.stages
+        report.stage(VerifyStage::Authenticate, logged_in.await.map_err(classify));
+        report.end()
     }
-}
-
-struct Report {
-    stages: Vec<StageReport>,
-    since: Instant,
-}
-
-impl Report {
-    fn new() -> Self {
-        Self {
-            stages: Vec::new(),
-            since: Instant::now(),
-        }
-    }
-
-    fn stage<T>(&mut self, stage: VerifyStage, result: Result<T, Failure>) -> Option<T> {
-        let duration = self.since.elapsed();
-        self.since = Instant::now();
-        let (outcome, value) = match result {
-            Ok(value) => (StageOutcome::Passed, Some(value)),
-            Err(failure) => (StageOutcome::from(&classify(failure)), None),
-        };
-        self.stages.push(StageReport {
-            stage,
-            outcome,
-            duration,
-        });
-        value
-    }
-}
-
-/// A message in its final form.
-struct Mail {
-    from: Address,
-    to: Address,
-    message_id: String,
-    bytes: Vec<u8>,
-}
-
-fn build(message: &Message, sender: &Mailbox) -> Result<Mail, ProviderError> {
-    let Target::Email(recipient) = &message.target else {
-        return Err(invalid(
-            "An e-mail provider was given a message of another channel.",
-        ));
-    };
-    let malformed = "The message can not be put into MIME form.";
-    let (from, to) = (address(&sender.address), address(&recipient.address));
-    let message_id = format!("<{}@{}>", message.delivery, sender.address.domain());
-    let mut builder = lettre::Message::builder()
-        .from(LettreMailbox::new(sender.name.clone(), from.clone()))
-        .to(LettreMailbox::new(recipient.name.clone(), to.clone()))
-        .subject(message.content.title.clone().unwrap_or_default())
-        .message_id(Some(message_id.clone()))
-        .date_now();
-    if let Some(reply_to) = &message.reply_to {
-        builder = builder.reply_to(LettreMailbox::new(None, address(reply_to)));
-    }
-    let content = &message.content;
-    let body = match (&content.body, &content.html) {
-        (Some(text), Some(html)) => Part::Multi(
-            MultiPart::alternative()
-                .singlepart(SinglePart::plain(lines(text)))
-                .singlepart(SinglePart::html(lines(html))),
-        ),
-        (Some(text), None) => Part::Single(SinglePart::plain(lines(text))),
-        (None, Some(html)) => Part::Single(SinglePart::html(lines(html))),
-        (None, None) => return Err(invalid("An e-mail needs a body.")),
-    };
-    let whole = if content.attachments.is_empty() {
-        match body {
-            Part::Multi(part) => builder.multipart(part),
-            Part::Single(part) => builder.singlepart(part),
-        }
-    } else {
-        let mixed = MultiPart::mixed();
-        let mut mixed = match body {
-            Part::Multi(part) => mixed.multipart(part),
-            Part::Single(part) => mixed.singlepart(part),
-        };
-        for attachment in &content.attachments {
-            let content_type = ContentType::parse(&attachment.content_type)
-                .map_err(|_| invalid("An attachment's content type is none."))?;
-            mixed = mixed.singlepart(
-                Attachment::new(attachment.filename.clone())
-                    .body(attachment_body(attachment)?, content_type),
-            );
-        }
-        builder.multipart(mixed)
-    };
-    let bytes = whole.map_err(|_| invalid(malformed))?.formatted();
-    Ok(Mail {
-        from,
-        to,
-        message_id,
-        bytes,
-    })
-}
-
-/// A file's bytes in base64, whatever they are. Left to choose, lettre sends bytes that look like text
-/// as they are: line feeds alone, which servers refuse, or take for the end of the message.
-fn attachment_body(attachment: &comms_core::request::Attachment) -> Result<Body, ProviderError> {
-    Body::new_with_encoding(attachment.content.to_vec(), ContentTransferEncoding::Base64)
-        .map_err(|_| invalid("An attachment can not be put into MIME form."))
-}
-
-/// Text with line feeds alone for line ends; lettre makes CRLF of them. A carriage return alone would
-/// go out as it is.
-fn lines(text: &str) -> String {
-    text.replace("\r\n", "\n").replace('\r', "\n")
-}
-
-const fn invalid(detail: &'static str) -> ProviderError {
-    ProviderError::new(Disposition::Final, ErrorKind::InvalidMessage, detail)
-}
-
-enum Part {
-    Multi(MultiPart),
-    Single(SinglePart),
-}
-
-/// The address has been checked by the same rules that lettre has, and stricter ones.
-fn address(address: &EmailAddress) -> Address {
-    Address::new_dangerous(address.local(), address.domain())
 }
 
 /// What a failure at a stage means, and what to do about it.

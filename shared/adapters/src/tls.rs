@@ -1,7 +1,10 @@
 //! TLS towards providers: rustls with aws-lc-rs, the public roots built in, certificates always
 //! verified. There is no way to ask for less.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+};
 
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 use rustls_pki_types::pem::PemObject;
@@ -65,6 +68,37 @@ impl TlsConfigs {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Arc::new(config))
+    }
+}
+
+/// Why a TLS handshake failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HandshakeFailure {
+    /// The server's certificate does not verify.
+    Certificate,
+    /// The two could not agree, or did not speak TLS.
+    Refused,
+    /// The connection ended.
+    Closed,
+}
+
+impl From<&io::Error> for HandshakeFailure {
+    fn from(error: &io::Error) -> Self {
+        let rustls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        rustls.map_or(Self::Closed, Self::from)
+    }
+}
+
+impl From<&rustls::Error> for HandshakeFailure {
+    fn from(error: &rustls::Error) -> Self {
+        if let rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented = error
+        {
+            Self::Certificate
+        } else {
+            Self::Refused
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Chain, ChainEnd, ChainReport, Deadline, Message, Provider, StageReport,
+    Capabilities, Chain, ChainEnd, ChainReport, Deadline, Message, Provider, StageReport,
     chain::{AmbiguityPolicy, ChainEntry},
     retry::RetryPolicy,
 };
@@ -54,6 +54,21 @@ impl Provider for Scripted {
         ProviderKind::Smtp
     }
 
+    fn capabilities(&self) -> &'static Capabilities {
+        const NONE: Capabilities = Capabilities {
+            html: false,
+            attachments: false,
+            receivers: 1,
+            reply_to: true,
+            internationalised_addresses: false,
+            templates: false,
+            media: false,
+            text_chars: None,
+            message_bytes: None,
+        };
+        &NONE
+    }
+
     async fn send(&self, message: &Message, _: Deadline) -> Result<Receipt, ProviderError> {
         tokio::time::sleep(self.takes).await;
         let reply_to = message
@@ -63,9 +78,7 @@ impl Provider for Scripted {
         self.seen.lock().unwrap().push(reply_to);
         match self.answers.lock().unwrap().pop_front() {
             Some(error) => Err(error),
-            None => Ok(Receipt {
-                message_id: self.name.to_owned(),
-            }),
+            None => Ok(Receipt::new(self.name.to_owned())),
         }
     }
 
@@ -113,13 +126,7 @@ fn message() -> Message {
             address: EmailAddress::parse("patient@example.com").unwrap(),
             name: None,
         }),
-        content: Arc::new(Content {
-            title: None,
-            body: None,
-            html: None,
-            template: None,
-            attachments: Vec::new(),
-        }),
+        content: Arc::new(Content::default()),
         reply_to: None,
     }
 }
@@ -220,7 +227,7 @@ async fn attempts_say_who_was_tried_where_and_how_it_ended() {
         .map(|attempt| {
             (
                 attempt.position.to_string(),
-                matches!(attempt.outcome, AttemptOutcome::Accepted),
+                matches!(attempt.outcome, AttemptOutcome::Accepted { .. }),
             )
         })
         .collect();

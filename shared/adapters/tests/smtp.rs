@@ -106,6 +106,7 @@ impl World {
                 address: EmailAddress::parse("appointments@clinic.example").unwrap(),
                 name: Some("Clinic".into()),
             },
+            ehlo_name: None,
         };
         let clock = Arc::new(ManualClock::new());
         let guard = EgressGuard::new(options.allow.parse().unwrap(), Arc::new(Loopback));
@@ -142,8 +143,7 @@ fn message(number: u8) -> Message {
             title: Some("Appointment confirmed".into()),
             body: Some("See you on Monday.\n.\nA line with a dot of its own.".into()),
             html: Some("<p>See you on Monday.</p>".into()),
-            template: None,
-            attachments: Vec::new(),
+            ..Content::default()
         }),
         reply_to: None,
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     failure::{Disposition, ErrorKind, ProviderCode, ProviderError},
     id::{DeliveryId, EntryId},
-    provider::{Position, ProviderKind},
+    provider::{CopyField, Position, ProviderKind, RefusedCopy},
 };
 
 /// The way a message reaches a recipient.
@@ -189,7 +189,10 @@ pub struct Attempt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttemptOutcome {
     /// The provider accepted the message.
-    Accepted,
+    Accepted {
+        /// Those of its copies that it refused.
+        refused_copies: Vec<RefusedCopy>,
+    },
     /// It did not, or it is not known whether it did.
     Failed {
         /// What to do about it.
@@ -254,12 +257,17 @@ impl Delivery {
 // The same JSON in the ledger and in answers.
 impl Serialize for Attempt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut json = serializer.serialize_struct("Attempt", 10)?;
+        let mut json = serializer.serialize_struct("Attempt", 11)?;
         json.serialize_field("provider", &self.provider)?;
         json.serialize_field("entry", &self.entry)?;
         json.serialize_field("position", &self.position)?;
         match &self.outcome {
-            AttemptOutcome::Accepted => json.serialize_field("outcome", "accepted")?,
+            AttemptOutcome::Accepted { refused_copies } => {
+                json.serialize_field("outcome", "accepted")?;
+                if !refused_copies.is_empty() {
+                    json.serialize_field("refusedCopies", refused_copies)?;
+                }
+            }
             AttemptOutcome::Failed {
                 disposition,
                 kind,
@@ -290,7 +298,16 @@ impl Attempt {
     pub fn from_json(value: &Value) -> Option<Self> {
         let text = |name: &str| value.get(name)?.as_str();
         let outcome = match text("outcome")? {
-            "accepted" => AttemptOutcome::Accepted,
+            "accepted" => AttemptOutcome::Accepted {
+                refused_copies: match value.get("refusedCopies") {
+                    Some(copies) => copies
+                        .as_array()?
+                        .iter()
+                        .map(refused_copy_from_json)
+                        .collect::<Option<_>>()?,
+                    None => Vec::new(),
+                },
+            },
             "failed" => AttemptOutcome::Failed {
                 disposition: Disposition::parse(text("disposition")?)?,
                 kind: ErrorKind::parse(text("kind")?)?,
@@ -310,6 +327,33 @@ impl Attempt {
                 .unwrap_or(false),
         })
     }
+}
+
+// `{"copy":"cc/0","code":"550 5.1.1"}`: the place in the request as a JSON pointer would have it.
+impl Serialize for RefusedCopy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut json = serializer.serialize_struct("RefusedCopy", 2)?;
+        json.serialize_field("copy", &format!("{}/{}", self.field.as_str(), self.index))?;
+        if let Some(code) = &self.code {
+            json.serialize_field("code", code)?;
+        }
+        json.end()
+    }
+}
+
+fn refused_copy_from_json(value: &Value) -> Option<RefusedCopy> {
+    let (field, index) = value.get("copy")?.as_str()?.split_once('/')?;
+    let field = [CopyField::Cc, CopyField::Bcc]
+        .into_iter()
+        .find(|known| known.as_str() == field)?;
+    Some(RefusedCopy {
+        field,
+        index: index.parse().ok()?,
+        code: value
+            .get("code")
+            .and_then(Value::as_str)
+            .and_then(ProviderCode::parse),
+    })
 }
 
 impl Serialize for Delivery {
@@ -371,7 +415,24 @@ mod tests {
             kind: ErrorKind::Unauthenticated,
             code: ProviderCode::parse("535 5.7.8"),
         };
-        for (outcome, possible_duplicate) in [(AttemptOutcome::Accepted, true), (failed, false)] {
+        let accepted = |refused_copies| AttemptOutcome::Accepted { refused_copies };
+        let refused = vec![
+            RefusedCopy {
+                field: CopyField::Cc,
+                index: 0,
+                code: ProviderCode::parse("550 5.1.1"),
+            },
+            RefusedCopy {
+                field: CopyField::Bcc,
+                index: 11,
+                code: None,
+            },
+        ];
+        for (outcome, possible_duplicate) in [
+            (accepted(Vec::new()), true),
+            (accepted(refused), false),
+            (failed, false),
+        ] {
             let attempt = Attempt {
                 provider: ProviderKind::Smtp,
                 entry: EntryId::primary(),

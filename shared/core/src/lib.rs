@@ -5,7 +5,9 @@
 //! again behind it. None of the types that hold a secret, an address or a message's content can be
 //! printed: their `Debug` shows a mask, and they have no `Display`.
 
+pub mod account;
 pub mod address;
+pub mod base_url;
 pub mod clock;
 pub mod delivery;
 pub mod failure;
@@ -18,6 +20,7 @@ pub mod request;
 pub mod secret;
 
 pub use address::{EmailAddress, Mailbox, PhoneNumber};
+pub use base_url::BaseUrl;
 pub use clock::{Clock, SystemClock};
 pub use delivery::{Attempt, AttemptOutcome, Channel, Delivery, DeliveryStatus, FailureReason};
 pub use failure::{Disposition, ErrorKind, ProviderCode, ProviderError};
@@ -25,6 +28,6 @@ pub use hash::HashKey;
 pub use host::Host;
 pub use id::{ClinicId, DeliveryId, EntryId, IdempotencyKey, RequestId, Tenant};
 pub use json::{Problem, Problems};
-pub use provider::{Position, ProviderKind, Receipt};
+pub use provider::{CopyField, Position, ProviderKind, Receipt, RefusedCopy};
 pub use request::CommunicationRequest;
 pub use secret::Secret;

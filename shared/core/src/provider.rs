@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::delivery::Channel;
+use crate::{delivery::Channel, failure::ProviderCode};
 
 /// The company or server behind an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -133,6 +133,49 @@ impl Serialize for Position {
 pub struct Receipt {
     /// The provider's id of the message; for SMTP the `Message-ID` it was sent with.
     pub message_id: String,
+    /// Those of the copies that the provider refused while it took the message.
+    pub refused_copies: Vec<RefusedCopy>,
+}
+
+impl Receipt {
+    /// A receipt for the message with all its copies.
+    pub const fn new(message_id: String) -> Self {
+        Self {
+            message_id,
+            refused_copies: Vec::new(),
+        }
+    }
+}
+
+/// A copy (`cc`, `bcc`) that does not go out although the message does. By its place in the request:
+/// its address is the patient's affair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedCopy {
+    /// The field of the request.
+    pub field: CopyField,
+    /// Where in that field, from 0.
+    pub index: u8,
+    /// The provider's code.
+    pub code: Option<ProviderCode>,
+}
+
+/// The fields of a request that name receivers of copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyField {
+    /// `cc`: seen by the others.
+    Cc,
+    /// `bcc`: seen by nobody.
+    Bcc,
+}
+
+impl CopyField {
+    /// The name in requests, ledger and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cc => "cc",
+            Self::Bcc => "bcc",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,15 @@ pub const MAX_ATTACHMENTS: usize = 20;
 pub const MAX_ATTACHMENT_BYTES: usize = 4_000_000;
 /// Parameters of a template.
 pub const MAX_TEMPLATE_PARAMS: usize = 64;
+/// Components of a template.
+pub const MAX_TEMPLATE_COMPONENTS: usize = 16;
+/// Bytes of all components of a template, as JSON.
+pub const MAX_TEMPLATE_COMPONENT_BYTES: usize = 32_768;
+/// Receivers of copies, `cc` and `bcc` together. With the recipient they make the 50 that SES takes
+/// (SES v2, `Destination`).
+pub const MAX_COPIES: usize = 49;
+/// Characters of a medium's URL.
+pub const MAX_MEDIA_URL: usize = 2_048;
 /// Fields of `metadata` beside `clinicId`.
 pub const MAX_METADATA: usize = 20;
 
@@ -93,12 +102,79 @@ pub struct Template {
     pub id: String,
     /// Its language, such as `en_US`.
     pub language: Option<String>,
-    /// The values of its parameters, in order.
-    pub params: Vec<String>,
+    /// What goes into it.
+    pub values: TemplateValues,
+}
+
+/// What goes into a template.
+#[derive(Clone, PartialEq, Eq)]
+pub enum TemplateValues {
+    /// Texts, which every provider can place.
+    Params(TemplateParams),
+    /// Components in the form of Meta's Cloud API, which only that can place.
+    Components(Vec<Value>),
+}
+
+/// The texts that go into a template, in the order of its placeholders.
+#[derive(Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TemplateParams {
+    /// Into its header.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub header: Vec<String>,
+    /// Into its body.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub body: Vec<String>,
+    /// Into the URLs of its buttons, the first button first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub buttons: Vec<String>,
+}
+
+impl TemplateParams {
+    /// All of them, header first, buttons last.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let texts = self.header.iter().chain(&self.body).chain(&self.buttons);
+        texts.map(String::as_str)
+    }
+}
+
+/// A file that the provider fetches and shows, for WhatsApp.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct Media {
+    /// How it is shown.
+    #[serde(rename = "type")]
+    pub kind: MediaKind,
+    /// Where the provider fetches it: https, as text, since it is sent on as it is.
+    pub url: String,
+    /// The name under which the recipient sees a document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
+}
+
+/// How a medium is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MediaKind {
+    /// A picture.
+    Image,
+    /// A film.
+    Video,
+    /// A file, such as a PDF.
+    Document,
+}
+
+impl MediaKind {
+    /// The name in requests, and at Meta.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Video => "video",
+            Self::Document => "document",
+        }
+    }
 }
 
 /// What is to be said.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Content {
     /// The subject of an e-mail.
     pub title: Option<String>,
@@ -110,6 +186,12 @@ pub struct Content {
     pub template: Option<Template>,
     /// Files, for e-mail.
     pub attachments: Vec<Attachment>,
+    /// Who else gets the e-mail, for all to see.
+    pub cc: Vec<EmailAddress>,
+    /// Who else gets the e-mail, unseen.
+    pub bcc: Vec<EmailAddress>,
+    /// A file, for WhatsApp. With a template it goes into the header.
+    pub media: Option<Media>,
 }
 
 /// A communication, checked.
@@ -292,7 +374,11 @@ fn read_submission(mut object: Object<'_>) -> Option<Submission> {
     );
     let channels = object.required("channels", read_channels);
     let recipients = read_recipients(&mut object);
-    let content = read_content(&mut object, channels.as_deref().unwrap_or_default());
+    let content = read_content(
+        &mut object,
+        channels.as_deref().unwrap_or_default(),
+        &recipients,
+    );
     let reply_to = object.optional("replyTo", read::parsed(EmailAddress::parse));
     let expires_at = object.optional("expiresAt", |value| {
         let text = read::string(value)?;
@@ -398,14 +484,21 @@ fn read_recipients(object: &mut Object<'_>) -> Vec<Recipient> {
     recipients
 }
 
-fn read_content(object: &mut Object<'_>, channels: &[Channel]) -> Content {
+fn read_content(
+    object: &mut Object<'_>,
+    channels: &[Channel],
+    recipients: &[Recipient],
+) -> Content {
     let title = object.optional("title", read::parsed(parse_title));
     let body = object.optional("body", read::text(1, MAX_BODY));
     let html = object.optional("html", read::text(1, MAX_HTML));
     let template_id = object.optional("templateId", read::text(1, 512));
     let language = object.optional("language", read::parsed(parse_language));
     let params = object.optional("templateParams", read_template_params);
+    let components = object.optional("templateComponents", read_template_components);
+    let media = object.object("media", read_media);
     let attachments = read_attachments(object);
+    let (cc, bcc) = read_copies(object, channels, recipients);
 
     if channels.contains(&Channel::Email) {
         if title.is_none() {
@@ -418,24 +511,59 @@ fn read_content(object: &mut Object<'_>, channels: &[Channel]) -> Content {
             );
         }
     }
-    if channels.contains(&Channel::Whatsapp) && body.is_none() && template_id.is_none() {
+    if channels.contains(&Channel::Whatsapp)
+        && body.is_none()
+        && template_id.is_none()
+        && media.is_none()
+    {
         object.missing(
             "body",
-            "is required for the whatsapp channel, unless there is a templateId",
+            "is required for the whatsapp channel, unless there is a templateId or media",
+        );
+    }
+    if media.is_some() && !channels.contains(&Channel::Whatsapp) {
+        object.problem(
+            "media",
+            "needs the whatsapp channel; an e-mail has attachments",
         );
     }
     if template_id.is_none() {
+        let given = [
+            ("templateParams", params.is_some()),
+            ("templateComponents", components.is_some()),
+            ("language", language.is_some()),
+        ];
+        for (name, _) in given.into_iter().filter(|(_, given)| *given) {
+            object.problem(name, "needs a templateId");
+        }
+    }
+    if components.is_some() {
         if params.is_some() {
-            object.problem("templateParams", "needs a templateId");
+            object.problem(
+                "templateParams",
+                "says the same as templateComponents; send one of them",
+            );
         }
-        if language.is_some() {
-            object.problem("language", "needs a templateId");
+        if media.is_some() {
+            object.problem("media", "belongs into the header of templateComponents");
         }
+    } else if media.is_some()
+        && params
+            .as_ref()
+            .is_some_and(|params| !params.header.is_empty())
+    {
+        object.problem(
+            "media",
+            "takes the place of templateParams.header; send one of them",
+        );
     }
     let template = template_id.map(|id| Template {
         id,
         language,
-        params: params.unwrap_or_default(),
+        values: match components {
+            Some(components) => TemplateValues::Components(components),
+            None => TemplateValues::Params(params.unwrap_or_default()),
+        },
     });
     Content {
         title,
@@ -443,7 +571,123 @@ fn read_content(object: &mut Object<'_>, channels: &[Channel]) -> Content {
         html,
         template,
         attachments,
+        cc,
+        bcc,
+        media,
     }
+}
+
+/// Copies go with a delivery, and every recipient is a delivery: with several recipients each copy
+/// would go out several times.
+fn read_copies(
+    object: &mut Object<'_>,
+    channels: &[Channel],
+    recipients: &[Recipient],
+) -> (Vec<EmailAddress>, Vec<EmailAddress>) {
+    let mut seen: Vec<_> = recipients
+        .iter()
+        .filter_map(|recipient| recipient.email.clone())
+        .collect();
+    let recipients_with_mail = seen.len();
+    let mut read_field = |name: &str| {
+        let Some(addresses) = object.optional(name, read_addresses) else {
+            return Vec::new();
+        };
+        if !channels.contains(&Channel::Email) {
+            object.problem(name, "needs the email channel");
+        } else if recipients_with_mail > 1 {
+            object.problem(name, "needs a request with one recipient: each recipient gets a message of their own, and each would have these copies");
+        } else if recipients_with_mail == 0 {
+            object.problem(name, "needs a recipient with an email");
+        }
+        for address in &addresses {
+            if seen.contains(address) {
+                object.problem(name, "names an address that gets the message already");
+                break;
+            }
+            seen.push(address.clone());
+        }
+        addresses
+    };
+    let (cc, bcc) = (read_field("cc"), read_field("bcc"));
+    if cc.len() + bcc.len() > MAX_COPIES {
+        object.missing(
+            if cc.is_empty() { "bcc" } else { "cc" },
+            format!("must name at most {MAX_COPIES} addresses together with cc and bcc"),
+        );
+    }
+    (cc, bcc)
+}
+
+fn read_addresses(value: Value) -> Result<Vec<EmailAddress>, String> {
+    let wrong = || format!("must be an array of at most {MAX_COPIES} e-mail addresses");
+    let Value::Array(items) = value else {
+        return Err(wrong());
+    };
+    if items.len() > MAX_COPIES {
+        return Err(wrong());
+    }
+    items
+        .into_iter()
+        .map(|item| EmailAddress::parse(&read::string(item)?).map_err(|_| wrong()))
+        .collect()
+}
+
+/// Meta's own form is checked by Meta: here only that it is an array of objects with a type each, and
+/// not more than belongs into a message.
+fn read_template_components(value: Value) -> Result<Vec<Value>, String> {
+    let wrong = || {
+        format!(
+            "must be an array of 1 to {MAX_TEMPLATE_COMPONENTS} objects with a type each, at most {MAX_TEMPLATE_COMPONENT_BYTES} bytes together"
+        )
+    };
+    let Value::Array(components) = value else {
+        return Err(wrong());
+    };
+    let size = serde_json::to_string(&components).map_or(usize::MAX, |text| text.len());
+    let fits = (1..=MAX_TEMPLATE_COMPONENTS).contains(&components.len())
+        && size <= MAX_TEMPLATE_COMPONENT_BYTES
+        && components
+            .iter()
+            .all(|component| component.get("type").is_some_and(Value::is_string));
+    if fits { Ok(components) } else { Err(wrong()) }
+}
+
+fn read_media(mut object: Object<'_>) -> Option<Media> {
+    let kind = object.required(
+        "type",
+        read::one_of(&[
+            ("image", MediaKind::Image),
+            ("video", MediaKind::Video),
+            ("document", MediaKind::Document),
+        ]),
+    );
+    let url = object.required("url", read::parsed(parse_media_url));
+    let filename = object.optional("filename", read::parsed(parse_filename));
+    if filename.is_some() && kind.is_some_and(|kind| kind != MediaKind::Document) {
+        object.problem("filename", "is for a document only");
+    }
+    object.finish();
+    Some(Media {
+        kind: kind?,
+        url: url?,
+        filename,
+    })
+}
+
+fn parse_media_url(text: &str) -> Result<String, String> {
+    let parsed = url::Url::parse(text).ok().filter(|url| {
+        text.len() <= MAX_MEDIA_URL
+            && url.scheme() == "https"
+            && url.host_str().is_some()
+            && url.username().is_empty()
+            && url.password().is_none()
+    });
+    parsed.map(String::from).ok_or_else(|| {
+        format!(
+            "must be an https URL of at most {MAX_MEDIA_URL} characters, without user or password"
+        )
+    })
 }
 
 fn parse_title(text: &str) -> Result<String, String> {
@@ -465,22 +709,43 @@ fn parse_language(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn read_template_params(value: Value) -> Result<Vec<String>, String> {
+/// An array is the body's; an object says for each part of the template.
+fn read_template_params(value: Value) -> Result<TemplateParams, String> {
     let wrong = || {
         format!(
-            "must be an array of at most {MAX_TEMPLATE_PARAMS} strings of at most 1024 characters"
+            "must be an array of strings of at most 1024 characters, or an object of such arrays named header, body and buttons; at most {MAX_TEMPLATE_PARAMS} strings together"
         )
     };
-    let Value::Array(items) = value else {
-        return Err(wrong());
+    let texts = |value: Value| match value {
+        Value::Array(items) => items
+            .into_iter()
+            .map(|item| read::text(0, 1024)(item).map_err(|_| wrong()))
+            .collect(),
+        Value::Null => Ok(Vec::new()),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => Err(wrong()),
     };
-    if items.len() > MAX_TEMPLATE_PARAMS {
+    let params = match value {
+        Value::Object(mut parts) => {
+            let mut part = |name: &str| texts(parts.shift_remove(name).unwrap_or_default());
+            let params = TemplateParams {
+                header: part("header")?,
+                body: part("body")?,
+                buttons: part("buttons")?,
+            };
+            if !parts.is_empty() {
+                return Err(wrong());
+            }
+            params
+        }
+        body => TemplateParams {
+            body: texts(body)?,
+            ..TemplateParams::default()
+        },
+    };
+    if params.iter().count() > MAX_TEMPLATE_PARAMS {
         return Err(wrong());
     }
-    items
-        .into_iter()
-        .map(|item| read::text(0, 1024)(item).map_err(|_| wrong()))
-        .collect()
+    Ok(params)
 }
 
 fn read_attachments(object: &mut Object<'_>) -> Vec<Attachment> {
@@ -567,6 +832,13 @@ impl Serialize for CommunicationRequest {
             #[serde(flatten)]
             references: &'a BTreeMap<String, String>,
         }
+        // As short as it can be said, which is also how most callers say it.
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Params<'a> {
+            OfBody(&'a [String]),
+            OfParts(&'a TemplateParams),
+        }
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Wire<'a> {
@@ -587,7 +859,15 @@ impl Serialize for CommunicationRequest {
             #[serde(skip_serializing_if = "Option::is_none")]
             language: Option<&'a String>,
             #[serde(skip_serializing_if = "Option::is_none")]
-            template_params: Option<&'a [String]>,
+            template_params: Option<Params<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            template_components: Option<&'a [Value]>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            media: Option<&'a Media>,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            cc: &'a [EmailAddress],
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            bcc: &'a [EmailAddress],
             #[serde(skip_serializing_if = "Option::is_none")]
             reply_to: Option<&'a EmailAddress>,
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -597,6 +877,20 @@ impl Serialize for CommunicationRequest {
             metadata: Metadata<'a>,
         }
         let template = self.content.template.as_ref();
+        let (template_params, template_components) = match template.map(|template| &template.values)
+        {
+            None => (None, None),
+            Some(TemplateValues::Components(components)) => (None, Some(components.as_slice())),
+            Some(TemplateValues::Params(params)) => {
+                let of_body = params.header.is_empty() && params.buttons.is_empty();
+                let params = if of_body {
+                    Params::OfBody(&params.body)
+                } else {
+                    Params::OfParts(params)
+                };
+                (Some(params), None)
+            }
+        };
         Wire {
             category: self.category.as_ref(),
             priority: self.priority,
@@ -608,7 +902,11 @@ impl Serialize for CommunicationRequest {
             channels: &self.channels,
             template_id: template.map(|template| &template.id),
             language: template.and_then(|template| template.language.as_ref()),
-            template_params: template.map(|template| template.params.as_slice()),
+            template_params,
+            template_components,
+            media: self.content.media.as_ref(),
+            cc: &self.content.cc,
+            bcc: &self.content.bcc,
             reply_to: self.reply_to.as_ref(),
             attachments: &self.content.attachments,
             expires_at: self.expires_at.as_ref(),
@@ -634,6 +932,9 @@ debug_shows_no_content!(
     Recipient,
     Attachment,
     Template,
+    TemplateValues,
+    TemplateParams,
+    Media,
     Content,
     CommunicationRequest
 );

@@ -67,5 +67,6 @@ fn smtp_settings(credentials: &SmtpCredentials, sender: Mailbox) -> SmtpSettings
         ca_pem: credentials.ca_pem.clone(),
         max_connections: credentials.max_connections,
         sender,
+        ehlo_name: None,
     }
 }

@@ -170,7 +170,13 @@ impl Pipeline {
             )),
             HashKeys::new(store),
             // A tenant has two channels, and each a chain.
-            ProviderFactory::new(config.tls, egress, clock.clone(), 2 * REMEMBERED_TENANTS),
+            ProviderFactory::new(
+                config.tls,
+                egress,
+                sdk.clone(),
+                clock.clone(),
+                2 * REMEMBERED_TENANTS,
+            ),
             Ledger::new(sdk, config.deliveries_table),
             clock,
         )
@@ -437,7 +443,7 @@ impl Pipeline {
                 AttemptOutcome::Failed { disposition, .. } => {
                     *disposition == Disposition::Transient
                 }
-                AttemptOutcome::Accepted => false,
+                AttemptOutcome::Accepted { .. } => false,
             });
         attempts.extend(report.attempts);
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.

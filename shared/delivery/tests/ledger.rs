@@ -126,7 +126,9 @@ fn sent() -> Outcome {
             provider: ProviderKind::Smtp,
             entry: EntryId::primary(),
             position: Position::Primary,
-            outcome: AttemptOutcome::Accepted,
+            outcome: AttemptOutcome::Accepted {
+                refused_copies: Vec::new(),
+            },
             duration: Duration::from_millis(7),
             possible_duplicate: false,
         }],

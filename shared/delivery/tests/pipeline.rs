@@ -90,7 +90,13 @@ impl World {
         Pipeline::new(
             Arc::new(SettingsCache::new(self.store.clone(), clock.clone(), 10)),
             HashKeys::new(self.store.clone()),
-            ProviderFactory::new(self.tls.clone(), egress, clock.clone(), 10),
+            ProviderFactory::new(
+                self.tls.clone(),
+                egress,
+                self.aws.sdk_config(),
+                clock.clone(),
+                10,
+            ),
             Ledger::new(
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
