@@ -185,6 +185,7 @@ async fn settings_to_test(
     let settings = CommunicationSettings::read(
         candidate,
         "/settings/communicationSettings",
+        tenant,
         stored.as_ref(),
         &mut problems,
     );
