@@ -15,7 +15,7 @@ mod contract {
 
 use std::time::Duration;
 
-use comms_adapters::{Deadline, Provider, StageOutcome, VerifyStage};
+use comms_adapters::{Capabilities, Deadline, Provider, StageOutcome, VerifyStage};
 use comms_core::{Disposition, ErrorKind, ProviderError, Receipt};
 use contract::{
     logs,
@@ -334,4 +334,46 @@ async fn nothing_private_is_logged_at_any_level() {
         let line = logged.lines().find(|line| line.contains(private));
         assert_eq!(line, None, "{private} was logged");
     }
+}
+
+/// `infra/docs/PROVIDERS.md` is written by hand and held to what the adapters say.
+#[tokio::test]
+async fn the_documented_table_is_what_the_adapters_say_of_themselves() {
+    let yes = |can: bool| if can { "yes" } else { "–" }.to_owned();
+    let limit = |limit: Option<usize>| limit.map_or("–".to_owned(), |limit| limit.to_string());
+    let mut rigs = rigs::all(Trust::Given).await;
+    rigs.sort_by_key(|rig| rig.provider().kind());
+    let row = |name: &str, cell: &dyn Fn(&Capabilities) -> String| {
+        let cells: Vec<_> = rigs
+            .iter()
+            .map(|rig| cell(rig.provider().capabilities()))
+            .collect();
+        format!("| {name} | {} |", cells.join(" | "))
+    };
+    let names: Vec<_> = rigs.iter().map(|rig| rig.name()).collect();
+    let table = [
+        format!("| | {} |", names.join(" | ")),
+        "| --- | --- | --- | --- | --- | --- |".to_owned(),
+        row("HTML beside text", &|can| yes(can.html)),
+        row("attachments", &|can| yes(can.attachments)),
+        row("receivers of one message", &|can| can.receivers.to_string()),
+        row("Reply-To", &|can| yes(can.reply_to)),
+        row("addresses beyond ASCII", &|can| {
+            yes(can.internationalised_addresses)
+        }),
+        row("templates", &|can| yes(can.templates)),
+        row("media by link", &|can| yes(can.media)),
+        row("characters of text", &|can| limit(can.text_chars)),
+        row("bytes of a message", &|can| limit(can.message_bytes)),
+    ]
+    .join("\n");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../infra/docs/PROVIDERS.md"
+    );
+    let documented = std::fs::read_to_string(path).unwrap();
+    assert!(
+        documented.contains(&table),
+        "infra/docs/PROVIDERS.md does not have this table:\n{table}"
+    );
 }
