@@ -14,6 +14,7 @@ mod config_test;
 mod events;
 mod idempotency;
 mod privacy;
+mod providers;
 mod send;
 mod worker;
 mod world;

@@ -15,6 +15,7 @@ use comms_runtime::Environment;
 use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
     aws::LocalAws,
+    http::HttpServer,
     smtp::{ReceivedMessage, SmtpServer, SmtpServerBuilder, TlsMode},
     tls::TestCa,
 };
@@ -163,6 +164,12 @@ impl World {
         }
     }
 
+    /// A provider's API under the same authority.
+    pub(crate) async fn api(&self) -> HttpServer {
+        let config = self.ca.server_config(&["localhost"]);
+        HttpServer::builder().tls(config).start().await.unwrap()
+    }
+
     /// A further mail server under the same authority.
     pub(crate) fn server(&self, user: &str, password: &str) -> SmtpServerBuilder {
         mail_server(&self.ca, user, password)
@@ -253,7 +260,12 @@ impl World {
 
     /// POSTs to `test-email` of a clinic as the platform's own people.
     pub(crate) async fn test_email(&self, tenant: &str, body: &Value) -> Answer {
-        let path = format!("{}/communication/test-email", clinic_path(tenant));
+        self.test_settings(tenant, "test-email", body).await
+    }
+
+    /// POSTs to `test-email` or `test-whatsapp` of a clinic as the platform's own people.
+    pub(crate) async fn test_settings(&self, tenant: &str, test: &str, body: &Value) -> Answer {
+        let path = format!("{}/communication/{test}", clinic_path(tenant));
         let body = body.to_string();
         let event = http_event("POST", &path, Some(&body), &super_admin(), &[]);
         self.ask_config_test(&event).await

@@ -3,6 +3,7 @@
 //! | route | answers |
 //! | --- | --- |
 //! | `POST /api/v1/clinics/{clinicId}/communication/test-email` | 200 with a report per provider and stage |
+//! | `POST /api/v1/clinics/{clinicId}/communication/test-whatsapp` | the same for the `WhatsApp` channel |
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,9 +14,10 @@ use comms_adapters::{
     tls::TlsConfigs,
 };
 use comms_core::{
-    Channel, DeliveryId, EmailAddress, Mailbox, Problems, ProviderKind, SystemClock, Tenant,
+    Channel, DeliveryId, EmailAddress, Mailbox, PhoneNumber, Problems, ProviderKind, SystemClock,
+    Tenant,
     json::{Object, read},
-    request::{Content, Target},
+    request::{Content, Target, Template, read_template},
 };
 use comms_delivery::chain_spec::chain_spec;
 use comms_runtime::{
@@ -82,7 +84,11 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     let (route, result) = match (&method, path_segments(&path).as_slice()) {
         (&Method::POST, ["api", "v1", "clinics", id, "communication", "test-email"]) => (
             "/api/v1/clinics/{clinicId}/communication/test-email",
-            test_email(deps, &request, id).await,
+            test(deps, &request, id, Channel::Email).await,
+        ),
+        (&Method::POST, ["api", "v1", "clinics", id, "communication", "test-whatsapp"]) => (
+            "/api/v1/clinics/{clinicId}/communication/test-whatsapp",
+            test(deps, &request, id, Channel::Whatsapp).await,
         ),
         _ => (
             "unknown",
@@ -94,56 +100,72 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
 
 /// What is to be tested.
 struct TestRequest {
-    to: Option<EmailAddress>,
+    /// Where a test message goes; nowhere when the stages are only to be verified.
+    to: Option<Target>,
+    /// The template of a `WhatsApp` test message.
+    template: Option<Template>,
     provider: Option<ProviderKind>,
     candidate: Option<Value>,
 }
 
-async fn test_email(
+async fn test(
     deps: &Deps,
     request: &Request,
     id: &str,
+    channel: Channel,
 ) -> Result<Response<Body>, HttpProblem> {
     let principal = Principal::of(request, &deps.claims)?;
     let tenant = Tenant::parse(id)
         .map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))?;
     principal.authorize(Action::TestSettings, &tenant)?;
     let deadline = Deadline::after(time_left(request));
-    let test = read_request(json_body(request.body())?)?;
+    let test = read_request(json_body(request.body())?, channel)?;
     let settings = settings_to_test(deps, &tenant, test.candidate).await?;
-    let channel = settings.channel(Channel::Email).ok_or_else(|| {
-        HttpProblem::not_found("There are no settings for the email channel to be tested.")
+    let settings = settings.channel(channel).ok_or_else(|| {
+        HttpProblem::not_found("There are no settings for this channel to be tested.")
     })?;
+    let message = test.to.map(|to| test_message(to, test.template));
     // All at once: an entry that hangs leaves the others their time.
-    let tests = chain_spec(channel)
+    let tests = chain_spec(settings)
         .entries
         .into_iter()
         .filter(|entry| {
             test.provider
                 .is_none_or(|only| only == entry.settings.kind())
         })
-        .map(|entry| test_entry(deps, entry, test.to.as_ref(), deadline));
+        .map(|entry| test_entry(deps, entry, message.as_ref(), deadline));
     let reports = join_all(tests).await;
     let ok = !reports.is_empty() && reports.iter().all(|report| report["ok"] == true);
-    info!(clinic_id = %tenant, entries = reports.len(), ok, "settings tested");
+    info!(clinic_id = %tenant, %channel, entries = reports.len(), ok, "settings tested");
     Ok(json_response(
         StatusCode::OK,
         &json!({"ok": ok, "results": reports}),
     ))
 }
 
-fn read_request(body: Value) -> Result<TestRequest, HttpProblem> {
+fn read_request(body: Value, channel: Channel) -> Result<TestRequest, HttpProblem> {
     let mut problems = Problems::default();
     let test = Object::new(body, "", &mut problems).map(|mut object| {
-        let to = object.optional("testEmail", read::parsed(EmailAddress::parse));
+        let (field, to, template) = match channel {
+            Channel::Email => {
+                let to = object.optional("testEmail", read::parsed(EmailAddress::parse));
+                let to = to.map(|address| Target::Email(Mailbox { address, name: None }));
+                ("testEmail", to, None)
+            }
+            Channel::Whatsapp => {
+                let to = object.optional("testPhone", read::parsed(PhoneNumber::parse));
+                let template = read_template(&mut object);
+                ("testPhone", to.map(Target::Whatsapp), template)
+            }
+        };
         let verify_only = object.optional("verifyOnly", read::flag).unwrap_or(false);
         if to.is_none() && !verify_only {
-            object.missing("testEmail", "is required, unless verifyOnly is true");
+            object.missing(field, "is required, unless verifyOnly is true");
         }
         let provider = object.optional("provider", |value| {
             ProviderKind::parse(&read::string(value)?)
-                .filter(|kind| kind.channel() == Channel::Email)
-                .ok_or_else(|| "must be the name of an e-mail provider, such as smtp".to_owned())
+                .filter(|kind| kind.channel() == channel)
+                .ok_or_else(|| format!("must be the name of a provider of the {channel} channel"))
         });
         let candidate = object.object("settings", |mut settings| {
             let candidate = settings.take("communicationSettings");
@@ -156,6 +178,7 @@ fn read_request(body: Value) -> Result<TestRequest, HttpProblem> {
         object.finish();
         TestRequest {
             to: to.filter(|_| !verify_only),
+            template,
             provider,
             candidate,
         }
@@ -185,6 +208,7 @@ async fn settings_to_test(
     let settings = CommunicationSettings::read(
         candidate,
         "/settings/communicationSettings",
+        tenant,
         stored.as_ref(),
         &mut problems,
     );
@@ -196,7 +220,7 @@ async fn settings_to_test(
 async fn test_entry(
     deps: &Deps,
     entry: EntrySpec,
-    to: Option<&EmailAddress>,
+    message: Option<&TestMessage>,
     deadline: Deadline,
 ) -> Value {
     let kind = entry.settings.kind();
@@ -207,9 +231,9 @@ async fn test_entry(
             let verified = stages
                 .iter()
                 .all(|stage| stage.outcome == StageOutcome::Passed);
-            if let Some(to) = to.filter(|_| verified) {
+            if let Some(message) = message.filter(|_| verified) {
                 let started = Instant::now();
-                let outcome = match provider.send(&test_message(to), deadline).await {
+                let outcome = match provider.send(&message.for_one_entry(), deadline).await {
                     Ok(_) => StageOutcome::Passed,
                     Err(error) => StageOutcome::from(&error),
                 };
@@ -256,26 +280,43 @@ fn stage_json(report: &StageReport) -> Value {
     json
 }
 
-fn test_message(to: &EmailAddress) -> Message {
-    Message {
-        delivery: DeliveryId::of_uuid(Uuid::new_v4()),
-        target: Target::Email(Mailbox { address: to.clone(), name: None }),
-        content: Arc::new(Content {
-            title: Some("[TEST] clinic-comms e-mail settings".to_owned()),
-            body: Some(
-                "This is a test message. It was sent because somebody with access to the clinic's \
-                 communication settings tested them. The settings work. No answer is needed."
-                    .to_owned(),
-            ),
-            html: Some(
-                "<p><strong>This is a test message.</strong></p><p>It was sent because somebody with \
-                 access to the clinic's communication settings tested them. The settings work. No \
-                 answer is needed.</p>"
-                    .to_owned(),
-            ),
-            ..Content::default()
-        }),
-        reply_to: None,
+/// What is sent through each entry, each time as a delivery of its own.
+struct TestMessage {
+    to: Target,
+    content: Arc<Content>,
+}
+
+impl TestMessage {
+    fn for_one_entry(&self) -> Message {
+        Message {
+            delivery: DeliveryId::of_uuid(Uuid::new_v4()),
+            target: self.to.clone(),
+            content: self.content.clone(),
+            reply_to: None,
+        }
+    }
+}
+
+fn test_message(to: Target, template: Option<Template>) -> TestMessage {
+    let content = Content {
+        title: Some("[TEST] clinic-comms settings".to_owned()),
+        body: Some(
+            "This is a test message. It was sent because somebody with access to the clinic's \
+             communication settings tested them. The settings work. No answer is needed."
+                .to_owned(),
+        ),
+        html: Some(
+            "<p><strong>This is a test message.</strong></p><p>It was sent because somebody with \
+             access to the clinic's communication settings tested them. The settings work. No \
+             answer is needed.</p>"
+                .to_owned(),
+        ),
+        template,
+        ..Content::default()
+    };
+    TestMessage {
+        to,
+        content: Arc::new(content),
     }
 }
 

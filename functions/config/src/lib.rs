@@ -175,7 +175,7 @@ fn read_settings(
     }
     let stored = stored.map(|stored| &stored.settings);
     let settings = document.and_then(|document| {
-        CommunicationSettings::read(document, SETTINGS_POINTER, stored, &mut problems)
+        CommunicationSettings::read(document, SETTINGS_POINTER, tenant, stored, &mut problems)
     });
     if let Some(settings) = &settings {
         check_trust_roots(settings, &mut problems);
@@ -195,7 +195,9 @@ fn check_trust_roots(settings: &CommunicationSettings, problems: &mut Problems) 
             continue;
         };
         for (position, entry) in channel_settings.entries() {
-            let Credentials::Smtp(smtp) = &entry.credentials;
+            let Credentials::Smtp(smtp) = &entry.credentials else {
+                continue;
+            };
             let Some(Err(error)) = smtp.ca_pem.as_deref().map(|pem| configs.client(Some(pem)))
             else {
                 continue;

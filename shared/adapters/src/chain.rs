@@ -6,7 +6,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use comms_core::{
-    Attempt, AttemptOutcome, Disposition, EmailAddress, EntryId, ErrorKind, Position,
+    AfterRetries, Attempt, AttemptOutcome, Disposition, EmailAddress, EntryId, ErrorKind, Position,
     ProviderError, ProviderKind, Receipt,
 };
 use tokio::time::Instant;
@@ -198,6 +198,11 @@ impl Chain {
                             chain = newer;
                             continue;
                         }
+                    }
+                    match error.after_retries {
+                        AfterRetries::NextProvider => {}
+                        AfterRetries::Later => break ChainEnd::AllFailed,
+                        AfterRetries::GiveUp => break ChainEnd::Rejected,
                     }
                 }
             }

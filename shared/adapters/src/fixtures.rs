@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
 
 use comms_core::{
-    DeliveryId, PhoneNumber, ProviderError, Receipt,
+    AfterRetries, DeliveryId, PhoneNumber, ProviderError, Receipt,
     request::{Content, Target},
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
 use jsonschema::{Draft, Validator};
 use serde_json::{Value, json};
 
@@ -61,19 +61,22 @@ pub(crate) fn json_answer(status: u16, body: &Value) -> Answer {
 }
 
 fn answer(reply: &Value) -> Answer {
-    let mut headers = HeaderMap::new();
-    for (name, value) in reply["headers"].as_object().unwrap() {
-        headers.insert(
-            HeaderName::try_from(name).unwrap(),
-            HeaderValue::from_str(value.as_str().unwrap()).unwrap(),
-        );
-    }
+    let headers = reply["headers"].as_object().unwrap();
+    let headers: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
+        .collect();
     let body = match reply["body"].as_str() {
         Some(text) => text.to_owned().into_bytes(),
         None => serde_json::to_vec(&reply["body"]).unwrap(),
     };
     let status = reply["status"].as_u64().unwrap();
-    Answer::of(u16::try_from(status).unwrap(), headers, body)
+    Answer::of(
+        u16::try_from(status).unwrap(),
+        &headers,
+        body,
+        Timestamp::UNIX_EPOCH,
+    )
 }
 
 impl Reply {
@@ -89,6 +92,11 @@ impl Reply {
                     "unhealthy": error.unhealthy,
                     "code": error.code,
                 });
+                match error.after_retries {
+                    AfterRetries::NextProvider => {}
+                    AfterRetries::Later => got["after_retries"] = "later".into(),
+                    AfterRetries::GiveUp => got["after_retries"] = "give_up".into(),
+                }
                 if let Some(time) = error.retry_after {
                     got["retry_after"] = time.as_secs().into();
                 }

@@ -142,8 +142,10 @@ impl HttpClients {
             self.read(response).await
         };
         match deadline.bound(REQUEST_TIME, exchange).await {
+            Ok(Err(TransportFailure::Interrupted)) | Err(Elapsed) if asks => {
+                Err(TransportFailure::Unanswered)
+            }
             Ok(result) => result,
-            Err(Elapsed) if asks => Err(TransportFailure::Unanswered),
             Err(Elapsed) if begun.load(Ordering::Acquire) => Err(TransportFailure::NoAnswerInTime),
             Err(Elapsed) => Err(TransportFailure::NoConnectionInTime),
         }
@@ -366,10 +368,15 @@ impl HttpRequest {
         }
     }
 
+    /// Bytes of its body.
+    pub(crate) fn body_len(&self) -> usize {
+        self.body.len()
+    }
+
     /// Adds `Authorization: Bearer` (RFC 6750).
     pub(crate) fn bearer(self, token: &Secret) -> Result<Self, ProviderError> {
         let token = token.expose().map_err(|_| local_failure())?;
-        self.authorization(Zeroizing::new(format!("Bearer {}", *token)))
+        self.authorization(&Zeroizing::new(format!("Bearer {}", *token)))
     }
 
     /// Adds `Authorization: Basic` (RFC 7617).
@@ -377,11 +384,11 @@ impl HttpRequest {
         let password = password.expose().map_err(|_| local_failure())?;
         let pair = Zeroizing::new(format!("{user}:{}", *password));
         let pair = Zeroizing::new(BASE64_STANDARD.encode(pair.as_bytes()));
-        self.authorization(Zeroizing::new(format!("Basic {}", *pair)))
+        self.authorization(&Zeroizing::new(format!("Basic {}", *pair)))
     }
 
-    fn authorization(mut self, value: Zeroizing<String>) -> Result<Self, ProviderError> {
-        let mut value = HeaderValue::from_str(&value).map_err(|_| {
+    fn authorization(mut self, value: &Zeroizing<String>) -> Result<Self, ProviderError> {
+        let mut value = HeaderValue::from_str(value).map_err(|_| {
             ProviderError::new(
                 Disposition::ProviderDown,
                 ErrorKind::Unauthenticated,
@@ -420,18 +427,29 @@ impl fmt::Debug for Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotJson;
 
+#[cfg(test)]
 impl Answer {
-    /// An answer that nobody gave, received at the beginning of Unix time.
-    #[cfg(test)]
-    pub(crate) fn of(status: u16, headers: HeaderMap, body: Vec<u8>) -> Self {
+    /// An answer as if it had come in at `received`.
+    pub(crate) fn of(
+        status: u16,
+        headers: &[(&str, &str)],
+        body: impl Into<Vec<u8>>,
+        received: Timestamp,
+    ) -> Self {
+        let headers = headers.iter().map(|(name, value)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            (name, HeaderValue::from_str(value).unwrap())
+        });
         Self {
             status,
-            headers,
-            body: Zeroizing::new(body),
-            received: Timestamp::UNIX_EPOCH,
+            headers: headers.collect(),
+            body: Zeroizing::new(body.into()),
+            received,
         }
     }
+}
 
+impl Answer {
     /// Whether the status is 2xx.
     pub(crate) const fn is_success(&self) -> bool {
         self.status >= 200 && self.status < 300
@@ -452,11 +470,12 @@ impl Answer {
     /// it does for [`Answer::json`].
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, NotJson> {
         let content_type = self.header(CONTENT_TYPE.as_str()).unwrap_or_default();
-        let media_type = content_type.split(';').next().unwrap_or_default().trim();
-        let is_json = media_type.eq_ignore_ascii_case("application/json")
+        let media_type = content_type.split(';').next().unwrap_or_default();
+        let media_type = media_type.trim().to_ascii_lowercase();
+        let is_json = media_type == "application/json"
             || (media_type.starts_with("application/") && media_type.ends_with("+json"))
             // Meta's Graph has answered with this one for as long as it exists.
-            || media_type.eq_ignore_ascii_case("text/javascript");
+            || media_type == "text/javascript";
         if !is_json {
             return Err(NotJson);
         }
@@ -510,7 +529,7 @@ pub(crate) enum TransportFailure {
     NotBegun,
     /// The time was up when the request had been begun.
     NoAnswerInTime,
-    /// A question, which sends nothing, got no answer in time.
+    /// A question, which sends nothing, got no answer, or not in full and in time.
     Unanswered,
     /// The connection ended when the request had been begun, or what came back is not HTTP.
     Interrupted,
@@ -523,14 +542,14 @@ pub(crate) enum TransportFailure {
 fn transport_failure(error: &reqwest::Error, begun: bool) -> TransportFailure {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {
-        // An io::Error made from another error is not its source but its content.
-        let inner: &(dyn StdError + 'static) = match error.downcast_ref::<std::io::Error>() {
-            Some(io) => match io.get_ref() {
-                Some(inner) => inner,
-                None => error,
-            },
-            None => error,
-        };
+        // What an io::Error is made from is not its source but its content. A TLS error comes in two.
+        let mut inner = error;
+        while let Some(content) = inner
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+        {
+            inner = content;
+        }
         if let Some(egress) = inner.downcast_ref::<EgressError>() {
             return TransportFailure::Egress(*egress);
         }
@@ -599,9 +618,11 @@ pub(crate) fn classify_transport(failure: TransportFailure) -> ProviderError {
             Timeout,
             "The provider did not answer in time; it may have taken the message.",
         ),
-        TransportFailure::Unanswered => {
-            error(Transient, Timeout, "The provider did not answer in time.")
-        }
+        TransportFailure::Unanswered => error(
+            Transient,
+            Timeout,
+            "The provider did not answer, or not in full and in time.",
+        ),
         TransportFailure::Interrupted => error(
             Ambiguous,
             Unavailable,
@@ -711,3 +732,6 @@ const fn local_failure() -> ProviderError {
     )
     .health_unchanged()
 }
+
+#[cfg(test)]
+mod tests;

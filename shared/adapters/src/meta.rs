@@ -14,7 +14,8 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use comms_core::{
-    BaseUrl, Disposition, ErrorKind, ProviderCode, ProviderError, ProviderKind, Receipt, Secret,
+    AfterRetries, BaseUrl, Disposition, ErrorKind, ProviderCode, ProviderError, ProviderKind,
+    Receipt, Secret,
     account::GraphId,
     request::{Media, MediaKind, Target, Template, TemplateParams, TemplateValues},
 };
@@ -53,8 +54,9 @@ const MOST_BODY_TEXT: usize = 1_024;
 const MOST_BUTTONS: usize = 10;
 /// Spaces in a row within a parameter.
 const MOST_SPACES: usize = 4;
-/// One message in six seconds to one recipient (throughput, "Pair rate limits"); a burst is paid back
-/// at that rate, and the wait after the n-th refusal is to be 4^n seconds. The first that is worth it.
+/// One message in six seconds to one recipient (throughput, "Pair rate limits"), and a burst is paid
+/// back at that rate. The wait after the n-th refusal is to be 4^n seconds; which one this is, is not
+/// known here.
 const PAIR_LIMIT_WAIT: Duration = Duration::from_secs(6);
 /// Meta asks not to repeat what it held back for the recipient's sake before a day is over
 /// (error codes, 131049).
@@ -579,24 +581,23 @@ fn classify(code: i64, subcode: Option<i64>, status: u16) -> Option<ProviderErro
             RateLimited,
             "Meta limits the phone number, since too many of its messages were blocked or reported; see its quality in WhatsApp Manager.",
         ),
-        // Another provider would be asked too soon for the same recipient, and no disposition says
-        // "this provider, later": the chain waits if the deadline leaves the time, and moves on when
-        // the retries are used up or the time is short.
+        // Another number of the clinic's would only get around what protects the recipient.
         (131_056, _) => error(
             Transient,
             RateLimited,
             "The recipient got too many messages of this phone number in a short time.",
         )
         .health_unchanged()
-        .with_retry_after(PAIR_LIMIT_WAIT),
-        // "Invalid request or possible server error": worth another try, and after it nobody's word
-        // that another provider would refuse the message, so the chain moves on.
+        .with_retry_after(PAIR_LIMIT_WAIT)
+        .after_retries(AfterRetries::Later),
+        // "Invalid request or possible server error."
         (1, _) => error(
             Transient,
             Unexpected,
             "Meta could not tell what was wrong: the request, or its service.",
         )
-        .health_unchanged(),
+        .health_unchanged()
+        .after_retries(AfterRetries::GiveUp),
         (2 | 131_016 | 131_057 | 133_004, _) => error(
             Transient,
             Unavailable,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comms_core::{Disposition, ProviderError};
+use comms_core::{AfterRetries, Disposition, ProviderError};
 
 use crate::deadline::Deadline;
 
@@ -30,8 +30,12 @@ impl RetryPolicy {
         deadline: Deadline,
         jitter: impl FnOnce() -> f64,
     ) -> Option<Duration> {
+        let retries = match error.after_retries {
+            AfterRetries::NextProvider | AfterRetries::Later => self.retries,
+            AfterRetries::GiveUp => self.retries.min(1),
+        };
         match error.disposition {
-            Disposition::Transient if retry < self.retries => {}
+            Disposition::Transient if retry < retries => {}
             Disposition::Transient
             | Disposition::ProviderDown
             | Disposition::Ambiguous

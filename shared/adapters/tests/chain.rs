@@ -19,8 +19,8 @@ use comms_adapters::{
     retry::RetryPolicy,
 };
 use comms_core::{
-    AttemptOutcome, DeliveryId, Disposition, EmailAddress, EntryId, ErrorKind, Mailbox, Position,
-    ProviderError, ProviderKind, Receipt,
+    AfterRetries, AttemptOutcome, DeliveryId, Disposition, EmailAddress, EntryId, ErrorKind,
+    Mailbox, Position, ProviderError, ProviderKind, Receipt,
     request::{Content, Target},
 };
 
@@ -209,6 +209,24 @@ async fn every_disposition_at_every_position_does_what_the_design_says() {
                 );
             }
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_concerns_this_recipient_or_nobody_knows_whom_goes_to_no_other_provider() {
+    for (after_retries, tries, end) in [
+        (AfterRetries::Later, 3, ChainEnd::AllFailed),
+        (AfterRetries::GiveUp, 2, ChainEnd::Rejected),
+    ] {
+        let failure = error(Disposition::Transient).after_retries(after_retries);
+        let (first, second) = (
+            Scripted::new("first", &vec![failure; 4]),
+            Scripted::new("second", &[]),
+        );
+        let chain = chain(&[&first, &second], AmbiguityPolicy::Failover, 2);
+        let report = send(&chain).await;
+        assert_eq!(report.end, end, "{after_retries:?}");
+        assert_eq!((first.calls(), second.calls()), (tries, 0));
     }
 }
 

@@ -50,6 +50,19 @@ impl Disposition {
     }
 }
 
+/// What to do about a [`Disposition::Transient`] failure when its retries are used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AfterRetries {
+    /// The next provider is tried.
+    NextProvider,
+    /// Nobody else is tried now; the same provider may take it later. For limits that concern this
+    /// recipient alone, which another sender would only get around.
+    Later,
+    /// Nobody else is tried, and there is one retry at most: the provider does not say whether it
+    /// or the message is at fault.
+    GiveUp,
+}
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -194,6 +207,8 @@ pub struct ProviderError {
     pub code: Option<ProviderCode>,
     /// How long the provider asks to be left alone.
     pub retry_after: Option<Duration>,
+    /// What to do when the retries of a transient failure are used up.
+    pub after_retries: AfterRetries,
     /// Whether this counts against the provider's health for this tenant.
     pub unhealthy: bool,
     /// What happened and what to do, for the clinic's admin. Fixed texts only.
@@ -213,6 +228,7 @@ impl ProviderError {
             kind,
             code: None,
             retry_after: None,
+            after_retries: AfterRetries::NextProvider,
             unhealthy,
             detail,
         }
@@ -229,6 +245,13 @@ impl ProviderError {
     #[must_use]
     pub const fn with_retry_after(mut self, time: Duration) -> Self {
         self.retry_after = Some(time);
+        self
+    }
+
+    /// Says what to do when the retries are used up.
+    #[must_use]
+    pub const fn after_retries(mut self, after_retries: AfterRetries) -> Self {
+        self.after_retries = after_retries;
         self
     }
 

@@ -23,7 +23,7 @@ pub use address::{EmailAddress, Mailbox, PhoneNumber};
 pub use base_url::BaseUrl;
 pub use clock::{Clock, SystemClock};
 pub use delivery::{Attempt, AttemptOutcome, Channel, Delivery, DeliveryStatus, FailureReason};
-pub use failure::{Disposition, ErrorKind, ProviderCode, ProviderError};
+pub use failure::{AfterRetries, Disposition, ErrorKind, ProviderCode, ProviderError};
 pub use hash::HashKey;
 pub use host::Host;
 pub use id::{ClinicId, DeliveryId, EntryId, IdempotencyKey, RequestId, Tenant};

@@ -492,11 +492,8 @@ fn read_content(
     let title = object.optional("title", read::parsed(parse_title));
     let body = object.optional("body", read::text(1, MAX_BODY));
     let html = object.optional("html", read::text(1, MAX_HTML));
-    let template_id = object.optional("templateId", read::text(1, 512));
-    let language = object.optional("language", read::parsed(parse_language));
-    let params = object.optional("templateParams", read_template_params);
-    let components = object.optional("templateComponents", read_template_components);
     let media = object.object("media", read_media);
+    let template = read_template(object);
     let attachments = read_attachments(object);
     let (cc, bcc) = read_copies(object, channels, recipients);
 
@@ -513,7 +510,7 @@ fn read_content(
     }
     if channels.contains(&Channel::Whatsapp)
         && body.is_none()
-        && template_id.is_none()
+        && template.is_none()
         && media.is_none()
     {
         object.missing(
@@ -521,50 +518,25 @@ fn read_content(
             "is required for the whatsapp channel, unless there is a templateId or media",
         );
     }
-    if media.is_some() && !channels.contains(&Channel::Whatsapp) {
-        object.problem(
-            "media",
-            "needs the whatsapp channel; an e-mail has attachments",
-        );
-    }
-    if template_id.is_none() {
-        let given = [
-            ("templateParams", params.is_some()),
-            ("templateComponents", components.is_some()),
-            ("language", language.is_some()),
-        ];
-        for (name, _) in given.into_iter().filter(|(_, given)| *given) {
-            object.problem(name, "needs a templateId");
-        }
-    }
-    if components.is_some() {
-        if params.is_some() {
+    if media.is_some() {
+        let in_the_way = match template.as_ref().map(|template| &template.values) {
+            Some(TemplateValues::Components(_)) => {
+                Some("belongs into the header of templateComponents")
+            }
+            Some(TemplateValues::Params(params)) if !params.header.is_empty() => {
+                Some("takes the place of templateParams.header; send one of them")
+            }
+            Some(TemplateValues::Params(_)) | None => None,
+        };
+        if !channels.contains(&Channel::Whatsapp) {
             object.problem(
-                "templateParams",
-                "says the same as templateComponents; send one of them",
+                "media",
+                "needs the whatsapp channel; an e-mail has attachments",
             );
+        } else if let Some(detail) = in_the_way {
+            object.problem("media", detail);
         }
-        if media.is_some() {
-            object.problem("media", "belongs into the header of templateComponents");
-        }
-    } else if media.is_some()
-        && params
-            .as_ref()
-            .is_some_and(|params| !params.header.is_empty())
-    {
-        object.problem(
-            "media",
-            "takes the place of templateParams.header; send one of them",
-        );
     }
-    let template = template_id.map(|id| Template {
-        id,
-        language,
-        values: match components {
-            Some(components) => TemplateValues::Components(components),
-            None => TemplateValues::Params(params.unwrap_or_default()),
-        },
-    });
     Content {
         title,
         body,
@@ -575,6 +547,40 @@ fn read_content(
         bcc,
         media,
     }
+}
+
+/// Reads `templateId` and what belongs to it: `language`, and `templateParams` or
+/// `templateComponents`.
+pub fn read_template(object: &mut Object<'_>) -> Option<Template> {
+    let id_given = !object.is_missing("templateId");
+    let id = object.optional("templateId", read::text(1, 512));
+    let language = object.optional("language", read::parsed(parse_language));
+    let params = object.optional("templateParams", read_template_params);
+    let components = object.optional("templateComponents", read_template_components);
+    if !id_given {
+        let given = [
+            ("templateParams", params.is_some()),
+            ("templateComponents", components.is_some()),
+            ("language", language.is_some()),
+        ];
+        for (name, _) in given.into_iter().filter(|(_, given)| *given) {
+            object.problem(name, "needs a templateId");
+        }
+    }
+    if components.is_some() && params.is_some() {
+        object.problem(
+            "templateParams",
+            "says the same as templateComponents; send one of them",
+        );
+    }
+    Some(Template {
+        id: id?,
+        language,
+        values: match components {
+            Some(components) => TemplateValues::Components(components),
+            None => TemplateValues::Params(params.unwrap_or_default()),
+        },
+    })
 }
 
 /// Copies go with a delivery, and every recipient is a delivery: with several recipients each copy
@@ -1070,6 +1076,126 @@ mod tests {
         let mut value = example();
         value["recipients"] = json!([]);
         assert_eq!(pointers(&value), ["/recipients"]);
+    }
+
+    #[test]
+    fn copies_go_with_one_message_only() {
+        let copied = || {
+            let mut value = example();
+            value["cc"] = json!(["family@example.com"]);
+            value["bcc"] = json!(["archive@clinic.example"]);
+            value
+        };
+        let request = parse(&copied()).unwrap().request;
+        assert_eq!(request.content.cc[0].as_str(), "family@example.com");
+        assert_eq!(request.content.bcc.len(), 1);
+        let written: Value =
+            serde_json::from_str(&parse(&copied()).unwrap().to_json().unwrap()).unwrap();
+        assert_eq!(written["bcc"], json!(["archive@clinic.example"]));
+
+        let mut two = copied();
+        two["recipients"] = json!([{"email": "a@example.com"}, {"email": "b@example.com"}]);
+        assert_eq!(pointers(&two), ["/cc", "/bcc"]);
+        let mut no_mail = copied();
+        no_mail["channels"] = json!(["whatsapp"]);
+        assert_eq!(pointers(&no_mail), ["/cc", "/bcc"]);
+        let mut twice = copied();
+        twice["bcc"] = json!(["patient@EXAMPLE.com"]);
+        assert_eq!(pointers(&twice), ["/bcc"]);
+        let many = |count: usize| -> Value {
+            (0..count)
+                .map(|n| json!(format!("c{n}@example.com")))
+                .collect()
+        };
+        let mut most = copied();
+        most["cc"] = many(MAX_COPIES - 1);
+        assert!(parse(&most).is_ok());
+        most["cc"] = many(MAX_COPIES);
+        assert_eq!(pointers(&most), ["/cc"]);
+        most["cc"] = json!(["nobody"]);
+        assert_eq!(pointers(&most), ["/cc"]);
+    }
+
+    #[test]
+    fn a_template_takes_texts_by_part_or_components_whole() {
+        let mut value = example();
+        value["templateParams"] = json!({"header": ["A"], "body": ["B", "C"], "buttons": ["D"]});
+        let submission = parse(&value).unwrap();
+        let Some(TemplateValues::Params(params)) = submission
+            .request
+            .content
+            .template
+            .as_ref()
+            .map(|template| &template.values)
+        else {
+            panic!("no parameters");
+        };
+        assert_eq!(params.iter().collect::<Vec<_>>(), ["A", "B", "C", "D"]);
+        let written: Value = serde_json::from_str(&submission.to_json().unwrap()).unwrap();
+        assert_eq!(written["templateParams"], value["templateParams"]);
+
+        let components = json!([{"type": "body", "parameters": [{"type": "text", "text": "x"}]}]);
+        value["templateComponents"] = components.clone();
+        assert_eq!(pointers(&value), ["/templateParams"]);
+        value
+            .as_object_mut()
+            .unwrap()
+            .shift_remove("templateParams");
+        let written = parse(&value).unwrap().to_json().unwrap();
+        let written: Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(written["templateComponents"], components);
+        for wrong in [
+            json!([]),
+            json!([{}]),
+            json!({"type": "body"}),
+            json!(["body"]),
+        ] {
+            value["templateComponents"] = wrong;
+            assert_eq!(pointers(&value), ["/templateComponents"]);
+        }
+        value["templateComponents"] =
+            json!([{"type": "body", "text": "x".repeat(MAX_TEMPLATE_COMPONENT_BYTES)}]);
+        assert_eq!(pointers(&value), ["/templateComponents"]);
+        for wrong in [
+            json!("x"),
+            json!({"body": "x"}),
+            json!({"footer": []}),
+            json!([1]),
+        ] {
+            let mut value = example();
+            value["templateParams"] = wrong;
+            assert_eq!(pointers(&value), ["/templateParams"]);
+        }
+    }
+
+    #[test]
+    fn media_are_fetched_over_https_and_for_whatsapp_only() {
+        let mut value = example();
+        let media = json!({"type": "document", "url": "https://files.clinic.example/a.pdf?t=1", "filename": "a.pdf"});
+        value["media"] = media.clone();
+        let written: Value =
+            serde_json::from_str(&parse(&value).unwrap().to_json().unwrap()).unwrap();
+        assert_eq!(written["media"], media);
+        value["channels"] = json!(["email"]);
+        assert_eq!(pointers(&value), ["/media"]);
+        value["channels"] = json!(["whatsapp"]);
+        for (name, wrong) in [
+            ("url", json!("http://files.clinic.example/a.pdf")),
+            ("url", json!("https://user:pw@files.clinic.example/")),
+            ("url", json!("files")),
+            ("type", json!("audio")),
+            ("filename", json!("../a")),
+        ] {
+            value["media"] = media.clone();
+            value["media"][name] = wrong;
+            assert_eq!(pointers(&value), [format!("/media/{name}")]);
+        }
+        value["media"] = json!({"type": "image", "url": "https://a.example/b", "filename": "b"});
+        assert_eq!(pointers(&value), ["/media/filename"]);
+        let mut both = example();
+        both["media"] = media;
+        both["templateParams"] = json!({"header": ["A"]});
+        assert_eq!(pointers(&both), ["/media"]);
     }
 
     #[test]

@@ -8,23 +8,19 @@
 use std::{cell::Cell, collections::HashSet};
 
 use comms_core::{
-    Channel, EmailAddress, EntryId, HashKey, Host, Mailbox, Position, Problems, ProviderKind,
-    Secret,
+    Channel, EmailAddress, EntryId, HashKey, Mailbox, Position, Problems, ProviderKind, Secret,
+    Tenant,
     json::{Object, read},
 };
 use serde_json::{Map, Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::credentials::{Credentials, MAX_CREDENTIAL_BYTES};
+
 /// Fallbacks of one channel.
 pub const MAX_FALLBACKS: usize = 5;
 /// Retries of one provider before the next is tried.
 pub const MAX_RETRY_ATTEMPTS: u32 = 5;
-/// SMTP connections of one provider entry and process.
-pub const MAX_CONNECTIONS: u32 = 50;
-/// Characters of a password.
-const MAX_SECRET: usize = 1_024;
-/// Characters of a clinic's own trust roots in PEM.
-const MAX_CA_PEM: usize = 32_768;
 
 /// Everything a tenant has set.
 #[derive(Debug, Clone)]
@@ -83,63 +79,14 @@ pub struct ProviderEntry {
     pub credentials: Credentials,
 }
 
-/// The credentials of one provider entry.
-#[derive(Debug, Clone)]
-pub enum Credentials {
-    /// A mail server.
-    Smtp(SmtpCredentials),
-}
-
-impl Credentials {
-    /// The provider they are for.
-    pub const fn provider(&self) -> ProviderKind {
-        match self {
-            Self::Smtp(_) => ProviderKind::Smtp,
-        }
-    }
-}
-
-/// Where a mail server is, and how to log in.
-#[derive(Clone)]
-pub struct SmtpCredentials {
-    /// The server.
-    pub host: Host,
-    /// Its port.
-    pub port: u16,
-    /// When TLS begins.
-    pub security: SmtpSecurity,
-    /// The user to log in as.
-    pub user: String,
-    /// The user's password.
-    pub password: Secret,
-    /// Trust roots of the clinic's own, in PEM, beside the public ones.
-    pub ca_pem: Option<String>,
-    /// Connections of this entry, at most.
-    pub max_connections: u8,
-}
-
-impl std::fmt::Debug for SmtpCredentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SmtpCredentials(…)")
-    }
-}
-
-/// When TLS begins on an SMTP connection. There is no third way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SmtpSecurity {
-    /// From the start (RFC 8314 section 3.3).
-    ImplicitTls,
-    /// By STARTTLS (RFC 3207), without which nothing is sent.
-    StartTls,
-}
-
 impl CommunicationSettings {
-    /// Reads a document that stands at `pointer`. A secret that is missing or replaced by the marker
+    /// Reads `tenant`'s document, which stands at `pointer`. A secret that is missing or replaced by the marker
     /// is taken from the entry of the same id and provider in `stored`, provided that the entry
     /// still goes to the same place.
     pub fn read(
         value: Value,
         pointer: &str,
+        tenant: &Tenant,
         stored: Option<&Self>,
         problems: &mut Problems,
     ) -> Option<Self> {
@@ -147,7 +94,7 @@ impl CommunicationSettings {
         let channel = |object: &mut Object<'_>, channel: Channel| {
             let stored = stored.and_then(|settings| settings.channel(channel));
             object.object(channel.as_str(), |object| {
-                read_channel(object, channel, stored)
+                read_channel(object, tenant, channel, stored)
             })
         };
         let email = channel(&mut object, Channel::Email);
@@ -176,7 +123,7 @@ impl CommunicationSettings {
 
     /// The document as it may be shown: markers in place of secrets.
     pub fn view(&self) -> Value {
-        self.to_json(|entry| Some(credentials_json(&entry.credentials, &secret_marker)))
+        self.to_json(|entry| Some(entry.credentials.to_json(&secret_marker)))
     }
 
     /// The document as it is kept in the clear: without any credentials.
@@ -194,9 +141,8 @@ impl CommunicationSettings {
                 Value::String(key.digest("comparison", &[text.as_bytes()]).hex128())
             })
         };
-        let with_secrets = |settings: &Self| {
-            settings.to_json(|entry| Some(credentials_json(&entry.credentials, &hashed)))
-        };
+        let with_secrets =
+            |settings: &Self| settings.to_json(|entry| Some(entry.credentials.to_json(&hashed)));
         let before = earlier.map_or(Value::Null, with_secrets);
         let mut changed = Vec::new();
         differences("", Some(&before), Some(&with_secrets(self)), &mut changed);
@@ -227,13 +173,25 @@ impl ChannelSettings {
         std::iter::once((Position::Primary, &self.primary)).chain(fallbacks)
     }
 
-    /// The sender, where one is set for the whole channel.
-    pub fn sender(&self) -> Option<Mailbox> {
-        let address = self.default_from.clone()?;
+    /// Whom `entry` sends as: its own sender, else the channel's. A name of either stands for both.
+    /// `None` where no address is set, as in the `WhatsApp` channel.
+    pub fn sender(&self, entry: &ProviderEntry) -> Option<Mailbox> {
+        let (address, name) = entry.credentials.own_sender();
+        let address = address.or(self.default_from.as_ref())?.clone();
+        let name = name.or(self.default_from_name.as_deref());
         Some(Mailbox {
             address,
-            name: self.default_from_name.clone(),
+            name: name.map(str::to_owned),
         })
+    }
+
+    /// Where answers go when the global account sends: to the clinic's address.
+    pub fn reply_to(&self) -> Option<EmailAddress> {
+        let own = || {
+            self.entries()
+                .find_map(|(_, entry)| entry.credentials.own_sender().0)
+        };
+        self.default_from.as_ref().or_else(own).cloned()
     }
 
     fn to_json(&self, credentials: &impl Fn(&ProviderEntry) -> Option<Value>) -> Value {
@@ -274,8 +232,8 @@ impl ProviderEntry {
         };
         // Room for everything, escaped at its longest, so that no smaller buffer is left behind
         // unwiped while it grows.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(6 * (MAX_CA_PEM + 4 * MAX_SECRET)));
-        let mut json = credentials_json(&self.credentials, &clear);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(6 * MAX_CREDENTIAL_BYTES));
+        let mut json = self.credentials.to_json(&clear);
         let written = serde_json::to_writer(&mut *bytes, &json);
         wipe(&mut json);
         (written.is_ok() && complete.get()).then_some(bytes)
@@ -296,25 +254,6 @@ fn secret_marker(secret: &Secret) -> Value {
     match secret.last4() {
         Some(last4) => json!({"configured": true, "last4": last4}),
         None => json!({"configured": true}),
-    }
-}
-
-fn credentials_json(credentials: &Credentials, secret: &dyn Fn(&Secret) -> Value) -> Value {
-    match credentials {
-        Credentials::Smtp(smtp) => {
-            let mut json = json!({
-                "host": smtp.host.to_string(),
-                "port": smtp.port,
-                "secure": smtp.security == SmtpSecurity::ImplicitTls,
-                "user": smtp.user,
-                "password": secret(&smtp.password),
-                "maxConnections": smtp.max_connections,
-            });
-            if let Some(pem) = &smtp.ca_pem {
-                json["caPem"] = json!(pem);
-            }
-            json
-        }
     }
 }
 
@@ -349,6 +288,7 @@ fn differences(
 
 fn read_channel(
     mut object: Object<'_>,
+    tenant: &Tenant,
     channel: Channel,
     stored: Option<&ChannelSettings>,
 ) -> Option<ChannelSettings> {
@@ -364,17 +304,13 @@ fn read_channel(
         object.problem("primary", "is required");
     }
     let primary = object.object("primary", |entry| {
-        read_entry(entry, EntryId::primary(), channel, &kept, &mut ids)
+        let id = EntryId::primary();
+        read_entry(entry, id, tenant, channel, &kept, &mut ids)
     });
     let fallback_count = object.array_length("fallback");
     let fallback = object.objects("fallback", MAX_FALLBACKS, |index, entry| {
-        read_entry(
-            entry,
-            EntryId::fallback(index + 1),
-            channel,
-            &kept,
-            &mut ids,
-        )
+        let id = EntryId::fallback(index + 1);
+        read_entry(entry, id, tenant, channel, &kept, &mut ids)
     });
     let default_from = object.optional("defaultFrom", read::parsed(EmailAddress::parse));
     let default_from_name = object.optional("defaultFromName", read::parsed(Mailbox::parse_name));
@@ -397,11 +333,12 @@ fn read_channel(
     let needs_sender = primary
         .iter()
         .chain(&fallback)
-        .any(|entry| entry.credentials.provider() == ProviderKind::Smtp);
-    if needs_sender && default_from.is_none() {
+        .find(|entry| channel == Channel::Email && entry.credentials.own_sender().0.is_none());
+    if let (Some(entry), None) = (needs_sender, &default_from) {
+        let provider = entry.credentials.provider();
         object.missing(
             "defaultFrom",
-            "is required: the address that smtp sends from",
+            format!("is required: the address that {provider} sends from"),
         );
     }
     object.finish();
@@ -426,6 +363,7 @@ fn read_channel(
 fn read_entry<'s>(
     mut object: Object<'_>,
     default_id: EntryId,
+    tenant: &Tenant,
     channel: Channel,
     kept: &impl Fn(&EntryId) -> Option<&'s ProviderEntry>,
     ids: &mut HashSet<EntryId>,
@@ -460,31 +398,17 @@ fn read_entry<'s>(
     });
     let enabled = object.optional("enabled", read::flag).unwrap_or(true);
     let stored = kept(&id).map(|entry| &entry.credentials);
-    let credentials = match provider {
-        Some(ProviderKind::Smtp) => {
-            if object.is_missing("credentials") {
-                object.problem("credentials", "is required");
-            }
-            object.object("credentials", |credentials| {
-                read_smtp(credentials, stored.map(|Credentials::Smtp(smtp)| smtp))
-                    .map(Credentials::Smtp)
-            })
+    let credentials = if let Some(provider) = provider {
+        if object.is_missing("credentials") {
+            object.problem("credentials", "is required");
         }
-        Some(
-            ProviderKind::AwsSes
-            | ProviderKind::Sendgrid
-            | ProviderKind::MetaBusiness
-            | ProviderKind::Twilio,
-        ) => {
-            object.take("credentials");
-            object.problem("provider", "is not available in this version; use smtp");
-            None
-        }
-        None => {
-            // What may stand in it depends on the provider.
-            object.take("credentials");
-            None
-        }
+        object.object("credentials", |credentials| {
+            Credentials::read(credentials, provider, tenant, stored)
+        })
+    } else {
+        // What may stand in it depends on the provider.
+        object.take("credentials");
+        None
     };
     object.finish();
     Some(ProviderEntry {
@@ -494,118 +418,12 @@ fn read_entry<'s>(
     })
 }
 
-fn read_smtp(mut object: Object<'_>, stored: Option<&SmtpCredentials>) -> Option<SmtpCredentials> {
-    let host = object.required("host", read::parsed(Host::parse));
-    let port = object
-        .required("port", read::number(1, 65_535))
-        .and_then(|port| u16::try_from(port).ok());
-    let secure = object.required("secure", read::flag);
-    let security = secure.map(|tls| {
-        if tls {
-            SmtpSecurity::ImplicitTls
-        } else {
-            SmtpSecurity::StartTls
-        }
-    });
-    let user = object.required("user", |value| {
-        let user = read::text(1, 320)(value)?;
-        if user.chars().any(char::is_control) {
-            return Err("must not have control characters".to_owned());
-        }
-        Ok(user)
-    });
-    let ca_pem = object.optional("caPem", |value| {
-        let pem = read::text(1, MAX_CA_PEM)(value)?;
-        if pem.contains("-----BEGIN CERTIFICATE-----") {
-            Ok(pem)
-        } else {
-            Err("must be one or more certificates in PEM form".to_owned())
-        }
-    });
-    let max_connections = object.optional("maxConnections", read::number(1, MAX_CONNECTIONS));
-    let same_place = stored.filter(|stored| {
-        Some(&stored.host) == host.as_ref()
-            && Some(stored.port) == port
-            && Some(stored.user.as_str()) == user.as_deref()
-            // With a trust root of one's own any server can pass for the clinic's.
-            && stored.ca_pem == ca_pem
-    });
-    let password = read_secret(
-        &mut object,
-        "password",
-        stored.map(|stored| &stored.password),
-        same_place.is_some(),
-    );
-    object.finish();
-    Some(SmtpCredentials {
-        host: host?,
-        port: port?,
-        security: security?,
-        user: user?,
-        password: password?,
-        ca_pem,
-        max_connections: max_connections
-            .and_then(|n| u8::try_from(n).ok())
-            .unwrap_or(5),
-    })
-}
-
-/// Reads a secret: a new one, or the stored one where it is absent or its marker stands there.
-///
-/// The stored one is kept only for the same place: whoever may change settings but does not know
-/// the password must not be able to have it sent to a server of their own.
-fn read_secret(
-    object: &mut Object<'_>,
-    name: &str,
-    stored: Option<&Secret>,
-    same_place: bool,
-) -> Option<Secret> {
-    match object.take(name) {
-        Some(Value::String(text)) => {
-            let text = Zeroizing::new(text);
-            if (1..=MAX_SECRET).contains(&text.chars().count())
-                && !text.contains(['\0', '\r', '\n'])
-            {
-                Some(Secret::new(text))
-            } else {
-                object.problem(
-                    name,
-                    format!("must be 1 to {MAX_SECRET} characters without line breaks"),
-                );
-                None
-            }
-        }
-        Some(marker) if marker.get("configured") != Some(&Value::Bool(true)) => {
-            object.problem(
-                name,
-                "must be a string, or the marker that GET shows in its place",
-            );
-            None
-        }
-        marker => match stored {
-            Some(secret) if same_place => Some(secret.clone()),
-            Some(_) => {
-                object.problem(
-                    name,
-                    "must be sent again, because host, port, user or caPem has changed",
-                );
-                None
-            }
-            None if marker.is_some() => {
-                object.problem(name, "must be sent: none is stored for this entry");
-                None
-            }
-            None => {
-                object.problem(name, "is required");
-                None
-            }
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use comms_core::Host;
+
     use super::*;
+    use crate::credentials::{SmtpCredentials, SmtpSecurity};
 
     fn document() -> Value {
         json!({
@@ -626,8 +444,20 @@ mod tests {
         stored: Option<&CommunicationSettings>,
     ) -> Result<CommunicationSettings, Problems> {
         let mut problems = Problems::default();
-        let settings = CommunicationSettings::read(value.clone(), "/s", stored, &mut problems);
+        let settings =
+            CommunicationSettings::read(value.clone(), "/s", &tenant(), stored, &mut problems);
         problems.or(settings)
+    }
+
+    fn tenant() -> Tenant {
+        Tenant::parse("clinic-1").unwrap()
+    }
+
+    fn smtp(entry: &ProviderEntry) -> &SmtpCredentials {
+        match &entry.credentials {
+            Credentials::Smtp(smtp) => smtp,
+            other => panic!("not smtp but {}", other.provider()),
+        }
     }
 
     fn pointers(value: &Value, stored: Option<&CommunicationSettings>) -> Vec<String> {
@@ -640,16 +470,16 @@ mod tests {
     }
 
     fn password(settings: &CommunicationSettings) -> String {
-        let Credentials::Smtp(smtp) = &settings.email.as_ref().unwrap().primary.credentials;
-        smtp.password.expose().unwrap().to_string()
+        let email = settings.email.as_ref().unwrap();
+        smtp(&email.primary).password.expose().unwrap().to_string()
     }
 
     #[test]
     fn values_may_come_as_strings_and_each_fallback_has_its_own_credentials() {
         let settings = read(&document(), None).unwrap();
         let email = settings.email.as_ref().unwrap();
-        let Credentials::Smtp(primary) = &email.primary.credentials;
-        let Credentials::Smtp(fallback) = &email.fallback[0].credentials;
+        let primary = smtp(&email.primary);
+        let fallback = smtp(&email.fallback[0]);
         assert_eq!(
             (primary.port, primary.security),
             (587, SmtpSecurity::StartTls)

@@ -1,8 +1,9 @@
-//! A clinic's settings: what they say ([`document`]), how their credentials are sealed
+//! A clinic's settings: what they say ([`document`], [`credentials`]), how their credentials are sealed
 //! ([`envelope`]), where they are kept ([`store`]) and how they are remembered ([`cache`]).
 
 mod aws_error;
 pub mod cache;
+pub mod credentials;
 pub mod document;
 pub mod envelope;
 pub mod hash_key;
@@ -11,9 +12,11 @@ pub mod store;
 
 pub use aws_error::error_code;
 pub use cache::SettingsCache;
-pub use document::{
-    ChannelSettings, CommunicationSettings, Credentials, OnAmbiguous, ProviderEntry,
-    SmtpCredentials, SmtpSecurity,
+pub use credentials::{
+    Credentials, MetaCredentials, OwnSender, SendgridCredentials, SesAccountCredentials,
+    SesCredentials, SmtpCredentials, SmtpSecurity, TwilioCredentials, TwilioLoginCredentials,
+    TwilioSenderSetting,
 };
+pub use document::{ChannelSettings, CommunicationSettings, OnAmbiguous, ProviderEntry};
 pub use hash_key::HashKeys;
 pub use store::{Author, SettingsStore, StoreError, StoredSettings, Version};

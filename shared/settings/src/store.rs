@@ -209,7 +209,7 @@ impl SettingsStore {
             }
         }
         let mut problems = Problems::default();
-        let settings = CommunicationSettings::read(document, "", None, &mut problems);
+        let settings = CommunicationSettings::read(document, "", tenant, None, &mut problems);
         problems.or(settings).map_err(StoreError::Invalid)
     }
 

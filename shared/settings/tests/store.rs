@@ -116,8 +116,14 @@ fn document(clinic: &str, password: &str) -> Value {
 
 fn settings(clinic: &str, password: &str) -> CommunicationSettings {
     let mut problems = Problems::default();
-    CommunicationSettings::read(document(clinic, password), "", None, &mut problems)
-        .unwrap_or_else(|| panic!("{problems}"))
+    CommunicationSettings::read(
+        document(clinic, password),
+        "",
+        &Tenant::parse(clinic).unwrap(),
+        None,
+        &mut problems,
+    )
+    .unwrap_or_else(|| panic!("{problems}"))
 }
 
 fn passwords(stored: &StoredSettings) -> Vec<String> {
@@ -125,7 +131,9 @@ fn passwords(stored: &StoredSettings) -> Vec<String> {
     channel
         .entries()
         .map(|(_, entry)| {
-            let Credentials::Smtp(smtp) = &entry.credentials;
+            let Credentials::Smtp(smtp) = &entry.credentials else {
+                panic!("not smtp");
+            };
             smtp.password.expose().unwrap().to_string()
         })
         .collect()
