@@ -38,7 +38,7 @@ use reqwest::{
     redirect,
 };
 use rustls::{ClientConfig, pki_types::ServerName};
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio_rustls::TlsConnector;
 use url::Url;
@@ -463,6 +463,12 @@ impl Answer {
     /// The body as JSON. The content type must say that it is: what a proxy or a portal answers is not
     /// taken for the provider's word.
     pub(crate) fn json(&self) -> Result<Value, NotJson> {
+        self.read()
+    }
+
+    /// What of the body as JSON `T` has a place for; the rest is not kept. The content type counts as
+    /// it does for [`Answer::json`].
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, NotJson> {
         let content_type = self.header(CONTENT_TYPE.as_str()).unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default();
         let media_type = media_type.trim().to_ascii_lowercase();
@@ -693,6 +699,29 @@ pub(crate) fn classify_status(answer: &Answer) -> ProviderError {
         ),
     };
     classified.with_code(ProviderCode::parse(&answer.status.to_string()))
+}
+
+/// The same of a question, which sends nothing: no message can have been taken, and none was refused.
+pub(crate) fn of_question(error: ProviderError) -> ProviderError {
+    let (disposition, kind, detail) = match (error.disposition, error.kind) {
+        (Disposition::Ambiguous, kind) => (
+            Disposition::Transient,
+            kind,
+            "The provider did not answer as it should; try again.",
+        ),
+        (_, ErrorKind::InvalidMessage | ErrorKind::InvalidRecipient) => (
+            Disposition::ProviderDown,
+            ErrorKind::Unexpected,
+            "The provider refused the question; check the ids of account and sender.",
+        ),
+        (disposition, kind) => (disposition, kind, error.detail),
+    };
+    ProviderError {
+        disposition,
+        kind,
+        detail,
+        ..error
+    }
 }
 
 const fn local_failure() -> ProviderError {

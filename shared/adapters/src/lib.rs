@@ -10,6 +10,8 @@ pub mod chain;
 pub mod deadline;
 pub mod egress;
 pub mod factory;
+#[cfg(test)]
+mod fixtures;
 pub mod http;
 pub mod message;
 pub mod meta;
