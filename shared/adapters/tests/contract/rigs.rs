@@ -123,9 +123,7 @@ pub(crate) async fn http(trust: Trust) -> Vec<Box<dyn Rig>> {
         #[cfg(any())]
         Box::new(HttpRig::new(ses(), trust).await),
         Box::new(HttpRig::new(sendgrid(), trust).await),
-        #[cfg(any())]
         Box::new(HttpRig::new(meta(), trust).await),
-        #[cfg(any())]
         Box::new(HttpRig::new(twilio(), trust).await),
     ]
 }
