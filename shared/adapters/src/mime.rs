@@ -24,11 +24,16 @@ pub(crate) struct Mail {
 
 /// Puts `message` into MIME form (RFC 2045), lines ended by CRLF.
 pub(crate) fn build(message: &Message, sender: &Mailbox) -> Result<Mail, ProviderError> {
-    let Target::Email(recipient) = &message.target else {
-        return Err(invalid(
-            "An e-mail provider was given a message of another channel.",
-        ));
-    };
+    build_naming(message, sender, &message.content.cc)
+}
+
+/// The same with only these receivers of copies in its header.
+pub(crate) fn build_naming<'a>(
+    message: &Message,
+    sender: &Mailbox,
+    copies: impl IntoIterator<Item = &'a EmailAddress>,
+) -> Result<Mail, ProviderError> {
+    let recipient = recipient(message)?;
     let malformed = "The message can not be put into MIME form.";
     let (from, to) = (address(&sender.address), address(&recipient.address));
     let message_id = format!("<{}@{}>", message.delivery, sender.address.domain());
@@ -38,7 +43,7 @@ pub(crate) fn build(message: &Message, sender: &Mailbox) -> Result<Mail, Provide
         .subject(message.content.title.clone().unwrap_or_default())
         .message_id(Some(message_id.clone()))
         .date_now();
-    for copy in &message.content.cc {
+    for copy in copies {
         builder = builder.cc(LettreMailbox::new(None, address(copy)));
     }
     if let Some(reply_to) = &message.reply_to {
@@ -80,6 +85,16 @@ pub(crate) fn build(message: &Message, sender: &Mailbox) -> Result<Mail, Provide
     Ok(Mail { message_id, bytes })
 }
 
+/// Who an e-mail goes to.
+pub(crate) fn recipient(message: &Message) -> Result<&Mailbox, ProviderError> {
+    match &message.target {
+        Target::Email(recipient) => Ok(recipient),
+        Target::Whatsapp(_) => Err(invalid(
+            "An e-mail provider was given a message of another channel; this is a fault of the platform's.",
+        )),
+    }
+}
+
 /// A file's bytes in base64, whatever they are. Left to choose, lettre sends bytes that look like text
 /// as they are: line feeds alone, which servers refuse, or take for the end of the message.
 fn attachment_body(attachment: &request::Attachment) -> Result<Body, ProviderError> {
@@ -93,7 +108,7 @@ fn lines(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-pub(crate) const fn invalid(detail: &'static str) -> ProviderError {
+const fn invalid(detail: &'static str) -> ProviderError {
     ProviderError::new(Disposition::Final, ErrorKind::InvalidMessage, detail)
 }
 
@@ -103,7 +118,7 @@ enum Part {
 }
 
 /// The address has been checked by the same rules that lettre has, and stricter ones.
-pub(crate) fn address(address: &EmailAddress) -> Address {
+fn address(address: &EmailAddress) -> Address {
     Address::new_dangerous(address.local(), address.domain())
 }
 

@@ -1,38 +1,50 @@
 //! SMTP submission (RFC 5321, RFC 6409) to a mail server of the clinic's own.
 //!
-//! TLS always: from the start or by STARTTLS, certificates verified. AUTH PLAIN or LOGIN.
+//! TLS always: from the start or by STARTTLS, certificates verified. AUTH PLAIN or LOGIN. PIPELINING,
+//! SIZE, 8BITMIME and SMTPUTF8 where they are offered; no delivery status notifications.
 //! Idempotency: SMTP has none; the `Message-ID` is derived from the delivery's id, so that two copies
 //! can be told to be one.
 //!
 //! Documentation: RFC 5321 (SMTP), 3207 (STARTTLS), 4954 (AUTH), 3463 (enhanced status codes), 8314
-//! (implicit TLS).
+//! (implicit TLS), 2920 (PIPELINING), 1870 (SIZE), 6152 (8BITMIME), 6531 (SMTPUTF8).
 
+mod auth;
 mod connection;
+mod offer;
 mod pool;
 mod reply;
+mod submission;
+mod transaction;
+mod wire;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use comms_core::{
-    Clock, Disposition, ErrorKind, Host, Mailbox, ProviderError, ProviderKind, Receipt, Secret,
-    request::Target,
+    Clock, Disposition, EmailAddress, ErrorKind, Host, Mailbox, ProviderError, ProviderKind,
+    Receipt, Secret,
 };
 use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::net::TcpStream;
 
 pub use self::{
     connection::{Cause, Failure, Security, Stage},
-    reply::Reply,
+    reply::{Reply, Throttling},
 };
 use self::{
-    connection::{Connection, Envelope, RESOLVE_TIME, connect},
+    connection::{Connection, Encrypted, RESOLVE_TIME, connect, encrypt, within},
     pool::{Pool, Slot},
+    submission::Draft,
 };
 use crate::{
-    deadline::{Deadline, Elapsed},
+    deadline::Deadline,
     egress::{EgressError, EgressGuard, SMTP_PORTS},
     message::Message,
-    mime,
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
     tls::{TlsConfigs, TlsError},
 };
@@ -81,6 +93,7 @@ pub struct SmtpProvider {
     user: String,
     password: Secret,
     sender: Mailbox,
+    hello: String,
     tls: Arc<ClientConfig>,
     egress: EgressGuard,
     pool: Pool,
@@ -97,6 +110,7 @@ impl SmtpProvider {
         Ok(Self {
             tls: tls.client(settings.ca_pem.as_deref())?,
             pool: Pool::new(settings.max_connections, clock),
+            hello: hello(settings.ehlo_name.as_ref(), &settings.sender.address),
             host: settings.host,
             port: settings.port,
             security: settings.security,
@@ -107,86 +121,85 @@ impl SmtpProvider {
         })
     }
 
+    /// Sends over a connection that was kept, if one is still good, else over a new one.
     async fn deliver(
         &self,
-        envelope: &Envelope<'_>,
+        mut draft: Draft<'_>,
         slot: &Slot<'_>,
         deadline: Deadline,
-    ) -> Result<(), Failure> {
-        while let Some(connection) = self.pool.take(slot) {
-            let sent = connection.send(envelope, deadline).await;
+    ) -> Result<Receipt, ProviderError> {
+        loop {
+            let (connection, is_kept) = match self.pool.take(slot) {
+                Some(connection) => (connection, true),
+                None => (self.open(deadline).await.map_err(classify)?, false),
+            };
+            let submission = match draft.for_server(connection.offer()) {
+                Ok(submission) => submission,
+                Err(error) => {
+                    self.pool.put_back(connection, slot);
+                    return Err(error);
+                }
+            };
+            let sent = connection.send(&submission, deadline).await;
+            if let Some(connection) = sent.connection {
+                self.pool.put_back(connection, slot);
+            }
             match sent.result {
-                // The server gave the idle connection up just now; nothing of the message was sent.
-                Err(Failure {
-                    stage: Stage::Mail,
-                    cause: Cause::Closed | Cause::Reply(Reply { code: 421, .. }),
-                }) => {}
-                result => return self.settle(result, sent.connection, slot),
+                Ok(refused_copies) => {
+                    return Ok(Receipt {
+                        refused_copies,
+                        message_id: draft.into_message_id(),
+                    });
+                }
+                // The server gave the idle connection up just now; nothing of the message was said.
+                Err(failure) if is_kept && failure.is_stale_connection() => {}
+                Err(failure) => return Err(classify(failure)),
             }
         }
-        let connection = self.open(deadline).await?;
-        let sent = connection.send(envelope, deadline).await;
-        self.settle(sent.result, sent.connection, slot)
-    }
-
-    fn settle(
-        &self,
-        result: Result<(), Failure>,
-        connection: Option<Connection>,
-        slot: &Slot<'_>,
-    ) -> Result<(), Failure> {
-        if let Some(connection) = connection {
-            self.pool.put_back(connection, slot);
-        }
-        result
     }
 
     async fn open(&self, deadline: Deadline) -> Result<Connection, Failure> {
         let addresses = self.resolve(deadline).await?;
-        let connected = connect(&self.check(&addresses)?, deadline).await?;
-        let encrypted = connected
-            .encrypt(
-                self.security,
-                self.server_name()?,
-                self.tls.clone(),
-                self.hello(),
-                deadline,
-            )
-            .await?;
+        let socket = connect(&self.check(&addresses)?, deadline).await?;
+        let encrypted = self.encrypt(socket, deadline).await?;
         encrypted
-            .log_in(self.hello(), &self.user, &self.password, deadline)
+            .log_in(&self.hello, &self.user, &self.password, deadline)
             .await
     }
 
-    async fn resolve(&self, deadline: Deadline) -> Result<Vec<std::net::IpAddr>, Failure> {
-        match deadline
-            .bound(RESOLVE_TIME, self.egress.resolve(&self.host))
-            .await
-        {
-            Ok(Ok(addresses)) => Ok(addresses),
-            Ok(Err(error)) => Err(Failure::new(Stage::Resolve, Cause::Egress(error))),
-            Err(Elapsed) => Err(Failure::new(Stage::Resolve, Cause::TimedOut)),
-        }
+    async fn encrypt(&self, socket: TcpStream, deadline: Deadline) -> Result<Encrypted, Failure> {
+        let name = match &self.host {
+            Host::Ip(ip) => ServerName::IpAddress((*ip).into()),
+            Host::Name(name) => ServerName::try_from(name.clone())
+                .map_err(|_| Failure::new(Stage::Tls, Cause::Local))?,
+        };
+        let config = self.tls.clone();
+        encrypt(socket, self.security, name, config, &self.hello, deadline).await
     }
 
-    fn check(&self, addresses: &[std::net::IpAddr]) -> Result<Vec<SocketAddr>, Failure> {
+    async fn resolve(&self, deadline: Deadline) -> Result<Vec<IpAddr>, Failure> {
+        let resolving = async {
+            let resolved = self.egress.resolve(&self.host).await;
+            resolved.map_err(Cause::Egress)
+        };
+        within(Stage::Resolve, RESOLVE_TIME, deadline, resolving).await
+    }
+
+    fn check(&self, addresses: &[IpAddr]) -> Result<Vec<SocketAddr>, Failure> {
         self.egress
             .check(addresses, self.port, &SMTP_PORTS)
             .map_err(|error| Failure::new(Stage::Connect, Cause::Egress(error)))
     }
+}
 
-    fn server_name(&self) -> Result<ServerName<'static>, Failure> {
-        match &self.host {
-            Host::Ip(ip) => Ok(ServerName::IpAddress((*ip).into())),
-            Host::Name(name) => ServerName::try_from(name.clone())
-                .map_err(|_| Failure::new(Stage::Tls, Cause::Local)),
-        }
-    }
-
-    /// What EHLO says: the domain that the mail is from (RFC 5321 section 4.1.4 wants a name, and a
-    /// Lambda has none of its own).
-    fn hello(&self) -> &str {
-        self.sender.address.domain()
+/// What EHLO says: the name that is set, or the domain that the mail is from. An address is written as
+/// a literal (RFC 5321 section 4.1.3).
+fn hello(name: Option<&Host>, sender: &EmailAddress) -> String {
+    match name {
+        None => sender.domain().to_owned(),
+        Some(Host::Name(name)) => name.clone(),
+        Some(Host::Ip(IpAddr::V4(ip))) => format!("[{ip}]"),
+        Some(Host::Ip(IpAddr::V6(ip))) => format!("[IPv6:{ip}]"),
     }
 }
 
@@ -213,21 +226,10 @@ impl Provider for SmtpProvider {
     }
 
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
-        // The message is built when there is a connection to send it over: those that wait cost nothing.
+        // The message is put together when it may have a connection: those that wait cost nothing.
         let slot = self.pool.slot(deadline).await.map_err(classify)?;
-        let mail = mime::build(message, &self.sender)?;
-        let Target::Email(recipient) = &message.target else {
-            return Err(mime::invalid("…"));
-        };
-        let envelope = Envelope {
-            from: &mime::address(&self.sender.address),
-            to: &mime::address(&recipient.address),
-            message: &mail.bytes,
-        };
-        self.deliver(&envelope, &slot, deadline)
-            .await
-            .map_err(classify)?;
-        Ok(Receipt::new(mail.message_id))
+        let draft = Draft::new(message, &self.sender)?;
+        self.deliver(draft, &slot, deadline).await
     }
 
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
@@ -245,32 +247,21 @@ impl Provider for SmtpProvider {
         ) else {
             return report.end();
         };
-        let Some(connected) = report.stage(
+        let Some(socket) = report.stage(
             VerifyStage::Connect,
             connect(&checked, deadline).await.map_err(classify),
         ) else {
             return report.end();
         };
-        let encrypted = match self.server_name() {
-            Ok(name) => {
-                connected
-                    .encrypt(
-                        self.security,
-                        name,
-                        self.tls.clone(),
-                        self.hello(),
-                        deadline,
-                    )
-                    .await
-            }
-            Err(failure) => Err(failure),
-        };
-        let Some(encrypted) = report.stage(VerifyStage::Tls, encrypted.map_err(classify)) else {
+        let Some(encrypted) = report.stage(
+            VerifyStage::Tls,
+            self.encrypt(socket, deadline).await.map_err(classify),
+        ) else {
             return report.end();
         };
         let logged_in = async {
             let connection = encrypted
-                .log_in(self.hello(), &self.user, &self.password, deadline)
+                .log_in(&self.hello, &self.user, &self.password, deadline)
                 .await?;
             connection.noop_and_quit(deadline).await
         };
@@ -280,16 +271,19 @@ impl Provider for SmtpProvider {
 }
 
 /// What a failure at a stage means, and what to do about it.
+///
+/// Nothing before the end of the message left can be [`Disposition::Ambiguous`].
 #[allow(clippy::too_many_lines, reason = "one table")]
 pub fn classify(failure: Failure) -> ProviderError {
     use Disposition::{Ambiguous, Final, ProviderDown, Transient};
     use ErrorKind::{
-        InvalidMessage, InvalidRecipient, PolicyRefused, SenderNotAllowed, Timeout,
-        Unauthenticated, Unavailable, Unexpected,
+        InvalidMessage, InvalidRecipient, SenderNotAllowed, Timeout, Unauthenticated, Unavailable,
+        Unexpected,
     };
     let error = ProviderError::new;
     let Failure { stage, cause } = failure;
     match (stage, cause) {
+        (_, Cause::Reply(reply)) => classify_reply(stage, reply),
         (Stage::Pool, _) => error(
             Transient,
             Timeout,
@@ -331,66 +325,37 @@ pub fn classify(failure: Failure) -> ProviderError {
             Unauthenticated,
             "The server offers neither AUTH PLAIN nor AUTH LOGIN.",
         ),
+        (Stage::Mail, Cause::NotOffered) => error(
+            ProviderDown,
+            SenderNotAllowed,
+            "The sender's address has characters beyond ASCII, which this server does not take; send from another one.",
+        ),
         (Stage::Rcpt, Cause::NotOffered) => error(
             Final,
             InvalidRecipient,
             "The address has characters beyond ASCII, which this server does not take.",
         ),
+        (Stage::Data, Cause::NotOffered) => error(
+            ProviderDown,
+            InvalidMessage,
+            "The address for answers has characters beyond ASCII, which this server does not take.",
+        )
+        .health_unchanged(),
         (Stage::Body, Cause::NotOffered) => error(
             Final,
             InvalidMessage,
             "The message has 8-bit content, which this server does not take.",
         ),
-        (Stage::Auth, Cause::Reply(reply)) => classify_auth(reply),
-        (Stage::Mail, Cause::Reply(reply)) if reply.code >= 500 => {
-            match (reply.code, reply.enhanced) {
-                (530 | 535, _) => error(
-                    ProviderDown,
-                    Unauthenticated,
-                    "The server wants a login before it takes mail.",
-                ),
-                (552, _) | (_, Some((5, 3, 4))) => error(
-                    Final,
-                    InvalidMessage,
-                    "The message is larger than the server takes.",
-                ),
-                (_, _) => error(
-                    ProviderDown,
-                    SenderNotAllowed,
-                    "The server does not let this user send from this address; check defaultFrom.",
-                ),
-            }
-            .with_code(reply.provider_code())
-        }
-        (Stage::Rcpt, Cause::Reply(reply)) => classify_rcpt(reply),
-        (Stage::Body, Cause::Reply(reply)) => classify_body(reply),
+        (_, Cause::TooLarge) => error(
+            Final,
+            InvalidMessage,
+            "The message is larger than this server takes by its own limit (SIZE); send less, or raise the limit there.",
+        ),
         (Stage::Body, Cause::Closed | Cause::TimedOut | Cause::Malformed) => error(
             Ambiguous,
             Timeout,
             "The server did not say whether it took the message.",
         ),
-        (Stage::Data, Cause::Reply(reply)) if reply.code >= 500 => error(
-            ProviderDown,
-            PolicyRefused,
-            "The server does not take this message.",
-        )
-        .with_code(reply.provider_code()),
-        (
-            Stage::Resolve
-            | Stage::Connect
-            | Stage::Greeting
-            | Stage::Ehlo
-            | Stage::StartTls
-            | Stage::Tls
-            | Stage::Mail
-            | Stage::Data,
-            Cause::Reply(reply),
-        ) => error(
-            Transient,
-            Unavailable,
-            "The server does not take mail at the moment.",
-        )
-        .with_code(reply.provider_code()),
         (_, Cause::TimedOut) => error(
             Transient,
             Timeout,
@@ -405,6 +370,11 @@ pub fn classify(failure: Failure) -> ProviderError {
             Transient,
             Unavailable,
             "The server does not accept connections; check host and port.",
+        ),
+        (Stage::Mail | Stage::Rcpt | Stage::Data, Cause::Malformed) => error(
+            Transient,
+            Unexpected,
+            "The server answered something that it was not asked; the message was not sent.",
         ),
         (_, Cause::Malformed) => error(
             Transient,
@@ -424,29 +394,118 @@ pub fn classify(failure: Failure) -> ProviderError {
     }
 }
 
+fn classify_reply(stage: Stage, reply: Reply) -> ProviderError {
+    use Disposition::{ProviderDown, Transient};
+    use ErrorKind::{QuotaExceeded, RateLimited, Unavailable, Unexpected};
+    let error = ProviderError::new;
+    let by_stage = match (stage, reply.throttling) {
+        (_, Some(Throttling::Rate)) => error(
+            Transient,
+            RateLimited,
+            "The account sends more messages per second than its limit.",
+        ),
+        (_, Some(Throttling::Quota)) => error(
+            ProviderDown,
+            QuotaExceeded,
+            "The account has used up its messages of the day.",
+        ),
+        (Stage::Auth, None) => classify_auth(reply),
+        (Stage::Body, None) => classify_body(reply),
+        (Stage::Mail | Stage::Rcpt | Stage::Data, None) if reply.code < 400 => error(
+            Transient,
+            Unexpected,
+            "The server answered with a code that means nothing here; the message was not sent.",
+        ),
+        (Stage::Rcpt, None) => classify_rcpt(reply),
+        (Stage::Mail, None) if reply.code >= 500 => classify_mail(reply),
+        (Stage::Data, None) if reply.code >= 500 => classify_refused_message(reply),
+        (
+            Stage::Pool
+            | Stage::Resolve
+            | Stage::Connect
+            | Stage::Greeting
+            | Stage::Ehlo
+            | Stage::StartTls
+            | Stage::Tls
+            | Stage::Mail
+            | Stage::Data,
+            None,
+        ) => error(
+            Transient,
+            Unavailable,
+            "The server does not take mail at the moment.",
+        ),
+    };
+    by_stage.with_code(reply.provider_code())
+}
+
+const WANTS_LOGIN: ProviderError = ProviderError::new(
+    Disposition::ProviderDown,
+    ErrorKind::Unauthenticated,
+    "The server wants a login before it takes mail.",
+);
+const NOT_UNDERSTOOD: ProviderError = ProviderError::new(
+    Disposition::ProviderDown,
+    ErrorKind::Unexpected,
+    "The server did not understand what it was sent; that says nothing of the message.",
+);
+const SENDER_NOT_ALLOWED: ProviderError = ProviderError::new(
+    Disposition::ProviderDown,
+    ErrorKind::SenderNotAllowed,
+    "The server does not let this user send from this address; check defaultFrom.",
+);
+const NO_SUCH_RECIPIENT: ProviderError = ProviderError::new(
+    Disposition::Final,
+    ErrorKind::InvalidRecipient,
+    "The recipient's address does not exist or does not take mail.",
+);
+const MESSAGE_TOO_LARGE: ProviderError = ProviderError::new(
+    Disposition::Final,
+    ErrorKind::InvalidMessage,
+    "The message is larger than the server takes.",
+);
+
 fn classify_auth(reply: Reply) -> ProviderError {
-    let error = match reply.code {
-        // RFC 4954 section 6: 454 is a temporary failure; whatever else is 4yz passes too.
-        400..500 => ProviderError::new(
-            Disposition::Transient,
+    use Disposition::{ProviderDown, Transient};
+    match (reply.code, reply.enhanced) {
+        (..400, _) => ProviderError::new(
+            ProviderDown,
+            ErrorKind::Unexpected,
+            "The server asks for more than a user and a password.",
+        ),
+        // RFC 4954 section 6: 454 is a temporary failure, and 432 4.7.12 wants the user to do something;
+        // whatever else is 4yz passes too.
+        (400..500, enhanced) if enhanced != Some((4, 7, 12)) => ProviderError::new(
+            Transient,
             ErrorKind::Unavailable,
             "The server can not check logins at the moment.",
         ),
-        _ => ProviderError::new(
-            Disposition::ProviderDown,
+        (_, _) => ProviderError::new(
+            ProviderDown,
             ErrorKind::Unauthenticated,
             "The server refused the user or the password; check both (some providers want an app password).",
         ),
-    };
-    error.with_code(reply.provider_code())
+    }
+}
+
+/// A 5yz to MAIL.
+fn classify_mail(reply: Reply) -> ProviderError {
+    match (reply.code, reply.enhanced) {
+        (530 | 534 | 535, _) => WANTS_LOGIN,
+        (552, _) | (_, Some((5, 3, 4))) => MESSAGE_TOO_LARGE,
+        (_, Some((5, 1 | 7, _))) => SENDER_NOT_ALLOWED,
+        (500..=504 | 555, _) => NOT_UNDERSTOOD,
+        (_, _) => SENDER_NOT_ALLOWED,
+    }
 }
 
 /// What greylisting servers want to see before they take a message: minutes, not seconds.
 const GREYLISTING_TIME: Duration = Duration::from_mins(1);
 
+/// A 4yz or 5yz to RCPT of the message's recipient.
 fn classify_rcpt(reply: Reply) -> ProviderError {
-    use Disposition::{Final, ProviderDown, Transient};
-    let error = match (reply.code, reply.enhanced) {
+    use Disposition::{ProviderDown, Transient};
+    match (reply.code, reply.enhanced) {
         (421, _) => ProviderError::new(
             Transient,
             ErrorKind::Unavailable,
@@ -464,72 +523,70 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
             "The server does not take mail for this recipient at the moment (greylisting or a busy mailbox).",
         )
         .with_retry_after(GREYLISTING_TIME),
-        (530 | 535, _) => ProviderError::new(
-            ProviderDown,
-            ErrorKind::Unauthenticated,
-            "The server wants a login before it takes recipients.",
-        ),
-        (_, Some((5, 7, _))) => ProviderError::new(
+        (530 | 534 | 535, _) => WANTS_LOGIN,
+        // RFC 3463 section 3.2: the sender's address. Many servers say only at RCPT what is wrong with MAIL.
+        (_, Some((5, 1, 7 | 8))) => SENDER_NOT_ALLOWED,
+        // 5.6.7: the address needs SMTPUTF8, which some server behind this one does not have (RFC 6531).
+        (_, Some((5, 1 | 2, _) | (5, 6, 7))) => NO_SUCH_RECIPIENT,
+        (554 | 571, None) | (_, Some((5, 7, _))) => ProviderError::new(
             ProviderDown,
             ErrorKind::PolicyRefused,
             "The server refuses this recipient by its policy.",
         )
         .health_unchanged(),
-        (500..505, _) => ProviderError::new(
-            ProviderDown,
-            ErrorKind::Unexpected,
-            "The server did not understand what it was sent; it says nothing of the recipient.",
-        ),
-        (550 | 551 | 553, _) | (_, Some((5, 1, _))) => ProviderError::new(
-            Final,
-            ErrorKind::InvalidRecipient,
-            "The recipient's address does not exist or does not take mail.",
-        ),
-        (_, _) => ProviderError::new(
-            Final,
-            ErrorKind::InvalidRecipient,
-            "The server does not take mail for this recipient.",
-        ),
-    };
-    error.with_code(reply.provider_code())
+        (500..=504 | 555, _) => NOT_UNDERSTOOD,
+        (_, _) => NO_SUCH_RECIPIENT,
+    }
 }
 
+/// The reply to a message of which every byte was sent.
 fn classify_body(reply: Reply) -> ProviderError {
-    use Disposition::{Ambiguous, Final, ProviderDown, Transient};
-    let error = match (reply.code, reply.enhanced) {
-        (421, _) => ProviderError::new(
+    use Disposition::{Ambiguous, Transient};
+    match reply.code {
+        421 => ProviderError::new(
             Ambiguous,
             ErrorKind::Timeout,
             "The server closed the connection in place of saying whether it took the message.",
         ),
-        (400..500, _) => ProviderError::new(
+        400..500 => ProviderError::new(
             Transient,
             ErrorKind::Unavailable,
             "The server could not take the message; it may later.",
         ),
-        (_, Some((5, 1 | 2, _))) => ProviderError::new(
-            Final,
-            ErrorKind::InvalidRecipient,
-            "The recipient's address does not exist or does not take mail.",
-        ),
-        (552, _) | (_, Some((5, 3, 4) | (5, 6, _))) => ProviderError::new(
-            Final,
-            ErrorKind::InvalidMessage,
-            "The server refuses the message for its size or form.",
-        ),
-        (500.., _) => ProviderError::new(
-            ProviderDown,
-            ErrorKind::PolicyRefused,
-            "The server refuses the message by its policy.",
-        ),
+        500.. => classify_refused_message(reply),
         // A success that is not 250: nothing says that it was taken, or that it was not.
-        (_, _) => ProviderError::new(
+        _ => ProviderError::new(
             Ambiguous,
             ErrorKind::Unexpected,
             "The server answered the message with a code that means nothing here.",
         ),
-    };
-    error.with_code(reply.provider_code())
+    }
+}
+
+/// A 5yz to DATA or to the message.
+fn classify_refused_message(reply: Reply) -> ProviderError {
+    use Disposition::{Final, ProviderDown};
+    match (reply.code, reply.enhanced) {
+        (530 | 534 | 535, _) => WANTS_LOGIN,
+        // The sender's address (RFC 3463 section 3.2); 5.7.60 and 5.2.252 are Exchange's "may not send
+        // as this sender", from experience.
+        (_, Some((5, 1, 7 | 8) | (5, 7, 60) | (5, 2, 252))) => SENDER_NOT_ALLOWED,
+        // 5.2.3: longer than the recipient's mailbox takes (RFC 3463 section 3.3).
+        (_, Some((5, 2, 3) | (5, 3, 4))) => MESSAGE_TOO_LARGE,
+        (_, Some((5, 1 | 2, _))) => NO_SUCH_RECIPIENT,
+        (_, Some((5, 6, _))) => ProviderError::new(
+            Final,
+            ErrorKind::InvalidMessage,
+            "The server refuses the message for its form.",
+        ),
+        (552, enhanced) if !matches!(enhanced, Some((5, 7, _))) => MESSAGE_TOO_LARGE,
+        (500..=504 | 555, None | Some((5, 5, _))) => NOT_UNDERSTOOD,
+        (_, _) => ProviderError::new(
+            ProviderDown,
+            ErrorKind::PolicyRefused,
+            "The server refuses the message by its policy.",
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use comms_adapters::{
     tls::TlsConfigs,
 };
 use comms_core::{
-    DeliveryId, Disposition, EmailAddress, ErrorKind, Host, Mailbox, ProviderError, Receipt,
-    Secret,
+    CopyField, DeliveryId, Disposition, EmailAddress, ErrorKind, Host, Mailbox, PhoneNumber,
+    ProviderError, Receipt, Secret,
     request::{Content, Target},
 };
 use comms_testkit::{
@@ -59,6 +59,8 @@ struct Options {
     allow: &'static str,
     password: &'static str,
     max_connections: u8,
+    sender: &'static str,
+    ehlo_name: Option<&'static str>,
 }
 
 impl Default for Options {
@@ -72,6 +74,8 @@ impl Default for Options {
             allow: "127.0.0.0/8",
             password: PASSWORD,
             max_connections: 5,
+            sender: "appointments@clinic.example",
+            ehlo_name: None,
         }
     }
 }
@@ -103,10 +107,10 @@ impl World {
             ca_pem: options.trusted.then(|| ca.pem()),
             max_connections: options.max_connections,
             sender: Mailbox {
-                address: EmailAddress::parse("appointments@clinic.example").unwrap(),
+                address: EmailAddress::parse(options.sender).unwrap(),
                 name: Some("Clinic".into()),
             },
-            ehlo_name: None,
+            ehlo_name: options.ehlo_name.map(|name| Host::parse(name).unwrap()),
         };
         let clock = Arc::new(ManualClock::new());
         let guard = EgressGuard::new(options.allow.parse().unwrap(), Arc::new(Loopback));
@@ -130,6 +134,20 @@ impl World {
     async fn send_within(&self, time: Duration) -> Result<Receipt, ProviderError> {
         self.provider.send(&message(1), Deadline::after(time)).await
     }
+
+    async fn send_message(&self, message: &Message) -> Result<Receipt, ProviderError> {
+        let deadline = Deadline::after(Duration::from_secs(20));
+        self.provider.send(message, deadline).await
+    }
+
+    /// What the client said on the first connection that begins with `start`.
+    fn said(&self, start: &str) -> Vec<String> {
+        let lines = self.server.transcript_of(1).into_iter();
+        lines
+            .filter_map(|line| line.strip_prefix("C: ").map(ToOwned::to_owned))
+            .filter(|line| line.starts_with(start))
+            .collect()
+    }
 }
 
 fn message(number: u8) -> Message {
@@ -147,6 +165,45 @@ fn message(number: u8) -> Message {
         }),
         reply_to: None,
     }
+}
+
+/// The same with copies.
+fn message_with(cc: &[&str], bcc: &[&str]) -> Message {
+    let addresses = |texts: &[&str]| {
+        let addresses = texts.iter().map(|text| EmailAddress::parse(text).unwrap());
+        addresses.collect()
+    };
+    changed(|content| {
+        content.cc = addresses(cc);
+        content.bcc = addresses(bcc);
+    })
+}
+
+fn changed(change: impl FnOnce(&mut Content)) -> Message {
+    let mut message = message(1);
+    let mut content = (*message.content).clone();
+    change(&mut content);
+    message.content = Arc::new(content);
+    message
+}
+
+fn message_to(address: &str) -> Message {
+    let mut message = message(1);
+    message.target = Target::Email(Mailbox {
+        address: EmailAddress::parse(address).unwrap(),
+        name: None,
+    });
+    message
+}
+
+fn refused_copies(receipt: &Receipt) -> Vec<(CopyField, u8, Option<&str>)> {
+    let copies = receipt.refused_copies.iter();
+    copies
+        .map(|copy| {
+            let code = copy.code.as_ref().map(comms_core::ProviderCode::as_str);
+            (copy.field, copy.index, code)
+        })
+        .collect()
 }
 
 fn verdict(result: &Result<Receipt, ProviderError>) -> (Disposition, ErrorKind) {
@@ -309,6 +366,7 @@ async fn auth_login_is_used_where_plain_is_not_offered() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "one table")]
 async fn refusals_are_classified_by_their_stage() {
     use Disposition::{Ambiguous, Final, ProviderDown, Transient};
     use ErrorKind::{
@@ -388,6 +446,12 @@ async fn refusals_are_classified_by_their_stage() {
         ),
         (
             Stage::Body,
+            Action::reply("571 Delivery not authorized"),
+            ProviderDown,
+            PolicyRefused,
+        ),
+        (
+            Stage::Body,
             Action::reply_then_close("421 4.4.2 closing"),
             Ambiguous,
             Timeout,
@@ -422,10 +486,17 @@ async fn a_server_that_hangs_costs_no_more_than_the_deadline() {
         Stage::Data,
         Stage::Body,
     ] {
-        let world = World::plain(|server| server.on(stage, Action::Hang)).await;
-        // A body is not begun with less than two seconds left.
-        let time = if stage == Stage::Body { 3_500 } else { 150 };
+        let world = World::plain(|server| {
+            server
+                .on(stage, Action::Hang)
+                .without_extension("PIPELINING")
+        })
+        .await;
+        // A message is not begun with less than two seconds left.
+        let is_late = matches!(stage, Stage::Data | Stage::Body);
+        let time = if is_late { 3_500 } else { 150 };
         let result = world.send_within(Duration::from_millis(time)).await;
+        world.server.wait_for_stage(stage, 1).await;
         let expected = if stage == Stage::Body {
             Disposition::Ambiguous
         } else {
@@ -466,16 +537,506 @@ async fn a_body_that_the_deadline_would_cut_off_is_not_begun() {
 }
 
 #[tokio::test]
-async fn odd_replies_do_not_panic_and_do_not_turn_an_acceptance_into_a_doubt() {
+async fn odd_replies_do_not_turn_an_acceptance_into_a_doubt() {
     let blank = "250-mail.example\n250- \n250 AUTH PLAIN";
     let world = World::plain(|server| server.on(Stage::EhloAfterTls, Action::reply(blank))).await;
-    assert_eq!(
-        verdict(&world.send().await).0,
-        Disposition::Transient,
-        "a blank line in the EHLO reply"
-    );
+    world.send().await.unwrap();
     let world = World::plain(|server| server.on(Stage::Body, Action::reply("250 Grüße"))).await;
     world.send().await.unwrap();
+    for stage in [
+        Stage::Greeting,
+        Stage::EhloAfterTls,
+        Stage::Mail,
+        Stage::Rcpt,
+        Stage::Data,
+        Stage::Body,
+    ] {
+        let world = World::plain(|server| server.on(stage, Action::Trickle)).await;
+        world.send().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_whole_conversation_as_it_goes_over_the_wire() {
+    let world = World::plain(|server| server).await;
+    world
+        .send_message(&message_with(
+            &["family@example.com"],
+            &["desk@example.com"],
+        ))
+        .await
+        .unwrap();
+    world.send().await.unwrap();
+    insta::assert_snapshot!(world.server.transcript_of(1).join("\n"), @r"
+    S: 220 localhost ESMTP ready
+    C: EHLO clinic.example
+    S: 250-localhost at your service
+    S: 250-PIPELINING
+    S: 250-SIZE 26214400
+    S: 250-8BITMIME
+    S: 250-SMTPUTF8
+    S: 250-ENHANCEDSTATUSCODES
+    S: 250 STARTTLS
+    C: STARTTLS
+    S: 220 2.0.0 go ahead
+    C: EHLO clinic.example
+    S: 250-localhost at your service
+    S: 250-PIPELINING
+    S: 250-SIZE 26214400
+    S: 250-8BITMIME
+    S: 250-SMTPUTF8
+    S: 250-ENHANCEDSTATUSCODES
+    S: 250 AUTH PLAIN LOGIN
+    C: AUTH PLAIN ***
+    S: 235 2.7.0 authenticated
+    C: MAIL FROM:<appointments@clinic.example> SIZE=706
+    S: 250 2.1.0 ok
+    C: RCPT TO:<patient@example.com>
+    S: 250 2.1.5 ok
+    C: RCPT TO:<family@example.com>
+    S: 250 2.1.5 ok
+    C: RCPT TO:<desk@example.com>
+    S: 250 2.1.5 ok
+    C: DATA
+    S: 354 end with a line that holds a dot alone
+    C: <706 bytes>
+    S: 250 2.0.0 accepted as 1.1
+    C: MAIL FROM:<appointments@clinic.example> SIZE=682
+    S: 250 2.1.0 ok
+    C: RCPT TO:<patient@example.com>
+    S: 250 2.1.5 ok
+    C: DATA
+    S: 354 end with a line that holds a dot alone
+    C: <682 bytes>
+    S: 250 2.0.0 accepted as 1.2
+    ");
+}
+
+#[tokio::test]
+async fn what_was_offered_before_tls_is_forgotten() {
+    let world = World::plain(|server| {
+        let reply = "250-mail.example\n250 AUTH PLAIN";
+        server.on(Stage::EhloAfterTls, Action::reply(reply))
+    })
+    .await;
+    world.send().await.unwrap();
+    assert_eq!(
+        world.said("MAIL"),
+        ["MAIL FROM:<appointments@clinic.example>"]
+    );
+}
+
+#[tokio::test]
+async fn ehlo_says_the_name_that_is_set() {
+    for (ehlo_name, said) in [
+        (None, "EHLO clinic.example"),
+        (Some("out.clinic.example"), "EHLO out.clinic.example"),
+        (Some("192.0.2.7"), "EHLO [192.0.2.7]"),
+        (Some("2001:db8::7"), "EHLO [IPv6:2001:db8::7]"),
+    ] {
+        let options = Options {
+            ehlo_name,
+            ..Options::default()
+        };
+        let world = World::new(options, |server| server).await;
+        world.send().await.unwrap();
+        assert_eq!(world.said("EHLO"), [said, said]);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_is_refused_does_not_keep_the_message_from_the_others() {
+    for pipelining in [true, false] {
+        let world = World::plain(|server| {
+            let server = server
+                .on_rcpt("b@example.com", Action::reply("550 5.1.1 unknown"))
+                .on_rcpt("d@example.com", Action::reply("452 4.5.3 too many"))
+                .on_rcpt("e@example.com", Action::reply("450 4.2.0 later"));
+            if pipelining {
+                server
+            } else {
+                server.without_extension("PIPELINING")
+            }
+        })
+        .await;
+        let message = message_with(
+            &["a@example.com", "b@example.com"],
+            &["c@example.com", "d@example.com", "e@example.com"],
+        );
+        let receipt = world.send_message(&message).await.unwrap();
+        assert_eq!(
+            refused_copies(&receipt),
+            [
+                (CopyField::Cc, 1, Some("550 5.1.1")),
+                (CopyField::Bcc, 1, Some("452 4.5.3")),
+                (CopyField::Bcc, 2, Some("450 4.2.0")),
+            ]
+        );
+        let messages = world.server.messages();
+        assert_eq!(messages.len(), 1);
+        assert_eq!(
+            messages[0].rcpt_to,
+            ["patient@example.com", "a@example.com", "c@example.com"]
+        );
+        world.send().await.unwrap();
+        assert_eq!(world.server.connections(), 1);
+    }
+}
+
+#[tokio::test]
+async fn when_the_recipient_is_refused_nobody_gets_a_copy() {
+    for pipelining in [true, false] {
+        let world = World::plain(|server| {
+            let unknown = Action::reply("550 5.1.1 unknown");
+            let server = server.on_rcpt("patient@example.com", unknown);
+            if pipelining {
+                server
+            } else {
+                server.without_extension("PIPELINING")
+            }
+        })
+        .await;
+        let message = message_with(&["a@example.com"], &["b@example.com"]);
+        let result = world.send_message(&message).await;
+        assert_eq!(
+            verdict(&result),
+            (Disposition::Final, ErrorKind::InvalidRecipient)
+        );
+        assert_eq!(world.said("RSET").len(), 1);
+        assert!(world.said("DATA").is_empty());
+        assert!(world.server.messages().is_empty());
+        // The transaction is over: the next message is not the refused one's.
+        world
+            .send_message(&message_to("other@example.com"))
+            .await
+            .unwrap();
+        assert_eq!(world.server.connections(), 1);
+        assert_eq!(world.server.messages()[0].rcpt_to, ["other@example.com"]);
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_asked_for_although_its_recipient_was_refused_is_ended_by_a_dot() {
+    let world = World::plain(|server| {
+        let unknown = Action::reply("550 5.1.1 unknown");
+        server.data_without_recipients().on(Stage::Rcpt, unknown)
+    })
+    .await;
+    let result = world.send().await;
+    assert_eq!(
+        verdict(&result),
+        (Disposition::Final, ErrorKind::InvalidRecipient)
+    );
+    assert_eq!(world.said("<"), ["<0 bytes>"]);
+    assert!(world.server.messages().is_empty());
+    world.send().await.unwrap();
+    assert_eq!(
+        (world.server.messages().len(), world.server.connections()),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_reply_that_is_cut_within_a_group_sends_nothing() {
+    for (stage, reply) in [
+        (Stage::Mail, "250-half of a reply"),
+        (Stage::Rcpt, "250-half of a reply"),
+        (Stage::Data, "354-half of a reply"),
+    ] {
+        let cut = Action::reply_then_close(reply);
+        let world = World::plain(|server| server.on(stage, cut)).await;
+        assert_eq!(
+            verdict(&world.send().await),
+            (Disposition::Transient, ErrorKind::Unavailable),
+            "{stage:?}"
+        );
+        assert!(world.server.messages().is_empty());
+        world.send().await.unwrap();
+        assert_eq!(world.server.connections(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_reply_more_than_was_asked_for_is_never_taken_for_the_acceptance() {
+    let surplus = b"250 2.0.0 accepted\r\n".to_vec();
+    let world = World::plain(|server| server.on(Stage::Data, Action::Inject(surplus))).await;
+    assert_eq!(
+        verdict(&world.send().await),
+        (Disposition::Transient, ErrorKind::Unexpected)
+    );
+    assert!(world.server.messages().is_empty());
+    world.send().await.unwrap();
+    assert_eq!(world.server.connections(), 2);
+}
+
+#[tokio::test]
+async fn what_follows_the_acceptance_ends_the_connection_and_not_the_acceptance() {
+    let surplus = b"250 2.0.0 and more\r\n".to_vec();
+    let world = World::plain(|server| server.on(Stage::Body, Action::Inject(surplus))).await;
+    world.send().await.unwrap();
+    world.send().await.unwrap();
+    assert_eq!(
+        (world.server.messages().len(), world.server.connections()),
+        (2, 2)
+    );
+}
+
+#[tokio::test]
+async fn a_message_over_the_servers_own_limit_is_not_begun() {
+    let world = World::plain(|server| server.max_message_size(4_000)).await;
+    let large = changed(|content| content.body = Some("x\n".repeat(4_000)));
+    let result = world.send_message(&large).await;
+    assert_eq!(
+        verdict(&result),
+        (Disposition::Final, ErrorKind::InvalidMessage)
+    );
+    assert!(result.unwrap_err().detail.contains("own limit"));
+    assert!(world.said("MAIL").is_empty());
+    // The connection was logged in and is as good as before.
+    world.send().await.unwrap();
+    assert_eq!(world.server.connections(), 1);
+}
+
+#[tokio::test]
+async fn size_is_declared_as_the_server_counts_it() {
+    let world = World::plain(|server| server).await;
+    world.send().await.unwrap();
+    let got = &world.server.messages()[0];
+    assert!(got.text().contains("\r\n.\r\n"), "a dot to be doubled");
+    assert_eq!(got.mail_params, [format!("SIZE={}", got.data.len())]);
+    let world = World::plain(|server| server.without_extension("SIZE")).await;
+    world.send().await.unwrap();
+    assert!(world.server.messages()[0].mail_params.is_empty());
+}
+
+#[tokio::test]
+async fn addresses_beyond_ascii_go_where_smtputf8_is_offered() {
+    let options = Options {
+        sender: "überweisung@clinic.example",
+        ..Options::default()
+    };
+    let world = World::new(options, |server| server).await;
+    let mut message = message_to("jörg@example.com");
+    message.reply_to = Some(EmailAddress::parse("größe@clinic.example").unwrap());
+    let mut content = (*message.content).clone();
+    content.cc = vec![EmailAddress::parse("käthe@example.com").unwrap()];
+    content.bcc = vec![EmailAddress::parse("zoë@example.com").unwrap()];
+    message.content = Arc::new(content);
+    let receipt = world.send_message(&message).await.unwrap();
+    assert!(receipt.refused_copies.is_empty());
+    let got = &world.server.messages()[0];
+    assert_eq!(got.mail_from, "überweisung@clinic.example");
+    assert_eq!(
+        got.rcpt_to,
+        ["jörg@example.com", "käthe@example.com", "zoë@example.com"]
+    );
+    let size = format!("SIZE={}", got.data.len());
+    assert_eq!(
+        got.mail_params,
+        [size.as_str(), "BODY=8BITMIME", "SMTPUTF8"]
+    );
+    let text = got.text();
+    for line in [
+        "From: Clinic <überweisung@clinic.example>\r\n",
+        "To: jörg@example.com\r\n",
+        "Cc: käthe@example.com\r\n",
+        "Reply-To: größe@clinic.example\r\n",
+    ] {
+        assert!(text.contains(line), "{line:?} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_blind_copy_beyond_ascii_needs_smtputf8_but_no_8_bit_content() {
+    let world = World::plain(|server| server).await;
+    world
+        .send_message(&message_with(&[], &["zoë@example.com"]))
+        .await
+        .unwrap();
+    let got = &world.server.messages()[0];
+    assert_eq!(got.mail_params[1..], ["SMTPUTF8"]);
+}
+
+#[tokio::test]
+async fn nothing_of_smtputf8_is_said_where_no_address_needs_it() {
+    let world = World::plain(|server| server).await;
+    let mut message = message_to("patient@bücher.example");
+    let mut content = (*message.content).clone();
+    content.title = Some("Termin bestätigt".into());
+    content.body = Some("Grüße".into());
+    message.content = Arc::new(content);
+    world.send_message(&message).await.unwrap();
+    let got = &world.server.messages()[0];
+    assert_eq!(got.rcpt_to, ["patient@xn--bcher-kva.example"]);
+    assert_eq!(got.mail_params.len(), 1, "{:?}", got.mail_params);
+    assert!(got.data.is_ascii());
+}
+
+#[tokio::test]
+async fn addresses_beyond_ascii_are_refused_before_mail_where_smtputf8_is_not_offered() {
+    use Disposition::{Final, ProviderDown};
+
+    let foreign = "überweisung@clinic.example";
+    let mut answers = message(1);
+    answers.reply_to = Some(EmailAddress::parse("größe@clinic.example").unwrap());
+    for (sender, message, expected, unhealthy) in [
+        (
+            "appointments@clinic.example",
+            message_to("jörg@example.com"),
+            (Final, ErrorKind::InvalidRecipient),
+            false,
+        ),
+        (
+            foreign,
+            message(1),
+            (ProviderDown, ErrorKind::SenderNotAllowed),
+            true,
+        ),
+        (
+            foreign,
+            message_to("jörg@example.com"),
+            (ProviderDown, ErrorKind::SenderNotAllowed),
+            true,
+        ),
+        (
+            "appointments@clinic.example",
+            answers,
+            (ProviderDown, ErrorKind::InvalidMessage),
+            false,
+        ),
+    ] {
+        let options = Options {
+            sender,
+            ..Options::default()
+        };
+        let world = World::new(options, |server| server.without_extension("SMTPUTF8")).await;
+        let result = world.send_message(&message).await;
+        assert_eq!(verdict(&result), expected);
+        assert_eq!(result.unwrap_err().unhealthy, unhealthy);
+        assert!(world.said("MAIL").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn copies_beyond_ascii_are_left_out_where_smtputf8_is_not_offered() {
+    let world = World::plain(|server| server.without_extension("SMTPUTF8")).await;
+    let message = message_with(
+        &["käthe@example.com", "a@example.com"],
+        &["b@example.com", "zoë@example.com"],
+    );
+    let receipt = world.send_message(&message).await.unwrap();
+    assert_eq!(
+        refused_copies(&receipt),
+        [(CopyField::Cc, 0, None), (CopyField::Bcc, 1, None)]
+    );
+    let got = &world.server.messages()[0];
+    assert_eq!(
+        got.rcpt_to,
+        ["patient@example.com", "a@example.com", "b@example.com"]
+    );
+    assert!(got.data.is_ascii(), "nor is one in the header");
+    assert!(got.text().contains("Cc: a@example.com\r\n"));
+}
+
+#[tokio::test]
+async fn receivers_of_blind_copies_are_in_the_envelope_and_nowhere_else() {
+    let world = World::plain(|server| server).await;
+    world
+        .send_message(&message_with(
+            &["seen@example.com"],
+            &["unseen@example.com"],
+        ))
+        .await
+        .unwrap();
+    let got = &world.server.messages()[0];
+    assert_eq!(
+        got.rcpt_to,
+        [
+            "patient@example.com",
+            "seen@example.com",
+            "unseen@example.com"
+        ]
+    );
+    let text = got.text().to_ascii_lowercase();
+    assert!(text.contains("seen@example.com"));
+    assert!(!text.contains("unseen") && !text.contains("bcc"), "{text}");
+}
+
+#[tokio::test]
+async fn auth_login_is_a_conversation_of_three_turns() {
+    let world = World::plain(|server| server.auth_mechanisms(&["LOGIN"])).await;
+    world.send().await.unwrap();
+    let said = world.server.transcript_of(1);
+    let start = said.iter().position(|line| line == "C: AUTH LOGIN");
+    assert_eq!(
+        said[start.unwrap()..][..6],
+        [
+            "C: AUTH LOGIN",
+            "S: 334 VXNlcm5hbWU6",
+            "C: ***",
+            "S: 334 UGFzc3dvcmQ6",
+            "C: ***",
+            "S: 235 2.7.0 authenticated",
+        ]
+    );
+    let options = Options {
+        password: "wrong",
+        ..Options::default()
+    };
+    let world = World::new(options, |server| server.auth_mechanisms(&["LOGIN"])).await;
+    let result = world.send().await;
+    assert_eq!(result.unwrap_err().code.unwrap().as_str(), "535 5.7.8");
+}
+
+#[tokio::test]
+async fn a_password_too_long_for_a_command_line_is_given_when_it_is_asked_for() {
+    let password = "0123456789".repeat(60);
+    let options = Options {
+        password: password.clone().leak(),
+        ..Options::default()
+    };
+    let world = World::new(options, |server| {
+        server.credentials("clinic-user", password)
+    })
+    .await;
+    world.send().await.unwrap();
+    assert_eq!(world.said("AUTH"), ["AUTH PLAIN"]);
+}
+
+#[tokio::test]
+async fn the_legacy_form_of_the_auth_line_is_understood() {
+    let reply = "250-mail.example\n250 AUTH=LOGIN PLAIN";
+    let world = World::plain(|server| server.on(Stage::EhloAfterTls, Action::reply(reply))).await;
+    world.send().await.unwrap();
+    assert_eq!(world.said("AUTH"), ["AUTH PLAIN ***"]);
+}
+
+#[tokio::test]
+async fn a_message_of_another_channel_is_refused_and_nothing_is_connected_to() {
+    let world = World::plain(|server| server).await;
+    let mut message = message(1);
+    message.target = Target::Whatsapp(PhoneNumber::parse("+15550100").unwrap());
+    assert_eq!(
+        verdict(&world.send_message(&message).await),
+        (Disposition::Final, ErrorKind::InvalidMessage)
+    );
+    assert_eq!(world.server.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_large_message_arrives_whole() {
+    let world = World::plain(|server| server).await;
+    let body = (0..40_000).fold(String::new(), |text, number| {
+        text + &format!(".line {number} with some text\n")
+    });
+    let large = changed(|content| {
+        content.html = None;
+        content.body = Some(body.clone());
+    });
+    world.send_message(&large).await.unwrap();
+    let text = world.server.messages()[0].text();
+    let (_, got) = text.split_once("\r\n\r\n").unwrap();
+    assert_eq!(got.replace("\r\n", "\n").trim_end(), body.trim_end());
 }
 
 #[tokio::test]

@@ -225,6 +225,7 @@ struct Config {
     max_message_size: usize,
     max_text_line: usize,
     max_recipients: usize,
+    data_without_recipients: bool,
     max_connections: usize,
     max_messages_per_session: Option<usize>,
     idle_timeout: Duration,
@@ -373,6 +374,14 @@ impl SmtpServerBuilder {
         self
     }
 
+    /// Asks for the message although no recipient was taken, and refuses it at its end (`554 5.5.1`), as RFC 2920
+    /// section 3.1 has it for servers that were given DATA in one group with RCPT.
+    #[must_use]
+    pub fn data_without_recipients(mut self) -> Self {
+        self.config.data_without_recipients = true;
+        self
+    }
+
     /// How long a connection may say nothing before `421 4.4.2` ends it (default 5 minutes).
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
@@ -472,6 +481,7 @@ impl SmtpServer {
                 max_message_size: 25 * 1024 * 1024,
                 max_text_line: 1_000,
                 max_recipients: 100,
+                data_without_recipients: false,
                 max_connections: 1_000,
                 max_messages_per_session: None,
                 idle_timeout: Duration::from_mins(5),

@@ -58,7 +58,7 @@ impl Pool {
     pub(super) fn take(&self, _slot: &Slot<'_>) -> Option<Connection> {
         let now = self.clock.now();
         loop {
-            let (connection, since) = self
+            let (mut connection, since) = self
                 .idle
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

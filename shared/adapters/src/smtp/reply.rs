@@ -1,29 +1,52 @@
-//! An SMTP reply: its code and its enhanced status code. The text is not kept; it repeats addresses.
+//! SMTP replies: their codes. Texts are not kept; they repeat addresses.
 
 use comms_core::ProviderCode;
-use tokio::io::AsyncRead;
 
-use super::connection::{Cause, read_some};
+use super::connection::Cause;
 
 /// Bytes of a reply, all lines together. RFC 5321 section 4.5.3.1.5 has 512 per line.
-const MOST: usize = 16_384;
+pub(super) const MOST: usize = 16_384;
 
 /// A reply without its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reply {
-    /// The three-digit code (RFC 5321 section 4.2).
+    /// The three-digit code (RFC 5321 section 4.2), 200 to 599.
     pub code: u16,
     /// The enhanced status code (RFC 3463), such as `5.7.8`.
     pub enhanced: Option<(u8, u16, u16)>,
+    /// Which limit the sender is over, where the text says so in SES's words.
+    pub throttling: Option<Throttling>,
+}
+
+/// The limits that Amazon SES names in the text of a 454 and nowhere else
+/// (<https://docs.aws.amazon.com/ses/latest/dg/manage-sending-quotas-errors.html>).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Throttling {
+    /// Messages per second.
+    Rate,
+    /// Messages per day.
+    Quota,
 }
 
 impl Reply {
-    /// A reply with `code`, and the enhanced status code that `text` begins with, if any.
+    /// A reply with `code`, and what is known from the beginning of its `text`.
     pub fn new(code: u16, text: &str) -> Self {
         Self {
             code,
             enhanced: parse_enhanced(text),
+            throttling: (code == 454).then(|| parse_throttling(text)).flatten(),
         }
+    }
+
+    /// Whether it says that the command was carried out (RFC 5321 section 4.2.1: the first digit tells).
+    pub(super) const fn is_success(self) -> bool {
+        self.code / 100 == 2
+    }
+
+    /// Whether it refuses the command and leaves the connection as it was; 421 ends it (RFC 5321
+    /// section 3.8).
+    pub(super) const fn is_refusal(self) -> bool {
+        self.code >= 400 && self.code != 421
     }
 
     /// Both codes, as a provider's code: `535 5.7.8`.
@@ -55,49 +78,63 @@ fn parse_enhanced(text: &str) -> Option<(u8, u16, u16)> {
     parts.next().is_none().then_some((class, subject, detail))
 }
 
-/// Reads one reply, of one line or several, and not a byte more. Returns it with its bytes.
-pub(super) async fn read_reply<S: AsyncRead + Unpin>(
-    stream: &mut S,
-) -> Result<(Vec<u8>, Reply), Cause> {
-    let mut bytes = Vec::with_capacity(512);
-    loop {
-        read_some(stream, &mut bytes).await?;
-        if let Some(parsed) = parse_reply(&bytes) {
-            let reply = parsed?;
-            return Ok((bytes, reply));
-        }
-        if bytes.len() > MOST {
-            return Err(Cause::Malformed);
-        }
+fn parse_throttling(text: &str) -> Option<Throttling> {
+    let limit = text.strip_prefix("Throttling failure: ")?;
+    if limit.starts_with("Maximum sending rate exceeded") {
+        Some(Throttling::Rate)
+    } else if limit.starts_with("Daily message quota exceeded") {
+        Some(Throttling::Quota)
+    } else {
+        None
     }
 }
 
-/// The reply in `bytes`; `None` while more is to come. Bytes after the last line are an error: the
-/// server has said something that it was not asked for.
-fn parse_reply(bytes: &[u8]) -> Option<Result<Reply, Cause>> {
-    let mut start = 0;
-    while let Some(length) = bytes[start..].iter().position(|byte| *byte == b'\n') {
-        let line = &bytes[start..start + length];
-        start += length + 1;
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let Some((digits, rest)) = line.split_first_chunk::<3>() else {
+/// The first reply in `bytes`, of one line or several, and how many bytes it has; `None` while more of
+/// it is to come.
+pub(super) fn parse_reply(bytes: &[u8]) -> Option<Result<(usize, Reply), Cause>> {
+    let mut end = 0;
+    let mut so_far: Option<Reply> = None;
+    while let Some(length) = bytes[end..].iter().position(|byte| *byte == b'\n') {
+        let line = &bytes[end..end + length];
+        end += length + 1;
+        let Some((mut reply, is_last)) = parse_line(line) else {
             return Some(Err(Cause::Malformed));
         };
-        let code = std::str::from_utf8(digits)
-            .ok()
-            .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
-            .and_then(|digits| digits.parse::<u16>().ok())
-            .filter(|code| (200..600).contains(code));
-        match (code, rest.split_first()) {
-            (Some(_), Some((b'-', _))) => {}
-            (Some(code), None) if start == bytes.len() => return Some(Ok(Reply::new(code, ""))),
-            (Some(code), Some((b' ', text))) if start == bytes.len() => {
-                return Some(Ok(Reply::new(code, &String::from_utf8_lossy(text))));
+        if let Some(before) = so_far {
+            // RFC 5321 section 4.2.1: every line has the same code. The enhanced one is on every line
+            // too (RFC 2034 section 4), but some servers give it once.
+            if before.code != reply.code {
+                return Some(Err(Cause::Malformed));
             }
-            (_, _) => return Some(Err(Cause::Malformed)),
+            reply.enhanced = before.enhanced.or(reply.enhanced);
+            reply.throttling = before.throttling.or(reply.throttling);
         }
+        if is_last {
+            return Some(Ok((end, reply)));
+        }
+        so_far = Some(reply);
     }
     None
+}
+
+/// One line of a reply, and whether it is the last.
+fn parse_line(line: &[u8]) -> Option<(Reply, bool)> {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let (digits, rest) = line.split_first_chunk::<3>()?;
+    let code = std::str::from_utf8(digits)
+        .ok()
+        .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?
+        .parse::<u16>()
+        .ok()
+        .filter(|code| (200..600).contains(code))?;
+    let (is_last, text) = match rest.split_first() {
+        None => (true, rest),
+        Some((b' ', text)) => (true, text),
+        Some((b'-', text)) => (false, text),
+        Some(_) => return None,
+    };
+    // A text may be in any character set; the codes at its beginning are ASCII.
+    Some((Reply::new(code, &String::from_utf8_lossy(text)), is_last))
 }
 
 #[cfg(test)]
@@ -106,36 +143,58 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn codes_are_read_and_texts_are_not_kept() {
-        let reply = parse_reply(b"550-5.1.1 no\r\n550 5.1.1 such user planted@example.com\r\n")
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            reply,
-            Reply {
-                code: 550,
-                enhanced: Some((5, 1, 1))
-            }
-        );
-        assert!(!format!("{reply:?}").contains("planted"));
-        assert_eq!(reply.provider_code().unwrap().as_str(), "550 5.1.1");
-        assert_eq!(parse_reply(b"220\r\n").unwrap().unwrap().code, 220);
+    fn parsed(bytes: &[u8]) -> Reply {
+        let (length, reply) = parse_reply(bytes).unwrap().unwrap();
+        assert_eq!(length, bytes.len());
+        reply
     }
 
     #[test]
-    fn a_reply_that_is_not_over_waits_and_bytes_after_it_are_refused() {
+    fn codes_are_read_and_texts_are_not_kept() {
+        let reply = parsed(b"550-5.1.1 no\r\n550 5.1.1 such user planted@example.com\r\n");
+        assert_eq!((reply.code, reply.enhanced), (550, Some((5, 1, 1))));
+        assert!(!format!("{reply:?}").contains("planted"));
+        assert_eq!(reply.provider_code().unwrap().as_str(), "550 5.1.1");
+        assert_eq!(parsed(b"220\r\n").code, 220);
+        assert_eq!(parsed(b"599 x\r\n").code, 599);
+        assert_eq!(parsed(b"250 Gr\xfc\xdfe\r\n").code, 250);
+    }
+
+    #[test]
+    fn an_enhanced_code_counts_whichever_line_has_it() {
+        for text in [
+            "550-5.7.1 first\r\n550 second\r\n",
+            "550-first\r\n550 5.7.1 second\r\n",
+        ] {
+            assert_eq!(parsed(text.as_bytes()).enhanced, Some((5, 7, 1)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reply_that_is_not_over_waits_and_what_follows_it_is_left() {
         assert_eq!(parse_reply(b"250-one\r\n250"), None);
         assert_eq!(parse_reply(b"250 ok"), None);
-        assert_eq!(
-            parse_reply(b"220 go ahead\r\n250 injected\r\n"),
-            Some(Err(Cause::Malformed))
-        );
-        assert_eq!(
-            parse_reply(b"HTTP/1.1 400 Bad Request\r\n"),
-            Some(Err(Cause::Malformed))
-        );
-        assert_eq!(parse_reply(b"199 x\r\n"), Some(Err(Cause::Malformed)));
+        let (length, reply) = parse_reply(b"250 ok\r\n550 no\r\n").unwrap().unwrap();
+        assert_eq!((length, reply.code), (8, 250));
+    }
+
+    #[test]
+    fn what_is_no_reply_is_refused() {
+        for text in [
+            "HTTP/1.1 400 Bad Request\r\n",
+            "199 x\r\n",
+            "600 x\r\n",
+            "25\r\n",
+            "2500 x\r\n",
+            "\r\n",
+            "250-yes\r\n550 no\r\n",
+        ] {
+            assert_eq!(
+                parse_reply(text.as_bytes()),
+                Some(Err(Cause::Malformed)),
+                "{text:?}"
+            );
+        }
     }
 
     #[test]
@@ -143,6 +202,16 @@ mod tests {
         for text in ["5.7", "5.7.8.9", "3.1.1 x", "5.7.1000", "x", "", "5..1"] {
             assert_eq!(Reply::new(535, text).enhanced, None, "{text}");
         }
+    }
+
+    #[test]
+    fn the_limits_that_ses_names_are_told_apart() {
+        let rate = "Throttling failure: Maximum sending rate exceeded.";
+        let quota = "Throttling failure: Daily message quota exceeded.";
+        assert_eq!(Reply::new(454, rate).throttling, Some(Throttling::Rate));
+        assert_eq!(Reply::new(454, quota).throttling, Some(Throttling::Quota));
+        assert_eq!(Reply::new(454, "4.7.0 later").throttling, None);
+        assert_eq!(Reply::new(554, rate).throttling, None);
     }
 
     proptest! {
@@ -159,7 +228,7 @@ mod tests {
             for end in 0..text.len() {
                 prop_assert_eq!(parse_reply(&text.as_bytes()[..end]), None);
             }
-            prop_assert_eq!(parse_reply(text.as_bytes()).unwrap().unwrap().code, code);
+            prop_assert_eq!(parsed(text.as_bytes()).code, code);
         }
     }
 }

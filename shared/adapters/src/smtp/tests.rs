@@ -1,21 +1,208 @@
-use comms_core::EmailAddress;
+use std::{
+    io,
+    pin::Pin,
+    sync::Mutex,
+    task::{Context, Poll},
+};
 
-use super::*;
+use comms_core::{
+    CopyField, DeliveryId, RefusedCopy,
+    request::{Content, Target},
+};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
-fn reply(code: u16, enhanced: &str) -> Cause {
-    Cause::Reply(Reply::new(code, enhanced))
+use super::{offer::Offer, reply::parse_reply, transaction::hand_over, wire::Wire, *};
+
+/// A reply that is on record, and what it means.
+struct Recorded {
+    name: String,
+    stage: Stage,
+    reply: Reply,
+    expect: Value,
 }
 
-/// Every row of the SMTP table: stage, reply, what it means.
+fn recorded() -> Vec<Recorded> {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/smtp/replies.json"
+    );
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let rows = file["replies"].as_array().unwrap().iter();
+    rows.map(|row| {
+        let stage = match row["stage"].as_str().unwrap() {
+            "greeting" => Stage::Greeting,
+            "ehlo" => Stage::Ehlo,
+            "start_tls" => Stage::StartTls,
+            "auth" => Stage::Auth,
+            "mail" => Stage::Mail,
+            "rcpt" => Stage::Rcpt,
+            "data" => Stage::Data,
+            "body" => Stage::Body,
+            other => panic!("{other}"),
+        };
+        // As it comes over the wire, by way of what reads it there.
+        let text = row["reply"].as_str().unwrap().replace('\n', "\r\n") + "\r\n";
+        let (length, reply) = parse_reply(text.as_bytes()).unwrap().unwrap();
+        assert_eq!(length, text.len(), "{text:?}");
+        Recorded {
+            name: row["name"].as_str().unwrap().to_owned(),
+            stage,
+            reply,
+            expect: row["expect"].clone(),
+        }
+    })
+    .collect()
+}
+
+#[test]
+fn every_reply_on_record_has_its_kind_and_disposition() {
+    for row in recorded() {
+        let error = classify(Failure::new(row.stage, Cause::Reply(row.reply)));
+        let mut got = json!({
+            "disposition": error.disposition,
+            "kind": error.kind,
+            "unhealthy": error.unhealthy,
+        });
+        if let Some(time) = error.retry_after {
+            got["retryAfterSeconds"] = time.as_secs().into();
+        }
+        assert_eq!(got, row.expect, "{}", row.name);
+        assert_eq!(error.code, row.reply.provider_code(), "{}", row.name);
+        assert!(error.detail.ends_with('.'), "{}", row.name);
+    }
+}
+
+/// The rows of the table that this adapter was written from, reply by reply.
+#[test]
+fn every_reply_that_a_stage_is_known_for_is_on_record() {
+    let known = [
+        (Stage::Greeting, "421 4.3.2"),
+        (Stage::Greeting, "554"),
+        (Stage::Ehlo, "421 4.3.2"),
+        (Stage::StartTls, "454 4.7.0"),
+        (Stage::Auth, "530 5.7.0"),
+        (Stage::Auth, "534 5.7.9"),
+        (Stage::Auth, "535 5.7.8"),
+        (Stage::Auth, "454 4.7.0"),
+        (Stage::Auth, "454"),
+        (Stage::Mail, "550 5.7.1"),
+        (Stage::Mail, "553 5.7.1"),
+        (Stage::Mail, "550 5.1.8"),
+        (Stage::Mail, "553 5.1.8"),
+        (Stage::Mail, "552 5.3.4"),
+        (Stage::Mail, "451 4.3.0"),
+        (Stage::Rcpt, "550 5.1.1"),
+        (Stage::Rcpt, "550 5.1.2"),
+        (Stage::Rcpt, "550 5.1.10"),
+        (Stage::Rcpt, "551"),
+        (Stage::Rcpt, "553 5.1.3"),
+        (Stage::Rcpt, "550 5.7.1"),
+        (Stage::Rcpt, "450 4.2.0"),
+        (Stage::Rcpt, "451 4.2.1"),
+        (Stage::Rcpt, "452 4.2.2"),
+        (Stage::Rcpt, "452 4.5.3"),
+        (Stage::Data, "451 4.3.0"),
+        (Stage::Body, "451 4.3.0"),
+        (Stage::Body, "421 4.4.2"),
+        (Stage::Body, "554 5.6.0"),
+        (Stage::Body, "554 5.7.1"),
+        (Stage::Body, "571"),
+    ];
+    let recorded = recorded();
+    for (stage, code) in known {
+        let is_on_record = recorded
+            .iter()
+            .any(|row| row.stage == stage && row.reply.provider_code().unwrap().as_str() == code);
+        assert!(is_on_record, "{stage:?} {code}");
+    }
+}
+
+/// A code that nobody has heard of must not end a message that another provider may carry, except at
+/// RCPT, where a refusal is the recipient's.
+#[test]
+fn every_code_from_200_to_599_has_a_meaning_at_every_stage() {
+    for code in 200..600 {
+        for stage in STAGES {
+            let error = classify(Failure::new(stage, Cause::Reply(Reply::new(code, ""))));
+            let may_be_accepted = stage == Stage::Body && (code < 400 || code == 421);
+            assert_eq!(
+                error.disposition == Disposition::Ambiguous,
+                may_be_accepted,
+                "{stage:?} {code}"
+            );
+            if error.disposition == Disposition::Final {
+                assert!(
+                    code >= 500 && (stage == Stage::Rcpt || code == 552),
+                    "{stage:?} {code}"
+                );
+            }
+            assert_eq!(error.code.unwrap().as_str(), code.to_string());
+        }
+    }
+}
+
+const STAGES: [Stage; 12] = [
+    Stage::Pool,
+    Stage::Resolve,
+    Stage::Connect,
+    Stage::Greeting,
+    Stage::Ehlo,
+    Stage::StartTls,
+    Stage::Tls,
+    Stage::Auth,
+    Stage::Mail,
+    Stage::Rcpt,
+    Stage::Data,
+    Stage::Body,
+];
+
+/// What ends a stage without a reply, and what it means.
 #[test]
 #[allow(clippy::too_many_lines, reason = "one table")]
-fn every_known_reply_has_its_kind_and_disposition() {
+fn every_end_without_a_reply_has_its_kind_and_disposition() {
     use Disposition::{Ambiguous, Final, ProviderDown, Transient};
     use ErrorKind::{
-        InvalidMessage, InvalidRecipient, PolicyRefused, SenderNotAllowed, Timeout,
-        Unauthenticated, Unavailable,
+        InvalidMessage, InvalidRecipient, SenderNotAllowed, Timeout, Unauthenticated, Unavailable,
     };
     let rows = [
+        (
+            Stage::Mail,
+            Cause::NotOffered,
+            ProviderDown,
+            SenderNotAllowed,
+            true,
+        ),
+        (
+            Stage::Rcpt,
+            Cause::NotOffered,
+            Final,
+            InvalidRecipient,
+            false,
+        ),
+        (
+            Stage::Data,
+            Cause::NotOffered,
+            ProviderDown,
+            InvalidMessage,
+            false,
+        ),
+        (Stage::Body, Cause::NotOffered, Final, InvalidMessage, false),
+        (Stage::Mail, Cause::TooLarge, Final, InvalidMessage, false),
+        (
+            Stage::Auth,
+            Cause::Local,
+            ProviderDown,
+            ErrorKind::Unexpected,
+            true,
+        ),
+        (
+            Stage::Data,
+            Cause::Malformed,
+            Transient,
+            ErrorKind::Unexpected,
+            true,
+        ),
         (
             Stage::Resolve,
             Cause::Egress(EgressError::Unresolved),
@@ -39,29 +226,7 @@ fn every_known_reply_has_its_kind_and_disposition() {
         ),
         (Stage::Connect, Cause::Closed, Transient, Unavailable, true),
         (Stage::Connect, Cause::TimedOut, Transient, Timeout, true),
-        (
-            Stage::Greeting,
-            reply(421, "4.3.2"),
-            Transient,
-            Unavailable,
-            true,
-        ),
-        (
-            Stage::Greeting,
-            reply(554, ""),
-            Transient,
-            Unavailable,
-            true,
-        ),
         (Stage::Greeting, Cause::Closed, Transient, Unavailable, true),
-        (Stage::Ehlo, reply(421, ""), Transient, Unavailable, true),
-        (
-            Stage::StartTls,
-            reply(454, ""),
-            Transient,
-            Unavailable,
-            true,
-        ),
         (
             Stage::StartTls,
             Cause::NotOffered,
@@ -93,202 +258,15 @@ fn every_known_reply_has_its_kind_and_disposition() {
         ),
         (
             Stage::Auth,
-            reply(530, "5.7.0"),
-            ProviderDown,
-            Unauthenticated,
-            true,
-        ),
-        (
-            Stage::Auth,
-            reply(534, "5.7.9"),
-            ProviderDown,
-            Unauthenticated,
-            true,
-        ),
-        (
-            Stage::Auth,
-            reply(535, "5.7.8"),
-            ProviderDown,
-            Unauthenticated,
-            true,
-        ),
-        (
-            Stage::Auth,
-            reply(454, "4.7.0"),
-            Transient,
-            Unavailable,
-            true,
-        ),
-        (
-            Stage::Auth,
             Cause::NotOffered,
             ProviderDown,
             Unauthenticated,
             true,
         ),
-        (
-            Stage::Mail,
-            reply(550, "5.7.1"),
-            ProviderDown,
-            SenderNotAllowed,
-            true,
-        ),
-        (
-            Stage::Mail,
-            reply(553, "5.1.8"),
-            ProviderDown,
-            SenderNotAllowed,
-            true,
-        ),
-        (
-            Stage::Mail,
-            reply(552, "5.3.4"),
-            Final,
-            InvalidMessage,
-            false,
-        ),
-        (
-            Stage::Mail,
-            reply(451, "4.3.0"),
-            Transient,
-            Unavailable,
-            true,
-        ),
-        (Stage::Mail, reply(421, ""), Transient, Unavailable, true),
-        (
-            Stage::Rcpt,
-            reply(550, "5.1.1"),
-            Final,
-            InvalidRecipient,
-            false,
-        ),
-        (
-            Stage::Rcpt,
-            reply(550, "5.1.2"),
-            Final,
-            InvalidRecipient,
-            false,
-        ),
-        (
-            Stage::Rcpt,
-            reply(550, "5.1.10"),
-            Final,
-            InvalidRecipient,
-            false,
-        ),
-        (Stage::Rcpt, reply(551, ""), Final, InvalidRecipient, false),
-        (
-            Stage::Rcpt,
-            reply(553, "5.1.3"),
-            Final,
-            InvalidRecipient,
-            false,
-        ),
-        (Stage::Rcpt, reply(550, ""), Final, InvalidRecipient, false),
-        (
-            Stage::Rcpt,
-            reply(550, "5.7.1"),
-            ProviderDown,
-            PolicyRefused,
-            false,
-        ),
-        (
-            Stage::Rcpt,
-            reply(530, "5.7.0"),
-            ProviderDown,
-            Unauthenticated,
-            true,
-        ),
-        (
-            Stage::Rcpt,
-            reply(503, "5.5.1"),
-            ProviderDown,
-            ErrorKind::Unexpected,
-            true,
-        ),
-        (
-            Stage::Mail,
-            reply(530, "5.7.0"),
-            ProviderDown,
-            Unauthenticated,
-            true,
-        ),
-        (
-            Stage::Body,
-            reply(550, "5.1.1"),
-            Final,
-            InvalidRecipient,
-            false,
-        ),
-        (
-            Stage::Rcpt,
-            reply(450, "4.2.0"),
-            Transient,
-            Unavailable,
-            true,
-        ),
-        (
-            Stage::Rcpt,
-            reply(451, "4.7.1"),
-            Transient,
-            Unavailable,
-            true,
-        ),
-        (
-            Stage::Rcpt,
-            reply(452, "4.2.2"),
-            Transient,
-            Unavailable,
-            true,
-        ),
-        (
-            Stage::Rcpt,
-            reply(452, "4.5.3"),
-            Transient,
-            Unavailable,
-            false,
-        ),
-        (Stage::Data, reply(451, ""), Transient, Unavailable, true),
         (Stage::Data, Cause::Closed, Transient, Unavailable, true),
         (Stage::Data, Cause::TimedOut, Transient, Timeout, true),
-        (
-            Stage::Body,
-            reply(451, "4.3.0"),
-            Transient,
-            Unavailable,
-            true,
-        ),
-        (Stage::Body, reply(421, ""), Ambiguous, Timeout, true),
         (Stage::Body, Cause::Closed, Ambiguous, Timeout, true),
         (Stage::Body, Cause::TimedOut, Ambiguous, Timeout, true),
-        (
-            Stage::Body,
-            reply(554, "5.6.0"),
-            Final,
-            InvalidMessage,
-            false,
-        ),
-        (
-            Stage::Body,
-            reply(552, "5.3.4"),
-            Final,
-            InvalidMessage,
-            false,
-        ),
-        (
-            Stage::Body,
-            reply(554, "5.7.1"),
-            ProviderDown,
-            PolicyRefused,
-            true,
-        ),
-        (
-            Stage::Body,
-            reply(250, ""),
-            Ambiguous,
-            ErrorKind::Unexpected,
-            true,
-        ),
     ];
     for (stage, cause, disposition, kind, unhealthy) in rows {
         let error = classify(Failure::new(stage, cause));
@@ -297,30 +275,13 @@ fn every_known_reply_has_its_kind_and_disposition() {
             (disposition, kind, unhealthy),
             "{stage:?} {cause:?}"
         );
-        if let Cause::Reply(reply) = cause {
-            assert_eq!(error.code, reply.provider_code(), "{stage:?} {cause:?}");
-        }
     }
 }
 
 /// Before the body nothing was sent, so nothing may be Ambiguous; after it a lost reply always is.
 #[test]
 fn only_the_body_can_be_ambiguous() {
-    let stages = [
-        Stage::Pool,
-        Stage::Resolve,
-        Stage::Connect,
-        Stage::Greeting,
-        Stage::Ehlo,
-        Stage::StartTls,
-        Stage::Tls,
-        Stage::Auth,
-        Stage::Mail,
-        Stage::Rcpt,
-        Stage::Data,
-        Stage::Body,
-    ];
-    for stage in stages {
+    for stage in STAGES {
         for cause in [Cause::Closed, Cause::TimedOut, Cause::Malformed] {
             let ambiguous =
                 classify(Failure::new(stage, cause)).disposition == Disposition::Ambiguous;
@@ -362,4 +323,370 @@ fn nothing_printable_shows_a_password_or_an_address() {
         Arc::new(comms_core::SystemClock),
     );
     assert_eq!(format!("{:?}", provider.unwrap()), "SmtpProvider(…)");
+}
+
+#[test]
+fn ehlo_says_the_name_that_is_set_or_the_senders_domain_and_writes_addresses_as_literals() {
+    let sender = sender().address;
+    for (name, said) in [
+        (None, "clinic.example"),
+        (Some("mta.clinic.example"), "mta.clinic.example"),
+        (Some("192.0.2.7"), "[192.0.2.7]"),
+        (Some("2001:db8::1"), "[IPv6:2001:db8::1]"),
+    ] {
+        let name = name.map(|name| Host::parse(name).unwrap());
+        assert_eq!(hello(name.as_ref(), &sender), said);
+    }
+}
+
+/// Our end of a stream, which notes every write.
+struct Tapped {
+    stream: DuplexStream,
+    writes: Arc<Mutex<Vec<String>>>,
+}
+
+impl AsyncRead for Tapped {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Tapped {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if let Poll::Ready(Ok(length)) = &written {
+            let text = String::from_utf8_lossy(&bytes[..*length]).into_owned();
+            self.writes.lock().unwrap().push(text);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// What one side of a conversation came to.
+struct Told {
+    result: Result<Vec<RefusedCopy>, Failure>,
+    in_step: bool,
+    writes: Vec<String>,
+}
+
+/// Hands `message` over to a server that says each reply when it has heard what is before it.
+async fn tell(message: &Message, offer: Offer, script: &[(&str, &str)]) -> Told {
+    let (stream, mut server) = tokio::io::duplex(65_536);
+    let writes = Arc::<Mutex<Vec<String>>>::default();
+    let tapped = Tapped {
+        stream,
+        writes: writes.clone(),
+    };
+    let script: Vec<_> = script
+        .iter()
+        .map(|(heard, said)| ((*heard).to_owned(), (*said).to_owned()))
+        .collect();
+    let server = tokio::spawn(async move {
+        let mut heard = Vec::new();
+        for (until, said) in script {
+            while !heard.ends_with(until.as_bytes()) {
+                if server.read_buf(&mut heard).await.unwrap_or(0) == 0 {
+                    return;
+                }
+            }
+            heard.clear();
+            server.write_all(said.as_bytes()).await.unwrap();
+        }
+        // The end of the script is a connection that stays open and silent.
+        let _ = server.read_to_end(&mut heard).await;
+    });
+    let sender = sender();
+    let mut draft = Draft::new(message, &sender).unwrap();
+    let submission = draft.for_server(&offer).unwrap();
+    let mut wire = Wire::new(tapped, 0);
+    let deadline = Deadline::after(Duration::from_secs(5));
+    let result = hand_over(&mut wire, &offer, &submission, deadline).await;
+    let in_step = wire.is_in_step();
+    drop(wire);
+    server.await.unwrap();
+    let writes = writes.lock().unwrap().clone();
+    Told {
+        result,
+        in_step,
+        writes,
+    }
+}
+
+const PIPELINING: Offer = Offer {
+    start_tls: false,
+    pipelining: true,
+    eight_bit_mime: false,
+    smtputf8: false,
+    size: None,
+    mechanism: None,
+};
+
+fn message(cc: &[&str], bcc: &[&str]) -> Message {
+    let addresses = |texts: &[&str]| {
+        let addresses = texts.iter().map(|text| EmailAddress::parse(text).unwrap());
+        addresses.collect()
+    };
+    Message {
+        delivery: DeliveryId::parse(&"ab".repeat(16)).unwrap(),
+        target: Target::Email(Mailbox {
+            address: EmailAddress::parse("patient@example.com").unwrap(),
+            name: None,
+        }),
+        content: Arc::new(Content {
+            title: Some("t".into()),
+            body: Some("See you.".into()),
+            cc: addresses(cc),
+            bcc: addresses(bcc),
+            ..Content::default()
+        }),
+        reply_to: None,
+    }
+}
+
+const MAIL: &str = "MAIL FROM:<appointments@clinic.example>\r\n";
+const RCPT: &str = "RCPT TO:<patient@example.com>\r\n";
+
+#[tokio::test]
+async fn with_pipelining_a_message_takes_two_writes_the_last_with_its_final_dot() {
+    let script = [
+        ("DATA\r\n", "250 ok\r\n250 ok\r\n354 go ahead\r\n"),
+        ("\r\n.\r\n", "250 ok\r\n"),
+    ];
+    let told = tell(&message(&[], &[]), PIPELINING, &script).await;
+    assert_eq!((told.result, told.in_step), (Ok(Vec::new()), true));
+    assert_eq!(told.writes.len(), 2, "{:?}", told.writes);
+    assert_eq!(told.writes[0], format!("{MAIL}{RCPT}DATA\r\n"));
+    assert!(told.writes[1].starts_with("From: ") && told.writes[1].ends_with("\r\n.\r\n"));
+}
+
+#[tokio::test]
+async fn without_pipelining_every_command_waits_for_its_reply() {
+    let script = [
+        (MAIL, "250 ok\r\n"),
+        (RCPT, "250 ok\r\n"),
+        ("RCPT TO:<a@example.com>\r\n", "250 ok\r\n"),
+        ("DATA\r\n", "354 go ahead\r\n"),
+        ("\r\n.\r\n", "250 ok\r\n"),
+    ];
+    let told = tell(&message(&["a@example.com"], &[]), Offer::default(), &script).await;
+    assert_eq!((told.result, told.in_step), (Ok(Vec::new()), true));
+    assert_eq!(told.writes.len(), 5, "{:?}", told.writes);
+}
+
+#[tokio::test]
+async fn with_copies_data_waits_until_it_is_known_who_takes_the_message() {
+    let script = [
+        (
+            "RCPT TO:<b@example.com>\r\n",
+            "250 ok\r\n250 ok\r\n550 5.1.1 no\r\n452 4.5.3 too many\r\n",
+        ),
+        ("DATA\r\n", "354 go ahead\r\n"),
+        ("\r\n.\r\n", "250 ok\r\n"),
+    ];
+    let message = message(&["a@example.com"], &["b@example.com"]);
+    let told = tell(&message, PIPELINING, &script).await;
+    assert_eq!(told.writes.len(), 3, "{:?}", told.writes);
+    let refused: Vec<_> = told
+        .result
+        .unwrap()
+        .into_iter()
+        .map(|copy| {
+            (
+                copy.field,
+                copy.index,
+                copy.code.unwrap().as_str().to_owned(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        refused,
+        [
+            (CopyField::Cc, 0, "550 5.1.1".to_owned()),
+            (CopyField::Bcc, 0, "452 4.5.3".to_owned()),
+        ]
+    );
+    assert!(told.in_step);
+}
+
+#[tokio::test]
+async fn a_refusal_within_a_group_counts_and_the_replies_behind_it_are_read() {
+    let refused = |stage, code, enhanced| {
+        let reply = Reply {
+            code,
+            enhanced: Some(enhanced),
+            throttling: None,
+        };
+        Err(Failure::new(stage, Cause::Reply(reply)))
+    };
+    let no_sender = refused(Stage::Mail, 550, (5, 7, 1));
+    let no_recipient = refused(Stage::Rcpt, 550, (5, 1, 1));
+    for (replies, ends_with_a_dot, result, in_step) in [
+        (
+            "550 5.7.1 no\r\n503 5.5.1 no\r\n503 5.5.1 no\r\n",
+            false,
+            no_sender.clone(),
+            true,
+        ),
+        (
+            "550 5.7.1 no\r\n503 5.5.1 no\r\n354 go ahead\r\n",
+            true,
+            no_sender.clone(),
+            true,
+        ),
+        // Somebody would get a message of nothing: not even the dot is sent.
+        (
+            "550 5.7.1 no\r\n250 ok\r\n354 go ahead\r\n",
+            false,
+            no_sender,
+            false,
+        ),
+        (
+            "250 ok\r\n550 5.1.1 no\r\n503 5.5.1 no\r\n",
+            false,
+            no_recipient.clone(),
+            true,
+        ),
+        (
+            "250 ok\r\n550 5.1.1 no\r\n354 go ahead\r\n",
+            true,
+            no_recipient.clone(),
+            true,
+        ),
+        (
+            "250 ok\r\n550 5.1.1 no\r\n250 what\r\n",
+            false,
+            no_recipient.clone(),
+            false,
+        ),
+        (
+            "250 ok\r\n550 5.1.1 no\r\n421 closing\r\n",
+            false,
+            no_recipient.clone(),
+            false,
+        ),
+        (
+            "250 ok\r\n550 5.1.1 no\r\n554 no\r\n250 one too many\r\n",
+            false,
+            no_recipient,
+            false,
+        ),
+    ] {
+        let script = [("DATA\r\n", replies), ("\r\n.\r\n", ""), (".\r\n", "")];
+        let dot = [("DATA\r\n", replies), (".\r\n", "554 5.5.1 nobody\r\n")];
+        let script = if ends_with_a_dot {
+            &dot[..]
+        } else {
+            &script[..1]
+        };
+        let told = tell(&message(&[], &[]), PIPELINING, script).await;
+        assert_eq!(
+            (told.result, told.in_step),
+            (result, in_step),
+            "{replies:?}"
+        );
+        let dots = told.writes.iter().filter(|text| *text == ".\r\n").count();
+        assert_eq!(dots, usize::from(ends_with_a_dot), "{replies:?}");
+        let said = usize::from(ends_with_a_dot) + 1;
+        assert_eq!(told.writes.len(), said, "{:?}", told.writes);
+    }
+}
+
+#[tokio::test]
+async fn replies_that_nobody_asked_for_keep_the_message_back() {
+    for (replies, cause) in [
+        // Taken for the reply to the message, the last would be a success that is none.
+        (
+            "250 ok\r\n250 ok\r\n354 go ahead\r\n250 accepted\r\n",
+            Cause::Malformed,
+        ),
+        ("250 ok\r\n250 ok\r\n354 go ahead\r\n2", Cause::Malformed),
+        (
+            "250 ok\r\n250 ok\r\n354 go ahead\r\n421 closing\r\n",
+            Cause::Reply(Reply::new(421, "")),
+        ),
+    ] {
+        let told = tell(&message(&[], &[]), PIPELINING, &[("DATA\r\n", replies)]).await;
+        let expected = Err(Failure::new(Stage::Data, cause));
+        assert_eq!(
+            (told.result, told.in_step),
+            (expected, false),
+            "{replies:?}"
+        );
+        assert_eq!(told.writes.len(), 1, "{:?}", told.writes);
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_behind_the_acceptance_does_not_undo_it_but_ends_the_connection() {
+    let script = [
+        ("DATA\r\n", "250 ok\r\n250 ok\r\n354 go ahead\r\n"),
+        ("\r\n.\r\n", "250 ok\r\n250 and more\r\n"),
+    ];
+    let told = tell(&message(&[], &[]), PIPELINING, &script).await;
+    assert_eq!((told.result, told.in_step), (Ok(Vec::new()), false));
+}
+
+#[tokio::test]
+async fn what_the_last_message_left_unread_is_not_taken_for_a_reply_to_the_next() {
+    let (stream, mut server) = tokio::io::duplex(1_024);
+    let mut wire = Wire::new(stream, 0);
+    server.write_all(b"250 late\r\n").await.unwrap();
+    assert!(!wire.is_in_step());
+    assert_eq!(wire.write(b"NOOP\r\n", 1).await, Err(Cause::Malformed));
+}
+
+/// A server that closes in the middle of a large message can not have accepted it.
+#[tokio::test]
+async fn a_message_whose_end_never_left_is_not_in_doubt() {
+    for (last_word, cause) in [
+        ("", Cause::Closed),
+        (
+            "552 5.3.4 too big\r\n",
+            Cause::Reply(Reply::new(552, "5.3.4")),
+        ),
+    ] {
+        let mut large = message(&[], &[]);
+        let mut content = (*large.content).clone();
+        content.body = Some("A line of text.\n".repeat(20_000));
+        large.content = Arc::new(content);
+        let (stream, mut server) = tokio::io::duplex(4_096);
+        let server = async {
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"DATA\r\n") {
+                server.read_buf(&mut heard).await.unwrap();
+            }
+            let replies = "250 ok\r\n250 ok\r\n354 go ahead\r\n";
+            server.write_all(replies.as_bytes()).await.unwrap();
+            while heard.len() < 10_000 {
+                server.read_buf(&mut heard).await.unwrap();
+            }
+            server.write_all(last_word.as_bytes()).await.unwrap();
+            drop(server);
+        };
+        let sender = sender();
+        let mut draft = Draft::new(&large, &sender).unwrap();
+        let submission = draft.for_server(&PIPELINING).unwrap();
+        let mut wire = Wire::new(stream, 0);
+        let deadline = Deadline::after(Duration::from_secs(5));
+        let sending = hand_over(&mut wire, &PIPELINING, &submission, deadline);
+        let (result, ()) = tokio::join!(sending, server);
+        assert_eq!(result, Err(Failure::new(Stage::Data, cause)));
+        assert!(!wire.is_in_step());
+    }
 }

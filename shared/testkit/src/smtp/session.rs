@@ -657,7 +657,10 @@ impl Session {
         }
         match &self.transaction {
             None => return self.out_of_order("503 5.5.1 need MAIL first").await,
-            Some(transaction) if transaction.rcpt_to.is_empty() => {
+            Some(transaction)
+                if transaction.rcpt_to.is_empty()
+                    && !self.shared.config.data_without_recipients =>
+            {
                 return self.out_of_order("554 5.5.1 no valid recipients").await;
             }
             Some(_) => {}
@@ -674,6 +677,9 @@ impl Session {
         let Some(transaction) = self.transaction.take() else {
             return Err(End::Gone);
         };
+        if transaction.rcpt_to.is_empty() {
+            return self.out_of_order("554 5.5.1 no valid recipients").await;
+        }
         if body.received > self.shared.config.max_message_size {
             return self.out_of_order("552 5.3.4 message too big").await;
         }

@@ -272,6 +272,28 @@ async fn pipelined_commands_are_answered_in_order() {
 }
 
 #[tokio::test]
+async fn a_message_to_nobody_can_be_asked_for_and_is_refused_at_its_end() {
+    let server = SmtpServer::builder()
+        .data_without_recipients()
+        .on(Stage::Rcpt, Action::reply("550 5.1.1 unknown"))
+        .start()
+        .await;
+    let mut client = Client::ready(&server).await;
+    client
+        .write("MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n")
+        .await;
+    for code in ["250 2.1.0", "550 5.1.1", "354"] {
+        assert!(client.reply().await.starts_with(code));
+    }
+    assert_eq!(client.say(".").await, "554 5.5.1 no valid recipients");
+    assert!(server.messages().is_empty());
+    assert_eq!(
+        client.say("MAIL FROM:<a@example.com>").await,
+        "250 2.1.0 ok"
+    );
+}
+
+#[tokio::test]
 async fn pipelining_that_was_not_offered_is_refused() {
     let server = SmtpServer::builder()
         .without_extension("PIPELINING")

@@ -1,0 +1,274 @@
+//! One message: MAIL, RCPT for the recipient and every copy, DATA, the message (RFC 5321 section 3.3).
+//!
+//! Where the server offers PIPELINING (RFC 2920), the commands go out in one write: with DATA among
+//! them for a single recipient, without it where there are copies, since DATA after a refused
+//! recipient and an accepted copy would begin a message that must not be sent.
+
+use std::time::Duration;
+
+use comms_core::{EmailAddress, RefusedCopy};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    connection::{COMMAND_TIME, Cause, Failure, QUIT_TIME, Stage, expect, within},
+    offer::Offer,
+    reply::Reply,
+    submission::Submission,
+    wire::Wire,
+};
+use crate::deadline::{Deadline, Elapsed};
+
+/// The longest that the message and the reply to it may take.
+const BODY_TIME: Duration = Duration::from_mins(1);
+/// What must be left of the deadline for a message to be started on. A body that our own deadline cuts
+/// off may have been accepted; one that was not begun has not.
+const BODY_TIME_LEAST: Duration = Duration::from_secs(2);
+
+/// Hands `submission` over. `Ok` is the server's 250 to the message and nothing less, with the copies
+/// that it does not go to. A copy that is refused for the moment counts as refused, also by 452 4.5.3
+/// (too many recipients): the message goes out once, and not again for a copy's sake.
+///
+/// After an error the transaction may be open still. [`Wire::is_in_step`] says whether the connection
+/// can be used any more.
+pub(super) async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    offer: &Offer,
+    submission: &Submission<'_>,
+    deadline: Deadline,
+) -> Result<Vec<RefusedCopy>, Failure> {
+    let refused = if offer.pipelining {
+        pipelined(wire, offer, submission, deadline).await?
+    } else {
+        one_by_one(wire, offer, submission, deadline).await?
+    };
+    message(wire, submission.body.as_bytes(), deadline).await?;
+    Ok(refused)
+}
+
+/// Up to the reply to DATA, with a round trip for every command.
+async fn one_by_one<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    offer: &Offer,
+    submission: &Submission<'_>,
+    deadline: Deadline,
+) -> Result<Vec<RefusedCopy>, Failure> {
+    let mail = mail_command(submission, offer);
+    succeeded(say(wire, Stage::Mail, &mail, deadline).await?, Stage::Mail)?;
+    let rcpt = rcpt_command(submission.recipient);
+    succeeded(say(wire, Stage::Rcpt, &rcpt, deadline).await?, Stage::Rcpt)?;
+    let mut refused = submission.refused.clone();
+    for copy in &submission.copies {
+        let rcpt = rcpt_command(copy.address);
+        let reply = say(wire, Stage::Rcpt, &rcpt, deadline).await?;
+        if !is_taken(reply)? {
+            refused.push(copy.refused(reply.provider_code()));
+        }
+    }
+    data(wire, deadline).await?;
+    Ok(refused)
+}
+
+/// Up to the reply to DATA, in as few round trips as can be.
+async fn pipelined<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    offer: &Offer,
+    submission: &Submission<'_>,
+    deadline: Deadline,
+) -> Result<Vec<RefusedCopy>, Failure> {
+    let with_data = submission.copies.is_empty();
+    let mut group = mail_command(submission, offer);
+    group.push_str(&rcpt_command(submission.recipient));
+    for copy in &submission.copies {
+        group.push_str(&rcpt_command(copy.address));
+    }
+    if with_data {
+        enough_time(deadline)?;
+        group.push_str("DATA\r\n");
+    }
+    // 51 commands of 300 bytes at most: less than any socket's buffers, so that neither side can wait
+    // for the other to read (RFC 2920 section 3.1).
+    let replies = 2 + submission.copies.len() + usize::from(with_data);
+    let written = wire.write(group.as_bytes(), replies);
+    within(Stage::Mail, COMMAND_TIME, deadline, written).await?;
+
+    let mail = hear(wire, Stage::Mail, deadline).await?;
+    if let Err(refusal) = succeeded(mail, Stage::Mail) {
+        let recipients = 1 + submission.copies.len();
+        hear_out(wire, mail, recipients, with_data, deadline).await;
+        return Err(refusal);
+    }
+    let rcpt = hear(wire, Stage::Rcpt, deadline).await?;
+    if let Err(refusal) = succeeded(rcpt, Stage::Rcpt) {
+        hear_out(wire, rcpt, submission.copies.len(), with_data, deadline).await;
+        return Err(refusal);
+    }
+    let mut refused = submission.refused.clone();
+    for copy in &submission.copies {
+        let reply = hear(wire, Stage::Rcpt, deadline).await?;
+        if !is_taken(reply)? {
+            refused.push(copy.refused(reply.provider_code()));
+        }
+    }
+    if with_data {
+        expect(hear(wire, Stage::Data, deadline).await?, 354, Stage::Data)?;
+    } else {
+        data(wire, deadline).await?;
+    }
+    Ok(refused)
+}
+
+/// Reads what still comes of a group of commands after the refusal of one, so that the connection can
+/// be used for the next message; gives it up where that can not be.
+async fn hear_out<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    refusal: Reply,
+    recipients: usize,
+    with_data: bool,
+    deadline: Deadline,
+) {
+    let is_over = refusal.is_refusal()
+        && hear_rest(wire, recipients, with_data, deadline)
+            .await
+            .unwrap_or(false);
+    if !is_over {
+        wire.spoil();
+    }
+}
+
+/// Whether the server is back to waiting for a command.
+async fn hear_rest<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    recipients: usize,
+    with_data: bool,
+    deadline: Deadline,
+) -> Result<bool, Failure> {
+    let mut nobody_is_taken = true;
+    for _ in 0..recipients {
+        let reply = hear(wire, Stage::Rcpt, deadline).await?;
+        nobody_is_taken &= reply.is_refusal();
+    }
+    if !with_data {
+        return Ok(true);
+    }
+    let reply = hear(wire, Stage::Data, deadline).await?;
+    if reply.code == 354 && nobody_is_taken {
+        // RFC 2920 section 3.1: a server may ask for the message although it took no recipient; a
+        // message of nothing to nobody ends that, whatever it says to it.
+        say(wire, Stage::Data, ".\r\n", deadline).await?;
+        return Ok(true);
+    }
+    Ok(reply.is_refusal())
+}
+
+async fn data<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    deadline: Deadline,
+) -> Result<(), Failure> {
+    enough_time(deadline)?;
+    let reply = say(wire, Stage::Data, "DATA\r\n", deadline).await?;
+    // Only 354 asks for the message (RFC 5321 section 4.1.1.4).
+    expect(reply, 354, Stage::Data)
+}
+
+/// The message up to its final dot, and the reply to it.
+async fn message<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    bytes: &[u8],
+    deadline: Deadline,
+) -> Result<(), Failure> {
+    // The group of commands may have taken long.
+    enough_time(deadline).inspect_err(|_| wire.spoil())?;
+    let deadline = deadline.min(Deadline::after(BODY_TIME));
+    let cause = match deadline.bound(BODY_TIME, wire.write_message(bytes)).await {
+        Ok(Ok(())) => {
+            let reply = within(Stage::Body, BODY_TIME, deadline, wire.reply()).await?;
+            return expect(reply, 250, Stage::Body);
+        }
+        Ok(Err(cause)) => cause,
+        Err(Elapsed) => Cause::TimedOut,
+    };
+    if wire.message_ended() {
+        return Err(Failure::new(Stage::Body, cause));
+    }
+    // The end of the message never left, so it was not accepted. The server may have said why it closed.
+    let last_word = deadline.bound(QUIT_TIME, wire.reply()).await;
+    wire.spoil();
+    let cause = match last_word {
+        Ok(Ok(reply)) if reply.code >= 400 => Cause::Reply(reply),
+        Ok(Ok(_) | Err(_)) | Err(Elapsed) => cause,
+    };
+    Err(Failure::new(Stage::Data, cause))
+}
+
+fn enough_time(deadline: Deadline) -> Result<(), Failure> {
+    if deadline.remaining() < BODY_TIME_LEAST {
+        Err(Failure::new(Stage::Data, Cause::TimedOut))
+    } else {
+        Ok(())
+    }
+}
+
+fn succeeded(reply: Reply, stage: Stage) -> Result<(), Failure> {
+    if reply.is_success() {
+        Ok(())
+    } else {
+        Err(Failure::new(stage, Cause::Reply(reply)))
+    }
+}
+
+/// Whether a copy is taken. What is neither a success nor a refusal ends the conversation.
+fn is_taken(reply: Reply) -> Result<bool, Failure> {
+    if reply.is_success() {
+        Ok(true)
+    } else if reply.is_refusal() {
+        Ok(false)
+    } else {
+        Err(Failure::new(Stage::Rcpt, Cause::Reply(reply)))
+    }
+}
+
+fn mail_command(submission: &Submission<'_>, offer: &Offer) -> String {
+    let sender = submission.sender.as_str();
+    let mut command = if offer.size.is_some() {
+        // RFC 1870 section 3.
+        format!("MAIL FROM:<{sender}> SIZE={}", submission.body.size())
+    } else {
+        format!("MAIL FROM:<{sender}>")
+    };
+    if !submission.body.is_ascii() {
+        // RFC 6152 section 3; that it is offered was looked at before.
+        command.push_str(" BODY=8BITMIME");
+    }
+    if submission.smtputf8 {
+        // RFC 6531 section 3.4.
+        command.push_str(" SMTPUTF8");
+    }
+    command.push_str("\r\n");
+    command
+}
+
+/// An [`EmailAddress`] has neither spaces, brackets nor control characters: it can not end its command.
+fn rcpt_command(address: &EmailAddress) -> String {
+    format!("RCPT TO:<{}>\r\n", address.as_str())
+}
+
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    stage: Stage,
+    command: &str,
+    deadline: Deadline,
+) -> Result<Reply, Failure> {
+    let exchange = async {
+        wire.write(command.as_bytes(), 1).await?;
+        wire.reply().await
+    };
+    within(stage, COMMAND_TIME, deadline, exchange).await
+}
+
+async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    stage: Stage,
+    deadline: Deadline,
+) -> Result<Reply, Failure> {
+    within(stage, COMMAND_TIME, deadline, wire.reply()).await
+}

@@ -1,0 +1,151 @@
+//! Commands out, replies in, over any stream, and the count of replies that are still owed.
+//!
+//! Out of step means that a reply would be taken for the answer to something else; a message would
+//! pass for sent on the wrong 250. Therefore replies are counted, and before anything is written the
+//! server must have said all that it was asked for, and nothing more.
+
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::{
+    connection::Cause,
+    reply::{MOST, Reply, parse_reply},
+};
+
+/// Bytes that are read at a time at least, where there are so many.
+const READ: usize = 2_048;
+/// The end of a message that is handed over last, its final dot included: a TLS record's worth
+/// (RFC 8446 section 5.1), so that all but large messages go out in one write.
+const TAIL: usize = 16_384;
+
+/// One side of a conversation.
+pub(super) struct Wire<S> {
+    stream: S,
+    /// What was received and not read as a reply yet.
+    input: Vec<u8>,
+    /// Replies that are still to come.
+    owed: usize,
+    /// Whether the end of a message has been handed over, so that the server may have it whole.
+    message_ended: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// A conversation in which the server has `owed` replies to give before anything is asked: its
+    /// greeting, or none.
+    pub(super) const fn new(stream: S, owed: usize) -> Self {
+        Self {
+            stream,
+            input: Vec::new(),
+            owed,
+            message_ended: false,
+        }
+    }
+
+    pub(super) const fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// The stream, unless more was received than the replies; that is never carried over. Whether the
+    /// server has closed it is found by who uses it.
+    pub(super) fn into_stream(mut self) -> Result<S, Cause> {
+        match self.unasked() {
+            None | Some(Cause::Closed) if self.owed == 0 => Ok(self.stream),
+            None | Some(_) => Err(Cause::Malformed),
+        }
+    }
+
+    /// Whether the server has said all that it was asked for, and nothing more.
+    pub(super) fn is_in_step(&mut self) -> bool {
+        self.owed == 0 && self.unasked().is_none()
+    }
+
+    /// Gives the conversation up: it is not in step any more, whatever is read.
+    pub(super) const fn spoil(&mut self) {
+        self.owed = usize::MAX;
+    }
+
+    /// Writes `commands`, which get `replies` replies.
+    pub(super) async fn write(&mut self, commands: &[u8], replies: usize) -> Result<(), Cause> {
+        self.begin(replies)?;
+        self.write_all(commands).await
+    }
+
+    /// Writes a message with its final dot, all in one unless it is large. Where this fails, or is
+    /// dropped, [`Wire::message_ended`] says whether the server may have the whole of it.
+    pub(super) async fn write_message(&mut self, message: &[u8]) -> Result<(), Cause> {
+        self.message_ended = false;
+        self.begin(1)?;
+        let (head, tail) = message.split_at(message.len().saturating_sub(TAIL));
+        if !head.is_empty() {
+            self.write_all(head).await?;
+        }
+        self.message_ended = true;
+        self.write_all(tail).await
+    }
+
+    /// Whether the last message's end has been handed over.
+    pub(super) const fn message_ended(&self) -> bool {
+        self.message_ended
+    }
+
+    /// The next reply.
+    pub(super) async fn reply(&mut self) -> Result<Reply, Cause> {
+        self.reply_with_lines().await.map(|(_, reply)| reply)
+    }
+
+    /// The next reply, with its bytes.
+    pub(super) async fn reply_with_lines(&mut self) -> Result<(Vec<u8>, Reply), Cause> {
+        loop {
+            if let Some(parsed) = parse_reply(&self.input) {
+                let (length, reply) = parsed?;
+                self.owed = self.owed.saturating_sub(1);
+                return Ok((self.input.drain(..length).collect(), reply));
+            }
+            if self.input.len() > MOST {
+                return Err(Cause::Malformed);
+            }
+            self.input.reserve(READ);
+            match self.stream.read_buf(&mut self.input).await {
+                Ok(0) | Err(_) => return Err(Cause::Closed),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Notes that something is asked. Until then the server must have kept silent.
+    fn begin(&mut self, replies: usize) -> Result<(), Cause> {
+        if let Some(cause) = self.unasked() {
+            return Err(cause);
+        }
+        if self.owed != 0 {
+            return Err(Cause::Malformed);
+        }
+        self.owed = replies;
+        Ok(())
+    }
+
+    /// What the server said or did without being asked, as far as it has arrived.
+    fn unasked(&mut self) -> Option<Cause> {
+        if self.input.is_empty() {
+            self.input.reserve(READ);
+            match self.stream.read_buf(&mut self.input).now_or_never() {
+                None => return None,
+                Some(Ok(0) | Err(_)) => return Some(Cause::Closed),
+                Some(Ok(_)) => {}
+            }
+        }
+        // RFC 5321 section 3.8: a server may say 421 at any time, and close.
+        match parse_reply(&self.input) {
+            Some(Ok((_, reply))) if reply.code == 421 => Some(Cause::Reply(reply)),
+            Some(_) | None => Some(Cause::Malformed),
+        }
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> Result<(), Cause> {
+        let written = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        written.await.map_err(|_| Cause::Closed)
+    }
+}
