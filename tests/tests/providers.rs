@@ -84,14 +84,23 @@ async fn an_email_fails_over_from_sendgrid_to_the_clinics_mail_server() {
             ("smtp", "fallback[0]", "")
         ]
     );
-    assert_eq!((&delivery["status"], &delivery["provider"]), (&json!("sent"), &json!("smtp")));
+    assert_eq!(
+        (&delivery["status"], &delivery["provider"]),
+        (&json!("sent"), &json!("smtp"))
+    );
     let request = &api.requests()[0];
-    assert_eq!(request.header("authorization"), Some("Bearer planted-sendgrid-key"));
+    assert_eq!(
+        request.header("authorization"),
+        Some("Bearer planted-sendgrid-key")
+    );
     assert_eq!(request.json()["from"]["email"], "hello@clinic.example");
     // The next provider is another account: it sends under its own name, with its own password.
     assert_eq!(Mail::of(&world.smtp.messages()[0]).from, FROM);
     let conversation = world.smtp.transcript().join("\n");
-    assert!(!conversation.contains("hello@clinic.example"), "{conversation}");
+    assert!(
+        !conversation.contains("hello@clinic.example"),
+        "{conversation}"
+    );
     assert!(!answer.text.contains("planted"), "{}", answer.text);
     assert!(api.unexpected().is_empty());
 }
@@ -106,7 +115,11 @@ async fn a_template_fails_over_from_meta_to_twilio_under_the_name_it_has_there()
         .expect(201);
     graph.on("POST", "/v23.0/123456789/messages", meta_error(131_042));
     let messages = format!("/2010-04-01/Accounts/{ACCOUNT}/Messages.json");
-    api.on("POST", &messages, Reply::json(201, json!({"sid": MESSAGE, "status": "queued"})));
+    api.on(
+        "POST",
+        &messages,
+        Reply::json(201, json!({"sid": MESSAGE, "status": "queued"})),
+    );
 
     let answer = world.post(&template_message()).await.expect(200);
 
@@ -172,7 +185,10 @@ async fn an_email_goes_out_by_the_clinics_own_ses() {
 #[tokio::test]
 async fn a_refused_copy_is_told_while_the_patient_gets_the_message() {
     let world = World::with(|server, _| {
-        server.on_rcpt("gone@example.com", Action::reply("550 5.1.1 planted gone@example.com"))
+        server.on_rcpt(
+            "gone@example.com",
+            Action::reply("550 5.1.1 planted gone@example.com"),
+        )
     })
     .await;
     world.save_clinic().await;
@@ -195,7 +211,11 @@ async fn a_refused_copy_is_told_while_the_patient_gets_the_message() {
     let message = &world.smtp.messages()[0];
     assert_eq!(
         message.rcpt_to,
-        ["patient@example.com", "family@example.com", "archive@clinic.example"]
+        [
+            "patient@example.com",
+            "family@example.com",
+            "archive@clinic.example"
+        ]
     );
     assert!(!message.text().contains("archive@"));
     assert!(!answer.text.contains("gone@") && !read.text.contains("gone@"));
@@ -219,7 +239,11 @@ async fn a_whatsapp_test_says_how_each_provider_did_and_sends_the_template() {
         ),
     );
     let accepted = json!({"messaging_product": "whatsapp", "messages": [{"id": "wamid.X"}]});
-    graph.on("POST", "/v23.0/123456789/messages", Reply::json(200, accepted));
+    graph.on(
+        "POST",
+        "/v23.0/123456789/messages",
+        Reply::json(200, accepted),
+    );
     let refused = json!({"code": 20003, "message": "Authenticate planted", "status": 401});
     api.always(
         "GET",
@@ -228,28 +252,47 @@ async fn a_whatsapp_test_says_how_each_provider_did_and_sends_the_template() {
     );
     let test = json!({"testPhone": "+15550100", "templateId": "hello_world", "language": "en_US"});
 
-    let answer = world.test_settings(CLINIC, "test-whatsapp", &test).await.expect(200);
+    let answer = world
+        .test_settings(CLINIC, "test-whatsapp", &test)
+        .await
+        .expect(200);
 
     assert_eq!(answer.body["ok"], false);
     let last = |index: usize| {
         let stages = answer.body["results"][index]["stages"].as_array().unwrap();
         stages.last().unwrap().clone()
     };
-    assert_eq!((&last(0)["stage"], &last(0)["outcome"]), (&json!("send"), &json!("passed")));
+    assert_eq!(
+        (&last(0)["stage"], &last(0)["outcome"]),
+        (&json!("send"), &json!("passed"))
+    );
     let sent = graph.requests().pop().unwrap().json();
     assert_eq!(sent["template"]["name"], "hello_world");
     assert_eq!(
         (&last(1)["stage"], &last(1)["kind"], &last(1)["code"]),
-        (&json!("authenticate"), &json!("unauthenticated"), &json!("20003"))
+        (
+            &json!("authenticate"),
+            &json!("unauthenticated"),
+            &json!("20003")
+        )
     );
     assert!(!answer.text.contains("planted"), "{}", answer.text);
 
     for (body, pointer) in [
         (json!({}), "/testPhone"),
         (json!({"testPhone": "0100"}), "/testPhone"),
-        (json!({"testPhone": "+15550100", "provider": "smtp"}), "/provider"),
-        (json!({"testPhone": "+15550100", "language": "en"}), "/language"),
-        (json!({"testEmail": "a@example.com", "verifyOnly": true}), "/testEmail"),
+        (
+            json!({"testPhone": "+15550100", "provider": "smtp"}),
+            "/provider",
+        ),
+        (
+            json!({"testPhone": "+15550100", "language": "en"}),
+            "/language",
+        ),
+        (
+            json!({"testEmail": "a@example.com", "verifyOnly": true}),
+            "/testEmail",
+        ),
     ] {
         let answer = world.test_settings(CLINIC, "test-whatsapp", &body).await;
         assert_eq!(answer.expect(422).pointers(), [pointer]);
@@ -275,7 +318,11 @@ async fn no_providers_secret_is_shown_or_stored_in_clear() {
     assert!(!format!("{stored:?}").contains("planted"));
     // What is shown can be saved again as it is.
     world
-        .put_settings_if(CLINIC, shown.clone(), &[("if-match", answer.header("etag"))])
+        .put_settings_if(
+            CLINIC,
+            shown.clone(),
+            &[("if-match", answer.header("etag"))],
+        )
         .await
         .expect(200);
 }
@@ -293,10 +340,15 @@ async fn a_clinic_can_not_name_another_clinics_tenant_or_role() {
         let mut credentials = account;
         credentials["region"] = json!("us-east-1");
         let entry = json!({"provider": "aws_ses", "credentials": credentials});
-        let answer = world.put_settings(CLINIC, email(&entry, FROM)).await.expect(422);
+        let answer = world
+            .put_settings(CLINIC, email(&entry, FROM))
+            .await
+            .expect(422);
         assert_eq!(
             answer.pointers(),
-            [format!("/settings/communicationSettings/email/primary/credentials/{field}")]
+            [format!(
+                "/settings/communicationSettings/email/primary/credentials/{field}"
+            )]
         );
     }
 }
@@ -304,7 +356,9 @@ async fn a_clinic_can_not_name_another_clinics_tenant_or_role() {
 /// The mail server refuses one stage; that is what the script is for in other tests of this file.
 #[tokio::test]
 async fn a_chain_of_every_email_provider_ends_with_every_reason() {
-    let world = World::with(|server, _| server.always(Stage::Auth, Action::reply("535 5.7.8 planted"))).await;
+    let world =
+        World::with(|server, _| server.always(Stage::Auth, Action::reply("535 5.7.8 planted")))
+            .await;
     let api = world.api().await;
     let mut document = email(&sendgrid(&api), FROM);
     document["email"]["fallback"] = json!([ses(), world.entry()]);
@@ -312,9 +366,17 @@ async fn a_chain_of_every_email_provider_ends_with_every_reason() {
     api.on(
         "POST",
         "/v3/mail/send",
-        Reply::json(401, json!({"errors": [{"message": "Maximum credits exceeded", "field": null}]})),
+        Reply::json(
+            401,
+            json!({"errors": [{"message": "Maximum credits exceeded", "field": null}]}),
+        ),
     );
-    world.aws.fail_next("ses", "SendEmail", 1, comms_testkit::aws::Fault::ServerError);
+    world.aws.fail_next(
+        "ses",
+        "SendEmail",
+        1,
+        comms_testkit::aws::Fault::ServerError,
+    );
     let answer = world.post(&immediate()).await;
     let delivery = &answer.body["deliveries"][0];
     assert_eq!(

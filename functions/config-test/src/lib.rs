@@ -149,7 +149,12 @@ fn read_request(body: Value, channel: Channel) -> Result<TestRequest, HttpProble
         let (field, to, template) = match channel {
             Channel::Email => {
                 let to = object.optional("testEmail", read::parsed(EmailAddress::parse));
-                let to = to.map(|address| Target::Email(Mailbox { address, name: None }));
+                let to = to.map(|address| {
+                    Target::Email(Mailbox {
+                        address,
+                        name: None,
+                    })
+                });
                 ("testEmail", to, None)
             }
             Channel::Whatsapp => {

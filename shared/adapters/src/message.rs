@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comms_core::{
-    DeliveryId, EmailAddress,
+    DeliveryId, Disposition, EmailAddress, ErrorKind, ProviderError,
     request::{Content, Target},
 };
 
@@ -19,4 +19,10 @@ pub struct Message {
     pub content: Arc<Content>,
     /// Where answers go.
     pub reply_to: Option<EmailAddress>,
+}
+
+/// A message that no provider of its channel would take, for a limit or its form: said before
+/// anything is sent.
+pub(crate) const fn invalid(detail: &'static str) -> ProviderError {
+    ProviderError::new(Disposition::Final, ErrorKind::InvalidMessage, detail)
 }

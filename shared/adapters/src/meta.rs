@@ -28,7 +28,7 @@ use crate::{
         Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question,
         provider_id,
     },
-    message::Message,
+    message::{Message, invalid},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
 
@@ -469,10 +469,6 @@ fn texts(texts: &[String]) -> Result<Vec<Parameter<'_>>, ProviderError> {
 
 fn is_longer(text: &str, most: usize) -> bool {
     text.chars().count() > most
-}
-
-const fn invalid(detail: &'static str) -> ProviderError {
-    ProviderError::new(Disposition::Final, ErrorKind::InvalidMessage, detail)
 }
 
 /// Another provider of the chain may have the template under this name.

@@ -12,7 +12,7 @@ use lettre::{
     },
 };
 
-use crate::message::Message;
+use crate::message::{Message, invalid};
 
 /// A message in its final form.
 pub(crate) struct Mail {
@@ -106,10 +106,6 @@ fn attachment_body(attachment: &request::Attachment) -> Result<Body, ProviderErr
 /// go out as it is.
 fn lines(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
-}
-
-const fn invalid(detail: &'static str) -> ProviderError {
-    ProviderError::new(Disposition::Final, ErrorKind::InvalidMessage, detail)
 }
 
 enum Part {

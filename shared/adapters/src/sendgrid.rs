@@ -26,8 +26,7 @@ use serde_json::Value;
 use crate::{
     deadline::Deadline,
     http::{Answer, HttpClients, HttpRequest, classify_status, classify_transport},
-    message::Message,
-    mime::invalid,
+    message::{Message, invalid},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
 

@@ -30,7 +30,7 @@ use crate::{
         Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question,
         provider_id,
     },
-    message::Message,
+    message::{Message, invalid},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
 
@@ -340,10 +340,6 @@ fn content_template(
     }
     let variables = (!variables.is_empty()).then(|| Value::Object(variables).to_string());
     Ok((sid, variables))
-}
-
-const fn invalid(detail: &'static str) -> ProviderError {
-    ProviderError::new(Disposition::Final, ErrorKind::InvalidMessage, detail)
 }
 
 /// Another provider of the chain may carry the template.

@@ -367,10 +367,7 @@ async fn the_documented_table_is_what_the_adapters_say_of_themselves() {
         row("bytes of a message", &|can| limit(can.message_bytes)),
     ]
     .join("\n");
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../infra/docs/PROVIDERS.md"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../infra/docs/PROVIDERS.md");
     let documented = std::fs::read_to_string(path).unwrap();
     assert!(
         documented.contains(&table),

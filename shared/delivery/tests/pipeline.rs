@@ -71,7 +71,8 @@ impl World {
             "fallbackStrategy": {"retryAttempts": 2}
         }});
         let mut problems = Problems::default();
-        let settings = CommunicationSettings::read(document, "", &tenant, None, &mut problems).unwrap();
+        let settings =
+            CommunicationSettings::read(document, "", &tenant, None, &mut problems).unwrap();
         let previous = self.store.load(&tenant).await.unwrap();
         let author = Author {
             subject: "admin".into(),
