@@ -28,6 +28,7 @@ declare -A users_of=(
   ["lambda_*"]="comms-runtime $functions"
   ["aws_lambda_events"]="comms-runtime $functions"
   ["aws-sdk-sesv2"]="comms-adapters"
+  ["aws-sdk-sts"]="comms-adapters"
   ["aws-sdk-dynamodb"]="comms-settings comms-delivery comms-local"
   ["aws-sdk-kms"]="comms-settings comms-local"
   ["dynoxide-rs"]="comms-testkit"

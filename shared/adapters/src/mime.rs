@@ -1,7 +1,7 @@
 //! E-mail messages in MIME form, for the providers that take them so: SMTP, and SES with files.
 
 use comms_core::{
-    Disposition, EmailAddress, ErrorKind, Mailbox, ProviderError,
+    EmailAddress, Mailbox, ProviderError,
     request::{self, Target},
 };
 use lettre::{

@@ -15,7 +15,7 @@ mod contract {
 
 use std::time::Duration;
 
-use comms_adapters::{Capabilities, Deadline, Provider, StageOutcome, VerifyStage};
+use comms_adapters::{Capabilities, Deadline, StageOutcome, VerifyStage};
 use comms_core::{Disposition, ErrorKind, ProviderError, Receipt};
 use contract::{
     logs,

@@ -1,17 +1,22 @@
 //! AWS configuration straight from the environment that Lambda gives: region, credentials and, in
-//! the local stack, endpoints. No profile files, no instance metadata.
+//! the local stack, endpoints. No profile files, no instance metadata, and none of the system's trust roots.
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, timeout::TimeoutConfig};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::{
     Builder,
-    tls::{Provider, rustls_provider::CryptoMode},
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use std::time::Duration;
 
 use crate::environment::Environment;
 
+/// Who may vouch for AWS's endpoints: Amazon Trust Services alone, and not the 140 or so authorities that the
+/// system trusts. Those also take milliseconds of every cold start to read. All five, as Amazon recommends for
+/// trust stores of one's own (<https://www.amazontrust.com/repository/>).
+const AMAZON_ROOTS: &str = include_str!("amazon-roots.pem");
 /// The longest that one try of one AWS request may take. DynamoDB, KMS and SQS answer in
 /// milliseconds; what takes longer is tried again.
 const ATTEMPT_TIME: Duration = Duration::from_secs(3);
@@ -25,11 +30,7 @@ pub fn sdk_config(environment: &Environment<'_>) -> SdkConfig {
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region))
         .credentials_provider(SharedCredentialsProvider::new(credentials(environment)))
-        .http_client(
-            Builder::new()
-                .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-                .build_https(),
-        )
+        .http_client(http_client())
         .timeout_config(
             TimeoutConfig::builder()
                 .operation_attempt_timeout(ATTEMPT_TIME)
@@ -44,6 +45,17 @@ pub fn sdk_config(environment: &Environment<'_>) -> SdkConfig {
         config = config.endpoint_url(endpoint);
     }
     config.build()
+}
+
+/// The HTTP client of all AWS clients.
+fn http_client() -> SharedHttpClient {
+    let roots = TrustStore::empty().with_pem_certificate(AMAZON_ROOTS);
+    let context = TlsContext::builder().with_trust_store(roots).build();
+    Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        // A context only holds what it is given, so that making one does not fail.
+        .tls_context(context.unwrap_or_default())
+        .build_https()
 }
 
 /// The execution role's credentials. Lambda gives them as variables of the process, and they are good
@@ -74,5 +86,50 @@ impl LoadServiceConfig for ServiceVariables {
             .to_ascii_uppercase()
             .replace([' ', '-'], "_");
         std::env::var(format!("{}_{service}", key.env())).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::digest::{SHA256, digest};
+    use rustls::{RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+
+    use super::*;
+
+    /// A DER sequence of `content`: what a trust anchor leaves out of a key.
+    fn sequence(content: &[u8]) -> Vec<u8> {
+        let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+        let head: &[u8] = match (high, low) {
+            (0, 0..=127) => &[0x30, low],
+            (0, _) => &[0x30, 0x81, low],
+            _ => &[0x30, 0x82, high, low],
+        };
+        [head, content].concat()
+    }
+
+    #[test]
+    fn aws_is_vouched_for_by_the_five_amazon_roots_and_nobody_else() {
+        // "SHA-256 Hash of Subject Public Key Information" at <https://www.amazontrust.com/repository/>
+        let published = [
+            "fbe3018031f9586bcbf41727e417b7d1c45c2f47f93be372a17b96b50757d5a2",
+            "7f4296fc5b6a4e3b35d3c369623e364ab1af381d8fa7121533c9d6c633ea2461",
+            "36abc32656acfc645c61b71613c4bf21c787f5cabbee48348d58597803d7abc9",
+            "f7ecded5c66047d28ed6466b543c40e0743abe81d109254dcf845d4c2c7853c5",
+            "2b071c59a0a0ae76b0eadb2bad23bad4580b69c3601b630c2eaf0613afa83f92",
+        ];
+        let mut store = RootCertStore::empty();
+        for root in CertificateDer::pem_slice_iter(AMAZON_ROOTS.as_bytes()) {
+            store.add(root.unwrap()).unwrap();
+        }
+        let keys: Vec<String> = store
+            .roots
+            .iter()
+            .map(|root| {
+                let digest = digest(&SHA256, &sequence(&root.subject_public_key_info));
+                let hex = |text, byte| format!("{text}{byte:02x}");
+                digest.as_ref().iter().fold(String::new(), hex)
+            })
+            .collect();
+        assert_eq!(keys, published);
     }
 }

@@ -1,13 +1,15 @@
-//! AWS on one loopback port: DynamoDB, KMS, SQS and SES v2 for the real SDK clients.
+//! AWS on one loopback port: DynamoDB, KMS, SQS, SES v2 and STS for the real SDK clients.
 //!
-//! One HTTP endpoint serves all four. A request says which service it is for in the credential scope of its
+//! One HTTP endpoint serves all five. A request says which service it is for in the credential scope of its
 //! `Authorization` header, as every signed AWS request does, so the production clients need nothing but
-//! `AWS_ENDPOINT_URL`. DynamoDB is `dynoxide` (conditions and transactions are atomic), the others are the
-//! `winterbaume` services. Signatures are not verified.
+//! `AWS_ENDPOINT_URL`. DynamoDB is `dynoxide` (conditions and transactions are atomic), KMS, SQS and SES
+//! are the `winterbaume` services, and STS is `AssumeRole` alone, which lets everybody have any role. Signatures are
+//! not verified.
 //!
 //! Two things make it more than an emulator: every call is recorded ([`LocalAws::calls`]), and faults can be
 //! scripted per operation ([`LocalAws::fail_next`]) in the shape in which the real service reports them, so what
-//! a test sees is what the SDK makes of it, its retries included.
+//! a test sees is what the SDK makes of it, its retries included. What SES was given to send is kept whole
+//! ([`LocalAws::ses_messages`]), and so is which roles were assumed ([`LocalAws::assumed_roles`]).
 //!
 //! The services' own state lives in memory, or in a directory when one is given: the tables as an `SQLite` file,
 //! and the KMS keys beside it, because a table full of sealed settings is worthless once the key is gone. Queues
@@ -137,11 +139,47 @@ impl fmt::Display for AwsCall {
     }
 }
 
+/// A message that SES took over.
+#[derive(Clone, PartialEq)]
+pub struct SesMessage {
+    /// The region whose SES took it.
+    pub region: String,
+    /// The id of the access key that signed the request.
+    pub access_key_id: String,
+    /// The session token that came with it, as temporary credentials have one.
+    pub session_token: Option<String>,
+    /// The id that SES answered with.
+    pub message_id: String,
+    /// The request's body (SES v2, `SendEmail`).
+    pub request: Value,
+}
+
+impl fmt::Debug for SesMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SesMessage({}, …)", self.message_id)
+    }
+}
+
+/// A role for which STS gave temporary credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssumedRole {
+    /// The region whose STS was asked.
+    pub region: String,
+    /// The role.
+    pub role_arn: String,
+    /// What the role's trust policy may ask for.
+    pub external_id: Option<String>,
+    /// The name that the caller gave to the session.
+    pub session_name: String,
+    /// The id of the temporary access key.
+    pub access_key_id: String,
+}
+
 /// A scripted failure, in the shape in which the service itself reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Too many requests: `ProvisionedThroughputExceededException` (DynamoDB), `ThrottlingException` (KMS),
-    /// `RequestThrottled` (SQS), `TooManyRequestsException` (SES). The SDK retries it.
+    /// `RequestThrottled` (SQS), `TooManyRequestsException` (SES), `Throttling` (STS). The SDK retries it.
     Throttle,
     /// The service is broken: a 500 with its own internal error. The SDK retries it.
     ServerError,
@@ -164,6 +202,8 @@ struct ScriptedFault {
 struct Record {
     calls: VecDeque<AwsCall>,
     faults: Vec<ScriptedFault>,
+    ses_messages: VecDeque<SesMessage>,
+    assumed_roles: VecDeque<AssumedRole>,
 }
 
 /// AWS on a loopback port. Clones share one endpoint; it closes when the last clone is dropped.
@@ -369,6 +409,16 @@ impl LocalAws {
             .iter()
             .filter(|call| call.service == service && call.operation == operation)
             .count()
+    }
+
+    /// The messages that SES took over since the start, oldest first, the newest [`MAX_CALLS`] of them.
+    pub fn ses_messages(&self) -> Vec<SesMessage> {
+        self.record().ses_messages.iter().cloned().collect()
+    }
+
+    /// The roles that were assumed since the start, oldest first, the newest [`MAX_CALLS`] of them.
+    pub fn assumed_roles(&self) -> Vec<AssumedRole> {
+        self.record().assumed_roles.iter().cloned().collect()
     }
 
     /// Forgets the recorded calls.
@@ -741,7 +791,7 @@ impl Services {
             ));
         };
         let path = parts.uri.path();
-        let operation = operation(&parts.headers, &parts.method, path);
+        let operation = operation(&service, &parts.headers, &parts.method, path, &body);
         if let Some(fault) = self.arrived(&service, &operation) {
             return fault_answer(&service, fault);
         }
@@ -752,6 +802,7 @@ impl Services {
             "kms" => &self.kms,
             "sqs" => &self.sqs,
             "ses" => &self.ses,
+            "sts" => return Ok(self.answer_sts(&region, &body)),
             other => {
                 return Ok(error_answer(
                     StatusCode::NOT_IMPLEMENTED,
@@ -773,6 +824,9 @@ impl Services {
             if let Some(with_groups) = groups.pass(&operation, &body, &answer.body) {
                 answer.body = with_groups;
             }
+        }
+        if service == "ses" && operation == "SendEmail" && answer.status == 200 {
+            self.keep_message(&region, &parts.headers, &body, &answer.body);
         }
         let mut response = Response::new(Full::new(answer.body));
         *response.status_mut() =
@@ -798,6 +852,98 @@ impl Services {
         })?;
         script.remaining -= 1;
         Some(script.fault)
+    }
+
+    fn keep_message(&self, region: &str, headers: &HeaderMap, request: &[u8], answer: &[u8]) {
+        let (Ok(request), Ok(answer)) = (
+            serde_json::from_slice(request),
+            serde_json::from_slice::<Value>(answer),
+        ) else {
+            return;
+        };
+        let token = headers.get("x-amz-security-token");
+        let message = SesMessage {
+            region: region.to_owned(),
+            access_key_id: access_key_id(headers).unwrap_or_default(),
+            session_token: token
+                .and_then(|token| token.to_str().ok())
+                .map(str::to_owned),
+            message_id: answer["MessageId"].as_str().unwrap_or_default().to_owned(),
+            request,
+        };
+        let mut record = self.record();
+        if record.ses_messages.len() >= MAX_CALLS {
+            record.ses_messages.pop_front();
+        }
+        record.ses_messages.push_back(message);
+    }
+
+    /// `AssumeRole` (STS API reference, version 2011-06-15), in the query protocol. The role's trust policy is not
+    /// part of this: script a [`Fault::AccessDenied`] for a role that may not be assumed.
+    fn answer_sts(&self, region: &str, body: &[u8]) -> Response<Full<Bytes>> {
+        let mut form: HashMap<String, String> = form(body);
+        let action = form.remove("Action").unwrap_or_default();
+        if action != "AssumeRole" || form.remove("Version").as_deref() != Some("2011-06-15") {
+            return sts_error(
+                StatusCode::BAD_REQUEST,
+                "InvalidAction",
+                "Could not find this operation for this version",
+            );
+        }
+        let role_arn = form.remove("RoleArn").unwrap_or_default();
+        let session_name = form.remove("RoleSessionName").unwrap_or_default();
+        let external_id = form.remove("ExternalId");
+        let of = |text: &str, lengths: std::ops::RangeInclusive<usize>, more: &str| {
+            lengths.contains(&text.len())
+                && text
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+        };
+        let role = role_arn.strip_prefix("arn:aws:iam::");
+        let role_ok =
+            role.and_then(|rest| rest.split_once(":role/"))
+                .is_some_and(|(account, name)| {
+                    account.len() == 12
+                        && account.bytes().all(|b| b.is_ascii_digit())
+                        && of(name, 1..=512, "_+=,.@-/")
+                });
+        let external_ok = external_id
+            .as_deref()
+            .is_none_or(|id| of(id, 2..=1224, "_+=,.@:/-"));
+        if !role_ok || !of(&session_name, 2..=64, "_+=,.@-") || !external_ok {
+            return sts_error(
+                StatusCode::BAD_REQUEST,
+                "ValidationError",
+                "RoleArn, RoleSessionName or ExternalId is missing or malformed",
+            );
+        }
+        let unique = uuid::Uuid::new_v4().simple().to_string().to_uppercase();
+        let access_key_id = format!("ASIA{}", &unique[..16]);
+        let (_, role_name) = role_arn.split_at(role_arn.find("role/").unwrap_or_default() + 5);
+        let account = role_arn.split(':').nth(4).unwrap_or_default();
+        let until = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+        let answer = format!(
+            "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult>\
+             <AssumedRoleUser><AssumedRoleId>AROALOCAL:{session_name}</AssumedRoleId>\
+             <Arn>arn:aws:sts::{account}:assumed-role/{role_name}/{session_name}</Arn></AssumedRoleUser>\
+             <Credentials><AccessKeyId>{access_key_id}</AccessKeyId><SecretAccessKey>local-{unique}</SecretAccessKey>\
+             <SessionToken>token-of-{access_key_id}</SessionToken><Expiration>{until:.0}</Expiration></Credentials>\
+             </AssumeRoleResult><ResponseMetadata><RequestId>{}</RequestId></ResponseMetadata></AssumeRoleResponse>",
+            uuid::Uuid::new_v4(),
+        );
+        let assumed = AssumedRole {
+            region: region.to_owned(),
+            role_arn,
+            external_id,
+            session_name,
+            access_key_id,
+        };
+        let mut record = self.record();
+        if record.assumed_roles.len() >= MAX_CALLS {
+            record.assumed_roles.pop_front();
+        }
+        record.assumed_roles.push_back(assumed);
+        xml(StatusCode::OK, answer)
     }
 
     async fn forward_to_tables(
@@ -921,8 +1067,29 @@ fn credential_scope(headers: &HeaderMap) -> Option<(String, String)> {
     Some((service, region))
 }
 
-/// The operation's name: from the target header, or for SES from the path.
-fn operation(headers: &HeaderMap, method: &Method, path: &str) -> String {
+/// The access key's id from `Credential=KEY/DATE/REGION/SERVICE/aws4_request`.
+fn access_key_id(headers: &HeaderMap) -> Option<String> {
+    let authorization = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (_, credential) = authorization.split_once("Credential=")?;
+    credential.split('/').next().map(str::to_owned)
+}
+
+/// The fields of a form.
+fn form(body: &[u8]) -> HashMap<String, String> {
+    url::form_urlencoded::parse(body).into_owned().collect()
+}
+
+/// The operation's name: from the target header, for SES from the path, for STS from the form.
+fn operation(
+    service: &str,
+    headers: &HeaderMap,
+    method: &Method,
+    path: &str,
+    body: &[u8],
+) -> String {
+    if service == "sts" {
+        return form(body).remove("Action").unwrap_or_default();
+    }
     if let Some(target) = headers.get("x-amz-target").and_then(|v| v.to_str().ok()) {
         return target.rsplit('.').next().unwrap_or(target).to_owned();
     }
@@ -944,6 +1111,13 @@ fn operation(headers: &HeaderMap, method: &Method, path: &str) -> String {
 fn fault_answer(service: &str, fault: Fault) -> Result<Response<Full<Bytes>>, HangUp> {
     let (status, kind, message) = match (fault, service) {
         (Fault::Drop, _) => return Err(HangUp),
+        (Fault::Throttle, "sts") => (400, "Throttling", "Rate exceeded"),
+        (Fault::ServerError, "sts") => (500, "InternalFailure", "An internal error occurred."),
+        (Fault::AccessDenied, "sts") => (
+            403,
+            "AccessDenied",
+            "User: arn:aws:sts::123456789012:assumed-role/local/local is not authorized to perform: sts:AssumeRole",
+        ),
         (Fault::Throttle, "dynamodb") => (
             400,
             "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",
@@ -998,6 +1172,9 @@ fn fault_answer(service: &str, fault: Fault) -> Result<Response<Full<Bytes>>, Ha
         ),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if service == "sts" {
+        return Ok(sts_error(status, kind, message));
+    }
     let mut response = error_answer(status, kind, message);
     // SQS names the code of its old query protocol too, and the SDK prefers that one.
     let query_error = match (service, fault) {
@@ -1014,7 +1191,31 @@ fn fault_answer(service: &str, fault: Fault) -> Result<Response<Full<Bytes>>, Ha
     Ok(response)
 }
 
-/// An error in the JSON shape all four services share: the kind in `__type` and (for SES) in a header.
+fn xml(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+    response
+}
+
+/// An error in the shape of the query protocol. `message` is XML as it is.
+fn sts_error(status: StatusCode, code: &str, message: &str) -> Response<Full<Bytes>> {
+    let side = if status.is_server_error() {
+        "Receiver"
+    } else {
+        "Sender"
+    };
+    let body = format!(
+        "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>{side}</Type>\
+         <Code>{code}</Code><Message>{message}</Message></Error><RequestId>{}</RequestId></ErrorResponse>",
+        uuid::Uuid::new_v4(),
+    );
+    xml(status, body)
+}
+
+/// An error in the JSON shape that all services but STS share: the kind in `__type` and (for SES) in a header.
 fn error_answer(status: StatusCode, kind: &str, message: &str) -> Response<Full<Bytes>> {
     let body = json!({"__type": kind, "message": message});
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
@@ -1235,6 +1436,47 @@ mod tests {
             .unwrap_err()
             .into_service_error();
         assert!(error.is_request_throttled(), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn sts_gives_an_hour_for_a_role_and_refuses_what_is_malformed() {
+        let aws = LocalAws::start().await;
+        let sts = aws_sdk_sts::Client::new(&aws.sdk_config());
+        let assume = |role: &str, session: &str, external: &str| {
+            sts.assume_role()
+                .role_arn(role)
+                .role_session_name(session)
+                .external_id(external)
+                .send()
+        };
+        let role = "arn:aws:iam::210987654321:role/path/clinic-mail";
+        let given = assume(role, "clinic-comms", "a:b").await.unwrap();
+        let given = given.credentials.unwrap();
+        let left = given.expiration.secs() - jiff::Timestamp::now().as_second();
+        assert!((3500..=3600).contains(&left), "{left}");
+        let assumed = aws.assumed_roles();
+        assert_eq!(assumed.len(), 1);
+        assert_eq!(assumed[0].role_arn, role);
+        assert_eq!(assumed[0].external_id.as_deref(), Some("a:b"));
+        assert_eq!(assumed[0].access_key_id, given.access_key_id);
+
+        for (role, session, external) in [
+            ("arn:aws:iam::210987654321:user/mail", "clinic-comms", "ab"),
+            ("arn:aws:iam::2109:role/mail", "clinic-comms", "ab"),
+            (role, "clinic comms", "ab"),
+            (role, "clinic-comms", "a"),
+            (role, "clinic-comms", "<ab>"),
+        ] {
+            let error = assume(role, session, external).await.unwrap_err();
+            let error = error.into_service_error();
+            assert_eq!(error.meta().code(), Some("ValidationError"), "{error:?}");
+        }
+        assert_eq!(aws.assumed_roles().len(), 1);
+
+        aws.fail_next("sts", "AssumeRole", 1, Fault::AccessDenied);
+        let error = assume(role, "clinic-comms", "ab").await.unwrap_err();
+        let error = error.into_service_error();
+        assert_eq!(error.meta().code(), Some("AccessDenied"));
     }
 
     #[tokio::test]

@@ -120,7 +120,6 @@ pub(crate) async fn all(trust: Trust) -> Vec<Box<dyn Rig>> {
 
 pub(crate) async fn http(trust: Trust) -> Vec<Box<dyn Rig>> {
     vec![
-        #[cfg(any())]
         Box::new(HttpRig::new(ses(), trust).await),
         Box::new(HttpRig::new(sendgrid(), trust).await),
         Box::new(HttpRig::new(meta(), trust).await),
