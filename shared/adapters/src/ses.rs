@@ -43,8 +43,8 @@ use self::{
 use crate::{
     deadline::{Deadline, Elapsed},
     http::provider_id,
-    message::Message,
-    mime::{self, invalid},
+    message::{Message, invalid},
+    mime,
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
     tls::HandshakeFailure,
 };

@@ -21,6 +21,9 @@ use aws_smithy_runtime_api::client::{
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Limited;
+
+use crate::http::MAX_ANSWER;
 
 /// Whether a request's body was asked for. Until then nothing that SES could act on has been sent.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +62,8 @@ impl HttpClient for Lent {
     }
 }
 
-/// A connector that notes when a request's body is asked for, where the request has a [`Begun`].
+/// A connector that notes when a request's body is asked for, where the request has a [`Begun`], and that
+/// lets no answer be longer than [`MAX_ANSWER`]: the SDK reads whatever comes.
 #[derive(Debug)]
 struct Watched(SharedHttpConnector);
 
@@ -69,7 +73,13 @@ impl HttpConnector for Watched {
             let body = request.take_body();
             *request.body_mut() = SdkBody::from_body_1_x(Tracked { body, begun });
         }
-        self.0.call(request)
+        let answering = self.0.call(request);
+        HttpConnectorFuture::new(async move {
+            let mut answer = answering.await?;
+            let body = std::mem::replace(answer.body_mut(), SdkBody::taken());
+            *answer.body_mut() = SdkBody::from_body_1_x(Limited::new(body, MAX_ANSWER));
+            Ok(answer)
+        })
     }
 }
 
