@@ -32,6 +32,10 @@ pub trait Provider: Debug + Send + Sync {
 }
 
 /// What a provider's adapter can carry. What goes beyond it ends as an error before anything is sent.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "a table's row: every column is yes or no by itself"
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// Text as HTML beside plain text.

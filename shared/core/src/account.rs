@@ -75,12 +75,8 @@ account_names! {
 
 /// Twilio, "String Identifier (SID)": two letters and 32 hexadecimal digits.
 fn is_sid(text: &str, prefix: &str) -> bool {
-    text.strip_prefix(prefix).is_some_and(|digits| {
-        digits.len() == 32
-            && digits
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F'))
-    })
+    text.strip_prefix(prefix)
+        .is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn is_region(text: &str) -> bool {

@@ -743,7 +743,11 @@ fn read_template_params(value: Value) -> Result<TemplateParams, String> {
             }
             params
         }
-        body => TemplateParams {
+        body @ (Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Array(_)) => TemplateParams {
             body: texts(body)?,
             ..TemplateParams::default()
         },

@@ -454,10 +454,10 @@ mod tests {
     }
 
     fn smtp(entry: &ProviderEntry) -> &SmtpCredentials {
-        match &entry.credentials {
-            Credentials::Smtp(smtp) => smtp,
-            other => panic!("not smtp but {}", other.provider()),
-        }
+        let Credentials::Smtp(smtp) = &entry.credentials else {
+            panic!("not smtp but {}", entry.credentials.provider());
+        };
+        smtp
     }
 
     fn pointers(value: &Value, stored: Option<&CommunicationSettings>) -> Vec<String> {

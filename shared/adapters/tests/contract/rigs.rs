@@ -62,10 +62,11 @@ pub(crate) enum Hang {
 
 impl Scenario {
     pub(crate) fn hangs(self) -> Option<Hang> {
-        match self {
-            Self::HangBeforeTls => Some(Hang::BeforeTls),
-            Self::HangAfterMessage | Self::StallInAnswer => Some(Hang::AfterMessage),
-            _ => None,
+        if self == Self::HangBeforeTls {
+            Some(Hang::BeforeTls)
+        } else {
+            matches!(self, Self::HangAfterMessage | Self::StallInAnswer)
+                .then_some(Hang::AfterMessage)
         }
     }
 }
