@@ -540,23 +540,13 @@ pub(crate) enum TransportFailure {
 }
 
 fn transport_failure(error: &reqwest::Error, begun: bool) -> TransportFailure {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = cause {
-        // What an io::Error is made from is not its source but its content. A TLS error comes in two.
-        let mut inner = error;
-        while let Some(content) = inner
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-        {
-            inner = content;
-        }
-        if let Some(egress) = inner.downcast_ref::<EgressError>() {
+    for cause in causes(error) {
+        if let Some(egress) = cause.downcast_ref::<EgressError>() {
             return TransportFailure::Egress(*egress);
         }
-        if let (Some(tls), false) = (inner.downcast_ref::<rustls::Error>(), begun) {
+        if let (Some(tls), false) = (cause.downcast_ref::<rustls::Error>(), begun) {
             return TransportFailure::Handshake(tls.into());
         }
-        cause = error.source();
     }
     match (begun, error.is_timeout(), error.is_connect()) {
         (true, true, _) => TransportFailure::NoAnswerInTime,
@@ -565,6 +555,18 @@ fn transport_failure(error: &reqwest::Error, begun: bool) -> TransportFailure {
         (false, false, true) => TransportFailure::NotConnected,
         (false, false, false) => TransportFailure::NotBegun,
     }
+}
+
+/// An error and what is behind it. What an `io::Error` was made from is its content, not its source.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        match error.downcast_ref::<std::io::Error>() {
+            Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
+            None => error.source(),
+        }
+    })
 }
 
 /// What a failure below the provider's own answers means.

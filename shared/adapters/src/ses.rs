@@ -35,14 +35,16 @@ use comms_core::{
     account::{AwsAccessKeyId, AwsRegion, ExternalId, RoleArn, SesName},
     request::{Content, Target},
 };
+use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 
 use self::{
     connector::{Begun, Lent},
     credentials::{AssumedRole, NoCredentials, SealedKey},
 };
+
 use crate::{
     deadline::{Deadline, Elapsed},
-    http::provider_id,
+    http::{causes, provider_id},
     message::{Message, invalid},
     mime,
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
@@ -250,7 +252,10 @@ impl Provider for SesProvider {
         let mark = begun.clone();
         let request = self.request(message)?.customize();
         let exchange = request.mutate_request(move |request| request.add_extension(mark.clone()));
-        let failure = match deadline.bound(REQUEST_TIME, exchange.send()).await {
+        let failure = match deadline
+            .bound(REQUEST_TIME, unlogged(exchange.send()))
+            .await
+        {
             Ok(Ok(accepted)) => match accepted.message_id().and_then(provider_id) {
                 Some(id) => return Ok(Receipt::new(id)),
                 None => Failure::Answered(Answer::without_id()),
@@ -285,6 +290,12 @@ impl Provider for SesProvider {
     }
 }
 
+/// Work of the SDK's without its log: at its finest level it writes down requests and answers, which have
+/// addresses, contents and, from STS, credentials in them.
+fn unlogged<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    work.with_subscriber(NoSubscriber::default())
+}
+
 /// Asks SES something. A question sends no message, so that it never matters how far it got.
 async fn ask<T, E>(
     deadline: Deadline,
@@ -293,7 +304,7 @@ async fn ask<T, E>(
 where
     E: StdError + ProvideErrorMetadata + 'static,
 {
-    let failure = match deadline.bound(REQUEST_TIME, question).await {
+    let failure = match deadline.bound(REQUEST_TIME, unlogged(question)).await {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(error)) => Failure::of(&error, false),
         Err(Elapsed) => Failure::Unanswered,
@@ -681,18 +692,6 @@ impl Failure {
             | Self::Answered(_) => VerifyStage::Authenticate,
         }
     }
-}
-
-/// An error and what is behind it. What an `io::Error` was made from is its content, not its source.
-fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |&error| {
-        match error.downcast_ref::<std::io::Error>() {
-            Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
-            None => error.source(),
-        }
-    })
 }
 
 /// What a failure means, and what to do about it.

@@ -42,25 +42,25 @@ impl log::Log for Captured {
     fn flush(&self) {}
 }
 
-/// Runs `work` and returns what was logged meanwhile.
+/// Runs `work` and returns what was logged meanwhile, by this test or by another of this binary.
+///
+/// The subscriber is the process's: one that only this thread had would miss whatever another thread
+/// met first, because `tracing` remembers that nobody wanted it.
 pub(crate) async fn capture(work: impl Future<Output = ()>) -> String {
-    static RECORDS: OnceLock<Captured> = OnceLock::new();
-    let records = RECORDS.get_or_init(|| {
+    static EVERYTHING: OnceLock<Captured> = OnceLock::new();
+    let everything = EVERYTHING.get_or_init(|| {
         let captured = Captured::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(captured.clone())
+            .finish();
+        tracing::subscriber::set_global_default(subscriber).unwrap();
         log::set_boxed_logger(Box::new(captured.clone())).unwrap();
         log::set_max_level(log::LevelFilter::Trace);
         captured
     });
-    let events = Captured::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(events.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
     work.await;
-    drop(guard);
-    let mut all = events.0.lock().unwrap().clone();
-    all.extend_from_slice(&records.0.lock().unwrap());
-    String::from_utf8_lossy(&all).into_owned()
+    let logged = everything.0.lock().unwrap();
+    String::from_utf8_lossy(&logged).into_owned()
 }
