@@ -40,6 +40,7 @@ use self::{
     connection::{Connection, Encrypted, RESOLVE_TIME, connect, encrypt, within},
     pool::{Pool, Slot},
     submission::Draft,
+    transaction::BODY_TIME_LEAST,
 };
 use crate::{
     deadline::Deadline,
@@ -228,6 +229,10 @@ impl Provider for SmtpProvider {
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
         // The message is put together when it may have a connection: those that wait cost nothing.
         let slot = self.pool.slot(deadline).await.map_err(classify)?;
+        if deadline.remaining() < BODY_TIME_LEAST {
+            // The wait was for our own connections: the server has nothing to do with it.
+            return Err(classify(Failure::new(Stage::Pool, Cause::TimedOut)));
+        }
         let draft = Draft::new(message, &self.sender)?;
         self.deliver(draft, &slot, deadline).await
     }
@@ -409,6 +414,13 @@ fn classify_reply(stage: Stage, reply: Reply) -> ProviderError {
             QuotaExceeded,
             "The account has used up its messages of the day.",
         ),
+        // RFC 3463 section 3.5 has "mail system congestion" for it; Google sends it for the day's limit
+        // (Gmail SMTP errors and codes, 550 5.4.5).
+        (_, None) if reply.enhanced == Some((5, 4, 5)) => error(
+            ProviderDown,
+            QuotaExceeded,
+            "The account has used up its messages of the day.",
+        ),
         (Stage::Auth, None) => classify_auth(reply),
         (Stage::Body, None) => classify_body(reply),
         (Stage::Mail | Stage::Rcpt | Stage::Data, None) if reply.code < 400 => error(
@@ -528,13 +540,21 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
         (_, Some((5, 1, 7 | 8))) => SENDER_NOT_ALLOWED,
         // 5.6.7: the address needs SMTPUTF8, which some server behind this one does not have (RFC 6531).
         (_, Some((5, 1 | 2, _) | (5, 6, 7))) => NO_SUCH_RECIPIENT,
+        // RFC 1870 section 6.1 has it here as well as at MAIL.
+        (_, Some((5, 3, 4))) => MESSAGE_TOO_LARGE,
+        // RFC 3463 section 3.4: the state of the server, and of no recipient.
+        (_, Some((5, 3, _))) => ProviderError::new(
+            ProviderDown,
+            ErrorKind::Unavailable,
+            "The server takes no mail; that says nothing of the recipient.",
+        ),
         (554 | 571, None) | (_, Some((5, 7, _))) => ProviderError::new(
             ProviderDown,
             ErrorKind::PolicyRefused,
             "The server refuses this recipient by its policy.",
         )
         .health_unchanged(),
-        (500..=504 | 555, _) => NOT_UNDERSTOOD,
+        (500..=504 | 555, _) | (_, Some((5, 5, _))) => NOT_UNDERSTOOD,
         (_, _) => NO_SUCH_RECIPIENT,
     }
 }

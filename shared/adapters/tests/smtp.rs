@@ -22,9 +22,10 @@ use comms_core::{
 };
 use comms_testkit::{
     clock::ManualClock,
-    smtp::{Action, SmtpServer, SmtpServerBuilder, Stage, TlsMode},
+    smtp::{Action, Event, SmtpServer, SmtpServerBuilder, Stage, TlsMode},
     tls::TestCa,
 };
+use tokio::time::Instant;
 
 const PASSWORD: &str = "planted-password";
 
@@ -129,6 +130,27 @@ impl World {
 
     async fn send(&self) -> Result<Receipt, ProviderError> {
         self.send_within(Duration::from_secs(20)).await
+    }
+
+    /// Sends within 20 seconds to a server that says nothing any more at `stage`, and says how long
+    /// that took. The clock stands still until the server is there, and then goes at once to what is
+    /// waited for.
+    async fn send_to_a_server_that_hangs(
+        &self,
+        stage: Stage,
+    ) -> (Result<Receipt, ProviderError>, Duration) {
+        let sending = async {
+            let result = self.send().await;
+            (result, Instant::now())
+        };
+        let pausing = async {
+            self.server.wait_for_stage(stage, 1).await;
+            tokio::time::pause();
+            Instant::now()
+        };
+        let ((result, end), hung) = tokio::join!(sending, pausing);
+        tokio::time::resume();
+        (result, end - hung)
     }
 
     async fn send_within(&self, time: Duration) -> Result<Receipt, ProviderError> {
@@ -321,11 +343,12 @@ async fn nothing_is_sent_to_a_server_without_starttls() {
 async fn what_arrives_in_clear_with_the_starttls_reply_is_never_taken_for_tls() {
     let injected = b"250-injected\r\n250 AUTH PLAIN\r\n".to_vec();
     let world = World::plain(|server| server.on(Stage::StartTls, Action::Inject(injected))).await;
-    let (disposition, _) = verdict(&world.send().await);
-    assert!(matches!(
-        disposition,
-        Disposition::ProviderDown | Disposition::Transient
-    ));
+    assert_eq!(
+        verdict(&world.send().await),
+        (Disposition::ProviderDown, ErrorKind::Unauthenticated)
+    );
+    let secured = |event: &Event| matches!(event, Event::Secured { .. });
+    assert!(!world.server.events().iter().any(secured));
     assert!(world.server.messages().is_empty());
     assert!(
         !world
@@ -473,67 +496,76 @@ async fn refusals_are_classified_by_their_stage() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_costs_no_more_than_the_deadline() {
-    for stage in [
-        Stage::Greeting,
-        Stage::Ehlo,
-        Stage::StartTls,
-        Stage::Tls,
-        Stage::EhloAfterTls,
-        Stage::Auth,
-        Stage::Mail,
-        Stage::Rcpt,
-        Stage::Data,
-        Stage::Body,
-    ] {
-        let world = World::plain(|server| {
-            server
-                .on(stage, Action::Hang)
-                .without_extension("PIPELINING")
-        })
-        .await;
-        // A message is not begun with less than two seconds left.
-        let is_late = matches!(stage, Stage::Data | Stage::Body);
-        let time = if is_late { 3_500 } else { 150 };
-        let result = world.send_within(Duration::from_millis(time)).await;
-        world.server.wait_for_stage(stage, 1).await;
-        let expected = if stage == Stage::Body {
-            Disposition::Ambiguous
-        } else {
-            Disposition::Transient
-        };
-        assert_eq!(
-            verdict(&result),
-            (expected, ErrorKind::Timeout),
-            "{stage:?}"
-        );
+async fn a_server_that_hangs_costs_no_more_than_a_stage_or_the_deadline() {
+    for pipelining in [true, false] {
+        for stage in [
+            Stage::Greeting,
+            Stage::Ehlo,
+            Stage::StartTls,
+            Stage::Tls,
+            Stage::EhloAfterTls,
+            Stage::Auth,
+            Stage::Mail,
+            Stage::Rcpt,
+            Stage::Data,
+            Stage::Body,
+        ] {
+            let world = World::plain(|server| {
+                let server = server.on(stage, Action::Hang);
+                if pipelining {
+                    server
+                } else {
+                    server.without_extension("PIPELINING")
+                }
+            })
+            .await;
+            let (result, time) = world.send_to_a_server_that_hangs(stage).await;
+            // A command has 8 seconds, the message what is left of the deadline.
+            let (disposition, most) = if stage == Stage::Body {
+                (Disposition::Ambiguous, 20)
+            } else {
+                (Disposition::Transient, 9)
+            };
+            assert_eq!(
+                verdict(&result),
+                (disposition, ErrorKind::Timeout),
+                "{stage:?}"
+            );
+            assert!(time <= Duration::from_secs(most), "{stage:?}: {time:?}");
+        }
     }
 }
 
 #[tokio::test]
-async fn a_resolver_that_hangs_costs_no_more_than_the_deadline() {
+async fn a_resolver_that_hangs_costs_no_more_than_its_stage() {
     let options = Options {
         host: "hangs.example",
         names: &["hangs.example"],
         ..Options::default()
     };
     let world = World::new(options, |server| server).await;
-    let result = world.send_within(Duration::from_millis(150)).await;
+    tokio::time::pause();
+    let started = Instant::now();
+    let result = world.send().await;
     assert_eq!(
         verdict(&result),
         (Disposition::Transient, ErrorKind::Timeout)
     );
+    assert!(started.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]
-async fn a_body_that_the_deadline_would_cut_off_is_not_begun() {
+async fn a_message_that_the_deadline_would_cut_off_is_not_begun_and_the_server_not_blamed() {
     let world = World::plain(|server| server).await;
-    let result = world.send_within(Duration::from_millis(1_900)).await;
+    let error = world
+        .send_within(Duration::from_millis(1_900))
+        .await
+        .unwrap_err();
     assert_eq!(
-        verdict(&result),
-        (Disposition::Transient, ErrorKind::Timeout)
+        (error.disposition, error.kind, error.unhealthy),
+        (Disposition::Transient, ErrorKind::Timeout, false)
     );
-    assert!(world.server.messages().is_empty());
+    assert_eq!(world.server.connections(), 0);
 }
 
 #[tokio::test]
@@ -751,9 +783,38 @@ async fn a_reply_that_is_cut_within_a_group_sends_nothing() {
             "{stage:?}"
         );
         assert!(world.server.messages().is_empty());
+        // Half a reply is none: the next command's stage was not reached by it.
+        let conversation = world.server.transcript().join("\n");
+        assert!(!conversation.contains("bytes>"), "{conversation}");
         world.send().await.unwrap();
         assert_eq!(world.server.connections(), 2);
     }
+}
+
+#[tokio::test]
+async fn a_connection_carries_no_more_messages_than_servers_like() {
+    let options = Options {
+        max_connections: 1,
+        ..Options::default()
+    };
+    let world = World::new(options, |server| server).await;
+    for _ in 0..101 {
+        world.send().await.unwrap();
+    }
+    assert_eq!(world.server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_says_good_bye_after_each_message_costs_none() {
+    let options = Options {
+        max_connections: 1,
+        ..Options::default()
+    };
+    let world = World::new(options, |server| server.max_messages_per_session(1)).await;
+    for _ in 0..5 {
+        world.send().await.unwrap();
+    }
+    assert_eq!(world.server.messages().len(), 5);
 }
 
 #[tokio::test]
@@ -1065,7 +1126,7 @@ async fn a_connection_is_used_again_without_another_word() {
 #[tokio::test]
 async fn a_connection_whose_conversation_was_cut_short_is_never_used_again() {
     let world = World::plain(|server| server.on(Stage::Body, Action::Hang)).await;
-    let cut = world.send_within(Duration::from_millis(3_500)).await;
+    let (cut, _) = world.send_to_a_server_that_hangs(Stage::Body).await;
     assert_eq!(cut.unwrap_err().disposition, Disposition::Ambiguous);
     // Were the connection used again, the reply to the first body would pass for the second's.
     world.send().await.unwrap();

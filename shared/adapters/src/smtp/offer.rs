@@ -49,6 +49,8 @@ impl Offer {
                 offer.add(&keyword.to_ascii_uppercase(), words);
             }
         }
+        // RFC 6531 section 3.1 has both or none; one without the other would be of no use.
+        offer.smtputf8 &= offer.eight_bit_mime;
         offer
     }
 

@@ -17,6 +17,9 @@ use crate::deadline::{Deadline, Elapsed};
 
 /// Messages that a connection carries before it is replaced. Some servers close after 100.
 const MESSAGES_PER_CONNECTION: u32 = 100;
+/// The longest that is waited for the right to hold a connection: then the next provider is to have its
+/// turn.
+const SLOT_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may be idle: servers wait 5 minutes at least (RFC 5321 section 4.5.3.2.7).
 const IDLE_TIME: SignedDuration = SignedDuration::from_secs(290);
 
@@ -40,7 +43,7 @@ impl Pool {
 
     /// Waits for the right to hold one more connection.
     pub(super) async fn slot(&self, deadline: Deadline) -> Result<Slot<'_>, Failure> {
-        match deadline.bound(Duration::MAX, self.slots.acquire()).await {
+        match deadline.bound(SLOT_TIME, self.slots.acquire()).await {
             Ok(Ok(slot)) => Ok(slot),
             // The semaphore is never closed.
             Ok(Err(_)) => Err(Failure {

@@ -616,6 +616,11 @@ async fn replies_that_nobody_asked_for_keep_the_message_back() {
             Cause::Malformed,
         ),
         ("250 ok\r\n250 ok\r\n354 go ahead\r\n2", Cause::Malformed),
+        // Nor is a refusal of something else the verdict on a message that was never sent.
+        (
+            "250 ok\r\n250 ok\r\n354 go ahead\r\n550 5.1.1 no\r\n",
+            Cause::Malformed,
+        ),
         (
             "250 ok\r\n250 ok\r\n354 go ahead\r\n421 closing\r\n",
             Cause::Reply(Reply::new(421, "")),
@@ -651,6 +656,58 @@ async fn what_the_last_message_left_unread_is_not_taken_for_a_reply_to_the_next(
     assert_eq!(wire.write(b"NOOP\r\n", 1).await, Err(Cause::Malformed));
 }
 
+fn large_message() -> Message {
+    let mut large = message(&[], &[]);
+    let mut content = (*large.content).clone();
+    content.body = Some("A line of text.\n".repeat(20_000));
+    large.content = Arc::new(content);
+    large
+}
+
+/// What a server says before it has the whole of a message is not its reply to the message: not a
+/// success, not a reason to send it again, and no doubt whether it was taken.
+#[tokio::test]
+async fn a_word_before_the_end_of_a_large_message_is_no_reply_to_it() {
+    for (early, cause) in [
+        ("250 stray\r\n", Cause::Malformed),
+        (
+            "451 4.3.0 stray\r\n",
+            Cause::Reply(Reply::new(451, "4.3.0")),
+        ),
+        ("421 closing\r\n", Cause::Reply(Reply::new(421, "closing"))),
+    ] {
+        let large = large_message();
+        let (stream, mut server) = tokio::io::duplex(4_096);
+        let server = async {
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"DATA\r\n") {
+                server.read_buf(&mut heard).await.unwrap();
+            }
+            let replies = "250 ok\r\n250 ok\r\n354 go ahead\r\n";
+            server.write_all(replies.as_bytes()).await.unwrap();
+            while heard.len() < 10_000 {
+                server.read_buf(&mut heard).await.unwrap();
+            }
+            server.write_all(early.as_bytes()).await.unwrap();
+            let _ = server.read_to_end(&mut heard).await;
+            heard
+        };
+        let sending = async {
+            let sender = sender();
+            let mut draft = Draft::new(&large, &sender).unwrap();
+            let submission = draft.for_server(&PIPELINING).unwrap();
+            let mut wire = Wire::new(stream, 0);
+            let deadline = Deadline::after(Duration::from_secs(5));
+            let result = hand_over(&mut wire, &PIPELINING, &submission, deadline).await;
+            (result, wire.is_in_step())
+        };
+        let ((result, in_step), heard) = tokio::join!(sending, server);
+        assert_eq!(result, Err(Failure::new(Stage::Data, cause)), "{early:?}");
+        assert!(!in_step);
+        assert!(!heard.ends_with(b"\r\n.\r\n"), "{early:?}");
+    }
+}
+
 /// A server that closes in the middle of a large message can not have accepted it.
 #[tokio::test]
 async fn a_message_whose_end_never_left_is_not_in_doubt() {
@@ -661,10 +718,7 @@ async fn a_message_whose_end_never_left_is_not_in_doubt() {
             Cause::Reply(Reply::new(552, "5.3.4")),
         ),
     ] {
-        let mut large = message(&[], &[]);
-        let mut content = (*large.content).clone();
-        content.body = Some("A line of text.\n".repeat(20_000));
-        large.content = Arc::new(content);
+        let large = large_message();
         let (stream, mut server) = tokio::io::duplex(4_096);
         let server = async {
             let mut heard = Vec::new();

@@ -20,9 +20,12 @@ use crate::deadline::{Deadline, Elapsed};
 
 /// The longest that the message and the reply to it may take.
 const BODY_TIME: Duration = Duration::from_mins(1);
+/// The longest that all commands up to the message may take: a server that takes its time over each of
+/// fifty recipients must leave some for the next provider.
+const ENVELOPE_TIME: Duration = Duration::from_secs(12);
 /// What must be left of the deadline for a message to be started on. A body that our own deadline cuts
 /// off may have been accepted; one that was not begun has not.
-const BODY_TIME_LEAST: Duration = Duration::from_secs(2);
+pub(super) const BODY_TIME_LEAST: Duration = Duration::from_secs(2);
 
 /// Hands `submission` over. `Ok` is the server's 250 to the message and nothing less, with the copies
 /// that it does not go to. A copy that is refused for the moment counts as refused, also by 452 4.5.3
@@ -36,10 +39,11 @@ pub(super) async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
     submission: &Submission<'_>,
     deadline: Deadline,
 ) -> Result<Vec<RefusedCopy>, Failure> {
+    let envelope_deadline = deadline.min(Deadline::after(ENVELOPE_TIME));
     let refused = if offer.pipelining {
-        pipelined(wire, offer, submission, deadline).await?
+        pipelined(wire, offer, submission, envelope_deadline).await?
     } else {
-        one_by_one(wire, offer, submission, deadline).await?
+        one_by_one(wire, offer, submission, envelope_deadline).await?
     };
     message(wire, submission.body.as_bytes(), deadline).await?;
     Ok(refused)
@@ -126,6 +130,8 @@ async fn hear_out<S: AsyncRead + AsyncWrite + Unpin>(
     with_data: bool,
     deadline: Deadline,
 ) {
+    // This only saves a connection, and is not worth more than making one.
+    let deadline = deadline.min(Deadline::after(QUIT_TIME));
     let is_over = refusal.is_refusal()
         && hear_rest(wire, recipients, with_data, deadline)
             .await
@@ -190,13 +196,17 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
     if wire.message_ended() {
         return Err(Failure::new(Stage::Body, cause));
     }
-    // The end of the message never left, so it was not accepted. The server may have said why it closed.
-    let last_word = deadline.bound(QUIT_TIME, wire.reply()).await;
-    wire.spoil();
-    let cause = match last_word {
-        Ok(Ok(reply)) if reply.code >= 400 => Cause::Reply(reply),
-        Ok(Ok(_) | Err(_)) | Err(Elapsed) => cause,
+    // The end of the message never left, so it was not accepted. The server may have said why it closed;
+    // where something else is wrong, what it says next belongs to nothing.
+    let cause = if matches!(cause, Cause::Closed | Cause::TimedOut) {
+        match deadline.bound(QUIT_TIME, wire.reply()).await {
+            Ok(Ok(reply)) if reply.is_refusal() => Cause::Reply(reply),
+            Ok(Ok(_) | Err(_)) | Err(Elapsed) => cause,
+        }
+    } else {
+        cause
     };
+    wire.spoil();
     Err(Failure::new(Stage::Data, cause))
 }
 

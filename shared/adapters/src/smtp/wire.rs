@@ -78,6 +78,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let (head, tail) = message.split_at(message.len().saturating_sub(TAIL));
         if !head.is_empty() {
             self.write_all(head).await?;
+            // What came before the end is no answer to the message, which nobody has had whole yet.
+            if let Some(cause) = self.early_word() {
+                return Err(cause);
+            }
         }
         self.message_ended = true;
         self.write_all(tail).await
@@ -124,11 +128,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(())
     }
 
+    /// What the server said to the beginning of a message: that it will have none of it, or what makes
+    /// no sense.
+    fn early_word(&mut self) -> Option<Cause> {
+        let cause = self.unasked()?;
+        match parse_reply(&self.input) {
+            Some(Ok((_, reply))) if reply.is_refusal() => Some(Cause::Reply(reply)),
+            Some(_) | None => Some(cause),
+        }
+    }
+
     /// What the server said or did without being asked, as far as it has arrived.
     fn unasked(&mut self) -> Option<Cause> {
         if self.input.is_empty() {
             self.input.reserve(READ);
-            match self.stream.read_buf(&mut self.input).now_or_never() {
+            // Unconstrained, since tokio makes a task that has done much wait where there is something to
+            // read: here that would pass for silence.
+            let arrived = tokio::task::unconstrained(self.stream.read_buf(&mut self.input));
+            match arrived.now_or_never() {
                 None => return None,
                 Some(Ok(0) | Err(_)) => return Some(Cause::Closed),
                 Some(Ok(_)) => {}
