@@ -278,6 +278,23 @@ async fn a_whatsapp_test_says_how_each_provider_did_and_sends_the_template() {
     );
     assert!(!answer.text.contains("planted"), "{}", answer.text);
 
+    let mut off = twilio(&api);
+    off["enabled"] = json!(false);
+    let saved = world.get_settings(CLINIC).await;
+    world
+        .put_settings_if(
+            CLINIC,
+            whatsapp(&[meta(&graph), off]),
+            &[("if-match", saved.header("etag"))],
+        )
+        .await
+        .expect(200);
+    let nobody = json!({"provider": "twilio", "verifyOnly": true});
+    world
+        .test_settings(CLINIC, "test-whatsapp", &nobody)
+        .await
+        .expect(404);
+
     for (body, pointer) in [
         (json!({}), "/testPhone"),
         (json!({"testPhone": "0100"}), "/testPhone"),

@@ -135,7 +135,12 @@ async fn test(
         })
         .map(|entry| test_entry(deps, entry, message.as_ref(), deadline));
     let reports = join_all(tests).await;
-    let ok = !reports.is_empty() && reports.iter().all(|report| report["ok"] == true);
+    if reports.is_empty() {
+        return Err(HttpProblem::not_found(
+            "No enabled entry of this channel has this provider; enable one, or leave provider out.",
+        ));
+    }
+    let ok = reports.iter().all(|report| report["ok"] == true);
     info!(clinic_id = %tenant, %channel, entries = reports.len(), ok, "settings tested");
     Ok(json_response(
         StatusCode::OK,

@@ -152,7 +152,12 @@ impl HttpClients {
     }
 
     async fn read(&self, mut response: reqwest::Response) -> Result<Answer, TransportFailure> {
-        let mut body = Vec::new();
+        let announced = response
+            .content_length()
+            .unwrap_or(0)
+            .min(MAX_ANSWER as u64);
+        // Room for all of it at once, so that no smaller buffer is left behind unwiped.
+        let mut body = Zeroizing::new(Vec::with_capacity(usize::try_from(announced).unwrap_or(0)));
         while let Some(chunk) = response
             .chunk()
             .await
@@ -166,7 +171,7 @@ impl HttpClients {
         Ok(Answer {
             status: response.status().as_u16(),
             headers: std::mem::take(response.headers_mut()),
-            body: Zeroizing::new(body),
+            body,
             received: self.clock.now(),
         })
     }
@@ -182,7 +187,10 @@ impl HttpClients {
         };
         // Not the whole configuration is made anew: its roots, verifier and sessions are shared.
         let mut tls = ClientConfig::clone(&*self.tls.client(None)?);
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Not HTTP/2: there all clinics' messages to a provider would share one connection, and one that has
+        // died unnoticed would leave each of them in doubt. Over HTTP/1.1 a message that times out takes
+        // its own connection with it.
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .dns_resolver(Arc::new(resolver))
@@ -196,7 +204,8 @@ impl HttpClients {
             .build()
             .map_err(|_| TlsError::Setup)?;
         if clients.len() >= MOST_CLIENTS {
-            clients.clear();
+            // Those of the operator's exceptions; the one that everybody shares stays.
+            clients.retain(|place, _| place.https && HTTPS_PORTS.contains(&place.port));
         }
         clients.insert(place, client.clone());
         Ok(client)
@@ -667,7 +676,8 @@ pub(crate) fn classify_status(answer: &Answer) -> ProviderError {
                 Transient,
                 RateLimited,
                 "The provider was asked for too much at once.",
-            );
+            )
+            .health_unchanged();
             match answer.retry_after(None) {
                 Some(wait) => limited.with_retry_after(wait),
                 None => limited,

@@ -28,7 +28,7 @@ use crate::{
         Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question,
         provider_id,
     },
-    message::{Message, invalid},
+    message::{Message, check_template_text, invalid},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
 
@@ -52,8 +52,6 @@ const MOST_HEADER_TEXT: usize = 60;
 const MOST_BODY_TEXT: usize = 1_024;
 /// Buttons of a template (template components, "Buttons").
 const MOST_BUTTONS: usize = 10;
-/// Spaces in a row within a parameter.
-const MOST_SPACES: usize = 4;
 /// One message in six seconds to one recipient (throughput, "Pair rate limits"), and a burst is paid
 /// back at that rate. The wait after the n-th refusal is to be 4^n seconds; which one this is, is not
 /// known here.
@@ -177,10 +175,9 @@ impl Provider for MetaProvider {
             Ok(number) => Ok(number),
         };
         report.stage(VerifyStage::Authenticate, Ok(()));
-        report.stage(
-            VerifyStage::Sender,
-            number.and_then(|number| may_send(&number)),
-        );
+        // That the number is there is all: numbers send whose code verification has lapsed or was never
+        // asked for (Meta's own test numbers among them), and whose next display name was declined.
+        report.stage(VerifyStage::Sender, number);
         report.end()
     }
 }
@@ -452,17 +449,7 @@ fn components<'a>(
 /// 63013).
 fn texts(texts: &[String]) -> Result<Vec<Parameter<'_>>, ProviderError> {
     for text in texts {
-        if text.is_empty() {
-            return Err(invalid(
-                "A parameter of the template is empty; WhatsApp takes no such.",
-            ));
-        }
-        let many_spaces = text.contains(&" ".repeat(MOST_SPACES + 1));
-        if many_spaces || text.contains(['\n', '\r', '\t']) {
-            return Err(invalid(
-                "A parameter of the template has a line break, a tab or more than 4 spaces in a row; WhatsApp takes no such.",
-            ));
-        }
+        check_template_text(text)?;
     }
     Ok(texts.iter().map(|text| Parameter::Text { text }).collect())
 }
@@ -658,37 +645,6 @@ fn classify(code: i64, subcode: Option<i64>, status: u16) -> Option<ProviderErro
 fn is_phone_number(body: &Value) -> bool {
     let is_text = |name: &str| body.get(name).is_some_and(Value::is_string);
     is_text("id") || is_text("verified_name")
-}
-
-/// Whether a phone number may send, as far as it says so. Its quality is no reason against it: one of
-/// low quality sends until its limit is lowered. Nor is a verification that has expired, which a number
-/// needs when it is registered and not after; nor a name that is being looked at. What is missing or
-/// not known is not held against the number.
-fn may_send(number: &Value) -> Result<(), ProviderError> {
-    let text = |name: &str| number.get(name).and_then(Value::as_str).unwrap_or_default();
-    let refused = |detail| {
-        ProviderError::new(
-            Disposition::ProviderDown,
-            ErrorKind::SenderNotAllowed,
-            detail,
-        )
-    };
-    // The contract knows UNVERIFIED; the Graph has also said NOT_VERIFIED (Meta's business SDK,
-    // `CodeVerificationStatus`).
-    if matches!(
-        text("code_verification_status"),
-        "UNVERIFIED" | "NOT_VERIFIED"
-    ) {
-        return Err(refused(
-            "The phone number is not verified; verify it in WhatsApp Manager.",
-        ));
-    }
-    if text("name_status") == "DECLINED" {
-        return Err(refused(
-            "Meta has declined the display name of the phone number; choose another in WhatsApp Manager.",
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl RetryPolicy {
     ) -> Option<Duration> {
         let retries = match error.after_retries {
             AfterRetries::NextProvider | AfterRetries::Later => self.retries,
-            AfterRetries::GiveUp => self.retries.min(1),
+            AfterRetries::GiveUp => 1,
         };
         match error.disposition {
             Disposition::Transient if retry < retries => {}

@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::{
     deadline::Deadline,
-    http::{Answer, HttpClients, HttpRequest, classify_status, classify_transport},
+    http::{Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question},
     message::{Message, invalid},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
@@ -147,7 +147,8 @@ impl Provider for SendgridProvider {
             .http
             .verify_reachable(&self.settings.api_url, &mut report, deadline);
         if reachable.await {
-            report.stage(VerifyStage::Authenticate, self.check_key(deadline).await);
+            let checked = self.check_key(deadline).await.map_err(of_question);
+            report.stage(VerifyStage::Authenticate, checked);
         }
         report.end()
     }
@@ -547,7 +548,7 @@ fn classify(status: u16, fault: Fault) -> Option<ProviderError> {
             "SendGrid takes the recipient's address for none; check it.",
         ),
         // A copy's address is part of what was posted: without it, it would be another message.
-        (400, Fault::Credits | Fault::Blocked | Fault::Other) => error(
+        (400, Fault::Other) => error(
             Final,
             InvalidMessage,
             "SendGrid refused the message for its form; check its copies, title, body and files.",
@@ -557,7 +558,7 @@ fn classify(status: u16, fault: Fault) -> Option<ProviderError> {
             InvalidMessage,
             "The message with its files is too large for SendGrid; send smaller files.",
         ),
-        (401 | 403, Fault::Credits) => error(
+        (400 | 401 | 403, Fault::Credits) => error(
             ProviderDown,
             QuotaExceeded,
             "The SendGrid account's credits are used up; choose a larger plan or wait for the next period.",
@@ -573,7 +574,7 @@ fn classify(status: u16, fault: Fault) -> Option<ProviderError> {
             "The sender is no verified Sender Identity of the SendGrid account; verify fromEmail or its domain.",
         ),
         // Trying again at once is what the block is for.
-        (403, Fault::Blocked) => error(
+        (400 | 403, Fault::Blocked) => error(
             ProviderDown,
             RateLimited,
             "SendGrid has blocked the account for a while after too many requests that were wrong.",
@@ -598,7 +599,8 @@ fn classify(status: u16, fault: Fault) -> Option<ProviderError> {
             Transient,
             RateLimited,
             "SendGrid was asked for too much at once.",
-        ),
+        )
+        .health_unchanged(),
         // SendGrid does not say that a message it failed on is not sent, and has no idempotency key to
         // try again under: one more try could send a one-time code twice.
         (500..=599, _) => error(

@@ -319,12 +319,17 @@ where
     })
 }
 
+/// Domains that are asked for: the sender's own and some above it.
+const MOST_DOMAINS: usize = 4;
+
 /// What may be verified so that `sender` may send: the address, its domain, and the domains above that.
 fn identities(sender: &EmailAddress) -> impl Iterator<Item = &str> {
     let domains = std::iter::successors(Some(sender.domain()), |domain| {
         domain.split_once('.').map(|(_, above)| above)
     });
-    std::iter::once(sender.as_str()).chain(domains.filter(|domain| domain.contains('.')))
+    let domains = domains.filter(|domain| domain.contains('.'));
+    // Further up there is nothing that a clinic could have verified.
+    std::iter::once(sender.as_str()).chain(domains.take(MOST_DOMAINS))
 }
 
 /// Whether the account sends at all. An account on probation does (SES, `GetAccount`, `EnforcementStatus`).
@@ -774,7 +779,8 @@ fn classify_answer(answer: Answer) -> ProviderError {
             Transient,
             RateLimited,
             "SES was asked for more messages a second than the account may send.",
-        ),
+        )
+        .health_unchanged(),
         ("LimitExceededException", _, _) => error(
             ProviderDown,
             QuotaExceeded,
@@ -872,7 +878,8 @@ fn classify_answer(answer: Answer) -> ProviderError {
             Transient,
             RateLimited,
             "SES was asked for too much at once.",
-        ),
+        )
+        .health_unchanged(),
         (_, _, 500..=599) => error(
             Ambiguous,
             Unavailable,

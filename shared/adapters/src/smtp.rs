@@ -408,7 +408,8 @@ fn classify_reply(stage: Stage, reply: Reply) -> ProviderError {
             Transient,
             RateLimited,
             "The account sends more messages per second than its limit.",
-        ),
+        )
+        .health_unchanged(),
         (_, Some(Throttling::Quota)) => error(
             ProviderDown,
             QuotaExceeded,

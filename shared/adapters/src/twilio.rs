@@ -30,7 +30,7 @@ use crate::{
         Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question,
         provider_id,
     },
-    message::{Message, invalid},
+    message::{Message, check_template_text, invalid},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
 
@@ -322,12 +322,7 @@ fn content_template(
     };
     let mut variables = Map::new();
     for (index, text) in params.iter().enumerate() {
-        // Twilio, error 21656: "ContentVariables cannot be an empty string or null."
-        if text.is_empty() {
-            return Err(invalid(
-                "A parameter of the template is empty; WhatsApp takes no such.",
-            ));
-        }
+        check_template_text(text)?;
         if text.chars().count() > MOST_VARIABLE {
             return Err(invalid(
                 "A parameter of the template is longer than 1600 characters.",
@@ -388,19 +383,19 @@ fn receipt(answer: &Answer) -> Result<Receipt, ProviderError> {
     };
     let status = resource.status.as_str().unwrap_or_default();
     let failed = matches!(status, "failed" | "undelivered" | "canceled");
-    let code = resource.error_code.as_i64();
-    if failed || code.is_some() {
+    // Only of a message that failed is the code the end of it: any other Twilio has, and goes on with.
+    if failed {
+        let code = resource.error_code.as_i64();
         let known = code.and_then(|code| classify(code, answer.status, false));
         let error = match known {
             Some(error) => error,
             // It is known not to have gone out, and not that another provider would fail too.
-            None if failed => ProviderError::new(
+            None => ProviderError::new(
                 Disposition::ProviderDown,
                 ErrorKind::Unexpected,
                 "Twilio took the message and could not send it; its log says why.",
             )
             .health_unchanged(),
-            None => classify_status(answer),
         };
         return Err(error.with_code(code.and_then(|code| ProviderCode::parse(&code.to_string()))));
     }

@@ -216,6 +216,7 @@ async fn every_disposition_at_every_position_does_what_the_design_says() {
 async fn what_concerns_this_recipient_or_nobody_knows_whom_goes_to_no_other_provider() {
     for (after_retries, tries, end) in [
         (AfterRetries::Later, 3, ChainEnd::AllFailed),
+        // Once more, whatever the clinic has set: here two.
         (AfterRetries::GiveUp, 2, ChainEnd::Rejected),
     ] {
         let failure = error(Disposition::Transient).after_retries(after_retries);

@@ -453,7 +453,7 @@ fn read_recipients(object: &mut Object<'_>) -> Vec<Recipient> {
             item.problem_here("must have an email or a phoneNumber");
         } else if email
             .as_ref()
-            .is_some_and(|email| !emails.insert(email.clone()))
+            .is_some_and(|email| !emails.insert(mailbox_key(email)))
         {
             item.problem(
                 "email",
@@ -592,7 +592,7 @@ fn read_copies(
 ) -> (Vec<EmailAddress>, Vec<EmailAddress>) {
     let mut seen: Vec<_> = recipients
         .iter()
-        .filter_map(|recipient| recipient.email.clone())
+        .filter_map(|recipient| recipient.email.as_ref().map(mailbox_key))
         .collect();
     let recipients_with_mail = seen.len();
     let mut read_field = |name: &str| {
@@ -607,11 +607,12 @@ fn read_copies(
             object.problem(name, "needs a recipient with an email");
         }
         for address in &addresses {
-            if seen.contains(address) {
+            let key = mailbox_key(address);
+            if seen.contains(&key) {
                 object.problem(name, "names an address that gets the message already");
                 break;
             }
-            seen.push(address.clone());
+            seen.push(key);
         }
         addresses
     };
@@ -623,6 +624,12 @@ fn read_copies(
         );
     }
     (cc, bcc)
+}
+
+/// By what an address is known again: RFC 5321 section 2.4 lets a server tell `Ann@` from `ann@`, and none
+/// does.
+fn mailbox_key(address: &EmailAddress) -> String {
+    address.as_str().to_lowercase()
 }
 
 fn read_addresses(value: Value) -> Result<Vec<EmailAddress>, String> {
@@ -1067,6 +1074,12 @@ mod tests {
         let mut value = example();
         value["recipients"] = json!([{"email": "a@example.com"}, {"email": "a@EXAMPLE.com"}]);
         assert_eq!(pointers(&value), ["/recipients/1/email"]);
+        value["recipients"] = json!([{"email": "Ann@example.com"}, {"email": "ann@example.com"}]);
+        assert_eq!(
+            pointers(&value),
+            ["/recipients/1/email"],
+            "no server tells them apart"
+        );
     }
 
     #[test]
@@ -1104,7 +1117,7 @@ mod tests {
         no_mail["channels"] = json!(["whatsapp"]);
         assert_eq!(pointers(&no_mail), ["/cc", "/bcc"]);
         let mut twice = copied();
-        twice["bcc"] = json!(["patient@EXAMPLE.com"]);
+        twice["bcc"] = json!(["Patient@EXAMPLE.com"]);
         assert_eq!(pointers(&twice), ["/bcc"]);
         let many = |count: usize| -> Value {
             (0..count)

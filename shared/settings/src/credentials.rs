@@ -547,7 +547,7 @@ fn read_sendgrid(
         | Credentials::MetaBusiness(_)
         | Credentials::Twilio(_) => None,
     });
-    let api_url = object.optional("apiUrl", read::parsed(BaseUrl::parse));
+    let api_url = object.optional("apiUrl", read_host_url);
     let from = read_sender(object);
     let sandbox = object.optional("sandbox", read::flag);
     let kept = stored.map(|stored| Kept {
@@ -609,6 +609,16 @@ fn read_meta(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<Me
     })
 }
 
+/// A URL without a path: what follows it is the adapter's affair.
+fn read_host_url(value: Value) -> Result<BaseUrl, String> {
+    let url = read::parsed(BaseUrl::parse)(value)?;
+    if url.path_segments().next().is_none() {
+        Ok(url)
+    } else {
+        Err("must be a URL without a path, such as https://api.example.com".to_owned())
+    }
+}
+
 /// Whether the URL's path is one version of the Graph that is still served.
 fn is_current_graph(url: &BaseUrl) -> bool {
     let mut path = url.path_segments();
@@ -629,7 +639,7 @@ fn read_twilio(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<
         | Credentials::MetaBusiness(_) => None,
     });
     let account_sid = object.required("accountSid", read::parsed(TwilioAccountSid::parse));
-    let api_url = object.optional("apiUrl", read::parsed(BaseUrl::parse));
+    let api_url = object.optional("apiUrl", read_host_url);
     let number = object.optional("fromNumber", |value| {
         let text = read::string(value)?;
         // As Twilio's own console shows it.

@@ -232,7 +232,8 @@ fn an_answer_with_an_unknown_code_is_classified_by_its_status() {
             let error = classify_status(&answer(status, &[("content-type", content_type)], body));
             let found = (error.disposition, error.kind);
             assert_eq!(found, expected, "{status} {content_type} {body}");
-            assert_eq!(error.unhealthy, expected.0 != Final, "{status}");
+            let blamed = !matches!(expected, (Final, _) | (_, RateLimited));
+            assert_eq!(error.unhealthy, blamed, "{status}");
             let code = error.code.unwrap();
             assert_eq!(code.as_str(), status.to_string());
         }

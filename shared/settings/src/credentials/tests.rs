@@ -144,14 +144,14 @@ fn every_form_reads_back_as_it_is_shown_and_sealed_and_keeps_its_secrets() {
 
 #[test]
 fn a_stored_secret_does_not_follow_to_another_account_or_server() {
-    let other_url = json!("https://evil.example/v23.0");
+    let other_url = json!("https://evil.example");
     for (form, changes) in [
         (1, vec![("accessKeyId", json!("AKIAI44QH8DHBEXAMPLE"))]),
         (4, vec![("apiUrl", other_url.clone())]),
         (
             5,
             vec![
-                ("apiUrl", other_url.clone()),
+                ("apiUrl", json!("https://evil.example/v23.0")),
                 ("phoneNumberId", json!("123456780")),
                 ("businessAccountId", json!("987654320")),
             ],
@@ -295,6 +295,22 @@ fn twilio_needs_a_sender_and_one_login() {
             problems(provider, &with(by_token, name, value), None),
             [field]
         );
+    }
+}
+
+#[test]
+fn an_api_of_one_host_has_no_path() {
+    for form in [4, 6] {
+        let (provider, credentials) = &forms()[form];
+        for url in [
+            "https://api.sendgrid.com/v3",
+            "https://api.twilio.com/2010-04-01/",
+        ] {
+            let changed = with(credentials, "apiUrl", json!(url));
+            assert_eq!(problems(provider, &changed, None), ["apiUrl"], "{url}");
+        }
+        let slash = with(credentials, "apiUrl", json!("https://api.example.com/"));
+        assert!(read(provider, &slash).is_ok());
     }
 }
 
