@@ -53,8 +53,7 @@ const MOST_BODY_TEXT: usize = 1_024;
 /// Buttons of a template (template components, "Buttons").
 const MOST_BUTTONS: usize = 10;
 /// One message in six seconds to one recipient (throughput, "Pair rate limits"), and a burst is paid
-/// back at that rate. The wait after the n-th refusal is to be 4^n seconds; which one this is, is not
-/// known here.
+/// back at that rate. Each further refusal is waited for four times as long, by who tries again.
 const PAIR_LIMIT_WAIT: Duration = Duration::from_secs(6);
 /// Meta asks not to repeat what it held back for the recipient's sake before a day is over
 /// (error codes, 131049).

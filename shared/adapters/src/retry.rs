@@ -43,9 +43,15 @@ impl RetryPolicy {
         }
         let ceiling = BASE.saturating_mul(1 << retry.min(10)).min(CAP);
         let backoff = ceiling.mul_f64(jitter().clamp(0.0, 1.0));
-        let wait = error
-            .retry_after
-            .map_or(backoff, |asked| asked.max(backoff));
+        let asked = match error.after_retries {
+            AfterRetries::NextProvider | AfterRetries::GiveUp => error.retry_after,
+            // Each refusal makes the limit of one recipient last four times as long (Meta, error codes,
+            // 131056).
+            AfterRetries::Later => error
+                .retry_after
+                .map(|asked| asked.saturating_mul(4_u32.saturating_pow(retry.into()))),
+        };
+        let wait = asked.map_or(backoff, |asked| asked.max(backoff));
         (wait + ATTEMPT_TIME < deadline.remaining()).then_some(wait)
     }
 }
@@ -66,6 +72,26 @@ mod tests {
 
     fn error(disposition: Disposition) -> ProviderError {
         ProviderError::new(disposition, ErrorKind::Unavailable, "test")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_of_one_recipient_is_waited_for_four_times_as_long_each_time() {
+        let policy = RetryPolicy { retries: 3 };
+        let deadline = Deadline::after(Duration::from_mins(10));
+        let limited = error(Disposition::Transient)
+            .with_retry_after(Duration::from_secs(6))
+            .after_retries(AfterRetries::Later);
+        let waits = [0, 1, 2].map(|retry| policy.wait_before(retry, &limited, deadline, || 0.0));
+        assert_eq!(
+            waits,
+            [6, 24, 96].map(|seconds| Some(Duration::from_secs(seconds)))
+        );
+        let once = error(Disposition::Transient).after_retries(AfterRetries::GiveUp);
+        for retries in [0, 3] {
+            let policy = RetryPolicy { retries };
+            let again = |retry| policy.wait_before(retry, &once, deadline, || 0.0).is_some();
+            assert_eq!([again(0), again(1)], [true, false]);
+        }
     }
 
     #[tokio::test(start_paused = true)]
