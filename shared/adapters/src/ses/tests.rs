@@ -1030,6 +1030,16 @@ const ALL: [VerifyStage; 3] = [
 ];
 
 #[tokio::test]
+async fn a_check_of_a_tenant_tells_nothing_of_the_platforms_other_senders() {
+    let double = Double::answering([ok(&healthy())]);
+    let report = double.provider(platform()).verify(soon()).await;
+    let stages: Vec<_> = report.iter().map(|report| report.stage).collect();
+    assert_eq!(stages, [VerifyStage::Authenticate]);
+    assert_eq!(report[0].outcome, StageOutcome::Passed);
+    assert_eq!(double.seen().len(), 1);
+}
+
+#[tokio::test]
 async fn a_check_asks_for_the_account_and_the_sender_and_sends_nothing() {
     let double = Double::answering([ok(&healthy()), verified(true)]);
     let report = double.provider(keys()).verify(soon()).await;
