@@ -39,6 +39,17 @@ fn whatsapp(entries: &[Value]) -> Value {
         "fallbackStrategy": {"useGlobal": true, "retryAttempts": 0}}})
 }
 
+/// A world in which the clinic's primary for `WhatsApp` is Meta and its fallback Twilio.
+async fn meta_then_twilio() -> (World, HttpServer, HttpServer) {
+    let world = World::new().await;
+    let (graph, api) = (world.api().await, world.api().await);
+    world
+        .put_settings(CLINIC, whatsapp(&[meta(&graph), twilio(&api)]))
+        .await
+        .expect(201);
+    (world, graph, api)
+}
+
 fn template_message() -> Value {
     json!({"strategy": "immediate", "channels": ["whatsapp"], "recipients": [{"phoneNumber": "+15550100"}],
         "templateId": "appointment_confirmed", "language": "en_US", "templateParams": ["Monday", "10:00"],
@@ -107,12 +118,7 @@ async fn an_email_fails_over_from_sendgrid_to_the_clinics_mail_server() {
 
 #[tokio::test]
 async fn a_template_fails_over_from_meta_to_twilio_under_the_name_it_has_there() {
-    let world = World::new().await;
-    let (graph, api) = (world.api().await, world.api().await);
-    world
-        .put_settings(CLINIC, whatsapp(&[meta(&graph), twilio(&api)]))
-        .await
-        .expect(201);
+    let (world, graph, api) = meta_then_twilio().await;
     graph.on("POST", "/v23.0/123456789/messages", meta_error(131_042));
     let messages = format!("/2010-04-01/Accounts/{ACCOUNT}/Messages.json");
     api.on(
@@ -154,12 +160,7 @@ async fn a_template_fails_over_from_meta_to_twilio_under_the_name_it_has_there()
 
 #[tokio::test]
 async fn a_number_that_is_not_on_whatsapp_is_tried_by_nobody_else() {
-    let world = World::new().await;
-    let (graph, api) = (world.api().await, world.api().await);
-    world
-        .put_settings(CLINIC, whatsapp(&[meta(&graph), twilio(&api)]))
-        .await
-        .expect(201);
+    let (world, graph, api) = meta_then_twilio().await;
     graph.on("POST", "/v23.0/123456789/messages", meta_error(131_026));
     let answer = world.post(&template_message()).await.expect(502);
     let delivery = &answer.body["deliveries"][0];
@@ -223,12 +224,7 @@ async fn a_refused_copy_is_told_while_the_patient_gets_the_message() {
 
 #[tokio::test]
 async fn a_whatsapp_test_says_how_each_provider_did_and_sends_the_template() {
-    let world = World::new().await;
-    let (graph, api) = (world.api().await, world.api().await);
-    world
-        .put_settings(CLINIC, whatsapp(&[meta(&graph), twilio(&api)]))
-        .await
-        .expect(201);
+    let (world, graph, api) = meta_then_twilio().await;
     graph.always(
         "GET",
         "/v23.0/123456789",

@@ -43,7 +43,7 @@ pub struct Deps {
 impl Deps {
     /// Reads the environment and puts the parts together. Connects to nothing.
     pub fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_http::Error> {
-        let sdk = aws::sdk_config(environment);
+        let sdk = aws::sdk_config(environment)?;
         let table = environment.required("SETTINGS_TABLE");
         let key = environment.required("KMS_KEY_ID");
         let claims = ClaimNames::from_environment(environment);

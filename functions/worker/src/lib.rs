@@ -35,7 +35,7 @@ pub struct Deps {
 impl Deps {
     /// Reads the environment and puts the parts together. Connects to nothing.
     pub fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_runtime::Error> {
-        let sdk = aws::sdk_config(environment);
+        let sdk = aws::sdk_config(environment)?;
         let config = PipelineConfig {
             settings_table: environment.required("SETTINGS_TABLE"),
             deliveries_table: environment.required("DELIVERIES_TABLE"),

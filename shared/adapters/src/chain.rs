@@ -1,7 +1,7 @@
 //! The chain: a tenant's providers in the order in which they are tried, then the global account's.
 //!
-//! What to do after a failure is decided by its disposition and nothing else. Every attempt is
-//! recorded, and an end without a receipt says which end it is.
+//! What to do after a failure is decided by its disposition, and where retries are used up by what the
+//! failure says of that ([`AfterRetries`]). Every attempt is recorded, and an end without a receipt says which end it is.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comms_core::{
-    DeliveryId, Disposition, EmailAddress, ErrorKind, ProviderError,
+    DeliveryId, Disposition, EmailAddress, ErrorKind, Mailbox, PhoneNumber, ProviderError,
     request::{Content, Target},
 };
 
@@ -19,6 +19,33 @@ pub struct Message {
     pub content: Arc<Content>,
     /// Where answers go.
     pub reply_to: Option<EmailAddress>,
+}
+
+const OTHER_CHANNEL: ProviderError = invalid(
+    "The provider was given a message of another channel; this is a fault of the platform's.",
+);
+
+impl Message {
+    /// Who an e-mail goes to.
+    pub(crate) fn mailbox(&self) -> Result<&Mailbox, ProviderError> {
+        match &self.target {
+            Target::Email(mailbox) => Ok(mailbox),
+            Target::Whatsapp(_) => Err(OTHER_CHANNEL),
+        }
+    }
+
+    /// Who a `WhatsApp` message goes to.
+    pub(crate) fn number(&self) -> Result<&PhoneNumber, ProviderError> {
+        match &self.target {
+            Target::Whatsapp(number) => Ok(number),
+            Target::Email(_) => Err(OTHER_CHANNEL),
+        }
+    }
+}
+
+/// What this provider can not carry and another may: the next one is tried, and this one not blamed.
+pub(crate) const fn not_carried(kind: ErrorKind, detail: &'static str) -> ProviderError {
+    ProviderError::new(Disposition::ProviderDown, kind, detail).health_unchanged()
 }
 
 /// A message that is over the provider's limit or not in a form that it takes: said before anything is

@@ -17,7 +17,7 @@ use comms_core::{
     AfterRetries, BaseUrl, Disposition, ErrorKind, ProviderCode, ProviderError, ProviderKind,
     Receipt, Secret,
     account::GraphId,
-    request::{Media, MediaKind, Target, Template, TemplateParams, TemplateValues},
+    request::{Media, MediaKind, Template, TemplateParams, TemplateValues},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -28,7 +28,7 @@ use crate::{
         Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question,
         provider_id,
     },
-    message::{Message, check_template_text, invalid},
+    message::{Message, check_template_text, invalid, not_carried},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
 
@@ -290,11 +290,7 @@ enum Parameter<'a> {
 
 /// The message as Meta takes it, or why it is not even asked.
 fn wire(message: &Message) -> Result<Wire<'_>, ProviderError> {
-    let Target::Whatsapp(number) = &message.target else {
-        return Err(invalid(
-            "A WhatsApp provider was given a message of another channel.",
-        ));
-    };
+    let number = message.number()?;
     let content = &*message.content;
     let part = match (&content.template, &content.media, &content.body) {
         // Where there is a template the body is for other channels: text in its place would reach
@@ -457,14 +453,9 @@ fn is_longer(text: &str, most: usize) -> bool {
     text.chars().count() > most
 }
 
-/// Another provider of the chain may have the template under this name.
+/// Another provider of the chain may have the template.
 const fn not_here(detail: &'static str) -> ProviderError {
-    ProviderError::new(
-        Disposition::ProviderDown,
-        ErrorKind::TemplateInvalid,
-        detail,
-    )
-    .health_unchanged()
+    not_carried(ErrorKind::TemplateInvalid, detail)
 }
 
 /// The receipt is Meta's id of the message. Its `message_status` makes no difference: a message that
@@ -500,13 +491,11 @@ fn refusal(answer: &Answer) -> ProviderError {
     }))
 }
 
-/// What an answer without a known code means. Of a 429 that says as little of Meta's health as the codes
-/// for the same do; the status of a success is not given as a code, since 200 is one of Meta's.
+/// What an answer without a known code means. The status of a success is not given as a code, since 200
+/// is one of Meta's.
 fn by_status(answer: &Answer) -> ProviderError {
     let error = classify_status(answer);
-    if error.kind == ErrorKind::RateLimited {
-        error.health_unchanged()
-    } else if answer.is_success() {
+    if answer.is_success() {
         error.with_code(None)
     } else {
         error

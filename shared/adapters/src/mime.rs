@@ -1,9 +1,6 @@
 //! E-mail messages in MIME form, for the providers that take them so: SMTP, and SES with files.
 
-use comms_core::{
-    EmailAddress, Mailbox, ProviderError,
-    request::{self, Target},
-};
+use comms_core::{EmailAddress, Mailbox, ProviderError, request};
 use lettre::{
     Address,
     message::{
@@ -33,7 +30,7 @@ pub(crate) fn build_naming<'a>(
     sender: &Mailbox,
     copies: impl IntoIterator<Item = &'a EmailAddress>,
 ) -> Result<Mail, ProviderError> {
-    let recipient = recipient(message)?;
+    let recipient = message.mailbox()?;
     let malformed = "The message can not be put into MIME form.";
     let (from, to) = (address(&sender.address), address(&recipient.address));
     let message_id = format!("<{}@{}>", message.delivery, sender.address.domain());
@@ -85,16 +82,6 @@ pub(crate) fn build_naming<'a>(
     Ok(Mail { message_id, bytes })
 }
 
-/// Who an e-mail goes to.
-pub(crate) fn recipient(message: &Message) -> Result<&Mailbox, ProviderError> {
-    match &message.target {
-        Target::Email(recipient) => Ok(recipient),
-        Target::Whatsapp(_) => Err(invalid(
-            "An e-mail provider was given a message of another channel; this is a fault of the platform's.",
-        )),
-    }
-}
-
 /// A file's bytes in base64, whatever they are. Left to choose, lettre sends bytes that look like text
 /// as they are: line feeds alone, which servers refuse, or take for the end of the message.
 fn attachment_body(attachment: &request::Attachment) -> Result<Body, ProviderError> {
@@ -122,7 +109,10 @@ fn address(address: &EmailAddress) -> Address {
 mod tests {
     use std::sync::Arc;
 
-    use comms_core::{DeliveryId, request::Content};
+    use comms_core::{
+        DeliveryId,
+        request::{Content, Target},
+    };
     use proptest::prelude::*;
 
     use super::*;

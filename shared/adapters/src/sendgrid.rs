@@ -16,8 +16,7 @@ use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{
     BaseUrl, DeliveryId, Disposition, EmailAddress, ErrorKind, Mailbox, ProviderCode,
-    ProviderError, ProviderKind, Receipt, Secret,
-    request::{self, Target},
+    ProviderError, ProviderKind, Receipt, Secret, request,
 };
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
@@ -26,7 +25,7 @@ use serde_json::Value;
 use crate::{
     deadline::Deadline,
     http::{Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question},
-    message::{Message, invalid},
+    message::{Message, invalid, not_carried},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
 
@@ -243,11 +242,7 @@ struct Enable {
 impl SendgridProvider {
     /// The message as SendGrid takes it, or why it does not.
     fn wire<'a>(&'a self, message: &'a Message) -> Result<SendRequest<'a>, ProviderError> {
-        let Target::Email(recipient) = &message.target else {
-            return Err(invalid(
-                "An e-mail provider was given a message of another channel.",
-            ));
-        };
+        let recipient = message.mailbox()?;
         let (sender, content) = (&self.settings.sender, &message.content);
         if 1 + content.cc.len() + content.bcc.len() > RECEIVERS {
             return Err(invalid(
@@ -309,11 +304,6 @@ impl SendgridProvider {
             },
         })
     }
-}
-
-/// What this provider can not carry and another may.
-const fn not_carried(kind: ErrorKind, detail: &'static str) -> ProviderError {
-    ProviderError::new(Disposition::ProviderDown, kind, detail).health_unchanged()
 }
 
 const fn check_size(bytes: usize) -> Result<(), ProviderError> {

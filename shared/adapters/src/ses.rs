@@ -45,7 +45,7 @@ use self::{
 use crate::{
     deadline::{Deadline, Elapsed},
     http::{causes, provider_id},
-    message::{Message, invalid},
+    message::{Message, invalid, not_carried},
     mime,
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
     tls::HandshakeFailure,
@@ -390,11 +390,7 @@ fn check_quota(account: Option<&GetAccountOutput>) -> Result<(), ProviderError> 
 impl SesProvider {
     /// The request for `message`, or why SES can not carry it.
     fn request(&self, message: &Message) -> Result<SendEmail, ProviderError> {
-        let Target::Email(recipient) = &message.target else {
-            return Err(invalid(
-                "An e-mail provider was given a message of another channel.",
-            ));
-        };
+        let recipient = message.mailbox()?;
         let content = &*message.content;
         if 1 + content.cc.len() + content.bcc.len() > MOST_RECEIVERS {
             return Err(invalid(
@@ -402,22 +398,18 @@ impl SesProvider {
             ));
         }
         if self.sender.address.needs_smtputf8() {
-            return Err(ProviderError::new(
-                Disposition::ProviderDown,
+            return Err(not_carried(
                 ErrorKind::SenderNotAllowed,
                 "SES sends only from addresses with ASCII before the @; choose another sender.",
-            )
-            .health_unchanged());
+            ));
         }
         let copies = content.cc.iter().chain(&content.bcc);
         let mut addresses = copies.chain([&recipient.address]).chain(&message.reply_to);
         if addresses.any(EmailAddress::needs_smtputf8) {
-            return Err(ProviderError::new(
-                Disposition::ProviderDown,
+            return Err(not_carried(
                 ErrorKind::InvalidRecipient,
                 "SES takes only addresses with ASCII before the @; another provider may take this one.",
-            )
-            .health_unchanged());
+            ));
         }
         let (sender, recipient) = (
             with_fitting_name(&self.sender),

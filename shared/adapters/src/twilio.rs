@@ -18,7 +18,7 @@ use comms_core::{
     BaseUrl, Disposition, ErrorKind, PhoneNumber, ProviderCode, ProviderError, ProviderKind,
     Receipt, Secret,
     account::{ContentSid, MessagingServiceSid, TwilioAccountSid, TwilioApiKeySid},
-    request::{Target, Template, TemplateValues},
+    request::{Template, TemplateValues},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -30,7 +30,7 @@ use crate::{
         Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question,
         provider_id,
     },
-    message::{Message, check_template_text, invalid},
+    message::{Message, check_template_text, invalid, not_carried},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
 
@@ -241,11 +241,7 @@ fn form(
     settings: &TwilioSettings,
     message: &Message,
 ) -> Result<Vec<(&'static str, String)>, ProviderError> {
-    let Target::Whatsapp(number) = &message.target else {
-        return Err(invalid(
-            "A WhatsApp provider was given a message of another channel.",
-        ));
-    };
+    let number = message.number()?;
     let (from, service) = match &settings.sender {
         TwilioSender::Number(number) => (Some(number), None),
         TwilioSender::Service(service) => (None, Some(service)),
@@ -337,14 +333,9 @@ fn content_template(
     Ok((sid, variables))
 }
 
-/// Another provider of the chain may carry the template.
+/// Another provider of the chain may have the template.
 const fn not_here(detail: &'static str) -> ProviderError {
-    ProviderError::new(
-        Disposition::ProviderDown,
-        ErrorKind::TemplateInvalid,
-        detail,
-    )
-    .health_unchanged()
+    not_carried(ErrorKind::TemplateInvalid, detail)
 }
 
 /// What is read of the answer to a message that was taken.
@@ -416,15 +407,9 @@ fn refusal(answer: &Answer) -> ProviderError {
     let error = code
         .and_then(|code| classify(code, answer.status, inactive))
         .unwrap_or_else(|| classify_status(answer));
-    // A 429 is Twilio's as well where no code came with it: nothing was processed.
-    let error = if error.kind == ErrorKind::RateLimited {
-        let error = error.health_unchanged();
-        match answer.retry_after(None) {
-            Some(wait) => error.with_retry_after(wait),
-            None => error,
-        }
-    } else {
-        error
+    let error = match answer.retry_after(None) {
+        Some(wait) if error.kind == ErrorKind::RateLimited => error.with_retry_after(wait),
+        Some(_) | None => error,
     };
     match code {
         Some(code) => error.with_code(ProviderCode::parse(&code.to_string())),

@@ -142,3 +142,22 @@ fn twilio_settings(credentials: &TwilioCredentials) -> Option<TwilioSettings> {
 fn api_url(set: Option<&BaseUrl>, usual: &str) -> Option<BaseUrl> {
     set.cloned().or_else(|| BaseUrl::parse(usual).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_places_of_the_apis_are_urls() {
+        for usual in [
+            SendgridSettings::GLOBAL_URL,
+            MetaSettings::GRAPH_URL,
+            TwilioSettings::GLOBAL_URL,
+        ] {
+            let url = api_url(None, usual).unwrap();
+            assert!(url.is_https(), "{usual}");
+            let set = BaseUrl::parse("https://api.example.com").unwrap();
+            assert_eq!(api_url(Some(&set), usual), Some(set));
+        }
+    }
+}

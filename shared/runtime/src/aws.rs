@@ -4,7 +4,7 @@
 use aws_config::{BehaviorVersion, Region, SdkConfig, timeout::TimeoutConfig};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::{
-    Builder,
+    Builder, HttpClientError,
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
@@ -24,13 +24,13 @@ const ATTEMPT_TIME: Duration = Duration::from_secs(3);
 const OPERATION_TIME: Duration = Duration::from_secs(8);
 
 /// The configuration that all AWS clients of the process share, and with it one HTTP client.
-pub fn sdk_config(environment: &Environment<'_>) -> SdkConfig {
+pub fn sdk_config(environment: &Environment<'_>) -> Result<SdkConfig, HttpClientError> {
     let region = environment.required("AWS_REGION");
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region))
         .credentials_provider(SharedCredentialsProvider::new(credentials(environment)))
-        .http_client(http_client())
+        .http_client(http_client()?)
         .timeout_config(
             TimeoutConfig::builder()
                 .operation_attempt_timeout(ATTEMPT_TIME)
@@ -44,18 +44,17 @@ pub fn sdk_config(environment: &Environment<'_>) -> SdkConfig {
     {
         config = config.endpoint_url(endpoint);
     }
-    config.build()
+    Ok(config.build())
 }
 
 /// The HTTP client of all AWS clients.
-fn http_client() -> SharedHttpClient {
+fn http_client() -> Result<SharedHttpClient, HttpClientError> {
     let roots = TrustStore::empty().with_pem_certificate(AMAZON_ROOTS);
-    let context = TlsContext::builder().with_trust_store(roots).build();
-    Builder::new()
+    let context = TlsContext::builder().with_trust_store(roots).build()?;
+    Ok(Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-        // A context only holds what it is given, so that making one does not fail.
-        .tls_context(context.unwrap_or_default())
-        .build_https()
+        .tls_context(context)
+        .build_https())
 }
 
 /// The execution role's credentials. Lambda gives them as variables of the process, and they are good

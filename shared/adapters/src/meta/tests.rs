@@ -1,6 +1,6 @@
 use comms_core::{
     EmailAddress, Mailbox, SystemClock,
-    request::{Content, MediaKind},
+    request::{Content, MediaKind, Target},
 };
 use serde_json::json;
 

@@ -1,6 +1,9 @@
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
 
-use comms_core::{PhoneNumber, request::Content};
+use comms_core::{
+    PhoneNumber,
+    request::{Content, Target},
+};
 use jiff::Timestamp;
 use serde_json::json;
 

@@ -57,7 +57,7 @@ impl<'a> Draft<'a> {
         Ok(Self {
             message,
             sender,
-            recipient: mime::recipient(message)?,
+            recipient: message.mailbox()?,
             message_id: mail.message_id,
             body: Body::new(mail.bytes),
             ascii_body: None,

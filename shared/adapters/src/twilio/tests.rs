@@ -1,6 +1,6 @@
 use comms_core::{
     EmailAddress, Mailbox, SystemClock,
-    request::{Content, Media, MediaKind, TemplateParams},
+    request::{Content, Media, MediaKind, Target, TemplateParams},
 };
 use serde_json::json;
 
