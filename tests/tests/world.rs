@@ -10,7 +10,7 @@ use aws_lambda_events::sqs::SqsEvent;
 use aws_sdk_sqs::types::MessageSystemAttributeName;
 use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
 use comms_core::Clock;
-use comms_delivery::{Ledger, Pipeline};
+use comms_delivery::{Ledger, Pipeline, SharedHealth};
 use comms_runtime::Environment;
 use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
@@ -186,6 +186,7 @@ impl World {
                 Arc::new(SettingsCache::new(store.clone(), clock.clone(), 10)),
                 HashKeys::new(store),
                 ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 10),
+                SharedHealth::new(&sdk, &resources.deliveries_table, clock.clone()),
                 Ledger::new(&sdk, &resources.deliveries_table),
                 clock,
             ),

@@ -3,17 +3,18 @@
 //! What to do after a failure is decided by its disposition, and where retries are used up by what the
 //! failure says of that ([`AfterRetries`]). Every attempt is recorded, and an end without a receipt says which end it is.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use comms_core::{
-    AfterRetries, Attempt, AttemptOutcome, Disposition, EmailAddress, EntryId, ErrorKind, Position,
-    ProviderError, ProviderKind, Receipt,
+    AfterRetries, Attempt, AttemptOutcome, Disposition, EmailAddress, EntryId, ErrorKind,
+    HealthState, Position, ProviderError, ProviderKind, Receipt, metric::METRICS,
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::{
     deadline::Deadline,
+    health::{Health, Sample, Turn},
     message::Message,
     provider::Provider,
     retry::{ATTEMPT_TIME, RetryPolicy, jitter},
@@ -30,6 +31,8 @@ pub struct ChainEntry {
     pub provider: Arc<dyn Provider>,
     /// How often it is tried again.
     pub retry: RetryPolicy,
+    /// How well it works.
+    pub health: Arc<Health>,
 }
 
 /// What to do when it is not known whether a message went out.
@@ -133,8 +136,9 @@ impl Chain {
 
     /// Sends `message` through the first provider that takes it, trying none after `deadline`.
     ///
-    /// When a provider refuses its credentials, `renew` is asked for newer settings, once for the
-    /// tenant's own and once for the global account's, and the same entry is tried again with them.
+    /// Who is down goes last ([`crate::health`]). When a provider refuses its credentials, `renew` is
+    /// asked for newer settings, once for the tenant's own and once for the global account's, and the
+    /// same entry is tried again with them.
     pub async fn send(
         self: &Arc<Self>,
         message: &Message,
@@ -147,9 +151,9 @@ impl Chain {
         };
         let mut chain = self.clone();
         let mut renewed = [false; 2];
-        let mut index = 0;
+        let mut turns = Turns::of(&chain, |_| true);
         let end = loop {
-            let Some(entry) = chain.entries.get(index) else {
+            let Some((entry, turn)) = turns.next_of(&chain) else {
                 break if run.attempts.is_empty() {
                     ChainEnd::NoProvider
                 } else {
@@ -160,18 +164,15 @@ impl Chain {
             if !run.attempts.is_empty() && deadline.remaining() < ATTEMPT_TIME {
                 break ChainEnd::OutOfTime;
             }
-            let last = index + 1 == chain.entries.len();
-            let error = match run.entry(&chain, entry, message, last, deadline).await {
+            let left = Left {
+                deadline,
+                is_last: turns.is_empty(),
+                is_probe: matches!(turn, Turn::Probe(_)),
+            };
+            let error = match run.entry(&chain, entry, message, left).await {
                 Ok(receipt) => {
-                    if index > 0 {
-                        info!(
-                            delivery_id = %message.delivery,
-                            provider = %entry.provider.kind(),
-                            position = %entry.position,
-                            attempts = run.attempts.len(),
-                            "failed over"
-                        );
-                    }
+                    entry.take_in(Sample::Success);
+                    chain.tell_of_failover(entry, message, run.attempts.len());
                     break ChainEnd::Sent {
                         provider: entry.provider.kind(),
                         receipt,
@@ -179,6 +180,19 @@ impl Chain {
                 }
                 Err(error) => error,
             };
+            if error.kind == ErrorKind::Unauthenticated
+                && let global = entry.position.is_global()
+                && !std::mem::replace(&mut renewed[usize::from(global)], true)
+                && let Some(newer) = renew(global).await
+            {
+                // What refused the old settings says nothing of the new ones.
+                turns = Turns::after_renewal(&newer, entry, &run.attempts);
+                chain = newer;
+                continue;
+            }
+            if let Some(sample) = Sample::of_error(&error) {
+                entry.take_in(sample);
+            }
             match error.disposition {
                 Disposition::Final => break ChainEnd::Rejected,
                 Disposition::Ambiguous => {
@@ -188,30 +202,144 @@ impl Chain {
                         AmbiguityPolicy::Failover => {}
                     }
                 }
-                Disposition::ProviderDown | Disposition::Transient => {
-                    let global = entry.position.is_global();
-                    if error.kind == ErrorKind::Unauthenticated && !renewed[usize::from(global)] {
-                        renewed[usize::from(global)] = true;
-                        let refused = (entry.id.clone(), global);
-                        if let Some(newer) = renew(global).await {
-                            index = run.next_in(&newer, &refused);
-                            chain = newer;
-                            continue;
-                        }
-                    }
-                    match error.after_retries {
-                        AfterRetries::NextProvider => {}
-                        AfterRetries::Later => break ChainEnd::AllFailed,
-                        AfterRetries::GiveUp => break ChainEnd::Rejected,
-                    }
-                }
+                Disposition::ProviderDown | Disposition::Transient => match error.after_retries {
+                    AfterRetries::NextProvider => {}
+                    AfterRetries::Later => break ChainEnd::AllFailed,
+                    AfterRetries::GiveUp => break ChainEnd::Rejected,
+                },
             }
-            index += 1;
         };
         ChainReport {
             attempts: run.attempts,
             end,
             unknown_outcomes: run.unknown_outcomes,
+        }
+    }
+
+    /// A fallback's success must not hide that the first provider is out: it is said for every
+    /// message, by a log event and a metric.
+    fn tell_of_failover(&self, used: &ChainEntry, message: &Message, attempts: usize) {
+        let Some(first) = self.entries.first() else {
+            return;
+        };
+        if first.is_at(&used.id, used.position) {
+            return;
+        }
+        warn!(
+            delivery_id = %message.delivery,
+            provider = %used.provider.kind(),
+            position = %used.position,
+            out = %first.provider.kind(),
+            out_health = first.health.state().as_str(),
+            attempts,
+            "sent by a fallback"
+        );
+        info!(
+            target: METRICS,
+            sent_by_fallback = 1_u64,
+            channel = first.provider.kind().channel().as_str(),
+            provider = %first.provider.kind(),
+        );
+    }
+}
+
+impl ChainEntry {
+    fn is_at(&self, id: &EntryId, position: Position) -> bool {
+        self.id == *id && self.position.is_global() == position.is_global()
+    }
+
+    fn take_in(&self, sample: Sample) {
+        let Some(change) = self.health.record(sample) else {
+            return;
+        };
+        let kind = change.last_error.map(ErrorKind::as_str);
+        let (from, to) = (change.from.as_str(), change.to.as_str());
+        let provider = self.provider.kind();
+        match change.to {
+            HealthState::Healthy => {
+                info!(%provider, entry = %self.id, position = %self.position, from, to, "provider health changed");
+            }
+            HealthState::Degraded | HealthState::Down => {
+                warn!(%provider, entry = %self.id, position = %self.position, from, to, kind, "provider health changed");
+            }
+        }
+        if change.to == HealthState::Down {
+            info!(target: METRICS, provider_down = 1_u64, channel = provider.channel().as_str(), %provider);
+        }
+    }
+}
+
+/// The entries still to be tried, in the order in which they are: those that are down come last.
+struct Turns(VecDeque<(usize, Turn)>);
+
+impl Turns {
+    fn of(chain: &Chain, is_wanted: impl Fn(&ChainEntry) -> bool) -> Self {
+        let (mut turns, mut down) = (VecDeque::new(), VecDeque::new());
+        for (index, entry) in chain.entries.iter().enumerate() {
+            if is_wanted(entry) {
+                match entry.health.turn() {
+                    Turn::Last => down.push_back((index, Turn::Last)),
+                    turn @ (Turn::InPlace | Turn::Probe(_)) => turns.push_back((index, turn)),
+                }
+            }
+        }
+        turns.append(&mut down);
+        Self(turns)
+    }
+
+    /// In newer settings: the entry that was refused once more, where it is still there, then those
+    /// that were not tried.
+    fn after_renewal(newer: &Chain, refused: &ChainEntry, attempts: &[Attempt]) -> Self {
+        let is_refused = |entry: &ChainEntry| entry.is_at(&refused.id, refused.position);
+        let mut turns = Self::of(newer, |entry| {
+            !is_refused(entry)
+                && !attempts
+                    .iter()
+                    .any(|attempt| entry.is_at(&attempt.entry, attempt.position))
+        });
+        if let Some(again) = newer.entries.iter().position(is_refused) {
+            turns.0.push_front((again, Turn::InPlace));
+        }
+        turns
+    }
+
+    fn next_of<'a>(&mut self, chain: &'a Chain) -> Option<(&'a ChainEntry, Turn)> {
+        let (index, turn) = self.0.pop_front()?;
+        Some((chain.entries.get(index)?, turn))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What an entry has for its attempts.
+#[derive(Clone, Copy)]
+struct Left {
+    deadline: Deadline,
+    /// Whether nobody comes after it.
+    is_last: bool,
+    is_probe: bool,
+}
+
+impl Left {
+    /// Until when it may try: whoever comes next is to have as much time again.
+    fn share(self) -> Deadline {
+        if self.is_last {
+            self.deadline
+        } else {
+            let half = self.deadline.remaining() / 2;
+            self.deadline
+                .less(half.min(self.deadline.remaining().saturating_sub(ATTEMPT_TIME)))
+        }
+    }
+
+    /// How often again: a probe is there to see, not to insist.
+    fn retries(self, policy: RetryPolicy) -> RetryPolicy {
+        if self.is_probe && !self.is_last {
+            RetryPolicy { retries: 0 }
+        } else {
+            policy
         }
     }
 }
@@ -222,33 +350,12 @@ struct Run {
 }
 
 impl Run {
-    /// Where to go on in newer settings: at the entry that was refused, or, where it is gone, at the
-    /// first that was not tried.
-    fn next_in(&self, newer: &Chain, refused: &(EntryId, bool)) -> usize {
-        let is = |entry: &ChainEntry, id: &EntryId, global: bool| {
-            entry.id == *id && entry.position.is_global() == global
-        };
-        let tried = |entry: &ChainEntry| {
-            self.attempts
-                .iter()
-                .any(|attempt| is(entry, &attempt.entry, attempt.position.is_global()))
-        };
-        let mut entries = newer.entries.iter();
-        let again = entries
-            .clone()
-            .position(|entry| is(entry, &refused.0, refused.1));
-        again
-            .or_else(|| entries.position(|entry| !tried(entry)))
-            .unwrap_or(newer.entries.len())
-    }
-
     async fn entry(
         &mut self,
         chain: &Chain,
         entry: &ChainEntry,
         message: &Message,
-        last: bool,
-        deadline: Deadline,
+        left: Left,
     ) -> Result<Receipt, ProviderError> {
         let for_global;
         let message = if entry.position.is_global() && message.reply_to.is_none() {
@@ -260,10 +367,12 @@ impl Run {
         } else {
             message
         };
+        let policy = left.retries(entry.retry);
+        let mut until = left.share();
         let mut retry = 0;
         loop {
             let started = Instant::now();
-            let result = entry.provider.send(message, deadline).await;
+            let result = entry.provider.send(message, until).await;
             let duration = started.elapsed();
             log_attempt(entry, message, &result, duration);
             self.attempts.push(Attempt {
@@ -284,10 +393,15 @@ impl Run {
                 Err(error) => error,
             };
             // A provider that hangs has cost enough time; the next one is to have the rest.
-            if error.kind == ErrorKind::Timeout && !last {
+            if error.kind == ErrorKind::Timeout && !left.is_last {
                 return Err(error);
             }
-            match entry.retry.wait_before(retry, &error, deadline, jitter) {
+            match error.after_retries {
+                AfterRetries::NextProvider => {}
+                // Nobody comes after it in this case.
+                AfterRetries::Later | AfterRetries::GiveUp => until = left.deadline,
+            }
+            match policy.wait_before(retry, &error, until, jitter) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(error),
             }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use aws_config::SdkConfig;
@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::{
     chain::{AmbiguityPolicy, Chain, ChainEntry},
     egress::EgressGuard,
+    health::Health,
     http::HttpClients,
     meta::{MetaProvider, MetaSettings},
     provider::Provider,
@@ -78,6 +79,34 @@ pub struct ChainSpec {
     pub reply_to: Option<EmailAddress>,
 }
 
+impl ChainSpec {
+    /// What the built chain weighs, roughly.
+    fn bytes(&self) -> usize {
+        let entries = self.entries.iter().map(|entry| match &entry.settings {
+            // Trust roots of its own make a TLS configuration of its own, which holds all the public
+            // ones besides.
+            ProviderSettings::Smtp(smtp) => match &smtp.ca_pem {
+                Some(pem) => SMTP_BYTES + OWN_ROOTS_BYTES + pem.len(),
+                None => SMTP_BYTES,
+            },
+            ProviderSettings::AwsSes(_) => SES_BYTES,
+            ProviderSettings::Sendgrid(_)
+            | ProviderSettings::MetaBusiness(_)
+            | ProviderSettings::Twilio(_) => API_BYTES,
+        });
+        entries.sum::<usize>() + CHAIN_BYTES
+    }
+}
+
+const CHAIN_BYTES: usize = 1_000;
+const SMTP_BYTES: usize = 2_000;
+const OWN_ROOTS_BYTES: usize = 40_000;
+const SES_BYTES: usize = 30_000;
+const API_BYTES: usize = 2_000;
+
+/// Bytes of the providers that are remembered, roughly, open connections not counted.
+pub const MAX_BYTES: usize = 32 << 20;
+
 /// Builds providers and remembers them.
 pub struct ProviderFactory {
     tls: TlsConfigs,
@@ -91,13 +120,39 @@ pub struct ProviderFactory {
 
 #[derive(Default)]
 struct Built {
-    chains: HashMap<(Tenant, Channel), (u64, Arc<Chain>, u64)>,
+    chains: HashMap<(Tenant, Channel), Kept>,
     uses: u64,
 }
 
+struct Kept {
+    version: u64,
+    /// Empty while the first who asked builds it.
+    chain: Arc<OnceLock<Arc<Chain>>>,
+    bytes: usize,
+    last_use: u64,
+}
+
+impl Built {
+    /// Drops those used last longest ago until the bounds are kept, but not `newest`.
+    fn shrink(&mut self, capacity: usize, newest: &(Tenant, Channel)) {
+        let mut bytes: usize = self.chains.values().map(|kept| kept.bytes).sum();
+        while self.chains.len() > capacity || bytes > MAX_BYTES {
+            let others = self.chains.iter().filter(|(key, _)| *key != newest);
+            let oldest = others.min_by_key(|(_, kept)| kept.last_use);
+            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+                return;
+            };
+            if let Some(dropped) = self.chains.remove(&oldest) {
+                bytes -= dropped.bytes;
+            }
+        }
+    }
+}
+
 impl ProviderFactory {
-    /// Remembers the providers of at most `capacity` tenants and channels, at least one. What is of
-    /// AWS is made from `sdk`: its HTTP client, and the platform's own credentials.
+    /// Remembers the providers of at most `capacity` tenants and channels, at least one, and no more
+    /// than weigh [`MAX_BYTES`]. What is of AWS is made from `sdk`: its HTTP client, and the platform's
+    /// own credentials.
     pub fn new(
         tls: TlsConfigs,
         egress: EgressGuard,
@@ -117,8 +172,9 @@ impl ProviderFactory {
     }
 
     /// The chain of a tenant's own entries at one settings version: the one that was built before,
-    /// with its connections, or a new one. An older version's chain is dropped, and its connections
-    /// close when the messages on them are done.
+    /// with its connections, or a new one. However many ask at once, it is built once, and nobody
+    /// else's is held up by it. An older version's chain is dropped, and its connections close when
+    /// the messages on them are done.
     pub fn own_chain(
         &self,
         tenant: &Tenant,
@@ -126,39 +182,54 @@ impl ProviderFactory {
         version: u64,
         spec: impl FnOnce() -> ChainSpec,
     ) -> Arc<Chain> {
-        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        built.uses += 1;
-        let uses = built.uses;
         let key = (tenant.clone(), channel);
-        if let Some((known, chain, last_use)) = built.chains.get_mut(&key)
-            && *known == version
-        {
-            *last_use = uses;
-            return chain.clone();
-        }
-        // Building connects to nothing and takes microseconds: it is done under the lock, so that
-        // concurrent callers get one chain and not one each.
-        let chain = Arc::new(self.build(tenant, spec()));
-        // Somebody who has not yet seen the newer settings does not take their place.
-        if built
-            .chains
-            .get(&key)
-            .is_some_and(|(known, ..)| *known > version)
-        {
-            return chain;
-        }
-        if built.chains.len() >= self.capacity && !built.chains.contains_key(&key) {
-            let oldest = built
-                .chains
-                .iter()
-                .min_by_key(|(_, (_, _, last_use))| *last_use)
-                .map(|(key, _)| key.clone());
-            if let Some(oldest) = oldest {
-                built.chains.remove(&oldest);
+        let Some(cell) = self.cell(&key, version) else {
+            // Somebody who has not yet seen the newer settings does not take their place.
+            return Arc::new(self.build(tenant, spec()));
+        };
+        let mut weighs = None;
+        let chain = cell.get_or_init(|| {
+            let spec = spec();
+            weighs = Some(spec.bytes());
+            Arc::new(self.build(tenant, spec))
+        });
+        if let Some(bytes) = weighs {
+            let mut built = self.lock();
+            if let Some(kept) = built.chains.get_mut(&key)
+                && kept.version == version
+            {
+                kept.bytes = bytes;
             }
+            built.shrink(self.capacity, &key);
         }
-        built.chains.insert(key, (version, chain.clone(), uses));
-        chain
+        chain.clone()
+    }
+
+    /// Where the chain of this version is, or is to be; `None` where a newer one is there.
+    fn cell(&self, key: &(Tenant, Channel), version: u64) -> Option<Arc<OnceLock<Arc<Chain>>>> {
+        let mut built = self.lock();
+        built.uses += 1;
+        let last_use = built.uses;
+        if let Some(kept) = built.chains.get_mut(key)
+            && kept.version >= version
+        {
+            kept.last_use = last_use;
+            return (kept.version == version).then(|| kept.chain.clone());
+        }
+        let chain = Arc::<OnceLock<Arc<Chain>>>::default();
+        let kept = Kept {
+            version,
+            chain: chain.clone(),
+            bytes: 0,
+            last_use,
+        };
+        built.chains.insert(key.clone(), kept);
+        Some(chain)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Built> {
+        // Nothing panics while the lock is held.
+        self.built.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn build(&self, tenant: &Tenant, spec: ChainSpec) -> Chain {
@@ -176,6 +247,7 @@ impl ProviderFactory {
                     position,
                     provider,
                     retry: RetryPolicy { retries },
+                    health: Health::new(self.clock.clone()),
                 }),
                 // Saving checks for this; an entry saved before the check was there is passed over.
                 Err(error) => {

@@ -12,6 +12,7 @@ pub mod egress;
 pub mod factory;
 #[cfg(test)]
 mod fixtures;
+pub mod health;
 pub mod http;
 pub mod message;
 pub mod meta;
@@ -29,6 +30,7 @@ pub use chain::{Chain, ChainEnd, ChainReport};
 pub use deadline::Deadline;
 pub use egress::EgressGuard;
 pub use factory::{ChainSpec, EntrySpec, ProviderFactory, ProviderSettings};
+pub use health::Health;
 pub use http::HttpClients;
 pub use message::Message;
 pub use provider::{Capabilities, Provider, StageOutcome, StageReport, VerifyStage};

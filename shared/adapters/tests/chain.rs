@@ -14,13 +14,13 @@ use std::{
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Capabilities, Chain, ChainEnd, ChainReport, Deadline, Message, Provider, StageReport,
+    Capabilities, Chain, ChainEnd, ChainReport, Deadline, Health, Message, Provider, StageReport,
     chain::{AmbiguityPolicy, ChainEntry},
     retry::RetryPolicy,
 };
 use comms_core::{
     AfterRetries, AttemptOutcome, DeliveryId, Disposition, EmailAddress, EntryId, ErrorKind,
-    Mailbox, Position, ProviderError, ProviderKind, Receipt,
+    Mailbox, Position, ProviderError, ProviderKind, Receipt, SystemClock,
     request::{Content, Target},
 };
 
@@ -98,6 +98,7 @@ fn entry(provider: &Arc<Scripted>, position: Position, retries: u8) -> ChainEntr
         position,
         provider: provider.clone(),
         retry: RetryPolicy { retries },
+        health: Health::new(Arc::new(SystemClock)),
     }
 }
 

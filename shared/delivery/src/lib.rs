@@ -4,9 +4,11 @@
 //! [`ledger`] makes sure that it goes out once.
 
 pub mod chain_spec;
+pub mod health;
 pub mod ledger;
 pub mod pipeline;
 
+pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
 pub use pipeline::{
     Accepted, DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,

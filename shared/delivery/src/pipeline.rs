@@ -15,7 +15,7 @@ use comms_core::{
     FailureReason, IdempotencyKey, RequestId, SystemClock, Tenant,
     request::{CommunicationRequest, PlannedDelivery, Target},
 };
-use comms_settings::{HashKeys, SettingsCache, SettingsStore, StoreError};
+use comms_settings::{HashKeys, SettingsCache, SettingsStore, StoreError, StoredSettings};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use thiserror::Error;
@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     chain_spec::chain_spec,
+    health::SharedHealth,
     ledger::{
         Acceptance, Claim, Ledger, LedgerError, Outcome, Owner, RecordedRequest, RequestRecord,
     },
@@ -134,6 +135,7 @@ pub struct Pipeline {
     hash_keys: HashKeys,
     factory: ProviderFactory,
     ledger: Ledger,
+    health: SharedHealth,
     clock: Arc<dyn Clock>,
 }
 
@@ -177,6 +179,7 @@ impl Pipeline {
                 clock.clone(),
                 2 * REMEMBERED_TENANTS,
             ),
+            SharedHealth::new(sdk, config.deliveries_table.clone(), clock.clone()),
             Ledger::new(sdk, config.deliveries_table),
             clock,
         )
@@ -187,6 +190,7 @@ impl Pipeline {
         settings: Arc<SettingsCache>,
         hash_keys: HashKeys,
         factory: ProviderFactory,
+        health: SharedHealth,
         ledger: Ledger,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -195,6 +199,7 @@ impl Pipeline {
             hash_keys,
             factory,
             ledger,
+            health,
             clock,
         }
     }
@@ -330,7 +335,7 @@ impl Pipeline {
         }
         // Before the claim: where the settings can not be read, nothing has been touched.
         let chain = self
-            .chain(&record.tenant, planned.channel)
+            .chain(&record.tenant, planned.channel, limits.deadline)
             .await
             .map_err(unreachable)?;
         let owner = self.owner(limits.deadline);
@@ -384,7 +389,15 @@ impl Pipeline {
         let outcome = self
             .outcome(record, &chain, message, limits, earlier, possible_duplicate)
             .await;
-        self.record(record, planned, &owner, outcome).await
+        let recorded = self.record(record, planned, &owner, outcome).await;
+        // Afterwards: the message does not wait for it.
+        for part in chain.parts(&record.tenant) {
+            let (tenant, version, own) = part;
+            self.health
+                .tell(tenant, version, planned.channel, own, limits.deadline)
+                .await;
+        }
+        recorded
     }
 
     async fn outcome(
@@ -430,7 +443,8 @@ impl Pipeline {
             };
         }
         let renew = |global| -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + '_>> {
-            Box::pin(self.newer_chain(&record.tenant, message.target.channel(), chain, global))
+            let channel = message.target.channel();
+            Box::pin(self.newer_chain(&record.tenant, channel, chain, global, limits.deadline))
         };
         let report = chain
             .chain
@@ -547,55 +561,68 @@ impl Pipeline {
 
     /// The chain of a tenant: its own entries, then the global account's unless it opted out. Without
     /// settings for the channel, the global account's alone.
-    async fn chain(&self, tenant: &Tenant, channel: Channel) -> Result<ResolvedChain, StoreError> {
-        let own = match tenant {
+    async fn chain(
+        &self,
+        tenant: &Tenant,
+        channel: Channel,
+        deadline: Deadline,
+    ) -> Result<ResolvedChain, StoreError> {
+        let settings = match tenant {
             Tenant::Clinic(_) => self.settings.get(tenant).await?,
             Tenant::Global => None,
         };
-        let version = own.as_ref().map(|own| own.version.number);
-        let own_chain = own.as_ref().and_then(|own| {
-            let settings = own.settings.channel(channel)?;
-            let chain = self
-                .factory
-                .own_chain(tenant, channel, own.version.number, || chain_spec(settings));
-            Some((chain, settings.use_global))
-        });
-        let wants_global = own_chain.as_ref().is_none_or(|(_, use_global)| *use_global);
-        let global = if wants_global {
-            self.global_chain(channel).await?
-        } else {
-            None
+        let version = settings.as_ref().map(|own| own.version.number);
+        let own = match &settings {
+            Some(stored) => self.built(tenant, channel, stored, deadline).await,
+            None => None,
         };
-        let global_version = global.as_ref().map(|(_, version)| *version);
-        let chain = match (own_chain, global) {
-            (Some((own, _)), Some((global, _))) => Arc::new(own.then_global(&global)),
-            (Some((own, _)), None) => own,
-            (None, Some((global, _))) => Arc::new(global.as_global()),
+        let opted_out = settings
+            .as_ref()
+            .and_then(|stored| stored.settings.channel(channel))
+            .is_some_and(|settings| !settings.use_global);
+        let global = if opted_out {
+            None
+        } else {
+            match self.settings.get(&Tenant::Global).await? {
+                Some(stored) => {
+                    self.built(&Tenant::Global, channel, &stored, deadline)
+                        .await
+                }
+                None => None,
+            }
+        };
+        let whole = match (&own, &global) {
+            (Some(own), Some(global)) => Arc::new(own.chain.then_global(&global.chain)),
+            (Some(own), None) => own.chain.clone(),
+            (None, Some(global)) => Arc::new(global.chain.as_global()),
             (None, None) => Arc::new(Chain::empty()),
         };
         Ok(ResolvedChain {
-            chain,
+            chain: whole,
             version,
-            global_version,
+            own,
+            global,
         })
     }
 
-    async fn global_chain(
+    /// A tenant's own entries for a channel, with what other processes know of their health; `None`
+    /// without settings for the channel.
+    async fn built(
         &self,
+        tenant: &Tenant,
         channel: Channel,
-    ) -> Result<Option<(Arc<Chain>, u64)>, StoreError> {
-        let Some(global) = self.settings.get(&Tenant::Global).await? else {
-            return Ok(None);
-        };
-        let version = global.version.number;
-        Ok(global.settings.channel(channel).map(|settings| {
-            let spec = || chain_spec(settings);
-            (
-                self.factory
-                    .own_chain(&Tenant::Global, channel, version, spec),
-                version,
-            )
-        }))
+        stored: &StoredSettings,
+        deadline: Deadline,
+    ) -> Option<BuiltChain> {
+        let settings = stored.settings.channel(channel)?;
+        let version = stored.version.number;
+        let chain = self
+            .factory
+            .own_chain(tenant, channel, version, || chain_spec(settings));
+        self.health
+            .hear(tenant, version, channel, &chain, deadline)
+            .await;
+        Some(BuiltChain { chain, version })
     }
 
     /// The chain from settings newer than those of `seen`, where there are such: the global account's
@@ -606,9 +633,10 @@ impl Pipeline {
         channel: Channel,
         seen: &ResolvedChain,
         global: bool,
+        deadline: Deadline,
     ) -> Option<Arc<Chain>> {
         let (whose, version) = if global {
-            (&Tenant::Global, seen.global_version?)
+            (&Tenant::Global, seen.global.as_ref()?.version)
         } else {
             (tenant, seen.version?)
         };
@@ -624,7 +652,7 @@ impl Pipeline {
             global, "a login was refused and the settings are newer"
         );
         // What was just read is remembered, and found there.
-        self.chain(tenant, channel)
+        self.chain(tenant, channel, deadline)
             .await
             .ok()
             .map(|resolved| resolved.chain)
@@ -645,11 +673,32 @@ struct Limits {
     patience: Patience,
 }
 
-/// A chain, with the versions of the settings that it was built from.
+/// A chain, and what it was put together from.
 struct ResolvedChain {
     chain: Arc<Chain>,
+    /// The version of the tenant's own settings, if it has any.
     version: Option<u64>,
-    global_version: Option<u64>,
+    own: Option<BuiltChain>,
+    global: Option<BuiltChain>,
+}
+
+/// One tenant's own entries, built from one version of its settings.
+struct BuiltChain {
+    chain: Arc<Chain>,
+    version: u64,
+}
+
+impl ResolvedChain {
+    /// Whose entries are in it, and from which version of their settings.
+    fn parts<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+    ) -> impl Iterator<Item = (&'a Tenant, u64, &'a Chain)> {
+        let own = self.own.iter().map(move |own| (tenant, own));
+        let global = self.global.iter().map(|global| (&Tenant::Global, global));
+        own.chain(global)
+            .map(|(whose, built)| (whose, built.version, &*built.chain))
+    }
 }
 
 fn unreachable(error: impl std::fmt::Display) -> HandBack {

@@ -14,7 +14,7 @@ use comms_adapters::{
 use comms_core::{
     Clock, DeliveryStatus, FailureReason, IdempotencyKey, Problems, Tenant, request::Submission,
 };
-use comms_delivery::{DeliveryResult, HandBack, Ledger, Patience, Pipeline};
+use comms_delivery::{DeliveryResult, HandBack, Ledger, Patience, Pipeline, SharedHealth};
 use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
     aws::{Fault, LocalAws},
@@ -97,6 +97,11 @@ impl World {
                 self.aws.sdk_config(),
                 clock.clone(),
                 10,
+            ),
+            SharedHealth::new(
+                &self.aws.sdk_config(),
+                &self.aws.resources().deliveries_table,
+                clock.clone(),
             ),
             Ledger::new(
                 &self.aws.sdk_config(),

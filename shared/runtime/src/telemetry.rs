@@ -1,13 +1,20 @@
-//! Logs: one JSON object per event, on standard output, from where Lambda takes them.
+//! Logs and metrics: one JSON object per event, on standard output, from where Lambda takes them.
 //!
 //! Only this project's crates write, and the Lambda runtime its warnings. Libraries log what they
 //! send and receive, at some level or other; here that is patients' data and credentials.
 
+mod metrics;
+
+use comms_core::metric::METRICS;
 use tracing_subscriber::{
+    Layer,
     filter::{LevelFilter, Targets},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
+
+pub use self::metrics::NAMESPACE;
+use self::metrics::{MetricLayer, OnlyMetrics};
 
 /// How much is logged: `LOG_LEVEL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,10 +47,12 @@ pub fn targets(level: LogLevel) -> Targets {
     Targets::new()
         .with_default(LevelFilter::OFF)
         .with_target("comms_", level.0)
+        // They have lines of their own.
+        .with_target(METRICS, LevelFilter::OFF)
         .with_target("lambda_runtime", level.0.min(LevelFilter::WARN))
 }
 
-/// Starts logging. A second call in one process changes nothing.
+/// Starts logging, and writing metrics at whatever level. A second call in one process changes nothing.
 ///
 /// A panic is logged by its place alone: its text may quote what it stumbled over.
 pub fn init(level: LogLevel) {
@@ -59,11 +68,13 @@ pub fn init(level: LogLevel) {
         .flatten_event(true)
         .with_current_span(false)
         .with_span_list(true)
-        .with_writer(std::io::stdout);
+        .with_writer(std::io::stdout)
+        .with_filter(targets(level));
+    let metrics = MetricLayer(std::io::stdout).with_filter(OnlyMetrics);
     // An error says that a subscriber is there already.
     let _ = tracing_subscriber::registry()
-        .with(targets(level))
         .with(events)
+        .with(metrics)
         .try_init();
 }
 
@@ -90,5 +101,6 @@ mod tests {
             assert!(!targets.would_enable(library, &Level::ERROR), "{library}");
         }
         assert!(!targets.would_enable("lambda_runtime", &Level::INFO));
+        assert!(!targets.would_enable(METRICS, &Level::ERROR));
     }
 }
