@@ -109,7 +109,8 @@ struct Bucket {
 }
 
 struct Down {
-    cool_down: SignedDuration,
+    /// How long it is left alone.
+    rest: SignedDuration,
     /// When the next probe is due.
     probe_at: Timestamp,
     is_probing: bool,
@@ -223,13 +224,13 @@ impl Inner {
                     bucket.failed = bucket.failed.saturating_add(1);
                 }
                 if let Some(down) = &mut self.down {
-                    let doubled = down.cool_down.saturating_mul(2).min(LONGEST_COOL_DOWN);
-                    down.cool_down = if is_conclusive {
+                    let doubled = down.rest.saturating_mul(2).min(LONGEST_COOL_DOWN);
+                    down.rest = if is_conclusive {
                         LONGEST_COOL_DOWN
                     } else {
                         doubled
                     };
-                    down.probe_at = later(now, down.cool_down);
+                    down.probe_at = later(now, down.rest);
                     return None;
                 }
                 let state = if is_conclusive {
@@ -246,14 +247,14 @@ impl Inner {
     }
 
     fn take_down(&mut self, is_conclusive: bool, since: Timestamp) {
-        let cool_down = if is_conclusive {
+        let rest = if is_conclusive {
             LONGEST_COOL_DOWN
         } else {
             COOL_DOWN
         };
         self.down = Some(Down {
-            cool_down,
-            probe_at: later(since, cool_down),
+            rest,
+            probe_at: later(since, rest),
             is_probing: false,
         });
     }
@@ -286,7 +287,7 @@ impl Health {
         };
         // A clock that went back must not hold the probe off for longer than the cool-down.
         let wait = down.probe_at.duration_since(now);
-        let is_due = wait <= SignedDuration::ZERO || wait > down.cool_down;
+        let is_due = wait <= SignedDuration::ZERO || wait > down.rest;
         if is_due && !down.is_probing {
             down.is_probing = true;
             Turn::Probe(Probe(self.clone()))

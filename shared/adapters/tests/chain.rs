@@ -20,9 +20,10 @@ use comms_adapters::{
 };
 use comms_core::{
     AfterRetries, AttemptOutcome, DeliveryId, Disposition, EmailAddress, EntryId, ErrorKind,
-    Mailbox, Position, ProviderError, ProviderKind, Receipt, SystemClock,
+    HealthState, Mailbox, Position, ProviderError, ProviderKind, Receipt, SystemClock,
     request::{Content, Target},
 };
+use comms_testkit::clock::ManualClock;
 
 /// Answers as it is told to, then accepts; remembers what it was asked to send.
 #[derive(Debug, Default)]
@@ -43,18 +44,7 @@ impl Scripted {
         })
     }
 
-    fn calls(&self) -> usize {
-        self.seen.lock().unwrap().len()
-    }
-}
-
-#[async_trait]
-impl Provider for Scripted {
-    fn kind(&self) -> ProviderKind {
-        ProviderKind::Smtp
-    }
-
-    fn capabilities(&self) -> &'static Capabilities {
+    fn default_capabilities() -> &'static Capabilities {
         const NONE: Capabilities = Capabilities {
             html: false,
             attachments: false,
@@ -67,6 +57,21 @@ impl Provider for Scripted {
             message_bytes: None,
         };
         &NONE
+    }
+
+    fn calls(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl Provider for Scripted {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Smtp
+    }
+
+    fn capabilities(&self) -> &'static Capabilities {
+        Self::default_capabilities()
     }
 
     async fn send(&self, message: &Message, _: Deadline) -> Result<Receipt, ProviderError> {
@@ -146,71 +151,231 @@ async fn send_within(chain: &Arc<Chain>, time: Duration) -> ChainReport {
 
 const NAMES: [&str; 4] = ["primary", "fallback-1", "fallback-2", "global"];
 
-/// Three own entries and the global one; those before `failing` are down, `failing` fails with each
-/// disposition, the rest would accept.
-#[tokio::test(start_paused = true)]
-async fn every_disposition_at_every_position_does_what_the_design_says() {
-    for policy in [AmbiguityPolicy::Failover, AmbiguityPolicy::Hold] {
-        for failing in 0..4 {
-            for disposition in Disposition::ALL {
-                let providers: Vec<_> = (0..4)
-                    .map(|index| match index {
-                        _ if index < failing => {
-                            Scripted::new(NAMES[index], &[error(Disposition::ProviderDown)])
-                        }
-                        // More failures than retries.
-                        _ if index == failing => {
-                            Scripted::new(NAMES[index], &vec![error(disposition); 3])
-                        }
-                        _ => Scripted::new(NAMES[index], &[]),
-                    })
-                    .collect();
-                let chain = chain(&providers.iter().collect::<Vec<_>>(), policy, 2);
-                let report = send(&chain).await;
-                let label = format!("{policy:?} {failing} {disposition:?}");
+/// What a run through the chain is to look like, worked out from the design and not from the code.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Expected {
+    calls: [usize; 4],
+    flagged: Vec<bool>,
+    end: &'static str,
+    unknown: usize,
+}
 
-                let goes_on = match disposition {
-                    Disposition::Transient | Disposition::ProviderDown => true,
-                    Disposition::Ambiguous => policy == AmbiguityPolicy::Failover,
-                    Disposition::Final => false,
-                };
-                let next = (goes_on && failing < 3).then(|| NAMES[failing + 1]);
-                match (&report.end, next) {
-                    (ChainEnd::Sent { receipt, .. }, Some(next)) => {
-                        assert_eq!(receipt.message_id, next, "{label}");
+impl Expected {
+    fn of(outcomes: [Option<Disposition>; 4], policy: AmbiguityPolicy, retries: u8) -> Self {
+        let mut expected = Self::default();
+        for (index, outcome) in outcomes.into_iter().enumerate() {
+            let tries = match outcome {
+                Some(Disposition::Transient) => usize::from(retries) + 1,
+                Some(Disposition::ProviderDown | Disposition::Ambiguous | Disposition::Final)
+                | None => 1,
+            };
+            expected.calls[index] = tries;
+            let flag = expected.unknown > 0;
+            expected.flagged.extend(vec![flag; tries]);
+            expected.end = match outcome {
+                None => NAMES[index],
+                Some(Disposition::Final) => "rejected",
+                Some(Disposition::Ambiguous) => {
+                    expected.unknown += 1;
+                    match policy {
+                        AmbiguityPolicy::Failover => "all failed",
+                        AmbiguityPolicy::Hold => "held",
                     }
-                    (ChainEnd::Rejected, None) => {
-                        assert_eq!(disposition, Disposition::Final, "{label}");
-                    }
-                    (ChainEnd::Held, None) => assert!(!goes_on, "{label}"),
-                    (ChainEnd::AllFailed, None) => assert!(goes_on, "{label}"),
-                    (end, _) => panic!("{label}: {end:?}"),
                 }
-                let unknown = usize::from(disposition == Disposition::Ambiguous);
-                assert_eq!(report.unknown_outcomes, unknown, "{label}");
-                let tries = if disposition == Disposition::Transient {
-                    3
-                } else {
-                    1
-                };
-                let calls: Vec<_> = providers.iter().map(|provider| provider.calls()).collect();
-                let expected: Vec<_> = (0..4)
-                    .map(|index| match index {
-                        _ if index < failing => 1,
-                        _ if index == failing => tries,
-                        _ if index == failing + 1 => usize::from(next.is_some()),
-                        _ => 0,
-                    })
-                    .collect();
-                assert_eq!(calls, expected, "{label}");
-                assert_eq!(
-                    report.attempts.len(),
-                    expected.iter().sum::<usize>(),
-                    "{label}"
-                );
+                Some(Disposition::Transient | Disposition::ProviderDown) => "all failed",
+            };
+            if expected.end != "all failed" {
+                break;
             }
         }
+        expected
     }
+
+    fn as_seen(report: &ChainReport, providers: &[Arc<Scripted>]) -> Self {
+        let flags = report.attempts.iter();
+        Self {
+            calls: std::array::from_fn(|index| providers[index].calls()),
+            flagged: flags.map(|attempt| attempt.possible_duplicate).collect(),
+            end: match &report.end {
+                ChainEnd::Sent { receipt, .. } => {
+                    let is_sender = |name: &&&str| **name == receipt.message_id;
+                    NAMES.iter().find(is_sender).unwrap()
+                }
+                ChainEnd::Rejected => "rejected",
+                ChainEnd::AllFailed => "all failed",
+                ChainEnd::Held => "held",
+                ChainEnd::NoProvider => "no provider",
+                ChainEnd::OutOfTime => "out of time",
+            },
+            unknown: report.unknown_outcomes,
+        }
+    }
+}
+
+/// Three own entries and the global one, each accepting or failing with each disposition, under both
+/// policies: 5^4 x 2 runs.
+#[tokio::test(start_paused = true)]
+async fn every_disposition_at_every_position_does_what_the_design_says() {
+    let outcome = |number: usize| match number {
+        0 => None,
+        number => Some(Disposition::ALL[number - 1]),
+    };
+    let mut runs = 0;
+    for policy in [AmbiguityPolicy::Failover, AmbiguityPolicy::Hold] {
+        for run in 0..5_usize.pow(4) {
+            let outcomes = [run % 5, run / 5 % 5, run / 25 % 5, run / 125].map(outcome);
+            let providers: Vec<_> = NAMES
+                .into_iter()
+                .zip(outcomes)
+                // More failures than retries.
+                .map(|(name, outcome)| {
+                    let failures = outcome.map(|disposition| vec![error(disposition); 3]);
+                    Scripted::new(name, &failures.unwrap_or_default())
+                })
+                .collect();
+            let chain = chain(&providers.iter().collect::<Vec<_>>(), policy, 2);
+            let report = send(&chain).await;
+            let label = format!("{policy:?} {outcomes:?}");
+            let seen = Expected::as_seen(&report, &providers);
+            assert_eq!(seen, Expected::of(outcomes, policy, 2), "{label}");
+            let entries = report.attempts.iter().map(|tried| tried.entry.as_str());
+            let order = entries.map(|name| NAMES.iter().position(|known| *known == name));
+            assert!(order.is_sorted(), "{label}");
+            runs += 1;
+        }
+    }
+    assert_eq!(runs, 1250);
+}
+
+/// A chain whose health has a clock that the test moves.
+fn watched(providers: &[&Arc<Scripted>], clock: &Arc<ManualClock>) -> Arc<Chain> {
+    let mut chain = Chain::clone(&chain(providers, AmbiguityPolicy::Failover, 1));
+    for entry in &mut chain.entries {
+        entry.health = Health::new(clock.clone());
+    }
+    Arc::new(chain)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_down_goes_last_and_comes_back_by_one_probe_that_is_not_retried() {
+    let clock = Arc::new(ManualClock::new());
+    let failures = vec![error(Disposition::Transient); 10];
+    let primary = Scripted::new("primary", &failures);
+    let fallback = Scripted::new("fallback-1", &[]);
+    let chain = watched(&[&primary, &fallback], &clock);
+    for sent in 1..=5 {
+        send(&chain).await;
+        assert_eq!((primary.calls(), fallback.calls()), (2 * sent, sent));
+    }
+    assert_eq!(chain.entries[0].health.state(), HealthState::Down);
+    send(&chain).await;
+    assert_eq!((primary.calls(), fallback.calls()), (10, 6), "not asked");
+
+    clock.advance(Duration::from_secs(30));
+    primary
+        .answers
+        .lock()
+        .unwrap()
+        .push_back(error(Disposition::Transient));
+    send(&chain).await;
+    assert_eq!((primary.calls(), fallback.calls()), (11, 7), "one probe");
+    send(&chain).await;
+    assert_eq!((primary.calls(), fallback.calls()), (11, 8), "not again");
+
+    clock.advance(Duration::from_mins(1));
+    send(&chain).await;
+    assert_eq!((primary.calls(), fallback.calls()), (12, 8), "it works");
+    send(&chain).await;
+    assert_eq!((primary.calls(), fallback.calls()), (13, 8), "in its place");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_down_is_tried_all_the_same_when_all_others_fail() {
+    let clock = Arc::new(ManualClock::new());
+    let refused = ProviderError::new(
+        Disposition::ProviderDown,
+        ErrorKind::AccountSuspended,
+        "scripted",
+    );
+    let primary = Scripted::new("primary", &[refused.clone()]);
+    let fallback = Scripted::new("fallback-1", &[refused.clone(), refused]);
+    let chain = watched(&[&primary, &fallback], &clock);
+    assert_eq!(send(&chain).await.end, ChainEnd::AllFailed);
+    // Both are down, after one answer each; the first works again.
+    let report = send(&chain).await;
+    assert!(matches!(report.end, ChainEnd::Sent { .. }));
+    assert_eq!((primary.calls(), fallback.calls()), (2, 1));
+    assert_eq!(chain.entries[0].health.state(), HealthState::Healthy);
+    // And is in its place, the other one is not.
+    send(&chain).await;
+    assert_eq!((primary.calls(), fallback.calls()), (3, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_the_provider_refuses_for_itself_does_not_take_the_provider_down() {
+    let clock = Arc::new(ManualClock::new());
+    let refused = ProviderError::new(Disposition::Final, ErrorKind::InvalidRecipient, "scripted");
+    let primary = Scripted::new("primary", &vec![refused; 20]);
+    let chain = watched(&[&primary], &clock);
+    for _ in 0..20 {
+        assert_eq!(send(&chain).await.end, ChainEnd::Rejected);
+    }
+    assert_eq!(chain.entries[0].health.state(), HealthState::Healthy);
+}
+
+/// Never answers; ends when its time does.
+#[derive(Debug)]
+struct Hanging;
+
+#[async_trait]
+impl Provider for Hanging {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Smtp
+    }
+
+    fn capabilities(&self) -> &'static Capabilities {
+        Scripted::default_capabilities()
+    }
+
+    async fn send(&self, _: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
+        tokio::time::sleep(deadline.remaining()).await;
+        let timeout = ErrorKind::Timeout;
+        Err(ProviderError::new(
+            Disposition::Transient,
+            timeout,
+            "scripted",
+        ))
+    }
+
+    async fn verify(&self, _: Deadline) -> Vec<StageReport> {
+        Vec::new()
+    }
+}
+
+/// Second by second: with 24 s, 12 for the primary, 6 for the next, 3 for the one after it, and the
+/// rest for the last.
+#[tokio::test(start_paused = true)]
+async fn who_hangs_leaves_those_after_it_as_much_time_as_it_had() {
+    let last = Scripted::new("global", &[]);
+    let mut chain = Chain::clone(&chain(&[&last; 4], AmbiguityPolicy::Failover, 2));
+    for entry in &mut chain.entries[..3] {
+        entry.provider = Arc::new(Hanging);
+    }
+    let report = send_within(&Arc::new(chain), Duration::from_secs(24)).await;
+    let seconds: Vec<_> = report
+        .attempts
+        .iter()
+        .map(|attempt| attempt.duration.as_secs())
+        .collect();
+    assert_eq!(seconds, [12, 6, 3, 0]);
+    assert!(matches!(report.end, ChainEnd::Sent { .. }));
+
+    // Alone, it has all the time there is.
+    let mut alone = Chain::empty();
+    alone.entries.push(entry(&last, Position::Primary, 2));
+    alone.entries[0].provider = Arc::new(Hanging);
+    let report = send_within(&Arc::new(alone), Duration::from_secs(24)).await;
+    assert_eq!(report.attempts[0].duration.as_secs(), 24);
 }
 
 #[tokio::test(start_paused = true)]
