@@ -12,6 +12,7 @@ mod authorization;
 mod config;
 mod config_test;
 mod events;
+mod health;
 mod idempotency;
 mod matrix;
 mod privacy;

@@ -1,0 +1,203 @@
+//! What processes tell each other of providers' health, and what happens when they can not.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can not go on has failed"
+)]
+
+use std::{sync::Arc, time::Duration};
+
+use aws_config::SdkConfig;
+use comms_adapters::{
+    Chain, ChainSpec, Deadline, EgressGuard, EntrySpec, ProviderFactory, ProviderSettings,
+    chain::AmbiguityPolicy,
+    egress::{EgressAllow, SystemResolver},
+    health::Sample,
+    sendgrid::SendgridSettings,
+    tls::TlsConfigs,
+};
+use comms_core::{
+    BaseUrl, Channel, EmailAddress, EntryId, ErrorKind, HealthState, Mailbox, Position, Secret,
+    Tenant,
+};
+use comms_delivery::{SharedHealth, health::name};
+use comms_testkit::{
+    aws::{Fault, LocalAws},
+    clock::ManualClock,
+};
+
+const REFUSED: Sample = Sample::Failure {
+    kind: ErrorKind::Unauthenticated,
+    is_conclusive: true,
+};
+
+struct World {
+    aws: LocalAws,
+    clock: Arc<ManualClock>,
+    tenant: Tenant,
+}
+
+/// A process: what it was told, and its own view of the one entry.
+struct Process {
+    shared: SharedHealth,
+    chain: Arc<Chain>,
+    tenant: Tenant,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self {
+            aws: LocalAws::start().await,
+            clock: Arc::new(ManualClock::new()),
+            tenant: Tenant::parse("clinic-a").unwrap(),
+        }
+    }
+
+    fn process(&self) -> Process {
+        let factory = ProviderFactory::new(
+            TlsConfigs::new(None).unwrap(),
+            EgressGuard::new(EgressAllow::default(), Arc::new(SystemResolver)),
+            SdkConfig::builder().build(),
+            self.clock.clone(),
+            1,
+        );
+        let sendgrid = SendgridSettings {
+            api_key: Secret::new("key".to_owned()),
+            sender: Mailbox {
+                address: EmailAddress::parse("desk@clinic.example").unwrap(),
+                name: None,
+            },
+            api_url: BaseUrl::parse(SendgridSettings::GLOBAL_URL).unwrap(),
+            sandbox: false,
+        };
+        let entry = EntrySpec {
+            id: EntryId::primary(),
+            position: Position::Primary,
+            settings: ProviderSettings::Sendgrid(sendgrid),
+            retries: 0,
+        };
+        let table = &self.aws.resources().deliveries_table;
+        Process {
+            shared: SharedHealth::new(&self.aws.sdk_config(), table, self.clock.clone()),
+            chain: factory.own_chain(&self.tenant, Channel::Email, 1, || ChainSpec {
+                entries: vec![entry],
+                on_ambiguous: AmbiguityPolicy::Failover,
+                reply_to: None,
+            }),
+            tenant: self.tenant.clone(),
+        }
+    }
+
+    fn calls(&self, operation: &str) -> usize {
+        self.aws.count("dynamodb", operation)
+    }
+}
+
+impl Process {
+    async fn hear(&self) {
+        let deadline = Deadline::after(Duration::from_secs(20));
+        self.shared
+            .hear(&self.tenant, 1, Channel::Email, &self.chain, deadline)
+            .await;
+    }
+
+    async fn tell(&self) {
+        let deadline = Deadline::after(Duration::from_secs(20));
+        self.shared
+            .tell(&self.tenant, 1, Channel::Email, &self.chain, deadline)
+            .await;
+    }
+
+    fn record(&self, sample: Sample) {
+        self.chain.entries[0].health.record(sample);
+    }
+
+    fn state(&self) -> HealthState {
+        self.chain.entries[0].health.state()
+    }
+}
+
+#[tokio::test]
+async fn a_change_costs_one_write_and_nothing_is_written_without_one() {
+    let world = World::new().await;
+    let (here, there) = (world.process(), world.process());
+    here.record(Sample::Success);
+    here.tell().await;
+    assert_eq!(world.calls("UpdateItem"), 0);
+    here.record(REFUSED);
+    for _ in 0..3 {
+        here.record(REFUSED);
+        here.tell().await;
+    }
+    assert_eq!(world.calls("UpdateItem"), 1);
+
+    there.hear().await;
+    assert_eq!(there.state(), HealthState::Down);
+    there.tell().await;
+    assert_eq!(world.calls("UpdateItem"), 1, "it is no news");
+    let records = there.shared.read(&there.tenant, 1).await.unwrap();
+    let record = &records[&name(Channel::Email, &EntryId::primary())];
+    assert_eq!(
+        (record.state, record.last_error),
+        (HealthState::Down, Some(ErrorKind::Unauthenticated))
+    );
+    assert!(
+        there
+            .shared
+            .read(&there.tenant, 2)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn a_thousand_messages_at_once_read_once_and_tell_once() {
+    let world = World::new().await;
+    let process = world.process();
+    let hear = (0..1000).map(|_| process.hear());
+    futures_util::future::join_all(hear).await;
+    assert_eq!(world.calls("GetItem"), 1);
+    process.record(REFUSED);
+    let tell = (0..1000).map(|_| process.tell());
+    futures_util::future::join_all(tell).await;
+    assert_eq!(world.calls("UpdateItem"), 1);
+}
+
+#[tokio::test]
+async fn an_older_change_does_not_take_the_place_of_a_newer_one() {
+    let world = World::new().await;
+    let (slow, quick) = (world.process(), world.process());
+    slow.record(REFUSED);
+    world.clock.advance(Duration::from_secs(1));
+    quick.record(REFUSED);
+    quick.record(Sample::Success);
+    quick.tell().await;
+    slow.tell().await;
+    let other = world.process();
+    other.hear().await;
+    assert_eq!(other.state(), HealthState::Healthy);
+    world.clock.advance(Duration::from_mins(1));
+    slow.hear().await;
+    assert_eq!(slow.state(), HealthState::Healthy);
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_holds_nothing_up_and_what_can_not_be_told_is_told_later() {
+    let world = World::new().await;
+    let process = world.process();
+    world.aws.fail_next("dynamodb", "*", 1, Fault::AccessDenied);
+    process.hear().await;
+    assert_eq!(process.state(), HealthState::Healthy);
+    process.hear().await;
+    assert_eq!(world.calls("GetItem"), 1, "not again for every message");
+
+    process.record(REFUSED);
+    world.aws.fail_next("dynamodb", "*", 1, Fault::AccessDenied);
+    process.tell().await;
+    process.tell().await;
+    assert_eq!(world.calls("UpdateItem"), 2);
+    process.tell().await;
+    assert_eq!(world.calls("UpdateItem"), 2);
+}

@@ -1,0 +1,138 @@
+//! Health of providers, from one process to another.
+
+use std::{sync::Arc, time::Duration};
+
+use comms_testkit::{
+    clock::ManualClock,
+    smtp::{Action, Stage},
+};
+use serde_json::{Value, json};
+
+use crate::world::{CLINIC, FROM, World, communication, email, entry};
+
+const MINUTE: Duration = Duration::from_mins(1);
+const PASSWORD: &str = "planted-fallback-password";
+
+/// A world in which the clinic's mail server refuses its login and a second one takes everything.
+struct Failing {
+    world: World,
+    clock: Arc<ManualClock>,
+    fallback: comms_testkit::smtp::SmtpServer,
+    sent: u32,
+}
+
+impl Failing {
+    async fn new() -> Self {
+        let world = World::new().await;
+        let fallback = world.server("fallback-user", PASSWORD).start().await;
+        let mut document = email(&world.entry(), FROM);
+        document["email"]["fallback"] = json!([entry(fallback.port(), "fallback-user", PASSWORD)]);
+        world.put_settings(CLINIC, document).await.expect(201);
+        world
+            .smtp
+            .always(Stage::Auth, Action::reply("535 5.7.8 planted"));
+        Self {
+            world,
+            clock: Arc::new(ManualClock::new()),
+            fallback,
+            sent: 0,
+        }
+    }
+
+    fn process(&self) -> comms_worker::Deps {
+        self.world.worker_with_clock(self.clock.clone())
+    }
+
+    /// Sends one message and gives the positions that were tried.
+    async fn send(&mut self, worker: &comms_worker::Deps) -> Vec<String> {
+        self.sent += 1;
+        let key = format!("message-{}", self.sent);
+        let accepted = self.world.post_with_key(&communication(), &key).await;
+        let id = accepted.expect(202).request_id();
+        let time = Duration::from_secs(30);
+        let batch = self.world.run_worker_with(worker, time).await;
+        assert!(batch.failed.is_empty());
+        let answer = self.world.status(&id).await.expect(200);
+        let attempts = answer.body["deliveries"][0]["attempts"].clone();
+        let attempts = attempts.as_array().unwrap().iter();
+        attempts
+            .map(|attempt: &Value| attempt["position"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn calls(&self, operation: &str) -> usize {
+        self.world.aws.count("dynamodb", operation)
+    }
+}
+
+const FAILED_OVER: [&str; 2] = ["primary", "fallback[0]"];
+
+#[tokio::test]
+async fn what_one_process_learns_the_others_know_at_the_cost_of_one_write() {
+    let mut failing = Failing::new().await;
+    let (first, second) = (failing.process(), failing.process());
+
+    let before = failing.calls("UpdateItem");
+    assert_eq!(failing.send(&first).await, FAILED_OVER);
+    let with_change = failing.calls("UpdateItem") - before;
+    let before = failing.calls("UpdateItem");
+    assert_eq!(
+        failing.send(&first).await,
+        ["fallback[0]"],
+        "down goes last"
+    );
+    let without = failing.calls("UpdateItem") - before;
+    assert_eq!(with_change, without + 1);
+
+    // Another process hears of it before it has asked the provider at all.
+    let logins = failing.world.smtp.connections();
+    assert_eq!(failing.send(&second).await, ["fallback[0]"]);
+    assert_eq!(failing.world.smtp.connections(), logins);
+    assert_eq!(failing.fallback.messages().len(), 3);
+}
+
+#[tokio::test]
+async fn others_are_read_once_a_minute_and_the_way_back_is_told_too() {
+    let mut failing = Failing::new().await;
+    let (first, second) = (failing.process(), failing.process());
+    assert_eq!(failing.send(&second).await, FAILED_OVER);
+    assert_eq!(failing.send(&first).await, ["fallback[0]"]);
+
+    // The password is right again, and after the cool-down the first process finds out.
+    failing.world.smtp.clear_script();
+    failing.clock.advance(5 * MINUTE);
+    assert_eq!(failing.send(&first).await, ["primary"]);
+
+    let reads = failing.calls("GetItem");
+    failing.send(&first).await;
+    failing.send(&first).await;
+    assert_eq!(failing.calls("GetItem"), reads);
+    failing.clock.advance(MINUTE);
+    failing.send(&first).await;
+    failing.send(&first).await;
+    // Versions of the clinic's and the platform's settings, and the clinic's health: once each.
+    assert_eq!(failing.calls("GetItem"), reads + 3);
+
+    // The second one still has the cool-down before it, but has heard.
+    assert_eq!(failing.send(&second).await, ["primary"]);
+}
+
+#[tokio::test]
+async fn new_settings_start_afresh() {
+    let mut failing = Failing::new().await;
+    let worker = failing.process();
+    assert_eq!(failing.send(&worker).await, FAILED_OVER);
+    assert_eq!(failing.send(&worker).await, ["fallback[0]"]);
+    failing.world.smtp.clear_script();
+    let mut document = email(&failing.world.entry(), FROM);
+    document["email"]["defaultFromName"] = json!("Another Name");
+    document["email"]["fallback"] =
+        json!([entry(failing.fallback.port(), "fallback-user", PASSWORD)]);
+    failing
+        .world
+        .put_settings(CLINIC, document)
+        .await
+        .expect(200);
+    failing.clock.advance(MINUTE);
+    assert_eq!(failing.send(&worker).await, ["primary"]);
+}
