@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use serde_json::Value;
+use comms_testkit::http::{HttpServer, Reply};
+use serde_json::{Value, json};
 
-use crate::world::{World, handle_records};
+use crate::world::{CLINIC, World, handle_records};
 
 /// The events whose names begin with `prefix`, by the rest of their names.
 fn events(prefix: &str) -> BTreeMap<String, String> {
@@ -51,9 +52,36 @@ async fn the_events_of_config_and_config_test_are_answered() {
                 assert_eq!(answer.body["ok"], true, "{}", answer.text);
                 assert_eq!(world.smtp.messages().len(), 1);
             }
+            "test-whatsapp" => {
+                let graph = world.api().await;
+                save_whatsapp(&world, &graph).await;
+                let answer = world.ask_config_test(&event).await.expect(200);
+                assert_eq!(answer.body["ok"], true, "{}", answer.text);
+                let sent = graph.requests().pop().unwrap().json();
+                assert_eq!(sent["template"]["name"], "hello_world");
+            }
             other => panic!("no test knows what to expect of {other}"),
         }
     }
+}
+
+/// Saves `graph` as the clinic's provider for WhatsApp, and lets it know the number and take one message.
+async fn save_whatsapp(world: &World, graph: &HttpServer) {
+    let saved = world.get_settings(CLINIC).await;
+    let mut document = saved.body["settings"]["communicationSettings"].clone();
+    document["whatsapp"] = json!({"primary": {"provider": "meta_business", "credentials": {
+        "accessToken": "planted-meta-token", "phoneNumberId": "123456789",
+        "apiUrl": format!("{}/v23.0", graph.url())}}});
+    let unchanged = [("if-match", saved.header("etag"))];
+    world
+        .put_settings_if(CLINIC, document, &unchanged)
+        .await
+        .expect(200);
+    let number = json!({"verified_name": "Clinic", "id": "123456789"});
+    graph.always("GET", "/v23.0/123456789", Reply::json(200, number));
+    let accepted = json!({"messaging_product": "whatsapp", "messages": [{"id": "wamid.X"}]});
+    let messages = "/v23.0/123456789/messages";
+    graph.on("POST", messages, Reply::json(200, accepted));
 }
 
 #[tokio::test]

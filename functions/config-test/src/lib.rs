@@ -2,22 +2,30 @@
 //!
 //! | route | answers |
 //! | --- | --- |
-//! | `POST /api/v1/clinics/{clinicId}/communication/test-email` | 200 with a report per provider and stage |
+//! | `POST /api/v1/clinics/{clinicId}/communication/test-email` | 200 with a report per entry and stage; 429 |
 //! | `POST /api/v1/clinics/{clinicId}/communication/test-whatsapp` | the same for the `WhatsApp` channel |
+//!
+//! Every entry of the clinic's own chain is tried, disabled ones too: an admin wants to know before
+//! enabling one. The entries of the global account are the platform's, and are tested as `_global`.
 
-use std::{sync::Arc, time::Instant};
+mod message;
+mod report;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use comms_adapters::{
-    Deadline, EgressGuard, EntrySpec, Message, ProviderFactory, StageOutcome, StageReport,
-    VerifyStage,
+    Deadline, EgressGuard, EntrySpec, ProviderFactory, StageOutcome, StageReport, VerifyStage,
     egress::{EgressAllow, SystemResolver},
     tls::TlsConfigs,
 };
 use comms_core::{
-    Channel, DeliveryId, EmailAddress, Mailbox, PhoneNumber, Problems, ProviderKind, SystemClock,
-    Tenant,
+    Channel, EmailAddress, EntryId, ErrorKind, Mailbox, PhoneNumber, Problems, ProviderKind,
+    SystemClock, Tenant,
     json::{Object, read},
-    request::{Content, Target, Template, read_template},
+    request::{Target, Template, read_template},
 };
 use comms_delivery::chain_spec::chain_spec;
 use comms_runtime::{
@@ -26,25 +34,41 @@ use comms_runtime::{
     aws,
     http::{answer, json_body, json_response, path_segments, serve, time_left},
 };
-use comms_settings::{CommunicationSettings, SettingsStore, StoreError};
+use comms_settings::{
+    ChannelSettings, CommunicationSettings, LimitHolder, Limited, SettingsStore, StoreError,
+    TestLimitError, TestLimits,
+};
 use futures_util::future::join_all;
 use lambda_http::{
     Body, Request, Response,
     http::{Method, StatusCode},
 };
 use serde_json::{Value, json};
+use tokio::time::Instant as TokioInstant;
 use tracing::{error, info, warn};
-use uuid::Uuid;
+
+use crate::{message::TestMessage, report::Stages};
+
+/// The step to which the time is rounded up after which it is told that nobody was there. A port that
+/// refuses does so at once, one that is silent takes three seconds (the longest that is waited for a
+/// connection): to who waits for the answer they are the same.
+pub const HOLD_STEP: Duration = Duration::from_secs(5);
+/// What is left of the request's time for answering when nothing more is waited for.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// What the handler works with.
 #[derive(Debug)]
 pub struct Deps {
     /// Where settings are kept.
     pub store: SettingsStore,
+    /// How often they may be tested.
+    pub limits: TestLimits,
     /// Makes providers. None is remembered: a test shows how things are now.
     pub factory: ProviderFactory,
     /// The names of the token's claims.
     pub claims: ClaimNames,
+    /// See [`HOLD_STEP`].
+    pub hold_step: Duration,
 }
 
 impl Deps {
@@ -60,10 +84,13 @@ impl Deps {
         );
         let tls = TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?;
         environment.finish()?;
+        let store = SettingsStore::new(&sdk, table, key);
         Ok(Self {
-            store: SettingsStore::new(&sdk, table, key),
+            limits: TestLimits::new(store.clone(), Arc::new(SystemClock)),
+            store,
             factory: ProviderFactory::new(tls, egress, sdk, Arc::new(SystemClock), 1),
             claims,
+            hold_step: HOLD_STEP,
         })
     }
 }
@@ -104,8 +131,22 @@ struct TestRequest {
     to: Option<Target>,
     /// The template of a `WhatsApp` test message.
     template: Option<Template>,
-    provider: Option<ProviderKind>,
+    only: Only,
     candidate: Option<Value>,
+}
+
+/// Which entries are to be tested: those that are everything that is set here.
+struct Only {
+    provider: Option<ProviderKind>,
+    entry: Option<EntryId>,
+}
+
+impl Only {
+    fn takes(&self, spec: &EntrySpec) -> bool {
+        self.provider
+            .is_none_or(|only| only == spec.settings.kind())
+            && self.entry.as_ref().is_none_or(|only| *only == spec.id)
+    }
 }
 
 async fn test(
@@ -121,27 +162,35 @@ async fn test(
     let deadline = Deadline::after(time_left(request));
     let test = read_request(json_body(request.body())?, channel)?;
     let settings = settings_to_test(deps, &tenant, test.candidate).await?;
-    let settings = settings.channel(channel).ok_or_else(|| {
+    let settings = match channel {
+        Channel::Email => settings.email,
+        Channel::Whatsapp => settings.whatsapp,
+    };
+    let settings = settings.ok_or_else(|| {
         HttpProblem::not_found("There are no settings for this channel to be tested.")
     })?;
-    let message = test.to.map(|to| test_message(to, test.template));
-    // All at once: an entry that hangs leaves the others their time.
-    let tests = chain_spec(settings)
-        .entries
-        .into_iter()
-        .filter(|entry| {
-            test.provider
-                .is_none_or(|only| only == entry.settings.kind())
-        })
-        .map(|entry| test_entry(deps, entry, message.as_ref(), deadline));
-    let reports = join_all(tests).await;
-    if reports.is_empty() {
+    let mut entries = entries(settings);
+    entries.retain(|(spec, _)| test.only.takes(spec));
+    if entries.is_empty() {
         return Err(HttpProblem::not_found(
-            "No enabled entry of this channel has this provider; enable one, or leave provider out.",
+            "No entry of this channel is the one that provider and entry say; leave them out to test all.",
         ));
     }
+    let message = test.to.map(|to| TestMessage::new(to, test.template));
+    // Everything is read and right: only what would connect to somebody counts.
+    let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+    let messages = if message.is_some() { count } else { 0 };
+    deps.limits
+        .take(&tenant, &principal.subject, count, messages)
+        .await
+        .map_err(|error| limit_problem(&error, &tenant))?;
+    // All at once: an entry that hangs leaves the others their time.
+    let tests = entries.into_iter().map(|(spec, enabled)| {
+        test_entry(deps, &tenant, spec, enabled, message.as_ref(), deadline)
+    });
+    let reports = join_all(tests).await;
     let ok = reports.iter().all(|report| report["ok"] == true);
-    info!(clinic_id = %tenant, %channel, entries = reports.len(), ok, "settings tested");
+    info!(clinic_id = %tenant, %channel, entries = reports.len(), messages, ok, "settings tested");
     Ok(json_response(
         StatusCode::OK,
         &json!({"ok": ok, "results": reports}),
@@ -177,6 +226,7 @@ fn read_request(body: Value, channel: Channel) -> Result<TestRequest, HttpProble
                 .filter(|kind| kind.channel() == channel)
                 .ok_or_else(|| format!("must be the name of a provider of the {channel} channel"))
         });
+        let entry = object.optional("entry", read::parsed(EntryId::parse));
         let candidate = object.object("settings", |mut settings| {
             let candidate = settings.take("communicationSettings");
             if candidate.is_none() {
@@ -189,7 +239,7 @@ fn read_request(body: Value, channel: Channel) -> Result<TestRequest, HttpProble
         TestRequest {
             to: to.filter(|_| !verify_only),
             template,
-            provider,
+            only: Only { provider, entry },
             candidate,
         }
     });
@@ -205,12 +255,16 @@ async fn settings_to_test(
     tenant: &Tenant,
     candidate: Option<Value>,
 ) -> Result<CommunicationSettings, HttpProblem> {
-    let stored = deps
-        .store
-        .load(tenant)
-        .await
-        .map_err(|error| store_problem(&error))?;
-    let stored = stored.map(|stored| stored.settings);
+    let stored = match deps.store.load(tenant).await {
+        Ok(stored) => stored.map(|stored| stored.settings),
+        // Saved settings that can not be read any more are no reason not to test those that are to take
+        // their place; a secret that these leave out is missing then.
+        Err(error) if candidate.is_some() && !error.is_worth_a_retry() => {
+            warn!(clinic_id = %tenant, %error, "the saved settings can not be used");
+            None
+        }
+        Err(error) => return Err(store_problem(&error)),
+    };
     let Some(candidate) = candidate else {
         return stored.ok_or_else(|| HttpProblem::not_found("This clinic has no settings."));
     };
@@ -227,106 +281,137 @@ async fn settings_to_test(
         .map_err(|problems| HttpProblem::invalid(&problems))
 }
 
+/// Every entry in its order, and whether it is enabled.
+fn entries(mut settings: ChannelSettings) -> Vec<(EntrySpec, bool)> {
+    let disabled: Vec<_> = settings
+        .entries()
+        .filter(|(_, entry)| !entry.enabled)
+        .map(|(_, entry)| entry.id.clone())
+        .collect();
+    // A chain is made of the enabled ones only.
+    settings.primary.enabled = true;
+    for entry in &mut settings.fallback {
+        entry.enabled = true;
+    }
+    let entries = chain_spec(&settings).entries.into_iter();
+    entries
+        .map(|spec| {
+            let enabled = !disabled.contains(&spec.id);
+            (spec, enabled)
+        })
+        .collect()
+}
+
 async fn test_entry(
     deps: &Deps,
-    entry: EntrySpec,
+    tenant: &Tenant,
+    spec: EntrySpec,
+    enabled: bool,
     message: Option<&TestMessage>,
     deadline: Deadline,
 ) -> Value {
-    let kind = entry.settings.kind();
-    let (id, position) = (entry.id, entry.position);
-    let mut stages = match deps.factory.provider(entry.settings) {
-        Ok(provider) => {
-            let mut stages = provider.verify(deadline).await;
-            let verified = stages
+    let started = TokioInstant::now();
+    let (id, position, provider) = (spec.id, spec.position, spec.settings.kind());
+    let stages = Stages::of(&spec.settings, message.is_some());
+    let row = match deps.factory.provider(spec.settings) {
+        Ok(adapter) => {
+            let reports = adapter.verify(deadline).await;
+            log_failures(tenant, &id, &reports);
+            let verified = reports
                 .iter()
-                .all(|stage| stage.outcome == StageOutcome::Passed);
+                .all(|report| report.outcome == StageOutcome::Passed);
+            let mut row = stages.row(reports);
             if let Some(message) = message.filter(|_| verified) {
                 let started = Instant::now();
-                let outcome = match provider.send(&message.for_one_entry(), deadline).await {
-                    Ok(_) => StageOutcome::Passed,
-                    Err(error) => StageOutcome::from(&error),
-                };
-                let stage = VerifyStage::Send;
-                stages.push(StageReport {
-                    stage,
-                    outcome,
-                    duration: started.elapsed(),
-                });
+                let sent = adapter.send(&message.for_one_entry(), deadline).await;
+                row.sent(sent.map(drop), started.elapsed());
             }
-            stages
+            row
         }
-        Err(_) => vec![StageReport {
-            stage: VerifyStage::Tls,
-            outcome: StageOutcome::Failed {
-                kind: comms_core::ErrorKind::Unauthenticated,
-                code: None,
-                detail: "caPem holds no certificate that can be a trust root.",
-            },
-            duration: std::time::Duration::ZERO,
-        }],
+        Err(_) => stages.row(vec![unusable_roots()]),
     };
-    let ok = stages
-        .iter()
-        .all(|stage| stage.outcome == StageOutcome::Passed);
-    let stages: Vec<_> = stages.drain(..).map(|stage| stage_json(&stage)).collect();
-    json!({"entry": id, "position": position, "provider": kind, "ok": ok, "stages": stages})
-}
-
-fn stage_json(report: &StageReport) -> Value {
-    let duration = u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX);
-    let mut json = json!({"stage": report.stage, "durationMs": duration});
-    match &report.outcome {
-        StageOutcome::Passed => json["outcome"] = json!("passed"),
-        StageOutcome::Failed { kind, code, detail } => {
-            json["outcome"] = json!("failed");
-            json["kind"] = json!(kind);
-            json["detail"] = json!(detail);
-            if let Some(code) = code {
-                json["code"] = json!(code);
-            }
-        }
+    if row.conceals {
+        hold(started, deps.hold_step, deadline).await;
     }
-    json
+    json!({
+        "entry": id, "position": position, "provider": provider, "enabled": enabled,
+        "ok": row.is_ok(), "stages": row.to_json(),
+    })
 }
 
-/// What is sent through each entry, each time as a delivery of its own.
-struct TestMessage {
-    to: Target,
-    content: Arc<Content>,
-}
-
-impl TestMessage {
-    fn for_one_entry(&self) -> Message {
-        Message {
-            delivery: DeliveryId::of_uuid(Uuid::new_v4()),
-            target: self.to.clone(),
-            content: self.content.clone(),
-            reply_to: None,
+/// What the answer may not tell, for those who run the service.
+fn log_failures(tenant: &Tenant, entry: &EntryId, reports: &[StageReport]) {
+    for report in reports {
+        if let StageOutcome::Failed { kind, code, .. } = &report.outcome {
+            info!(
+                clinic_id = %tenant,
+                %entry,
+                stage = ?report.stage,
+                kind = kind.as_str(),
+                code = code.as_ref().map(tracing::field::display),
+                duration_ms = u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
+                "a stage failed"
+            );
         }
     }
 }
 
-fn test_message(to: Target, template: Option<Template>) -> TestMessage {
-    let content = Content {
-        title: Some("[TEST] clinic-comms settings".to_owned()),
-        body: Some(
-            "This is a test message. It was sent because somebody with access to the clinic's \
-             communication settings tested them. The settings work. No answer is needed."
-                .to_owned(),
-        ),
-        html: Some(
-            "<p><strong>This is a test message.</strong></p><p>It was sent because somebody with \
-             access to the clinic's communication settings tested them. The settings work. No \
-             answer is needed.</p>"
-                .to_owned(),
-        ),
-        template,
-        ..Content::default()
-    };
-    TestMessage {
-        to,
-        content: Arc::new(content),
+/// Waits until a whole number of `step`s has passed since `started`, as far as the deadline allows: how
+/// long it took to find nobody tells what the row does not.
+async fn hold(started: TokioInstant, step: Duration, deadline: Deadline) {
+    let over = started
+        .elapsed()
+        .as_nanos()
+        .checked_rem(step.as_nanos())
+        .and_then(|over| u64::try_from(over).ok());
+    if let Some(over) = over {
+        let wait = step.saturating_sub(Duration::from_nanos(over));
+        tokio::time::sleep(wait.min(deadline.less(ANSWER_TIME).remaining())).await;
+    }
+}
+
+fn unusable_roots() -> StageReport {
+    StageReport {
+        stage: VerifyStage::Tls,
+        outcome: StageOutcome::Failed {
+            kind: ErrorKind::Unauthenticated,
+            code: None,
+            detail: "caPem holds no certificate that can be a trust root.",
+        },
+        duration: Duration::ZERO,
+    }
+}
+
+fn limit_problem(error: &TestLimitError, tenant: &Tenant) -> HttpProblem {
+    match error {
+        TestLimitError::Reached {
+            holder,
+            limited,
+            retry_after,
+        } => {
+            warn!(clinic_id = %tenant, ?holder, ?limited, "settings are tested too often");
+            let detail = match (holder, limited) {
+                (LimitHolder::Clinic, Limited::Entries) => {
+                    "The settings of this clinic were tested too often, and nothing was tried now. Wait as long as \
+                     Retry-After says, or test one entry at a time."
+                }
+                (LimitHolder::Author, Limited::Entries) => {
+                    "You have tested settings too often, and nothing was tried now. Wait as long as Retry-After says, \
+                     or test one entry at a time."
+                }
+                (LimitHolder::Clinic, Limited::Messages) => {
+                    "Too many test messages were asked for by this clinic, and nothing was tried now. Set verifyOnly, \
+                     which sends none, or wait as long as Retry-After says."
+                }
+                (LimitHolder::Author, Limited::Messages) => {
+                    "You have asked for too many test messages, and nothing was tried now. Set verifyOnly, which sends \
+                     none, or wait as long as Retry-After says."
+                }
+            };
+            HttpProblem::too_many_requests(detail, *retry_after)
+        }
+        // Without the limits nothing is tried.
+        TestLimitError::Store(error) => store_problem(error),
     }
 }
 
@@ -337,5 +422,35 @@ fn store_problem(error: &StoreError) -> HttpProblem {
     } else {
         error!(%error, "the settings can not be used");
         HttpProblem::internal()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When an entry for which nobody was found after `millis` is answered, in milliseconds.
+    async fn answered_after(millis: u64, deadline: Duration) -> u128 {
+        let deadline = Deadline::after(deadline);
+        let started = TokioInstant::now();
+        tokio::time::advance(Duration::from_millis(millis)).await;
+        hold(started, HOLD_STEP, deadline).await;
+        started.elapsed().as_millis()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_and_a_silent_port_are_answered_after_the_same_time() {
+        let time = Duration::from_secs(28);
+        for millis in [1, 60, 3_000, 4_999] {
+            assert_eq!(answered_after(millis, time).await, 5_000, "{millis}");
+        }
+        assert_eq!(answered_after(8_001, time).await, 10_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_made_to_wait_beyond_the_requests_time() {
+        let time = Duration::from_secs(4);
+        assert_eq!(answered_after(1_000, time).await, 3_000);
+        assert_eq!(answered_after(3_500, time).await, 3_500);
     }
 }

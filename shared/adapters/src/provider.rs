@@ -59,7 +59,7 @@ pub struct Capabilities {
 }
 
 /// The stages of a check, in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VerifyStage {
     /// The host's name is resolved.

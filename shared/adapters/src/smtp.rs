@@ -313,7 +313,7 @@ pub fn classify(failure: Failure) -> ProviderError {
         (_, Cause::Certificate) => error(
             ProviderDown,
             Unauthenticated,
-            "The server's certificate does not verify for this host; check the host, or give its root as caPem.",
+            "The server's certificate does not verify: it has expired, is for another host, or its root is not known; check the host, have the certificate renewed, or give the root as caPem.",
         ),
         (Stage::StartTls, Cause::NotOffered) => error(
             ProviderDown,

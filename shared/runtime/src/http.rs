@@ -89,6 +89,19 @@ impl HttpProblem {
         Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
     }
 
+    /// 429: the caller asks too often, and may ask again after `retry_after`, rounded up to seconds.
+    pub fn too_many_requests(detail: &'static str, retry_after: Duration) -> Self {
+        let mut problem = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_requests",
+            "Too often",
+            detail,
+        );
+        let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
+        problem.retry_after = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+        problem
+    }
+
     /// 503: something that this needs can not be reached; the same request may work later.
     pub fn unavailable() -> Self {
         let mut problem = Self::new(
@@ -280,6 +293,22 @@ mod tests {
         let body: Value = serde_json::from_slice(body_bytes(response.body())).unwrap();
         assert_eq!(body["errors"][0]["pointer"], "/recipients/0/email");
         assert_eq!(body["type"], "urn:clinic-comms:problem:invalid_request");
+    }
+
+    #[test]
+    fn the_time_after_a_request_too_many_is_never_rounded_down() {
+        for (millis, header) in [
+            (0, "1"),
+            (1, "1"),
+            (1_000, "1"),
+            (1_001, "2"),
+            (90_000, "90"),
+        ] {
+            let problem = HttpProblem::too_many_requests("Wait.", Duration::from_millis(millis));
+            let response = Response::<Body>::from(problem);
+            assert_eq!(response.status(), 429);
+            assert_eq!(response.headers()["retry-after"], header, "{millis}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A clinic's settings: what they say ([`document`], [`credentials`]), how their credentials are sealed
-//! ([`envelope`]), where they are kept ([`store`]) and how they are remembered ([`cache`]).
+//! ([`envelope`]), where they are kept ([`store`]), how they are remembered ([`cache`]) and how often they
+//! may be tested ([`test_limits`]).
 
 mod aws_error;
 pub mod cache;
@@ -9,6 +10,7 @@ pub mod envelope;
 pub mod hash_key;
 mod item;
 pub mod store;
+pub mod test_limits;
 
 pub use aws_error::error_code;
 pub use cache::SettingsCache;
@@ -20,3 +22,4 @@ pub use credentials::{
 pub use document::{ChannelSettings, CommunicationSettings, OnAmbiguous, ProviderEntry};
 pub use hash_key::HashKeys;
 pub use store::{Author, SettingsStore, StoreError, StoredSettings, Version};
+pub use test_limits::{LimitHolder, Limited, TestLimitError, TestLimits};
