@@ -289,6 +289,65 @@ async fn who_is_down_goes_last_and_comes_back_by_one_probe_that_is_not_retried()
     assert_eq!((primary.calls(), fallback.calls()), (13, 8), "in its place");
 }
 
+/// What is logged while `work` is done, metrics among it.
+async fn logged(work: impl Future<Output = ()>) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .without_time()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    work.await;
+    drop(guard);
+    String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_clinic_runs_on_its_fallback_is_said_for_every_message() {
+    let clock = Arc::new(ManualClock::new());
+    let suspended = ProviderError::new(
+        Disposition::ProviderDown,
+        ErrorKind::AccountSuspended,
+        "scripted",
+    );
+    let primary = Scripted::new("primary", &[suspended]);
+    let fallback = Scripted::new("fallback-1", &[]);
+    let chain = watched(&[&primary, &fallback], &clock);
+    // The first tries the primary, the others know that it is down: told of all the same.
+    let log = logged(async {
+        for _ in 0..3 {
+            send(&chain).await;
+        }
+    })
+    .await;
+    let count = |text: &str| log.matches(text).count();
+    assert_eq!(count("sent by a fallback"), 3, "{log}");
+    assert_eq!(
+        count("comms_metrics: sent_by_fallback=1 channel=\"email\" provider=smtp"),
+        3
+    );
+    assert_eq!(count("out_health=\"down\""), 3);
+    assert_eq!(count("provider health changed"), 1);
+    assert_eq!(count("comms_metrics: provider_down=1"), 1);
+
+    clock.advance(Duration::from_mins(5));
+    let log = logged(async { drop(send(&chain).await) }).await;
+    assert!(!log.contains("sent by a fallback"), "{log}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_down_is_tried_all_the_same_when_all_others_fail() {
     let clock = Arc::new(ManualClock::new());
