@@ -13,6 +13,7 @@ mod config;
 mod config_test;
 mod events;
 mod idempotency;
+mod operator;
 mod privacy;
 mod providers;
 mod send;

@@ -8,6 +8,7 @@ pub mod document;
 pub mod envelope;
 pub mod hash_key;
 mod item;
+pub mod reseal;
 pub mod store;
 
 pub use aws_error::error_code;
@@ -19,4 +20,5 @@ pub use credentials::{
 };
 pub use document::{ChannelSettings, CommunicationSettings, OnAmbiguous, ProviderEntry};
 pub use hash_key::HashKeys;
+pub use reseal::{FoundItem, ItemPage, Resealed, Sealing};
 pub use store::{Author, SettingsStore, StoreError, StoredSettings, Version};
