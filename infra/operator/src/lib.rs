@@ -266,18 +266,22 @@ async fn run_import(args: ImportArgs) -> Result<Ended, AnyError> {
         .transpose()?;
     let terminal = std::io::stderr().is_terminal();
     let mut report = import::Report::default();
-    let mut checking = Progress::new("checking", "bytes", terminal);
+    let mut checking = Some(Progress::new("checking", "bytes", terminal));
     let mut sending = Progress::new("importing", "bytes", terminal);
     let ended = until_interrupted(import::run(&plan, &mut report, &mut |step| match step {
         import::Step::Checked { bytes, of, clinics } => {
-            checking.at(bytes, of, format_args!("({clinics} clinics)"));
+            if let Some(checking) = &mut checking {
+                checking.at(bytes, of, format_args!("({clinics} clinics)"));
+            }
         }
         import::Step::Sent { bytes, of, clinics } => {
+            // Two bars at once would draw over each other.
+            checking.take().into_iter().for_each(Progress::finish);
             sending.at(bytes, of, format_args!("({clinics} clinics)"));
         }
     }))
     .await;
-    checking.finish();
+    checking.into_iter().for_each(Progress::finish);
     sending.finish();
     print_report(&report, args.json)?;
     if let (Some(file), Some(path)) = (&mut file, &args.report) {
