@@ -15,6 +15,7 @@ mod events;
 mod health;
 mod idempotency;
 mod matrix;
+mod operator;
 mod privacy;
 mod providers;
 mod send;

@@ -9,6 +9,7 @@ pub mod document;
 pub mod envelope;
 pub mod hash_key;
 mod item;
+pub mod reseal;
 pub mod store;
 pub mod test_limits;
 
@@ -21,5 +22,6 @@ pub use credentials::{
 };
 pub use document::{ChannelSettings, CommunicationSettings, OnAmbiguous, ProviderEntry};
 pub use hash_key::HashKeys;
+pub use reseal::{FoundItem, ItemPage, Resealed, Sealing};
 pub use store::{Author, SettingsStore, StoreError, StoredSettings, Version};
 pub use test_limits::{LimitHolder, Limited, TestLimitError, TestLimits};
