@@ -460,18 +460,18 @@ async fn send_everything(seed: u64) -> Outcome {
         .map(|account| (account.key(), account.clone()))
         .collect();
     let by_api = Arc::new(Mutex::new(Vec::new()));
-    let (keys, seen) = (by_key.clone(), by_api.clone());
+    let (keys, asked) = (by_key.clone(), by_api.clone());
     api.answer_with(move |request| {
         let message = seen_in(request, &keys)?;
-        seen.lock().unwrap().push(message);
+        asked.lock().unwrap().push(message);
         Some(keys[request.header("authorization")?].reply())
     });
 
-    let saved = platform
+    let with_settings = platform
         .tenants
         .iter()
         .filter(|(_, chains)| !chains.is_empty());
-    let saves = saved.map(|(tenant, chains)| {
+    let saves = with_settings.map(|(tenant, chains)| {
         let channels = chains.iter().map(|(channel, chain)| {
             let document = chain.document(tenant, world.smtp.port(), &api.url());
             ((*channel).to_owned(), document)
@@ -521,11 +521,15 @@ async fn send_everything(seed: u64) -> Outcome {
         .collect()
         .await;
     assert_eq!(api.unexpected(), Vec::<String>::new(), "seed {seed}");
-    let mut seen = by_api.lock().unwrap().clone();
-    seen.extend(world.smtp.messages().iter().map(|message| {
+    let mut messages = by_api.lock().unwrap().clone();
+    messages.extend(world.smtp.messages().iter().map(|message| {
         let mail = Mail::of(message);
         assert_eq!(message.mail_from, mail.from, "seed {seed}");
-        assert_eq!(message.rcpt_to, [mail.to.clone()], "seed {seed}");
+        assert_eq!(
+            message.rcpt_to,
+            std::slice::from_ref(&mail.to),
+            "seed {seed}"
+        );
         Seen {
             account: by_key[message.authenticated_as.as_ref().unwrap()].number,
             from: mail.from,
@@ -538,7 +542,7 @@ async fn send_everything(seed: u64) -> Outcome {
     Outcome {
         seed,
         platform,
-        seen,
+        seen: messages,
         recorded,
     }
 }

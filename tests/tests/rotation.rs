@@ -131,7 +131,7 @@ async fn a_connection_of_an_earlier_version_is_not_used_with_a_later_one_though_
             handle_records(&worker, &[message(n)], TIME)
                 .await
                 .is_empty()
-        )
+        );
     };
     send(1).await;
     rotate(&world).await;
