@@ -726,7 +726,7 @@ async fn a_redirect_to_a_forbidden_place_is_not_followed() {
 #[tokio::test]
 async fn only_the_protocols_ports_may_be_connected_to() {
     // A public address, which no test reaches: the port is looked at before.
-    let public = || Names::answering(&vec![&["1.1.1.1"][..]; 10]);
+    let public = || Names::answering(&[&["1.1.1.1"][..]; 10]);
     let egress = Egress::new("127.0.0.0/8", public());
     for port in [1, 21, 22, 25, 80, 110, 143, 443, 2526, 3306, 6379, 9001] {
         for host in ["1.1.1.1", "[2606:4700::1111]", "64:ff9b::101:101"] {

@@ -359,6 +359,7 @@ impl std::fmt::Debug for SettingsCache {
         f.debug_struct("SettingsCache")
             .field("capacity", &self.capacity)
             .field("max_bytes", &self.max_bytes)
+            .field("tenants", &self.slots().by_tenant.len())
             .finish_non_exhaustive()
     }
 }

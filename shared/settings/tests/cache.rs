@@ -396,6 +396,8 @@ async fn clinics_that_do_not_exist_take_nobodys_place() {
         let nobody = tenant(&format!("nobody-{n}"));
         assert!(cache.get(&nobody).await.unwrap().is_none());
     }
+    let shown = format!("{cache:?}");
+    assert!(shown.contains("tenants: 2"), "{shown}");
     world.aws.clear_calls();
     let kept = [&a, &b].map(is_kept);
     for id in ["a", "b"] {

@@ -118,6 +118,8 @@ pub(super) struct Session {
     upgraded: bool,
     greeted: bool,
     extended: bool,
+    /// Who asked to be logged in last, whatever became of it.
+    user: Option<String>,
     authenticated_as: Option<String>,
     transaction: Option<Transaction>,
     accepted: usize,
@@ -141,6 +143,7 @@ impl Session {
             upgraded: false,
             greeted: false,
             extended: false,
+            user: None,
             authenticated_as: None,
             transaction: None,
             accepted: 0,
@@ -345,6 +348,7 @@ impl Session {
         // RFC 3207, section 4.2: everything learnt before is forgotten.
         self.greeted = false;
         self.extended = false;
+        self.user = None;
         self.authenticated_as = None;
         self.transaction = None;
         Ok(())
@@ -425,13 +429,8 @@ impl Session {
         let Some((user, password)) = presented else {
             return Ok(());
         };
-        let right = match &self.shared.config.credentials {
-            Some((known_user, known_password)) => {
-                user == *known_user && password == *known_password
-            }
-            None => true,
-        };
-        let outcome = if right {
+        self.user = Some(user.clone());
+        let outcome = if self.shared.is_login(&user, &password) {
             "235 2.7.0 authenticated"
         } else {
             "535 5.7.8 authentication credentials invalid"
@@ -542,7 +541,7 @@ impl Session {
                 .out_of_order("530 5.7.0 must issue a STARTTLS command first")
                 .await;
         }
-        if config.credentials.is_some() && self.authenticated_as.is_none() {
+        if self.shared.wants_login() && self.authenticated_as.is_none() {
             return self.out_of_order("530 5.7.0 authentication required").await;
         }
         if self.transaction.is_some() {
@@ -640,7 +639,10 @@ impl Session {
             return self.out_of_order("452 4.5.3 too many recipients").await;
         }
         self.reached(Stage::Rcpt);
-        let action = self.shared.next_action(Stage::Rcpt, Some(&command.address));
+        let user = self.user.as_deref();
+        let action = self
+            .shared
+            .next_action(Stage::Rcpt, user, Some(&command.address));
         let code = match action {
             Some(action) => self.perform(action, Some("250 2.1.5 ok")).await?,
             None => self.send("250 2.1.5 ok").await?,
@@ -829,7 +831,8 @@ impl Session {
 
     fn script(&self, stage: Stage, recipient: Option<&str>) -> Option<Action> {
         self.reached(stage);
-        self.shared.next_action(stage, recipient)
+        self.shared
+            .next_action(stage, self.user.as_deref(), recipient)
     }
 
     /// Answers a stage: as the script says, otherwise with `reply`. Returns the code that was sent.
