@@ -217,35 +217,28 @@ async fn a_mail_server_that_hangs_before_the_message_is_given_up_for_the_fallbac
 #[tokio::test]
 async fn a_mail_server_that_hangs_over_the_message_leaves_a_doubt_that_the_policy_decides() {
     let mut rig = Rig::new().await;
-    for (policy, status, copies) in [("hold", "unknown", 0), ("failover", "sent", 1)] {
+    // Half of the 26.5 s that there are, where the fallback may have the rest.
+    for (policy, most, status, copies) in [("hold", 20, "unknown", 0), ("failover", 13, "sent", 1)]
+    {
         let primary = rig.world.entry();
         rig.clinic(&format!("clinic-{policy}"), &primary, policy)
             .await;
         let (message, id) = rig.message().await;
-        let mut ended = rig.invoke_with_a_hang_at(Stage::Body, &message).await;
+        let ended = rig.invoke_with_a_hang_at(Stage::Body, &message).await;
+        // Less what was used up before it hung.
+        let gave_up = ended.gave_up.as_secs();
+        assert!((most - 2..=most).contains(&gave_up), "{policy}: {ended:?}");
         assert!(ended.total < WORKING, "{policy}: {ended:?}");
-        let first = rig.delivery(&id).await;
-        assert_eq!(
-            attempts(&first)[0],
-            ["primary", "ambiguous", "timeout"],
-            "{policy}"
-        );
-        // Where no time is left for another provider, the message comes again, and what is known of it with it.
-        while ended.handed_back {
-            assert_eq!(rig.delivery(&id).await["status"], "queued");
-            let failed = rig.world.work_on(std::slice::from_ref(&message)).await;
-            ended.handed_back = !failed.is_empty();
-        }
+        assert!(!ended.handed_back, "{policy}");
         let delivery = rig.delivery(&id).await;
+        let attempts = attempts(&delivery);
+        assert_eq!(attempts[0], ["primary", "ambiguous", "timeout"]);
+        assert_eq!(attempts.len(), 1 + copies);
         assert_eq!(delivery["status"], status, "{policy}: {delivery}");
-        assert_eq!(
-            delivery["possibleDuplicate"] == true,
-            copies > 0,
-            "{policy}: {delivery}"
-        );
-        let sent = rig.fallback.messages().len() + rig.world.smtp.messages().len();
-        assert_eq!(sent, copies, "{policy}");
+        assert_eq!(delivery["possibleDuplicate"] == true, copies > 0);
+        assert_eq!(rig.fallback.messages().len(), copies, "{policy}");
     }
+    assert!(rig.world.smtp.messages().is_empty());
 }
 
 #[tokio::test]

@@ -23,7 +23,10 @@ use comms_core::{
     HealthState, Mailbox, Position, ProviderError, ProviderKind, Receipt, SystemClock,
     request::{Content, Target},
 };
-use comms_testkit::clock::ManualClock;
+use comms_testkit::{
+    clock::ManualClock,
+    logs::{Captured, listen},
+};
 
 /// Answers as it is told to, then accepts; remembers what it was asked to send.
 #[derive(Debug, Default)]
@@ -291,28 +294,16 @@ async fn who_is_down_goes_last_and_comes_back_by_one_probe_that_is_not_retried()
 
 /// What is logged while `work` is done, metrics among it.
 async fn logged(work: impl Future<Output = ()>) -> String {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let lines = Lines::default();
-    let writer = lines.clone();
+    let lines = Captured::default();
     let subscriber = tracing_subscriber::fmt()
         .without_time()
         .with_ansi(false)
-        .with_writer(move || writer.clone())
+        .with_writer(lines.clone())
         .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
+    let guard = listen(subscriber);
     work.await;
     drop(guard);
-    String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    lines.text()
 }
 
 #[tokio::test(start_paused = true)]
@@ -420,7 +411,8 @@ async fn who_hangs_leaves_those_after_it_as_much_time_as_it_had() {
     for entry in &mut chain.entries[..3] {
         entry.provider = Arc::new(Hanging);
     }
-    let report = send_within(&Arc::new(chain), Duration::from_secs(24)).await;
+    let chain = Arc::new(chain);
+    let report = send_within(&chain, Duration::from_secs(24)).await;
     let seconds: Vec<_> = report
         .attempts
         .iter()
@@ -428,6 +420,17 @@ async fn who_hangs_leaves_those_after_it_as_much_time_as_it_had() {
         .collect();
     assert_eq!(seconds, [12, 6, 3, 0]);
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
+
+    // Where a doubt would end everything, the first leaves no more than a provider needs that works.
+    let mut holding = Chain::clone(&chain);
+    holding.on_ambiguous = AmbiguityPolicy::Hold;
+    let report = send_within(&Arc::new(holding), Duration::from_secs(24)).await;
+    let seconds: Vec<_> = report
+        .attempts
+        .iter()
+        .map(|attempt| attempt.duration.as_secs())
+        .collect();
+    assert_eq!(seconds, [18, 3, 3]);
 
     // Alone, it has all the time there is.
     let mut alone = Chain::empty();
