@@ -12,6 +12,9 @@ mod authorization;
 mod config;
 mod config_test;
 mod events;
+// It looks at processes the way Linux shows them.
+#[cfg(target_os = "linux")]
+mod freeze;
 mod idempotency;
 mod privacy;
 mod providers;
