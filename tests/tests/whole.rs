@@ -12,6 +12,7 @@ mod authorization;
 mod config;
 mod config_test;
 mod events;
+mod freeze;
 mod hangs;
 mod health;
 mod idempotency;

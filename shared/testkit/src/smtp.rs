@@ -641,6 +641,16 @@ impl SmtpServer {
     /// Closes every connection that is between transactions and waits for the client's next command, as a server
     /// does with connections it finds too old. Returns when the last of them was told (FIN sent).
     pub async fn close_idle_connections(&self) {
+        self.end_idle(None).await;
+    }
+
+    /// The same, but ends them by `action`: with a word before ([`Action::ReplyThenClose`]), with no goodbye of TLS
+    /// ([`Action::Close`]), with RST ([`Action::Reset`]).
+    pub async fn end_idle_connections(&self, action: Action) {
+        self.end_idle(Some(action)).await;
+    }
+
+    async fn end_idle(&self, action: Option<Action>) {
         let acknowledgements = {
             let state = self.shared.state();
             state
@@ -649,7 +659,11 @@ impl SmtpServer {
                 .filter(|connection| connection.idle)
                 .filter_map(|connection| {
                     let (done, closed) = oneshot::channel();
-                    connection.close.send(done).is_ok().then_some(closed)
+                    let request = CloseRequest {
+                        action: action.clone(),
+                        done,
+                    };
+                    connection.close.send(request).is_ok().then_some(closed)
                 })
                 .collect::<Vec<_>>()
         };
@@ -724,7 +738,15 @@ struct State {
 struct OpenConnection {
     /// Whether it waits for a command outside of a transaction.
     idle: bool,
-    close: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    close: mpsc::UnboundedSender<CloseRequest>,
+}
+
+/// A wish that a connection end, if it is idle.
+struct CloseRequest {
+    /// What to do in place of closing in good order.
+    action: Option<Action>,
+    /// Is told when it has ended; dropped when it was not idle.
+    done: oneshot::Sender<()>,
 }
 
 impl Shared {
@@ -796,7 +818,7 @@ impl Shared {
     }
 
     /// Registers a connection: its number, the requests to close it, and whether it is one too many.
-    fn open(&self) -> (u64, mpsc::UnboundedReceiver<oneshot::Sender<()>>, bool) {
+    fn open(&self) -> (u64, mpsc::UnboundedReceiver<CloseRequest>, bool) {
         let (close, requests) = mpsc::unbounded_channel();
         let mut state = self.state();
         state.connections += 1;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Action, Event, ReceivedMessage, Shared, Stage, TlsMode};
+use super::{Action, CloseRequest, Event, ReceivedMessage, Shared, Stage, TlsMode};
 
 /// RFC 5321 allows 512 bytes; SIZE, BODY, SMTPUTF8 and AUTH parameters add to that.
 const COMMAND_LIMIT: usize = 2_048;
@@ -110,7 +110,7 @@ struct PathCommand {
 pub(super) struct Session {
     shared: Arc<Shared>,
     connection: u64,
-    close_requests: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    close_requests: mpsc::UnboundedReceiver<CloseRequest>,
     /// Who asked for the close that is going on.
     closer: Option<oneshot::Sender<()>>,
     stream: Stream,
@@ -130,7 +130,7 @@ impl Session {
     pub(super) fn new(
         shared: Arc<Shared>,
         connection: u64,
-        close_requests: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+        close_requests: mpsc::UnboundedReceiver<CloseRequest>,
         socket: TcpStream,
     ) -> Self {
         Self {
@@ -802,9 +802,12 @@ impl Session {
         let read = loop {
             tokio::select! {
                 biased;
-                Some(closer) = self.close_requests.recv() => {
+                Some(request) = self.close_requests.recv() => {
                     if idle {
-                        self.closer = Some(closer);
+                        self.closer = Some(request.done);
+                        if let Some(action) = request.action {
+                            self.perform(action, None).await?;
+                        }
                         return Err(End::Close);
                     }
                     // Busy after all: dropping the request tells so.
@@ -982,6 +985,9 @@ impl Session {
                 }
                 drop(self.stream);
                 self.shared.closed(self.connection);
+                if let Some(closer) = self.closer {
+                    let _ = closer.send(());
+                }
                 return;
             }
             End::Gone => {
