@@ -22,7 +22,7 @@ use std::{
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Deadline, EgressGuard, HttpClients, Message, Provider, StageOutcome, VerifyStage,
+    Deadline, EgressGuard, HttpClients, Message, Provider, Sockets, StageOutcome, VerifyStage,
     egress::{EgressError, Resolver},
     sendgrid::{SendgridProvider, SendgridSettings},
     smtp::{Cause, Failure, Security, SmtpProvider, SmtpSettings, Stage, classify},
@@ -367,7 +367,14 @@ impl Egress {
             sender: mailbox("desk@clinic.example"),
             ehlo_name: None,
         };
-        SmtpProvider::new(settings, &self.tls(), self.guard(), Arc::new(SystemClock)).unwrap()
+        SmtpProvider::new(
+            settings,
+            &self.tls(),
+            self.guard(),
+            Sockets::default(),
+            Arc::new(SystemClock),
+        )
+        .unwrap()
     }
 
     fn sendgrid(&self, api_url: BaseUrl) -> SendgridProvider {
@@ -377,7 +384,12 @@ impl Egress {
             api_url,
             sandbox: false,
         };
-        let http = HttpClients::new(self.tls(), self.guard(), Arc::new(SystemClock));
+        let http = HttpClients::new(
+            self.tls(),
+            self.guard(),
+            Sockets::default(),
+            Arc::new(SystemClock),
+        );
         SendgridProvider::new(settings, http)
     }
 
