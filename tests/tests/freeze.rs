@@ -179,7 +179,7 @@ async fn a_connection_that_was_reset_during_a_freeze_costs_no_message() {
 
 #[tokio::test]
 async fn a_freeze_longer_than_the_servers_idle_timeout_costs_no_message() {
-    let world = World::with(|server, _| server.idle_timeout(Duration::from_secs(2))).await;
+    let world = World::with(|server, _| server.idle_timeout(Duration::from_secs(3))).await;
     world.save_clinic().await;
     deliver_across_a_freeze(&world, async |_: &World| {}).await;
 }

@@ -43,7 +43,7 @@ pub(super) struct Pool {
 /// What a message goes over.
 pub(super) enum CheckedOut {
     /// A connection that was kept and looks good.
-    Kept(Kept),
+    Kept(Box<Kept>),
     /// A connection that is still to be made.
     New(Room),
 }
@@ -92,7 +92,7 @@ impl Pool {
             return Err(out_of_time(Elapsed));
         }
         match self.take() {
-            Some(kept) => Ok(CheckedOut::Kept(kept)),
+            Some(kept) => Ok(CheckedOut::Kept(Box::new(kept))),
             None => self.kept_or_room(deadline).await.map_err(out_of_time),
         }
     }
@@ -111,7 +111,7 @@ impl Pool {
                     place = &mut place => return CheckedOut::New(self.slots.room(place)),
                     () = self.idle.put_back.notified() => {
                         if let Some(kept) = self.take() {
-                            return CheckedOut::Kept(kept);
+                            return CheckedOut::Kept(Box::new(kept));
                         }
                     }
                 }

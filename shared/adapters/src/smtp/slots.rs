@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn deadline() -> Deadline {
-        Deadline::after(Duration::from_secs(60))
+        Deadline::after(Duration::from_mins(1))
     }
 
     #[tokio::test]
