@@ -1,7 +1,7 @@
 //! How many sockets to providers a process has open at once: one ceiling for all clinics, and fair
 //! between them.
 //!
-//! An SMTP connection holds a [`Place`] from before it is made until it is closed, idle or not; an HTTP
+//! An SMTP connection holds a place from before it is made until it is closed, idle or not; an HTTP
 //! request holds one while it is in flight. Who finds no place free closes the SMTP connection that
 //! has been idle for the longest, whoever's it is; where none is idle, it waits in the order of
 //! arrival.
