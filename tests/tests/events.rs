@@ -47,6 +47,23 @@ async fn the_events_of_config_and_config_test_are_answered() {
                 world.ask_config(&event).await.expect(201).body["version"],
                 1
             ),
+            "patch" => {
+                let answer = world.ask_config(&event).await.expect(200);
+                assert_eq!(answer.body["version"], 2);
+            }
+            "delete" => assert_eq!(
+                world.ask_config(&event).await.expect(204).text,
+                "{\"cache-control\": \"no-store\"} "
+            ),
+            "versions" => {
+                let answer = world.ask_config(&event).await.expect(200);
+                assert_eq!(answer.body["versions"][0]["version"], 1);
+            }
+            // It is the present one: nothing changes.
+            "restore" => assert_eq!(
+                world.ask_config(&event).await.expect(200).body["version"],
+                1
+            ),
             "test-email" => {
                 let answer = world.ask_config_test(&event).await.expect(200);
                 assert_eq!(answer.body["ok"], true, "{}", answer.text);

@@ -93,7 +93,7 @@ fn number<N: FromStr>(word: &[u8]) -> Option<N> {
     std::str::from_utf8(word).ok()?.parse().ok()
 }
 
-/// The value of MAILMAX (RFC 9422 section 4.1), which is not 0.
+/// The value of MAILMAX (RFC 9422), which is not 0.
 fn most_messages(limit: &[u8]) -> Option<u32> {
     let (name, value) = limit.split_at_checked(b"MAILMAX=".len())?;
     let messages = name
