@@ -282,6 +282,7 @@ async fn settings_of_earlier_rules_are_shown_and_used_and_have_to_be_mended_by_t
 
 #[tokio::test]
 async fn versions_expire_and_the_present_settings_do_not() {
+    const DAY: Duration = Duration::from_hours(24);
     let mut world = World::new().await;
     let clock = Arc::new(ManualClock::new());
     let resources = world.aws.resources();
@@ -303,7 +304,6 @@ async fn versions_expire_and_the_present_settings_do_not() {
         },
         clock: clock.clone(),
     };
-    const DAY: Duration = Duration::from_hours(24);
     world.save_clinic().await;
     clock.advance(20 * DAY);
     rename(&world, "Second").await;

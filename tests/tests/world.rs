@@ -246,7 +246,7 @@ impl World {
         .await
     }
 
-    /// PATCHes the `communicationSettings` of a tenant as the platform's own people.
+    /// Patches the `communicationSettings` of a tenant as the platform's own people.
     pub(crate) async fn patch_settings(&self, tenant: &str, patch: Value) -> Answer {
         self.patch_settings_if(tenant, patch, &[]).await
     }
@@ -259,8 +259,8 @@ impl World {
         headers: &[(&str, &str)],
     ) -> Answer {
         let body = json!({"settings": {"communicationSettings": patch}}).to_string();
-        let path = clinic_path(tenant);
-        self.config("PATCH", &path, Some(&body), super_admin(), headers)
+        let clinic = clinic_path(tenant);
+        self.config("PATCH", &clinic, Some(&body), super_admin(), headers)
             .await
     }
 

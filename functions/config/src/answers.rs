@@ -1,4 +1,4 @@
-//! What all routes answer alike: the settings with their ETag, and problems of the store.
+//! What all routes answer alike: the settings with their `ETag`, and problems of the store.
 
 use comms_core::Tenant;
 use comms_runtime::{HttpProblem, http::json_response};
@@ -17,7 +17,7 @@ pub(crate) fn etag(number: u64) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("\"{number}\"")).ok()
 }
 
-/// The settings as they are shown, with their ETag.
+/// The settings as they are shown, with their `ETag`.
 pub(crate) fn settings_response(
     status: StatusCode,
     tenant: &Tenant,
@@ -48,7 +48,7 @@ pub(crate) fn empty_response(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// The problem with the ETag of the present settings. They are at the version `seen`, or, where somebody
+/// The problem with the `ETag` of the present settings. They are at the version `seen`, or, where somebody
 /// has changed them since, at one that is looked up.
 pub(crate) async fn with_etag(
     deps: &Deps,

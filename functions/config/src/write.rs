@@ -124,7 +124,7 @@ pub(crate) async fn delete(
     }
 }
 
-/// Makes a change to what is stored now, if the conditions hold for it. A refusal has its ETag.
+/// Makes a change to what is stored now, if the conditions hold for it. A refusal has its `ETag`.
 pub(crate) async fn change(
     deps: &Deps,
     access: &Access,

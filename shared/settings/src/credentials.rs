@@ -597,15 +597,14 @@ fn read_meta(
     });
     let phone_number_id = object.required("phoneNumberId", read::parsed(GraphId::parse));
     let business_account_id = object.optional("businessAccountId", read::parsed(GraphId::parse));
-    let api_url = object.optional("apiUrl", |value| {
-        let url = read::parsed(BaseUrl::parse)(value)?;
-        match rules {
-            Rules::Current if !is_current_graph(&url) => Err(format!(
-                "must end in a version of the Graph that has not ended, v{OLDEST_GRAPH_VERSION}.0 or later, such as https://graph.facebook.com/v23.0"
-            )),
-            Rules::Current | Rules::Readable => Ok(url),
-        }
-    });
+    let api_url = object.optional("apiUrl", read::parsed(BaseUrl::parse));
+    if let (Some(url), Rules::Current) = (&api_url, rules)
+        && !is_current_graph(url)
+    {
+        object.problem("apiUrl", format!(
+            "must end in a version of the Graph that has not ended, v{OLDEST_GRAPH_VERSION}.0 or later, such as https://graph.facebook.com/v23.0"
+        ));
+    }
     drop_unset(object, &["apiKey", "accessToken"]);
     if !object.is_missing("accessToken") && !object.is_missing("apiKey") {
         object.take("accessToken");
@@ -622,7 +621,8 @@ fn read_meta(
     };
     let kept = stored.map(|stored| Kept {
         secret: &stored.api_key,
-        same_place: stored.api_url == api_url
+        // Another version of the Graph is served by the same host.
+        same_place: origin(stored.api_url.as_ref()) == origin(api_url.as_ref())
             && Some(&stored.phone_number_id) == phone_number_id.as_ref()
             && stored.business_account_id == business_account_id,
     });
@@ -630,7 +630,7 @@ fn read_meta(
         object,
         name,
         kept,
-        "apiUrl, phoneNumberId or businessAccountId",
+        "the host of apiUrl, phoneNumberId or businessAccountId",
     );
     Some(MetaCredentials {
         api_key: api_key?,
@@ -648,6 +648,11 @@ fn read_host_url(value: Value) -> Result<BaseUrl, String> {
     } else {
         Err("must be a URL without a path, such as https://api.example.com".to_owned())
     }
+}
+
+/// Scheme, host and port of a URL.
+fn origin(url: Option<&BaseUrl>) -> Option<(bool, &Host, u16)> {
+    url.map(|url| (url.is_https(), url.host(), url.port()))
 }
 
 /// Whether the URL's path is one version of the Graph that is still served.

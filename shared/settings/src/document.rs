@@ -627,7 +627,9 @@ mod tests {
 
     #[test]
     fn a_stored_secret_does_not_follow_to_another_server_or_user() {
-        let settings = read(&document(), None).unwrap();
+        let mut document = document();
+        document["email"]["primary"]["credentials"]["host"] = json!("smtp.example.com");
+        let settings = read(&document, None).unwrap();
         for (name, value) in [
             ("host", json!("evil.example")),
             ("port", json!(2525)),

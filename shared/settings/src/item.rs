@@ -156,7 +156,7 @@ fn version_item(
     let mut item = HashMap::from([
         text(attribute::PK, tenant.as_str()),
         text(attribute::SK, sort_key),
-        number(attribute::VERSION, version.number),
+        number(attribute::VERSION, &version.number),
         text(attribute::SAVED_AT, &version.saved_at.to_string()),
         text(attribute::SAVED_BY, &version.saved_by),
         text(attribute::CHANGE, version.change.as_str()),
@@ -170,10 +170,10 @@ fn version_item(
     }
     match version.change {
         Change::Saved | Change::Deleted => {}
-        Change::Restored { from } => item.extend([number(attribute::RESTORED_FROM, from)]),
+        Change::Restored { from } => item.extend([number(attribute::RESTORED_FROM, &from)]),
     }
     if let Some(expires_at) = expires_at {
-        item.extend([number(attribute::EXPIRES_AT, expires_at)]);
+        item.extend([number(attribute::EXPIRES_AT, &expires_at)]);
     }
     item
 }
@@ -236,7 +236,7 @@ fn take_parsed<T: FromStr>(item: &mut Item, name: &'static str) -> Result<T, Sto
         .map_err(|_| StoreError::Corrupt(name))
 }
 
-fn number(name: &str, value: impl ToString) -> (String, AttributeValue) {
+fn number(name: &str, value: &impl ToString) -> (String, AttributeValue) {
     (name.to_owned(), AttributeValue::N(value.to_string()))
 }
 

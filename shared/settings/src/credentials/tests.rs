@@ -210,6 +210,27 @@ fn a_stored_secret_does_not_follow_to_another_account_or_server() {
 }
 
 #[test]
+fn metas_token_is_kept_for_another_version_of_the_graph_at_the_same_host() {
+    let (provider, credentials) = &forms()[5];
+    let settings = read(provider, credentials).unwrap();
+    let mut newer = settings.view()["whatsapp"]["primary"]["credentials"].clone();
+    newer["apiUrl"] = json!("https://graph.facebook.com/v24.0");
+    assert!(read_for("clinic-1", provider, &newer, Some(&settings)).is_ok());
+    for url in [
+        "http://graph.facebook.com/v24.0",
+        "https://graph.facebook.com:444/v24.0",
+        "https://graph.facebook.com.evil.example/v24.0",
+    ] {
+        newer["apiUrl"] = json!(url);
+        assert_eq!(
+            problems(provider, &newer, Some(&settings)),
+            ["apiKey"],
+            "{url}"
+        );
+    }
+}
+
+#[test]
 fn a_secret_of_one_provider_or_login_is_not_taken_for_another_s() {
     let all = forms();
     let (_, sendgrid) = &all[4];
