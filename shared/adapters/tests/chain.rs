@@ -347,7 +347,7 @@ async fn who_is_down_is_tried_all_the_same_when_all_others_fail() {
         ErrorKind::AccountSuspended,
         "scripted",
     );
-    let primary = Scripted::new("primary", &[refused.clone()]);
+    let primary = Scripted::new("primary", std::slice::from_ref(&refused));
     let fallback = Scripted::new("fallback-1", &[refused.clone(), refused]);
     let chain = watched(&[&primary, &fallback], &clock);
     assert_eq!(send(&chain).await.end, ChainEnd::AllFailed);
