@@ -1,5 +1,6 @@
 //! A clinic's settings: what they say ([`document`], [`credentials`]), how their credentials are sealed
-//! ([`envelope`]), where they are kept ([`store`]) and how they are remembered ([`cache`]).
+//! ([`envelope`]), where they are kept ([`store`]), what is kept of each change ([`version`]) and how they
+//! are remembered ([`cache`]).
 
 mod aws_error;
 pub mod cache;
@@ -9,6 +10,8 @@ pub mod envelope;
 pub mod hash_key;
 mod item;
 pub mod store;
+mod submission_port;
+pub mod version;
 
 pub use aws_error::error_code;
 pub use cache::SettingsCache;
@@ -19,4 +22,5 @@ pub use credentials::{
 };
 pub use document::{ChannelSettings, CommunicationSettings, OnAmbiguous, ProviderEntry};
 pub use hash_key::HashKeys;
-pub use store::{Author, SettingsStore, StoreError, StoredSettings, Version};
+pub use store::{Basis, Past, Present, SettingsStore, StoreError, StoredSettings};
+pub use version::{Author, Change, Version, VersionPage, VersionRetention};
