@@ -135,17 +135,7 @@ impl Kms {
             .encryption_context("purpose", purpose.as_str())
             .send()
             .await
-            .map_err(|error| {
-                let code = error_code(&error);
-                let belongs_elsewhere = error.as_service_error().is_some_and(|error| {
-                    error.is_invalid_ciphertext_exception() || error.is_incorrect_key_exception()
-                });
-                if belongs_elsewhere {
-                    EnvelopeError::WrongDataKey { code }
-                } else {
-                    EnvelopeError::Kms { operation, code }
-                }
-            })?;
+            .map_err(|error| not_opened(operation, error_code(&error)))?;
         let missing = || EnvelopeError::Kms {
             operation,
             code: "IncompleteAnswer".to_owned(),
@@ -175,17 +165,7 @@ impl Kms {
             .destination_encryption_context("purpose", purpose.as_str())
             .send()
             .await
-            .map_err(|error| {
-                let code = error_code(&error);
-                let belongs_elsewhere = error.as_service_error().is_some_and(|error| {
-                    error.is_invalid_ciphertext_exception() || error.is_incorrect_key_exception()
-                });
-                if belongs_elsewhere {
-                    EnvelopeError::WrongDataKey { code }
-                } else {
-                    EnvelopeError::Kms { operation, code }
-                }
-            })?;
+            .map_err(|error| not_opened(operation, error_code(&error)))?;
         let missing = || EnvelopeError::Kms {
             operation,
             code: "IncompleteAnswer".to_owned(),
@@ -194,6 +174,17 @@ impl Kms {
             ciphertext: answer.ciphertext_blob.ok_or_else(missing)?.into_inner(),
             key_arn: answer.key_id.ok_or_else(missing)?,
         })
+    }
+}
+
+/// Why KMS did not open a data key. The first two codes say that it belongs to something else: to another
+/// tenant or purpose, or to another key.
+fn not_opened(operation: &'static str, code: String) -> EnvelopeError {
+    match code.as_str() {
+        "InvalidCiphertextException" | "IncorrectKeyException" => {
+            EnvelopeError::WrongDataKey { code }
+        }
+        _ => EnvelopeError::Kms { operation, code },
     }
 }
 
