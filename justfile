@@ -31,6 +31,10 @@ run *ARGS:
 token clinic role:
     @cargo run --quiet -- token --clinic {{ clinic }} --role {{ role }}
 
+# Run an operator's command, see infra/docs/OPERATIONS.md: just operator status --table T
+operator *ARGS:
+    cargo run --quiet --package comms-operator -- {{ ARGS }}
+
 # Run every test
 test *ARGS:
     cargo test --workspace {{ ARGS }}

@@ -17,6 +17,8 @@ declare -A may_use=(
   [comms-testkit]="comms-core"
   # A developer's tool, never deployed: the one place where the testkit is an ordinary dependency.
   [comms-local]="$functions comms-runtime comms-settings comms-core comms-testkit"
+  # The operator's commands, never deployed. Of the adapters it takes the TLS set-up.
+  [comms-operator]="comms-adapters comms-settings comms-runtime comms-core"
   [comms-tests]=""
 )
 for function in $functions; do

@@ -1,5 +1,6 @@
 //! Who may do what, over every route: the design's matrix, row by row.
 
+use comms_testkit::http::HttpServer;
 use serde_json::{Value, json};
 
 use crate::world::{CLINIC, FROM, World, claims, communication, email, http_event};
@@ -12,16 +13,29 @@ enum Route {
     PostCommunication,
     GetCommunication,
     GetSettings,
+    ListVersions,
+    GetHealth,
     PutSettings,
+    PatchSettings,
+    RestoreVersion,
     TestEmail,
+    TestWhatsapp,
+    DeleteSettings,
 }
 
-const ROUTES: [Route; 5] = [
+/// What a matrix is written in: one letter for each, in this order. The last one takes away what the others need.
+const ROUTES: [Route; 11] = [
     Route::PostCommunication,
     Route::GetCommunication,
     Route::GetSettings,
+    Route::ListVersions,
+    Route::GetHealth,
     Route::PutSettings,
+    Route::PatchSettings,
+    Route::RestoreVersion,
     Route::TestEmail,
+    Route::TestWhatsapp,
+    Route::DeleteSettings,
 ];
 
 /// Ids of communications by tenant.
@@ -59,7 +73,23 @@ fn communication_of(tenant: &str) -> Value {
     communication
 }
 
-async fn ask(world: &World, route: Route, tenant: &str, ids: &Ids, claims: &Value) -> u16 {
+/// Settings for both channels.
+fn document(world: &World, graph: &HttpServer) -> Value {
+    let mut document = email(&world.entry(), FROM);
+    document["whatsapp"] = json!({"primary": {"provider": "meta_business", "credentials": {
+        "apiKey": "planted-token", "phoneNumberId": "123456789",
+        "apiUrl": format!("{}/v23.0", graph.url())}}});
+    document
+}
+
+async fn ask(
+    world: &World,
+    route: Route,
+    tenant: &str,
+    document: &Value,
+    ids: &Ids,
+    claims: &Value,
+) -> u16 {
     let clinic = format!("/api/v1/clinics/{tenant}");
     let event = |method, path: &str, body: Option<Value>| {
         http_event(
@@ -82,12 +112,35 @@ async fn ask(world: &World, route: Route, tenant: &str, ids: &Ids, claims: &Valu
             world.ask_send(&event("GET", &path, None)).await
         }
         Route::GetSettings => world.ask_config(&event("GET", &clinic, None)).await,
+        Route::ListVersions => {
+            let path = format!("{clinic}/communication/versions");
+            world.ask_config(&event("GET", &path, None)).await
+        }
+        Route::GetHealth => {
+            let path = format!("{clinic}/communication/health");
+            world.ask_config(&event("GET", &path, None)).await
+        }
         Route::PutSettings => {
-            let body = json!({"settings": {"communicationSettings": email(&world.entry(), FROM)}});
+            let body = json!({"settings": {"communicationSettings": document}});
             world.ask_config(&event("PUT", &clinic, Some(body))).await
         }
+        Route::PatchSettings => {
+            let patch = json!({"email": {"defaultFromName": "Patched"}});
+            let body = json!({"settings": {"communicationSettings": patch}});
+            world.ask_config(&event("PATCH", &clinic, Some(body))).await
+        }
+        Route::RestoreVersion => {
+            let path = format!("{clinic}/communication/versions/1/restore");
+            world.ask_config(&event("POST", &path, None)).await
+        }
+        Route::DeleteSettings => world.ask_config(&event("DELETE", &clinic, None)).await,
         Route::TestEmail => {
             let path = format!("{clinic}/communication/test-email");
+            let body = Some(json!({"verifyOnly": true}));
+            world.ask_config_test(&event("POST", &path, body)).await
+        }
+        Route::TestWhatsapp => {
+            let path = format!("{clinic}/communication/test-whatsapp");
             let body = Some(json!({"verifyOnly": true}));
             world.ask_config_test(&event("POST", &path, body)).await
         }
@@ -97,51 +150,60 @@ async fn ask(world: &World, route: Route, tenant: &str, ids: &Ids, claims: &Valu
 
 #[tokio::test]
 async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched_nothing() {
+    const EVERYTHING: &str = "yyyyyyyyyyy";
+    const NOTHING: &str = "-----------";
     let world = World::new().await;
+    let graph = world.api().await;
+    let document = document(&world, &graph);
     for tenant in [CLINIC, OTHER, "_global"] {
-        world
-            .put_settings(tenant, email(&world.entry(), FROM))
-            .await
-            .expect(201);
+        let saved = world.put_settings(tenant, document.clone()).await;
+        saved.expect(201);
     }
     let ids = Ids::new(&world).await;
     // Rows: roles, then for each tenant (own, other, global) the routes in the order of ROUTES.
     let own = Some(CLINIC);
+    let manager = "-yyyy------";
+    let service = "yy---------";
     let matrix = [
-        (claims("SUPER_ADMIN", None), ["yyyyy", "yyyyy", "yyyyy"]),
-        (claims("SUPER_ADMIN", own), ["yyyyy", "yyyyy", "yyyyy"]),
-        (claims("CLINIC_ADMIN", own), ["yyyyy", "-----", "-----"]),
-        (claims("CLINIC_MANAGER", own), ["-yy--", "-----", "-----"]),
-        (claims("SERVICE", None), ["yy---", "yy---", "yy---"]),
-        (claims("SERVICE", own), ["yy---", "yy---", "yy---"]),
+        (claims("SUPER_ADMIN", None), [EVERYTHING; 3]),
+        (claims("SUPER_ADMIN", own), [EVERYTHING; 3]),
+        (claims("CLINIC_ADMIN", own), [EVERYTHING, NOTHING, NOTHING]),
+        (claims("CLINIC_MANAGER", own), [manager, NOTHING, NOTHING]),
+        (claims("SERVICE", None), [service; 3]),
+        (claims("SERVICE", own), [service; 3]),
         (
             claims("CLINIC_MANAGER SERVICE", own),
-            ["yyy--", "yy---", "yy---"],
+            ["yyyyy------", service, service],
         ),
-        (claims("CLINIC_ADMIN", None), ["-----", "-----", "-----"]),
+        (claims("CLINIC_ADMIN", None), [NOTHING; 3]),
+        (claims("CLINIC_ADMIN", Some("_global")), [NOTHING; 3]),
+        (claims("CLINIC_ADMIN", Some("")), [NOTHING; 3]),
         (
-            claims("CLINIC_ADMIN", Some("_global")),
-            ["-----", "-----", "-----"],
+            claims("CLINIC_ADMIN", Some("clinic-123,clinic-456")),
+            [NOTHING; 3],
         ),
-        (
-            claims("CLINIC_ADMIN", Some("")),
-            ["-----", "-----", "-----"],
-        ),
-        (claims("PATIENT", own), ["-----", "-----", "-----"]),
-        (claims("clinic_admin", own), ["-----", "-----", "-----"]),
-        (claims("", own), ["-----", "-----", "-----"]),
-        (json!({}), ["-----", "-----", "-----"]),
+        (claims("CLINIC_ADMIN", Some("[clinic-123]")), [NOTHING; 3]),
+        (claims("PATIENT", own), [NOTHING; 3]),
+        (claims("clinic_admin", own), [NOTHING; 3]),
+        (claims("CLINIC_ADMINS", own), [NOTHING; 3]),
+        (claims("", own), [NOTHING; 3]),
+        (json!({}), [NOTHING; 3]),
         // No authorizer has seen this one.
-        (Value::Null, ["-----", "-----", "-----"]),
+        (Value::Null, [NOTHING; 3]),
     ];
     for (claims, allowed) in matrix {
         for (tenant, allowed) in [CLINIC, OTHER, "_global"].into_iter().zip(allowed) {
+            assert_eq!(allowed.len(), ROUTES.len());
             for (route, allowed) in ROUTES.into_iter().zip(allowed.chars()) {
                 world.aws.clear_calls();
-                let status = ask(&world, route, tenant, &ids, &claims).await;
+                let status = ask(&world, route, tenant, &document, &ids, &claims).await;
                 let place = format!("{route:?} of {tenant} with {claims}: {status}");
                 if allowed == 'y' {
                     assert!((200..300).contains(&status), "{place}");
+                    if matches!(route, Route::DeleteSettings) {
+                        let saved = world.put_settings(tenant, document.clone()).await;
+                        saved.expect(201);
+                    }
                     continue;
                 }
                 assert_eq!(status, 403, "{place}");

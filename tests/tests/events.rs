@@ -39,7 +39,8 @@ async fn the_events_of_config_and_config_test_are_answered() {
     for (name, event) in events("config-") {
         let world = World::saved().await;
         match name.as_str() {
-            "get" => assert_eq!(
+            // What is restored is the present version: nothing changes.
+            "get" | "restore" => assert_eq!(
                 world.ask_config(&event).await.expect(200).body["version"],
                 1
             ),
@@ -47,6 +48,18 @@ async fn the_events_of_config_and_config_test_are_answered() {
                 world.ask_config(&event).await.expect(201).body["version"],
                 1
             ),
+            "patch" => {
+                let answer = world.ask_config(&event).await.expect(200);
+                assert_eq!(answer.body["version"], 2);
+            }
+            "delete" => assert_eq!(
+                world.ask_config(&event).await.expect(204).text,
+                "{\"cache-control\": \"no-store\"} "
+            ),
+            "versions" => {
+                let answer = world.ask_config(&event).await.expect(200);
+                assert_eq!(answer.body["versions"][0]["version"], 1);
+            }
             "test-email" => {
                 let answer = world.ask_config_test(&event).await.expect(200);
                 assert_eq!(answer.body["ok"], true, "{}", answer.text);
@@ -89,7 +102,8 @@ async fn the_events_of_send_are_answered() {
     for (name, event) in events("send-") {
         let world = World::saved().await;
         match name.as_str() {
-            "get" => assert_eq!(
+            // What is restored is the present version: nothing changes.
+            "get" | "restore" => assert_eq!(
                 world.ask_send(&event).await.expect(404).body["code"],
                 "not_found"
             ),

@@ -8,7 +8,7 @@ use comms_testkit::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{CLINIC, FROM, World, communication, email, entry};
+use crate::world::{CLINIC, FROM, World, claims, communication, email, entry, http_event};
 
 const MINUTE: Duration = Duration::from_mins(1);
 const PASSWORD: &str = "planted-fallback-password";
@@ -135,4 +135,36 @@ async fn new_settings_start_afresh() {
         .expect(200);
     failing.clock.advance(MINUTE);
     assert_eq!(failing.send(&worker).await, ["primary"]);
+}
+
+#[tokio::test]
+async fn an_admin_sees_how_each_provider_works_since_when_and_why() {
+    let mut failing = Failing::new().await;
+    let path = format!("/api/v1/clinics/{CLINIC}/communication/health");
+    let manager = claims("CLINIC_MANAGER", Some(CLINIC));
+    let event = http_event("GET", &path, None, &manager, &[]);
+    let provider = |entry: &str, position: &str| {
+        json!({"channel": "email", "entry": entry, "position": position, "provider": "smtp",
+            "enabled": true, "health": "healthy"})
+    };
+    let primary = provider("primary", "primary");
+    let fallback = provider("fallback-1", "fallback[0]");
+    let health = |providers| json!({"clinicId": CLINIC, "version": 1, "providers": providers});
+
+    let answer = failing.world.ask_config(&event).await.expect(200);
+    assert_eq!(answer.body, health(json!([primary, fallback])));
+
+    let worker = failing.process();
+    failing.send(&worker).await;
+    let answer = failing.world.ask_config(&event).await.expect(200);
+    let mut down = primary;
+    down["health"] = json!("down");
+    down["since"] = json!("2026-01-01T00:00:00Z");
+    down["lastError"] = json!({"kind": "unauthenticated",
+        "detail": comms_core::ErrorKind::Unauthenticated.detail()});
+    assert_eq!(answer.body, health(json!([down, fallback])));
+    assert!(!answer.text.contains("planted"));
+
+    failing.world.delete_settings(CLINIC, &[]).await.expect(204);
+    failing.world.ask_config(&event).await.expect(404);
 }

@@ -193,9 +193,9 @@ async fn each_position_failing_with_each_disposition_ends_as_the_design_says() {
     let accounts = Accounts::new().await;
     let mut cases = 0;
     for policy in ["failover", "hold"] {
-        for failing in 0..4 {
+        for (failing, position) in POSITIONS.into_iter().enumerate() {
             for disposition in DISPOSITIONS {
-                let label = format!("{policy}, {} {disposition}", POSITIONS[failing]);
+                let label = format!("{policy}, {position} {disposition}");
                 let clinic = format!("clinic-{policy}-{failing}-{disposition}").replace('_', "-");
                 accounts.save(&clinic, policy).await;
                 accounts.forget();

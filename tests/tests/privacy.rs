@@ -1,17 +1,14 @@
 //! Who a patient is, what is said to them, and what a clinic logs in with stay out of logs, tables and answers,
 //! whatever goes wrong.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::SystemClock;
 use comms_runtime::telemetry::{self, LogLevel};
 use comms_testkit::{
     aws::Fault,
+    logs::{Captured, listen},
     smtp::{Action, Stage},
 };
 use serde_json::{Value, json};
@@ -19,7 +16,6 @@ use tracing::Subscriber;
 use tracing_subscriber::{
     Layer,
     filter::{LevelFilter, Targets},
-    fmt::MakeWriter,
     layer::SubscriberExt,
     registry::LookupSpan,
 };
@@ -82,44 +78,14 @@ fn assert_private(what: &str, text: &str) {
     }
 }
 
-/// What was logged, as text.
-#[derive(Debug, Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Captured {
-    fn text(&self) -> String {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> {
-        tracing_subscriber::fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(true)
-            .with_writer(self.clone())
-    }
-}
-
-impl io::Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut captured = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        captured.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Captured {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
+/// As the functions write their logs.
+fn as_production<S: Subscriber + for<'a> LookupSpan<'a>>(lines: &Captured) -> impl Layer<S> {
+    tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(true)
+        .with_writer(lines.clone())
 }
 
 /// Everything that is logged on this thread from here on: what production would log at its loudest, and what all
@@ -137,9 +103,9 @@ fn capture() -> (Captured, Captured, tracing::subscriber::DefaultGuard) {
         .with_ansi(false)
         .with_writer(everything.clone());
     let subscriber = tracing_subscriber::registry()
-        .with(production.layer().with_filter(telemetry::targets(loudest)))
+        .with(as_production(&production).with_filter(telemetry::targets(loudest)))
         .with(plain.with_filter(not_the_stand_ins));
-    let guard = tracing::subscriber::set_default(subscriber);
+    let guard = listen(subscriber);
     (production, everything, guard)
 }
 

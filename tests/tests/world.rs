@@ -52,12 +52,18 @@ impl Answer {
         let bytes = match body {
             Body::Text(text) => text.into_bytes(),
             Body::Binary(bytes) => bytes,
-            other @ (Body::Empty | _) => panic!("an answer has a body, not {other:?}"),
+            Body::Empty => Vec::new(),
+            other => panic!("an answer has a body or none, not {other:?}"),
         };
         let text = String::from_utf8(bytes).unwrap();
+        // 204 and 304 have none (RFC 9110 sections 15.3.5 and 15.4.5).
+        assert_eq!(text.is_empty(), [204, 304].contains(&parts.status.as_u16()));
         Self {
             status: parts.status.as_u16(),
-            body: serde_json::from_str(&text).unwrap(),
+            body: match text.as_str() {
+                "" => Value::Null,
+                text => serde_json::from_str(text).unwrap(),
+            },
             text: format!("{:?} {text}", parts.headers),
             headers: parts.headers,
         }
@@ -238,6 +244,51 @@ impl World {
             headers,
         )
         .await
+    }
+
+    /// Patches the `communicationSettings` of a tenant as the platform's own people.
+    pub(crate) async fn patch_settings(&self, tenant: &str, patch: Value) -> Answer {
+        self.patch_settings_if(tenant, patch, &[]).await
+    }
+
+    /// The same with headers.
+    pub(crate) async fn patch_settings_if(
+        &self,
+        tenant: &str,
+        patch: Value,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let body = json!({"settings": {"communicationSettings": patch}}).to_string();
+        let clinic = clinic_path(tenant);
+        self.config("PATCH", &clinic, Some(&body), super_admin(), headers)
+            .await
+    }
+
+    /// DELETEs the settings of a tenant as the platform's own people.
+    pub(crate) async fn delete_settings(&self, tenant: &str, headers: &[(&str, &str)]) -> Answer {
+        self.config("DELETE", &clinic_path(tenant), None, super_admin(), headers)
+            .await
+    }
+
+    /// Brings a version of a tenant's settings back, as the platform's own people.
+    pub(crate) async fn restore(
+        &self,
+        tenant: &str,
+        version: &str,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let path = format!(
+            "{}/communication/versions/{version}/restore",
+            clinic_path(tenant)
+        );
+        self.config("POST", &path, None, super_admin(), headers)
+            .await
+    }
+
+    /// GETs the versions of a tenant's settings; `query` begins with `?` or is empty.
+    pub(crate) async fn versions(&self, tenant: &str, query: &str) -> Answer {
+        let path = format!("{}/communication/versions{query}", clinic_path(tenant));
+        self.config("GET", &path, None, super_admin(), &[]).await
     }
 
     /// GETs the settings of a tenant.
@@ -499,8 +550,9 @@ pub(crate) fn http_event(
     for (name, value) in headers {
         all[*name] = json!(value);
     }
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let mut event = json!({
-        "version": "2.0", "routeKey": format!("{method} {path}"), "rawPath": path, "rawQueryString": "",
+        "version": "2.0", "routeKey": format!("{method} {path}"), "rawPath": path, "rawQueryString": query,
         "headers": all, "isBase64Encoded": false,
         "requestContext": {
             "accountId": "123456789012", "apiId": "api123", "domainName": "api.clinic-comms.example",

@@ -1,39 +1,48 @@
-//! The `config` function: a clinic's settings, read and replaced.
+//! The `config` function: a clinic's settings, read, replaced, patched, deleted, and what they were.
 //!
 //! | route | answers |
 //! | --- | --- |
-//! | `GET /api/v1/clinics/{clinicId}` | 200 with `ETag`, 404 |
+//! | `GET /api/v1/clinics/{clinicId}` | 200 with `ETag`, 304; 404 |
 //! | `PUT /api/v1/clinics/{clinicId}` | 200 or 201 with `ETag`; 409, 412, 422 |
+//! | `PATCH /api/v1/clinics/{clinicId}` | 200 with `ETag`; 404, 409, 412, 415, 422 |
+//! | `DELETE /api/v1/clinics/{clinicId}` | 204; 404, 409, 412 |
+//! | `GET /api/v1/clinics/{clinicId}/communication/health` | 200; 404 |
+//! | `GET /api/v1/clinics/{clinicId}/communication/versions` | 200, the newest first |
+//! | `POST /api/v1/clinics/{clinicId}/communication/versions/{version}/restore` | as PUT; 404 |
 //!
 //! Secrets go in and do not come out.
 
+mod answers;
+mod document;
+mod health;
+mod merge_patch;
+mod preconditions;
+mod read;
+mod versions;
+mod write;
+
 use std::{sync::Arc, time::Instant};
 
-use comms_adapters::tls::TlsConfigs;
-use comms_core::{Channel, Clock, Position, Problems, SystemClock, Tenant, json::Object};
+use comms_core::{Clock, SystemClock, Tenant};
+use comms_delivery::SharedHealth;
 use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, json_body, json_response, path_segments, serve, source_address},
+    http::{answer, path_segments, serve, source_address},
 };
-use comms_settings::{
-    Author, CommunicationSettings, Credentials, SettingsStore, StoreError, StoredSettings, Version,
-};
+use comms_settings::{Author, SettingsStore, VersionRetention};
 use lambda_http::{
     Body, Request, Response,
     http::{HeaderValue, Method, StatusCode, header},
 };
-use serde_json::{Value, json};
-use tracing::{error, warn};
-
-/// Where the settings stand in a body.
-const SETTINGS_POINTER: &str = "/settings/communicationSettings";
 
 /// What the handler works with.
 pub struct Deps {
     /// Where settings are kept.
     pub store: SettingsStore,
+    /// What the sends have shown of providers.
+    pub health: SharedHealth,
     /// The names of the token's claims.
     pub claims: ClaimNames,
     /// The time of a save.
@@ -46,10 +55,13 @@ impl Deps {
         let sdk = aws::sdk_config(environment)?;
         let table = environment.required("SETTINGS_TABLE");
         let key = environment.required("KMS_KEY_ID");
+        let deliveries = environment.required("DELIVERIES_TABLE");
+        let retention = environment.parsed::<VersionRetention>("SETTINGS_RETENTION_DAYS");
         let claims = ClaimNames::from_environment(environment);
         environment.finish()?;
         Ok(Self {
-            store: SettingsStore::new(&sdk, table, key),
+            store: SettingsStore::new(&sdk, table, key).keeping_versions_for(retention),
+            health: SharedHealth::new(&sdk, deliveries, Arc::new(SystemClock)),
             claims,
             clock: Arc::new(SystemClock),
         })
@@ -67,13 +79,53 @@ pub async fn run() -> Result<(), lambda_http::Error> {
 /// Answers one request.
 pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     const CLINIC: &str = "/api/v1/clinics/{clinicId}";
+    const HEALTH: &str = "/api/v1/clinics/{clinicId}/communication/health";
+    const VERSIONS: &str = "/api/v1/clinics/{clinicId}/communication/versions";
+    const RESTORE: &str = "/api/v1/clinics/{clinicId}/communication/versions/{version}/restore";
     let started = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let (route, result) = match (&method, path_segments(&path).as_slice()) {
-        (&Method::GET, ["api", "v1", "clinics", id]) => (CLINIC, get(deps, &request, id).await),
-        (&Method::PUT, ["api", "v1", "clinics", id]) => (CLINIC, put(deps, &request, id).await),
-        (_, ["api", "v1", "clinics", _]) => (CLINIC, Err(method_not_allowed())),
+    let (route, result) = match path_segments(&path).as_slice() {
+        ["api", "v1", "clinics", id] => {
+            let result = match method {
+                Method::GET => read::get(deps, &request, id).await,
+                Method::PUT => write::put(deps, &request, id).await,
+                Method::PATCH => write::patch(deps, &request, id).await,
+                Method::DELETE => write::delete(deps, &request, id).await,
+                _ => Err(method_not_allowed("GET, PUT, PATCH, DELETE")),
+            };
+            (CLINIC, result)
+        }
+        ["api", "v1", "clinics", id, "communication", "health"] => {
+            let result = match method {
+                Method::GET => health::get(deps, &request, id).await,
+                _ => Err(method_not_allowed("GET")),
+            };
+            (HEALTH, result)
+        }
+        ["api", "v1", "clinics", id, "communication", "versions"] => {
+            let result = match method {
+                Method::GET => versions::list(deps, &request, id).await,
+                _ => Err(method_not_allowed("GET")),
+            };
+            (VERSIONS, result)
+        }
+        [
+            "api",
+            "v1",
+            "clinics",
+            id,
+            "communication",
+            "versions",
+            version,
+            "restore",
+        ] => {
+            let result = match method {
+                Method::POST => versions::restore(deps, &request, id, version).await,
+                _ => Err(method_not_allowed("POST")),
+            };
+            (RESTORE, result)
+        }
         _ => (
             "unknown",
             Err(HttpProblem::not_found("There is no such route.")),
@@ -82,216 +134,33 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     answer(&method, route, started, result)
 }
 
-fn method_not_allowed() -> HttpProblem {
+/// 405 with the methods that there are (RFC 9110 section 15.5.6).
+fn method_not_allowed(allowed: &'static str) -> HttpProblem {
     HttpProblem::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "method_not_allowed",
-        "Not possible in this version",
-        "Settings can be read by GET and replaced by PUT.",
+        "Not possible",
+        format!("This route has the methods {allowed}."),
     )
+    .with_header(header::ALLOW, HeaderValue::from_static(allowed))
 }
 
-async fn get(deps: &Deps, request: &Request, id: &str) -> Result<Response<Body>, HttpProblem> {
-    let principal = Principal::of(request, &deps.claims)?;
-    let tenant = parse_tenant(id)?;
-    principal.authorize(Action::ViewSettings, &tenant)?;
-    let stored = deps.store.load(&tenant).await.map_err(store_problem)?;
-    let stored = stored.ok_or_else(|| HttpProblem::not_found("This clinic has no settings."))?;
-    Ok(settings_response(
-        StatusCode::OK,
-        &tenant,
-        &stored.version,
-        &stored.settings,
-    ))
+/// Who asks, and about whom: known once the token allows it.
+struct Access {
+    author: Author,
+    tenant: Tenant,
 }
 
-async fn put(deps: &Deps, request: &Request, id: &str) -> Result<Response<Body>, HttpProblem> {
-    let principal = Principal::of(request, &deps.claims)?;
-    let tenant = parse_tenant(id)?;
-    principal.authorize(Action::ManageSettings, &tenant)?;
-    let body = json_body(request.body())?;
-    let stored = deps.store.load(&tenant).await.map_err(store_problem)?;
-    check_preconditions(request, stored.as_ref())?;
-    let settings = read_settings(body, &tenant, stored.as_ref())?;
-    if let Some(stored) = &stored
-        && settings.changed_fields(Some(&stored.settings)).is_empty()
-    {
-        return Ok(settings_response(
-            StatusCode::OK,
-            &tenant,
-            &stored.version,
-            &settings,
-        ));
-    }
-    let author = Author {
-        subject: principal.subject,
-        source_address: source_address(request),
-    };
-    let version = deps
-        .store
-        .save(&tenant, &settings, stored.as_ref(), &author, &*deps.clock)
-        .await
-        .map_err(store_problem)?;
-    let status = if stored.is_some() {
-        StatusCode::OK
-    } else {
-        StatusCode::CREATED
-    };
-    Ok(settings_response(status, &tenant, &version, &settings))
-}
-
-fn parse_tenant(id: &str) -> Result<Tenant, HttpProblem> {
-    Tenant::parse(id).map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))
-}
-
-fn read_settings(
-    body: Value,
-    tenant: &Tenant,
-    stored: Option<&StoredSettings>,
-) -> Result<CommunicationSettings, HttpProblem> {
-    let mut problems = Problems::default();
-    let mut document = None;
-    if let Some(mut whole) = Object::new(body, "", &mut problems) {
-        // What GET shows beside the settings may come back with them.
-        for read_only in ["version", "savedAt", "savedBy"] {
-            whole.take(read_only);
-        }
-        whole.optional("clinicId", |value| match value.as_str() {
-            Some(id) if id == tenant.as_str() => Ok(()),
-            Some(_) | None => Err("must be the clinic of the path".to_owned()),
-        });
-        if whole.is_missing("settings") {
-            whole.problem("settings", "is required");
-        }
-        whole.object("settings", |mut settings| {
-            document = settings.take("communicationSettings");
-            if document.is_none() {
-                settings.problem("communicationSettings", "is required");
-            }
-            settings.finish();
-            Some(())
-        });
-        whole.finish();
-    }
-    let stored = stored.map(|stored| &stored.settings);
-    let settings = document.and_then(|document| {
-        CommunicationSettings::read(document, SETTINGS_POINTER, tenant, stored, &mut problems)
-    });
-    if let Some(settings) = &settings {
-        check_trust_roots(settings, &mut problems);
-    }
-    problems
-        .or(settings)
-        .map_err(|problems| HttpProblem::invalid(&problems))
-}
-
-/// Trust roots that can not be used would fail every send; they are found here, before saving.
-fn check_trust_roots(settings: &CommunicationSettings, problems: &mut Problems) {
-    let Ok(configs) = TlsConfigs::new(None) else {
-        return;
-    };
-    for channel in Channel::ALL {
-        let Some(channel_settings) = settings.channel(channel) else {
-            continue;
+impl Access {
+    fn to(deps: &Deps, request: &Request, id: &str, action: Action) -> Result<Self, HttpProblem> {
+        let principal = Principal::of(request, &deps.claims)?;
+        let tenant = Tenant::parse(id)
+            .map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))?;
+        principal.authorize(action, &tenant)?;
+        let author = Author {
+            subject: principal.subject,
+            source_address: source_address(request),
         };
-        for (position, entry) in channel_settings.entries() {
-            let Credentials::Smtp(smtp) = &entry.credentials else {
-                continue;
-            };
-            let Some(Err(error)) = smtp.ca_pem.as_deref().map(|pem| configs.client(Some(pem)))
-            else {
-                continue;
-            };
-            let place = match position {
-                Position::Primary | Position::Global => "primary".to_owned(),
-                Position::Fallback(n) | Position::GlobalFallback(n) => format!("fallback/{n}"),
-            };
-            let pointer = format!("{SETTINGS_POINTER}/{channel}/{place}/credentials/caPem");
-            problems.add(pointer, error.to_string());
-        }
-    }
-}
-
-/// If-Match and If-None-Match (RFC 9110 section 13.1), as far as a document with versions needs.
-fn check_preconditions(
-    request: &Request,
-    stored: Option<&StoredSettings>,
-) -> Result<(), HttpProblem> {
-    let failed = || {
-        HttpProblem::new(
-            StatusCode::PRECONDITION_FAILED,
-            "precondition_failed",
-            "The settings are at another version",
-            "Somebody saved in between: read the settings again, and make the change to what they are now.",
-        )
-    };
-    let present = stored.map(|stored| etag(&stored.version));
-    let names_present = |name: header::HeaderName| {
-        request.headers().get(name).map(|value| {
-            let value = value.to_str().unwrap_or_default();
-            value.split(',').map(str::trim).any(|tag| match &present {
-                Some(present) => tag == "*" || tag == present,
-                None => false,
-            })
-        })
-    };
-    if names_present(header::IF_MATCH) == Some(false)
-        || names_present(header::IF_NONE_MATCH) == Some(true)
-    {
-        return Err(failed());
-    }
-    Ok(())
-}
-
-fn etag(version: &Version) -> String {
-    format!("\"{}\"", version.number)
-}
-
-fn settings_response(
-    status: StatusCode,
-    tenant: &Tenant,
-    version: &Version,
-    settings: &CommunicationSettings,
-) -> Response<Body> {
-    let body = json!({
-        "clinicId": tenant,
-        "version": version.number,
-        "savedAt": version.saved_at,
-        "savedBy": version.saved_by,
-        "settings": {"communicationSettings": settings.view()},
-    });
-    let mut response = json_response(status, &body);
-    if let Ok(etag) = HeaderValue::try_from(etag(version)) {
-        response.headers_mut().insert(header::ETAG, etag);
-    }
-    response
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "used as a map_err function")]
-fn store_problem(error: StoreError) -> HttpProblem {
-    match error {
-        StoreError::Conflict => HttpProblem::new(
-            StatusCode::CONFLICT,
-            "conflict",
-            "Somebody else saved at the same time",
-            "Nothing of this change was saved. Read the settings again, and make the change to what they are now.",
-        ),
-        StoreError::TooLarge => HttpProblem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "too_large",
-            "The settings are too large",
-            "A clinic's settings may have 400 KB in all; shorten caPem or leave out fallbacks.",
-        ),
-        StoreError::Database { .. } | StoreError::Envelope(_) if error.is_worth_a_retry() => {
-            warn!(%error, "the settings store can not be reached");
-            HttpProblem::unavailable()
-        }
-        StoreError::Database { .. }
-        | StoreError::Envelope(_)
-        | StoreError::Corrupt(_)
-        | StoreError::Invalid(_) => {
-            error!(%error, "the settings can not be used");
-            HttpProblem::internal()
-        }
+        Ok(Self { author, tenant })
     }
 }

@@ -166,6 +166,7 @@ async fn send_now(
             Patience::GiveUp,
         )
         .await;
+    pipeline.tell_connections();
     let mut deliveries = accepted.queued();
     let mut handed_back = 0;
     for (delivery, result) in deliveries.iter_mut().zip(results) {

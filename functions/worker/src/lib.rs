@@ -77,6 +77,7 @@ pub async fn handle(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatchRespon
         async move { handle_message(deps, &message, deadline).await }.instrument(span)
     })
     .await;
+    deps.pipeline.tell_connections();
     info!(
         invocation_id = event_id,
         received,

@@ -20,6 +20,9 @@ use crate::{
     retry::{ATTEMPT_TIME, RetryPolicy, jitter},
 };
 
+/// What a provider that works needs for a message, with everything that is slow.
+const ENOUGH_TIME: Duration = Duration::from_secs(6);
+
 /// A provider in its place.
 #[derive(Debug, Clone)]
 pub struct ChainEntry {
@@ -167,6 +170,7 @@ impl Chain {
             let left = Left {
                 deadline,
                 is_last: turns.is_empty(),
+                policy: chain.on_ambiguous,
                 is_probe: matches!(turn, Turn::Probe(_)),
             };
             let error = match run.entry(&chain, entry, message, left).await {
@@ -319,19 +323,23 @@ struct Left {
     deadline: Deadline,
     /// Whether nobody comes after it.
     is_last: bool,
+    policy: AmbiguityPolicy,
     is_probe: bool,
 }
 
 impl Left {
-    /// Until when it may try: whoever comes next is to have as much time again.
+    /// Until when it may try. Whoever comes next is to have as much time again; where a doubt ends
+    /// everything, one that waiting might settle is not made for the next one's sake, who then has
+    /// what is enough for a provider that works.
     fn share(self) -> Deadline {
-        if self.is_last {
-            self.deadline
-        } else {
-            let half = self.deadline.remaining() / 2;
-            self.deadline
-                .less(half.min(self.deadline.remaining().saturating_sub(ATTEMPT_TIME)))
-        }
+        let left = self.deadline.remaining();
+        let for_others = match self.policy {
+            _ if self.is_last => Duration::ZERO,
+            AmbiguityPolicy::Failover => left / 2,
+            AmbiguityPolicy::Hold => ENOUGH_TIME.min(left / 2),
+        };
+        self.deadline
+            .less(for_others.min(left.saturating_sub(ATTEMPT_TIME)))
     }
 
     /// How often again: a probe is there to see, not to insist.

@@ -20,45 +20,74 @@ use thiserror::Error;
 /// the other two are blocked.
 pub const SMTP_PORTS: [u16; 3] = [465, 587, 2525];
 
-/// IPv4 ranges that a clinic-supplied host must not reach (IANA special-purpose registry, RFC 6890).
-const REFUSED_V4: [Ipv4Net; 15] = [
+/// IPv4 ranges that a clinic-supplied host must not reach: all of the IANA IPv4 Special-Purpose
+/// Address Registry (RFC 6890, <https://www.iana.org/assignments/iana-ipv4-special-registry>), and
+/// multicast (RFC 5771). The AS112 and AMT ranges are globally reachable by the registry, but anycast:
+/// what answers there is whatever is nearest, in our own network if it has such a node.
+const REFUSED_V4: [Ipv4Net; 18] = [
+    // This host on this network (RFC 791).
     v4([0, 0, 0, 0], 8),
+    // Private use (RFC 1918).
     v4([10, 0, 0, 0], 8),
+    // Shared address space of carriers (RFC 6598).
     v4([100, 64, 0, 0], 10),
+    // Loopback (RFC 1122); in a Lambda the runtime API is there.
     v4([127, 0, 0, 0], 8),
+    // Link-local (RFC 3927); the clouds' metadata services are there.
     v4([169, 254, 0, 0], 16),
+    // Private use (RFC 1918).
     v4([172, 16, 0, 0], 12),
+    // IETF protocol assignments (RFC 6890), the anycast addresses of PCP and TURN among them.
     v4([192, 0, 0, 0], 24),
+    // Documentation (RFC 5737).
     v4([192, 0, 2, 0], 24),
+    // AS112 (RFC 7535).
+    v4([192, 31, 196, 0], 24),
+    // Automatic multicast tunneling (RFC 7450).
+    v4([192, 52, 193, 0], 24),
+    // Relays of 6to4, which has ended (RFC 7526).
     v4([192, 88, 99, 0], 24),
+    // Private use (RFC 1918).
     v4([192, 168, 0, 0], 16),
+    // AS112 (RFC 7534).
+    v4([192, 175, 48, 0], 24),
+    // Benchmarks (RFC 2544).
     v4([198, 18, 0, 0], 15),
+    // Documentation (RFC 5737).
     v4([198, 51, 100, 0], 24),
     v4([203, 0, 113, 0], 24),
+    // Multicast (RFC 5771).
     v4([224, 0, 0, 0], 4),
+    // Reserved (RFC 1112), limited broadcast (RFC 8190) among it.
     v4([240, 0, 0, 0], 4),
 ];
 
-/// IPv6 ranges that a clinic-supplied host must not reach. `::/96` (which has `::` and `::1` in it)
-/// and the NAT64 prefix `64:ff9b::/96` embed IPv4 addresses and are checked as such; the first has no
-/// use on the internet at all.
-const REFUSED_V6: [Ipv6Net; 13] = [
-    v6([0, 0, 0, 0, 0, 0, 0, 0], 96),
-    v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
-    v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64),
-    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32),
-    v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48),
+/// The only IPv6 addresses that are on the public internet: `2000::/3` (RFC 4291 section 2.4,
+/// <https://www.iana.org/assignments/ipv6-address-space>). Outside of it are, among others, loopback,
+/// the spellings of IPv4 addresses (`::/96`, `::ffff:0:0:0/96` of RFC 2765), the local NAT64 prefix
+/// (`64:ff9b:1::/48`, RFC 8215), discard-only and dummy prefixes (`100::/64`, RFC 6666;
+/// `100:0:0:1::/64`, RFC 9780), segment routing (`5f00::/16`, RFC 9602), unique local (`fc00::/7`, RFC
+/// 4193; AWS has its metadata service at `fd00:ec2::254`), link-local, site-local and multicast.
+const PUBLIC_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
+
+/// What of [`PUBLIC_V6`] a clinic-supplied host must not reach: all of the IANA IPv6 Special-Purpose
+/// Address Registry (<https://www.iana.org/assignments/iana-ipv6-special-registry>).
+const REFUSED_V6: [Ipv6Net; 5] = [
+    // IETF protocol assignments (RFC 2928): Teredo, benchmarks, ORCHID, drones' ids, and the anycast
+    // addresses of PCP, TURN, AMT and AS112.
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
+    // Documentation (RFC 3849).
     v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
+    // 6to4 (RFC 3056), which embeds IPv4 addresses.
     v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16),
+    // AS112 (RFC 7534).
+    v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48),
+    // Documentation (RFC 9637).
     v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
-    v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16),
-    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
-    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
-    v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
-    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
 ];
 
-/// `64:ff9b::/96`, RFC 6052 section 2.1.
+/// `64:ff9b::/96`, RFC 6052 section 2.1: an IPv4 address as it is reached from an IPv6-only subnet,
+/// where DNS64 gives no other.
 const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96);
 
 const fn v4(octets: [u8; 4], prefix: u8) -> Ipv4Net {
@@ -230,11 +259,23 @@ fn is_refused(address: IpAddr) -> bool {
         IpAddr::V4(address) => REFUSED_V4.iter().any(|net| net.contains(&address)),
         IpAddr::V6(address) => {
             let [.., a, b, c, d] = address.octets();
-            let embedded = Ipv4Addr::new(a, b, c, d);
-            REFUSED_V6.iter().any(|net| net.contains(&address))
-                || (NAT64.contains(&address) && is_refused(embedded.into()))
+            let embeds_refused = || is_refused(Ipv4Addr::new(a, b, c, d).into());
+            if NAT64.contains(&address) {
+                return embeds_refused();
+            }
+            !PUBLIC_V6.contains(&address)
+                || REFUSED_V6.iter().any(|net| net.contains(&address))
+                || (is_isatap(address) && embeds_refused())
         }
     }
+}
+
+/// Whether the address is one of ISATAP (RFC 5214 section 6.1), whose routers forward to the IPv4
+/// address in its last 32 bits.
+const fn is_isatap(address: Ipv6Addr) -> bool {
+    let [.., high, low, _, _] = address.segments();
+    // The universal/local bit is set where the IPv4 address is unique.
+    high & !0x0200 == 0 && low == 0x5efe
 }
 
 #[cfg(test)]
@@ -273,8 +314,11 @@ mod tests {
             "172.31.255.255",
             "192.0.0.1",
             "192.0.2.1",
+            "192.31.196.1",
+            "192.52.193.1",
             "192.88.99.1",
             "192.168.1.1",
+            "192.175.48.1",
             "198.18.0.1",
             "198.19.255.255",
             "198.51.100.1",
@@ -292,14 +336,32 @@ mod tests {
             "64:ff9b::7f00:1",
             "64:ff9b::a00:1",
             "64:ff9b::a9fe:a9fe",
+            "::ffff:0:8.8.8.8",
             "64:ff9b:1::1",
+            "64:ff9b:1::101:101",
+            "64:ff9b::1:101:101",
+            "64:ff9c::101:101",
             "100::1",
+            "100:0:0:1::1",
+            "1fff:ffff::1",
             "2001::1",
+            "2001:1::1",
             "2001:2::1",
+            "2001:3::1",
+            "2001:4:112::1",
+            "2001:10::1",
+            "2001:20::1",
+            "2001:30::1",
+            "2001:1ff:ffff::1",
             "2001:db8::1",
+            "2606:4700::5efe:7f00:1",
+            "2606:4700::200:5efe:a00:1",
+            "2620:4f:8000::1",
             "2002:7f00:1::",
             "2002:a00:1::1",
             "3fff::1",
+            "3fff:fff:ffff::1",
+            "4000::1",
             "5f00::1",
             "fc00::1",
             "fd12::1",
@@ -330,13 +392,28 @@ mod tests {
             "172.15.255.255",
             "172.32.0.1",
             "192.0.1.1",
+            "192.31.195.255",
+            "192.31.197.0",
+            "192.52.192.255",
+            "192.52.194.0",
+            "192.175.47.255",
+            "192.175.49.0",
             "198.17.255.255",
             "198.20.0.1",
             "223.255.255.255",
             "2606:4700::1111",
             "2001:4860:4860::8888",
             "64:ff9b::101:101",
+            "2000::1",
+            "2001:200::1",
             "2003::1",
+            "2606:4700::5efe:101:101",
+            "2606:4700::5eff:7f00:1",
+            "2606:4700::400:5efe:7f00:1",
+            "2620:4f:7fff::1",
+            "2620:4f:8001::1",
+            "3ffe::1",
+            "3fff:1000::1",
         ] {
             assert!(guard.check(&[ip(text)], 587, &SMTP_PORTS).is_ok(), "{text}");
         }
@@ -351,6 +428,10 @@ mod tests {
                 Err(EgressError::Port),
                 "{port}"
             );
+        }
+        for port in SMTP_PORTS {
+            let checked = guard.check(&[ip("1.1.1.1")], port, &SMTP_PORTS).unwrap();
+            assert_eq!(checked, [SocketAddr::new(ip("1.1.1.1"), port)]);
         }
     }
 

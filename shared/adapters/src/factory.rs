@@ -23,6 +23,7 @@ use crate::{
     sendgrid::{SendgridProvider, SendgridSettings},
     ses::{SesProvider, SesSettings},
     smtp::{SmtpProvider, SmtpSettings},
+    sockets::Sockets,
     tls::{TlsConfigs, TlsError},
     twilio::{TwilioProvider, TwilioSettings},
 };
@@ -114,6 +115,7 @@ pub struct ProviderFactory {
     tls: TlsConfigs,
     egress: EgressGuard,
     http: HttpClients,
+    sockets: Sockets,
     sdk: SdkConfig,
     clock: Arc<dyn Clock>,
     capacity: usize,
@@ -162,8 +164,10 @@ impl ProviderFactory {
         clock: Arc<dyn Clock>,
         capacity: usize,
     ) -> Self {
+        let sockets = Sockets::default();
         Self {
-            http: HttpClients::new(tls.clone(), egress.clone(), clock.clone()),
+            http: HttpClients::new(tls.clone(), egress.clone(), sockets.clone(), clock.clone()),
+            sockets,
             tls,
             egress,
             sdk,
@@ -264,6 +268,11 @@ impl ProviderFactory {
         }
     }
 
+    /// The open sockets of every provider that this has built.
+    pub const fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
     /// A provider that is not remembered: for testing settings.
     pub fn provider(&self, settings: ProviderSettings) -> Result<Arc<dyn Provider>, TlsError> {
         match settings {
@@ -272,6 +281,7 @@ impl ProviderFactory {
                     settings,
                     &self.tls,
                     self.egress.clone(),
+                    self.sockets.clone(),
                     self.clock.clone(),
                 )?;
                 Ok(Arc::new(provider))

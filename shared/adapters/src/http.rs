@@ -48,6 +48,7 @@ use crate::{
     deadline::{Deadline, Elapsed},
     egress::{EgressError, EgressGuard},
     provider::{Report, VerifyStage},
+    sockets::{self, Sockets},
     tcp::{self, ConnectFailure},
     tls::{HandshakeFailure, TlsConfigs, TlsError},
 };
@@ -65,6 +66,10 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// How long an idle connection is kept. Providers' front ends close theirs after a minute or more; one
 /// that is about to be closed may swallow a request.
 const IDLE_TIME: Duration = Duration::from_secs(45);
+/// Idle connections to one host that are kept; reqwest by itself keeps any number. They are not under the
+/// ceiling of [`Sockets`], which counts what is in flight: of one host these at most, for
+/// [`IDLE_TIME`].
+const MOST_IDLE: usize = 16;
 /// Clients for ports other than 443, which only the operator can allow.
 const MOST_CLIENTS: usize = 16;
 /// The longest that a provider's wish to be left alone is taken for: a day.
@@ -77,6 +82,7 @@ const HTTPS_PORTS: [u16; 1] = [443];
 pub struct HttpClients {
     tls: TlsConfigs,
     egress: EgressGuard,
+    sockets: Sockets,
     clock: Arc<dyn Clock>,
     clients: Arc<Mutex<HashMap<Place, Client>>>,
 }
@@ -96,11 +102,18 @@ impl Place {
 }
 
 impl HttpClients {
-    /// Makes nothing yet; the first request makes the client.
-    pub fn new(tls: TlsConfigs, egress: EgressGuard, clock: Arc<dyn Clock>) -> Self {
+    /// Makes nothing yet; the first request makes the client. Requests are under the ceiling of
+    /// `sockets`.
+    pub fn new(
+        tls: TlsConfigs,
+        egress: EgressGuard,
+        sockets: Sockets,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             tls,
             egress,
+            sockets,
             clock,
             clients: Arc::default(),
         }
@@ -124,6 +137,7 @@ impl HttpClients {
                 .map_err(TransportFailure::Egress)?;
         }
         let client = self.client(place).map_err(|_| TransportFailure::Local)?;
+        let _socket = self.socket(deadline).await?;
         let asks = request.method == Method::GET;
         let begun = Arc::new(AtomicBool::new(false));
         let body = Tracked {
@@ -149,6 +163,12 @@ impl HttpClients {
             Err(Elapsed) if begun.load(Ordering::Acquire) => Err(TransportFailure::NoAnswerInTime),
             Err(Elapsed) => Err(TransportFailure::NoConnectionInTime),
         }
+    }
+
+    /// A place under the ceiling, for one request.
+    async fn socket(&self, deadline: Deadline) -> Result<sockets::Place, TransportFailure> {
+        let place = self.sockets.place(deadline).await;
+        place.map_err(|Elapsed| TransportFailure::NoSocketInTime)
     }
 
     async fn read(&self, mut response: reqwest::Response) -> Result<Answer, TransportFailure> {
@@ -200,6 +220,7 @@ impl HttpClients {
             .referer(false)
             .connect_timeout(CONNECT_TIME)
             .pool_idle_timeout(IDLE_TIME)
+            .pool_max_idle_per_host(MOST_IDLE)
             .user_agent(concat!("clinic-comms/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|_| TlsError::Setup)?;
@@ -242,15 +263,19 @@ impl HttpClients {
         let Some(checked) = report.stage(VerifyStage::Egress, checked) else {
             return false;
         };
-        let connected = tcp::connect(&checked, deadline)
-            .await
-            .map_err(|failure| match failure {
+        let connected = async {
+            let place = self.socket(deadline).await?;
+            let connected = tcp::connect(&checked, deadline).await;
+            let socket = connected.map_err(|failure| match failure {
                 ConnectFailure::Refused => TransportFailure::NotConnected,
                 ConnectFailure::TimedOut => TransportFailure::NoConnectionInTime,
-            });
-        let Some(socket) =
-            report.stage(VerifyStage::Connect, connected.map_err(classify_transport))
-        else {
+            })?;
+            Ok((place, socket))
+        };
+        let Some((_place, socket)) = report.stage(
+            VerifyStage::Connect,
+            connected.await.map_err(classify_transport),
+        ) else {
             return false;
         };
         if !place.https {
@@ -532,6 +557,8 @@ pub(crate) enum TransportFailure {
     NotConnected,
     /// No TLS.
     Handshake(HandshakeFailure),
+    /// The time was up while other sockets of ours were waited for.
+    NoSocketInTime,
     /// The time was up before the request was begun.
     NoConnectionInTime,
     /// The connection ended before the request was begun.
@@ -614,6 +641,12 @@ pub(crate) fn classify_transport(failure: TransportFailure) -> ProviderError {
             Unavailable,
             "TLS with the provider could not be set up; nothing was sent.",
         ),
+        TransportFailure::NoSocketInTime => error(
+            Transient,
+            Timeout,
+            "No socket became free in time; send less at once.",
+        )
+        .health_unchanged(),
         TransportFailure::NoConnectionInTime => error(
             Transient,
             Timeout,

@@ -10,9 +10,13 @@
 
 mod auth;
 mod connection;
+mod lease;
+mod memory;
 mod offer;
 mod pool;
 mod reply;
+mod session;
+mod slots;
 mod submission;
 mod transaction;
 mod wire;
@@ -29,24 +33,27 @@ use comms_core::{
     Clock, Disposition, EmailAddress, ErrorKind, Host, Mailbox, ProviderError, ProviderKind,
     Receipt, Secret,
 };
+use jiff::SignedDuration;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::TcpStream;
 
+use self::{
+    connection::{COMMAND_TIME, Connection, Encrypted, RESOLVE_TIME, connect, encrypt, within},
+    lease::Lease,
+    pool::{CheckedOut, Pool, Rest, out_of_time},
+    slots::{Room, Slot},
+    submission::Draft,
+};
 pub use self::{
     connection::{Cause, Failure, Security, Stage},
     reply::{Reply, Throttling},
-};
-use self::{
-    connection::{Connection, Encrypted, RESOLVE_TIME, connect, encrypt, within},
-    pool::{Pool, Slot},
-    submission::Draft,
-    transaction::BODY_TIME_LEAST,
 };
 use crate::{
     deadline::Deadline,
     egress::{EgressError, EgressGuard, SMTP_PORTS},
     message::Message,
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
+    sockets::{Retirement, Sockets},
     tls::{TlsConfigs, TlsError},
 };
 
@@ -61,6 +68,16 @@ const CAPABILITIES: Capabilities = Capabilities {
     text_chars: None,
     message_bytes: None,
 };
+
+/// From how long on a connection that was idle is suspected of having died without a word: what is
+/// between us and the server forgets a connection that says nothing, and after a freeze nobody is told.
+const SUSPICIOUS_REST: SignedDuration = SignedDuration::from_secs(30);
+/// The longest that is waited for the first reply on such a connection. A new one costs less than a second.
+const SUSPICIOUS_TIME: Duration = Duration::from_secs(4);
+/// What must be left of the deadline for a new connection and a message on it.
+const RETRY_TIME_LEAST: Duration = Duration::from_secs(4);
+/// How often one message is refused a new connection beside others before that is its error.
+const MOST_REFUSALS: u32 = 3;
 
 /// What is needed to send through one mail server as one user.
 #[derive(Clone)]
@@ -98,19 +115,22 @@ pub struct SmtpProvider {
     tls: Arc<ClientConfig>,
     egress: EgressGuard,
     pool: Pool,
+    sockets: Sockets,
 }
 
 impl SmtpProvider {
-    /// Makes the provider; nothing is connected to yet.
+    /// Makes the provider; nothing is connected to yet. Its connections are under the ceiling of
+    /// `sockets`.
     pub fn new(
         settings: SmtpSettings,
         tls: &TlsConfigs,
         egress: EgressGuard,
+        sockets: Sockets,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, TlsError> {
         Ok(Self {
             tls: tls.client(settings.ca_pem.as_deref())?,
-            pool: Pool::new(settings.max_connections, clock),
+            pool: Pool::new(settings.max_connections, sockets.clone(), clock),
             hello: hello(settings.ehlo_name.as_ref(), &settings.sender.address),
             host: settings.host,
             port: settings.port,
@@ -119,44 +139,100 @@ impl SmtpProvider {
             password: settings.password,
             sender: settings.sender,
             egress,
+            sockets,
         })
     }
 
-    /// Sends over a connection that was kept, if one is still good, else over a new one.
+    /// Sends over a connection that was kept, if one is still good, else over a new one. A connection
+    /// that turns out to be dead before the message's end was said, or one that the server refuses
+    /// beside our others, does not cost the message.
     async fn deliver(
         &self,
         mut draft: Draft<'_>,
-        slot: &Slot<'_>,
+        mut slot: Slot<'_>,
         deadline: Deadline,
     ) -> Result<Receipt, ProviderError> {
+        let mut refusals = 0;
+        let checked_out = self.pool.check_out(&slot, deadline).await;
+        let mut next = checked_out.map_err(classify)?;
         loop {
-            let (connection, is_kept) = match self.pool.take(slot) {
-                Some(connection) => (connection, true),
-                None => (self.open(deadline).await.map_err(classify)?, false),
+            let (lease, rest) = match next {
+                CheckedOut::Kept(kept) => (kept.lease, Some(kept.rest)),
+                CheckedOut::New(room) => match self.open(deadline).await {
+                    Ok(connection) => (self.pool.opened(connection, room), None),
+                    Err(failure) => {
+                        refusals += 1;
+                        let others =
+                            self.one_of_the_others(failure, refusals, room, slot, deadline);
+                        (slot, next) = others.await.map_err(classify)?;
+                        continue;
+                    }
+                },
             };
-            let submission = match draft.for_server(connection.offer()) {
+            let submission = match draft.for_server(lease.connection.offer()) {
                 Ok(submission) => submission,
                 Err(error) => {
-                    self.pool.put_back(connection, slot);
+                    self.pool.put_back(lease);
                     return Err(error);
                 }
             };
-            let sent = connection.send(&submission, deadline).await;
-            if let Some(connection) = sent.connection {
-                self.pool.put_back(connection, slot);
-            }
-            match sent.result {
-                Ok(refused_copies) => {
+            let Lease { connection, held } = lease;
+            let carried = connection.messages();
+            let sent = connection
+                .send(&submission, first_reply_time(rest), deadline)
+                .await;
+            match (sent.result, sent.connection, rest) {
+                (Ok(refused_copies), connection, _) => {
+                    match connection {
+                        Ok(connection) => self.pool.put_back(Lease { connection, held }),
+                        Err(Some(cause)) => {
+                            self.pool.ended_behind_message(held, carried + 1, cause);
+                        }
+                        Err(None) => {}
+                    }
                     return Ok(Receipt {
                         refused_copies,
                         message_id: draft.into_message_id(),
                     });
                 }
-                // The server gave the idle connection up just now; nothing of the message was said.
-                Err(failure) if is_kept && failure.is_stale_connection() => {}
-                Err(failure) => return Err(classify(failure)),
+                (Err(failure), _, Some(rest)) if is_worth_another(failure, deadline) => {
+                    next = CheckedOut::New(self.pool.replace(held, carried, rest, failure));
+                }
+                (Err(failure), connection, None) if failure.is_one_too_many() => {
+                    refusals += 1;
+                    drop(connection);
+                    let room = held.vacate(Retirement::Dropped);
+                    let others = self.one_of_the_others(failure, refusals, room, slot, deadline);
+                    (slot, next) = others.await.map_err(classify)?;
+                }
+                (Err(failure), connection, _) => {
+                    if let Ok(connection) = connection {
+                        self.pool.put_back(Lease { connection, held });
+                    }
+                    return Err(classify(failure));
+                }
             }
         }
+    }
+
+    /// What a message goes over whose new connection was refused: where that was beside others of ours, one
+    /// of those when it is free. The slot is given back meanwhile; there are fewer of them now.
+    async fn one_of_the_others<'a>(
+        &'a self,
+        failure: Failure,
+        refusals: u32,
+        refused: Room,
+        slot: Slot<'a>,
+        deadline: Deadline,
+    ) -> Result<(Slot<'a>, CheckedOut), Failure> {
+        let there_are_others = failure.is_one_too_many() && self.pool.learn_one_too_many(refused);
+        drop(slot);
+        if !there_are_others || refusals > MOST_REFUSALS {
+            return Err(failure);
+        }
+        let slot = self.pool.slot(deadline).await?;
+        let next = self.pool.check_out(&slot, deadline).await?;
+        Ok((slot, next))
     }
 
     async fn open(&self, deadline: Deadline) -> Result<Connection, Failure> {
@@ -191,6 +267,20 @@ impl SmtpProvider {
             .check(addresses, self.port, &SMTP_PORTS)
             .map_err(|error| Failure::new(Stage::Connect, Cause::Egress(error)))
     }
+}
+
+/// How long the first reply on a connection is waited for that has been idle for so long, or is new.
+fn first_reply_time(rest: Option<Rest>) -> Duration {
+    if rest.is_some_and(|rest| rest.time >= SUSPICIOUS_REST) {
+        SUSPICIOUS_TIME
+    } else {
+        COMMAND_TIME
+    }
+}
+
+/// Whether a message is to be tried once more over a new connection, since the kept one was dead.
+fn is_worth_another(failure: Failure, deadline: Deadline) -> bool {
+    failure.is_stale_connection() && deadline.remaining() >= RETRY_TIME_LEAST
 }
 
 /// What EHLO says: the name that is set, or the domain that the mail is from. An address is written as
@@ -229,12 +319,8 @@ impl Provider for SmtpProvider {
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
         // The message is put together when it may have a connection: those that wait cost nothing.
         let slot = self.pool.slot(deadline).await.map_err(classify)?;
-        if deadline.remaining() < BODY_TIME_LEAST {
-            // The wait was for our own connections: the server has nothing to do with it.
-            return Err(classify(Failure::new(Stage::Pool, Cause::TimedOut)));
-        }
         let draft = Draft::new(message, &self.sender)?;
-        self.deliver(draft, &slot, deadline).await
+        self.deliver(draft, slot, deadline).await
     }
 
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
@@ -252,10 +338,13 @@ impl Provider for SmtpProvider {
         ) else {
             return report.end();
         };
-        let Some(socket) = report.stage(
-            VerifyStage::Connect,
-            connect(&checked, deadline).await.map_err(classify),
-        ) else {
+        let connected = async {
+            let place = self.sockets.place(deadline).await.map_err(out_of_time)?;
+            Ok((place, connect(&checked, deadline).await?))
+        };
+        let Some((_place, socket)) =
+            report.stage(VerifyStage::Connect, connected.await.map_err(classify))
+        else {
             return report.end();
         };
         let Some(encrypted) = report.stage(

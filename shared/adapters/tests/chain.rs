@@ -23,7 +23,10 @@ use comms_core::{
     HealthState, Mailbox, Position, ProviderError, ProviderKind, Receipt, SystemClock,
     request::{Content, Target},
 };
-use comms_testkit::clock::ManualClock;
+use comms_testkit::{
+    clock::ManualClock,
+    logs::{Captured, listen},
+};
 
 /// Answers as it is told to, then accepts; remembers what it was asked to send.
 #[derive(Debug, Default)]
@@ -289,6 +292,53 @@ async fn who_is_down_goes_last_and_comes_back_by_one_probe_that_is_not_retried()
     assert_eq!((primary.calls(), fallback.calls()), (13, 8), "in its place");
 }
 
+/// What is logged while `work` is done, metrics among it.
+async fn logged(work: impl Future<Output = ()>) -> String {
+    let lines = Captured::default();
+    let subscriber = tracing_subscriber::fmt()
+        .without_time()
+        .with_ansi(false)
+        .with_writer(lines.clone())
+        .finish();
+    let guard = listen(subscriber);
+    work.await;
+    drop(guard);
+    lines.text()
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_clinic_runs_on_its_fallback_is_said_for_every_message() {
+    let clock = Arc::new(ManualClock::new());
+    let suspended = ProviderError::new(
+        Disposition::ProviderDown,
+        ErrorKind::AccountSuspended,
+        "scripted",
+    );
+    let primary = Scripted::new("primary", &[suspended]);
+    let fallback = Scripted::new("fallback-1", &[]);
+    let chain = watched(&[&primary, &fallback], &clock);
+    // The first tries the primary, the others know that it is down: told of all the same.
+    let log = logged(async {
+        for _ in 0..3 {
+            send(&chain).await;
+        }
+    })
+    .await;
+    let count = |text: &str| log.matches(text).count();
+    assert_eq!(count("sent by a fallback"), 3, "{log}");
+    assert_eq!(
+        count("comms_metrics: sent_by_fallback=1 channel=\"email\" provider=smtp"),
+        3
+    );
+    assert_eq!(count("out_health=\"down\""), 3);
+    assert_eq!(count("provider health changed"), 1);
+    assert_eq!(count("comms_metrics: provider_down=1"), 1);
+
+    clock.advance(Duration::from_mins(5));
+    let log = logged(async { drop(send(&chain).await) }).await;
+    assert!(!log.contains("sent by a fallback"), "{log}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_down_is_tried_all_the_same_when_all_others_fail() {
     let clock = Arc::new(ManualClock::new());
@@ -297,7 +347,7 @@ async fn who_is_down_is_tried_all_the_same_when_all_others_fail() {
         ErrorKind::AccountSuspended,
         "scripted",
     );
-    let primary = Scripted::new("primary", &[refused.clone()]);
+    let primary = Scripted::new("primary", std::slice::from_ref(&refused));
     let fallback = Scripted::new("fallback-1", &[refused.clone(), refused]);
     let chain = watched(&[&primary, &fallback], &clock);
     assert_eq!(send(&chain).await.end, ChainEnd::AllFailed);
@@ -361,7 +411,8 @@ async fn who_hangs_leaves_those_after_it_as_much_time_as_it_had() {
     for entry in &mut chain.entries[..3] {
         entry.provider = Arc::new(Hanging);
     }
-    let report = send_within(&Arc::new(chain), Duration::from_secs(24)).await;
+    let chain = Arc::new(chain);
+    let report = send_within(&chain, Duration::from_secs(24)).await;
     let seconds: Vec<_> = report
         .attempts
         .iter()
@@ -369,6 +420,17 @@ async fn who_hangs_leaves_those_after_it_as_much_time_as_it_had() {
         .collect();
     assert_eq!(seconds, [12, 6, 3, 0]);
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
+
+    // Where a doubt would end everything, the first leaves no more than a provider needs that works.
+    let mut holding = Chain::clone(&chain);
+    holding.on_ambiguous = AmbiguityPolicy::Hold;
+    let report = send_within(&Arc::new(holding), Duration::from_secs(24)).await;
+    let seconds: Vec<_> = report
+        .attempts
+        .iter()
+        .map(|attempt| attempt.duration.as_secs())
+        .collect();
+    assert_eq!(seconds, [18, 3, 3]);
 
     // Alone, it has all the time there is.
     let mut alone = Chain::empty();

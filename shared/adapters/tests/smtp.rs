@@ -10,7 +10,7 @@ use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Deadline, EgressGuard, Message, Provider, StageOutcome, VerifyStage,
+    Deadline, EgressGuard, Message, Provider, Sockets, StageOutcome, VerifyStage,
     egress::Resolver,
     smtp::{Security, SmtpProvider, SmtpSettings},
     tls::TlsConfigs,
@@ -116,7 +116,8 @@ impl World {
         let clock = Arc::new(ManualClock::new());
         let guard = EgressGuard::new(options.allow.parse().unwrap(), Arc::new(Loopback));
         let tls = TlsConfigs::new(None).unwrap();
-        let provider = SmtpProvider::new(settings, &tls, guard, clock.clone()).unwrap();
+        let provider =
+            SmtpProvider::new(settings, &tls, guard, Sockets::default(), clock.clone()).unwrap();
         Self {
             server,
             provider,

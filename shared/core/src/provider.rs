@@ -32,9 +32,12 @@ impl ProviderKind {
         Self::Twilio,
     ];
 
-    /// The provider with that name in the settings.
+    /// The provider with that name in the settings. Platforms that moved over know SES as `ses`.
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+        match text {
+            "ses" => Some(Self::AwsSes),
+            _ => Self::ALL.into_iter().find(|kind| kind.as_str() == text),
+        }
     }
 
     /// The name in settings, ledger, logs and metrics.
@@ -210,5 +213,6 @@ mod tests {
             assert_eq!(ProviderKind::parse(kind.as_str()), Some(kind));
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
+        assert_eq!(ProviderKind::parse("ses"), Some(ProviderKind::AwsSes));
     }
 }

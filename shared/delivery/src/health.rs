@@ -12,7 +12,7 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use aws_sdk_dynamodb::{Client, operation::update_item::UpdateItemError, types::AttributeValue};
 use comms_adapters::{Chain, Deadline};
 use comms_core::{Channel, Clock, EntryId, ErrorKind, HealthRecord, HealthState, Tenant};
 use comms_settings::error_code;
@@ -77,7 +77,9 @@ impl SharedHealth {
         if records.is_none() {
             // Who comes next goes by what was known until the answer is there.
             self.remember(tenant, version, None);
-            match deadline.bound(PATIENCE, self.read(tenant, version)).await {
+            // Boxed, as it is rare and would make every delivery's future as large as itself.
+            let read = Box::pin(self.read(tenant, version));
+            match deadline.bound(PATIENCE, read).await {
                 Ok(Ok(read)) => {
                     let read = Arc::new(read);
                     self.remember(tenant, version, Some(read.clone()));
@@ -189,7 +191,7 @@ impl SharedHealth {
             Err(error)
                 if error
                     .as_service_error()
-                    .is_some_and(|error| error.is_conditional_check_failed_exception()) =>
+                    .is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
             {
                 Ok(())
             }

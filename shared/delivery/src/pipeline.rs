@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
 use comms_adapters::{
-    Chain, ChainEnd, Deadline, EgressGuard, Message, ProviderFactory,
+    Chain, ChainEnd, Deadline, EgressGuard, Message, ProviderFactory, SocketStatistics,
     chain::AmbiguityPolicy,
     egress::{EgressAllow, SystemResolver},
     tls::TlsConfigs,
@@ -13,6 +13,7 @@ use comms_adapters::{
 use comms_core::{
     Attempt, AttemptOutcome, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, Disposition,
     FailureReason, IdempotencyKey, RequestId, SystemClock, Tenant,
+    metric::METRICS,
     request::{CommunicationRequest, PlannedDelivery, Target},
 };
 use comms_settings::{HashKeys, SettingsCache, SettingsStore, StoreError, StoredSettings};
@@ -265,6 +266,31 @@ impl Pipeline {
     /// A request with its deliveries, or `None` where there is none of that id.
     pub async fn status(&self, id: &RequestId) -> Result<Option<RecordedRequest>, PipelineError> {
         Ok(self.ledger.read(id, self.clock.now()).await?)
+    }
+
+    /// Tells as metrics what became of the connections to providers since this was told last; nothing
+    /// where nothing happened and nothing is open.
+    pub fn tell_connections(&self) {
+        let seen = self.factory.sockets().take_statistics();
+        if seen == SocketStatistics::default() {
+            return;
+        }
+        info!(
+            target: METRICS,
+            sockets_held = seen.held,
+            smtp_connections_open = seen.open,
+            smtp_connections_idle = seen.idle,
+            smtp_connections_opened = seen.opened,
+            smtp_connections_reused = seen.reused,
+            smtp_connections_stale = seen.stale_retried,
+            smtp_connections_refused = seen.one_too_many,
+            smtp_connections_closed_by_server = seen.retired.server_closed,
+            smtp_connections_closed_at_ceiling = seen.retired.ceiling,
+            smtp_connections_retired = seen.retired.total(),
+            connection_waits = seen.waited,
+            connection_waits_timed_out = seen.timed_out,
+            connection_wait_ms = seen.waited_milliseconds,
+        );
     }
 
     /// Makes all deliveries of a communication. Each ends recorded or is given back; none is

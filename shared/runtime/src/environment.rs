@@ -19,11 +19,7 @@ impl fmt::Display for EnvironmentError {
         if !self.malformed.is_empty() {
             parts.push(format!("malformed: {}", self.malformed.join("; ")));
         }
-        write!(
-            f,
-            "the function's environment can not be used ({})",
-            parts.join("; ")
-        )
+        write!(f, "the environment can not be used ({})", parts.join("; "))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use comms_core::json::{self, Problem, Problems};
 use lambda_http::{
     Body, BoxFuture, Request, RequestExt, Response,
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     request::RequestContext,
     service_fn,
 };
@@ -30,6 +30,7 @@ pub struct HttpProblem {
     detail: String,
     errors: Vec<Problem>,
     retry_after: Option<u32>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl HttpProblem {
@@ -47,6 +48,7 @@ impl HttpProblem {
             detail: detail.into(),
             errors: Vec::new(),
             retry_after: None,
+            headers: Vec::new(),
         }
     }
 
@@ -124,6 +126,13 @@ impl HttpProblem {
         )
     }
 
+    /// The same with a header more, such as what its status asks for (`Allow`, `Accept-Patch`).
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
     /// The status.
     pub const fn status(&self) -> StatusCode {
         self.status
@@ -151,6 +160,7 @@ impl From<HttpProblem> for Response<Body> {
             errors: &problem.errors,
         };
         let mut response = json_response(problem.status, &wire);
+        response.headers_mut().extend(problem.headers);
         response.headers_mut().insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),

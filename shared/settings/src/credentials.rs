@@ -18,6 +18,11 @@ use comms_core::{
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::{
+    document::{Reading, Rules},
+    submission_port,
+};
+
 /// SMTP connections of one provider entry and process.
 pub const MAX_CONNECTIONS: u32 = 50;
 /// Content templates of one Twilio entry.
@@ -242,21 +247,23 @@ impl Credentials {
         }
     }
 
-    /// Reads the credentials of `tenant`'s entry of `provider`; secrets that are not sent again are
-    /// taken from `stored`.
+    /// Reads the credentials of an entry of `provider`; secrets that are not sent again are taken from
+    /// `stored`.
     pub(crate) fn read(
         mut object: Object<'_>,
         provider: ProviderKind,
-        tenant: &Tenant,
+        reading: Reading<'_>,
         stored: Option<&Self>,
     ) -> Option<Self> {
         // What is stored of another provider has no secret of this one's.
         let stored = stored.filter(|stored| stored.provider() == provider);
         let credentials = match provider {
-            ProviderKind::Smtp => read_smtp(&mut object, stored).map(Self::Smtp),
-            ProviderKind::AwsSes => read_ses(&mut object, tenant, stored).map(Self::AwsSes),
+            ProviderKind::Smtp => read_smtp(&mut object, reading.rules, stored).map(Self::Smtp),
+            ProviderKind::AwsSes => read_ses(&mut object, reading.tenant, stored).map(Self::AwsSes),
             ProviderKind::Sendgrid => read_sendgrid(&mut object, stored).map(Self::Sendgrid),
-            ProviderKind::MetaBusiness => read_meta(&mut object, stored).map(Self::MetaBusiness),
+            ProviderKind::MetaBusiness => {
+                read_meta(&mut object, reading.rules, stored).map(Self::MetaBusiness)
+            }
             ProviderKind::Twilio => read_twilio(&mut object, stored).map(Self::Twilio),
         };
         object.finish();
@@ -362,7 +369,11 @@ fn url_json(url: Option<&BaseUrl>) -> Value {
     json!(url.map(ToString::to_string))
 }
 
-fn read_smtp(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<SmtpCredentials> {
+fn read_smtp(
+    object: &mut Object<'_>,
+    rules: Rules,
+    stored: Option<&Credentials>,
+) -> Option<SmtpCredentials> {
     let stored = stored.and_then(|stored| match stored {
         Credentials::Smtp(smtp) => Some(smtp),
         Credentials::AwsSes(_)
@@ -389,6 +400,11 @@ fn read_smtp(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<Sm
         }
         Ok(user)
     });
+    if let (Some(port), Some(secure), Rules::Current) = (port, secure, rules)
+        && let Some((field, advice)) = submission_port::conflict(host.as_ref(), port, secure)
+    {
+        object.problem(field, advice);
+    }
     let ca_pem = object.optional("caPem", |value| {
         let pem = read::text(1, MAX_CA_PEM)(value)?;
         if pem.contains("-----BEGIN CERTIFICATE-----") {
@@ -456,19 +472,21 @@ fn read_ses(
     })
 }
 
+/// The fields that say whose SES it is, of which an entry has those of one way only.
+const SES_ACCOUNT_FIELDS: [&str; 5] = [
+    "accessKeyId",
+    "secretAccessKey",
+    "roleArn",
+    "externalId",
+    "tenantName",
+];
+
 fn read_ses_account(
     object: &mut Object<'_>,
     tenant: &Tenant,
     stored: Option<&SesCredentials>,
 ) -> Option<SesAccountCredentials> {
-    let ways = [
-        "accessKeyId",
-        "secretAccessKey",
-        "roleArn",
-        "externalId",
-        "tenantName",
-    ];
-    drop_absent(object, &ways);
+    drop_unset(object, &SES_ACCOUNT_FIELDS);
     let by_keys = !object.is_missing("accessKeyId") || !object.is_missing("secretAccessKey");
     let by_role = !object.is_missing("roleArn") || !object.is_missing("externalId");
     let by_tenant = !object.is_missing("tenantName");
@@ -527,7 +545,7 @@ fn read_ses_account(
             })
         }
         (_, _, _) => {
-            for name in ways {
+            for name in SES_ACCOUNT_FIELDS {
                 object.take(name);
             }
             object.problem_here(
@@ -565,7 +583,11 @@ fn read_sendgrid(
     })
 }
 
-fn read_meta(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<MetaCredentials> {
+fn read_meta(
+    object: &mut Object<'_>,
+    rules: Rules,
+    stored: Option<&Credentials>,
+) -> Option<MetaCredentials> {
     let stored = stored.and_then(|stored| match stored {
         Credentials::MetaBusiness(meta) => Some(meta),
         Credentials::Smtp(_)
@@ -575,17 +597,22 @@ fn read_meta(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<Me
     });
     let phone_number_id = object.required("phoneNumberId", read::parsed(GraphId::parse));
     let business_account_id = object.optional("businessAccountId", read::parsed(GraphId::parse));
-    let api_url = object.optional("apiUrl", |value| {
-        let url = read::parsed(BaseUrl::parse)(value)?;
-        if is_current_graph(&url) {
-            Ok(url)
-        } else {
-            Err(format!(
-                "must end in a version of the Graph that has not ended, v{OLDEST_GRAPH_VERSION}.0 or later, such as https://graph.facebook.com/v23.0"
-            ))
-        }
-    });
-    drop_absent(object, &["apiKey", "accessToken"]);
+    let api_url = object.optional("apiUrl", read::parsed(BaseUrl::parse));
+    if let (Some(url), Rules::Current) = (&api_url, rules)
+        && !is_current_graph(url)
+    {
+        object.problem("apiUrl", format!(
+            "must end in a version of the Graph that has not ended, v{OLDEST_GRAPH_VERSION}.0 or later, such as https://graph.facebook.com/v23.0"
+        ));
+    }
+    drop_unset(object, &["apiKey", "accessToken"]);
+    if !object.is_missing("accessToken") && !object.is_missing("apiKey") {
+        object.take("accessToken");
+        object.problem(
+            "accessToken",
+            "is another name of apiKey, which stands beside it; send one of the two",
+        );
+    }
     // Platforms that moved over know the token by another name.
     let name = if object.is_missing("apiKey") && !object.is_missing("accessToken") {
         "accessToken"
@@ -594,7 +621,8 @@ fn read_meta(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<Me
     };
     let kept = stored.map(|stored| Kept {
         secret: &stored.api_key,
-        same_place: stored.api_url == api_url
+        // Another version of the Graph is served by the same host.
+        same_place: origin(stored.api_url.as_ref()) == origin(api_url.as_ref())
             && Some(&stored.phone_number_id) == phone_number_id.as_ref()
             && stored.business_account_id == business_account_id,
     });
@@ -602,7 +630,7 @@ fn read_meta(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<Me
         object,
         name,
         kept,
-        "apiUrl, phoneNumberId or businessAccountId",
+        "the host of apiUrl, phoneNumberId or businessAccountId",
     );
     Some(MetaCredentials {
         api_key: api_key?,
@@ -620,6 +648,11 @@ fn read_host_url(value: Value) -> Result<BaseUrl, String> {
     } else {
         Err("must be a URL without a path, such as https://api.example.com".to_owned())
     }
+}
+
+/// Scheme, host and port of a URL.
+fn origin(url: Option<&BaseUrl>) -> Option<(bool, &Host, u16)> {
+    url.map(|url| (url.is_https(), url.host(), url.port()))
 }
 
 /// Whether the URL's path is one version of the Graph that is still served.
@@ -697,7 +730,7 @@ fn read_twilio_login(
     stored: Option<&TwilioCredentials>,
     same_account: bool,
 ) -> Option<TwilioLoginCredentials> {
-    drop_absent(object, &["authToken", "apiKeySid", "apiKeySecret"]);
+    drop_unset(object, &["authToken", "apiKeySid", "apiKeySecret"]);
     let by_key = !object.is_missing("apiKeySid") || !object.is_missing("apiKeySecret");
     if by_key && !object.is_missing("authToken") {
         object.take("authToken");
@@ -736,9 +769,9 @@ fn read_twilio_login(
         .map(TwilioLoginCredentials::AuthToken)
 }
 
-/// Takes out those of `names` that are `null`. Of several ways to log in one is read, and the fields of the
-/// others would be unknown; as everywhere, `null` is the same as absent.
-fn drop_absent(object: &mut Object<'_>, names: &[&str]) {
+/// Takes out those of `names` that are `null`. Where there are several ways to say something, those
+/// that are not used are not looked at, and would be taken for unknown fields.
+fn drop_unset(object: &mut Object<'_>, names: &[&str]) {
     for name in names {
         if object.is_missing(name) {
             object.take(name);

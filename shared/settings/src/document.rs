@@ -1,9 +1,15 @@
 //! The settings document: for each channel a primary provider, fallbacks in order, the sender, and
 //! what to do when it is not known whether a message went out.
 //!
-//! One reader serves the API, the store and (later) imports. Secrets go in and do not come out:
+//! One reader serves the API, the store and imports. Secrets go in and do not come out:
 //! [`CommunicationSettings::view`] shows `{"configured":true,"last4":"…"}` in their place, and a
 //! document that comes back with that marker, or without the secret, keeps the stored one.
+//!
+//! What comes from outside has to follow today's rules. What is stored followed those of its day, and
+//! has to be readable: a rule that came later must not keep a clinic from sending.
+//!
+//! Forms, and the system that this one follows, write an empty text for a value that is not set: it
+//! is the same as `null`, and as nothing.
 
 use std::{cell::Cell, collections::HashSet};
 
@@ -21,6 +27,41 @@ use crate::credentials::{Credentials, MAX_CREDENTIAL_BYTES};
 pub const MAX_FALLBACKS: usize = 5;
 /// Retries of one provider before the next is tried.
 pub const MAX_RETRY_ATTEMPTS: u32 = 5;
+
+/// Where a document stands in the body of a request.
+pub const POINTER: &str = "/settings/communicationSettings";
+
+/// Takes the document out of a request's body, in which it stands at [`POINTER`]. That it is missing is
+/// a problem.
+pub fn take_document(body: &mut Object<'_>) -> Option<Value> {
+    if body.is_missing("settings") {
+        body.problem("settings", "is required");
+    }
+    body.object("settings", |mut settings| {
+        let document = settings.take("communicationSettings");
+        if document.is_none() {
+            settings.problem("communicationSettings", "is required");
+        }
+        settings.finish();
+        document
+    })
+}
+
+/// Whose document is read, and by which rules.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading<'t> {
+    pub(crate) tenant: &'t Tenant,
+    pub(crate) rules: Rules,
+}
+
+/// The rules that a document has to follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rules {
+    /// Today's.
+    Current,
+    /// Those without which it means nothing.
+    Readable,
+}
 
 /// Everything a tenant has set.
 #[derive(Debug, Clone)]
@@ -80,13 +121,39 @@ pub struct ProviderEntry {
 }
 
 impl CommunicationSettings {
-    /// Reads `tenant`'s document, which stands at `pointer`. A secret that is missing or replaced by the marker
-    /// is taken from the entry of the same id and provider in `stored`, provided that the entry
-    /// still goes to the same place.
+    /// Reads `tenant`'s document, which stands at `pointer`, by today's rules. A secret that is missing or
+    /// replaced by the marker is taken from the entry of the same id and provider in `stored`,
+    /// provided that the entry still goes to the same place.
     pub fn read(
-        value: Value,
+        mut value: Value,
         pointer: &str,
         tenant: &Tenant,
+        stored: Option<&Self>,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        unset_empty_texts(&mut value);
+        let reading = Reading {
+            tenant,
+            rules: Rules::Current,
+        };
+        Self::read_by(reading, value, pointer, stored, problems)
+    }
+
+    /// Reads a document of `tenant` that was right when it was stored.
+    pub(crate) fn read_stored(value: Value, tenant: &Tenant) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let reading = Reading {
+            tenant,
+            rules: Rules::Readable,
+        };
+        let settings = Self::read_by(reading, value, "", None, &mut problems);
+        problems.or(settings)
+    }
+
+    fn read_by(
+        reading: Reading<'_>,
+        value: Value,
+        pointer: &str,
         stored: Option<&Self>,
         problems: &mut Problems,
     ) -> Option<Self> {
@@ -94,7 +161,7 @@ impl CommunicationSettings {
         let channel = |object: &mut Object<'_>, channel: Channel| {
             let stored = stored.and_then(|settings| settings.channel(channel));
             object.object(channel.as_str(), |object| {
-                read_channel(object, tenant, channel, stored)
+                read_channel(object, reading, channel, stored)
             })
         };
         let email = channel(&mut object, Channel::Email);
@@ -240,6 +307,24 @@ impl ProviderEntry {
     }
 }
 
+/// Turns every empty text in `value` into `null`.
+fn unset_empty_texts(value: &mut Value) {
+    match value {
+        Value::String(text) if text.is_empty() => *value = Value::Null,
+        Value::Array(items) => items.iter_mut().for_each(unset_empty_texts),
+        Value::Object(fields) => fields.values_mut().for_each(unset_empty_texts),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// The provider of that name, or of the name that it has in the system that this one follows.
+fn parse_provider(text: &str) -> Option<ProviderKind> {
+    match text {
+        "ses" => Some(ProviderKind::AwsSes),
+        _ => ProviderKind::parse(text),
+    }
+}
+
 /// Overwrites every text in `value`.
 pub(crate) fn wipe(value: &mut Value) {
     match value {
@@ -275,8 +360,10 @@ fn differences(
             let before = before.unwrap_or_else(|| no_fields.clone());
             let after = after.unwrap_or(no_fields);
             for name in before.keys().chain(after.keys()) {
+                // RFC 6901 section 3: a template's name is the clinic's own.
+                let escaped = name.replace('~', "~0").replace('/', "~1");
                 differences(
-                    &format!("{pointer}/{name}"),
+                    &format!("{pointer}/{escaped}"),
                     before.get(name),
                     after.get(name),
                     changed,
@@ -288,7 +375,7 @@ fn differences(
 
 fn read_channel(
     mut object: Object<'_>,
-    tenant: &Tenant,
+    reading: Reading<'_>,
     channel: Channel,
     stored: Option<&ChannelSettings>,
 ) -> Option<ChannelSettings> {
@@ -305,12 +392,12 @@ fn read_channel(
     }
     let primary = object.object("primary", |entry| {
         let id = EntryId::primary();
-        read_entry(entry, id, tenant, channel, &kept, &mut ids)
+        read_entry(entry, id, reading, channel, &kept, &mut ids)
     });
     let fallback_count = object.array_length("fallback");
     let fallback = object.objects("fallback", MAX_FALLBACKS, |index, entry| {
         let id = EntryId::fallback(index + 1);
-        read_entry(entry, id, tenant, channel, &kept, &mut ids)
+        read_entry(entry, id, reading, channel, &kept, &mut ids)
     });
     let default_from = object.optional("defaultFrom", read::parsed(EmailAddress::parse));
     let default_from_name = object.optional("defaultFromName", read::parsed(Mailbox::parse_name));
@@ -363,7 +450,7 @@ fn read_channel(
 fn read_entry<'s>(
     mut object: Object<'_>,
     default_id: EntryId,
-    tenant: &Tenant,
+    reading: Reading<'_>,
     channel: Channel,
     kept: &impl Fn(&EntryId) -> Option<&'s ProviderEntry>,
     ids: &mut HashSet<EntryId>,
@@ -379,7 +466,7 @@ fn read_entry<'s>(
     }
     let provider = object.required("provider", |value| {
         let text = read::string(value)?;
-        let provider = ProviderKind::parse(&text).ok_or_else(|| {
+        let provider = parse_provider(&text).ok_or_else(|| {
             let names: Vec<_> = ProviderKind::ALL
                 .into_iter()
                 .filter(|kind| kind.channel() == channel)
@@ -403,7 +490,7 @@ fn read_entry<'s>(
             object.problem("credentials", "is required");
         }
         object.object("credentials", |credentials| {
-            Credentials::read(credentials, provider, tenant, stored)
+            Credentials::read(credentials, provider, reading, stored)
         })
     } else {
         // What may stand in it depends on the provider.
@@ -540,7 +627,9 @@ mod tests {
 
     #[test]
     fn a_stored_secret_does_not_follow_to_another_server_or_user() {
-        let settings = read(&document(), None).unwrap();
+        let mut document = document();
+        document["email"]["primary"]["credentials"]["host"] = json!("smtp.example.com");
+        let settings = read(&document, None).unwrap();
         for (name, value) in [
             ("host", json!("evil.example")),
             ("port", json!(2525)),
@@ -610,6 +699,71 @@ mod tests {
                 "fax",
             ]
         );
+    }
+
+    #[test]
+    fn a_rule_that_came_later_does_not_make_stored_settings_unreadable() {
+        let mut value = document();
+        value["email"]["primary"]["credentials"]["secure"] = json!(true);
+        value["whatsapp"] = json!({"primary": {"provider": "meta_business", "credentials": {
+            "apiUrl": "https://graph.facebook.com/v9.0", "apiKey": "planted-token", "phoneNumberId": "123456789"}}});
+        assert_eq!(
+            pointers(&value, None),
+            [
+                "/s/email/primary/credentials/secure",
+                "/s/whatsapp/primary/credentials/apiUrl"
+            ]
+        );
+        let settings = CommunicationSettings::read_stored(value, &tenant()).unwrap();
+        assert_eq!(
+            pointers(&settings.view(), Some(&settings)).len(),
+            2,
+            "they are to be mended by the next save"
+        );
+    }
+
+    #[test]
+    fn everything_is_told_at_once_a_port_at_odds_with_secure_too() {
+        let mut value = document();
+        let credentials = &mut value["email"]["primary"]["credentials"];
+        credentials["secure"] = json!("true");
+        credentials["user"] = json!(1);
+        credentials["host"] = json!("planted host");
+        assert_eq!(
+            pointers(&value, None),
+            ["host", "user", "secure"].map(|name| format!("/s/email/primary/credentials/{name}"))
+        );
+    }
+
+    #[test]
+    fn an_empty_text_is_a_value_that_is_not_set() {
+        let mut value = document();
+        value["email"]["defaultFromName"] = json!("");
+        value["email"]["onAmbiguous"] = json!("");
+        value["email"]["fallbackStrategy"]["retryAttempts"] = json!("");
+        for name in ["caPem", "maxConnections", "ehloName"] {
+            value["email"]["primary"]["credentials"][name] = json!("");
+        }
+        value["whatsapp"] = json!("");
+        let settings = read(&value, None).unwrap();
+        let email = settings.email.as_ref().unwrap();
+        assert_eq!(email.default_from_name, None);
+        assert_eq!(
+            (email.retry_attempts, email.on_ambiguous),
+            (2, OnAmbiguous::Failover)
+        );
+        assert_eq!(smtp(&email.primary).max_connections, 5);
+        assert!(smtp(&email.primary).ca_pem.is_none() && settings.whatsapp.is_none());
+
+        value["email"]["primary"]["credentials"]["password"] = json!("");
+        let kept = read(&value, Some(&settings)).unwrap();
+        assert_eq!(password(&kept), "planted-app-password");
+        assert_eq!(
+            pointers(&value, None),
+            ["/s/email/primary/credentials/password"]
+        );
+        value["email"]["colour"] = json!("");
+        assert_eq!(pointers(&value, Some(&settings)), ["/s/email/colour"]);
     }
 
     #[test]

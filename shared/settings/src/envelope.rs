@@ -135,22 +135,56 @@ impl Kms {
             .encryption_context("purpose", purpose.as_str())
             .send()
             .await
-            .map_err(|error| {
-                let code = error_code(&error);
-                let belongs_elsewhere = error.as_service_error().is_some_and(|error| {
-                    error.is_invalid_ciphertext_exception() || error.is_incorrect_key_exception()
-                });
-                if belongs_elsewhere {
-                    EnvelopeError::WrongDataKey { code }
-                } else {
-                    EnvelopeError::Kms { operation, code }
-                }
-            })?;
+            .map_err(|error| not_opened(operation, error_code(&error)))?;
         let missing = || EnvelopeError::Kms {
             operation,
             code: "IncompleteAnswer".to_owned(),
         };
         DataKey::new(answer.plaintext.ok_or_else(missing)?)
+    }
+
+    /// The same data key of `tenant` under this KMS key. KMS opens it under the key that it names and
+    /// encrypts it again; it never leaves KMS in clear
+    /// (<https://docs.aws.amazon.com/kms/latest/APIReference/API_ReEncrypt.html>).
+    pub async fn reencrypt(
+        &self,
+        encrypted: &EncryptedDataKey,
+        tenant: &str,
+        purpose: Purpose,
+    ) -> Result<EncryptedDataKey, EnvelopeError> {
+        let operation = "ReEncrypt";
+        let answer = self
+            .client
+            .re_encrypt()
+            .ciphertext_blob(Blob::new(encrypted.ciphertext.clone()))
+            .source_key_id(&encrypted.key_arn)
+            .source_encryption_context("clinicId", tenant)
+            .source_encryption_context("purpose", purpose.as_str())
+            .destination_key_id(&self.key_id)
+            .destination_encryption_context("clinicId", tenant)
+            .destination_encryption_context("purpose", purpose.as_str())
+            .send()
+            .await
+            .map_err(|error| not_opened(operation, error_code(&error)))?;
+        let missing = || EnvelopeError::Kms {
+            operation,
+            code: "IncompleteAnswer".to_owned(),
+        };
+        Ok(EncryptedDataKey {
+            ciphertext: answer.ciphertext_blob.ok_or_else(missing)?.into_inner(),
+            key_arn: answer.key_id.ok_or_else(missing)?,
+        })
+    }
+}
+
+/// Why KMS did not open a data key. The first two codes say that it belongs to something else: to another
+/// tenant or purpose, or to another key.
+fn not_opened(operation: &'static str, code: String) -> EnvelopeError {
+    match code.as_str() {
+        "InvalidCiphertextException" | "IncorrectKeyException" => {
+            EnvelopeError::WrongDataKey { code }
+        }
+        _ => EnvelopeError::Kms { operation, code },
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
 
 /// The partition key of the item. No tenant can have it: ids start with a letter or digit, and
 /// there is one reserved name beside this one.
-const PK: &str = "_hash-key";
+pub(crate) const PK: &str = "_hash-key";
 const SK: &str = "key";
 
 /// Gives the deployment's [`HashKey`], making it where there is none.

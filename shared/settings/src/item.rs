@@ -1,7 +1,7 @@
 //! Settings as DynamoDB items: attributes in, attributes out. An item that can not be read is an
 //! error that names the attribute, never a default.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, str::FromStr};
 
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use comms_core::Tenant;
@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::{
     envelope::EncryptedDataKey,
-    store::{StoreError, Version},
+    store::StoreError,
+    version::{Change, Version},
 };
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
@@ -27,7 +28,11 @@ pub(crate) mod attribute {
     pub(crate) const SAVED_AT: &str = "savedAt";
     pub(crate) const SAVED_BY: &str = "savedBy";
     pub(crate) const SOURCE_ADDRESS: &str = "sourceAddress";
+    pub(crate) const CHANGE: &str = "change";
+    pub(crate) const RESTORED_FROM: &str = "restoredFrom";
     pub(crate) const CHANGED: &str = "changed";
+    /// The table's time to live: seconds of the Unix epoch.
+    pub(crate) const EXPIRES_AT: &str = "expiresAt";
 }
 
 /// The sort key of a tenant's present settings.
@@ -36,6 +41,15 @@ pub(crate) const CURRENT: &str = "settings";
 /// The sort key of one version, so that versions sort by number.
 pub(crate) fn version_key(version: u64) -> String {
     format!("version#{version:010}")
+}
+
+/// What a settings item may be.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum StoredItem {
+    /// Settings.
+    Settings(SettingsItem),
+    /// That there are none any more.
+    Tombstone(Tombstone),
 }
 
 /// One version of a tenant's settings as it is stored.
@@ -47,6 +61,42 @@ pub(crate) struct SettingsItem {
     /// Sealed credentials by `channel/entry`.
     pub(crate) sealed: HashMap<String, Vec<u8>>,
     pub(crate) data_key: EncryptedDataKey,
+    /// When the item may be forgotten, in seconds of the Unix epoch. `None` for the present settings.
+    pub(crate) expires_at: Option<i64>,
+}
+
+/// What stands in the place of deleted settings. It keeps their number, so that no later version has
+/// it again: what is sealed is bound to the number.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Tombstone {
+    pub(crate) version: Version,
+    /// As in [`SettingsItem`].
+    pub(crate) expires_at: Option<i64>,
+}
+
+impl StoredItem {
+    pub(crate) fn from_item(mut item: Item) -> Result<Self, StoreError> {
+        let deleted = item
+            .get(attribute::CHANGE)
+            .and_then(|change| change.as_s().ok())
+            .is_some_and(|change| change == Change::Deleted.as_str());
+        if deleted {
+            let expires_at = take_expires_at(&mut item)?;
+            let version = take_version(&mut item)?;
+            Ok(Self::Tombstone(Tombstone {
+                version,
+                expires_at,
+            }))
+        } else {
+            SettingsItem::from_item(item).map(Self::Settings)
+        }
+    }
+}
+
+impl Tombstone {
+    pub(crate) fn to_item(&self, tenant: &Tenant, sort_key: &str) -> Item {
+        version_item(tenant, sort_key, &self.version, self.expires_at)
+    }
 }
 
 impl SettingsItem {
@@ -56,62 +106,30 @@ impl SettingsItem {
             .iter()
             .map(|(place, bytes)| (place.clone(), AttributeValue::B(Blob::new(bytes.clone()))))
             .collect();
-        let changed = self
-            .version
-            .changed
-            .iter()
-            .cloned()
-            .map(AttributeValue::S)
-            .collect();
-        let mut item = HashMap::from([
-            text(attribute::PK, tenant.as_str()),
-            text(attribute::SK, sort_key),
-            (
-                attribute::VERSION.to_owned(),
-                AttributeValue::N(self.version.number.to_string()),
-            ),
+        let mut item = version_item(tenant, sort_key, &self.version, self.expires_at);
+        item.extend([
             text(attribute::DOCUMENT, &self.document),
             (attribute::SEALED.to_owned(), AttributeValue::M(sealed)),
             bytes(attribute::DATA_KEY, &self.data_key.ciphertext),
             text(attribute::KEY_ARN, &self.data_key.key_arn),
-            text(attribute::SAVED_AT, &self.version.saved_at.to_string()),
-            text(attribute::SAVED_BY, &self.version.saved_by),
-            (attribute::CHANGED.to_owned(), AttributeValue::L(changed)),
         ]);
-        if let Some(address) = &self.version.source_address {
-            item.extend([text(attribute::SOURCE_ADDRESS, address)]);
-        }
         item
     }
 
     pub(crate) fn from_item(mut item: Item) -> Result<Self, StoreError> {
-        let number = take_text_or_number(&mut item, attribute::VERSION)?;
-        let saved_at = take_text_or_number(&mut item, attribute::SAVED_AT)?;
+        let expires_at = take_expires_at(&mut item)?;
+        let version = take_version(&mut item)?;
         let sealed = take(&mut item, attribute::SEALED)?;
         let sealed = read_sealed(&sealed).ok_or(StoreError::Corrupt(attribute::SEALED))?;
-        let changed = take(&mut item, attribute::CHANGED)?;
-        let changed = read_texts(&changed).ok_or(StoreError::Corrupt(attribute::CHANGED))?;
         Ok(Self {
-            version: Version {
-                number: number
-                    .parse()
-                    .map_err(|_| StoreError::Corrupt(attribute::VERSION))?,
-                saved_at: saved_at
-                    .parse::<Timestamp>()
-                    .map_err(|_| StoreError::Corrupt(attribute::SAVED_AT))?,
-                saved_by: take_text_or_number(&mut item, attribute::SAVED_BY)?,
-                source_address: item
-                    .contains_key(attribute::SOURCE_ADDRESS)
-                    .then(|| take_text_or_number(&mut item, attribute::SOURCE_ADDRESS))
-                    .transpose()?,
-                changed,
-            },
+            version,
             document: take_text_or_number(&mut item, attribute::DOCUMENT)?,
             sealed,
             data_key: EncryptedDataKey {
                 ciphertext: take_bytes(&mut item, attribute::DATA_KEY)?,
                 key_arn: take_text_or_number(&mut item, attribute::KEY_ARN)?,
             },
+            expires_at,
         })
     }
 
@@ -125,6 +143,101 @@ impl SettingsItem {
     pub(crate) fn outline(&self) -> Result<Value, StoreError> {
         serde_json::from_str(&self.document).map_err(|_| StoreError::Corrupt(attribute::DOCUMENT))
     }
+}
+
+/// The attributes that every version has, whatever it is of.
+fn version_item(
+    tenant: &Tenant,
+    sort_key: &str,
+    version: &Version,
+    expires_at: Option<i64>,
+) -> Item {
+    let changed = version.changed.iter().cloned().map(AttributeValue::S);
+    let mut item = HashMap::from([
+        text(attribute::PK, tenant.as_str()),
+        text(attribute::SK, sort_key),
+        number(attribute::VERSION, &version.number),
+        text(attribute::SAVED_AT, &version.saved_at.to_string()),
+        text(attribute::SAVED_BY, &version.saved_by),
+        text(attribute::CHANGE, version.change.as_str()),
+        (
+            attribute::CHANGED.to_owned(),
+            AttributeValue::L(changed.collect()),
+        ),
+    ]);
+    if let Some(address) = &version.source_address {
+        item.extend([text(attribute::SOURCE_ADDRESS, address)]);
+    }
+    match version.change {
+        Change::Saved | Change::Deleted => {}
+        Change::Restored { from } => item.extend([number(attribute::RESTORED_FROM, &from)]),
+    }
+    if let Some(expires_at) = expires_at {
+        item.extend([number(attribute::EXPIRES_AT, &expires_at)]);
+    }
+    item
+}
+
+/// Takes the version out of an item of any kind.
+pub(crate) fn take_version(item: &mut Item) -> Result<Version, StoreError> {
+    let changed = take(item, attribute::CHANGED)?;
+    Ok(Version {
+        number: version_number(item)?,
+        saved_at: take_parsed(item, attribute::SAVED_AT)?,
+        saved_by: take_text_or_number(item, attribute::SAVED_BY)?,
+        source_address: item
+            .contains_key(attribute::SOURCE_ADDRESS)
+            .then(|| take_text_or_number(item, attribute::SOURCE_ADDRESS))
+            .transpose()?,
+        change: take_change(item)?,
+        changed: read_texts(&changed).ok_or(StoreError::Corrupt(attribute::CHANGED))?,
+    })
+}
+
+/// The number of an item's version, whatever else may be wrong with the item.
+pub(crate) fn version_number(item: &Item) -> Result<u64, StoreError> {
+    item.get(attribute::VERSION)
+        .and_then(|value| value.as_n().ok()?.parse().ok())
+        .ok_or(StoreError::Corrupt(attribute::VERSION))
+}
+
+/// Whether the item's time to live is over: DynamoDB deletes it some days later, and goes on showing
+/// it until then.
+pub(crate) fn is_expired(item: &Item, now: Timestamp) -> bool {
+    item.get(attribute::EXPIRES_AT)
+        .and_then(|value| value.as_n().ok()?.parse::<i64>().ok())
+        .is_some_and(|expires_at| expires_at <= now.as_second())
+}
+
+fn take_change(item: &mut Item) -> Result<Change, StoreError> {
+    // Items that were written before there was anything but saves do not say so.
+    if !item.contains_key(attribute::CHANGE) {
+        return Ok(Change::Saved);
+    }
+    match take_text_or_number(item, attribute::CHANGE)?.as_str() {
+        "saved" => Ok(Change::Saved),
+        "deleted" => Ok(Change::Deleted),
+        "restored" => Ok(Change::Restored {
+            from: take_parsed(item, attribute::RESTORED_FROM)?,
+        }),
+        _ => Err(StoreError::Corrupt(attribute::CHANGE)),
+    }
+}
+
+fn take_expires_at(item: &mut Item) -> Result<Option<i64>, StoreError> {
+    item.contains_key(attribute::EXPIRES_AT)
+        .then(|| take_parsed(item, attribute::EXPIRES_AT))
+        .transpose()
+}
+
+fn take_parsed<T: FromStr>(item: &mut Item, name: &'static str) -> Result<T, StoreError> {
+    take_text_or_number(item, name)?
+        .parse()
+        .map_err(|_| StoreError::Corrupt(name))
+}
+
+fn number(name: &str, value: &impl ToString) -> (String, AttributeValue) {
+    (name.to_owned(), AttributeValue::N(value.to_string()))
 }
 
 pub(crate) fn text(name: &str, value: &str) -> (String, AttributeValue) {
@@ -186,6 +299,7 @@ mod tests {
                 saved_at: Timestamp::from_second(1_700_000_000).unwrap(),
                 saved_by: "admin".into(),
                 source_address: Some("192.0.2.1".into()),
+                change: Change::Restored { from: 3 },
                 changed: vec!["/email".into()],
             },
             document: "{}".into(),
@@ -194,6 +308,7 @@ mod tests {
                 ciphertext: vec![4, 5],
                 key_arn: "arn".into(),
             },
+            expires_at: Some(1_734_560_000),
         }
     }
 
@@ -201,7 +316,40 @@ mod tests {
     fn an_item_reads_back_as_it_was_written() {
         let tenant = Tenant::parse("clinic-1").unwrap();
         let item = stored().to_item(&tenant, CURRENT);
-        assert_eq!(SettingsItem::from_item(item).unwrap(), stored());
+        assert_eq!(
+            StoredItem::from_item(item).unwrap(),
+            StoredItem::Settings(stored())
+        );
+        let tombstone = Tombstone {
+            version: Version {
+                change: Change::Deleted,
+                ..stored().version
+            },
+            expires_at: None,
+        };
+        let item = tombstone.to_item(&tenant, CURRENT);
+        assert_eq!(
+            StoredItem::from_item(item).unwrap(),
+            StoredItem::Tombstone(tombstone)
+        );
+    }
+
+    #[test]
+    fn an_item_that_does_not_say_how_it_came_about_was_saved() {
+        let tenant = Tenant::parse("clinic-1").unwrap();
+        let mut item = stored().to_item(&tenant, CURRENT);
+        item.remove("change");
+        let read = SettingsItem::from_item(item).unwrap();
+        assert_eq!(read.version.change, Change::Saved);
+    }
+
+    #[test]
+    fn an_item_is_expired_from_the_second_that_it_names() {
+        let tenant = Tenant::parse("clinic-1").unwrap();
+        let item = stored().to_item(&tenant, CURRENT);
+        let at = |second| Timestamp::from_second(second).unwrap();
+        assert!(!is_expired(&item, at(1_734_559_999)));
+        assert!(is_expired(&item, at(1_734_560_000)));
     }
 
     #[test]
@@ -209,13 +357,15 @@ mod tests {
         let tenant = Tenant::parse("clinic-1").unwrap();
         let whole = stored().to_item(&tenant, CURRENT);
         for name in whole.keys() {
-            if matches!(name.as_str(), "pk" | "sk" | "sourceAddress") {
+            if matches!(name.as_str(), "pk" | "sk") {
                 continue;
             }
+            let optional = ["sourceAddress", "change", "expiresAt"].contains(&name.as_str());
             let mut item = whole.clone();
             item.remove(name);
             assert!(
-                matches!(SettingsItem::from_item(item), Err(StoreError::Corrupt(at)) if at == name),
+                optional
+                    || matches!(SettingsItem::from_item(item), Err(StoreError::Corrupt(at)) if at == name),
                 "{name}"
             );
             let mut item = whole.clone();

@@ -1,6 +1,6 @@
 //! A clinic's settings: what they say ([`document`], [`credentials`]), how their credentials are sealed
-//! ([`envelope`]), where they are kept ([`store`]), how they are remembered ([`cache`]) and how often they
-//! may be tested ([`test_limits`]).
+//! ([`envelope`]), where they are kept ([`store`]), what is kept of each change ([`version`]), how they are
+//! remembered ([`cache`]) and how often they may be tested ([`test_limits`]).
 
 mod aws_error;
 pub mod cache;
@@ -9,8 +9,11 @@ pub mod document;
 pub mod envelope;
 pub mod hash_key;
 mod item;
+pub mod reseal;
 pub mod store;
+mod submission_port;
 pub mod test_limits;
+pub mod version;
 
 pub use aws_error::error_code;
 pub use cache::SettingsCache;
@@ -21,5 +24,7 @@ pub use credentials::{
 };
 pub use document::{ChannelSettings, CommunicationSettings, OnAmbiguous, ProviderEntry};
 pub use hash_key::HashKeys;
-pub use store::{Author, SettingsStore, StoreError, StoredSettings, Version};
+pub use reseal::{FoundItem, ItemPage, Resealed, Sealing};
+pub use store::{Basis, Past, Present, SettingsStore, StoreError, StoredSettings};
 pub use test_limits::{LimitHolder, Limited, TestLimitError, TestLimits};
+pub use version::{Author, Change, Version, VersionPage, VersionRetention};

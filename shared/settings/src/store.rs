@@ -2,6 +2,12 @@
 //!
 //! "Not found" is an answer (`Ok(None)`); every failure of DynamoDB or KMS is an error. Nothing here
 //! turns one into the other.
+//!
+//! Every change is one transaction of two items: the present one, on the condition that it still is
+//! what the change was made on, and the version's own, on the condition that there is none of that
+//! number. The version's item is the audit entry too, so that there is no change without one. It
+//! expires after the [`VersionRetention`]; the present one never does. A deletion leaves a tombstone
+//! with the number, which every reader takes for "not found", and after which the next save counts on.
 
 use std::collections::HashMap;
 
@@ -11,8 +17,7 @@ use aws_sdk_dynamodb::{
     operation::transact_write_items::TransactWriteItemsError,
     types::{AttributeValue, Put, TransactWriteItem},
 };
-use comms_core::{Clock, Problems, Tenant};
-use jiff::Timestamp;
+use comms_core::{Channel, Clock, EntryId, Problems, ProviderKind, Tenant};
 use serde_json::Value;
 use thiserror::Error;
 use tracing::info;
@@ -21,7 +26,11 @@ use crate::{
     aws_error::error_code,
     document::CommunicationSettings,
     envelope::{EnvelopeError, Kms, Place, Purpose},
-    item::{CURRENT, Item, SettingsItem, attribute, version_key},
+    item::{
+        CURRENT, Item, SettingsItem, StoredItem, Tombstone, attribute, is_expired, take_version,
+        version_key, version_number,
+    },
+    version::{Author, Change, MAX_VERSION, Version, VersionPage, VersionRetention},
 };
 
 /// Why settings could not be read or saved. No text here comes from a document or a credential.
@@ -73,30 +82,6 @@ impl StoreError {
 /// Bytes of the settings in an item: DynamoDB takes 400 KB, names and small attributes included.
 const MAX_ITEM_BYTES: usize = 380_000;
 
-/// Which version of a tenant's settings, by whom, and what it changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
-    /// Counted from 1.
-    pub number: u64,
-    /// When it was saved.
-    pub saved_at: Timestamp,
-    /// The subject of the token it was saved with.
-    pub saved_by: String,
-    /// The address it was saved from.
-    pub source_address: Option<String>,
-    /// The fields that changed, as JSON pointers. Names only.
-    pub changed: Vec<String>,
-}
-
-/// Who saves.
-#[derive(Debug, Clone)]
-pub struct Author {
-    /// The subject of the token.
-    pub subject: String,
-    /// The address that the request came from.
-    pub source_address: Option<String>,
-}
-
 /// Settings as they were loaded.
 #[derive(Debug, Clone)]
 pub struct StoredSettings {
@@ -106,12 +91,93 @@ pub struct StoredSettings {
     pub settings: CommunicationSettings,
 }
 
+/// What is stored of a tenant, for somebody who is about to change it.
+#[derive(Debug)]
+pub enum Present {
+    /// Nothing was ever saved.
+    Nothing,
+    /// The settings were deleted by the version of this number.
+    Deleted(u64),
+    /// The settings.
+    Settings(Box<StoredSettings>),
+    /// Settings that can not be read any more. Another document can take their place, and an earlier
+    /// version can be restored.
+    Unreadable {
+        /// Their version.
+        number: u64,
+        /// Why.
+        error: StoreError,
+    },
+}
+
+impl Present {
+    /// The version of the settings that there are now, readable or not.
+    pub const fn number(&self) -> Option<u64> {
+        match self {
+            Self::Nothing | Self::Deleted(_) => None,
+            Self::Settings(stored) => Some(stored.version.number),
+            Self::Unreadable { number, .. } => Some(*number),
+        }
+    }
+
+    /// The settings, where they can be read.
+    pub const fn settings(&self) -> Option<&CommunicationSettings> {
+        match self {
+            Self::Settings(stored) => Some(&stored.settings),
+            Self::Nothing | Self::Deleted(_) | Self::Unreadable { .. } => None,
+        }
+    }
+
+    /// What a change of them is made on.
+    pub const fn basis(&self) -> Basis<'_> {
+        let number = match self {
+            Self::Nothing => None,
+            Self::Deleted(number) | Self::Unreadable { number, .. } => Some(*number),
+            Self::Settings(stored) => Some(stored.version.number),
+        };
+        Basis {
+            number,
+            settings: self.settings(),
+        }
+    }
+}
+
+/// What a change is made on. It is saved only where this is still so.
+#[derive(Debug, Clone, Copy)]
+pub struct Basis<'s> {
+    /// The last number that was given; `None` where none was.
+    number: Option<u64>,
+    /// What the changed fields are told from.
+    settings: Option<&'s CommunicationSettings>,
+}
+
+impl<'s> From<Option<&'s StoredSettings>> for Basis<'s> {
+    fn from(stored: Option<&'s StoredSettings>) -> Self {
+        Self {
+            number: stored.map(|stored| stored.version.number),
+            settings: stored.map(|stored| &stored.settings),
+        }
+    }
+}
+
+/// What is stored under the number of a version.
+#[derive(Debug)]
+pub enum Past {
+    /// Nothing, or nothing any more.
+    Nothing,
+    /// That the settings were deleted.
+    Deletion,
+    /// Settings.
+    Settings(Box<StoredSettings>),
+}
+
 /// The settings table with the key that seals what is in it.
 #[derive(Debug, Clone)]
 pub struct SettingsStore {
     pub(crate) dynamodb: Client,
     pub(crate) table: String,
     pub(crate) kms: Kms,
+    retention: VersionRetention,
 }
 
 impl SettingsStore {
@@ -125,7 +191,15 @@ impl SettingsStore {
             dynamodb: Client::new(config),
             table: table.into(),
             kms: Kms::new(aws_sdk_kms::Client::new(config), kms_key_id),
+            retention: VersionRetention::default(),
         }
+    }
+
+    /// Keeps the versions that are saved from now on for another time than the usual one.
+    #[must_use]
+    pub const fn keeping_versions_for(mut self, retention: VersionRetention) -> Self {
+        self.retention = retention;
+        self
     }
 
     /// The tenant's present settings. One strongly consistent read and one KMS Decrypt.
@@ -146,7 +220,10 @@ impl SettingsStore {
         let Some(item) = self.item(tenant, CURRENT).await? else {
             return Ok(Loaded::Absent);
         };
-        let item = SettingsItem::from_item(item)?;
+        let item = match StoredItem::from_item(item)? {
+            StoredItem::Settings(item) => item,
+            StoredItem::Tombstone(_) => return Ok(Loaded::Absent),
+        };
         if known == Some(item.version.number) {
             return Ok(Loaded::Unchanged);
         }
@@ -155,6 +232,136 @@ impl SettingsStore {
             version: item.version,
             settings,
         })))
+    }
+
+    /// What is stored of the tenant, for somebody who is about to change it. Settings that can not be
+    /// read are an answer here, and an error only where not even their number can be.
+    pub async fn load_present(&self, tenant: &Tenant) -> Result<Present, StoreError> {
+        let Some(item) = self.item(tenant, CURRENT).await? else {
+            return Ok(Present::Nothing);
+        };
+        let number = version_number(&item)?;
+        let opened = match StoredItem::from_item(item) {
+            Ok(StoredItem::Tombstone(_)) => return Ok(Present::Deleted(number)),
+            Ok(StoredItem::Settings(item)) => {
+                let settings = self.open(tenant, &item).await;
+                settings.map(|settings| StoredSettings {
+                    version: item.version,
+                    settings,
+                })
+            }
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(stored) => Ok(Present::Settings(Box::new(stored))),
+            Err(error) if error.is_worth_a_retry() => Err(error),
+            Err(error) => Ok(Present::Unreadable { number, error }),
+        }
+    }
+
+    /// The version of the tenant's present settings, readable or not. One strongly consistent read.
+    pub async fn present_number(&self, tenant: &Tenant) -> Result<Option<u64>, StoreError> {
+        let Some(item) = self.item(tenant, CURRENT).await? else {
+            return Ok(None);
+        };
+        match StoredItem::from_item(item.clone()) {
+            Ok(StoredItem::Tombstone(_)) => Ok(None),
+            Ok(StoredItem::Settings(_)) | Err(_) => version_number(&item).map(Some),
+        }
+    }
+
+    /// The settings as they were at an earlier version, or at the present one, opened with that
+    /// version's own data key.
+    pub async fn load_version(
+        &self,
+        tenant: &Tenant,
+        number: u64,
+        clock: &dyn Clock,
+    ) -> Result<Past, StoreError> {
+        let item = self.item(tenant, &version_key(number)).await?;
+        let Some(item) = item.filter(|item| !is_expired(item, clock.now())) else {
+            return Ok(Past::Nothing);
+        };
+        // The key is what was asked for; the attribute is what the sealed entries are bound to.
+        if version_number(&item)? != number {
+            return Err(StoreError::Corrupt(attribute::VERSION));
+        }
+        match StoredItem::from_item(item)? {
+            StoredItem::Tombstone(_) => Ok(Past::Deletion),
+            StoredItem::Settings(item) => {
+                let settings = self.open(tenant, &item).await?;
+                Ok(Past::Settings(Box::new(StoredSettings {
+                    version: item.version,
+                    settings,
+                })))
+            }
+        }
+    }
+
+    /// The tenant's versions before the number `before`, or the newest, the newest first: at most
+    /// `most` of them, without those that have expired. Nothing is opened.
+    pub async fn versions(
+        &self,
+        tenant: &Tenant,
+        before: Option<u64>,
+        most: u8,
+        clock: &dyn Clock,
+    ) -> Result<VersionPage, StoreError> {
+        let now = clock.now();
+        let most = usize::from(most);
+        let newest = before.map_or(MAX_VERSION, |before| {
+            before.saturating_sub(1).min(MAX_VERSION)
+        });
+        let mut versions = Vec::new();
+        let mut start = None;
+        loop {
+            // One more than is wanted tells whether there are older ones.
+            let missing = most + 1 - versions.len();
+            let answer = self
+                .dynamodb
+                .query()
+                .table_name(&self.table)
+                .key_condition_expression("pk = :tenant AND sk BETWEEN :oldest AND :newest")
+                .expression_attribute_values(
+                    ":tenant",
+                    AttributeValue::S(tenant.as_str().to_owned()),
+                )
+                .expression_attribute_values(":oldest", AttributeValue::S(version_key(0)))
+                .expression_attribute_values(":newest", AttributeValue::S(version_key(newest)))
+                .projection_expression(AUDIT_ATTRIBUTES.map(|(name, _)| name).join(", "))
+                .set_expression_attribute_names(Some(
+                    AUDIT_ATTRIBUTES
+                        .map(|(name, attribute)| (name.to_owned(), attribute.to_owned()))
+                        .into(),
+                ))
+                .scan_index_forward(false)
+                .consistent_read(true)
+                .limit(i32::try_from(missing).unwrap_or(i32::MAX))
+                .set_exclusive_start_key(start.take())
+                .send()
+                .await
+                .map_err(|error| StoreError::Database {
+                    operation: "Query",
+                    code: error_code(&error),
+                })?;
+            for mut item in answer.items.unwrap_or_default() {
+                if !is_expired(&item, now) {
+                    versions.push(take_version(&mut item)?);
+                }
+            }
+            start = answer.last_evaluated_key;
+            if start.is_none() || versions.len() > most {
+                break;
+            }
+        }
+        let next = (versions.len() > most).then(|| {
+            versions.truncate(most);
+            versions.last().map(|oldest| oldest.number)
+        });
+        Ok(VersionPage {
+            versions,
+            next: next.flatten(),
+        })
     }
 
     pub(crate) async fn item(&self, pk: &Tenant, sk: &str) -> Result<Option<Item>, StoreError> {
@@ -208,30 +415,71 @@ impl SettingsStore {
                 entry["credentials"] = credentials;
             }
         }
-        let mut problems = Problems::default();
-        let settings = CommunicationSettings::read(document, "", tenant, None, &mut problems);
-        problems.or(settings).map_err(StoreError::Invalid)
+        CommunicationSettings::read_stored(document, tenant).map_err(StoreError::Invalid)
     }
 
-    /// Saves `settings` as the version after `expected`, which is `None` where there must be none
-    /// yet. Everything is written or nothing: the present settings and the version's own item go in
-    /// one transaction.
-    pub async fn save(
+    /// Saves `settings` as the version after what the change was made on. Everything is written or
+    /// nothing.
+    pub async fn save<'s>(
         &self,
         tenant: &Tenant,
         settings: &CommunicationSettings,
-        previous: Option<&StoredSettings>,
+        basis: impl Into<Basis<'s>>,
         author: &Author,
         clock: &dyn Clock,
     ) -> Result<Version, StoreError> {
-        let expected = previous.map(|previous| previous.version.number);
-        let version = Version {
-            number: expected.unwrap_or(0) + 1,
-            saved_at: clock.now(),
-            saved_by: author.subject.clone(),
-            source_address: author.source_address.clone(),
-            changed: settings.changed_fields(previous.map(|previous| &previous.settings)),
+        self.write_settings(tenant, settings, basis.into(), Change::Saved, author, clock)
+            .await
+    }
+
+    /// Saves `settings`, which those of the version `from` were, as a new version.
+    pub async fn restore<'s>(
+        &self,
+        tenant: &Tenant,
+        settings: &CommunicationSettings,
+        from: u64,
+        basis: impl Into<Basis<'s>>,
+        author: &Author,
+        clock: &dyn Clock,
+    ) -> Result<Version, StoreError> {
+        let change = Change::Restored { from };
+        self.write_settings(tenant, settings, basis.into(), change, author, clock)
+            .await
+    }
+
+    /// Deletes the settings, which are at the version `expected`. What they were stays in their
+    /// versions for as long as those are kept.
+    pub async fn delete(
+        &self,
+        tenant: &Tenant,
+        expected: u64,
+        author: &Author,
+        clock: &dyn Clock,
+    ) -> Result<Version, StoreError> {
+        let version = next_version(Some(expected), Change::Deleted, Vec::new(), author, clock);
+        let mut tombstone = Tombstone {
+            version,
+            expires_at: None,
         };
+        let current = tombstone.to_item(tenant, CURRENT);
+        tombstone.expires_at = Some(self.retention.expires_at(tombstone.version.saved_at));
+        let own = tombstone.to_item(tenant, &version_key(tombstone.version.number));
+        self.write(Some(expected), current, own).await?;
+        info!(clinic_id = %tenant, version = tombstone.version.number, "settings deleted");
+        Ok(tombstone.version)
+    }
+
+    async fn write_settings(
+        &self,
+        tenant: &Tenant,
+        settings: &CommunicationSettings,
+        basis: Basis<'_>,
+        change: Change,
+        author: &Author,
+        clock: &dyn Clock,
+    ) -> Result<Version, StoreError> {
+        let changed = settings.changed_fields(basis.settings);
+        let version = next_version(basis.number, change, changed, author, clock);
         let (key, data_key) = self
             .kms
             .generate(tenant.as_str(), Purpose::Settings)
@@ -251,60 +499,98 @@ impl SettingsStore {
                 key.seal(&place, &plaintext)?,
             );
         }
-        let item = SettingsItem {
+        let mut item = SettingsItem {
             version,
             document: settings.outline().to_string(),
             sealed,
             data_key,
+            expires_at: None,
         };
-
         if item.size() > MAX_ITEM_BYTES {
             return Err(StoreError::TooLarge);
         }
-        let current = Put::builder()
-            .table_name(&self.table)
-            .set_item(Some(item.to_item(tenant, CURRENT)));
-        let current = match expected {
-            None => current.condition_expression("attribute_not_exists(pk)"),
-            Some(expected) => current
-                .condition_expression("#version = :expected")
-                .expression_attribute_names("#version", attribute::VERSION)
-                .expression_attribute_values(":expected", AttributeValue::N(expected.to_string())),
-        };
-        let history = Put::builder().table_name(&self.table).set_item(Some(
-            item.to_item(tenant, &version_key(item.version.number)),
-        ));
-        let built = |put: Result<Put, aws_sdk_dynamodb::error::BuildError>| {
-            put.map(|put| TransactWriteItem::builder().put(put).build())
-                .map_err(|_| StoreError::Database {
-                    operation: "TransactWriteItems",
-                    code: "RequestNotBuilt".to_owned(),
-                })
-        };
-        self.dynamodb
-            .transact_write_items()
-            .transact_items(built(current.build())?)
-            .transact_items(built(history.build())?)
-            .send()
-            .await
-            .map_err(|error| {
-                let code = error_code(&error);
-                if error.as_service_error().is_some_and(cancelled_by_another) {
-                    StoreError::Conflict
-                } else {
-                    StoreError::Database {
-                        operation: "TransactWriteItems",
-                        code,
-                    }
-                }
-            })?;
+        let current = item.to_item(tenant, CURRENT);
+        item.expires_at = Some(self.retention.expires_at(item.version.saved_at));
+        let own = item.to_item(tenant, &version_key(item.version.number));
+        self.write(basis.number, current, own).await?;
         info!(
             clinic_id = %tenant,
             version = item.version.number,
+            change = item.version.change.as_str(),
             changed_fields = item.version.changed.len(),
             "settings saved"
         );
         Ok(item.version)
+    }
+
+    /// Writes a version's two items, or neither: `current` where the present one has the number
+    /// `expected`, or there is none and none is expected, and the version's `own`.
+    async fn write(
+        &self,
+        expected: Option<u64>,
+        current: Item,
+        own: Item,
+    ) -> Result<(), StoreError> {
+        let operation = "TransactWriteItems";
+        let put = |item| Put::builder().table_name(&self.table).set_item(Some(item));
+        let current = match expected {
+            None => put(current).condition_expression("attribute_not_exists(pk)"),
+            Some(expected) => put(current)
+                .condition_expression("#version = :expected")
+                .expression_attribute_names("#version", attribute::VERSION)
+                .expression_attribute_values(":expected", AttributeValue::N(expected.to_string())),
+        };
+        let own = put(own).condition_expression("attribute_not_exists(pk)");
+        let built = |put: Result<Put, aws_sdk_dynamodb::error::BuildError>| {
+            put.map(|put| TransactWriteItem::builder().put(put).build())
+                .map_err(|_| StoreError::Database {
+                    operation,
+                    code: "RequestNotBuilt".to_owned(),
+                })
+        };
+        let written = self
+            .dynamodb
+            .transact_write_items()
+            .transact_items(built(current.build())?)
+            .transact_items(built(own.build())?)
+            .send()
+            .await;
+        let Err(error) = written else {
+            return Ok(());
+        };
+        let code = error_code(&error);
+        let cancelled = error.as_service_error().and_then(cancelled);
+        Err(cancelled.unwrap_or(StoreError::Database { operation, code }))
+    }
+}
+
+/// The attributes of a version that are not its content, each after the name that an expression has
+/// for it.
+const AUDIT_ATTRIBUTES: [(&str, &str); 8] = [
+    ("#version", attribute::VERSION),
+    ("#savedAt", attribute::SAVED_AT),
+    ("#savedBy", attribute::SAVED_BY),
+    ("#sourceAddress", attribute::SOURCE_ADDRESS),
+    ("#change", attribute::CHANGE),
+    ("#restoredFrom", attribute::RESTORED_FROM),
+    ("#changed", attribute::CHANGED),
+    ("#expiresAt", attribute::EXPIRES_AT),
+];
+
+fn next_version(
+    last: Option<u64>,
+    change: Change,
+    changed: Vec<String>,
+    author: &Author,
+    clock: &dyn Clock,
+) -> Version {
+    Version {
+        number: last.unwrap_or(0) + 1,
+        saved_at: clock.now(),
+        saved_by: author.subject.clone(),
+        source_address: author.source_address.clone(),
+        change,
+        changed,
     }
 }
 
@@ -316,17 +602,24 @@ pub(crate) enum Loaded {
     Settings(Box<StoredSettings>),
 }
 
-/// Whether a transaction was cancelled because one of its conditions did not hold, or because
-/// another was under way on the same item.
-fn cancelled_by_another(error: &TransactWriteItemsError) -> bool {
-    if let TransactWriteItemsError::TransactionCanceledException(cancelled) = error {
-        let reasons = cancelled.cancellation_reasons();
-        reasons
-            .iter()
-            .filter_map(|reason| reason.code())
-            .any(|code| matches!(code, "ConditionalCheckFailed" | "TransactionConflict"))
+/// Why the transaction of [`SettingsStore::write`] was cancelled, if it was. The reasons stand in the
+/// order of its items (API reference of `TransactWriteItems`).
+fn cancelled(error: &TransactWriteItemsError) -> Option<StoreError> {
+    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error else {
+        return None;
+    };
+    let reasons = cancelled.cancellation_reasons().iter();
+    let codes: Vec<_> = reasons
+        .map(|reason| reason.code().unwrap_or_default())
+        .collect();
+    if codes.first() == Some(&"ConditionalCheckFailed") || codes.contains(&"TransactionConflict") {
+        Some(StoreError::Conflict)
+    } else if codes.contains(&"ConditionalCheckFailed") {
+        // The present item is as it was expected, and yet there is a version of the next number: to
+        // write over it would take it out of the audit trail.
+        Some(StoreError::Corrupt(attribute::VERSION))
     } else {
-        false
+        None
     }
 }
 
@@ -336,16 +629,9 @@ fn sealed_name(channel: &str, entry: &str) -> String {
 
 /// Where the entries of an outline are: pointer, channel, id, provider. An entry that is not as it
 /// was written is left out, and then found to have no credentials.
-fn entry_places(
-    outline: &Value,
-) -> Vec<(
-    String,
-    comms_core::Channel,
-    comms_core::EntryId,
-    comms_core::ProviderKind,
-)> {
+fn entry_places(outline: &Value) -> Vec<(String, Channel, EntryId, ProviderKind)> {
     let mut places = Vec::new();
-    for channel in comms_core::Channel::ALL {
+    for channel in Channel::ALL {
         let fallbacks = outline
             .pointer(&format!("/{channel}/fallback"))
             .and_then(Value::as_array)
@@ -359,8 +645,8 @@ fn entry_places(
                     .and_then(|entry| entry.get(name))
                     .and_then(Value::as_str)
             };
-            let id = field("id").and_then(|id| comms_core::EntryId::parse(id).ok());
-            let provider = field("provider").and_then(comms_core::ProviderKind::parse);
+            let id = field("id").and_then(|id| EntryId::parse(id).ok());
+            let provider = field("provider").and_then(ProviderKind::parse);
             if let (Some(id), Some(provider)) = (id, provider) {
                 places.push((pointer, channel, id, provider));
             }

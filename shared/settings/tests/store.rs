@@ -12,8 +12,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{Channel, Problems, Tenant};
 use comms_settings::{
-    Author, CommunicationSettings, Credentials, HashKeys, SettingsCache, SettingsStore, StoreError,
-    StoredSettings, envelope::EnvelopeError,
+    Author, Change, CommunicationSettings, Credentials, HashKeys, Past, Present, SettingsCache,
+    SettingsStore, StoreError, StoredSettings, envelope::EnvelopeError,
 };
 use comms_testkit::{
     aws::{Fault, LocalAws},
@@ -51,10 +51,7 @@ impl World {
         password: &str,
         previous: Option<&StoredSettings>,
     ) -> Result<u64, StoreError> {
-        let author = Author {
-            subject: "admin-1".into(),
-            source_address: Some("192.0.2.7".into()),
-        };
+        let author = author();
         let saved = self
             .store
             .save(
@@ -86,6 +83,19 @@ impl World {
             .unwrap()
     }
 
+    /// Every item of the settings table, in an order of their own.
+    async fn items(&self) -> Vec<std::collections::HashMap<String, AttributeValue>> {
+        let scanned = aws_sdk_dynamodb::Client::new(&self.aws.sdk_config())
+            .scan()
+            .table_name(&self.aws.resources().settings_table)
+            .send()
+            .await
+            .unwrap();
+        let mut items = scanned.items.unwrap();
+        items.sort_by_key(|item| ["pk", "sk"].map(|name| item[name].as_s().unwrap().clone()));
+        items
+    }
+
     /// Writes an item of the settings table past the store.
     async fn put(&self, item: std::collections::HashMap<String, AttributeValue>) {
         aws_sdk_dynamodb::Client::new(&self.aws.sdk_config())
@@ -95,6 +105,13 @@ impl World {
             .send()
             .await
             .unwrap();
+    }
+}
+
+fn author() -> Author {
+    Author {
+        subject: "admin-1".into(),
+        source_address: Some("192.0.2.7".into()),
     }
 }
 
@@ -330,6 +347,117 @@ async fn of_concurrent_writers_one_wins_and_nothing_is_half_written() {
         world.save("clinic-a", "late first", None).await,
         Err(StoreError::Conflict)
     );
+}
+
+#[tokio::test]
+async fn deleted_settings_are_absent_to_every_reader_and_the_next_ones_count_on() {
+    let world = World::new().await;
+    let clinic = tenant("clinic-a");
+    world.save("clinic-a", PASSWORD, None).await.unwrap();
+    let cache = world.cache(10);
+    cache.get(&clinic).await.unwrap().unwrap();
+    let (store, clock) = (&world.store, &*world.clock);
+    assert_eq!(
+        store.delete(&clinic, 7, &author(), clock).await,
+        Err(StoreError::Conflict)
+    );
+    let deleted = store.delete(&clinic, 1, &author(), clock).await.unwrap();
+    assert_eq!((deleted.number, deleted.change), (2, Change::Deleted));
+    assert!(store.load(&clinic).await.unwrap().is_none());
+    assert_eq!(store.present_number(&clinic).await, Ok(None));
+    assert!(cache.newer_than(&clinic, 1).await.unwrap().is_none());
+    assert!(cache.get(&clinic).await.unwrap().is_none());
+    let again = store.delete(&clinic, 1, &author(), clock).await;
+    assert_eq!(again, Err(StoreError::Conflict));
+    let unaware = world.save("clinic-a", PASSWORD, None).await;
+    assert_eq!(unaware, Err(StoreError::Conflict));
+
+    let present = store.load_present(&clinic).await.unwrap();
+    assert!(matches!(present, Present::Deleted(2)), "{present:?}");
+    let saved = store
+        .save(
+            &clinic,
+            &settings("clinic-a", "new"),
+            present.basis(),
+            &author(),
+            clock,
+        )
+        .await
+        .unwrap();
+    assert_eq!(saved.number, 3);
+    let found = cache.get(&clinic).await.unwrap().unwrap();
+    assert_eq!(
+        (found.version.number, passwords(&found)[0].as_str()),
+        (3, "new")
+    );
+}
+
+#[tokio::test]
+async fn each_version_opens_with_its_own_data_key_and_is_found_under_its_own_number_only() {
+    let world = World::new().await;
+    let clinic = tenant("clinic-a");
+    world.save("clinic-a", "first", None).await.unwrap();
+    let first = world.store.load(&clinic).await.unwrap();
+    world
+        .save("clinic-a", "second", first.as_ref())
+        .await
+        .unwrap();
+    let clock = &*world.clock;
+    for (number, password) in [(1, "first"), (2, "second")] {
+        let past = world.store.load_version(&clinic, number, clock).await;
+        let Ok(Past::Settings(past)) = past else {
+            panic!("{past:?}")
+        };
+        assert_eq!(passwords(&past)[0], password);
+    }
+    let absent = world.store.load_version(&clinic, 3, clock).await.unwrap();
+    assert!(matches!(absent, Past::Nothing));
+    let mut moved = world.item("clinic-a").await;
+    moved.insert("sk".into(), AttributeValue::S("version#0000000003".into()));
+    world.put(moved).await;
+    let error = world
+        .store
+        .load_version(&clinic, 3, clock)
+        .await
+        .unwrap_err();
+    assert_eq!(error, StoreError::Corrupt("version"));
+}
+
+#[tokio::test]
+async fn a_number_under_which_something_is_stored_is_not_written_over() {
+    let world = World::new().await;
+    let clinic = tenant("clinic-a");
+    world.save("clinic-a", "first", None).await.unwrap();
+    let stored = world.store.load(&clinic).await.unwrap();
+    let mut foreign = world.item("clinic-a").await;
+    foreign.insert("sk".into(), AttributeValue::S("version#0000000002".into()));
+    world.put(foreign).await;
+    let before = world.items().await;
+    let refused = world.save("clinic-a", "second", stored.as_ref()).await;
+    assert_eq!(refused, Err(StoreError::Corrupt("version")));
+    assert_eq!(world.items().await, before);
+}
+
+#[tokio::test]
+async fn settings_that_do_not_open_are_told_from_a_store_that_does_not_answer() {
+    let world = World::new().await;
+    let clinic = tenant("clinic-a");
+    world.save("clinic-a", PASSWORD, None).await.unwrap();
+    world
+        .aws
+        .fail_next("kms", "Decrypt", 1, Fault::AccessDenied);
+    let error = world.store.load_present(&clinic).await.unwrap_err();
+    assert!(error.is_worth_a_retry(), "{error:?}");
+    let mut broken = world.item("clinic-a").await;
+    broken.remove("sealed");
+    world.put(broken).await;
+    let present = world.store.load_present(&clinic).await.unwrap();
+    let Present::Unreadable { number: 1, error } = &present else {
+        panic!("{present:?}")
+    };
+    assert_eq!(*error, StoreError::Corrupt("sealed"));
+    assert_eq!(world.store.present_number(&clinic).await, Ok(Some(1)));
+    assert!(world.store.load(&clinic).await.is_err());
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ const KEY_ALIAS: &str = "alias/clinic-comms";
 const QUEUE: &str = "clinic-comms";
 const DLQ: &str = "clinic-comms-dlq";
 
-/// The attribute of a delivery that says when it may be forgotten, in Unix seconds.
+/// The attribute of an item of either table that says when it may be forgotten, in Unix seconds.
 const TTL_ATTRIBUTE: &str = "expiresAt";
 
 /// The tables' file inside the data directory.
@@ -112,7 +112,7 @@ pub enum LocalAwsError {
 /// The names and ids of what exists after a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resources {
-    /// Table of clinics' settings; keys `pk` (S) and `sk` (S).
+    /// Table of clinics' settings; keys `pk` (S) and `sk` (S), time to live by `expiresAt` (N, Unix seconds).
     pub settings_table: String,
     /// Table of deliveries; keys `pk` (S) and `sk` (S), time to live by `expiresAt` (N, Unix seconds).
     pub deliveries_table: String,
@@ -299,6 +299,7 @@ impl LocalAws {
         .map_err(tables_error)?;
         create_table(&tables, SETTINGS_TABLE)?;
         create_table(&tables, DELIVERIES_TABLE)?;
+        enable_time_to_live(&tables, SETTINGS_TABLE)?;
         enable_time_to_live(&tables, DELIVERIES_TABLE)?;
 
         // The table engine offers its HTTP server, not its dispatch, so it listens on a port of its own.

@@ -548,6 +548,14 @@ impl HttpServer {
             .insert(route(method, path), reply);
     }
 
+    /// Sets what finds the reply to a request that none is scripted for; it may leave it at that.
+    pub fn answer_with(
+        &self,
+        responder: impl Fn(&ReceivedRequest) -> Option<Reply> + Send + Sync + 'static,
+    ) {
+        self.shared.state().script.responder = Some(Arc::new(responder));
+    }
+
     /// Queues what is done with the next connection in place of serving it, once each, in order.
     pub fn on_connect(&self, action: ConnectAction) {
         self.shared.state().script.connects.push_back(action);
@@ -665,12 +673,15 @@ fn route(method: &str, path: &str) -> Route {
     (method.to_owned(), path.to_owned())
 }
 
+type Responder = Arc<dyn Fn(&ReceivedRequest) -> Option<Reply> + Send + Sync>;
+
 /// What is still to come.
 #[derive(Default)]
 struct Script {
     connects: VecDeque<ConnectAction>,
     once: HashMap<Route, VecDeque<Reply>>,
     always: HashMap<Route, Reply>,
+    responder: Option<Responder>,
 }
 
 impl Script {
@@ -726,9 +737,15 @@ impl Shared {
 
     /// Records a request and finds the reply to it.
     fn receive(&self, request: ReceivedRequest) -> Reply {
-        let mut state = self.state();
         let route = (request.method.clone(), request.path.clone());
-        let reply = state.script.next(&route).unwrap_or_else(|| {
+        let (scripted, responder) = {
+            let script = &mut self.state().script;
+            (script.next(&route), script.responder.clone())
+        };
+        // Not under the lock: it is the test's own.
+        let reply = scripted.or_else(|| responder?(&request));
+        let mut state = self.state();
+        let reply = reply.unwrap_or_else(|| {
             state.note_unexpected(format!("{} {}", route.0, route.1));
             Reply::new(599)
         });

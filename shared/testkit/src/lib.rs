@@ -3,6 +3,7 @@
 pub mod aws;
 pub mod clock;
 pub mod http;
+pub mod logs;
 pub mod runtime_api;
 pub mod smtp;
 pub mod tls;

@@ -208,6 +208,7 @@ pub type OnMessage = Arc<dyn Fn(&ReceivedMessage) + Send + Sync>;
 pub struct SmtpServerBuilder {
     listener: Option<TcpListener>,
     config: Config,
+    accounts: HashMap<String, String>,
     script: Script,
 }
 
@@ -217,7 +218,6 @@ struct Config {
     tls: TlsMode,
     certificate: Option<Arc<ServerConfig>>,
     require_tls: bool,
-    credentials: Option<(String, String)>,
     auth_mechanisms: Vec<String>,
     auth_without_tls: bool,
     extensions: Vec<String>,
@@ -239,13 +239,22 @@ struct Script {
     once: HashMap<Stage, VecDeque<Action>>,
     always: HashMap<Stage, Action>,
     recipients: HashMap<String, Action>,
+    users: HashMap<(String, Stage), Action>,
 }
 
 impl Script {
-    fn next(&mut self, stage: Stage, recipient: Option<&str>) -> Option<Action> {
+    fn next(
+        &mut self,
+        stage: Stage,
+        user: Option<&str>,
+        recipient: Option<&str>,
+    ) -> Option<Action> {
         if let Some(action) =
             recipient.and_then(|address| self.recipients.get(&address.to_ascii_lowercase()))
         {
+            return Some(action.clone());
+        }
+        if let Some(action) = user.and_then(|user| self.users.get(&(user.to_owned(), stage))) {
             return Some(action.clone());
         }
         self.once
@@ -271,10 +280,11 @@ impl SmtpServerBuilder {
         self
     }
 
-    /// Demands this user and password before MAIL, by AUTH PLAIN or LOGIN, over TLS only.
+    /// Demands a login before MAIL, by AUTH PLAIN or LOGIN, over TLS only, and takes this one. Called again, it
+    /// adds another user, or gives the same one another password.
     #[must_use]
     pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.config.credentials = Some((user.into(), password.into()));
+        self.accounts.insert(user.into(), password.into());
         if self.config.auth_mechanisms.is_empty() {
             self.config.auth_mechanisms = vec!["PLAIN".to_owned(), "LOGIN".to_owned()];
         }
@@ -319,6 +329,14 @@ impl SmtpServerBuilder {
         self.script
             .recipients
             .insert(address.as_ref().to_ascii_lowercase(), action);
+        self
+    }
+
+    /// Sets the action for every time that this user reaches this stage, from [`Stage::Auth`] on, before any
+    /// action of the stage itself.
+    #[must_use]
+    pub fn always_for(mut self, user: impl Into<String>, stage: Stage, action: Action) -> Self {
+        self.script.users.insert((user.into(), stage), action);
         self
     }
 
@@ -434,6 +452,7 @@ impl SmtpServerBuilder {
         let shared = Arc::new(Shared {
             config: self.config,
             state: Mutex::new(State {
+                accounts: self.accounts,
                 script: self.script,
                 ..State::default()
             }),
@@ -465,7 +484,6 @@ impl SmtpServer {
                 tls: TlsMode::None,
                 certificate: None,
                 require_tls: false,
-                credentials: None,
                 auth_mechanisms: Vec::new(),
                 auth_without_tls: false,
                 extensions: [
@@ -488,6 +506,7 @@ impl SmtpServer {
                 kept_messages: 1_000,
                 on_message: None,
             },
+            accounts: HashMap::new(),
             script: Script::default(),
         }
     }
@@ -521,6 +540,12 @@ impl SmtpServer {
     /// Sets a standing action while the server runs, like [`SmtpServerBuilder::always`].
     pub fn always(&self, stage: Stage, action: Action) {
         self.shared.state().script.always.insert(stage, action);
+    }
+
+    /// Gives a user another password. Who is logged in stays logged in, as with most servers.
+    pub fn set_password(&self, user: impl Into<String>, password: impl Into<String>) {
+        let mut state = self.shared.state();
+        state.accounts.insert(user.into(), password.into());
     }
 
     /// Forgets every action that is still to come: from here on the server is well behaved.
@@ -616,6 +641,16 @@ impl SmtpServer {
     /// Closes every connection that is between transactions and waits for the client's next command, as a server
     /// does with connections it finds too old. Returns when the last of them was told (FIN sent).
     pub async fn close_idle_connections(&self) {
+        self.end_idle(None).await;
+    }
+
+    /// The same, but ends them by `action`: with a word before ([`Action::ReplyThenClose`]), with no goodbye of TLS
+    /// ([`Action::Close`]), with RST ([`Action::Reset`]).
+    pub async fn end_idle_connections(&self, action: Action) {
+        self.end_idle(Some(action)).await;
+    }
+
+    async fn end_idle(&self, action: Option<Action>) {
         let acknowledgements = {
             let state = self.shared.state();
             state
@@ -624,7 +659,11 @@ impl SmtpServer {
                 .filter(|connection| connection.idle)
                 .filter_map(|connection| {
                     let (done, closed) = oneshot::channel();
-                    connection.close.send(done).is_ok().then_some(closed)
+                    let request = CloseRequest {
+                        action: action.clone(),
+                        done,
+                    };
+                    connection.close.send(request).is_ok().then_some(closed)
                 })
                 .collect::<Vec<_>>()
         };
@@ -684,6 +723,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// Passwords by user.
+    accounts: HashMap<String, String>,
     script: Script,
     connections: u64,
     open: HashMap<u64, OpenConnection>,
@@ -697,7 +738,15 @@ struct State {
 struct OpenConnection {
     /// Whether it waits for a command outside of a transaction.
     idle: bool,
-    close: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    close: mpsc::UnboundedSender<CloseRequest>,
+}
+
+/// A wish that a connection end, if it is idle.
+struct CloseRequest {
+    /// What to do in place of closing in good order.
+    action: Option<Action>,
+    /// Is told when it has ended; dropped when it was not idle.
+    done: oneshot::Sender<()>,
 }
 
 impl Shared {
@@ -706,8 +755,24 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_action(&self, stage: Stage, recipient: Option<&str>) -> Option<Action> {
-        self.state().script.next(stage, recipient)
+    fn next_action(
+        &self,
+        stage: Stage,
+        user: Option<&str>,
+        recipient: Option<&str>,
+    ) -> Option<Action> {
+        self.state().script.next(stage, user, recipient)
+    }
+
+    fn wants_login(&self) -> bool {
+        !self.state().accounts.is_empty()
+    }
+
+    /// Whether this is a login; where none is wanted, any is.
+    fn is_login(&self, user: &str, password: &str) -> bool {
+        let state = self.state();
+        let known = state.accounts.get(user).map(String::as_str);
+        state.accounts.is_empty() || known == Some(password)
     }
 
     fn record(&self, event: Event) {
@@ -753,7 +818,7 @@ impl Shared {
     }
 
     /// Registers a connection: its number, the requests to close it, and whether it is one too many.
-    fn open(&self) -> (u64, mpsc::UnboundedReceiver<oneshot::Sender<()>>, bool) {
+    fn open(&self) -> (u64, mpsc::UnboundedReceiver<CloseRequest>, bool) {
         let (close, requests) = mpsc::unbounded_channel();
         let mut state = self.state();
         state.connections += 1;

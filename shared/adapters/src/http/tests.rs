@@ -390,6 +390,7 @@ fn clients(allow: &str, address: Option<&str>, roots: Option<&str>) -> HttpClien
     HttpClients::new(
         TlsConfigs::new(roots).unwrap(),
         egress,
+        crate::Sockets::default(),
         Arc::new(SystemClock),
     )
 }

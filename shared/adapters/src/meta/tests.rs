@@ -444,6 +444,7 @@ fn the_graphs_url_is_one_and_debug_shows_nothing() {
     let http = HttpClients::new(
         TlsConfigs::new(None).unwrap(),
         EgressGuard::new(EgressAllow::default(), std::sync::Arc::new(SystemResolver)),
+        crate::Sockets::default(),
         std::sync::Arc::new(SystemClock),
     );
     let shown = format!(

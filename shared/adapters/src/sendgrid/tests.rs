@@ -26,7 +26,12 @@ fn provider_with(change: impl FnOnce(&mut SendgridSettings)) -> SendgridProvider
     change(&mut settings);
     let egress = crate::EgressGuard::new("".parse().unwrap(), Arc::new(SystemResolver));
     let clock = Arc::new(comms_core::SystemClock);
-    let http = HttpClients::new(TlsConfigs::new(None).unwrap(), egress, clock);
+    let http = HttpClients::new(
+        TlsConfigs::new(None).unwrap(),
+        egress,
+        crate::Sockets::default(),
+        clock,
+    );
     SendgridProvider::new(settings, http)
 }
 

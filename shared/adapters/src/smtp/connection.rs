@@ -10,6 +10,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use comms_core::{RefusedCopy, Secret};
+use futures_util::FutureExt;
 use rustls::{ClientConfig, pki_types::ServerName};
 use socket2::SockRef;
 use tokio::{
@@ -106,12 +107,33 @@ impl Failure {
         Self { stage, cause }
     }
 
-    /// Whether a connection that was kept turned out to be none any more, before anything of the
-    /// message was said over it.
+    /// Whether a connection that was kept turned out to be none any more, before the end of the message
+    /// was said over it: the message has not been taken, and another connection may carry it.
     pub(super) const fn is_stale_connection(self) -> bool {
         match (self.stage, self.cause) {
-            (Stage::Mail, Cause::Closed | Cause::Malformed) => true,
-            (Stage::Mail, Cause::Reply(reply)) => reply.code == 421,
+            (Stage::Mail, Cause::Closed | Cause::Malformed | Cause::TimedOut)
+            | (Stage::Rcpt | Stage::Data, Cause::Closed) => true,
+            (Stage::Mail | Stage::Rcpt | Stage::Data, Cause::Reply(reply)) => reply.code == 421,
+            (_, _) => false,
+        }
+    }
+
+    /// Whether a server may have refused a new connection for being one more than it allows: by 421
+    /// or 4yz before the first message (RFC 5321 section 3.8; `421 4.7.0 Too many connections`,
+    /// `454 4.7.0 Too many login attempts`), which Exchange Online may say as late as at MAIL
+    /// (<https://techcommunity.microsoft.com/t5/exchange-team-blog/changes-coming-to-the-smtp-authenticated-submission-client/ba-p/607825>).
+    pub(super) fn is_one_too_many(self) -> bool {
+        match (self.stage, self.cause) {
+            (Stage::Greeting | Stage::Ehlo | Stage::Auth, Cause::Reply(reply)) => {
+                // 4.7.12 wants the user to do something (RFC 4954 section 6); a limit that is named is
+                // another one.
+                (400..500).contains(&reply.code)
+                    && reply.enhanced != Some((4, 7, 12))
+                    && reply.throttling.is_none()
+            }
+            (Stage::Mail, Cause::Reply(reply)) => {
+                (reply.code, reply.enhanced) == (432, Some((4, 3, 2)))
+            }
             (_, _) => false,
         }
     }
@@ -284,12 +306,13 @@ pub(super) struct Connection {
 pub(super) struct Sent {
     /// The copies that it did not go to.
     pub(super) result: Result<Vec<RefusedCopy>, Failure>,
-    /// The connection, where it is in step.
-    pub(super) connection: Option<Connection>,
+    /// The connection, where it is in step; else how the server ended it behind a message that it
+    /// took, where it did.
+    pub(super) connection: Result<Connection, Option<Cause>>,
 }
 
 impl Connection {
-    /// How many messages it has carried.
+    /// How many messages it has carried, refused ones among them, as RFC 9422 counts for MAILMAX.
     pub(super) const fn messages(&self) -> u32 {
         self.messages
     }
@@ -299,26 +322,38 @@ impl Connection {
         &self.offer
     }
 
-    /// Whether the server has neither closed the connection nor said anything since the last reply.
-    /// Looks at what has arrived only; costs no round trip.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        if !self.wire.is_in_step() {
-            return false;
+    /// What the server said or did since the last reply, by what has arrived: costs no round trip.
+    pub(super) fn unasked(&mut self) -> Option<Cause> {
+        if let Some(cause) = self.wire.out_of_step() {
+            return Some(cause);
         }
         // After a freeze the runtime may not have heard yet what the socket has: ask the socket.
         let (socket, _) = self.wire.stream().get_ref();
         let mut byte = [std::mem::MaybeUninit::uninit()];
         match SockRef::from(socket).peek(&mut byte) {
-            // End of stream, or bytes: a good-bye, or TLS closing.
-            Ok(_) => false,
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            // End of stream; or bytes, a good-bye or TLS closing; or a reset.
+            Ok(_) | Err(_) => Some(Cause::Closed),
         }
     }
 
     /// Sends one message to its recipient and the copies. Success is the server's 250 to the message
     /// and nothing less.
-    pub(super) async fn send(mut self, submission: &Submission<'_>, deadline: Deadline) -> Sent {
-        let result = hand_over(&mut self.wire, &self.offer, submission, deadline).await;
+    pub(super) async fn send(
+        mut self,
+        submission: &Submission<'_>,
+        first_reply: Duration,
+        deadline: Deadline,
+    ) -> Sent {
+        let sending = hand_over(
+            &mut self.wire,
+            &self.offer,
+            submission,
+            first_reply,
+            deadline,
+        );
+        let result = sending.await;
+        self.messages += 1;
         let can_go_on = match &result {
             Ok(_) => true,
             Err(Failure {
@@ -330,12 +365,22 @@ impl Connection {
             }
             Err(_) => false,
         };
-        self.messages += 1;
-        let in_step = can_go_on && self.wire.is_in_step();
-        Sent {
-            result,
-            connection: in_step.then_some(self),
-        }
+        let connection = if can_go_on {
+            match self.wire.out_of_step() {
+                None => Ok(self),
+                Some(cause) => Err(result.is_ok().then_some(cause)),
+            }
+        } else {
+            Err(None)
+        };
+        Sent { result, connection }
+    }
+
+    /// Says good-bye (RFC 5321 section 4.1.1.10), as far as it can be said without waiting: what the
+    /// server answers does not matter any more.
+    pub(super) fn leave(mut self) {
+        let good_bye = tokio::task::unconstrained(self.wire.write(b"QUIT\r\n", 1));
+        let _ = good_bye.now_or_never();
     }
 
     async fn reset(&mut self, deadline: Deadline) -> bool {

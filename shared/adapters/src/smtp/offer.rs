@@ -1,5 +1,7 @@
 //! What a server offers: the lines of its reply to EHLO (RFC 5321 section 4.1.1.1).
 
+use std::str::FromStr;
+
 /// The extensions that matter here. What a server offers before TLS is forgotten with it (RFC 3207
 /// section 4.2): only the reply to the last EHLO counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,6 +21,9 @@ pub(super) struct Offer {
     /// SIZE (RFC 1870), with the most bytes that a message may have; 0 where there is no limit or the
     /// server does not say which.
     pub(super) size: Option<u64>,
+    /// LIMITS (RFC 9422), with the messages that one connection may carry (MAILMAX), where it says so.
+    /// RCPTMAX is no less than the 100 that RFC 5321 section 4.5.3.1.8 asks for, or it is a refused copy.
+    pub(super) messages: Option<u32>,
     /// AUTH (RFC 4954), with the best mechanism that we know.
     pub(super) mechanism: Option<Mechanism>,
 }
@@ -61,6 +66,7 @@ impl Offer {
             b"8BITMIME" => self.eight_bit_mime = true,
             b"SMTPUTF8" => self.smtputf8 = true,
             b"SIZE" => self.size = Some(parameters.next().and_then(number).unwrap_or(0)),
+            b"LIMITS" => self.messages = parameters.find_map(most_messages),
             b"AUTH" => parameters.for_each(|name| self.add_mechanism(name)),
             _ => {
                 // `AUTH=LOGIN PLAIN`: what servers sent before there was an RFC, and some send still,
@@ -83,8 +89,17 @@ impl Offer {
 }
 
 /// RFC 1870 allows 20 digits; what does not fit is no limit to us.
-fn number(word: &[u8]) -> Option<u64> {
+fn number<N: FromStr>(word: &[u8]) -> Option<N> {
     std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+/// The value of MAILMAX (RFC 9422), which is not 0.
+fn most_messages(limit: &[u8]) -> Option<u32> {
+    let (name, value) = limit.split_at_checked(b"MAILMAX=".len())?;
+    let messages = name
+        .eq_ignore_ascii_case(b"MAILMAX=")
+        .then(|| number(value));
+    messages?.filter(|messages| *messages > 0)
 }
 
 #[cfg(test)]
@@ -97,7 +112,8 @@ mod tests {
     fn every_extension_is_found_in_its_line_and_in_any_case() {
         let offer = Offer::parse(
             b"250-mail.example greets you\r\n250-size 35882577\r\n250-8bitmime\r\n250-StartTls\r\n\
-              250-AUTH LOGIN PLAIN XOAUTH2\r\n250-PIPELINING\r\n250 SMTPUTF8\r\n",
+              250-AUTH LOGIN PLAIN XOAUTH2\r\n250-PIPELINING\r\n\
+              250-limits RCPTMAX=50 mailmax=1000\r\n250 SMTPUTF8\r\n",
         );
         let all = Offer {
             start_tls: true,
@@ -105,6 +121,7 @@ mod tests {
             eight_bit_mime: true,
             smtputf8: true,
             size: Some(35_882_577),
+            messages: Some(1_000),
             mechanism: Some(Mechanism::Plain),
         };
         assert_eq!(offer, all);
@@ -165,6 +182,23 @@ mod tests {
         ] {
             let offer = Offer::parse(format!("250-mail.example\r\n250 {line}\r\n").as_bytes());
             assert_eq!(offer.size, size, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_messages_that_can_not_be_read_is_none() {
+        for (line, messages) in [
+            ("LIMITS MAILMAX=1", Some(1)),
+            ("LIMITS RCPTMAX=20 MAILMAX=007", Some(7)),
+            ("LIMITS MAILMAX=0", None),
+            ("LIMITS MAILMAX=", None),
+            ("LIMITS MAILMAX=99999999999", None),
+            ("LIMITS RCPTMAX=20", None),
+            ("LIMITS XMAILMAX=20", None),
+            ("LIMITS", None),
+        ] {
+            let offer = Offer::parse(format!("250-mail.example\r\n250 {line}\r\n").as_bytes());
+            assert_eq!(offer.messages, messages, "{line}");
         }
     }
 

@@ -1,91 +1,284 @@
 //! Connections of one provider entry and settings version, kept for the next message.
 //!
 //! Correct without timers or tasks of its own, since a Lambda is frozen between invocations: whether
-//! a connection is still good is looked at when it is taken out.
+//! a connection is still good is looked at when it is taken out, by what has arrived on it. That costs
+//! no round trip. What can not be seen that way (a peer that is gone without a word) is found by MAIL,
+//! which tells nothing of the message's content: see [`super::SmtpProvider`].
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
 };
 
 use comms_core::Clock;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 
-use super::connection::{Cause, Connection, Failure, Stage};
-use crate::deadline::{Deadline, Elapsed};
+use super::{
+    connection::{Cause, Connection, Failure, Stage},
+    lease::{Held, Lease, Resting},
+    session::{SessionEnd, SessionLimit},
+    slots::{Room, Slot, Slots},
+};
+use crate::{
+    deadline::{Deadline, Elapsed},
+    sockets::{IdleConnections, LEAST_TIME, Retirement, Sockets},
+};
 
 /// Messages that a connection carries before it is replaced. Some servers close after 100.
 const MESSAGES_PER_CONNECTION: u32 = 100;
-/// The longest that is waited for the right to hold a connection: then the next provider is to have its
-/// turn.
-const SLOT_TIME: Duration = Duration::from_secs(10);
 /// How long a connection may be idle: servers wait 5 minutes at least (RFC 5321 section 4.5.3.2.7).
 const IDLE_TIME: SignedDuration = SignedDuration::from_secs(290);
 
 pub(super) struct Pool {
-    idle: Mutex<Vec<(Connection, Timestamp)>>,
-    slots: Semaphore,
+    idle: Arc<Idle>,
+    slots: Arc<Slots>,
+    session_limit: SessionLimit,
+    /// Messages of this pool that wait at the ceiling.
+    queue: AtomicUsize,
+    sockets: Sockets,
     clock: Arc<dyn Clock>,
 }
 
-/// The right to hold one connection.
-pub(super) type Slot<'a> = SemaphorePermit<'a>;
+/// What a message goes over.
+pub(super) enum CheckedOut {
+    /// A connection that was kept and looks good.
+    Kept(Box<Kept>),
+    /// A connection that is still to be made.
+    New(Room),
+}
+
+/// A connection that was kept.
+pub(super) struct Kept {
+    pub(super) lease: Lease,
+    pub(super) rest: Rest,
+}
+
+/// How long a connection was kept without being used.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rest {
+    since: Timestamp,
+    pub(super) time: SignedDuration,
+}
 
 impl Pool {
-    pub(super) fn new(most: u8, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(most: u8, sockets: Sockets, clock: Arc<dyn Clock>) -> Self {
+        let idle = Arc::new(Idle::default());
+        let weak = Arc::downgrade(&idle);
+        sockets.register(weak);
         Self {
-            idle: Mutex::default(),
-            slots: Semaphore::new(usize::from(most.max(1))),
+            idle,
+            slots: Arc::new(Slots::new(most, sockets.clone(), clock.clone())),
+            session_limit: SessionLimit::default(),
+            queue: AtomicUsize::new(0),
+            sockets,
             clock,
         }
     }
 
-    /// Waits for the right to hold one more connection.
+    /// Waits for the right to use one connection.
     pub(super) async fn slot(&self, deadline: Deadline) -> Result<Slot<'_>, Failure> {
-        match deadline.bound(SLOT_TIME, self.slots.acquire()).await {
-            Ok(Ok(slot)) => Ok(slot),
-            // The semaphore is never closed.
-            Ok(Err(_)) => Err(Failure {
-                stage: Stage::Pool,
-                cause: Cause::Local,
-            }),
-            Err(Elapsed) => Err(Failure {
-                stage: Stage::Pool,
-                cause: Cause::TimedOut,
-            }),
+        self.slots.slot(deadline).await.map_err(out_of_time)
+    }
+
+    /// The connection that was put back last and still looks good, or room to make one, with enough left
+    /// of the deadline for a message.
+    pub(super) async fn check_out(
+        &self,
+        _slot: &Slot<'_>,
+        deadline: Deadline,
+    ) -> Result<CheckedOut, Failure> {
+        if deadline.remaining() < LEAST_TIME {
+            return Err(out_of_time(Elapsed));
+        }
+        match self.take() {
+            Some(kept) => Ok(CheckedOut::Kept(Box::new(kept))),
+            None => self.kept_or_room(deadline).await.map_err(out_of_time),
         }
     }
 
+    /// Room for a connection, or one that another message of the pool has done with meanwhile.
+    async fn kept_or_room(&self, deadline: Deadline) -> Result<CheckedOut, Elapsed> {
+        let _queueing = self.sockets.queue(&self.queue);
+        if let Some(place) = self.sockets.free_place() {
+            return Ok(CheckedOut::New(self.slots.room(place)));
+        }
+        let turn = async {
+            let mut place = pin!(self.sockets.place_in_turn());
+            loop {
+                tokio::select! {
+                    biased;
+                    place = &mut place => return CheckedOut::New(self.slots.room(place)),
+                    () = self.idle.put_back.notified() => {
+                        if let Some(kept) = self.take() {
+                            return CheckedOut::Kept(Box::new(kept));
+                        }
+                    }
+                }
+            }
+        };
+        self.sockets.wait(deadline, turn).await
+    }
+
     /// A connection that was put back last and still looks good; the others on the way are closed.
-    pub(super) fn take(&self, _slot: &Slot<'_>) -> Option<Connection> {
+    fn take(&self) -> Option<Kept> {
         let now = self.clock.now();
         loop {
-            let (mut connection, since) = self
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop()?;
-            if is_fresh(since, now) && connection.is_quiet() {
-                return Some(connection);
+            let Resting {
+                mut lease, since, ..
+            } = self.idle.connections().pop()?;
+            let rest = Rest {
+                since,
+                time: now.duration_since(since),
+            };
+            if !is_fresh(since, now) {
+                lease.retire(Retirement::Idle);
+            } else if let Some(why) = self.is_worn_out(&lease.connection, now) {
+                lease.retire(why);
+            } else if let Some(cause) = lease.connection.unasked() {
+                self.learn_from_end(lease.connection.messages(), rest, cause, false);
+                lease.drop_as(Retirement::ServerClosed);
+            } else {
+                self.sockets.count(|statistics| statistics.reused += 1);
+                return Some(Kept { lease, rest });
             }
         }
     }
 
-    /// Keeps a connection that is in step for the next message, unless it has carried enough.
-    pub(super) fn put_back(&self, connection: Connection, _slot: &Slot<'_>) {
+    /// Keeps a connection that is in step for the next message, unless it has carried enough or its
+    /// place is needed.
+    pub(super) fn put_back(&self, lease: Lease) {
         let now = self.clock.now();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // The last put back is the first taken, so those below it may never be looked at again.
-        idle.retain(|(_, since)| is_fresh(*since, now));
-        if connection.messages() < MESSAGES_PER_CONNECTION {
-            idle.push((connection, now));
+        if let Some(why) = self.is_worn_out(&lease.connection, now) {
+            lease.retire(why);
+            return;
+        }
+        let resting = Resting::new(lease, now);
+        let old: Vec<_> = {
+            let mut connections = self.idle.connections();
+            // The last put back is the first taken, so those below it may never be looked at again.
+            let old = connections.extract_if(.., |resting| !is_fresh(resting.since, now));
+            let old = old.collect();
+            connections.push(resting);
+            old
+        };
+        for resting in old {
+            resting.lease.retire(Retirement::Idle);
+        }
+        if self.sockets.others_wait(&self.queue) {
+            self.idle.close_least_recently_used();
+        } else {
+            self.idle.put_back.notify_one();
         }
     }
+
+    /// Makes room of a kept connection that turned out to be dead when a message was begun on it. Where
+    /// it died without a word, those that were kept for as long are no better, and would cost the next
+    /// messages as much each.
+    pub(super) fn replace(&self, dead: Held, messages: u32, rest: Rest, failure: Failure) -> Room {
+        self.sockets
+            .count(|statistics| statistics.stale_retried += 1);
+        let at_mail = failure.stage == Stage::Mail;
+        self.learn_from_end(messages, rest, failure.cause, at_mail);
+        if matches!(failure.cause, Cause::TimedOut | Cause::Closed) {
+            let others: Vec<_> = {
+                let mut connections = self.idle.connections();
+                let others = connections.extract_if(.., |resting| resting.since <= rest.since);
+                others.collect()
+            };
+            for resting in others {
+                resting.lease.drop_as(Retirement::ServerClosed);
+            }
+        }
+        dead.vacate(Retirement::ServerClosed)
+    }
+
+    /// Notes that a server ended a connection right behind a message that it took.
+    pub(super) fn ended_behind_message(&self, held: Held, messages: u32, cause: Cause) {
+        let rest = Rest {
+            since: self.clock.now(),
+            time: SignedDuration::ZERO,
+        };
+        self.learn_from_end(messages, rest, cause, false);
+        held.drop_as(Retirement::ServerClosed);
+    }
+
+    /// A connection that was made in its room.
+    pub(super) fn opened(&self, connection: Connection, room: Room) -> Lease {
+        Lease::new(connection, room, self.sockets.clone())
+    }
+
+    /// Notes that the server refused one connection beside the others. Whether there are others that
+    /// can be waited for.
+    pub(super) fn learn_one_too_many(&self, refused: Room) -> bool {
+        self.slots.learn_one_too_many(refused)
+    }
+
+    fn learn_from_end(&self, messages: u32, rest: Rest, cause: Cause, at_mail: bool) {
+        let end = SessionEnd {
+            messages,
+            idle: rest.time,
+            cause,
+            at_mail,
+        };
+        self.session_limit.learn(end, self.clock.now());
+    }
+
+    fn is_worn_out(&self, connection: &Connection, now: Timestamp) -> Option<Retirement> {
+        let announced = connection.offer().messages.unwrap_or(u32::MAX);
+        let learned = self.session_limit.get(now).unwrap_or(u32::MAX);
+        if connection.messages() >= announced.min(MESSAGES_PER_CONNECTION) {
+            Some(Retirement::Messages)
+        } else if connection.messages() >= learned {
+            Some(Retirement::Learned)
+        } else {
+            None
+        }
+    }
+}
+
+/// Time was up while our own connections were waited for: the server has nothing to do with it.
+pub(super) const fn out_of_time(_: Elapsed) -> Failure {
+    Failure::new(Stage::Pool, Cause::TimedOut)
 }
 
 fn is_fresh(since: Timestamp, now: Timestamp) -> bool {
     let idle = now.duration_since(since);
     // A clock that went backwards proves nothing about age.
     idle >= SignedDuration::ZERO && idle < IDLE_TIME
+}
+
+/// The connections that are kept, the last put back last.
+#[derive(Default)]
+struct Idle {
+    connections: Mutex<Vec<Resting>>,
+    /// Tells one who waits at the ceiling that a connection of the own pool came back.
+    put_back: Notify,
+}
+
+impl Idle {
+    /// Connections are never closed while it is held.
+    fn connections(&self) -> MutexGuard<'_, Vec<Resting>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl IdleConnections for Idle {
+    fn least_recent_use(&self) -> Option<u64> {
+        self.connections().first().map(|resting| resting.last_use)
+    }
+
+    fn close_least_recently_used(&self) -> bool {
+        let least_recent = {
+            let mut connections = self.connections();
+            (!connections.is_empty()).then(|| connections.remove(0))
+        };
+        let Some(resting) = least_recent else {
+            return false;
+        };
+        resting.lease.retire(Retirement::Ceiling);
+        true
+    }
 }

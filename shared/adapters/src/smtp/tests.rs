@@ -320,6 +320,7 @@ fn nothing_printable_shows_a_password_or_an_address() {
         settings,
         &TlsConfigs::new(None).unwrap(),
         guard,
+        Sockets::default(),
         Arc::new(comms_core::SystemClock),
     );
     assert_eq!(format!("{:?}", provider.unwrap()), "SmtpProvider(…)");
@@ -416,7 +417,7 @@ async fn tell(message: &Message, offer: Offer, script: &[(&str, &str)]) -> Told 
     let submission = draft.for_server(&offer).unwrap();
     let mut wire = Wire::new(tapped, 0);
     let deadline = Deadline::after(Duration::from_secs(5));
-    let result = hand_over(&mut wire, &offer, &submission, deadline).await;
+    let result = hand_over(&mut wire, &offer, &submission, COMMAND_TIME, deadline).await;
     let in_step = wire.is_in_step();
     drop(wire);
     server.await.unwrap();
@@ -434,6 +435,7 @@ const PIPELINING: Offer = Offer {
     eight_bit_mime: false,
     smtputf8: false,
     size: None,
+    messages: None,
     mechanism: None,
 };
 
@@ -698,7 +700,8 @@ async fn a_word_before_the_end_of_a_large_message_is_no_reply_to_it() {
             let submission = draft.for_server(&PIPELINING).unwrap();
             let mut wire = Wire::new(stream, 0);
             let deadline = Deadline::after(Duration::from_secs(5));
-            let result = hand_over(&mut wire, &PIPELINING, &submission, deadline).await;
+            let result =
+                hand_over(&mut wire, &PIPELINING, &submission, COMMAND_TIME, deadline).await;
             (result, wire.is_in_step())
         };
         let ((result, in_step), heard) = tokio::join!(sending, server);
@@ -738,7 +741,7 @@ async fn a_message_whose_end_never_left_is_not_in_doubt() {
         let submission = draft.for_server(&PIPELINING).unwrap();
         let mut wire = Wire::new(stream, 0);
         let deadline = Deadline::after(Duration::from_secs(5));
-        let sending = hand_over(&mut wire, &PIPELINING, &submission, deadline);
+        let sending = hand_over(&mut wire, &PIPELINING, &submission, COMMAND_TIME, deadline);
         let (result, ()) = tokio::join!(sending, server);
         assert_eq!(result, Err(Failure::new(Stage::Data, cause)));
         assert!(!wire.is_in_step());

@@ -16,20 +16,23 @@ use super::{
     submission::Submission,
     wire::Wire,
 };
-use crate::deadline::{Deadline, Elapsed};
+use crate::{
+    deadline::{Deadline, Elapsed},
+    sockets::LEAST_TIME,
+};
 
 /// The longest that the message and the reply to it may take.
 const BODY_TIME: Duration = Duration::from_mins(1);
 /// The longest that all commands up to the message may take: a server that takes its time over each of
 /// fifty recipients must leave some for the next provider.
 const ENVELOPE_TIME: Duration = Duration::from_secs(12);
-/// What must be left of the deadline for a message to be started on. A body that our own deadline cuts
-/// off may have been accepted; one that was not begun has not.
-pub(super) const BODY_TIME_LEAST: Duration = Duration::from_secs(2);
 
 /// Hands `submission` over. `Ok` is the server's 250 to the message and nothing less, with the copies
 /// that it does not go to. A copy that is refused for the moment counts as refused, also by 452 4.5.3
 /// (too many recipients): the message goes out once, and not again for a copy's sake.
+///
+/// The reply to MAIL, the first on the connection since its last message, is waited for no longer than
+/// `first_reply`.
 ///
 /// After an error the transaction may be open still. [`Wire::is_in_step`] says whether the connection
 /// can be used any more.
@@ -37,13 +40,14 @@ pub(super) async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     offer: &Offer,
     submission: &Submission<'_>,
+    first_reply: Duration,
     deadline: Deadline,
 ) -> Result<Vec<RefusedCopy>, Failure> {
     let envelope_deadline = deadline.min(Deadline::after(ENVELOPE_TIME));
     let refused = if offer.pipelining {
-        pipelined(wire, offer, submission, envelope_deadline).await?
+        pipelined(wire, offer, submission, first_reply, envelope_deadline).await?
     } else {
-        one_by_one(wire, offer, submission, envelope_deadline).await?
+        one_by_one(wire, offer, submission, first_reply, envelope_deadline).await?
     };
     message(wire, submission.body.as_bytes(), deadline).await?;
     Ok(refused)
@@ -54,10 +58,16 @@ async fn one_by_one<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     offer: &Offer,
     submission: &Submission<'_>,
+    first_reply: Duration,
     deadline: Deadline,
 ) -> Result<Vec<RefusedCopy>, Failure> {
-    let mail = mail_command(submission, offer);
-    succeeded(say(wire, Stage::Mail, &mail, deadline).await?, Stage::Mail)?;
+    let exchange = async {
+        let mail = mail_command(submission, offer);
+        wire.write(mail.as_bytes(), 1).await?;
+        wire.reply().await
+    };
+    let mail = within(Stage::Mail, first_reply, deadline, exchange).await?;
+    succeeded(mail, Stage::Mail)?;
     let rcpt = rcpt_command(submission.recipient);
     succeeded(say(wire, Stage::Rcpt, &rcpt, deadline).await?, Stage::Rcpt)?;
     let mut refused = submission.refused.clone();
@@ -77,6 +87,7 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     offer: &Offer,
     submission: &Submission<'_>,
+    first_reply: Duration,
     deadline: Deadline,
 ) -> Result<Vec<RefusedCopy>, Failure> {
     let with_data = submission.copies.is_empty();
@@ -92,10 +103,11 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Unpin>(
     // 51 commands of 300 bytes at most: less than any socket's buffers, so that neither side can wait
     // for the other to read (RFC 2920 section 3.1).
     let replies = 2 + submission.copies.len() + usize::from(with_data);
-    let written = wire.write(group.as_bytes(), replies);
-    within(Stage::Mail, COMMAND_TIME, deadline, written).await?;
-
-    let mail = hear(wire, Stage::Mail, deadline).await?;
+    let exchange = async {
+        wire.write(group.as_bytes(), replies).await?;
+        wire.reply().await
+    };
+    let mail = within(Stage::Mail, first_reply, deadline, exchange).await?;
     if let Err(refusal) = succeeded(mail, Stage::Mail) {
         let recipients = 1 + submission.copies.len();
         hear_out(wire, mail, recipients, with_data, deadline).await;
@@ -211,7 +223,7 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 fn enough_time(deadline: Deadline) -> Result<(), Failure> {
-    if deadline.remaining() < BODY_TIME_LEAST {
+    if deadline.remaining() < LEAST_TIME {
         Err(Failure::new(Stage::Data, Cause::TimedOut))
     } else {
         Ok(())

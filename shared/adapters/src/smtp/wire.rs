@@ -56,7 +56,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Whether the server has said all that it was asked for, and nothing more.
     pub(super) fn is_in_step(&mut self) -> bool {
-        self.owed == 0 && self.unasked().is_none()
+        self.out_of_step().is_none()
+    }
+
+    /// What the server said or did beyond what it was asked for, as far as it has arrived, or what it
+    /// still owes.
+    pub(super) fn out_of_step(&mut self) -> Option<Cause> {
+        let owes = (self.owed != 0).then_some(Cause::Malformed);
+        self.unasked().or(owes)
     }
 
     /// Gives the conversation up: it is not in step any more, whatever is read.
@@ -118,11 +125,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Notes that something is asked. Until then the server must have kept silent.
     fn begin(&mut self, replies: usize) -> Result<(), Cause> {
-        if let Some(cause) = self.unasked() {
+        if let Some(cause) = self.out_of_step() {
             return Err(cause);
-        }
-        if self.owed != 0 {
-            return Err(Cause::Malformed);
         }
         self.owed = replies;
         Ok(())

@@ -400,6 +400,7 @@ fn debug_shows_nothing() {
     let http = HttpClients::new(
         TlsConfigs::new(None).unwrap(),
         EgressGuard::new(EgressAllow::default(), std::sync::Arc::new(SystemResolver)),
+        crate::Sockets::default(),
         std::sync::Arc::new(SystemClock),
     );
     let shown = format!(

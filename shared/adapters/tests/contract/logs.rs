@@ -1,42 +1,20 @@
 //! Everything that is logged while something runs, at every level, by whoever: `tracing`'s events and
 //! the `log` crate's records.
 
-use std::{
-    io::Write,
-    sync::{Arc, Mutex, OnceLock},
-};
+use std::{io::Write, sync::OnceLock};
 
-use tracing_subscriber::fmt::MakeWriter;
+use comms_testkit::logs::Captured;
 
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
+/// The records of the `log` crate.
+struct Records(Captured);
 
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'w> MakeWriter<'w> for Captured {
-    type Writer = Self;
-
-    fn make_writer(&'w self) -> Self {
-        self.clone()
-    }
-}
-
-impl log::Log for Captured {
+impl log::Log for Records {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        let _ = writeln!(self.clone(), "{} {}", record.target(), record.args());
+        let _ = writeln!(self.0.clone(), "{} {}", record.target(), record.args());
     }
 
     fn flush(&self) {}
@@ -56,11 +34,10 @@ pub(crate) async fn capture(work: impl Future<Output = ()>) -> String {
             .with_writer(captured.clone())
             .finish();
         tracing::subscriber::set_global_default(subscriber).unwrap();
-        log::set_boxed_logger(Box::new(captured.clone())).unwrap();
+        log::set_boxed_logger(Box::new(Records(captured.clone()))).unwrap();
         log::set_max_level(log::LevelFilter::Trace);
         captured
     });
     work.await;
-    let logged = everything.0.lock().unwrap();
-    String::from_utf8_lossy(&logged).into_owned()
+    everything.text()
 }

@@ -8,7 +8,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::tls::{self, TrustStore, rustls_provider::CryptoMode};
 use comms_adapters::{
-    EgressGuard, HttpClients, Message, Provider, VerifyStage,
+    EgressGuard, HttpClients, Message, Provider, Sockets, VerifyStage,
     egress::Resolver,
     meta::{MetaProvider, MetaSettings},
     sendgrid::{SendgridProvider, SendgridSettings},
@@ -250,7 +250,7 @@ impl HttpRig {
             Trust::Missing => TestCa::new().pem(),
         };
         let tls = TlsConfigs::new(Some(&trusted)).unwrap();
-        let clients = HttpClients::new(tls, guard(), Arc::new(SystemClock));
+        let clients = HttpClients::new(tls, guard(), Sockets::default(), Arc::new(SystemClock));
         let sdk = sdk_config(&server.url(), &trusted);
         let provider = (api.provider)(&server, clients, &sdk);
         Self {
@@ -666,7 +666,14 @@ impl SmtpRig {
             ehlo_name: None,
         };
         let tls = TlsConfigs::new(None).unwrap();
-        let provider = SmtpProvider::new(settings, &tls, guard(), Arc::new(SystemClock)).unwrap();
+        let provider = SmtpProvider::new(
+            settings,
+            &tls,
+            guard(),
+            Sockets::default(),
+            Arc::new(SystemClock),
+        )
+        .unwrap();
         Self {
             server: Some(server),
             provider,

@@ -129,41 +129,21 @@ impl Visit for Fields {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
-
+    use comms_testkit::logs::{Captured, listen};
     use tracing::info;
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     fn written(work: impl FnOnce()) -> Vec<Value> {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let layer = MetricLayer(move || writer.clone()).with_filter(OnlyMetrics);
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
-        let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes)
-            .unwrap()
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        let lines = Captured::default();
+        let layer = MetricLayer(lines.clone()).with_filter(OnlyMetrics);
+        let guard = listen(tracing_subscriber::registry().with(layer));
+        work();
+        drop(guard);
+        let lines = lines.text();
+        let lines = lines.lines().map(serde_json::from_str);
+        lines.collect::<Result<_, _>>().unwrap()
     }
 
     #[test]

@@ -146,6 +146,15 @@ fn every_form_reads_back_as_it_is_shown_and_sealed_and_keeps_its_secrets() {
 fn a_stored_secret_does_not_follow_to_another_account_or_server() {
     let other_url = json!("https://evil.example");
     for (form, changes) in [
+        (
+            0,
+            vec![
+                ("host", json!("smtp.evil.example")),
+                ("port", json!(2525)),
+                ("user", json!("other")),
+                ("caPem", json!("-----BEGIN CERTIFICATE-----")),
+            ],
+        ),
         (1, vec![("accessKeyId", json!("AKIAI44QH8DHBEXAMPLE"))]),
         (4, vec![("apiUrl", other_url.clone())]),
         (
@@ -197,6 +206,27 @@ fn a_stored_secret_does_not_follow_to_another_account_or_server() {
                 "{provider}/{name}"
             );
         }
+    }
+}
+
+#[test]
+fn metas_token_is_kept_for_another_version_of_the_graph_at_the_same_host() {
+    let (provider, credentials) = &forms()[5];
+    let settings = read(provider, credentials).unwrap();
+    let mut newer = settings.view()["whatsapp"]["primary"]["credentials"].clone();
+    newer["apiUrl"] = json!("https://graph.facebook.com/v24.0");
+    assert!(read_for("clinic-1", provider, &newer, Some(&settings)).is_ok());
+    for url in [
+        "http://graph.facebook.com/v24.0",
+        "https://graph.facebook.com:444/v24.0",
+        "https://graph.facebook.com.evil.example/v24.0",
+    ] {
+        newer["apiUrl"] = json!(url);
+        assert_eq!(
+            problems(provider, &newer, Some(&settings)),
+            ["apiKey"],
+            "{url}"
+        );
     }
 }
 
@@ -329,6 +359,8 @@ fn metas_token_has_two_names_and_its_graph_an_end() {
         settings.view()["whatsapp"]["primary"]["credentials"]["apiKey"]["configured"],
         true
     );
+    let both = with(&alias, "apiKey", json!("planted-meta-token"));
+    assert_eq!(problems(provider, &both, None), ["accessToken"]);
     for (url, fits) in [
         ("https://graph.facebook.com/v21.0", true),
         ("https://graph.facebook.com/v26.0/", true),
@@ -378,6 +410,33 @@ fn the_sender_is_the_entrys_own_else_the_channels() {
     let mut problems = Problems::default();
     CommunicationSettings::read(no_default, "", &tenant, None, &mut problems);
     assert_eq!(problems.as_slice()[0].pointer, "/email/defaultFrom");
+}
+
+#[test]
+fn fields_of_a_way_that_is_not_used_may_be_there_unset() {
+    for (form, unset) in [
+        (1, vec!["roleArn", "externalId", "tenantName"]),
+        (2, vec!["accessKeyId", "secretAccessKey", "tenantName"]),
+        (
+            3,
+            vec!["accessKeyId", "secretAccessKey", "roleArn", "externalId"],
+        ),
+        (5, vec!["accessToken"]),
+        (6, vec!["apiKeySid", "apiKeySecret", "messagingServiceSid"]),
+        (7, vec!["authToken", "fromNumber"]),
+    ] {
+        let (provider, credentials) = &forms()[form];
+        for nothing in [json!(""), Value::Null] {
+            let mut credentials = credentials.clone();
+            for name in &unset {
+                credentials[*name] = nothing.clone();
+            }
+            assert!(
+                read(provider, &credentials).is_ok(),
+                "{provider}: {unset:?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -210,6 +210,19 @@ async fn what_nothing_is_scripted_for_is_answered_599_and_recorded() {
 }
 
 #[tokio::test]
+async fn what_is_not_scripted_may_be_answered_by_what_it_says() {
+    let server = plain_server().await;
+    server.on("POST", "/a", Reply::new(201));
+    server.answer_with(|request| (request.body == b"known").then(|| Reply::new(202)));
+    let mut client = Client::dial(&server).await;
+    for (body, status) in [("known", 201), ("known", 202), ("other", 599)] {
+        assert_eq!(client.ask(post("/a", body)).await.0, status);
+    }
+    assert_eq!(server.requests().len(), 3);
+    assert_eq!(server.unexpected(), ["POST /a"]);
+}
+
+#[tokio::test]
 #[should_panic(expected = "/a?b=c is no path")]
 async fn a_route_with_a_query_is_the_tests_mistake() {
     plain_server().await.on("GET", "/a?b=c", Reply::new(200));

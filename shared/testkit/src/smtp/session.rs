@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Action, Event, ReceivedMessage, Shared, Stage, TlsMode};
+use super::{Action, CloseRequest, Event, ReceivedMessage, Shared, Stage, TlsMode};
 
 /// RFC 5321 allows 512 bytes; SIZE, BODY, SMTPUTF8 and AUTH parameters add to that.
 const COMMAND_LIMIT: usize = 2_048;
@@ -110,7 +110,7 @@ struct PathCommand {
 pub(super) struct Session {
     shared: Arc<Shared>,
     connection: u64,
-    close_requests: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    close_requests: mpsc::UnboundedReceiver<CloseRequest>,
     /// Who asked for the close that is going on.
     closer: Option<oneshot::Sender<()>>,
     stream: Stream,
@@ -118,6 +118,8 @@ pub(super) struct Session {
     upgraded: bool,
     greeted: bool,
     extended: bool,
+    /// Who asked to be logged in last, whatever became of it.
+    user: Option<String>,
     authenticated_as: Option<String>,
     transaction: Option<Transaction>,
     accepted: usize,
@@ -128,7 +130,7 @@ impl Session {
     pub(super) fn new(
         shared: Arc<Shared>,
         connection: u64,
-        close_requests: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+        close_requests: mpsc::UnboundedReceiver<CloseRequest>,
         socket: TcpStream,
     ) -> Self {
         Self {
@@ -141,6 +143,7 @@ impl Session {
             upgraded: false,
             greeted: false,
             extended: false,
+            user: None,
             authenticated_as: None,
             transaction: None,
             accepted: 0,
@@ -345,6 +348,7 @@ impl Session {
         // RFC 3207, section 4.2: everything learnt before is forgotten.
         self.greeted = false;
         self.extended = false;
+        self.user = None;
         self.authenticated_as = None;
         self.transaction = None;
         Ok(())
@@ -425,13 +429,8 @@ impl Session {
         let Some((user, password)) = presented else {
             return Ok(());
         };
-        let right = match &self.shared.config.credentials {
-            Some((known_user, known_password)) => {
-                user == *known_user && password == *known_password
-            }
-            None => true,
-        };
-        let outcome = if right {
+        self.user = Some(user.clone());
+        let outcome = if self.shared.is_login(&user, &password) {
             "235 2.7.0 authenticated"
         } else {
             "535 5.7.8 authentication credentials invalid"
@@ -542,7 +541,7 @@ impl Session {
                 .out_of_order("530 5.7.0 must issue a STARTTLS command first")
                 .await;
         }
-        if config.credentials.is_some() && self.authenticated_as.is_none() {
+        if self.shared.wants_login() && self.authenticated_as.is_none() {
             return self.out_of_order("530 5.7.0 authentication required").await;
         }
         if self.transaction.is_some() {
@@ -640,7 +639,10 @@ impl Session {
             return self.out_of_order("452 4.5.3 too many recipients").await;
         }
         self.reached(Stage::Rcpt);
-        let action = self.shared.next_action(Stage::Rcpt, Some(&command.address));
+        let user = self.user.as_deref();
+        let action = self
+            .shared
+            .next_action(Stage::Rcpt, user, Some(&command.address));
         let code = match action {
             Some(action) => self.perform(action, Some("250 2.1.5 ok")).await?,
             None => self.send("250 2.1.5 ok").await?,
@@ -800,9 +802,12 @@ impl Session {
         let read = loop {
             tokio::select! {
                 biased;
-                Some(closer) = self.close_requests.recv() => {
+                Some(request) = self.close_requests.recv() => {
                     if idle {
-                        self.closer = Some(closer);
+                        self.closer = Some(request.done);
+                        if let Some(action) = request.action {
+                            self.perform(action, None).await?;
+                        }
                         return Err(End::Close);
                     }
                     // Busy after all: dropping the request tells so.
@@ -829,7 +834,8 @@ impl Session {
 
     fn script(&self, stage: Stage, recipient: Option<&str>) -> Option<Action> {
         self.reached(stage);
-        self.shared.next_action(stage, recipient)
+        self.shared
+            .next_action(stage, self.user.as_deref(), recipient)
     }
 
     /// Answers a stage: as the script says, otherwise with `reply`. Returns the code that was sent.
@@ -979,6 +985,9 @@ impl Session {
                 }
                 drop(self.stream);
                 self.shared.closed(self.connection);
+                if let Some(closer) = self.closer {
+                    let _ = closer.send(());
+                }
                 return;
             }
             End::Gone => {

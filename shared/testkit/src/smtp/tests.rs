@@ -592,6 +592,50 @@ async fn auth_is_demanded_and_refused_in_clear() {
 }
 
 #[tokio::test]
+async fn every_user_has_a_password_and_a_script_of_their_own() {
+    let ca = TestCa::new();
+    let server = SmtpServer::builder()
+        .tls(TlsMode::StartTls, ca.server_config(&["127.0.0.1"]))
+        .credentials("one", "first")
+        .credentials("two", "second")
+        .always_for("one", Stage::Mail, Action::reply("451 4.3.0 later"))
+        .always_for("three", Stage::Auth, Action::reply("454 4.7.0 later"))
+        .start()
+        .await;
+    let login = |user: &str, password: &str| {
+        format!("AUTH PLAIN {}", base64(&format!("\0{user}\0{password}")))
+    };
+    let (mail, wrong) = (
+        "MAIL FROM:<a@example.com>",
+        "535 5.7.8 authentication credentials invalid",
+    );
+    let mut one = Client::secured(&server, &ca).await;
+    expect(
+        &mut one,
+        &[
+            (login("one", "second").as_str(), wrong),
+            (login("three", "third").as_str(), "454 4.7.0 later"),
+            (login("one", "first").as_str(), "235 2.7.0 authenticated"),
+            (mail, "451 4.3.0 later"),
+        ],
+    )
+    .await;
+    server.set_password("two", "third");
+    let mut two = Client::secured(&server, &ca).await;
+    expect(
+        &mut two,
+        &[
+            (login("two", "second").as_str(), wrong),
+            (login("two", "third").as_str(), "235 2.7.0 authenticated"),
+            (mail, "250 2.1.0 ok"),
+        ],
+    )
+    .await;
+    server.set_password("two", "fourth");
+    expect(&mut two, &[("RCPT TO:<b@example.com>", "250 2.1.5 ok")]).await;
+}
+
+#[tokio::test]
 async fn auth_plain_and_login_take_the_right_password_only() {
     let ca = TestCa::new();
     let server = secure_server(&ca).await;

@@ -1,0 +1,115 @@
+//! What all routes answer alike: the settings with their `ETag`, and problems of the store.
+
+use comms_core::Tenant;
+use comms_runtime::{HttpProblem, http::json_response};
+use comms_settings::{CommunicationSettings, StoreError, Version};
+use lambda_http::{
+    Body, Response,
+    http::{HeaderValue, StatusCode, header},
+};
+use serde_json::json;
+use tracing::{error, warn};
+
+use crate::Deps;
+
+/// The strong entity tag of a version (RFC 9110 section 8.8.3): every change has a number of its own.
+pub(crate) fn etag(number: u64) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("\"{number}\"")).ok()
+}
+
+/// The settings as they are shown, with their `ETag`.
+pub(crate) fn settings_response(
+    status: StatusCode,
+    tenant: &Tenant,
+    version: &Version,
+    settings: &CommunicationSettings,
+) -> Response<Body> {
+    let body = json!({
+        "clinicId": tenant,
+        "version": version.number,
+        "savedAt": version.saved_at,
+        "savedBy": version.saved_by,
+        "settings": {"communicationSettings": settings.view()},
+    });
+    let mut response = json_response(status, &body);
+    response
+        .headers_mut()
+        .extend(etag(version.number).map(|etag| (header::ETAG, etag)));
+    response
+}
+
+/// An answer without a body.
+pub(crate) fn empty_response(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The problem with the `ETag` of the present settings. They are at the version `seen`, or, where somebody
+/// has changed them since, at one that is looked up.
+pub(crate) async fn with_etag(
+    deps: &Deps,
+    tenant: &Tenant,
+    seen: Option<u64>,
+    problem: HttpProblem,
+) -> HttpProblem {
+    let number = if problem.status() == StatusCode::CONFLICT {
+        // An answer about a conflict is worth more than its ETag.
+        deps.store.present_number(tenant).await.unwrap_or_default()
+    } else {
+        seen
+    };
+    match number.and_then(etag) {
+        Some(etag) => problem.with_header(header::ETAG, etag),
+        None => problem,
+    }
+}
+
+/// 404: there are no settings.
+pub(crate) fn no_settings() -> HttpProblem {
+    HttpProblem::not_found("This clinic has no settings; PUT saves some.")
+}
+
+/// Settings that are stored and can not be read: to be replaced by somebody who has them.
+pub(crate) fn unreadable(status: StatusCode, error: &StoreError) -> HttpProblem {
+    error!(%error, "the stored settings can not be read");
+    HttpProblem::new(
+        status,
+        "unreadable_settings",
+        "The stored settings can not be read",
+        "Replace them by PUT, with every secret in it, or restore an earlier version.",
+    )
+}
+
+/// What a failure of the store is answered with.
+#[allow(clippy::needless_pass_by_value, reason = "used as a map_err function")]
+pub(crate) fn store_problem(error: StoreError) -> HttpProblem {
+    match error {
+        StoreError::Conflict => HttpProblem::new(
+            StatusCode::CONFLICT,
+            "conflict",
+            "Somebody else saved at the same time",
+            "Nothing of this change was saved. Read the settings again, and make the change to what they are now.",
+        ),
+        StoreError::TooLarge => HttpProblem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "The settings are too large",
+            "A clinic's settings may have 400 KB in all; shorten caPem or leave out fallbacks.",
+        ),
+        StoreError::Database { .. } | StoreError::Envelope(_) if error.is_worth_a_retry() => {
+            warn!(%error, "the settings store can not be reached");
+            HttpProblem::unavailable()
+        }
+        StoreError::Database { .. }
+        | StoreError::Envelope(_)
+        | StoreError::Corrupt(_)
+        | StoreError::Invalid(_) => {
+            error!(%error, "the settings can not be used");
+            HttpProblem::internal()
+        }
+    }
+}

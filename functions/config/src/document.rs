@@ -1,0 +1,67 @@
+//! The settings document in a request: its place in the body, and what it has to fulfil to be saved.
+
+use comms_adapters::tls::TlsConfigs;
+use comms_core::{Channel, Position, Problems, Tenant, json::Object};
+use comms_settings::{
+    CommunicationSettings, Credentials,
+    document::{POINTER, take_document},
+};
+use serde_json::Value;
+
+/// The document, or the patch of one, in a request's body.
+pub(crate) fn read_body(body: Value, tenant: &Tenant) -> Result<Value, Problems> {
+    let mut problems = Problems::default();
+    let document = Object::new(body, "", &mut problems).and_then(|mut whole| {
+        // What GET shows beside the settings may come back with them.
+        for read_only in ["version", "savedAt", "savedBy"] {
+            whole.take(read_only);
+        }
+        whole.optional("clinicId", |value| match value.as_str() {
+            Some(id) if id == tenant.as_str() => Ok(()),
+            Some(_) | None => Err("must be the clinic of the path".to_owned()),
+        });
+        let document = take_document(&mut whole);
+        whole.finish();
+        document
+    });
+    problems.or(document)
+}
+
+/// Reads settings that are to be saved. Secrets that they leave out are taken from `stored`.
+pub(crate) fn read_settings(
+    document: Value,
+    tenant: &Tenant,
+    stored: Option<&CommunicationSettings>,
+    problems: &mut Problems,
+) -> Option<CommunicationSettings> {
+    let settings = CommunicationSettings::read(document, POINTER, tenant, stored, problems)?;
+    check_trust_roots(&settings, problems);
+    Some(settings)
+}
+
+/// Trust roots that can not be used would fail every send; they are found here, before saving.
+fn check_trust_roots(settings: &CommunicationSettings, problems: &mut Problems) {
+    let Ok(configs) = TlsConfigs::new(None) else {
+        return;
+    };
+    for channel in Channel::ALL {
+        let Some(channel_settings) = settings.channel(channel) else {
+            continue;
+        };
+        for (position, entry) in channel_settings.entries() {
+            let Credentials::Smtp(smtp) = &entry.credentials else {
+                continue;
+            };
+            let Some(Err(error)) = smtp.ca_pem.as_deref().map(|pem| configs.client(Some(pem)))
+            else {
+                continue;
+            };
+            let place = match position {
+                Position::Primary | Position::Global => "primary".to_owned(),
+                Position::Fallback(n) | Position::GlobalFallback(n) => format!("fallback/{n}"),
+            };
+            let pointer = format!("{POINTER}/{channel}/{place}/credentials/caPem");
+            problems.add(pointer, error.to_string());
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! How well a clinic's providers work.
+
+use comms_core::{Channel, HealthRecord, HealthState, Position};
+use comms_delivery::health::{Records, name};
+use comms_runtime::{HttpProblem, auth::Action, http::json_response};
+use comms_settings::{Present, ProviderEntry, StoredSettings};
+use lambda_http::{Body, Request, Response, http::StatusCode};
+use serde_json::{Value, json};
+use tracing::warn;
+
+use crate::{
+    Access, Deps,
+    answers::{no_settings, store_problem, unreadable},
+};
+
+/// The health of each entry of the clinic's own settings, as the sends of the present version have
+/// shown it. Nothing is asked of a provider.
+pub(crate) async fn get(
+    deps: &Deps,
+    request: &Request,
+    id: &str,
+) -> Result<Response<Body>, HttpProblem> {
+    let access = Access::to(deps, request, id, Action::ViewSettings)?;
+    let tenant = &access.tenant;
+    let present = deps.store.load_present(tenant).await;
+    let stored = match present.map_err(store_problem)? {
+        Present::Nothing | Present::Deleted(_) => return Err(no_settings()),
+        Present::Unreadable { error, .. } => {
+            return Err(unreadable(StatusCode::INTERNAL_SERVER_ERROR, &error));
+        }
+        Present::Settings(stored) => stored,
+    };
+    let version = stored.version.number;
+    let records = deps.health.read(tenant, version).await.map_err(|error| {
+        warn!(%error, "the providers' health can not be read");
+        HttpProblem::unavailable()
+    })?;
+    let body = json!({
+        "clinicId": tenant, "version": version, "providers": providers(&stored, &records),
+    });
+    Ok(json_response(StatusCode::OK, &body))
+}
+
+fn providers(stored: &StoredSettings, records: &Records) -> Vec<Value> {
+    let mut providers = Vec::new();
+    for channel in Channel::ALL {
+        let Some(settings) = stored.settings.channel(channel) else {
+            continue;
+        };
+        for (position, entry) in settings.entries() {
+            let record = records.get(&name(channel, &entry.id));
+            providers.push(provider(channel, position, entry, record));
+        }
+    }
+    providers
+}
+
+/// Without a record nothing has ever been wrong.
+fn provider(
+    channel: Channel,
+    position: Position,
+    entry: &ProviderEntry,
+    record: Option<&HealthRecord>,
+) -> Value {
+    let state = record.map_or(HealthState::Healthy, |record| record.state);
+    let mut json = json!({
+        "channel": channel, "entry": entry.id, "position": position,
+        "provider": entry.credentials.provider(), "enabled": entry.enabled, "health": state,
+    });
+    if let Some(record) = record {
+        json["since"] = json!(record.since);
+        if let Some(kind) = record.last_error {
+            json["lastError"] = json!({"kind": kind, "detail": kind.detail()});
+        }
+    }
+    json
+}

@@ -1,0 +1,152 @@
+//! The versions: who changed which fields when, and the way back to one of them.
+
+use comms_core::Problems;
+use comms_runtime::{HttpProblem, auth::Action, http::json_response};
+use comms_settings::{Change, Past, Version, version::MAX_VERSION};
+use lambda_http::{Body, Request, RequestExt, Response, http::StatusCode};
+use serde_json::{Value, json};
+use tracing::error;
+
+use crate::{
+    Access, Deps, answers::store_problem, document::read_settings, preconditions::Preconditions,
+    write,
+};
+
+/// Versions in one answer, where the request does not say how many.
+const USUAL_LIMIT: u8 = 20;
+/// Versions in one answer, at most.
+const MAX_LIMIT: u8 = 100;
+
+pub(crate) async fn list(
+    deps: &Deps,
+    request: &Request,
+    id: &str,
+) -> Result<Response<Body>, HttpProblem> {
+    let access = Access::to(deps, request, id, Action::ViewSettings)?;
+    let range = Range::of(request).ok_or_else(malformed_query)?;
+    let page = deps
+        .store
+        .versions(&access.tenant, range.before, range.limit, &*deps.clock)
+        .await
+        .map_err(store_problem)?;
+    let versions: Vec<_> = page.versions.iter().map(version_json).collect();
+    let mut body = json!({"versions": versions});
+    if let Some(next) = page.next {
+        body["next"] = json!(next);
+    }
+    Ok(json_response(StatusCode::OK, &body))
+}
+
+/// Which versions are asked for.
+struct Range {
+    limit: u8,
+    before: Option<u64>,
+}
+
+impl Range {
+    fn of(request: &Request) -> Option<Self> {
+        let mut range = Self {
+            limit: USUAL_LIMIT,
+            before: None,
+        };
+        let parameters = request.query_string_parameters();
+        for (name, value) in parameters.iter() {
+            match name {
+                "limit" => {
+                    let limit = u8::try_from(whole_number(value)?).ok()?;
+                    range.limit = (1..=MAX_LIMIT).contains(&limit).then_some(limit)?;
+                }
+                "before" => range.before = Some(version_number(value)?),
+                _ => return None,
+            }
+        }
+        Some(range)
+    }
+}
+
+fn malformed_query() -> HttpProblem {
+    HttpProblem::new(
+        StatusCode::BAD_REQUEST,
+        "malformed_query",
+        "The query can not be read",
+        format!(
+            "It may have limit (1 to {MAX_LIMIT}) and before (the number of a version, as next gives it), and nothing else."
+        ),
+    )
+}
+
+fn whole_number(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+fn version_number(text: &str) -> Option<u64> {
+    whole_number(text).filter(|number| (1..=MAX_VERSION).contains(number))
+}
+
+fn version_json(version: &Version) -> Value {
+    let mut json = json!({
+        "version": version.number,
+        "savedAt": version.saved_at,
+        "savedBy": version.saved_by,
+        "change": version.change.as_str(),
+        "changed": version.changed,
+    });
+    if let Some(address) = &version.source_address {
+        json["sourceAddress"] = json!(address);
+    }
+    match version.change {
+        Change::Saved | Change::Deleted => {}
+        Change::Restored { from } => json["restoredFrom"] = json!(from),
+    }
+    json
+}
+
+pub(crate) async fn restore(
+    deps: &Deps,
+    request: &Request,
+    id: &str,
+    version: &str,
+) -> Result<Response<Body>, HttpProblem> {
+    let access = Access::to(deps, request, id, Action::ManageSettings)?;
+    let no_version = || HttpProblem::not_found("There is no such version, or no longer.");
+    let from = version_number(version).ok_or_else(no_version)?;
+    let conditions = Preconditions::of(request.headers())?;
+    let tenant = &access.tenant;
+    write::change(deps, &access, &conditions, async |present| {
+        let past = deps.store.load_version(tenant, from, &*deps.clock).await;
+        let past = match past {
+            Ok(Past::Settings(past)) => past.settings,
+            Ok(Past::Nothing) => return Err(no_version()),
+            Ok(Past::Deletion) => {
+                return Err(not_restorable(
+                    "This version is a deletion. DELETE deletes the settings; to have them back, restore an earlier version.",
+                ));
+            }
+            Err(error) if error.is_worth_a_retry() => return Err(store_problem(error)),
+            Err(error) => {
+                error!(%error, clinic_id = %tenant, version = from, "a stored version can not be read");
+                return Err(not_restorable(
+                    "This version can not be read any more; restore another one.",
+                ));
+            }
+        };
+        // By today's rules, as if it came from outside; its secrets are its own.
+        let mut problems = Problems::default();
+        let settings = read_settings(past.view(), tenant, Some(&past), &mut problems);
+        let settings = problems
+            .or(settings)
+            .map_err(|problems| HttpProblem::invalid(&problems))?;
+        write::save(deps, &access, present, &settings, Some(from)).await
+    })
+    .await
+}
+
+fn not_restorable(detail: &'static str) -> HttpProblem {
+    HttpProblem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "not_restorable",
+        "This version can not be restored",
+        detail,
+    )
+}

@@ -1,0 +1,182 @@
+//! PUT, PATCH, DELETE: a change is made to the version that its author has seen, as a whole or not at all.
+
+use comms_core::Problems;
+use comms_runtime::{HttpProblem, auth::Action, http::json_body};
+use comms_settings::{CommunicationSettings, Present};
+use lambda_http::{
+    Body, Request, Response,
+    http::{HeaderName, HeaderValue, StatusCode},
+};
+use serde_json::Value;
+use tracing::warn;
+
+use crate::{
+    Access, Deps,
+    answers::{
+        empty_response, no_settings, settings_response, store_problem, unreadable, with_etag,
+    },
+    document::{read_body, read_settings},
+    merge_patch::{self, Patched},
+    preconditions::Preconditions,
+};
+
+pub(crate) async fn put(
+    deps: &Deps,
+    request: &Request,
+    id: &str,
+) -> Result<Response<Body>, HttpProblem> {
+    let access = Access::to(deps, request, id, Action::ManageSettings)?;
+    let conditions = Preconditions::of(request.headers())?;
+    let body = json_body(request.body())?;
+    change(deps, &access, &conditions, async |present| {
+        if let Present::Unreadable { error, .. } = present {
+            warn!(%error, clinic_id = %access.tenant, "settings that can not be read are being replaced");
+        }
+        let document = read_body(body, &access.tenant).map_err(|error| HttpProblem::invalid(&error))?;
+        let mut problems = Problems::default();
+        let settings = read_settings(document, &access.tenant, present.settings(), &mut problems);
+        let settings = problems
+            .or(settings)
+            .map_err(|problems| HttpProblem::invalid(&problems))?;
+        save(deps, &access, present, &settings, None).await
+    })
+    .await
+}
+
+pub(crate) async fn patch(
+    deps: &Deps,
+    request: &Request,
+    id: &str,
+) -> Result<Response<Body>, HttpProblem> {
+    let access = Access::to(deps, request, id, Action::ManageSettings)?;
+    let conditions = Preconditions::of(request.headers())?;
+    if !merge_patch::is_announced(request.headers()) {
+        return Err(unsupported_media_type());
+    }
+    let body = json_body(request.body())?;
+    change(deps, &access, &conditions, async |present| {
+        let stored = match present {
+            Present::Settings(stored) => &stored.settings,
+            Present::Unreadable { error, .. } => {
+                return Err(unreadable(StatusCode::CONFLICT, error));
+            }
+            Present::Nothing | Present::Deleted(_) => return Err(no_settings()),
+        };
+        let settings =
+            patched(body, &access, stored).map_err(|problems| HttpProblem::invalid(&problems))?;
+        save(deps, &access, present, &settings, None).await
+    })
+    .await
+}
+
+fn patched(
+    body: Value,
+    access: &Access,
+    stored: &CommunicationSettings,
+) -> Result<CommunicationSettings, Problems> {
+    let patch = read_body(body, &access.tenant)?;
+    let mut patched = Patched::of(stored, patch);
+    let mut problems = Problems::default();
+    let document = patched.document.take();
+    let settings = read_settings(document, &access.tenant, Some(stored), &mut problems);
+    if let Some(settings) = &settings {
+        patched.check_removed_secrets(settings, &mut problems);
+    }
+    problems.or(settings)
+}
+
+/// 415 with what would be taken (RFC 5789 section 2.2).
+fn unsupported_media_type() -> HttpProblem {
+    HttpProblem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        "Not a patch that is understood here",
+        "Send a JSON Merge Patch (RFC 7396) as application/merge-patch+json or application/json.",
+    )
+    .with_header(
+        HeaderName::from_static("accept-patch"),
+        HeaderValue::from_static(merge_patch::MEDIA_TYPES),
+    )
+}
+
+pub(crate) async fn delete(
+    deps: &Deps,
+    request: &Request,
+    id: &str,
+) -> Result<Response<Body>, HttpProblem> {
+    let access = Access::to(deps, request, id, Action::DeleteSettings)?;
+    let conditions = Preconditions::of(request.headers())?;
+    let tenant = &access.tenant;
+    // Deleting opens nothing, and so deletes what can not be opened.
+    let number = deps.store.present_number(tenant).await;
+    let number = number.map_err(store_problem)?.ok_or_else(no_settings)?;
+    let deleted = match conditions.check(Some(number)) {
+        Ok(()) => deps
+            .store
+            .delete(tenant, number, &access.author, &*deps.clock)
+            .await
+            .map_err(store_problem),
+        Err(failed) => Err(failed.into()),
+    };
+    match deleted {
+        Ok(_) => Ok(empty_response(StatusCode::NO_CONTENT)),
+        Err(problem) => Err(with_etag(deps, tenant, Some(number), problem).await),
+    }
+}
+
+/// Makes a change to what is stored now, if the conditions hold for it. A refusal has its `ETag`.
+pub(crate) async fn change(
+    deps: &Deps,
+    access: &Access,
+    conditions: &Preconditions,
+    make: impl AsyncFnOnce(&Present) -> Result<Response<Body>, HttpProblem>,
+) -> Result<Response<Body>, HttpProblem> {
+    let present = deps.store.load_present(&access.tenant).await;
+    let present = present.map_err(store_problem)?;
+    let result = match conditions.check(present.number()) {
+        Ok(()) => make(&present).await,
+        Err(failed) => Err(failed.into()),
+    };
+    match result {
+        Ok(response) => Ok(response),
+        Err(problem) => Err(with_etag(deps, &access.tenant, present.number(), problem).await),
+    }
+}
+
+/// Saves settings, perhaps those of an earlier version, unless they are what is stored.
+pub(crate) async fn save(
+    deps: &Deps,
+    access: &Access,
+    present: &Present,
+    settings: &CommunicationSettings,
+    restored_from: Option<u64>,
+) -> Result<Response<Body>, HttpProblem> {
+    let tenant = &access.tenant;
+    let status = match present {
+        Present::Settings(stored) => {
+            if settings.changed_fields(Some(&stored.settings)).is_empty() {
+                let version = &stored.version;
+                return Ok(settings_response(StatusCode::OK, tenant, version, settings));
+            }
+            StatusCode::OK
+        }
+        Present::Unreadable { .. } => StatusCode::OK,
+        Present::Nothing | Present::Deleted(_) => StatusCode::CREATED,
+    };
+    let (basis, author, clock) = (present.basis(), &access.author, &*deps.clock);
+    let saved = match restored_from {
+        None => {
+            deps.store
+                .save(tenant, settings, basis, author, clock)
+                .await
+        }
+        Some(from) => {
+            let store = &deps.store;
+            store
+                .restore(tenant, settings, from, basis, author, clock)
+                .await
+        }
+    };
+    let version = saved.map_err(store_problem)?;
+    Ok(settings_response(status, tenant, &version, settings))
+}

@@ -1,0 +1,12 @@
+//! The operator's commands, as functions and as the program, against a local AWS and a scripted API.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can not go on has failed"
+)]
+
+mod import;
+mod program;
+mod reseal;
+mod table;

@@ -1,0 +1,241 @@
+//! How many connections one provider entry may have: what its settings say, or less where the server
+//! turned out to allow less.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use comms_core::Clock;
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::memory::is_remembered;
+use crate::{
+    deadline::{Deadline, Elapsed},
+    sockets::{Place, Sockets},
+};
+
+/// The slots of a pool, one for each connection that may be in use.
+pub(super) struct Slots {
+    semaphore: Semaphore,
+    most: usize,
+    state: Mutex<State>,
+    sockets: Sockets,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Connections that are being made or are open, idle ones among them.
+    live: usize,
+    /// What the server was found to allow, and when.
+    learned: Option<(usize, Timestamp)>,
+    /// Slots that were taken out of circulation because of that.
+    withheld: usize,
+    /// Slots that are to be taken out when they come back.
+    wanted_back: usize,
+}
+
+/// The right to use one connection.
+pub(super) struct Slot<'a> {
+    slots: &'a Slots,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+/// The room for one connection, under the ceiling and among its pool's, from before it is made until it
+/// is closed.
+pub(super) struct Room {
+    slots: Arc<Slots>,
+    has_left: bool,
+    _place: Place,
+}
+
+impl Slots {
+    pub(super) fn new(most: u8, sockets: Sockets, clock: Arc<dyn Clock>) -> Self {
+        let most = usize::from(most.max(1));
+        Self {
+            semaphore: Semaphore::new(most),
+            most,
+            state: Mutex::default(),
+            sockets,
+            clock,
+        }
+    }
+
+    /// Waits for a slot.
+    pub(super) async fn slot(&self, deadline: Deadline) -> Result<Slot<'_>, Elapsed> {
+        self.forget_what_is_old();
+        // Does not go before those who wait: a slot that comes back is theirs at once.
+        let permit = if let Ok(permit) = self.semaphore.try_acquire() {
+            permit
+        } else {
+            let turn = self.sockets.wait(deadline, self.semaphore.acquire());
+            // The semaphore is never closed.
+            turn.await?.map_err(|_| Elapsed)?
+        };
+        Ok(Slot {
+            slots: self,
+            permit: Some(permit),
+        })
+    }
+
+    /// Counts a connection in that is going to be made.
+    pub(super) fn room(self: &Arc<Self>, place: Place) -> Room {
+        self.state().live += 1;
+        Room {
+            slots: self.clone(),
+            has_left: false,
+            _place: place,
+        }
+    }
+
+    /// Notes that the server refused one connection beside the others that there are, being made or open.
+    /// Whether there are others: if not, their number is not what the server minds.
+    pub(super) fn learn_one_too_many(&self, mut refused: Room) -> bool {
+        let now = self.clock.now();
+        let mut state = self.state();
+        // It leaves before it is counted who is left: of several that are refused at once, each leaves
+        // one fewer.
+        refused.has_left = true;
+        state.live -= 1;
+        let others = state.live;
+        let known = state.learned.map_or(self.most, |(limit, _)| limit);
+        if (1..known).contains(&others) {
+            state.learned = Some((others, now));
+            let gone = state.withheld + state.wanted_back;
+            let more = (self.most - others).saturating_sub(gone);
+            let free = self.semaphore.forget_permits(more);
+            state.withheld += free;
+            state.wanted_back += more - free;
+        }
+        drop(state);
+        if others > 0 {
+            self.sockets
+                .count(|statistics| statistics.one_too_many += 1);
+        }
+        others > 0
+    }
+
+    fn forget_what_is_old(&self) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        if state
+            .learned
+            .is_some_and(|(_, since)| !is_remembered(since, now))
+        {
+            state.learned = None;
+            state.wanted_back = 0;
+            self.semaphore
+                .add_permits(std::mem::take(&mut state.withheld));
+        }
+    }
+
+    /// Nothing can panic while it is held, so that it is whole whatever happens.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else {
+            return;
+        };
+        let mut state = self.slots.state();
+        if state.wanted_back > 0 {
+            state.wanted_back -= 1;
+            state.withheld += 1;
+            permit.forget();
+        } else {
+            // Under the lock: whoever counts what is free meanwhile must find it there, or here.
+            drop(permit);
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if !self.has_left {
+            self.slots.state().live -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use comms_core::SystemClock;
+
+    use super::*;
+
+    struct At(Mutex<Timestamp>);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            *self.0.lock().unwrap()
+        }
+    }
+
+    fn slots(most: u8) -> (Arc<Slots>, Sockets) {
+        let sockets = Sockets::default();
+        let slots = Slots::new(most, sockets.clone(), Arc::new(SystemClock));
+        (Arc::new(slots), sockets)
+    }
+
+    async fn room(slots: &Arc<Slots>) -> Room {
+        let place = slots.sockets.place(Deadline::after(Duration::from_secs(5)));
+        slots.room(place.await.unwrap())
+    }
+
+    fn deadline() -> Deadline {
+        Deadline::after(Duration::from_mins(1))
+    }
+
+    #[tokio::test]
+    async fn of_several_that_are_refused_at_once_each_leaves_one_fewer() {
+        let (slots, _) = slots(5);
+        let mut held = Vec::new();
+        let mut rooms = Vec::new();
+        for _ in 0..5 {
+            held.push(slots.slot(deadline()).await.unwrap());
+            rooms.push(room(&slots).await);
+        }
+        for _ in 0..3 {
+            assert!(slots.learn_one_too_many(rooms.pop().unwrap()));
+            drop(held.pop());
+        }
+        // Two are in use, and the three that came back are not lent again.
+        assert_eq!(slots.semaphore.available_permits(), 0);
+        drop(held);
+        assert_eq!(slots.semaphore.available_permits(), 2);
+    }
+
+    #[tokio::test]
+    async fn free_slots_are_withheld_at_once_and_a_lone_refusal_teaches_nothing() {
+        let (slots, sockets) = slots(5);
+        let _one = slots.slot(deadline()).await.unwrap();
+        assert!(!slots.learn_one_too_many(room(&slots).await));
+        assert_eq!(slots.semaphore.available_permits(), 4);
+        let _other = room(&slots).await;
+        assert!(slots.learn_one_too_many(room(&slots).await));
+        assert_eq!(slots.semaphore.available_permits(), 0);
+        assert_eq!(sockets.statistics().held, 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_learned_is_forgotten_and_every_slot_is_there_again() {
+        let clock = Arc::new(At(Mutex::new(Timestamp::UNIX_EPOCH)));
+        let slots = Arc::new(Slots::new(4, Sockets::default(), clock.clone()));
+        let held = [
+            slots.slot(deadline()).await.unwrap(),
+            slots.slot(deadline()).await.unwrap(),
+        ];
+        let _other = room(&slots).await;
+        assert!(slots.learn_one_too_many(room(&slots).await));
+        // Two were free and are withheld; a third is to come back, and does so after it is forgotten.
+        assert_eq!(slots.semaphore.available_permits(), 0);
+        *clock.0.lock().unwrap() += Duration::from_secs(601);
+        let third = slots.slot(deadline()).await.unwrap();
+        drop((held, third));
+        assert_eq!(slots.semaphore.available_permits(), 4);
+    }
+}

@@ -1,0 +1,238 @@
+//! Re-sealing: what is stored under one KMS key is put under another, so that the old one can be retired.
+//!
+//! An item's entries are sealed under its data key, and the data key under a KMS key. Only the second seal is made anew,
+//! inside KMS: whoever re-seals sees neither a data key nor a credential, and needs no right to open any. The document,
+//! its version and its sealed entries stay as they are, byte for byte, so caches by version stay right. The key of the
+//! keyed hashes *is* a data key: it goes the same way and keeps its value, on which every stored hash depends.
+//!
+//! One conditional write per item: it holds only while the item has the data key that was read. A save that came in
+//! between has a data key of its own, and wins. Nothing is ever half re-sealed, so a walk over the table can stop
+//! anywhere, and the next one does what is left.
+
+use aws_sdk_dynamodb::{
+    operation::update_item::UpdateItemError, primitives::Blob, types::AttributeValue,
+};
+use comms_core::Tenant;
+
+use crate::{
+    aws_error::error_code,
+    envelope::{EncryptedDataKey, Purpose},
+    hash_key,
+    item::{Item, attribute, take_bytes, take_text_or_number},
+    store::{SettingsStore, StoreError},
+};
+
+/// An item of the settings table: where it is, and under which key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundItem {
+    /// Whose it is: a tenant's id, or the name of the hash key's item.
+    pub owner: String,
+    /// Which of the owner's items: its sort key.
+    pub name: String,
+    /// Under which key it is sealed.
+    pub sealing: Sealing,
+}
+
+/// Under which key an item is sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sealing {
+    /// Under none: there is nothing secret in it.
+    None,
+    /// Under this data key.
+    Under(EncryptedDataKey),
+    /// It can not be told, because this attribute is not as it was written.
+    Unreadable(&'static str),
+}
+
+/// A part of a walk over the table.
+#[derive(Debug, Clone)]
+pub struct ItemPage {
+    /// What is in it.
+    pub items: Vec<FoundItem>,
+    /// Where the next one begins; `None` after the last.
+    pub next: Option<PageStart>,
+}
+
+/// Where a page begins.
+#[derive(Debug, Clone)]
+pub struct PageStart(Item);
+
+/// What became of an item that was to be re-sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resealed {
+    /// It is under the store's key.
+    Done,
+    /// It is not the item any more that was found: saved or deleted in between. Nothing was written.
+    ChangedMeanwhile,
+}
+
+impl SettingsStore {
+    /// The items of one tenant, or of all and the hash key's too, a page of at most 1 MB at a time, as they are at the
+    /// time of each page's strongly consistent read. Nothing is opened.
+    pub async fn sealed_items(
+        &self,
+        of: Option<&Tenant>,
+        from: Option<PageStart>,
+    ) -> Result<ItemPage, StoreError> {
+        let attributes = [
+            attribute::PK,
+            attribute::SK,
+            attribute::DATA_KEY,
+            attribute::KEY_ARN,
+        ]
+        .join(", ");
+        let from = from.map(|PageStart(key)| key);
+        let (items, next) = if let Some(tenant) = of {
+            let answer = self
+                .dynamodb
+                .query()
+                .table_name(&self.table)
+                .key_condition_expression("pk = :pk")
+                .expression_attribute_values(":pk", AttributeValue::S(tenant.as_str().to_owned()))
+                .projection_expression(attributes)
+                .consistent_read(true)
+                .set_exclusive_start_key(from)
+                .send()
+                .await
+                .map_err(|error| StoreError::Database {
+                    operation: "Query",
+                    code: error_code(&error),
+                })?;
+            (answer.items, answer.last_evaluated_key)
+        } else {
+            let answer = self
+                .dynamodb
+                .scan()
+                .table_name(&self.table)
+                .projection_expression(attributes)
+                .consistent_read(true)
+                .set_exclusive_start_key(from)
+                .send()
+                .await
+                .map_err(|error| StoreError::Database {
+                    operation: "Scan",
+                    code: error_code(&error),
+                })?;
+            (answer.items, answer.last_evaluated_key)
+        };
+        Ok(ItemPage {
+            items: items
+                .unwrap_or_default()
+                .into_iter()
+                .map(FoundItem::of)
+                .collect::<Result<_, _>>()?,
+            next: next.map(PageStart),
+        })
+    }
+
+    /// Puts `item`, which is sealed under `data_key`, under the store's own KMS key. One KMS `ReEncrypt` and one
+    /// conditional write.
+    pub async fn reseal(
+        &self,
+        item: &FoundItem,
+        data_key: &EncryptedDataKey,
+    ) -> Result<Resealed, StoreError> {
+        let purpose = if item.owner == hash_key::PK {
+            Purpose::HashKey
+        } else {
+            Purpose::Settings
+        };
+        let resealed = self.kms.reencrypt(data_key, &item.owner, purpose).await?;
+        let bytes = |bytes: &[u8]| AttributeValue::B(Blob::new(bytes));
+        let written = self
+            .dynamodb
+            .update_item()
+            .table_name(&self.table)
+            .key(attribute::PK, AttributeValue::S(item.owner.clone()))
+            .key(attribute::SK, AttributeValue::S(item.name.clone()))
+            .update_expression("SET #dataKey = :resealed, #keyArn = :keyArn")
+            // No two saves have the same data key, so this is the version too.
+            .condition_expression("#dataKey = :found")
+            .expression_attribute_names("#dataKey", attribute::DATA_KEY)
+            .expression_attribute_names("#keyArn", attribute::KEY_ARN)
+            .expression_attribute_values(":found", bytes(&data_key.ciphertext))
+            .expression_attribute_values(":resealed", bytes(&resealed.ciphertext))
+            .expression_attribute_values(":keyArn", AttributeValue::S(resealed.key_arn))
+            .send()
+            .await;
+        match written {
+            Ok(_) => Ok(Resealed::Done),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(Resealed::ChangedMeanwhile)
+            }
+            Err(error) => Err(StoreError::Database {
+                operation: "UpdateItem",
+                code: error_code(&error),
+            }),
+        }
+    }
+}
+
+impl FoundItem {
+    fn of(mut item: Item) -> Result<Self, StoreError> {
+        let owner = take_text_or_number(&mut item, attribute::PK)?;
+        let name = take_text_or_number(&mut item, attribute::SK)?;
+        let sealed = [attribute::DATA_KEY, attribute::KEY_ARN]
+            .iter()
+            .any(|name| item.contains_key(*name));
+        let sealing = if sealed {
+            let key_arn = take_text_or_number(&mut item, attribute::KEY_ARN);
+            let ciphertext = take_bytes(&mut item, attribute::DATA_KEY);
+            match (key_arn, ciphertext) {
+                (Ok(key_arn), Ok(ciphertext)) => Sealing::Under(EncryptedDataKey {
+                    ciphertext,
+                    key_arn,
+                }),
+                (Err(_), _) => Sealing::Unreadable(attribute::KEY_ARN),
+                (Ok(_), Err(_)) => Sealing::Unreadable(attribute::DATA_KEY),
+            }
+        } else {
+            Sealing::None
+        };
+        Ok(Self {
+            owner,
+            name,
+            sealing,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::item::{bytes, text};
+
+    use super::*;
+
+    fn sealing(attributes: impl IntoIterator<Item = (String, AttributeValue)>) -> Sealing {
+        let mut item = Item::from([text("pk", "clinic-1"), text("sk", "settings")]);
+        item.extend(attributes);
+        FoundItem::of(item).unwrap().sealing
+    }
+
+    #[test]
+    fn an_item_without_anything_sealed_is_told_from_one_that_can_not_be_read() {
+        assert_eq!(sealing([]), Sealing::None);
+        assert_eq!(
+            sealing([bytes("dataKey", b"k"), text("keyArn", "arn")]),
+            Sealing::Under(EncryptedDataKey {
+                ciphertext: b"k".to_vec(),
+                key_arn: "arn".to_owned(),
+            })
+        );
+        for (attributes, at) in [
+            (vec![bytes("dataKey", b"k")], "keyArn"),
+            (vec![text("keyArn", "arn")], "dataKey"),
+            (vec![text("dataKey", "k"), text("keyArn", "arn")], "dataKey"),
+            (
+                vec![bytes("dataKey", b"k"), bytes("keyArn", b"arn")],
+                "keyArn",
+            ),
+        ] {
+            assert_eq!(sealing(attributes), Sealing::Unreadable(at));
+        }
+    }
+}

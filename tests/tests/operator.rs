@@ -1,0 +1,183 @@
+//! The operator's commands against the functions themselves: an import through the config function, and sends after
+//! everything was re-sealed and the old key disabled.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    response::Response,
+};
+use comms_core::{Secret, SystemClock};
+use comms_operator::{
+    Api,
+    import::{self, Plan},
+    reseal,
+};
+use comms_settings::SettingsStore;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::world::{CLINIC, FROM, PASSWORD, World, communication, email, immediate, super_admin};
+
+const TOKEN: &str = "planted-token-of-a-super-admin";
+
+/// Puts the world's config function behind HTTP, for whoever has the token, and says where.
+async fn serve(world: &Arc<World>) -> String {
+    async fn answer(State(world): State<Arc<World>>, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let header = |name: &str| {
+            parts
+                .headers
+                .get(name)
+                .map_or("", |value| value.to_str().unwrap())
+        };
+        let claims = if header("authorization") == format!("Bearer {TOKEN}") {
+            super_admin()
+        } else {
+            Value::Null
+        };
+        let body = String::from_utf8(to_bytes(body, 1 << 20).await.unwrap().into()).unwrap();
+        let conditions: Vec<_> = ["if-match", "if-none-match"]
+            .into_iter()
+            .filter_map(|name| Some((name, parts.headers.get(name)?.to_str().unwrap())))
+            .collect();
+        let body = (!body.is_empty()).then_some(body.as_str());
+        let answer = world
+            .config(
+                parts.method.as_str(),
+                parts.uri.path(),
+                body,
+                claims,
+                &conditions,
+            )
+            .await;
+        Response::builder()
+            .status(answer.status)
+            .header("etag", answer.header("etag"))
+            .body(Body::from(answer.body.to_string()))
+            .unwrap()
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = Router::new().fallback(answer).with_state(world.clone());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    format!("http://{address}")
+}
+
+/// Imports `clinics` from a file.
+async fn import(url: &str, clinics: &Value, replace: bool) -> import::Report {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("clinics.json");
+    std::fs::write(&file, clinics.to_string()).unwrap();
+    let plan = Plan {
+        file,
+        api: Some(Api::new(url, &Secret::new(TOKEN.to_owned()), None).unwrap()),
+        replace,
+        rate: 1_000,
+    };
+    let mut report = import::Report::default();
+    import::run(&plan, &mut report, &mut |_| {}).await.unwrap();
+    assert!(!report.to_string().contains(PASSWORD));
+    report
+}
+
+#[tokio::test]
+async fn clinics_of_the_earlier_system_are_imported_and_send_through_their_own_providers() {
+    let world = Arc::new(World::new().await);
+    let url = serve(&world).await;
+    let ses = json!({"email": {"primary": {"provider": "ses", "credentials": {
+        "region": "eu-central-1", "accessKeyId": "AKIA0123456789ABCDEF", "secretAccessKey": PASSWORD,
+        "fromEmail": "desk@clinic.example"}}}});
+    let mut untrusted = email(&world.entry(), FROM);
+    untrusted["email"]["primary"]["credentials"]["caPem"] =
+        json!("-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n");
+    let clinics = json!([
+        {"clinicId": CLINIC, "settings": {"communicationSettings": email(&world.entry(), FROM)}},
+        {"_id": "clinic-ses", "name": "Another", "communicationSettings": ses},
+        {"clinicId": "clinic-untrusted", "communicationSettings": untrusted},
+    ]);
+    let report = import(&url, &clinics, false).await;
+    assert_eq!(report.imported, [CLINIC, "clinic-ses"], "{report}");
+    let [refused] = &report.refused[..] else {
+        panic!("{report}");
+    };
+    assert_eq!(refused.clinic_id.as_deref(), Some("clinic-untrusted"));
+    assert_eq!(
+        refused.problems[0].pointer,
+        "/settings/communicationSettings/email/primary/credentials/caPem"
+    );
+
+    world.post(&immediate()).await.expect(200);
+    assert_eq!(world.smtp.messages().len(), 1);
+    let shown = world.get_settings("clinic-ses").await.expect(200);
+    let primary = &shown.body["settings"]["communicationSettings"]["email"]["primary"];
+    assert_eq!(primary["provider"], "aws_ses");
+    assert_eq!(shown.body["savedBy"], "user-1", "as everybody's save");
+    assert!(!world.answers().contains(PASSWORD));
+}
+
+#[tokio::test]
+async fn importing_again_changes_nothing_and_replacing_changes_what_is_new() {
+    let world = Arc::new(World::new().await);
+    let url = serve(&world).await;
+    let clinics = |name: &str| {
+        let mut document = email(&world.entry(), FROM);
+        document["email"]["defaultFromName"] = json!(name);
+        json!({CLINIC: {"communicationSettings": document}})
+    };
+    let (first, second) = (clinics("First"), clinics("Second"));
+    assert_eq!(import(&url, &first, true).await.imported, [CLINIC]);
+    assert_eq!(import(&url, &second, false).await.already_there, [CLINIC]);
+    assert_eq!(import(&url, &first, true).await.unchanged, [CLINIC]);
+    assert_eq!(world.get_settings(CLINIC).await.header("etag"), "\"1\"");
+    assert_eq!(import(&url, &second, true).await.replaced, [CLINIC]);
+    assert_eq!(world.get_settings(CLINIC).await.header("etag"), "\"2\"");
+}
+
+#[tokio::test]
+async fn every_function_goes_on_when_all_is_re_sealed_and_the_old_key_disabled() {
+    let world = World::saved().await;
+    let queued = world.post(&communication()).await.expect(202).request_id();
+    let (sdk, kms) = {
+        let sdk = world.aws.sdk_config();
+        (sdk.clone(), aws_sdk_kms::Client::new(&sdk))
+    };
+    let created = kms.create_key().send().await.unwrap();
+    let key_arn = created.key_metadata.unwrap().arn.unwrap();
+    let resources = world.aws.resources();
+    let plan = reseal::Plan {
+        store: SettingsStore::new(&sdk, &resources.settings_table, &key_arn),
+        key_arn: key_arn.clone(),
+        tenants: Vec::new(),
+        rate: 1_000,
+        dry_run: false,
+    };
+    let mut report = reseal::Report::default();
+    reseal::run(&plan, &mut report, &mut |_, _| {})
+        .await
+        .unwrap();
+    assert!(report.is_complete(&key_arn), "{report}");
+    assert_eq!(report.resealed, 3, "present settings, version, hash key");
+    kms.disable_key()
+        .key_id(&resources.kms_key_id)
+        .send()
+        .await
+        .unwrap();
+
+    // A new process, which knows neither the settings nor the key of the hashes.
+    let worker = world.worker_with_clock(Arc::new(SystemClock));
+    let batch = world
+        .run_worker_with(&worker, Duration::from_secs(30))
+        .await;
+    assert!(batch.failed.is_empty());
+    let status = world.status(&queued).await.expect(200);
+    assert_eq!(
+        status.body["deliveries"][0]["status"], "sent",
+        "{}",
+        status.text
+    );
+    let shown = world.get_settings(CLINIC).await.expect(200);
+    assert_eq!(shown.header("etag"), "\"1\"", "no new version");
+}
