@@ -164,10 +164,11 @@ impl Sockets {
         Queueing { all: self, own }
     }
 
-    /// Whether anybody waits for a place beside those whom `own` counts.
+    /// Whether anybody waits for a place beside those whom `own` counts. Where a place is free, nobody
+    /// does who has not been given one.
     pub(crate) fn others_wait(&self, own: &AtomicUsize) -> bool {
         let own = own.load(SeqCst);
-        self.0.queue.load(SeqCst) > own
+        self.0.queue.load(SeqCst) > own && self.0.places.available_permits() == 0
     }
 
     /// A place without waiting: a free one, or that of an idle connection, which is closed. Does not go
