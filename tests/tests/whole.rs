@@ -15,6 +15,7 @@ mod events;
 mod health;
 mod idempotency;
 mod matrix;
+mod openapi;
 mod privacy;
 mod providers;
 mod send;

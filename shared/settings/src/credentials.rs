@@ -461,6 +461,14 @@ fn read_ses_account(
     tenant: &Tenant,
     stored: Option<&SesCredentials>,
 ) -> Option<SesAccountCredentials> {
+    let ways = [
+        "accessKeyId",
+        "secretAccessKey",
+        "roleArn",
+        "externalId",
+        "tenantName",
+    ];
+    drop_absent(object, &ways);
     let by_keys = !object.is_missing("accessKeyId") || !object.is_missing("secretAccessKey");
     let by_role = !object.is_missing("roleArn") || !object.is_missing("externalId");
     let by_tenant = !object.is_missing("tenantName");
@@ -519,13 +527,7 @@ fn read_ses_account(
             })
         }
         (_, _, _) => {
-            for name in [
-                "accessKeyId",
-                "secretAccessKey",
-                "roleArn",
-                "externalId",
-                "tenantName",
-            ] {
+            for name in ways {
                 object.take(name);
             }
             object.problem_here(
@@ -583,6 +585,7 @@ fn read_meta(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<Me
             ))
         }
     });
+    drop_absent(object, &["apiKey", "accessToken"]);
     // Platforms that moved over know the token by another name.
     let name = if object.is_missing("apiKey") && !object.is_missing("accessToken") {
         "accessToken"
@@ -694,6 +697,7 @@ fn read_twilio_login(
     stored: Option<&TwilioCredentials>,
     same_account: bool,
 ) -> Option<TwilioLoginCredentials> {
+    drop_absent(object, &["authToken", "apiKeySid", "apiKeySecret"]);
     let by_key = !object.is_missing("apiKeySid") || !object.is_missing("apiKeySecret");
     if by_key && !object.is_missing("authToken") {
         object.take("authToken");
@@ -730,6 +734,16 @@ fn read_twilio_login(
     });
     read_secret(object, "authToken", kept, "accountSid or apiUrl")
         .map(TwilioLoginCredentials::AuthToken)
+}
+
+/// Takes out those of `names` that are `null`. Of several ways to log in one is read, and the fields of the
+/// others would be unknown; as everywhere, `null` is the same as absent.
+fn drop_absent(object: &mut Object<'_>, names: &[&str]) {
+    for name in names {
+        if object.is_missing(name) {
+            object.take(name);
+        }
+    }
 }
 
 fn read_sender(object: &mut Object<'_>) -> OwnSender {
