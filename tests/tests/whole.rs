@@ -18,6 +18,7 @@ mod health;
 mod idempotency;
 mod isolation;
 mod matrix;
+mod openapi;
 mod operator;
 mod patch;
 mod privacy;

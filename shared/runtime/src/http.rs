@@ -274,9 +274,17 @@ pub fn body_bytes(body: &Body) -> &[u8] {
     body.as_ref()
 }
 
-/// The JSON document in a request's body.
+/// The JSON object in a request's body.
 pub fn json_body(body: &Body) -> Result<Value, HttpProblem> {
-    json::parse(body_bytes(body)).map_err(|problems| HttpProblem::malformed(&problems))
+    json::parse(body_bytes(body))
+        .and_then(|document| {
+            if document.is_object() {
+                Ok(document)
+            } else {
+                Err(Problems::one("", "must be an object"))
+            }
+        })
+        .map_err(|problems| HttpProblem::malformed(&problems))
 }
 
 /// The parts of a path, without the empty ones.
@@ -318,6 +326,15 @@ mod tests {
             let response = Response::<Body>::from(problem);
             assert_eq!(response.status(), 429);
             assert_eq!(response.headers()["retry-after"], header, "{millis}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_malformed() {
+        assert!(json_body(&Body::from("{\"a\":1}")).is_ok());
+        for body in ["", "{", "null", "[]", "5", "\"text\""] {
+            let problem = json_body(&Body::from(body)).unwrap_err();
+            assert_eq!(problem.status(), 400, "{body}");
         }
     }
 

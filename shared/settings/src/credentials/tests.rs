@@ -450,6 +450,31 @@ fn unknown_fields_and_fields_of_other_providers_are_refused_by_name() {
     assert_eq!(problems(provider, &foreign, None), ["accountSid"]);
 }
 
+/// Clients whose objects have all fields send `null` for those that they do not mean.
+#[test]
+fn null_in_the_fields_of_another_login_is_the_same_as_absent() {
+    for (provider, credentials) in forms() {
+        let logins: &[&str] = match provider {
+            "aws_ses" => &[
+                "accessKeyId",
+                "secretAccessKey",
+                "roleArn",
+                "externalId",
+                "tenantName",
+            ],
+            "meta_business" => &["apiKey", "accessToken"],
+            "twilio" => &["authToken", "apiKeySid", "apiKeySecret"],
+            _ => &[],
+        };
+        for name in logins {
+            if credentials.get(name).is_none() {
+                let with_null = with(&credentials, name, Value::Null);
+                assert!(read(provider, &with_null).is_ok(), "{provider} {name}");
+            }
+        }
+    }
+}
+
 #[test]
 fn no_problem_repeats_what_was_sent() {
     for (provider, credentials) in forms() {
