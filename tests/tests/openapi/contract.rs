@@ -230,7 +230,7 @@ impl Contract {
             let text = answer.header(name);
             let ours = answer.header("content-type") == "application/problem+json";
             if text.is_empty() {
-                if header["required"] == true || ours {
+                if header["required"] == true || (ours && name == "Retry-After") {
                     return fail(&format!("the header {name} is missing"));
                 }
                 continue;
@@ -279,8 +279,8 @@ impl Contract {
             let same = |field: &str| example[field] == problem[field];
             problem["status"] == answer.status
                 && ["type", "title", "status", "code"].into_iter().all(same)
-                // Which of four limits is reached: one of them is shown.
-                && (same("detail") || answer.status == 429)
+                // Which of four limits is reached, or which header is wrong: one of them is shown.
+                && (same("detail") || answer.status == 429 || problem["code"] == "malformed_header")
         })
     }
 

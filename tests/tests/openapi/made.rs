@@ -307,15 +307,20 @@ impl<'c> Judge<'c> {
             body.is_ok(),
             matches!(body, Ok((_, true))),
         );
-        if done && !(parameters && valid) {
+        // Only an operation that says so looks at it.
+        let looks = !self.operation.object["responses"]["415"].is_null();
+        let given = request.content_type.split(';').next().unwrap_or_default();
+        let typed = !looks || self.operation.bodies().any(|(known, _)| known == given);
+        if done && !(parameters && valid && typed) {
             return fail("accepted, although the document does not allow it");
         }
         let nowhere = status == 404 && !parameters;
         match status {
-            400 if json => fail("refused as no JSON, which it is"),
+            400 if json && parameters => fail("refused as malformed, which it is not"),
+            415 if typed => fail("refused for its content type"),
             403 if permitted && !nowhere => fail("refused somebody who may"),
             422 if parameters && valid => {
-                for error in answer.body["errors"].as_array().unwrap() {
+                for error in answer.body["errors"].as_array().into_iter().flatten() {
                     let Some(rule) = self.rules.iter().find(|rule| rule.explains(error)) else {
                         return fail("refused, although the document allows it");
                     };

@@ -547,17 +547,24 @@ pub(crate) fn broken_bodies() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-/// A body as the document reads it: `null` for a field that is named is the same as leaving it out. Maps with names of the
-/// caller's own, and what is passed on as it is, have no such fields.
+/// A body as the document reads it: `null` for a field that is named is the same as leaving it out, and so is an empty text
+/// in settings. Maps with names of the caller's own, and what is passed on as it is, have no such fields.
 pub(crate) fn without_nulls(contract: &Contract, value: &Value, schema: &Value) -> Value {
+    without(contract, value, schema, false)
+}
+
+fn without(contract: &Contract, value: &Value, schema: &Value, in_settings: bool) -> Value {
     let schema = contract.resolved(schema);
     match value {
         Value::Object(fields) => {
             let fields = fields.iter().filter_map(|(name, field)| {
-                let named = property(contract, &schema, name);
-                match named {
-                    Some(_) if field.is_null() => None,
-                    Some(named) => Some((name.clone(), without_nulls(contract, field, &named))),
+                let in_settings = in_settings || name == "communicationSettings";
+                let is_unset = field.is_null() || (in_settings && field == "");
+                match property(contract, &schema, name) {
+                    Some(_) if is_unset => None,
+                    Some(named) => {
+                        Some((name.clone(), without(contract, field, &named, in_settings)))
+                    }
                     None => Some((name.clone(), field.clone())),
                 }
             });
@@ -567,7 +574,7 @@ pub(crate) fn without_nulls(contract: &Contract, value: &Value, schema: &Value) 
             let schema = item_schema(contract, &schema);
             items
                 .iter()
-                .map(|item| without_nulls(contract, item, &schema))
+                .map(|item| without(contract, item, &schema, in_settings))
                 .collect()
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
