@@ -122,7 +122,9 @@ impl Worker {
             let stat = std::fs::read_to_string(&stat).unwrap();
             // The state is the first field after the name, which stands in parentheses.
             let (_, fields) = stat.rsplit_once(") ").unwrap();
-            if is_it(fields.split(' ').next().unwrap()) {
+            let state = fields.split(' ').next().unwrap();
+            assert!(!matches!(state, "Z" | "X"), "the worker has ended");
+            if is_it(state) {
                 return;
             }
             tokio::task::yield_now().await;

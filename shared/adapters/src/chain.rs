@@ -184,7 +184,12 @@ impl Chain {
                 }
                 Err(error) => error,
             };
-            if error.kind == ErrorKind::Unauthenticated
+            let was_refused = match error.disposition {
+                Disposition::ProviderDown | Disposition::Transient => true,
+                Disposition::Ambiguous | Disposition::Final => false,
+            };
+            if was_refused
+                && error.kind == ErrorKind::Unauthenticated
                 && let global = entry.position.is_global()
                 && !std::mem::replace(&mut renewed[usize::from(global)], true)
                 && let Some(newer) = renew(global).await

@@ -63,6 +63,8 @@ const RESOLVE_TIME: Duration = Duration::from_secs(4);
 const TLS_TIME: Duration = Duration::from_secs(5);
 /// The longest that one request takes with its answer.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// What must be left after waiting for a socket, beside what must be left in any case.
+const AFTER_WAITING: Duration = Duration::from_secs(2);
 /// How long an idle connection is kept. Providers' front ends close theirs after a minute or more; one
 /// that is about to be closed may swallow a request.
 const IDLE_TIME: Duration = Duration::from_secs(45);
@@ -167,7 +169,9 @@ impl HttpClients {
 
     /// A place under the ceiling, for one request.
     async fn socket(&self, deadline: Deadline) -> Result<sockets::Place, TransportFailure> {
-        let place = self.sockets.place(deadline).await;
+        // Who has waited is to have enough time left for an answer: a request that is cut off may have been
+        // acted on.
+        let place = self.sockets.place(deadline.less(AFTER_WAITING)).await;
         place.map_err(|Elapsed| TransportFailure::NoSocketInTime)
     }
 

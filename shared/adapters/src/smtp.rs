@@ -198,6 +198,11 @@ impl SmtpProvider {
                 (Err(failure), _, Some(rest)) if is_worth_another(failure, deadline) => {
                     next = CheckedOut::New(self.pool.replace(held, carried, rest, failure));
                 }
+                // Too late for another: it is our connection that was dead, and not the server.
+                (Err(failure), _, Some(rest)) if failure.is_stale_connection() => {
+                    drop(self.pool.replace(held, carried, rest, failure));
+                    return Err(classify(failure).health_unchanged());
+                }
                 (Err(failure), connection, None) if failure.is_one_too_many() => {
                     refusals += 1;
                     drop(connection);
@@ -381,7 +386,7 @@ pub fn classify(failure: Failure) -> ProviderError {
         (Stage::Pool, _) => error(
             Transient,
             Timeout,
-            "No connection became free in time; allow more connections or send less at once.",
+            "There was not enough time left for the message, or for one of our connections to become free; allow more connections, or send less at once.",
         )
         .health_unchanged(),
         (_, Cause::Egress(EgressError::Unresolved)) => error(

@@ -6,9 +6,10 @@
 //! has been idle for the longest, whoever's it is; where none is idle, it waits in the order of
 //! arrival.
 //!
-//! Nobody waits behind more messages of another provider entry than that may have connections: an
+//! Nobody waits behind more SMTP messages of another provider entry than that may have connections: an
 //! entry's message first takes one of the entry's own slots, and there are no more of those. And a
-//! connection is not kept for its own entry's next message while somebody else waits.
+//! connection is not kept for its own entry's next message while somebody else waits. HTTP requests have
+//! no such slots: there are never more of them than an invocation has deliveries at once.
 //!
 //! There is no task and no timer behind it, and the ceiling knows the pools by weak references only: a
 //! provider that is dropped takes its connections with it, and their places are free.
@@ -164,10 +165,11 @@ impl Sockets {
         Queueing { all: self, own }
     }
 
-    /// Whether anybody waits for a place beside those whom `own` counts.
+    /// Whether anybody waits for a place beside those whom `own` counts. Where a place is free, nobody
+    /// does who has not been given one.
     pub(crate) fn others_wait(&self, own: &AtomicUsize) -> bool {
         let own = own.load(SeqCst);
-        self.0.queue.load(SeqCst) > own
+        self.0.queue.load(SeqCst) > own && self.0.places.available_permits() == 0
     }
 
     /// A place without waiting: a free one, or that of an idle connection, which is closed. Does not go

@@ -584,8 +584,14 @@ async fn a_server_that_refuses_every_connection_is_asked_a_few_times_and_then_ea
             (Disposition::Transient, ErrorKind::Unavailable, true)
         );
     }
-    assert!(clinic.server.connections() <= 10);
+    // Each asks once, and three times more at most.
+    assert!(clinic.server.connections() <= 20);
     process.assert_nothing_is_lost();
+
+    // When it takes connections again, it has as many as before.
+    clinic.server.clear_script();
+    assert!(clinic.send_at_once(5).await.iter().all(Result::is_ok));
+    assert_eq!(clinic.server.open_connections(), 5);
 }
 
 #[tokio::test]

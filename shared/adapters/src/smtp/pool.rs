@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
 use super::{
+    SUSPICIOUS_REST,
     connection::{Cause, Connection, Failure, Stage},
     lease::{Held, Lease, Resting},
     session::{SessionEnd, SessionLimit},
@@ -173,14 +174,26 @@ impl Pool {
     }
 
     /// Makes room of a kept connection that turned out to be dead when a message was begun on it. Where
-    /// it died without a word, those that were kept for as long are no better, and would cost the next
-    /// messages as much each.
+    /// it died without a word, which could not be seen before, those that were kept for as long are no
+    /// better, and would cost the next messages as much each.
     pub(super) fn replace(&self, dead: Held, messages: u32, rest: Rest, failure: Failure) -> Room {
         self.sockets
             .count(|statistics| statistics.stale_retried += 1);
         let at_mail = failure.stage == Stage::Mail;
         self.learn_from_end(messages, rest, failure.cause, at_mail);
-        if matches!(failure.cause, Cause::TimedOut | Cause::Closed) {
+        let without_a_word = match failure.cause {
+            Cause::TimedOut => true,
+            Cause::Closed => at_mail && rest.time >= SUSPICIOUS_REST,
+            Cause::Reply(_)
+            | Cause::Certificate
+            | Cause::TlsHandshake
+            | Cause::Malformed
+            | Cause::NotOffered
+            | Cause::TooLarge
+            | Cause::Egress(_)
+            | Cause::Local => false,
+        };
+        if without_a_word {
             let others: Vec<_> = {
                 let mut connections = self.idle.connections();
                 let others = connections.extract_if(.., |resting| resting.since <= rest.since);

@@ -74,7 +74,10 @@ impl SessionLimit {
             return;
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_proof || current(state.suspected, now) == Some(end.messages) {
+        // The same end twice, and not two that were found at the same time.
+        let last_used = now.saturating_sub(end.idle).unwrap_or(now);
+        let suspected = state.suspected.filter(|(_, since)| *since <= last_used);
+        if is_proof || current(suspected, now) == Some(end.messages) {
             let known = current(state.learned, now).unwrap_or(u32::MAX);
             state.learned = Some((known.min(end.messages), now));
             state.suspected = None;
@@ -104,13 +107,15 @@ mod tests {
         }
     }
 
-    /// What is known after these ends.
+    /// What is known after these ends, one every ten seconds.
     fn after(ends: &[SessionEnd]) -> Option<u32> {
         let limit = SessionLimit::default();
+        let mut now = NOW;
         for end in ends {
-            limit.learn(*end, NOW);
+            now += SignedDuration::from_secs(10);
+            limit.learn(*end, now);
         }
-        limit.get(NOW)
+        limit.get(now)
     }
 
     fn reply(text: &str) -> Cause {
@@ -142,6 +147,17 @@ mod tests {
             assert_eq!(after(&[end(5, 5, cause), end(5, 5, cause)]), None);
             assert_eq!(after(&[end(0, 0, cause), end(0, 0, cause)]), None);
         }
+    }
+
+    #[test]
+    fn two_that_were_found_ended_at_the_same_time_are_one_end() {
+        let limit = SessionLimit::default();
+        limit.learn(end(1, 2, Cause::Closed), NOW);
+        limit.learn(end(1, 1, Cause::Closed), NOW);
+        assert_eq!(limit.get(NOW), None);
+        let later = NOW + SignedDuration::from_secs(3);
+        limit.learn(end(1, 2, Cause::Closed), later);
+        assert_eq!(limit.get(later), Some(1));
     }
 
     #[test]

@@ -98,7 +98,10 @@ impl Slots {
         state.live -= 1;
         let others = state.live;
         let known = state.learned.map_or(self.most, |(limit, _)| limit);
-        if (1..known).contains(&others) {
+        if others == 0 {
+            // One that is refused alone shows that it was not the number of the others either.
+            self.forget(&mut state);
+        } else if (1..known).contains(&others) {
             state.learned = Some((others, now));
             let gone = state.withheld + state.wanted_back;
             let more = (self.most - others).saturating_sub(gone);
@@ -121,11 +124,16 @@ impl Slots {
             .learned
             .is_some_and(|(_, since)| !is_remembered(since, now))
         {
-            state.learned = None;
-            state.wanted_back = 0;
-            self.semaphore
-                .add_permits(std::mem::take(&mut state.withheld));
+            self.forget(&mut state);
         }
+    }
+
+    /// Takes back what was learned: every slot is there again.
+    fn forget(&self, state: &mut State) {
+        state.learned = None;
+        state.wanted_back = 0;
+        self.semaphore
+            .add_permits(std::mem::take(&mut state.withheld));
     }
 
     /// Nothing can panic while it is held, so that it is whole whatever happens.
@@ -219,6 +227,20 @@ mod tests {
         assert!(slots.learn_one_too_many(room(&slots).await));
         assert_eq!(slots.semaphore.available_permits(), 0);
         assert_eq!(sockets.statistics().held, 1);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_the_last_one_as_well_does_not_mind_their_number() {
+        let (slots, _) = slots(3);
+        let mut rooms = Vec::new();
+        for _ in 0..3 {
+            rooms.push(room(&slots).await);
+        }
+        assert!(slots.learn_one_too_many(rooms.pop().unwrap()));
+        assert!(slots.learn_one_too_many(rooms.pop().unwrap()));
+        assert_eq!(slots.semaphore.available_permits(), 1);
+        assert!(!slots.learn_one_too_many(rooms.pop().unwrap()));
+        assert_eq!(slots.semaphore.available_permits(), 3);
     }
 
     #[tokio::test]

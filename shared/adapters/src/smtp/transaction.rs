@@ -194,8 +194,11 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
     bytes: &[u8],
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    // The group of commands may have taken long.
-    enough_time(deadline).inspect_err(|_| wire.spoil())?;
+    // What was before may have taken long, and not on this connection alone: nobody is to blame.
+    enough_time(deadline).map_err(|_| {
+        wire.spoil();
+        Failure::new(Stage::Pool, Cause::TimedOut)
+    })?;
     let deadline = deadline.min(Deadline::after(BODY_TIME));
     let cause = match deadline.bound(BODY_TIME, wire.write_message(bytes)).await {
         Ok(Ok(())) => {
