@@ -66,6 +66,7 @@ const SETTINGS_TABLE: &str = "clinic-comms-settings";
 const DELIVERIES_TABLE: &str = "clinic-comms-deliveries";
 const KEY_ALIAS: &str = "alias/clinic-comms";
 const QUEUE: &str = "clinic-comms";
+const URGENT_QUEUE: &str = "clinic-comms-urgent";
 const DLQ: &str = "clinic-comms-dlq";
 
 /// The attribute of an item of either table that says when it may be forgotten, in Unix seconds.
@@ -118,9 +119,11 @@ pub struct Resources {
     pub deliveries_table: String,
     /// ARN of the symmetric KMS key, which `alias/clinic-comms` names too.
     pub kms_key_id: String,
-    /// URL of the standard queue (visibility timeout 180 s, five receives, then the dead-letter queue).
+    /// URL of the standard queue (visibility timeout 180 s, 100 receives, then the dead-letter queue).
     pub queue_url: String,
-    /// URL of its dead-letter queue.
+    /// URL of the queue for what is urgent, which is like the other one.
+    pub urgent_queue_url: String,
+    /// URL of the dead-letter queue of both.
     pub dlq_url: String,
 }
 
@@ -331,6 +334,7 @@ impl LocalAws {
             deliveries_table: DELIVERIES_TABLE.to_owned(),
             kms_key_id,
             queue_url: format!("{base}/{ACCOUNT}/{QUEUE}"),
+            urgent_queue_url: format!("{base}/{ACCOUNT}/{URGENT_QUEUE}"),
             dlq_url: format!("{base}/{ACCOUNT}/{DLQ}"),
         };
         let tasks = vec![
@@ -372,6 +376,8 @@ impl LocalAws {
             ("DELIVERIES_TABLE", resources.deliveries_table.clone()),
             ("KMS_KEY_ID", resources.kms_key_id.clone()),
             ("QUEUE_URL", resources.queue_url.clone()),
+            ("URGENT_QUEUE_URL", resources.urgent_queue_url.clone()),
+            ("DEAD_LETTER_QUEUE_URL", resources.dlq_url.clone()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
@@ -725,13 +731,15 @@ async fn create_queues(sqs: &SqsService) -> Result<(), LocalAwsError> {
     .await?;
     let redrive = json!({
         "deadLetterTargetArn": format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{DLQ}"),
-        "maxReceiveCount": 5,
+        "maxReceiveCount": 100,
     });
-    create(json!({
-        "QueueName": QUEUE,
-        "Attributes": {"VisibilityTimeout": "180", "RedrivePolicy": redrive.to_string()},
-    }))
-    .await?;
+    for queue in [QUEUE, URGENT_QUEUE] {
+        create(json!({
+            "QueueName": queue,
+            "Attributes": {"VisibilityTimeout": "180", "RedrivePolicy": redrive.to_string()},
+        }))
+        .await?;
+    }
     Ok(())
 }
 
