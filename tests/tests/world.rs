@@ -9,7 +9,7 @@ use std::{
 use aws_sdk_sqs::types::MessageSystemAttributeName;
 use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
 use comms_core::Clock;
-use comms_delivery::{Ledger, Pipeline, SharedHealth};
+use comms_delivery::{Ledger, Pipeline, Quotas, SharedHealth, SharedPacing};
 use comms_runtime::{Environment, sqs::SqsEvent};
 use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
@@ -192,6 +192,8 @@ impl World {
                 HashKeys::new(store),
                 ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
                 SharedHealth::new(&sdk, &resources.deliveries_table, clock.clone()),
+                Quotas::new(&sdk, &resources.deliveries_table, clock.clone()),
+                SharedPacing::new(&sdk, &resources.deliveries_table, clock.clone()),
                 Ledger::new(&sdk, &resources.deliveries_table),
                 clock,
             ),
