@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use comms_core::{DeliveryStatus, RequestId};
+use comms_core::{Clock, DeliveryStatus, RequestId};
+use comms_delivery::Ledger;
 use comms_testkit::{
     aws::Fault,
     clock::ManualClock,
@@ -249,8 +250,12 @@ async fn an_outcome_that_was_not_recorded_comes_again_and_is_flagged_or_held_aft
         assert_eq!(world.smtp.messages().len(), 1);
         world.aws.clear_faults();
         assert_eq!(run().await, 1, "its lease holds");
-        let known = world.worker_with_clock(clock.clone()).pipeline;
-        let known = known.status(&RequestId::parse(&id).unwrap()).await;
+        let ledger = Ledger::new(
+            &world.aws.sdk_config(),
+            &world.aws.resources().deliveries_table,
+        );
+        let request = RequestId::parse(&id).unwrap();
+        let known = ledger.read(&request, clock.now()).await;
         let known = known.unwrap().unwrap().deliveries;
         assert_eq!(known[0].status, DeliveryStatus::Sending);
         assert_eq!(world.smtp.messages().len(), 1);
