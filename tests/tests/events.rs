@@ -232,3 +232,14 @@ async fn save_whatsapp(world: &World, graph: &HttpServer) {
     let messages = "/v23.0/123456789/messages";
     graph.on("POST", messages, Reply::json(200, accepted));
 }
+
+#[tokio::test]
+async fn what_is_no_communication_is_set_aside_and_takes_no_other_message_with_it() {
+    let world = World::saved().await;
+    let event: Value = serde_json::from_str(&read("worker-poison")).unwrap();
+    world.work_on(event["Records"].as_array().unwrap()).await;
+    let letters = world.dead_letters().await;
+    let source = |letter: &Value| letter["attributes"]["sourceMessageId"].clone();
+    let dead: Vec<_> = letters.iter().map(source).collect();
+    assert_eq!(dead, ["059f36b4-87a3-44ab-83d2-661975970002"]);
+}
