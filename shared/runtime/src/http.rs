@@ -229,6 +229,9 @@ pub fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Body
 /// maximum integration timeout).
 const LONGEST: Duration = Duration::from_secs(28);
 
+/// The longest that an invocation may take (Lambda quotas, function timeout).
+const LONGEST_INVOCATION: Duration = Duration::from_mins(15);
+
 /// How long there is to answer: what Lambda leaves of the invocation, and what API Gateway waits.
 pub fn time_left(request: &Request) -> Duration {
     request
@@ -238,10 +241,15 @@ pub fn time_left(request: &Request) -> Duration {
 
 /// How long the invocation may still run.
 pub fn remaining(context: &lambda_runtime::Context) -> Duration {
+    let deadline = Duration::from_millis(context.deadline);
+    if deadline <= LONGEST_INVOCATION {
+        // No time of day, but a time span: what `cargo lambda watch` (1.9) gives is 600 000.
+        return deadline;
+    }
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    Duration::from_millis(context.deadline).saturating_sub(now)
+    deadline.saturating_sub(now)
 }
 
 /// The address that a request came from, as API Gateway saw it.
@@ -379,5 +387,20 @@ mod tests {
             ),
             (503, &HeaderValue::from_static("5"))
         );
+    }
+
+    #[test]
+    fn a_deadline_is_a_time_of_day_or_the_span_that_a_development_server_gives() {
+        let remaining = |deadline: Duration| {
+            let mut context = lambda_runtime::Context::default();
+            context.deadline = u64::try_from(deadline.as_millis()).unwrap();
+            remaining(&context)
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let minute = Duration::from_mins(1);
+        assert!(remaining(now + minute) <= minute);
+        assert!(remaining(now + 2 * minute) > minute);
+        assert_eq!(remaining(now - minute), Duration::ZERO);
+        assert_eq!(remaining(10 * minute), 10 * minute);
     }
 }
