@@ -57,10 +57,10 @@ async fn poison_is_set_aside_with_its_reason_and_takes_no_other_message_with_it(
         .await
         .into_iter()
         .map(|letter| {
-            let word = |name: &str| letter["attributes"][name].as_str().unwrap_or_default();
-            assert_eq!(word("sourceQueue"), "clinic-comms");
+            let of = |name: &str| letter["attributes"][name].as_str().unwrap_or_default();
+            assert_eq!(of("sourceQueue"), "clinic-comms");
             assert_eq!(letter["group"], CLINIC);
-            let said = (word("sourceMessageId"), word("reason"), word("fields"));
+            let said = (of("sourceMessageId"), of("reason"), of("fields"));
             format!("{} {} {}", said.0, said.1, said.2)
         })
         .collect();
