@@ -17,6 +17,7 @@ mod hangs;
 mod health;
 mod idempotency;
 mod isolation;
+mod large;
 mod matrix;
 mod openapi;
 mod operator;

@@ -499,6 +499,46 @@ impl World {
         received.messages.unwrap_or_default()
     }
 
+    /// Up to ten messages of the urgent queue, else of the other, as they are received and as Lambda hands them on; and
+    /// the URL of the queue.
+    pub(crate) async fn take_batch(&self) -> (&str, Vec<aws_sdk_sqs::types::Message>, Vec<Value>) {
+        let resources = self.aws.resources();
+        let mut url = &resources.urgent_queue_url;
+        let mut received = self.receive(url).await;
+        if received.is_empty() {
+            url = &resources.queue_url;
+            received = self.receive(url).await;
+        }
+        let name = url.rsplit('/').next().unwrap();
+        let arn = format!("arn:aws:sqs:us-east-1:123456789012:{name}");
+        let records = received.iter().map(|message| {
+            let attributes: serde_json::Map<_, _> = message
+                .attributes()
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name.as_str().to_owned(), json!(value)))
+                .collect();
+            let own: serde_json::Map<_, _> = message
+                .message_attributes()
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| {
+                    let json =
+                        json!({"stringValue": value.string_value(), "dataType": value.data_type()});
+                    (name.clone(), json)
+                })
+                .collect();
+            let mut record = record(message.message_id().unwrap(), message.body().unwrap());
+            record["eventSourceARN"] = json!(arn);
+            record["receiptHandle"] = json!(message.receipt_handle());
+            record["attributes"] = attributes.into();
+            record["messageAttributes"] = own.into();
+            record
+        });
+        let records = records.collect();
+        (url, received, records)
+    }
+
     /// Lets the worker handle what is on the queues, the urgent one first, as Lambda does: the messages that it does not
     /// give back are deleted. Those that it gives back can be received again at once.
     pub(crate) async fn run_worker(&self) -> Batch {
@@ -512,40 +552,7 @@ impl World {
         worker: &comms_worker::Deps,
         time: Duration,
     ) -> Batch {
-        let resources = self.aws.resources();
-        let mut url = &resources.urgent_queue_url;
-        let mut received = self.receive(url).await;
-        if received.is_empty() {
-            url = &resources.queue_url;
-            received = self.receive(url).await;
-        }
-        let records: Vec<Value> = received
-            .iter()
-            .map(|message| {
-                let attributes: serde_json::Map<_, _> = message
-                    .attributes()
-                    .into_iter()
-                    .flatten()
-                    .map(|(name, value)| (name.as_str().to_owned(), json!(value)))
-                    .collect();
-                let mut record = record(message.message_id().unwrap(), message.body().unwrap());
-                let name = url.rsplit('/').next().unwrap();
-                record["eventSourceARN"] = json!(format!("arn:aws:sqs:us-east-1:123456789012:{name}"));
-                record["receiptHandle"] = json!(message.receipt_handle());
-                record["attributes"] = attributes.into();
-                let own: serde_json::Map<_, _> = message
-                    .message_attributes()
-                    .into_iter()
-                    .flatten()
-                    .map(|(name, value)| {
-                        let json = json!({"stringValue": value.string_value(), "dataType": value.data_type()});
-                        (name.clone(), json)
-                    })
-                    .collect();
-                record["messageAttributes"] = own.into();
-                record
-            })
-            .collect();
+        let (url, received, records) = self.take_batch().await;
         let failed = handle_records(worker, &records, time).await;
         for message in &received {
             let handle = message.receipt_handle().unwrap();

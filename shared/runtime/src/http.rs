@@ -28,9 +28,9 @@ pub struct HttpProblem {
     status: StatusCode,
     code: &'static str,
     title: &'static str,
-    detail: String,
-    errors: Vec<Problem>,
-    members: Vec<(&'static str, String)>,
+    detail: Box<str>,
+    errors: Box<[Problem]>,
+    members: Box<[(&'static str, String)]>,
     retry_after: Option<u32>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -47,9 +47,9 @@ impl HttpProblem {
             status,
             code,
             title,
-            detail: detail.into(),
-            errors: Vec::new(),
-            members: Vec::new(),
+            detail: detail.into().into(),
+            errors: Box::default(),
+            members: Box::default(),
             retry_after: None,
             headers: Vec::new(),
         }
@@ -63,7 +63,7 @@ impl HttpProblem {
             "The request is not valid",
             "Each entry of errors names a field and what would be right.",
         );
-        problem.errors = problems.as_slice().to_vec();
+        problem.errors = problems.as_slice().into();
         problem
     }
 
@@ -75,7 +75,7 @@ impl HttpProblem {
             "The request can not be read",
             "Send a JSON document.",
         );
-        problem.errors = problems.as_slice().to_vec();
+        problem.errors = problems.as_slice().into();
         problem
     }
 
@@ -139,21 +139,23 @@ impl HttpProblem {
     /// The same with another sentence for people.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = detail.into();
+        self.detail = detail.into().into();
         self
     }
 
     /// The same with what of the request it is about.
     #[must_use]
     pub fn with_errors(mut self, problems: &Problems) -> Self {
-        self.errors = problems.as_slice().to_vec();
+        self.errors = problems.as_slice().into();
         self
     }
 
     /// The same with a member more for programs (RFC 9457, section 3.2): an id, never what was sent.
     #[must_use]
     pub fn with_member(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.members.push((name, value.into()));
+        let mut members = Vec::from(self.members);
+        members.push((name, value.into()));
+        self.members = members.into();
         self
     }
 
