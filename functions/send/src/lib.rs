@@ -124,7 +124,9 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
     // Before anything is recorded under the key: what is too large for the queue can still be sent
     // at once, under the same key.
     let messages = match submission.request.strategy {
-        Strategy::Queued => Some(QueueMessages::new(&submission).map_err(too_large)?),
+        Strategy::Queued => {
+            Some(QueueMessages::new(&submission).map_err(|error| too_large(&error))?)
+        }
         // Only what can not be ended at once is queued.
         Strategy::Immediate => None,
     };
@@ -315,7 +317,7 @@ fn not_queued(error: QueueError, accepted: &Accepted, unknown_key: Option<&str>)
     }
 }
 
-fn too_large(error: QueueError) -> HttpProblem {
+fn too_large(error: &QueueError) -> HttpProblem {
     match error {
         QueueError::TooLarge => HttpProblem::new(
             StatusCode::PAYLOAD_TOO_LARGE,

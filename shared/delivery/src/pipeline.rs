@@ -708,37 +708,11 @@ impl Pipeline {
         let owner = self.owner(limits.deadline);
         let address = planned.target.as_ref().map_or("", Target::address);
         let address_hash = hash.digest("address", &[address.as_bytes()]).hex128();
-        let claim = self
-            .ledger
-            .claim(record, planned, &address_hash, &owner, self.clock.now())
-            .await
-            .map_err(unreachable)?;
-        let past = match claim {
-            Claim::Owned(past) => past,
-            Claim::Abandoned { owner: from } => {
-                let taken = self
-                    .ledger
-                    .take_over(record, &planned.id, &from, &owner, self.clock.now())
-                    .await
-                    .map_err(unreachable)?;
-                match taken {
-                    Claim::Owned(past) => {
-                        warn!(
-                            takeovers = past.takeovers,
-                            "took over a delivery whose owner did not record its outcome"
-                        );
-                        past
-                    }
-                    // Somebody else was faster.
-                    Claim::Abandoned { .. } => {
-                        return Err(HandBack::Busy {
-                            after: Duration::ZERO,
-                        });
-                    }
-                    other => return self.not_ours(other),
-                }
-            }
-            other => return self.not_ours(other),
+        let claimed = self.claim(record, planned, &address_hash, &owner).await;
+        let past = match claimed {
+            Ok(past) => past,
+            Err(NotOurs::Ended(delivery)) => return Ok(*delivery),
+            Err(NotOurs::HandBack(reason)) => return Err(reason),
         };
         // Reading settings and claiming may have taken long: then it is given back untouched.
         if limits.deadline.remaining() < STARTING_TIME {
@@ -834,19 +808,97 @@ impl Pipeline {
             .map_or(after, |expires_at| after.min(self.time_until(expires_at)))
     }
 
-    /// What a claim means that did not give us the delivery.
-    fn not_ours(&self, claim: Claim) -> Result<Delivery, HandBack> {
-        match claim {
-            Claim::Ended(delivery) => Ok(*delivery),
-            Claim::Busy { until } => Err(HandBack::Busy {
-                after: self.time_until(until),
-            }),
-            Claim::NotYet { until } => Err(HandBack::Deferred {
-                after: self.time_until(until),
-            }),
-            Claim::OtherPayload => Err(HandBack::KeyConflict),
-            Claim::Owned(_) | Claim::Abandoned { .. } => Err(HandBack::Unreachable),
+    /// Makes a delivery ours, if it is nobody's or its owner did not say how it ended.
+    async fn claim(
+        &self,
+        record: &RequestRecord,
+        planned: &PlannedDelivery,
+        address_hash: &str,
+        owner: &Owner,
+    ) -> Result<Past, NotOurs> {
+        let ledger = &self.ledger;
+        let mut claim = ledger
+            .claim(record, planned, address_hash, owner, self.clock.now())
+            .await
+            .map_err(unreachable)?;
+        if let Claim::Abandoned { owner: from } = &claim {
+            claim = ledger
+                .take_over(record, &planned.id, from, owner, self.clock.now())
+                .await
+                .map_err(unreachable)?;
+            if let Claim::Owned(Past { takeovers, .. }) = &claim {
+                warn!(
+                    takeovers,
+                    "took over a delivery whose owner did not record its outcome"
+                );
+            }
         }
+        match claim {
+            Claim::Owned(past) => Ok(past),
+            Claim::Ended(delivery) => Err(NotOurs::Ended(delivery)),
+            Claim::Busy { until } => Err(NotOurs::HandBack(HandBack::Busy {
+                after: self.time_until(until),
+            })),
+            // Somebody else takes it over, and is faster.
+            Claim::Abandoned { .. } => Err(NotOurs::HandBack(HandBack::Busy {
+                after: Duration::ZERO,
+            })),
+            Claim::NotYet { until } => Err(NotOurs::HandBack(HandBack::Deferred {
+                after: self.time_until(until),
+            })),
+            Claim::OtherPayload => Err(NotOurs::HandBack(HandBack::KeyConflict)),
+        }
+    }
+
+    /// The message, or the outcome of what is not to be sent; `is_refused` where there is no quota for it, and was
+    /// none for long enough.
+    fn settled_before_sending(
+        &self,
+        chain: &ResolvedChain,
+        message: Option<Message>,
+        limits: Limits<'_>,
+        past: &Past,
+        is_refused: bool,
+    ) -> Result<Message, Outcome> {
+        let ended = |status, reason| Outcome {
+            status,
+            receipt: None,
+            reason: Some(reason),
+            // Nothing was sent here. Each owner that went away may have sent a copy, unless it held.
+            possible_duplicate: past.takeovers > 1
+                && chain.chain.on_ambiguous == AmbiguityPolicy::Failover,
+            attempts: past.attempts.clone(),
+            not_before: None,
+        };
+        let Some(message) = message else {
+            return Err(ended(DeliveryStatus::Failed, FailureReason::NoAddress));
+        };
+        let unknown = || ended(DeliveryStatus::Unknown, FailureReason::OutcomeUnknown);
+        // An earlier owner may have sent it: the tenant's policy says whether that is risked again, and
+        // it is not risked without end.
+        let may_be_risked = match chain.chain.on_ambiguous {
+            AmbiguityPolicy::Failover => past.takeovers <= MAX_TAKEOVERS,
+            AmbiguityPolicy::Hold => false,
+        };
+        if past.possible_duplicate && !may_be_risked {
+            return Err(unknown());
+        }
+        let without_sending = if self.is_expired(limits) {
+            Some((DeliveryStatus::Expired, FailureReason::Expired))
+        } else if is_refused {
+            Some((DeliveryStatus::Failed, FailureReason::QuotaExceeded))
+        } else {
+            None
+        };
+        if let Some((status, reason)) = without_sending {
+            // What may have been sent before has not simply expired or failed.
+            return Err(if past.possible_duplicate {
+                unknown()
+            } else {
+                ended(status, reason)
+            });
+        }
+        Ok(message)
     }
 
     async fn outcome(
@@ -858,60 +910,17 @@ impl Pipeline {
         past: Past,
         allowance: &mut Allowance<'_>,
     ) -> (Outcome, Option<HandBack>) {
+        let is_refused = allowance.is_refused;
+        let message = match self.settled_before_sending(chain, message, limits, &past, is_refused) {
+            Ok(message) => message,
+            Err(outcome) => return (outcome, None),
+        };
         let Past {
             mut attempts,
             possible_duplicate,
             deferrals,
             takeovers,
         } = past;
-        let ended = |status, reason| Outcome {
-            status,
-            receipt: None,
-            reason: Some(reason),
-            // Nothing was sent here: what may have been sent before is one copy.
-            possible_duplicate: false,
-            attempts: Vec::new(),
-            not_before: None,
-        };
-        let Some(message) = message else {
-            return (
-                ended(DeliveryStatus::Failed, FailureReason::NoAddress),
-                None,
-            );
-        };
-        // An earlier owner may have sent it: the tenant's policy says whether that is risked again, and
-        // it is not risked without end.
-        let may_be_risked = match chain.chain.on_ambiguous {
-            AmbiguityPolicy::Failover => takeovers <= MAX_TAKEOVERS,
-            AmbiguityPolicy::Hold => false,
-        };
-        if possible_duplicate && !may_be_risked {
-            let outcome = Outcome {
-                attempts,
-                ..ended(DeliveryStatus::Unknown, FailureReason::OutcomeUnknown)
-            };
-            return (outcome, None);
-        }
-        let without_sending = if self.is_expired(limits) {
-            Some((DeliveryStatus::Expired, FailureReason::Expired))
-        } else if allowance.is_refused {
-            Some((DeliveryStatus::Failed, FailureReason::QuotaExceeded))
-        } else {
-            None
-        };
-        if let Some((status, reason)) = without_sending {
-            // What may have been sent before has not simply expired or failed.
-            let (status, reason) = if possible_duplicate {
-                (DeliveryStatus::Unknown, FailureReason::OutcomeUnknown)
-            } else {
-                (status, reason)
-            };
-            let outcome = Outcome {
-                attempts,
-                ..ended(status, reason)
-            };
-            return (outcome, None);
-        }
         let renew = |global| -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + '_>> {
             let channel = message.target.channel();
             Box::pin(self.newer_chain(&record.tenant, channel, chain, global, limits.deadline))
@@ -937,7 +946,10 @@ impl Pipeline {
             });
         attempts.extend(report.attempts);
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
-        let unknown_outcomes = report.unknown_outcomes + usize::from(possible_duplicate);
+        let earlier = takeovers.max(u32::from(possible_duplicate));
+        let unknown_outcomes = report
+            .unknown_outcomes
+            .saturating_add(usize::try_from(earlier).unwrap_or(usize::MAX));
         let is_patient = limits.patience == Patience::HandBack && deferrals < MAX_DEFERRALS;
         let mut outcome = Outcome {
             status: DeliveryStatus::Failed,
@@ -952,7 +964,7 @@ impl Pipeline {
             ChainEnd::Paced { after } => {
                 let after = pacing::wait_for(after, limits.receives(), jitter());
                 let after = self.before_expiry(after, limits);
-                // Nobody can wait for an answer to an attempt of unknown outcome on a queue.
+                // Who waits for the answer is told what is known.
                 let is_over = unknown_outcomes > 0 && limits.patience == Patience::GiveUp;
                 if !is_over && !self.has_waited_enough(after, limits) {
                     outcome.status = DeliveryStatus::Queued;
@@ -1266,6 +1278,20 @@ impl ResolvedChain {
         let global = self.global.iter().map(|global| (&Tenant::Global, global));
         own.chain(global)
             .map(|(whose, built)| (whose, built.version, &*built.chain))
+    }
+}
+
+/// Why a delivery is not ours to make.
+enum NotOurs {
+    /// It has ended.
+    Ended(Box<Delivery>),
+    /// It is somebody else's, or its time has not come.
+    HandBack(HandBack),
+}
+
+impl From<HandBack> for NotOurs {
+    fn from(reason: HandBack) -> Self {
+        Self::HandBack(reason)
     }
 }
 

@@ -352,7 +352,7 @@ async fn a_delivery_that_ends_every_process_that_has_it_ends_as_unknown() {
     let unknown = (
         DeliveryStatus::Unknown,
         Some(FailureReason::OutcomeUnknown),
-        false,
+        true,
     );
     assert_eq!(ended(&result), unknown);
     assert!(world.server.messages().is_empty());
