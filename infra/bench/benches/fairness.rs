@@ -20,6 +20,7 @@
 
 use std::{
     io::Write as _,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -94,7 +95,7 @@ impl Options {
 
 /// Two clinics, their mail servers, and a worker.
 struct Rig {
-    worker: Arc<comms_worker::Deps>,
+    worker: comms_worker::Deps,
     accepted: UnboundedReceiver<Instant>,
     messages: usize,
     // They end with the rig.
@@ -136,7 +137,7 @@ impl Rig {
         });
         let worker = comms_worker::Deps::from_environment(&environment).unwrap();
         Self {
-            worker: Arc::new(worker),
+            worker,
             accepted,
             messages: 0,
             _aws: aws,
@@ -163,26 +164,22 @@ impl Rig {
             })
             .collect();
         let event = serde_json::from_value(json!({"Records": records})).unwrap();
-        let worker = self.worker.clone();
         let begin = Instant::now();
-        let mut working = tokio::spawn(async move {
-            comms_worker::handle(&worker, LambdaEvent::new(event, context())).await;
-        });
-        let mut took = Vec::new();
-        while took.len() < healthy {
-            match timeout(INVOCATION, self.accepted.recv()).await {
-                Ok(Some(at)) => took.push(at.duration_since(begin)),
-                Ok(None) | Err(_) => panic!("a message of the healthy clinic was not sent"),
+        let mut working = pin!(comms_worker::handle(
+            &self.worker,
+            LambdaEvent::new(event, context())
+        ));
+        let (mut took, mut invocation) = (Vec::new(), None);
+        while took.len() < healthy || (whole && invocation.is_none()) {
+            tokio::select! {
+                _ = &mut working, if invocation.is_none() => invocation = Some(begin.elapsed()),
+                at = timeout(INVOCATION, self.accepted.recv()) => match at {
+                    Ok(Some(at)) => took.push(at.duration_since(begin)),
+                    Ok(None) | Err(_) => panic!("a message of the healthy clinic was not sent"),
+                },
             }
         }
-        if whole || hung == 0 {
-            (&mut working).await.unwrap();
-            return (took, Some(begin.elapsed()));
-        }
-        working.abort();
-        // It is over when it says so.
-        let _ = working.await;
-        (took, None)
+        (took, invocation)
     }
 }
 
@@ -239,7 +236,7 @@ fn ms(time: Duration) -> String {
 
 fn main() {
     let options = Options::of_command_line();
-    // As in Lambda the worker has one thread; the servers are beside it.
+    // As in Lambda the worker has one thread, this one; what it talks to has the others.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

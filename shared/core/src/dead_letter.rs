@@ -23,6 +23,8 @@ pub const SOURCE_QUEUE: &str = "sourceQueue";
 /// Whoever may send to a queue may set it, and gains nothing by it: it is a key like `idempotencyKey` in the body, which
 /// the same sender chooses freely too, and like that one it counts for the clinic that the body names alone. A message
 /// with the attribute of another one is the same communication (nothing is sent) or a conflict (a dead letter).
+///
+/// What is no id of SQS's ([`is_message_id`]) is not looked at: a sender may have written anything there.
 pub const SOURCE_MESSAGE_ID: &str = "sourceMessageId";
 /// The attribute with the time (RFC 3339) at which it was set aside.
 pub const DEAD_AT: &str = "deadAt";
@@ -137,6 +139,13 @@ impl DeadLetter {
             moved_by_sqs: moved_from.is_some(),
         }
     }
+}
+
+/// Whether a text may be SQS's id of a message: 1 to 100 letters, digits and `-` (SQS developer guide, "Queue and message
+/// identifiers": 100 characters at most; in practice a UUID).
+pub fn is_message_id(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    (1..=100).contains(&text.len()) && text.bytes().all(plain)
 }
 
 fn known(problems: &Problems) -> Vec<String> {
@@ -294,6 +303,15 @@ mod tests {
                 moved_by_sqs: false,
             }
         );
+    }
+
+    #[test]
+    fn an_id_of_a_message_is_told_from_what_somebody_wrote_in_its_place() {
+        assert!(is_message_id("5fea7756-0ea4-451a-a703-a558b933e274"));
+        let long = "a".repeat(101);
+        for other in ["", "patient@example.com", "Dear patient", &long] {
+            assert!(!is_message_id(other), "{other}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! are the `winterbaume` services, and STS is `AssumeRole` alone, which lets everybody have any role. Signatures are
 //! not verified.
 //!
-//! Two things make it more than an emulator: every call is recorded ([`LocalAws::calls`]), and faults can be
-//! scripted per operation ([`LocalAws::fail_next`]) in the shape in which the real service reports them, so what
+//! Two things make it more than an emulator: every call is recorded ([`LocalAws::calls`]), with what IAM would be
+//! asked because of it ([`LocalAws::accesses`]; everything is allowed), and faults can be scripted per operation ([`LocalAws::fail_next`]) in the shape in which the real service reports them, so what
 //! a test sees is what the SDK makes of it, its retries included. What SES was given to send is kept whole
 //! ([`LocalAws::ses_messages`]), and so is which roles were assumed ([`LocalAws::assumed_roles`]).
 //!
@@ -15,9 +15,10 @@
 //! and the KMS keys beside it, because a table full of sealed settings is worthless once the key is gone. Queues
 //! are always in memory.
 
+mod access;
 mod messages;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,8 @@ use winterbaume_kms::views::KmsStateView;
 use winterbaume_sesv2::SesV2Service;
 use winterbaume_sqs::SqsService;
 
-use messages::Messages;
+pub use self::access::Access;
+use self::messages::Messages;
 
 /// The region of every resource that is created at start.
 pub const REGION: &str = "us-east-1";
@@ -208,6 +210,7 @@ struct ScriptedFault {
 #[derive(Debug, Default)]
 struct Record {
     calls: VecDeque<AwsCall>,
+    accesses: BTreeSet<Access>,
     faults: Vec<ScriptedFault>,
     ses_messages: VecDeque<SesMessage>,
     assumed_roles: VecDeque<AssumedRole>,
@@ -430,6 +433,12 @@ impl LocalAws {
     /// The roles that were assumed since the start, oldest first, the newest [`MAX_CALLS`] of them.
     pub fn assumed_roles(&self) -> Vec<AssumedRole> {
         self.record().assumed_roles.iter().cloned().collect()
+    }
+
+    /// What IAM would have been asked since the start, each question once; [`clear_calls`](Self::clear_calls) leaves
+    /// them.
+    pub fn accesses(&self) -> BTreeSet<Access> {
+        self.record().accesses.clone()
     }
 
     /// Forgets the recorded calls.
@@ -805,7 +814,17 @@ impl Services {
         };
         let path = parts.uri.path();
         let operation = operation(&service, &parts.headers, &parts.method, path, &body);
-        if let Some(fault) = self.arrived(&service, &operation) {
+        let caller = access_key_id(&parts.headers).unwrap_or_default();
+        let accesses = access::Call {
+            access_key_id: &caller,
+            region: &region,
+            service: &service,
+            operation: &operation,
+            path,
+            body: &body,
+        }
+        .accesses();
+        if let Some(fault) = self.arrived(&service, &operation, accesses) {
             return fault_answer(&service, fault);
         }
 
@@ -849,8 +868,9 @@ impl Services {
     }
 
     /// Records a call, and uses up a script for it if there is one.
-    fn arrived(&self, service: &str, operation: &str) -> Option<Fault> {
+    fn arrived(&self, service: &str, operation: &str, accesses: Vec<Access>) -> Option<Fault> {
         let mut record = self.record();
+        record.accesses.extend(accesses);
         if record.calls.len() >= MAX_CALLS {
             record.calls.pop_front();
         }

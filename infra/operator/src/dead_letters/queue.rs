@@ -12,7 +12,7 @@ use aws_sdk_sqs::{
 };
 use comms_core::{
     Clock, DeadLetter,
-    dead_letter::{OF_DEAD_LETTERS_ALONE, SOURCE_MESSAGE_ID},
+    dead_letter::{OF_DEAD_LETTERS_ALONE, SOURCE_MESSAGE_ID, is_message_id},
     request::{Priority, Submission},
 };
 use comms_settings::error_code;
@@ -127,6 +127,7 @@ impl Received {
         let attribute = self.attributes.get(SOURCE_MESSAGE_ID);
         attribute
             .and_then(MessageAttributeValue::string_value)
+            .filter(|id| is_message_id(id))
             .unwrap_or(&self.message_id)
     }
 

@@ -242,7 +242,7 @@ impl fmt::Display for Report {
             ("put back on their queues", Outcome::PutBack),
             ("deleted", Outcome::Deleted),
             (
-                "were dead letters again at once, and left",
+                "left: put back already in this run, and here again or twice",
                 Outcome::DeadAgain,
             ),
         ] {

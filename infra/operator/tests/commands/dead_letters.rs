@@ -540,9 +540,7 @@ async fn what_is_a_dead_letter_again_at_once_is_left() {
     let report = carry_out(&queues.redrive()).await;
     assert_eq!(outcomes(&report), [&Outcome::PutBack, &Outcome::DeadAgain]);
     assert!(
-        report
-            .to_string()
-            .contains("1 were dead letters again at once"),
+        report.to_string().contains("1 left: put back already"),
         "{report}"
     );
     assert_eq!(queues.dead().await, (1, 0));
