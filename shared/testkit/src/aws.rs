@@ -16,6 +16,7 @@
 //! are always in memory.
 
 mod access;
+mod messages;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -50,6 +51,7 @@ use winterbaume_sesv2::SesV2Service;
 use winterbaume_sqs::SqsService;
 
 pub use self::access::Access;
+use self::messages::Messages;
 
 /// The region of every resource that is created at start.
 pub const REGION: &str = "us-east-1";
@@ -254,7 +256,7 @@ struct Services {
     kms: KmsService,
     sqs: SqsService,
     ses: SesV2Service,
-    groups: Mutex<MessageGroups>,
+    messages: Mutex<Messages>,
     record: Mutex<Record>,
 }
 
@@ -328,7 +330,7 @@ impl LocalAws {
             kms: KmsService::new(),
             sqs: SqsService::new(),
             ses: SesV2Service::new(),
-            groups: Mutex::default(),
+            messages: Mutex::default(),
             record: Mutex::default(),
         });
 
@@ -858,9 +860,9 @@ impl Services {
             })
             .await;
         if service == "sqs" && answer.status == 200 {
-            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(with_groups) = groups.pass(&operation, &body, &answer.body) {
-                answer.body = with_groups;
+            let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(body) = messages.pass(&operation, &body, &answer.body) {
+                answer.body = body;
             }
         }
         if service == "ses" && operation == "SendEmail" && answer.status == 200 {
@@ -1016,80 +1018,6 @@ fn bad_gateway(error: &dyn fmt::Display) -> Response<Full<Bytes>> {
         "InternalServerError",
         &format!("the tables do not answer: {error}"),
     )
-}
-
-/// The message groups of a standard queue's messages (SQS fair queues). The emulated service takes them and forgets
-/// them; the real one hands them out with the messages.
-#[derive(Debug, Default)]
-struct MessageGroups {
-    /// Group by message id.
-    of_message: HashMap<String, String>,
-    /// The ids, oldest first, so that the oldest can go.
-    order: VecDeque<String>,
-}
-
-impl MessageGroups {
-    /// How many messages' groups are remembered.
-    const MAX: usize = 100_000;
-
-    /// Learns from what is sent; adds to what is received, in which case the changed answer is returned.
-    fn pass(&mut self, operation: &str, request: &[u8], answer: &[u8]) -> Option<Bytes> {
-        if !matches!(
-            operation,
-            "SendMessage" | "SendMessageBatch" | "ReceiveMessage"
-        ) {
-            return None;
-        }
-        let request: Value = serde_json::from_slice(request).ok()?;
-        let mut answer: Value = serde_json::from_slice(answer).ok()?;
-        match operation {
-            "SendMessage" => self.learn(&request, &answer),
-            "SendMessageBatch" => {
-                for sent in answer["Successful"].as_array()? {
-                    let entries = request["Entries"].as_array()?;
-                    if let Some(entry) = entries.iter().find(|entry| entry["Id"] == sent["Id"]) {
-                        self.learn(entry, sent);
-                    }
-                }
-            }
-            _ => {
-                let wanted = ["MessageSystemAttributeNames", "AttributeNames"]
-                    .into_iter()
-                    .filter_map(|names| request[names].as_array())
-                    .flatten()
-                    .any(|name| name == "All" || name == "MessageGroupId");
-                if !wanted {
-                    return None;
-                }
-                for message in answer["Messages"].as_array_mut()? {
-                    let group = message["MessageId"]
-                        .as_str()
-                        .and_then(|id| self.of_message.get(id));
-                    if let Some(group) = group {
-                        message["Attributes"]["MessageGroupId"] = json!(group);
-                    }
-                }
-                return Some(answer.to_string().into());
-            }
-        }
-        None
-    }
-
-    fn learn(&mut self, sent: &Value, result: &Value) {
-        let (Some(group), Some(id)) = (
-            sent["MessageGroupId"].as_str(),
-            result["MessageId"].as_str(),
-        ) else {
-            return;
-        };
-        if self.order.len() >= Self::MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.of_message.remove(&oldest);
-        }
-        self.of_message.insert(id.to_owned(), group.to_owned());
-        self.order.push_back(id.to_owned());
-    }
 }
 
 /// Service and region from `Credential=KEY/DATE/REGION/SERVICE/aws4_request`.
@@ -1285,7 +1213,7 @@ mod tests {
     use aws_sdk_dynamodb::operation::get_item::GetItemError;
     use aws_sdk_dynamodb::types::AttributeValue;
     use aws_sdk_kms::primitives::Blob;
-    use aws_sdk_sqs::types::MessageSystemAttributeName;
+    use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
     use aws_smithy_runtime_api::client::result::SdkError;
 
     fn s(value: &str) -> AttributeValue {
@@ -1413,6 +1341,97 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(aws.count("sqs", "ReceiveMessage"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_was_given_back_is_counted_as_one_that_can_be_received() {
+        let aws = LocalAws::start().await;
+        let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
+        let queue = &aws.resources().dlq_url;
+        let counts = async || {
+            let answer = sqs
+                .get_queue_attributes()
+                .queue_url(queue)
+                .attribute_names(QueueAttributeName::All)
+                .send()
+                .await
+                .unwrap();
+            [
+                QueueAttributeName::ApproximateNumberOfMessages,
+                QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+            ]
+            .map(|name| answer.attributes().unwrap()[&name].clone())
+        };
+        for body in ["a", "b", "c"] {
+            let request = sqs.send_message().queue_url(queue).message_body(body);
+            request.send().await.unwrap();
+        }
+        assert_eq!(counts().await, ["3", "0"]);
+        let request = sqs.receive_message().queue_url(queue);
+        let received = request.max_number_of_messages(2).send().await.unwrap();
+        assert_eq!(counts().await, ["1", "2"]);
+        let handle = |n: usize| received.messages()[n].receipt_handle().unwrap();
+        sqs.change_message_visibility()
+            .queue_url(queue)
+            .receipt_handle(handle(0))
+            .visibility_timeout(0)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(counts().await, ["2", "1"]);
+        sqs.delete_message()
+            .queue_url(queue)
+            .receipt_handle(handle(1))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(counts().await, ["2", "0"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_received_too_often_is_a_dead_letter_with_its_id_and_says_where_it_comes_from()
+    {
+        let aws = LocalAws::start().await;
+        let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
+        let (queue, dlq) = (&aws.resources().urgent_queue_url, &aws.resources().dlq_url);
+        let policy = format!(
+            r#"{{"deadLetterTargetArn":"arn:aws:sqs:{REGION}:{ACCOUNT}:{DLQ}","maxReceiveCount":1}}"#
+        );
+        sqs.set_queue_attributes()
+            .queue_url(queue)
+            .attributes(QueueAttributeName::RedrivePolicy, policy)
+            .send()
+            .await
+            .unwrap();
+        let request = sqs.send_message().queue_url(queue).message_body("{}");
+        let sent = request.message_group_id("clinic-1").send().await.unwrap();
+        let receive = async |url: &str| {
+            let request = sqs
+                .receive_message()
+                .queue_url(url)
+                .message_system_attribute_names(MessageSystemAttributeName::All);
+            request.send().await.unwrap().messages.unwrap_or_default()
+        };
+        let first = receive(queue).await;
+        sqs.change_message_visibility()
+            .queue_url(queue)
+            .set_receipt_handle(first[0].receipt_handle.clone())
+            .visibility_timeout(0)
+            .send()
+            .await
+            .unwrap();
+        assert!(receive(queue).await.is_empty());
+        let dead = receive(dlq).await;
+        assert_eq!(dead[0].message_id, sent.message_id);
+        let attributes = dead[0].attributes().unwrap();
+        assert_eq!(
+            attributes[&MessageSystemAttributeName::DeadLetterQueueSourceArn],
+            format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{URGENT_QUEUE}")
+        );
+        assert_eq!(
+            attributes[&MessageSystemAttributeName::MessageGroupId],
+            "clinic-1"
+        );
     }
 
     #[tokio::test]
