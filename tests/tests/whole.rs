@@ -26,6 +26,7 @@ mod permissions;
 mod privacy;
 mod process;
 mod providers;
+mod quotas;
 mod rotation;
 mod send;
 mod versions;
