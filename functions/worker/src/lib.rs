@@ -122,6 +122,7 @@ pub async fn handle(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatchRespon
         Err(_) => warn!("messages wait for the queue's own time: SQS did not answer"),
     }
     deps.pipeline.tell_connections();
+    deps.pipeline.settle(answer_by).await;
     info!(
         invocation_id = event_id,
         received = event.payload.records.len(),
@@ -160,7 +161,12 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
         .accept_queued(&submission.request, &key, accepted_as)
         .await;
     let accepted = match accepted {
-        Ok(accepted) => accepted,
+        Ok(accepted) => accepted.brought(
+            message.receive_count(),
+            message
+                .sent_at()
+                .and_then(|at| Timestamp::from_millisecond(at).ok()),
+        ),
         Err(PipelineError::KeyConflict) => {
             let reason = DeadLetterReason::KeyConflict;
             return set_aside(deps, message, reason, String::new(), clinic).await;

@@ -96,12 +96,23 @@ impl HttpProblem {
 
     /// 429: the caller asks too often, and may ask again after `retry_after`, rounded up to seconds.
     pub fn too_many_requests(detail: &'static str, retry_after: Duration) -> Self {
-        let mut problem = Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too_many_requests",
-            "Too often",
-            detail,
-        );
+        let code = "too_many_requests";
+        Self::too_many(code, "Too often", detail.to_owned(), retry_after)
+    }
+
+    /// 429: a limit that is the clinic's own is used up, until `retry_after` has passed.
+    pub fn rate_limited(detail: impl Into<String>, retry_after: Duration) -> Self {
+        let code = "rate_limited";
+        Self::too_many(code, "The limit is used up", detail.into(), retry_after)
+    }
+
+    fn too_many(
+        code: &'static str,
+        title: &'static str,
+        detail: String,
+        retry_after: Duration,
+    ) -> Self {
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, code, title, detail);
         let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
         problem.retry_after = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
         problem

@@ -197,6 +197,8 @@ pub enum Fault {
     /// The connection is closed without an answer. Whether the call had an effect is unknown to the caller; here it
     /// never has.
     Drop,
+    /// The same of a call of DynamoDB that had its effect.
+    LoseAnswer,
 }
 
 #[derive(Debug)]
@@ -446,7 +448,8 @@ impl LocalAws {
         self.record().calls.clear();
     }
 
-    /// Fails the next `times` calls of `operation` of `service`, before they have any effect. Scripts are used up
+    /// Fails the next `times` calls of `operation` of `service`, before they have any effect unless the fault says
+    /// otherwise. Scripts are used up
     /// in the order in which they were given. `operation` `"*"` stands for every operation of the service. The SDK
     /// makes up to three attempts of what it may retry: to fail a call for good, script three.
     pub fn fail_next(&self, service: &str, operation: &str, times: usize, fault: Fault) {
@@ -824,8 +827,13 @@ impl Services {
             body: &body,
         }
         .accesses();
-        if let Some(fault) = self.arrived(&service, &operation, accesses) {
-            return fault_answer(&service, fault);
+        match self.arrived(&service, &operation, accesses) {
+            None => {}
+            Some(Fault::LoseAnswer) if service == "dynamodb" => {
+                self.forward_to_tables(parts, body).await;
+                return Err(HangUp);
+            }
+            Some(fault) => return fault_answer(&service, fault),
         }
 
         let path_and_query = parts.uri.path_and_query().map_or(path, |p| p.as_str());
@@ -1069,7 +1077,7 @@ fn operation(
 /// A failure as the service words it. `Err` closes the connection.
 fn fault_answer(service: &str, fault: Fault) -> Result<Response<Full<Bytes>>, HangUp> {
     let (status, kind, message) = match (fault, service) {
-        (Fault::Drop, _) => return Err(HangUp),
+        (Fault::Drop | Fault::LoseAnswer, _) => return Err(HangUp),
         (Fault::Throttle, "sts") => (400, "Throttling", "Rate exceeded"),
         (Fault::ServerError, "sts") => (500, "InternalFailure", "An internal error occurred."),
         (Fault::AccessDenied, "sts") => (
