@@ -744,7 +744,7 @@ async fn a_communication_that_is_not_the_first_or_not_small_is_answered_as_docum
     check(world.post(&large).await, 413);
     world
         .aws
-        .fail_next("sqs", "SendMessage", 100, Fault::ServerError);
+        .fail_next("sqs", "SendMessageBatch", 100, Fault::ServerError);
     check(world.post(&communication()).await, 503);
 }
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use comms_core::{DeliveryStatus, RequestId};
+use comms_delivery::deferral::MAX_DEFERRALS;
 use comms_testkit::{
     aws::Fault,
     clock::ManualClock,
@@ -30,7 +31,7 @@ async fn delivery(world: &World, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn poison_is_given_back_and_takes_no_other_message_with_it() {
+async fn poison_is_set_aside_with_its_reason_and_takes_no_other_message_with_it() {
     let world = World::saved().await;
     let mut unknown_field = communication();
     unknown_field["colour"] = json!("red");
@@ -50,9 +51,29 @@ async fn poison_is_given_back_and_takes_no_other_message_with_it() {
             record(&format!("good-{n}"), &good.to_string()),
         );
     }
-    let mut failed = world.work_on(&records).await;
-    failed.sort();
-    assert_eq!(failed, ["empty", "no-json", "nobody", "unknown-field"]);
+    assert!(world.work_on(&records).await.is_empty());
+    let mut dead: Vec<_> = world
+        .dead_letters()
+        .await
+        .into_iter()
+        .map(|letter| {
+            let word = |name: &str| letter["attributes"][name].as_str().unwrap_or_default();
+            assert_eq!(word("sourceQueue"), "clinic-comms");
+            assert_eq!(letter["group"], CLINIC);
+            let said = (word("sourceMessageId"), word("reason"), word("fields"));
+            format!("{} {} {}", said.0, said.1, said.2)
+        })
+        .collect();
+    dead.sort();
+    assert_eq!(
+        dead,
+        [
+            "empty not_a_communication ",
+            "no-json not_a_communication ",
+            "nobody not_a_communication /recipients",
+            "unknown-field not_a_communication ",
+        ]
+    );
     let mut sent: Vec<_> = world
         .smtp
         .messages()
@@ -317,12 +338,22 @@ async fn a_greylisted_message_comes_again_until_it_is_taken_and_its_attempts_add
     let world = World::with(|server, _| server.on(Stage::Rcpt, later)).await;
     world.save_clinic().await;
     let id = world.post(&communication()).await.expect(202).request_id();
-    assert_eq!(world.run_worker().await.failed.len(), 1);
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    let run = async || {
+        let batch = world.run_worker_with(&worker, Duration::from_secs(30));
+        batch.await.failed.len()
+    };
+    assert_eq!(run().await, 1);
     let queued = delivery(&world, &id).await;
     assert_eq!(queued["status"], "queued");
     assert_eq!(queued["attempts"][0]["code"], "451 4.7.1");
 
-    assert!(world.run_worker().await.failed.is_empty());
+    clock.advance(Duration::from_secs(29));
+    assert_eq!(run().await, 1, "not so soon");
+    assert_eq!(delivery(&world, &id).await, queued);
+    clock.advance(Duration::from_mins(10));
+    assert_eq!(run().await, 0);
     let sent = delivery(&world, &id).await;
     assert_eq!(sent["status"], "sent");
     assert!(sent.get("reason").is_none(), "{sent}");
@@ -342,11 +373,17 @@ async fn a_message_that_is_never_taken_ends_as_failed_and_not_as_a_dead_letter()
         World::with(|server, _| server.always(Stage::Mail, Action::reply("451 4.3.0 later"))).await;
     world.save_clinic().await;
     let id = world.post(&communication()).await.expect(202).request_id();
-    for _ in 1..comms_worker::MAX_RECEIVES {
-        assert_eq!(world.run_worker().await.failed.len(), 1);
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    for _ in 0..MAX_DEFERRALS {
+        let batch = world.run_worker_with(&worker, Duration::from_secs(30));
+        assert_eq!(batch.await.failed.len(), 1);
         assert_eq!(delivery(&world, &id).await["status"], "queued");
+        clock.advance(Duration::from_mins(20));
     }
-    let last = world.run_worker().await;
+    let last = world
+        .run_worker_with(&worker, Duration::from_secs(30))
+        .await;
     assert_eq!((last.records.len(), last.failed.len()), (1, 0));
     let failed = delivery(&world, &id).await;
     assert_eq!(failed["reason"]["code"], "ALL_PROVIDERS_FAILED");

@@ -6,12 +6,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use aws_lambda_events::sqs::SqsEvent;
 use aws_sdk_sqs::types::MessageSystemAttributeName;
 use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
 use comms_core::Clock;
 use comms_delivery::{Ledger, Pipeline, SharedHealth};
-use comms_runtime::Environment;
+use comms_runtime::{Environment, sqs::SqsEvent};
 use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
     aws::LocalAws,
@@ -189,12 +188,17 @@ impl World {
         let tls = TlsConfigs::new(Some(&self.ca.pem())).unwrap();
         comms_worker::Deps {
             pipeline: Pipeline::new(
-                Arc::new(SettingsCache::new(store.clone(), clock.clone(), 10)),
+                Arc::new(SettingsCache::new(store.clone(), clock.clone(), 500)),
                 HashKeys::new(store),
-                ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 10),
+                ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
                 SharedHealth::new(&sdk, &resources.deliveries_table, clock.clone()),
                 Ledger::new(&sdk, &resources.deliveries_table),
                 clock,
+            ),
+            queues: comms_worker::Queues::new(
+                &sdk,
+                [&resources.queue_url, &resources.urgent_queue_url],
+                &resources.dlq_url,
             ),
         }
     }
@@ -405,8 +409,23 @@ impl World {
             .unwrap();
     }
 
-    /// Lets the worker handle what is on the queue, as Lambda does: the messages that it does not give back are
-    /// deleted. Those that it gives back can be received again at once.
+    /// Up to ten messages of a queue.
+    async fn receive(&self, url: &str) -> Vec<aws_sdk_sqs::types::Message> {
+        let received = self
+            .queue
+            .receive_message()
+            .queue_url(url)
+            .max_number_of_messages(10)
+            .message_system_attribute_names(MessageSystemAttributeName::All)
+            .message_attribute_names("All")
+            .send()
+            .await
+            .unwrap();
+        received.messages.unwrap_or_default()
+    }
+
+    /// Lets the worker handle what is on the queues, the urgent one first, as Lambda does: the messages that it does not
+    /// give back are deleted. Those that it gives back can be received again at once.
     pub(crate) async fn run_worker(&self) -> Batch {
         self.run_worker_with(&self.worker, Duration::from_secs(30))
             .await
@@ -418,19 +437,13 @@ impl World {
         worker: &comms_worker::Deps,
         time: Duration,
     ) -> Batch {
-        let url = &self.aws.resources().queue_url;
-        let received = self
-            .queue
-            .receive_message()
-            .queue_url(url)
-            .max_number_of_messages(10)
-            .message_system_attribute_names(MessageSystemAttributeName::All)
-            .message_attribute_names("All")
-            .send()
-            .await
-            .unwrap()
-            .messages
-            .unwrap_or_default();
+        let resources = self.aws.resources();
+        let mut url = &resources.urgent_queue_url;
+        let mut received = self.receive(url).await;
+        if received.is_empty() {
+            url = &resources.queue_url;
+            received = self.receive(url).await;
+        }
         let records: Vec<Value> = received
             .iter()
             .map(|message| {
@@ -441,6 +454,8 @@ impl World {
                     .map(|(name, value)| (name.as_str().to_owned(), json!(value)))
                     .collect();
                 let mut record = record(message.message_id().unwrap(), message.body().unwrap());
+                let name = url.rsplit('/').next().unwrap();
+                record["eventSourceARN"] = json!(format!("arn:aws:sqs:us-east-1:123456789012:{name}"));
                 record["receiptHandle"] = json!(message.receipt_handle());
                 record["attributes"] = attributes.into();
                 let own: serde_json::Map<_, _> = message
@@ -484,6 +499,31 @@ impl World {
         Batch { records, failed }
     }
 
+    /// What lies in the dead-letter queue: body, attributes and group of each message.
+    pub(crate) async fn dead_letters(&self) -> Vec<Value> {
+        let mut letters = Vec::new();
+        loop {
+            let messages = self.receive(&self.aws.resources().dlq_url).await;
+            if messages.is_empty() {
+                return letters;
+            }
+            for message in messages {
+                let attributes: serde_json::Map<_, _> = message
+                    .message_attributes()
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, value)| (name.clone(), json!(value.string_value())))
+                    .collect();
+                let group = message
+                    .attributes()
+                    .and_then(|all| all.get(&MessageSystemAttributeName::MessageGroupId));
+                letters.push(json!({
+                    "body": message.body(), "attributes": attributes, "group": group,
+                }));
+            }
+        }
+    }
+
     /// Gives records to the worker and returns the ids in `batchItemFailures`.
     pub(crate) async fn work_on(&self, records: &[Value]) -> Vec<String> {
         handle_records(&self.worker, records, Duration::from_secs(30)).await
@@ -513,7 +553,7 @@ pub(crate) async fn handle_records(
 pub(crate) fn record(id: &str, body: &str) -> Value {
     json!({
         "messageId": id, "receiptHandle": "handle", "body": body, "md5OfBody": "",
-        "attributes": {"ApproximateReceiveCount": "1"}, "messageAttributes": {},
+        "attributes": {"ApproximateReceiveCount": "1", "MessageGroupId": CLINIC}, "messageAttributes": {},
         "eventSource": "aws:sqs", "awsRegion": "us-east-1",
         "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:clinic-comms",
     })

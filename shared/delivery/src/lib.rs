@@ -4,12 +4,15 @@
 //! [`ledger`] makes sure that it goes out once.
 
 pub mod chain_spec;
+pub mod deferral;
 pub mod health;
 pub mod ledger;
 pub mod pipeline;
+pub mod slots;
 
 pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
 pub use pipeline::{
     Accepted, DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
 };
+pub use slots::Slots;

@@ -1,6 +1,7 @@
 //! HTTP answers: JSON, and errors as problem details (RFC 9457).
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -29,6 +30,7 @@ pub struct HttpProblem {
     title: &'static str,
     detail: String,
     errors: Vec<Problem>,
+    members: Vec<(&'static str, String)>,
     retry_after: Option<u32>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -47,6 +49,7 @@ impl HttpProblem {
             title,
             detail: detail.into(),
             errors: Vec::new(),
+            members: Vec::new(),
             retry_after: None,
             headers: Vec::new(),
         }
@@ -133,6 +136,27 @@ impl HttpProblem {
         self
     }
 
+    /// The same with another sentence for people.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+
+    /// The same with what of the request it is about.
+    #[must_use]
+    pub fn with_errors(mut self, problems: &Problems) -> Self {
+        self.errors = problems.as_slice().to_vec();
+        self
+    }
+
+    /// The same with a member more for programs (RFC 9457, section 3.2): an id, never what was sent.
+    #[must_use]
+    pub fn with_member(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.members.push((name, value.into()));
+        self
+    }
+
     /// The status.
     pub const fn status(&self) -> StatusCode {
         self.status
@@ -150,6 +174,8 @@ impl From<HttpProblem> for Response<Body> {
             detail: &'a str,
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
             errors: &'a [Problem],
+            #[serde(flatten)]
+            members: BTreeMap<&'a str, &'a str>,
         }
         let wire = Wire {
             r#type: format!("urn:clinic-comms:problem:{}", problem.code),
@@ -158,6 +184,11 @@ impl From<HttpProblem> for Response<Body> {
             code: problem.code,
             detail: &problem.detail,
             errors: &problem.errors,
+            members: problem
+                .members
+                .iter()
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect(),
         };
         let mut response = json_response(problem.status, &wire);
         response.headers_mut().extend(problem.headers);
