@@ -6,14 +6,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use aws_sdk_sqs::types::MessageSystemAttributeName;
+use aws_config::SdkConfig;
+use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
 use comms_core::Clock;
 use comms_delivery::{Ledger, Pipeline, SharedHealth};
 use comms_runtime::{Environment, sqs::SqsEvent};
 use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
-    aws::LocalAws,
+    aws::{LocalAws, Resources},
     http::HttpServer,
     smtp::{ReceivedMessage, SmtpServer, SmtpServerBuilder, TlsMode},
     tls::TestCa,
@@ -183,24 +184,7 @@ impl World {
     /// The worker as a new process with a clock that the test moves.
     pub(crate) fn worker_with_clock(&self, clock: Arc<dyn Clock>) -> comms_worker::Deps {
         let (sdk, resources) = (self.aws.sdk_config(), self.aws.resources());
-        let store = SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
-        let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
-        let tls = TlsConfigs::new(Some(&self.ca.pem())).unwrap();
-        comms_worker::Deps {
-            pipeline: Pipeline::new(
-                Arc::new(SettingsCache::new(store.clone(), clock.clone(), 500)),
-                HashKeys::new(store),
-                ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
-                SharedHealth::new(&sdk, &resources.deliveries_table, clock.clone()),
-                Ledger::new(&sdk, &resources.deliveries_table),
-                clock,
-            ),
-            queues: comms_worker::Queues::new(
-                &sdk,
-                [&resources.queue_url, &resources.urgent_queue_url],
-                &resources.dlq_url,
-            ),
-        }
+        worker_with(&sdk, resources, &self.ca.pem(), clock)
     }
 
     /// The entry of the clinic's own mail server.
@@ -410,7 +394,7 @@ impl World {
     }
 
     /// Up to ten messages of a queue.
-    async fn receive(&self, url: &str) -> Vec<aws_sdk_sqs::types::Message> {
+    pub(crate) async fn receive(&self, url: &str) -> Vec<Message> {
         let received = self
             .queue
             .receive_message()
@@ -446,30 +430,7 @@ impl World {
         }
         let records: Vec<Value> = received
             .iter()
-            .map(|message| {
-                let attributes: serde_json::Map<_, _> = message
-                    .attributes()
-                    .into_iter()
-                    .flatten()
-                    .map(|(name, value)| (name.as_str().to_owned(), json!(value)))
-                    .collect();
-                let mut record = record(message.message_id().unwrap(), message.body().unwrap());
-                let name = url.rsplit('/').next().unwrap();
-                record["eventSourceARN"] = json!(format!("arn:aws:sqs:us-east-1:123456789012:{name}"));
-                record["receiptHandle"] = json!(message.receipt_handle());
-                record["attributes"] = attributes.into();
-                let own: serde_json::Map<_, _> = message
-                    .message_attributes()
-                    .into_iter()
-                    .flatten()
-                    .map(|(name, value)| {
-                        let json = json!({"stringValue": value.string_value(), "dataType": value.data_type()});
-                        (name.clone(), json)
-                    })
-                    .collect();
-                record["messageAttributes"] = own.into();
-                record
-            })
+            .map(|message| record_of(url, message))
             .collect();
         let failed = handle_records(worker, &records, time).await;
         for message in &received {
@@ -530,6 +491,43 @@ impl World {
     }
 }
 
+/// A worker at these resources, with this trust root and this clock.
+pub(crate) fn worker_with(
+    sdk: &SdkConfig,
+    resources: &Resources,
+    ca: &str,
+    clock: Arc<dyn Clock>,
+) -> comms_worker::Deps {
+    comms_worker::Deps {
+        pipeline: pipeline_with(sdk, resources, ca, clock),
+        queues: comms_worker::Queues::new(
+            sdk,
+            [&resources.queue_url, &resources.urgent_queue_url],
+            &resources.dlq_url,
+        ),
+    }
+}
+
+/// A pipeline at these resources, with this trust root and this clock.
+pub(crate) fn pipeline_with(
+    sdk: &SdkConfig,
+    resources: &Resources,
+    ca: &str,
+    clock: Arc<dyn Clock>,
+) -> Pipeline {
+    let store = SettingsStore::new(sdk, &resources.settings_table, &resources.kms_key_id);
+    let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
+    let tls = TlsConfigs::new(Some(ca)).unwrap();
+    Pipeline::new(
+        Arc::new(SettingsCache::new(store.clone(), clock.clone(), 500)),
+        HashKeys::new(store),
+        ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
+        SharedHealth::new(sdk, &resources.deliveries_table, clock.clone()),
+        Ledger::new(sdk, &resources.deliveries_table),
+        clock,
+    )
+}
+
 /// Gives records to a worker in an invocation that may last `time`.
 pub(crate) async fn handle_records(
     worker: &comms_worker::Deps,
@@ -547,6 +545,32 @@ pub(crate) async fn handle_records(
         .into_iter()
         .map(|failure| failure.item_identifier)
         .collect()
+}
+
+/// The record of an SQS event for a message that was received from the queue at `url`.
+pub(crate) fn record_of(url: &str, message: &Message) -> Value {
+    let mut record = record(message.message_id().unwrap(), message.body().unwrap());
+    let name = url.rsplit('/').next().unwrap();
+    record["eventSourceARN"] = json!(format!("arn:aws:sqs:us-east-1:123456789012:{name}"));
+    record["receiptHandle"] = json!(message.receipt_handle());
+    let attributes: serde_json::Map<_, _> = message
+        .attributes()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.as_str().to_owned(), json!(value)))
+        .collect();
+    record["attributes"] = attributes.into();
+    let own: serde_json::Map<_, _> = message
+        .message_attributes()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| {
+            let json = json!({"stringValue": value.string_value(), "dataType": value.data_type()});
+            (name.clone(), json)
+        })
+        .collect();
+    record["messageAttributes"] = own.into();
+    record
 }
 
 /// A record of an SQS event.

@@ -928,14 +928,14 @@ impl Services {
                 fault @ (Fault::Throttle | Fault::ServerError | Fault::AccessDenied | Fault::Drop),
             ) => fault_answer(service, fault)?,
         };
-        if fault == Some(Fault::DropAnswer) {
-            return Err(HangUp);
-        }
         if let Some((watcher, passing)) = &mut passing {
             passing.moment = Moment::Answered(answer.status());
             if let Some(fault) = watcher(passing.clone()).await {
                 answer = fault_answer(service, fault)?;
             }
+        }
+        if fault == Some(Fault::DropAnswer) {
+            return Err(HangUp);
         }
         Ok(answer)
     }
