@@ -20,6 +20,7 @@ declare -A may_use=(
   # The operator's commands, never deployed. Of the adapters it takes the TLS set-up.
   [comms-operator]="comms-adapters comms-settings comms-runtime comms-core"
   [comms-tests]=""
+  [comms-bench]=""
 )
 for function in $functions; do
   may_use[$function]="comms-delivery comms-adapters comms-settings comms-runtime comms-core"

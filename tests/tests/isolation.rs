@@ -456,6 +456,25 @@ struct Outcome {
     recorded: Vec<(Sending, Value)>,
 }
 
+/// Several batches at once, and once more after what had to wait has waited. What no provider can take then either
+/// stays queued.
+async fn work_off(world: &World) {
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    let work = async || loop {
+        let batch = world
+            .run_worker_with(&worker, Duration::from_secs(30))
+            .await;
+        if batch.failed.len() == batch.records.len() {
+            return;
+        }
+    };
+    for _ in 0..2 {
+        join_all((0..4).map(|_| work())).await;
+        clock.advance(Duration::from_mins(20));
+    }
+}
+
 async fn send_everything(seed: u64) -> Outcome {
     let platform = Platform::draw(&mut Random(seed));
     let world = World::with(|server, _| platform.at_the_mail_server(server)).await;
@@ -503,22 +522,7 @@ async fn send_everything(seed: u64) -> Outcome {
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
-    // Several batches at once, and once more after what had to wait has waited. What no provider can take then
-    // either may stay queued.
-    let clock = Arc::new(ManualClock::new());
-    let worker = world.worker_with_clock(clock.clone());
-    let work = async || loop {
-        let batch = world
-            .run_worker_with(&worker, Duration::from_secs(30))
-            .await;
-        if batch.failed.len() == batch.records.len() {
-            return batch.records.len();
-        }
-    };
-    for _ in 0..2 {
-        join_all((0..4).map(|_| work())).await;
-        clock.advance(Duration::from_mins(20));
-    }
+    work_off(&world).await;
 
     let statuses = sent.into_iter().map(|(sendings, id)| {
         let world = &world;

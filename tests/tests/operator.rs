@@ -1,25 +1,30 @@
-//! The operator's commands against the functions themselves: an import through the config function, and sends after
-//! everything was re-sealed and the old key disabled.
+//! The operator's commands against the functions themselves: an import through the config function, sends after
+//! everything was re-sealed and the old key disabled, dead letters that the worker gets again.
 
 use std::{sync::Arc, time::Duration};
 
+use aws_sdk_sqs::types::QueueAttributeName;
 use axum::{
     Router,
     body::{Body, to_bytes},
     extract::{Request, State},
     response::Response,
 };
-use comms_core::{Secret, SystemClock};
+use comms_core::{DeadLetterReason, Secret, SystemClock, Tenant};
 use comms_operator::{
     Api,
+    dead_letters::{self, DeadLetterQueue, Filter, Outcome, SourceQueues, Work},
     import::{self, Plan},
     reseal,
+    stop::Stop,
 };
 use comms_settings::SettingsStore;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::world::{CLINIC, FROM, PASSWORD, World, communication, email, immediate, super_admin};
+use crate::world::{
+    CLINIC, FROM, PASSWORD, World, communication, email, handle_records, immediate, super_admin,
+};
 
 const TOKEN: &str = "planted-token-of-a-super-admin";
 
@@ -180,4 +185,101 @@ async fn every_function_goes_on_when_all_is_re_sealed_and_the_old_key_disabled()
     );
     let shown = world.get_settings(CLINIC).await.expect(200);
     assert_eq!(shown.header("etag"), "\"1\"", "no new version");
+}
+
+/// Does this with every dead letter.
+async fn with_dead_letters(world: &World, redrive: bool) -> dead_letters::Report {
+    let resources = world.aws.resources();
+    let sources = SourceQueues {
+        normal: resources.queue_url.clone(),
+        urgent: resources.urgent_queue_url.clone(),
+    };
+    let plan = dead_letters::Plan {
+        queue: DeadLetterQueue::new(&world.aws.sdk_config(), &resources.dlq_url, Duration::ZERO),
+        filter: Filter::default(),
+        work: if redrive {
+            Work::Redrive(sources)
+        } else {
+            Work::List
+        },
+        limit: 100,
+        rate: 1_000,
+        clock: Arc::new(SystemClock),
+    };
+    let mut report = dead_letters::Report::default();
+    dead_letters::run(&plan, &mut report, &Stop::default(), &mut |_, _| {})
+        .await
+        .unwrap();
+    report
+}
+
+#[tokio::test]
+async fn a_message_without_a_key_whose_worker_died_after_sending_is_put_back_and_not_sent_twice() {
+    let world = World::saved().await;
+    let sqs = aws_sdk_sqs::Client::new(&world.aws.sdk_config());
+    let policy = json!({
+        "deadLetterTargetArn": "arn:aws:sqs:us-east-1:123456789012:clinic-comms-dlq", "maxReceiveCount": 1});
+    sqs.set_queue_attributes()
+        .queue_url(&world.aws.resources().queue_url)
+        .attributes(QueueAttributeName::RedrivePolicy, policy.to_string())
+        .send()
+        .await
+        .unwrap();
+    world.enqueue(&communication().to_string()).await;
+    // It is sent, and nobody hears of it: the message becomes visible, is received too often, and SQS moves it.
+    let (url, messages, records) = world.take_batch().await;
+    let sent = handle_records(&world.worker, &records, Duration::from_secs(30)).await;
+    assert!(sent.is_empty());
+    assert_eq!(world.smtp.messages().len(), 1);
+    sqs.change_message_visibility()
+        .queue_url(url)
+        .set_receipt_handle(messages[0].receipt_handle.clone())
+        .visibility_timeout(0)
+        .send()
+        .await
+        .unwrap();
+    assert!(world.take_batch().await.2.is_empty());
+
+    let listed = with_dead_letters(&world, false).await;
+    let [letter] = &listed.letters[..] else {
+        panic!("{listed}");
+    };
+    assert_eq!(letter.reason, DeadLetterReason::ReceivesExhausted);
+    assert_eq!(letter.tenant, Some(Tenant::parse(CLINIC).unwrap()));
+    let put_back = with_dead_letters(&world, true).await;
+    assert!(put_back.is_complete(), "{put_back}");
+
+    let batch = world.run_worker().await;
+    assert_eq!((batch.records.len(), batch.failed.len()), (1, 0));
+    assert_ne!(
+        batch.records[0]["messageId"].as_str(),
+        messages[0].message_id(),
+        "it has another id, and is known by the one that it had"
+    );
+    assert_eq!(world.smtp.messages().len(), 1);
+    assert_eq!(with_dead_letters(&world, false).await.seen, 0);
+}
+
+#[tokio::test]
+async fn what_the_worker_sets_aside_is_listed_by_clinic_and_fields_and_stays_the_same_message() {
+    let world = World::saved().await;
+    let mut poison = communication();
+    poison["channels"] = json!(["fax"]);
+    world.enqueue(&poison.to_string()).await;
+    let mut first_id = None;
+    for _ in 0..2 {
+        assert!(world.run_worker().await.failed.is_empty());
+        let listed = with_dead_letters(&world, false).await;
+        let [letter] = &listed.letters[..] else {
+            panic!("{listed}");
+        };
+        assert_eq!(letter.reason, DeadLetterReason::NotACommunication);
+        assert_eq!(letter.tenant, Some(Tenant::parse(CLINIC).unwrap()));
+        assert_eq!(letter.fields, ["/channels/0"]);
+        assert_eq!(letter.source_queue.as_deref(), Some("clinic-comms"));
+        let id = first_id.get_or_insert_with(|| letter.source_message_id.clone());
+        assert_eq!(*id, letter.source_message_id);
+        let put_back = with_dead_letters(&world, true).await;
+        assert_eq!(put_back.letters[0].outcome, Outcome::PutBack);
+    }
 }

@@ -18,6 +18,7 @@ use comms_core::{
 };
 use comms_delivery::{
     Accepted, DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
+    QuotaError, quota::Exhausted,
 };
 use comms_runtime::{
     Environment, HttpProblem,
@@ -123,15 +124,28 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
     // Before anything is recorded under the key: what is too large for the queue can still be sent
     // at once, under the same key.
     let messages = match submission.request.strategy {
-        Strategy::Queued => Some(QueueMessages::new(&submission).map_err(too_large)?),
+        Strategy::Queued => {
+            Some(QueueMessages::new(&submission).map_err(|error| too_large(&error))?)
+        }
         // Only what can not be ended at once is queued.
         Strategy::Immediate => None,
     };
-    let accepted = deps
+    // Before anything is recorded as well: what is refused has left nothing behind.
+    let quota = match submission.request.strategy {
+        Strategy::Queued => None,
+        Strategy::Immediate => {
+            let taken = deps.pipeline.take_quota(&submission.request, &key).await;
+            Some(taken.map_err(quota_problem)?)
+        }
+    };
+    let mut accepted = deps
         .pipeline
         .accept(&submission.request, &key)
         .await
         .map_err(pipeline_problem)?;
+    if let Some(quota) = quota {
+        accepted = accepted.paid(quota);
+    }
     let (status, deliveries) = match messages {
         Some(messages) => {
             let queued = deps.queue.send(messages, &accepted).await;
@@ -171,6 +185,7 @@ async fn send_now(
         )
         .await;
     pipeline.tell_connections();
+    pipeline.settle(deadline).await;
     let mut deliveries = accepted.queued();
     let mut handed_back = 0;
     let mut left = Vec::new();
@@ -185,7 +200,9 @@ async fn send_now(
                 | HandBack::OutOfTime
                 | HandBack::Unreachable
                 | HandBack::NotRecorded { .. }
-                | HandBack::Deferred { .. },
+                | HandBack::Deferred { .. }
+                | HandBack::OverQuota { .. }
+                | HandBack::Paced { .. },
             ) => {
                 handed_back += 1;
                 left.push(place / of_recipient);
@@ -300,7 +317,7 @@ fn not_queued(error: QueueError, accepted: &Accepted, unknown_key: Option<&str>)
     }
 }
 
-fn too_large(error: QueueError) -> HttpProblem {
+fn too_large(error: &QueueError) -> HttpProblem {
     match error {
         QueueError::TooLarge => HttpProblem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -339,6 +356,38 @@ fn key_conflict() -> HttpProblem {
         "The idempotency key was used for another communication",
         "Use a new key for a new communication, or send the first one unchanged.",
     )
+}
+
+fn quota_problem(error: QuotaError) -> HttpProblem {
+    match error {
+        QuotaError::Store(error) => pipeline_problem(error.into()),
+        QuotaError::Ledger(error) => pipeline_problem(error.into()),
+        QuotaError::Exhausted {
+            channel,
+            exhausted: Exhausted { period, limit, .. },
+            after,
+        } => HttpProblem::rate_limited(
+            format!(
+                "Nothing was sent: the clinic's limit of {limit} {channel} messages in a {period} (rateLimit.{}) leaves \
+                 no room for this request. Wait as long as Retry-After says, or use the queued strategy.",
+                period.field()
+            ),
+            after,
+        ),
+        QuotaError::TooMany {
+            channel,
+            count,
+            period,
+            limit,
+        } => HttpProblem::invalid(&Problems::one(
+            "/recipients",
+            format!(
+                "must make at most {limit} {channel} messages together, not {count}: the clinic's limit for a {period} \
+                 (rateLimit.{}); send fewer at once, or use the queued strategy",
+                period.field()
+            ),
+        )),
+    }
 }
 
 fn pipeline_problem(error: PipelineError) -> HttpProblem {

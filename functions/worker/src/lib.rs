@@ -13,7 +13,9 @@ use std::{sync::Arc, time::Duration};
 
 use aws_lambda_events::sqs::SqsBatchResponse;
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
-use comms_core::{ClinicId, IdempotencyKey, metric::METRICS, request::Submission};
+use comms_core::{
+    ClinicId, DeadLetterReason, IdempotencyKey, metric::METRICS, request::Submission,
+};
 use comms_delivery::{
     DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
     pipeline::{ACCEPTED_AS, AcceptedAs, PAYLOAD_HASH},
@@ -28,7 +30,8 @@ use jiff::Timestamp;
 use lambda_runtime::{LambdaEvent, service_fn};
 use tracing::{Instrument, error, info, info_span, warn};
 
-pub use queues::{DeadLetter, DeadLetterReason, QueueError, Queues, SOURCE_MESSAGE_ID};
+use queues::source_message_id;
+pub use queues::{DeadLetter, QueueError, Queues};
 
 /// What is kept of the invocation's time for the answer: without one, SQS brings the whole batch again.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
@@ -119,6 +122,7 @@ pub async fn handle(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatchRespon
         Err(_) => warn!("messages wait for the queue's own time: SQS did not answer"),
     }
     deps.pipeline.tell_connections();
+    deps.pipeline.settle(answer_by).await;
     info!(
         invocation_id = event_id,
         received = event.payload.records.len(),
@@ -140,13 +144,10 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
     let clinic = submission.request.clinic.as_ref();
     // A producer's own key, or SQS's id of the message: both survive a redelivery. One that was a dead
     // letter has a new id, and says which one it had.
-    let key = submission.idempotency_key.clone().map_or_else(
-        || {
-            let id = message.attribute(SOURCE_MESSAGE_ID);
-            IdempotencyKey::parse(id.unwrap_or(&message.message_id))
-        },
-        Ok,
-    );
+    let key = submission
+        .idempotency_key
+        .clone()
+        .map_or_else(|| IdempotencyKey::parse(source_message_id(message)), Ok);
     let Ok(key) = key else {
         let reason = DeadLetterReason::NoKey;
         return set_aside(deps, message, reason, String::new(), clinic).await;
@@ -160,7 +161,12 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
         .accept_queued(&submission.request, &key, accepted_as)
         .await;
     let accepted = match accepted {
-        Ok(accepted) => accepted,
+        Ok(accepted) => accepted.brought(
+            message.receive_count(),
+            message
+                .sent_at()
+                .and_then(|at| Timestamp::from_millisecond(at).ok()),
+        ),
         Err(PipelineError::KeyConflict) => {
             let reason = DeadLetterReason::KeyConflict;
             return set_aside(deps, message, reason, String::new(), clinic).await;

@@ -8,15 +8,16 @@ use aws_sdk_sqs::{
     error::BuildError,
     types::{ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue},
 };
-use comms_core::ClinicId;
+use comms_core::{
+    ClinicId, DeadLetterReason,
+    dead_letter::{
+        CLINIC_ID, DEAD_AT, FIELDS, REASON, SOURCE_MESSAGE_ID, SOURCE_QUEUE, is_message_id,
+    },
+};
 use comms_runtime::sqs::SqsMessage;
 use comms_settings::error_code;
 use jiff::Timestamp;
 use thiserror::Error;
-
-/// The attribute of a dead letter with SQS's id of the message that it was. When it is put back on its
-/// queue it keeps the attribute, because the id may be what it is known by.
-pub const SOURCE_MESSAGE_ID: &str = "sourceMessageId";
 
 /// Attributes that a message may have, and bytes of it with them (Amazon SQS, message quotas).
 const MAX_ATTRIBUTES: usize = 10;
@@ -24,31 +25,6 @@ const MAX_MESSAGE_BYTES: usize = 1_048_576;
 
 /// Entries of one `ChangeMessageVisibilityBatch`.
 const MAX_ENTRIES: usize = 10;
-
-/// Why a message can never be worked on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeadLetterReason {
-    /// It is not a communication.
-    NotACommunication,
-    /// Its key stands for another communication.
-    KeyConflict,
-    /// It has neither a key nor an id.
-    NoKey,
-    /// Handling it panicked, again and again.
-    Panicked,
-}
-
-impl DeadLetterReason {
-    /// The name in attributes, logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotACommunication => "not_a_communication",
-            Self::KeyConflict => "key_conflict",
-            Self::NoKey => "no_key",
-            Self::Panicked => "panicked",
-        }
-    }
-}
 
 /// What is known of a message that is set aside; nothing of what it says.
 #[derive(Debug)]
@@ -193,21 +169,26 @@ impl Queues {
     }
 }
 
+/// SQS's id of a message, or of the message that it was before it was a dead letter.
+pub(crate) fn source_message_id(message: &SqsMessage) -> &str {
+    message
+        .attribute(SOURCE_MESSAGE_ID)
+        .filter(|id| is_message_id(id))
+        .unwrap_or(&message.message_id)
+}
+
 /// What is said of a dead letter, and then what its sender said of it, as far as there is room.
 fn attributes(message: &SqsMessage, letter: &DeadLetter<'_>) -> BTreeMap<String, String> {
-    let source = message
-        .attribute(SOURCE_MESSAGE_ID)
-        .unwrap_or(&message.message_id);
     let own = [
-        ("reason", letter.reason.as_str().to_owned()),
-        ("fields", letter.fields.clone()),
+        (REASON, letter.reason.as_str().to_owned()),
+        (FIELDS, letter.fields.clone()),
         (
-            "clinicId",
+            CLINIC_ID,
             letter.clinic.map(ToString::to_string).unwrap_or_default(),
         ),
-        ("sourceQueue", message.queue().to_owned()),
-        (SOURCE_MESSAGE_ID, source.to_owned()),
-        ("deadAt", letter.at.to_string()),
+        (SOURCE_QUEUE, message.queue().to_owned()),
+        (SOURCE_MESSAGE_ID, source_message_id(message).to_owned()),
+        (DEAD_AT, letter.at.to_string()),
     ];
     let mut attributes: BTreeMap<_, _> = own
         .into_iter()

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::AnyError;
+use crate::poller::Lane;
 
 /// One of the Lambda functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -37,6 +38,15 @@ impl Function {
         match self {
             Self::Send | Self::Config | Self::ConfigTest => Duration::from_secs(29),
             Self::Worker => Duration::from_secs(30),
+        }
+    }
+
+    /// How many processes it may have. The worker has one for every batch that may be at work, or batches of the one
+    /// queue would hold up those of the other; else enough to see concurrency, and little enough for a laptop.
+    pub(crate) fn max_processes(self) -> usize {
+        match self {
+            Self::Send | Self::Config | Self::ConfigTest => 10,
+            Self::Worker => Lane::NORMAL.batches + Lane::URGENT.batches,
         }
     }
 

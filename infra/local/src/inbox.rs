@@ -13,6 +13,7 @@
 //! | `GET /api/messages/{id}/html` | its HTML for a sandboxed frame |
 //! | `GET /api/messages/{id}/attachments/{number}` | an attachment, as a download |
 //! | `DELETE /api/messages` | forgets all |
+//! | `GET /api/dead-letters` | what lies in the dead-letter queue: `[{messageId, clinicId, reason, fields, sourceQueue, sentAt}]` |
 //! | `GET /api/events` | server-sent events: one when something has changed |
 
 use std::collections::VecDeque;
@@ -70,6 +71,8 @@ pub(crate) struct Inbox {
 #[derive(Debug, Default)]
 struct Inner {
     mail: Mutex<Mail>,
+    /// What the page shows of the dead letters.
+    dead_letters: Mutex<Vec<Value>>,
     /// Counts the changes.
     changed: watch::Sender<u64>,
 }
@@ -122,6 +125,7 @@ impl Inbox {
             .route("/api/messages/{id}/source", get(source))
             .route("/api/messages/{id}/html", get(html))
             .route("/api/messages/{id}/attachments/{number}", get(attachment))
+            .route("/api/dead-letters", get(dead_letters))
             .route("/api/events", get(events))
             .layer(middleware::from_fn(guard))
             .with_state(self.clone())
@@ -154,6 +158,17 @@ impl Inbox {
         }
         drop(mail);
         self.inner.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Shows these dead letters from now on, in the place of those before.
+    pub(crate) fn show_dead_letters(&self, letters: Vec<Value>) {
+        *self.dead_letters() = letters;
+        self.inner.changed.send_modify(|version| *version += 1);
+    }
+
+    fn dead_letters(&self) -> MutexGuard<'_, Vec<Value>> {
+        let letters = self.inner.dead_letters.lock();
+        letters.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self, id: u64) -> Option<Arc<Mailed>> {
@@ -223,6 +238,11 @@ async fn list(State(inbox): State<Inbox>) -> Response {
         .map(|mailed| mailed.summary(mailed.parse().as_ref()))
         .collect();
     axum::Json(list).into_response()
+}
+
+async fn dead_letters(State(inbox): State<Inbox>) -> Response {
+    let letters = inbox.dead_letters().clone();
+    axum::Json(letters).into_response()
 }
 
 async fn clear(State(inbox): State<Inbox>) -> StatusCode {
@@ -615,6 +635,19 @@ mod tests {
         assert_eq!(status, StatusCode::NO_CONTENT);
         assert_eq!(inbox.mail().bytes, 0);
         assert_eq!(ask_json(&inbox, "/api/messages").await, json!([]));
+    }
+
+    #[tokio::test]
+    async fn dead_letters_are_shown_and_the_page_is_told_of_them() {
+        let inbox = Inbox::default();
+        assert_eq!(ask_json(&inbox, "/api/dead-letters").await, json!([]));
+        let changed = inbox.inner.changed.subscribe();
+        inbox.show_dead_letters(vec![json!({"messageId": "a"})]);
+        assert!(changed.has_changed().unwrap());
+        assert_eq!(
+            ask_json(&inbox, "/api/dead-letters").await,
+            json!([{"messageId": "a"}])
+        );
     }
 
     #[tokio::test]

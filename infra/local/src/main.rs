@@ -1,7 +1,7 @@
 //! The local stack: every part of clinic-comms on one machine, in one command.
 //!
 //! `cargo run` starts AWS's services (emulated), the four functions as real Lambda processes, an HTTP gateway, the
-//! queue's poller and a mail inbox, saves a demo clinic and sends its first message. Nothing else has to be
+//! queues' pollers and a mail inbox, saves a demo clinic and sends its first message. Nothing else has to be
 //! installed, and nothing leaves the machine: every listener is on loopback. Only what a function in a container has to
 //! reach, the AWS endpoint and the inbox's SMTP side, may be put on a private address such as that of Docker's bridge.
 //!
@@ -18,6 +18,7 @@
 )]
 
 mod console;
+mod dead_letters;
 mod demo;
 mod function;
 mod gateway;

@@ -1,10 +1,11 @@
-//! The SQS event source mapping: takes messages from the queue, invokes the worker with them, and deletes what it
-//! did not report as failed (`ReportBatchItemFailures`).
+//! The SQS event source mappings, one for each queue: they take messages, invoke the worker with them, and delete what
+//! it did not report as failed (`ReportBatchItemFailures`).
 //!
-//! As the real one: up to ten messages per batch; a function error, an answer that is no answer, or an identifier
-//! that was not in the batch leaves the whole batch on the queue; visibility is left alone, so what failed comes back
-//! when its visibility timeout is over, and after five receives it goes to the dead-letter queue. Unlike in
-//! production that timeout is [`VISIBILITY_TIMEOUT`] rather than three minutes, because somebody is waiting.
+//! As the real ones: up to ten messages per batch; a bound of its own on how many batches of a queue are at work at the
+//! same time; a function error, an answer that is no answer, or an identifier that was not in the batch leaves the whole
+//! batch on the queue; visibility is left alone, so what failed comes back when its visibility timeout is over, or when
+//! the worker said. Unlike in production that timeout is [`VISIBILITY_TIMEOUT`] rather than three minutes, because
+//! somebody is waiting.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,50 +22,74 @@ use comms_testkit::aws::{ACCOUNT, LocalAws, REGION};
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
-use crate::console::{say, warn};
+use crate::console::warn;
 use crate::function::Function;
 use crate::processes::Processes;
 
 /// Messages in one batch at most.
 const BATCH: usize = 10;
 
-/// How long a batch that is not full waits for more.
-const BATCHING_WINDOW: Duration = Duration::from_millis(200);
-
-/// How long one look at the queue waits for a message, in seconds.
+/// How long one look at a queue waits for a message, in seconds.
 const LONG_POLL_SECONDS: i32 = 20;
-
-/// Batches that are delivered at the same time.
-const CONCURRENT_BATCHES: usize = 5;
 
 /// Seconds until a message that failed is tried again: the worker's time-out and a little more, or a message would
 /// come again while it is still being delivered.
 pub(crate) const VISIBILITY_TIMEOUT: u64 = 35;
 
-/// How often the dead-letter queue is looked at.
-const DLQ_INTERVAL: Duration = Duration::from_secs(2);
-
 /// Waits after a failure of the queue itself: doubling, up to this.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// The queue's place between SQS and the worker.
+/// How the worker takes from one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lane {
+    /// What the queue is called on the console.
+    pub(crate) name: &'static str,
+    /// Batches of the queue that are at work at the same time, as the template's parameters have it.
+    pub(crate) batches: usize,
+    /// How long a batch that is not full waits for more.
+    window: Duration,
+}
+
+impl Lane {
+    /// The queue of what is not urgent (`WorkerConcurrency`).
+    pub(crate) const NORMAL: Self = Self {
+        name: "queue",
+        batches: 20,
+        window: Duration::from_millis(200),
+    };
+
+    /// The queue of what is urgent (`UrgentWorkerConcurrency`): no batch of it waits.
+    pub(crate) const URGENT: Self = Self {
+        name: "urgent queue",
+        batches: 10,
+        window: Duration::ZERO,
+    };
+}
+
+/// One queue's place between SQS and the worker.
 #[derive(Clone)]
 pub(crate) struct Poller {
     sqs: aws_sdk_sqs::Client,
+    lane: Lane,
     queue: String,
-    dlq: String,
     processes: Processes,
 }
 
 impl Poller {
-    /// A poller of the local AWS's queue.
-    pub(crate) fn new(aws: &LocalAws, processes: Processes) -> Self {
-        Self {
-            sqs: aws_sdk_sqs::Client::new(&aws.sdk_config()),
-            queue: aws.resources().queue_url.clone(),
-            dlq: aws.resources().dlq_url.clone(),
-            processes,
-        }
+    /// The pollers of the local AWS's queues.
+    pub(crate) fn all(aws: &LocalAws, processes: &Processes) -> [Self; 2] {
+        let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
+        let resources = aws.resources();
+        [
+            (Lane::NORMAL, &resources.queue_url),
+            (Lane::URGENT, &resources.urgent_queue_url),
+        ]
+        .map(|(lane, queue)| Self {
+            sqs: sqs.clone(),
+            lane,
+            queue: queue.clone(),
+            processes: processes.clone(),
+        })
     }
 
     /// Shortens the queue's visibility timeout for somebody who watches.
@@ -84,7 +109,7 @@ impl Poller {
 
     /// Polls until the task ends.
     pub(crate) async fn run(self) {
-        let slots = Arc::new(Semaphore::new(CONCURRENT_BATCHES));
+        let slots = Arc::new(Semaphore::new(self.lane.batches));
         let mut backoff = Duration::ZERO;
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
@@ -103,7 +128,8 @@ impl Poller {
                 Err(error) => {
                     backoff = (backoff * 2).clamp(Duration::from_millis(500), MAX_BACKOFF);
                     warn(format_args!(
-                        "[poller] the queue does not answer: {error}; trying again in {backoff:?}"
+                        "[poller] the {} does not answer: {error}; trying again in {backoff:?}",
+                        self.lane.name
                     ));
                     tokio::time::sleep(backoff).await;
                 }
@@ -114,8 +140,8 @@ impl Poller {
     /// A batch: the first messages there are, and what else comes within the batching window.
     async fn receive(&self) -> Result<Vec<Message>, String> {
         let mut batch = self.receive_up_to(BATCH, LONG_POLL_SECONDS).await?;
-        if !batch.is_empty() && batch.len() < BATCH {
-            tokio::time::sleep(BATCHING_WINDOW).await;
+        if !batch.is_empty() && batch.len() < BATCH && !self.lane.window.is_zero() {
+            tokio::time::sleep(self.lane.window).await;
             match self.receive_up_to(BATCH - batch.len(), 0).await {
                 Ok(more) => batch.extend(more),
                 // What is there already must not wait for its visibility timeout.
@@ -141,7 +167,8 @@ impl Poller {
     }
 
     async fn deliver(&self, batch: Vec<Message>) {
-        let payload = Bytes::from(event(&batch).to_string());
+        let name = self.queue.rsplit('/').next().unwrap_or_default();
+        let payload = Bytes::from(event(name, &batch).to_string());
         let failed = match self.processes.invoke(Function::Worker, payload).await {
             Ok(answer) => failures(&batch, &answer),
             Err(error) => Err(error.to_string()),
@@ -150,17 +177,19 @@ impl Poller {
             Ok(failed) => failed,
             Err(reason) => {
                 warn(format_args!(
-                    "[poller] a batch of {} failed and comes again within {VISIBILITY_TIMEOUT} s: {reason}",
-                    batch.len()
+                    "[poller] a batch of {} from the {} failed and comes again within {VISIBILITY_TIMEOUT} s: {reason}",
+                    batch.len(),
+                    self.lane.name
                 ));
                 return;
             }
         };
         if !failed.is_empty() {
             warn(format_args!(
-                "[poller] {} of {} messages failed and come again within {VISIBILITY_TIMEOUT} s, or when the worker says",
+                "[poller] {} of {} messages from the {} failed and come again within {VISIBILITY_TIMEOUT} s, or when the worker says",
                 failed.len(),
-                batch.len()
+                batch.len(),
+                self.lane.name
             ));
         }
         if let Err(error) = self.delete(&batch, &failed).await {
@@ -204,52 +233,11 @@ impl Poller {
             )),
         }
     }
-
-    /// Tells of messages that arrive in the dead-letter queue, until the task ends.
-    pub(crate) async fn watch_dlq(self) {
-        let mut seen = 0;
-        let mut interval = tokio::time::interval(DLQ_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            interval.tick().await;
-            match self.dlq_length().await {
-                Ok(length) => {
-                    if length > seen {
-                        say(format_args!(
-                            "[dlq] {} new, {length} in all in the dead-letter queue {}",
-                            length - seen,
-                            self.dlq
-                        ));
-                    }
-                    seen = length;
-                }
-                Err(error) => warn(format_args!(
-                    "[dlq] the dead-letter queue does not answer: {error}"
-                )),
-            }
-        }
-    }
-
-    async fn dlq_length(&self) -> Result<u64, String> {
-        let attributes = self
-            .sqs
-            .get_queue_attributes()
-            .queue_url(&self.dlq)
-            .attribute_names(QueueAttributeName::ApproximateNumberOfMessages)
-            .send()
-            .await
-            .map_err(|error| DisplayErrorContext(error).to_string())?;
-        Ok(attributes
-            .attributes()
-            .and_then(|all| all.get(&QueueAttributeName::ApproximateNumberOfMessages))
-            .and_then(|length| length.parse().ok())
-            .unwrap_or_default())
-    }
 }
 
-/// The Lambda event of a batch.
-fn event(batch: &[Message]) -> Value {
-    let arn = format!("arn:aws:sqs:{REGION}:{ACCOUNT}:clinic-comms");
+/// The Lambda event of a batch of the queue with this name.
+fn event(queue: &str, batch: &[Message]) -> Value {
+    let arn = format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}");
     let records: Vec<Value> = batch
         .iter()
         .map(|message| {
@@ -397,7 +385,7 @@ mod tests {
             )
             .build();
         assert_eq!(
-            event(&[message]),
+            event("clinic-comms", &[message]),
             json!({"Records": [{
                 "messageId": "059f36b4",
                 "receiptHandle": "AQEB",
@@ -415,5 +403,17 @@ mod tests {
                 "awsRegion": "us-east-1",
             }]})
         );
+    }
+
+    #[test]
+    fn as_many_batches_are_at_work_as_the_template_allows_by_default() {
+        let template = include_str!("../../../template.yaml");
+        let default = |parameter: &str| {
+            let (_, of_parameter) = template.split_once(&format!("\n  {parameter}:\n")).unwrap();
+            let (_, value) = of_parameter.split_once("    Default: ").unwrap();
+            value.lines().next().unwrap().parse::<usize>().unwrap()
+        };
+        assert_eq!(Lane::NORMAL.batches, default("WorkerConcurrency"));
+        assert_eq!(Lane::URGENT.batches, default("UrgentWorkerConcurrency"));
     }
 }

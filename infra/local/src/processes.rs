@@ -19,9 +19,6 @@ use tokio::sync::Notify;
 use crate::console::{say, warn};
 use crate::function::Function;
 
-/// How many processes one function may have: enough to see concurrency, little enough for a laptop.
-const MAX_PROCESSES: usize = 10;
-
 /// Starts the functions' processes and invokes them. Clones share them; they end with the last clone.
 #[derive(Clone)]
 pub(crate) struct Processes {
@@ -95,7 +92,7 @@ impl Processes {
     /// Counts an invocation in, and starts a process when there are more invocations than processes.
     fn admit(&self, function: Function) -> Result<InFlight<'_>, InvocationError> {
         let mut pool = self.inner.pool(function);
-        if pool.in_flight >= pool.live.len() && pool.live.len() < MAX_PROCESSES {
+        if pool.in_flight >= pool.live.len() && pool.live.len() < function.max_processes() {
             let started = self.start(function, &mut pool);
             if pool.live.is_empty() {
                 started?;

@@ -15,10 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::console::{Progress, say, warn};
 use crate::inbox::Inbox;
-use crate::poller::{Poller, VISIBILITY_TIMEOUT};
+use crate::poller::{Lane, Poller, VISIBILITY_TIMEOUT};
 use crate::processes::{Processes, announce, this_program};
 use crate::token::DeveloperKey;
-use crate::{AnyError, StackArgs, demo, gateway, inbox};
+use crate::{AnyError, StackArgs, dead_letters, demo, gateway, inbox};
 
 /// How often expired deliveries are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
@@ -62,11 +62,13 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     );
     progress.step("AWS", format_args!("{} ({kept})", aws.endpoint()));
     say(format_args!(
-        "           tables {}, {}\n           key    {}\n           queue  {}",
+        "           tables {}, {}\n           key    {}\n           queue  {}\n           urgent {}\n           dead   {}",
         resources.settings_table,
         resources.deliveries_table,
         resources.kms_key_id,
-        resources.queue_url
+        resources.queue_url,
+        resources.urgent_queue_url,
+        resources.dlq_url
     ));
     tell_exposure(
         aws_address,
@@ -100,14 +102,18 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     progress.step("API", format_args!("http://{http_address}/api/v1"));
     announce(args.cold);
 
-    let poller = Poller::new(&aws, processes.clone());
-    poller.set_visibility_timeout().await?;
-    tokio::spawn(poller.clone().watch_dlq());
-    tokio::spawn(poller.run());
+    for poller in Poller::all(&aws, &processes) {
+        poller.set_visibility_timeout().await?;
+        tokio::spawn(poller.run());
+    }
+    tokio::spawn(dead_letters::watch(aws.clone(), inbox));
     progress.step(
-        "Queue",
+        "Queues",
         format_args!(
-            "polled; what fails comes again after {VISIBILITY_TIMEOUT} s, five times at most"
+            "{} batches at once, and {} of what is urgent; what fails comes again within {VISIBILITY_TIMEOUT} s, or \
+             when the worker says",
+            Lane::NORMAL.batches,
+            Lane::URGENT.batches
         ),
     );
     tokio::spawn(sweep(aws.clone()));

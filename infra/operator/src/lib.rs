@@ -1,8 +1,8 @@
-//! The operator's commands: re-seal what is stored under another KMS key, count what is under which, and import the
-//! settings of many clinics. `infra/docs/OPERATIONS.md` says when and how.
+//! The operator's commands: re-seal what is stored under another KMS key, count what is under which, import the
+//! settings of many clinics, and see to the dead letters. `infra/docs/OPERATIONS.md` says when and how.
 //!
 //! Each command can be stopped anywhere and started again: it does what is left. None prints anything of what settings
-//! say: clinic ids, names of items and fields, and codes only.
+//! or messages say: ids, names of items, queues and fields, and codes only.
 
 use std::{
     fmt::Display,
@@ -11,6 +11,7 @@ use std::{
     process::ExitCode,
 };
 
+use aws_config::SdkConfig;
 use clap::{Args, Parser, Subcommand, builder::RangedU64ValueParser};
 use comms_core::{Secret, Tenant};
 use comms_runtime::{Environment, aws};
@@ -20,22 +21,25 @@ use serde::Serialize;
 mod api;
 pub mod clinics_file;
 mod console;
+pub mod dead_letters;
 pub mod import;
 mod pace;
 mod progress;
 pub mod reseal;
+pub mod stop;
 
 pub use api::{Api, ApiError};
 
 use crate::{
     console::{note, say},
+    dead_letters::command::{DeadLettersCommand, run_dead_letters},
     progress::Progress,
 };
 
 /// The variable with the token for the API, where no file has it.
 const TOKEN_VARIABLE: &str = "COMMS_TOKEN";
 
-/// Keeps clinics' settings in order.
+/// Keeps clinics' settings and the dead letters in order.
 ///
 /// Exit codes: 0 nothing is left to do, 1 something is (the report says what), 2 the command could not be run, 130 it
 /// was interrupted. Every command can be started again and does what is left.
@@ -55,6 +59,9 @@ enum Command {
     Status(StatusArgs),
     /// Saves the settings of the clinics in a file, through the HTTP API.
     Import(ImportArgs),
+    /// Counts dead letters, puts them back on their queues, deletes them. Region and credentials as for `reseal`.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +181,7 @@ pub fn main() -> ExitCode {
                     Command::Reseal(args) => run_reseal(args).await,
                     Command::Status(args) => run_status(args).await,
                     Command::Import(args) => run_import(args).await,
+                    Command::DeadLetters(command) => run_dead_letters(command).await,
                 }
             })
         });
@@ -192,6 +200,11 @@ pub fn main() -> ExitCode {
 }
 
 fn store(table: &str, key: &str) -> Result<SettingsStore, AnyError> {
+    Ok(SettingsStore::new(&sdk_config()?, table, key))
+}
+
+/// AWS as the environment names it.
+fn sdk_config() -> Result<SdkConfig, AnyError> {
     let environment = Environment::of_process();
     let sdk = aws::sdk_config(&environment)?;
     environment.finish().map_err(|error| {
@@ -199,7 +212,7 @@ fn store(table: &str, key: &str) -> Result<SettingsStore, AnyError> {
             "{error}; `aws configure export-credentials --format env` prints the credentials of a profile or role"
         )
     })?;
-    Ok(SettingsStore::new(&sdk, table, key))
+    Ok(sdk)
 }
 
 async fn run_reseal(args: ResealArgs) -> Result<Ended, AnyError> {

@@ -16,6 +16,7 @@ use crate::{
     deadline::Deadline,
     health::{Health, Sample, Turn},
     message::Message,
+    pacing::{LONGEST_WAIT, Leave, Pace, Pacing},
     provider::Provider,
     retry::{ATTEMPT_TIME, RetryPolicy, jitter},
 };
@@ -36,6 +37,8 @@ pub struct ChainEntry {
     pub retry: RetryPolicy,
     /// How well it works.
     pub health: Arc<Health>,
+    /// How fast it may be used, where that is limited.
+    pub pace: Option<Pace>,
 }
 
 /// What to do when it is not known whether a message went out.
@@ -100,6 +103,12 @@ pub enum ChainEnd {
     NoProvider,
     /// The deadline came before the next provider could be tried.
     OutOfTime,
+    /// The next provider takes no more for now, as far as is known here; it was not asked, and neither was
+    /// anybody after it: a campaign does not change its sender because it is large.
+    Paced {
+        /// The time after which asking again makes sense.
+        after: Duration,
+    },
 }
 
 impl Chain {
@@ -142,7 +151,8 @@ impl Chain {
 
     /// Sends `message` through the first provider that takes it, trying none after `deadline`.
     ///
-    /// Who is down goes last ([`crate::health`]). When a provider refuses its credentials, `renew` is
+    /// Who is down goes last ([`crate::health`]). Before an entry's first attempt `pacing` is asked for its
+    /// turn; retries belong to the same turn. When a provider refuses its credentials, `renew` is
     /// asked for newer settings, once for the tenant's own and once for the global account's, and the
     /// same entry is tried again with them.
     pub async fn send(
@@ -150,6 +160,7 @@ impl Chain {
         message: &Message,
         deadline: Deadline,
         renew: &Renew<'_>,
+        pacing: &dyn Pacing,
     ) -> ChainReport {
         let mut run = Run {
             attempts: Vec::new(),
@@ -177,6 +188,9 @@ impl Chain {
                 policy: chain.on_ambiguous,
                 is_probe: matches!(turn, Turn::Probe(_)),
             };
+            if let Err(after) = entry.wait_for_turn(message, left.share(), pacing).await {
+                break ChainEnd::Paced { after };
+            }
             let error = match run.entry(&chain, entry, message, left).await {
                 Ok(receipt) => {
                     entry.take_in(Sample::Success);
@@ -235,6 +249,15 @@ impl Chain {
         }
     }
 
+    /// Asks providers how fast they may be used, where that is to be known and has not been asked for long.
+    pub async fn learn_rates(&self, deadline: Deadline) {
+        for entry in &self.entries {
+            if let Some(pace) = &entry.pace {
+                pace.learn(&*entry.provider, deadline).await;
+            }
+        }
+    }
+
     /// A fallback's success must not hide that the first provider is out: it is said for every
     /// message, by a log event and a metric.
     fn tell_of_failover(&self, used: &ChainEntry, message: &Message, attempts: usize) {
@@ -265,6 +288,29 @@ impl Chain {
 impl ChainEntry {
     fn is_at(&self, id: &EntryId, position: Position) -> bool {
         self.id == *id && self.position.is_global() == position.is_global()
+    }
+
+    /// Waits for the entry's turn to take `message`. Where that is not soon, or would leave less time until
+    /// `until` than an attempt needs: how long it is.
+    async fn wait_for_turn(
+        &self,
+        message: &Message,
+        until: Deadline,
+        pacing: &dyn Pacing,
+    ) -> Result<(), Duration> {
+        let Some(pace) = &self.pace else {
+            return Ok(());
+        };
+        match pacing.ask(pace, message).await {
+            Leave::NOW => Ok(()),
+            Leave::After(wait)
+                if wait <= LONGEST_WAIT && wait + ATTEMPT_TIME <= until.remaining() =>
+            {
+                tokio::time::sleep(wait).await;
+                Ok(())
+            }
+            Leave::After(wait) | Leave::NotBefore(wait) => Err(wait),
+        }
     }
 
     fn take_in(&self, sample: Sample) {

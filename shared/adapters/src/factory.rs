@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -18,6 +19,7 @@ use crate::{
     health::Health,
     http::HttpClients,
     meta::{MetaProvider, MetaSettings},
+    pacing::{AskedRates, Pace},
     provider::Provider,
     retry::RetryPolicy,
     sendgrid::{SendgridProvider, SendgridSettings},
@@ -67,6 +69,8 @@ pub struct EntrySpec {
     pub settings: ProviderSettings,
     /// Retries after the first attempt.
     pub retries: u8,
+    /// Messages in a second, in place of what its provider takes by default.
+    pub max_per_second: Option<NonZeroU32>,
 }
 
 /// A tenant's own entries for one channel, disabled ones left out.
@@ -118,6 +122,7 @@ pub struct ProviderFactory {
     sockets: Sockets,
     sdk: SdkConfig,
     clock: Arc<dyn Clock>,
+    rates: AskedRates,
     capacity: usize,
     built: Mutex<Built>,
 }
@@ -171,6 +176,7 @@ impl ProviderFactory {
             tls,
             egress,
             sdk,
+            rates: AskedRates::new(clock.clone()),
             clock,
             capacity: capacity.max(1),
             built: Mutex::default(),
@@ -246,7 +252,9 @@ impl ProviderFactory {
                 position,
                 settings,
                 retries,
+                max_per_second,
             } = entry;
+            let pace = Pace::of(&settings, max_per_second, &self.rates);
             match self.provider(settings) {
                 Ok(provider) => entries.push(ChainEntry {
                     id,
@@ -254,6 +262,7 @@ impl ProviderFactory {
                     provider,
                     retry: RetryPolicy { retries },
                     health: Health::new(self.clock.clone()),
+                    pace,
                 }),
                 // Saving checks for this; an entry saved before the check was there is passed over.
                 Err(error) => {

@@ -4,7 +4,7 @@
 //! An adapter turns a [`Message`] into its provider's protocol and the provider's reply into a
 //! receipt or a classified [`ProviderError`](comms_core::ProviderError). It does nothing else: no
 //! retries, no waiting, no environment. [`chain`] decides what to do about an error, [`retry`] and
-//! [`deadline`] bound it in time, [`egress`] says where a connection may go.
+//! [`deadline`] bound it in time, [`pacing`] keeps to what a provider takes in a second, [`egress`] says where a connection may go.
 
 pub mod chain;
 pub mod deadline;
@@ -17,6 +17,7 @@ pub mod http;
 pub mod message;
 pub mod meta;
 mod mime;
+pub mod pacing;
 pub mod provider;
 pub mod retry;
 pub mod sendgrid;
@@ -34,5 +35,6 @@ pub use factory::{ChainSpec, EntrySpec, ProviderFactory, ProviderSettings};
 pub use health::Health;
 pub use http::HttpClients;
 pub use message::Message;
+pub use pacing::{Leave, Pace, Pacing};
 pub use provider::{Capabilities, Provider, StageOutcome, StageReport, VerifyStage};
 pub use sockets::{SocketStatistics, Sockets};

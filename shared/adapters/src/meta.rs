@@ -10,7 +10,7 @@
 //! kept and deleted here. Parameters of a template go by position; one with named parameters takes
 //! `templateComponents`. What becomes of a message comes by webhook and is not received here.
 
-use std::{fmt, time::Duration};
+use std::{fmt, num::NonZeroU32, time::Duration};
 
 use async_trait::async_trait;
 use comms_core::{
@@ -19,6 +19,7 @@ use comms_core::{
     account::GraphId,
     request::{Media, MediaKind, Template, TemplateParams, TemplateValues},
 };
+use jiff::SignedDuration;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -29,6 +30,7 @@ use crate::{
         provider_id,
     },
     message::{Message, check_template_text, invalid, not_carried},
+    pacing::Rate,
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
 
@@ -55,6 +57,14 @@ const MOST_BUTTONS: usize = 10;
 /// One message in six seconds to one recipient (throughput, "Pair rate limits"), and a burst is paid
 /// back at that rate. Each further refusal is waited for four times as long, by who tries again.
 const PAIR_LIMIT_WAIT: Duration = Duration::from_secs(6);
+/// Messages that one phone number may send in a second, unless Meta has raised that (Cloud API, "Throughput").
+pub(crate) const MESSAGES_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(79);
+/// Messages from one phone number to one recipient: 45 at once, for which one in six seconds is borrowed
+/// (Cloud API, "Pair rate limits").
+pub(crate) const PAIR_RATE: Rate = Rate {
+    burst: 45,
+    interval: SignedDuration::from_secs(6),
+};
 /// Meta asks not to repeat what it held back for the recipient's sake before a day is over
 /// (error codes, 131049).
 const FREQUENCY_LIMIT_WAIT: Duration = Duration::from_hours(24);

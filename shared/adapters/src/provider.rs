@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Debug,
+    num::NonZeroU32,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,11 @@ pub trait Provider: Debug + Send + Sync {
     /// Sends `message` once. `Ok` means that the provider took it over; an error says by its
     /// disposition whether it may have.
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError>;
+
+    /// How many messages the provider says that it takes in a second, where it can be asked.
+    async fn messages_per_second(&self, _deadline: Deadline) -> Option<NonZeroU32> {
+        None
+    }
 
     /// Checks everything that can be checked without sending, stage by stage, up to the first that
     /// fails.

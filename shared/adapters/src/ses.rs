@@ -8,7 +8,7 @@
 mod connector;
 mod credentials;
 
-use std::{error::Error as StdError, fmt, future::Future, time::Duration};
+use std::{error::Error as StdError, fmt, future::Future, num::NonZeroU32, time::Duration};
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -76,6 +76,9 @@ const ENCODED_WORD_BYTES: usize = 45;
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// The longest that a wish to be left alone is taken for: a day.
 const MOST_RETRY_AFTER: Duration = Duration::from_hours(24);
+/// Messages in a second where SES has not said how many the account may send: what an account has when it
+/// leaves the sandbox (SES, "Service quotas", "Sending quotas").
+pub(crate) const UNKNOWN_MESSAGES_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(13);
 /// The charset of everything that is sent.
 const CHARSET: &str = "UTF-8";
 
@@ -266,6 +269,13 @@ impl Provider for SesProvider {
         Err(classify(failure))
     }
 
+    /// `MaxSendRate` (SES API v2, `SendQuota`): receivers in a second, of which a message without copies has
+    /// one.
+    async fn messages_per_second(&self, deadline: Deadline) -> Option<NonZeroU32> {
+        let account = self.account(deadline).await.ok()?;
+        whole_rate(account.send_quota()?.max_send_rate())
+    }
+
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
         let mut report = Report::new();
         let account = match self.account(deadline).await {
@@ -335,6 +345,17 @@ fn identities(sender: &EmailAddress) -> impl Iterator<Item = &str> {
     let domains = domains.filter(|domain| domain.contains('.'));
     // Further up there is nothing that a clinic could have verified.
     std::iter::once(sender.as_str()).chain(domains.take(MOST_DOMAINS))
+}
+
+/// The rate as a whole number: rounded down, at least one; `None` for what is no rate.
+fn whole_rate(rate: f64) -> Option<NonZeroU32> {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is between one and a million"
+    )]
+    let whole = rate.clamp(1.0, 1e6) as u32;
+    NonZeroU32::new(whole).filter(|_| rate > 0.0)
 }
 
 /// Whether the account sends at all. An account on probation does (SES, `GetAccount`, `EnforcementStatus`).

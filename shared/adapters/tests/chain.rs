@@ -8,14 +8,18 @@
 
 use std::{
     collections::VecDeque,
+    num::NonZeroU32,
+    pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Capabilities, Chain, ChainEnd, ChainReport, Deadline, Health, Message, Provider, StageReport,
+    Capabilities, Chain, ChainEnd, ChainReport, Deadline, Health, Leave, Message, Pace, Pacing,
+    Provider, StageReport,
     chain::{AmbiguityPolicy, ChainEntry},
+    pacing::{LONGEST_WAIT, Unpaced},
     retry::RetryPolicy,
 };
 use comms_core::{
@@ -107,6 +111,7 @@ fn entry(provider: &Arc<Scripted>, position: Position, retries: u8) -> ChainEntr
         provider: provider.clone(),
         retry: RetryPolicy { retries },
         health: Health::new(Arc::new(SystemClock)),
+        pace: None,
     }
 }
 
@@ -145,11 +150,57 @@ async fn send(chain: &Arc<Chain>) -> ChainReport {
 }
 
 async fn send_within(chain: &Arc<Chain>, time: Duration) -> ChainReport {
+    send_paced(chain, time, &Unpaced).await
+}
+
+async fn send_paced(chain: &Arc<Chain>, time: Duration, pacing: &dyn Pacing) -> ChainReport {
+    let renew = |_| -> Renewed<'_> { Box::pin(async { None }) };
     chain
-        .send(&message(), Deadline::after(time), &|_| {
-            Box::pin(async { None })
-        })
+        .send(&message(), Deadline::after(time), &renew, pacing)
         .await
+}
+
+type Renewed<'a> = Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + 'a>>;
+
+/// Gives leave as it is told to, then at once; remembers for which accounts it was asked.
+#[derive(Default)]
+struct Turns {
+    leaves: Mutex<VecDeque<Leave>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Turns {
+    fn new(leaves: impl IntoIterator<Item = Leave>) -> Self {
+        Self {
+            leaves: Mutex::new(leaves.into_iter().collect()),
+            asked: Mutex::default(),
+        }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Pacing for Turns {
+    async fn ask(&self, pace: &Pace, _: &Message) -> Leave {
+        self.asked.lock().unwrap().push(pace.account().to_owned());
+        self.leaves
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or(Leave::NOW)
+    }
+}
+
+/// A chain whose every entry is paced, each under its own name.
+fn paced(providers: &[&Arc<Scripted>], policy: AmbiguityPolicy, retries: u8) -> Arc<Chain> {
+    let mut chain = Chain::clone(&chain(providers, policy, retries));
+    for entry in &mut chain.entries {
+        entry.pace = Some(Pace::new(entry.id.as_str(), NonZeroU32::MIN, None));
+    }
+    Arc::new(chain)
 }
 
 const NAMES: [&str; 4] = ["primary", "fallback-1", "fallback-2", "global"];
@@ -209,6 +260,7 @@ impl Expected {
                 ChainEnd::Held => "held",
                 ChainEnd::NoProvider => "no provider",
                 ChainEnd::OutOfTime => "out of time",
+                ChainEnd::Paced { .. } => "paced",
             },
             unknown: report.unknown_outcomes,
         }
@@ -559,24 +611,109 @@ async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings
     let rotated = Scripted::new("primary", &[]);
     let newer = chain(&[&rotated, &fallback], AmbiguityPolicy::Failover, 0);
     let running = chain(&[&old, &fallback], AmbiguityPolicy::Failover, 0);
-    let report = running
-        .send(&message(), Deadline::after(Duration::from_mins(1)), &|_| {
-            let newer = newer.clone();
-            Box::pin(async move { Some(newer) })
-        })
-        .await;
+    let deadline = Deadline::after(Duration::from_mins(1));
+    let renew = |_| -> Renewed<'_> {
+        let newer = newer.clone();
+        Box::pin(async move { Some(newer) })
+    };
+    let report = running.send(&message(), deadline, &renew, &Unpaced).await;
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
     assert_eq!((old.calls(), rotated.calls(), fallback.calls()), (1, 1, 0));
 
     // Newer settings that are refused too are not read a second time.
     let still_wrong = Scripted::new("primary", &vec![refused; 3]);
     let newer = chain(&[&still_wrong, &fallback], AmbiguityPolicy::Failover, 0);
+    let renew = |_| -> Renewed<'_> {
+        let newer = newer.clone();
+        Box::pin(async move { Some(newer) })
+    };
     let report = chain(&[&still_wrong, &fallback], AmbiguityPolicy::Failover, 0)
-        .send(&message(), Deadline::after(Duration::from_mins(1)), &|_| {
-            let newer = newer.clone();
-            Box::pin(async move { Some(newer) })
-        })
+        .send(&message(), deadline, &renew, &Unpaced)
         .await;
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
     assert_eq!((still_wrong.calls(), fallback.calls()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_comes_soon_is_waited_for_and_one_turn_is_for_all_retries() {
+    let primary = Scripted::new("primary", &vec![error(Disposition::Transient); 2]);
+    let chain = paced(&[&primary], AmbiguityPolicy::Failover, 2);
+    let turns = Turns::new([Leave::After(LONGEST_WAIT)]);
+    let started = tokio::time::Instant::now();
+    let report = send_paced(&chain, Duration::from_mins(1), &turns).await;
+    assert!(matches!(report.end, ChainEnd::Sent { .. }));
+    assert!(started.elapsed() >= LONGEST_WAIT);
+    assert_eq!((turns.asked().len(), primary.calls()), (1, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_paced_goes_back_and_to_no_other_provider_and_nobody_is_blamed() {
+    let long = LONGEST_WAIT + Duration::from_millis(1);
+    for leave in [
+        Leave::After(long),
+        Leave::NotBefore(long),
+        Leave::NotBefore(Duration::from_millis(1)),
+    ] {
+        let (primary, fallback) = (
+            Scripted::new("primary", &[]),
+            Scripted::new("fallback-1", &[]),
+        );
+        let chain = paced(&[&primary, &fallback], AmbiguityPolicy::Failover, 0);
+        let turns = Turns::new([leave]);
+        let started = tokio::time::Instant::now();
+        let report = send_paced(&chain, Duration::from_mins(1), &turns).await;
+        let (Leave::After(after) | Leave::NotBefore(after)) = leave;
+        assert_eq!(report.end, ChainEnd::Paced { after });
+        assert_eq!(report.attempts, []);
+        assert_eq!((primary.calls(), fallback.calls()), (0, 0), "{leave:?}");
+        assert_eq!(turns.asked(), ["primary"]);
+        assert!(started.elapsed().is_zero(), "nobody waits in vain");
+        let states: Vec<_> = chain
+            .entries
+            .iter()
+            .map(|entry| entry.health.state())
+            .collect();
+        assert_eq!(states, [HealthState::Healthy; 2]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_leaves_no_time_for_the_attempt_is_not_waited_for() {
+    let (primary, fallback) = (
+        Scripted::new("primary", &[]),
+        Scripted::new("fallback-1", &[]),
+    );
+    let after = Duration::from_millis(1_500);
+    // Of eight seconds the first of two has four, of which an attempt needs three.
+    let chain = paced(&[&primary, &fallback], AmbiguityPolicy::Failover, 0);
+    let turns = Turns::new([Leave::After(after)]);
+    let report = send_paced(&chain, Duration::from_secs(8), &turns).await;
+    assert_eq!(report.end, ChainEnd::Paced { after });
+    let alone = paced(&[&primary], AmbiguityPolicy::Failover, 0);
+    let turns = Turns::new([Leave::After(after)]);
+    let report = send_paced(&alone, Duration::from_secs(8), &turns).await;
+    assert!(matches!(report.end, ChainEnd::Sent { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_that_were_made_before_a_paced_entry_are_reported_with_it() {
+    let primary = Scripted::new("primary", &[error(Disposition::Ambiguous)]);
+    let fallback = Scripted::new("fallback-1", &[]);
+    let chain = paced(&[&primary, &fallback], AmbiguityPolicy::Failover, 0);
+    let after = Duration::from_secs(30);
+    let turns = Turns::new([Leave::NOW, Leave::NotBefore(after)]);
+    let report = send_paced(&chain, Duration::from_mins(1), &turns).await;
+    assert_eq!(report.end, ChainEnd::Paced { after });
+    assert_eq!((report.attempts.len(), report.unknown_outcomes), (1, 1));
+    assert_eq!(turns.asked(), ["primary", "fallback-1"]);
+    assert_eq!(fallback.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_without_a_limit_asks_nobody() {
+    let primary = Scripted::new("primary", &[]);
+    let turns = Turns::default();
+    let chain = chain(&[&primary], AmbiguityPolicy::Failover, 0);
+    send_paced(&chain, Duration::from_mins(1), &turns).await;
+    assert_eq!((turns.asked().len(), primary.calls()), (0, 1));
 }

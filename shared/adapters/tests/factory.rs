@@ -81,6 +81,7 @@ fn spec(entries: Vec<ProviderSettings>) -> ChainSpec {
             position,
             settings,
             retries: 0,
+            max_per_second: None,
         }
     });
     ChainSpec {

@@ -291,3 +291,16 @@ async fn a_check_fails_until_the_senders_domain_is_verified() {
     assert!(!passed);
     assert!(aws.ses_messages().is_empty());
 }
+
+#[tokio::test]
+async fn the_account_says_how_fast_it_may_be_used_where_it_may_be_asked() {
+    let aws = LocalAws::start().await;
+    let deadline = Deadline::after(Duration::from_secs(20));
+    let provider = provider(&aws, role());
+    let rate = provider.messages_per_second(deadline).await;
+    let quota = owner(&aws).get_account().send().await.unwrap().send_quota;
+    let said = quota.unwrap().max_send_rate();
+    assert_eq!(rate.map(|rate| f64::from(rate.get())), Some(said));
+    aws.fail_next("ses", "GetAccount", 1, Fault::AccessDenied);
+    assert_eq!(provider.messages_per_second(deadline).await, None);
+}

@@ -112,6 +112,13 @@ fn is_role_arn(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"_+=,.@/-".contains(&b))
 }
 
+impl RoleArn {
+    /// The account that the role is in: 12 digits.
+    pub fn account(&self) -> &str {
+        self.0.split(':').nth(4).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

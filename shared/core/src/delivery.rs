@@ -109,17 +109,20 @@ pub enum FailureReason {
     OutcomeUnknown,
     /// `expiresAt` passed.
     Expired,
+    /// A limit of the clinic's, or a provider's rate, left no room for it for too long.
+    QuotaExceeded,
 }
 
 impl FailureReason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoAddress,
         Self::NoProvider,
         Self::Rejected,
         Self::AllProvidersFailed,
         Self::OutcomeUnknown,
         Self::Expired,
+        Self::QuotaExceeded,
     ];
 
     /// The code in ledger, logs and answers.
@@ -131,6 +134,7 @@ impl FailureReason {
             Self::AllProvidersFailed => "ALL_PROVIDERS_FAILED",
             Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
             Self::Expired => "EXPIRED",
+            Self::QuotaExceeded => "QUOTA_EXCEEDED",
         }
     }
 
@@ -158,6 +162,9 @@ impl FailureReason {
                 "A provider may have accepted the message before the connection ended, and no other accepted it or was to be tried. Ask the recipient before sending it again."
             }
             Self::Expired => "The message was not sent before its expiresAt.",
+            Self::QuotaExceeded => {
+                "There was no room for the message within the clinic's rateLimit, or a provider's rate, for as long as it was kept. Raise the limit, or send less."
+            }
         }
     }
 }

@@ -28,6 +28,7 @@ pub fn chain_spec(settings: &ChannelSettings) -> ChainSpec {
                 position,
                 settings: provider_settings(entry, settings.sender(entry))?,
                 retries: settings.retry_attempts,
+                max_per_second: entry.max_per_second,
             })
         })
         .collect();

@@ -7,12 +7,18 @@ pub mod chain_spec;
 pub mod deferral;
 pub mod health;
 pub mod ledger;
+pub mod pacing;
 pub mod pipeline;
+pub mod quota;
+mod recent;
 pub mod slots;
 
 pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
+pub use pacing::SharedPacing;
 pub use pipeline::{
     Accepted, DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
+    QuotaError,
 };
+pub use quota::{Paid, Quota, Quotas};
 pub use slots::Slots;

@@ -1,22 +1,33 @@
 //! The pipeline: an accepted communication becomes deliveries, each claimed in the ledger, sent
 //! through its tenant's chain, and recorded.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_config::SdkConfig;
 use comms_adapters::{
     Chain, ChainEnd, Deadline, EgressGuard, Message, ProviderFactory, SocketStatistics,
     chain::AmbiguityPolicy,
     egress::{EgressAllow, SystemResolver},
+    retry::jitter,
     tls::TlsConfigs,
 };
 use comms_core::{
     AttemptOutcome, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, Disposition,
     FailureReason, IdempotencyKey, RequestId, SystemClock, Tenant,
     metric::METRICS,
-    request::{CommunicationRequest, PlannedDelivery, Target},
+    request::{CommunicationRequest, PlannedDelivery, Recipient, Target},
 };
-use comms_settings::{HashKeys, SettingsCache, SettingsStore, StoreError, StoredSettings};
+use comms_settings::{
+    HashKeys, Period, RateLimit, SettingsCache, SettingsStore, StoreError, StoredSettings,
+};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use thiserror::Error;
@@ -31,6 +42,8 @@ use crate::{
         Acceptance, Claim, Ledger, LedgerError, Outcome, Owner, Past, RecordedRequest,
         RequestRecord,
     },
+    pacing::{self, KeyedPacing, SharedPacing},
+    quota::{self, Exhausted, Grant, Paid, Quota, Quotas},
     slots::Slots,
 };
 
@@ -65,17 +78,86 @@ pub enum PipelineError {
     KeyConflict,
 }
 
+/// Why there is no quota for a communication that is to be sent at once.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum QuotaError {
+    /// The settings table or KMS.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The deliveries table.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A limit of the clinic's is used up.
+    #[error("the limit of {} {channel} messages in a {} is used up", exhausted.limit, exhausted.period)]
+    Exhausted {
+        /// On which channel.
+        channel: Channel,
+        /// Which limit.
+        exhausted: Exhausted,
+        /// The time until it is there again.
+        after: Duration,
+    },
+    /// The communication has more deliveries than a limit lets through at once.
+    #[error("{count} {channel} messages are more than the {limit} that a {period} has")]
+    TooMany {
+        /// On which channel.
+        channel: Channel,
+        /// How many it has there.
+        count: u32,
+        /// The limit's period.
+        period: Period,
+        /// The limit.
+        limit: u32,
+    },
+}
+
 /// A communication that is known to the ledger.
 #[derive(Debug, Clone)]
 pub struct Accepted {
     record: RequestRecord,
     planned: Vec<PlannedDelivery>,
+    quota: QuotaSource,
+}
+
+/// Where the deliveries of a communication have their quota from.
+#[derive(Debug, Clone)]
+enum QuotaSource {
+    /// Each takes its own, or waits on the queue.
+    Deliveries {
+        /// How often the queue has brought the communication.
+        receives: u32,
+        /// Since when it is on the queue.
+        queued_at: Option<Timestamp>,
+    },
+    /// It was taken for all.
+    Paid(Arc<Paid>),
 }
 
 impl Accepted {
     /// Its id.
     pub fn id(&self) -> &RequestId {
         &self.record.id
+    }
+
+    /// The same, brought by the queue for so many times, on which it is since `queued_at`: not for ever.
+    #[must_use]
+    pub fn brought(self, receives: u32, queued_at: Option<Timestamp>) -> Self {
+        Self {
+            quota: QuotaSource::Deliveries {
+                receives,
+                queued_at,
+            },
+            ..self
+        }
+    }
+
+    /// The same with the quota for its deliveries.
+    #[must_use]
+    pub fn paid(self, quota: Paid) -> Self {
+        Self {
+            quota: QuotaSource::Paid(Arc::new(quota)),
+            ..self
+        }
     }
 
     /// The keyed hash of its content, by which the ledger tells it from another under the same key.
@@ -141,6 +223,16 @@ pub enum HandBack {
         /// The time before which there is no use in trying.
         after: Duration,
     },
+    /// A limit of the clinic's is used up. Nothing was written.
+    OverQuota {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
+    /// The provider whose turn it is takes no more for now, as far as is known here.
+    Paced {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
 }
 
 /// What is done when no provider can take a message now and one may later: a mail server that is
@@ -163,6 +255,8 @@ impl HandBack {
             Self::NotRecorded { .. } => "not_recorded",
             Self::KeyConflict => "key_conflict",
             Self::Deferred { .. } => "deferred",
+            Self::OverQuota { .. } => "over_quota",
+            Self::Paced { .. } => "paced",
         }
     }
 
@@ -174,7 +268,7 @@ impl HandBack {
             Self::Busy { after } | Self::NotRecorded { after } => after + AFTER_A_LEASE,
             Self::OutOfTime => Duration::ZERO,
             Self::Unreachable | Self::KeyConflict => deferral::backoff(receives.saturating_sub(1)),
-            Self::Deferred { after } => after,
+            Self::Deferred { after } | Self::OverQuota { after } | Self::Paced { after } => after,
         }
     }
 }
@@ -186,8 +280,18 @@ pub struct Pipeline {
     factory: ProviderFactory,
     ledger: Ledger,
     health: SharedHealth,
+    quotas: Quotas,
+    pacing: SharedPacing,
+    deferred: Deferred,
     slots: Slots,
     clock: Arc<dyn Clock>,
+}
+
+/// What was handed back since it was told last.
+#[derive(Default)]
+struct Deferred {
+    by_quota: AtomicU64,
+    by_pacing: AtomicU64,
 }
 
 /// Where the pipeline's parts are.
@@ -231,17 +335,25 @@ impl Pipeline {
                 2 * REMEMBERED_TENANTS,
             ),
             SharedHealth::new(sdk, config.deliveries_table.clone(), clock.clone()),
+            Quotas::new(sdk, config.deliveries_table.clone(), clock.clone()),
+            SharedPacing::new(sdk, config.deliveries_table.clone(), clock.clone()),
             Ledger::new(sdk, config.deliveries_table),
             clock,
         )
     }
 
     /// Puts the parts together.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each part once, and nobody calls this but assemble and tests"
+    )]
     pub fn new(
         settings: Arc<SettingsCache>,
         hash_keys: HashKeys,
         factory: ProviderFactory,
         health: SharedHealth,
+        quotas: Quotas,
+        pacing: SharedPacing,
         ledger: Ledger,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -251,6 +363,9 @@ impl Pipeline {
             factory,
             ledger,
             health,
+            quotas,
+            pacing,
+            deferred: Deferred::default(),
             slots: Slots::new(SLOTS, SHARE),
             clock,
         }
@@ -276,6 +391,10 @@ impl Pipeline {
                 payload_hash,
             },
             planned,
+            quota: QuotaSource::Deliveries {
+                receives: 1,
+                queued_at: None,
+            },
         })
     }
 
@@ -323,6 +442,104 @@ impl Pipeline {
         Ok(self.ledger.read(id, self.clock.now()).await?)
     }
 
+    /// Takes quota for all deliveries of a communication that is to be sent at once: for all of them or for
+    /// none.
+    ///
+    /// Where there is none, and the communication was sent before and has ended, it needs none: then this costs
+    /// one read, and gives nothing.
+    pub async fn take_quota(
+        &self,
+        request: &CommunicationRequest,
+        key: &IdempotencyKey,
+    ) -> Result<Paid, QuotaError> {
+        let tenant = request.tenant();
+        let settings = self.settings.get(&tenant).await?;
+        let paid = Paid::default();
+        for channel in &request.channels {
+            let limits = settings
+                .as_ref()
+                .and_then(|stored| stored.settings.channel(*channel)?.rate_limit);
+            let has_address = |recipient: &&Recipient| match channel {
+                Channel::Email => recipient.email.is_some(),
+                Channel::Whatsapp => recipient.phone_number.is_some(),
+            };
+            let count = request.recipients.iter().filter(has_address).count();
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            let Some(limits) = limits.filter(|_| count > 0) else {
+                continue;
+            };
+            let refused = match self.quotas.take(&tenant, *channel, &limits, count).await? {
+                Quota::Granted(grant) => {
+                    paid.add(*channel, grant, count);
+                    continue;
+                }
+                Quota::Exhausted(exhausted) => QuotaError::Exhausted {
+                    channel: *channel,
+                    exhausted,
+                    after: self.time_until(exhausted.until),
+                },
+                Quota::TooMany { period, limit } => QuotaError::TooMany {
+                    channel: *channel,
+                    count,
+                    period,
+                    limit,
+                },
+            };
+            return if self.has_ended(request, key).await? {
+                Ok(Paid::default())
+            } else {
+                Err(refused)
+            };
+        }
+        Ok(paid)
+    }
+
+    /// Whether all deliveries of a communication have ended.
+    async fn has_ended(
+        &self,
+        request: &CommunicationRequest,
+        key: &IdempotencyKey,
+    ) -> Result<bool, QuotaError> {
+        let hash = self.hash_keys.get().await?;
+        let id = RequestId::derive(hash, &request.tenant(), key);
+        let recorded = self.ledger.read(&id, self.clock.now()).await?;
+        let recorded = recorded.map_or_else(Vec::new, |recorded| recorded.deliveries);
+        let ended: HashSet<_> = recorded
+            .iter()
+            .filter(|delivery| match delivery.status {
+                DeliveryStatus::Queued | DeliveryStatus::Sending => false,
+                DeliveryStatus::Sent
+                | DeliveryStatus::Failed
+                | DeliveryStatus::Unknown
+                | DeliveryStatus::Expired => true,
+            })
+            .map(|delivery| &delivery.id)
+            .collect();
+        let planned = request.deliveries(hash, &id);
+        Ok(planned.iter().all(|planned| ended.contains(&planned.id)))
+    }
+
+    /// What is to be done when an invocation ends: gives back quota that was taken ahead and not needed, and
+    /// tells as metrics what quotas and pacing did since this was done last.
+    pub async fn settle(&self, deadline: Deadline) {
+        self.quotas.give_back(deadline).await;
+        let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
+        let (quota_writes, pacing_writes) = (self.quotas.take_writes(), self.pacing.take_writes());
+        let (by_quota, by_pacing) = (
+            take(&self.deferred.by_quota),
+            take(&self.deferred.by_pacing),
+        );
+        if quota_writes + pacing_writes + by_quota + by_pacing > 0 {
+            info!(
+                target: METRICS,
+                quota_writes,
+                pacing_writes,
+                deferred_by_quota = by_quota,
+                deferred_by_pacing = by_pacing,
+            );
+        }
+    }
+
     /// Tells as metrics what became of the connections to providers since this was told last; nothing
     /// where nothing happened and nothing is open.
     pub fn tell_connections(&self) {
@@ -358,9 +575,71 @@ impl Pipeline {
         deadline: Deadline,
         patience: Patience,
     ) -> Vec<DeliveryResult> {
+        let was_given_back = AtomicBool::new(false);
+        let limits = Limits {
+            expires_at: request.expires_at,
+            deadline,
+            patience,
+            quota: &accepted.quota,
+            was_given_back: &was_given_back,
+        };
+        let all = accepted.planned.iter().enumerate().collect();
+        let mut results = self.deliver_these(request, accepted, all, limits).await;
+        results.sort_unstable_by_key(|(place, _)| *place);
+        let mut results: Vec<_> = results.into_iter().map(|(_, result)| result).collect();
+        // Those that had ended before gave their quota back, for which others went without: of a message
+        // that comes again, it is the first that have ended.
+        while was_given_back.swap(false, Ordering::Relaxed) {
+            let refused: Vec<_> = accepted
+                .planned
+                .iter()
+                .enumerate()
+                .zip(&results)
+                .filter(|(_, result)| {
+                    matches!(
+                        result,
+                        DeliveryResult::HandBack(_, HandBack::OverQuota { .. })
+                    )
+                })
+                .map(|(planned, _)| planned)
+                .collect();
+            for (place, result) in self.deliver_these(request, accepted, refused, limits).await {
+                if let Some(before) = results.get_mut(place) {
+                    *before = result;
+                }
+            }
+        }
+        for result in &results {
+            if let DeliveryResult::HandBack(id, reason) = result {
+                warn!(delivery_id = %id, reason = reason.as_str(), "delivery handed back");
+                match reason {
+                    HandBack::OverQuota { .. } => &self.deferred.by_quota,
+                    HandBack::Paced { .. } => &self.deferred.by_pacing,
+                    HandBack::Busy { .. }
+                    | HandBack::OutOfTime
+                    | HandBack::Unreachable
+                    | HandBack::NotRecorded { .. }
+                    | HandBack::KeyConflict
+                    | HandBack::Deferred { .. } => continue,
+                }
+                .fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        results
+    }
+
+    /// Makes some deliveries of a communication, each with its place in it, in the order in which they end.
+    async fn deliver_these(
+        &self,
+        request: &CommunicationRequest,
+        accepted: &Accepted,
+        these: Vec<(usize, &PlannedDelivery)>,
+        limits: Limits<'_>,
+    ) -> Vec<(usize, DeliveryResult)> {
+        let deadline = limits.deadline;
         let content = Arc::new(request.content.clone());
-        let mut work = Vec::with_capacity(accepted.planned.len());
-        for planned in &accepted.planned {
+        let mut work = Vec::with_capacity(these.len());
+        for (place, planned) in these {
             let message = planned.target.clone().map(|target| Message {
                 delivery: planned.id.clone(),
                 target,
@@ -374,11 +653,6 @@ impl Pipeline {
                 delivery_id = %planned.id,
                 channel = %planned.channel,
             );
-            let limits = Limits {
-                expires_at: request.expires_at,
-                deadline,
-                patience,
-            };
             let result = async move {
                 let start_by = deadline.less(STARTING_TIME);
                 let ended = match self.slots.take(&accepted.record.tenant, start_by).await {
@@ -394,23 +668,17 @@ impl Pipeline {
                 };
                 match ended {
                     Ok(delivery) => DeliveryResult::Recorded(Box::new(delivery)),
-                    Err(reason) => {
-                        warn!(reason = reason.as_str(), "delivery handed back");
-                        DeliveryResult::HandBack(planned.id.clone(), reason)
-                    }
+                    Err(reason) => DeliveryResult::HandBack(planned.id.clone(), reason),
                 }
             };
-            let place = work.len();
             let result = Box::pin(result.instrument(span));
             work.push(async move { (place, result.await) });
         }
-        // As they end, so that a slow one does not hold up those behind it; then in their order again.
-        let mut results: Vec<_> = stream::iter(work)
+        // As they end, so that a slow one does not hold up those behind it.
+        stream::iter(work)
             .buffer_unordered(CONCURRENT_DELIVERIES)
             .collect()
-            .await;
-        results.sort_unstable_by_key(|(place, _)| *place);
-        results.into_iter().map(|(_, result)| result).collect()
+            .await
     }
 
     async fn deliver_one(
@@ -418,7 +686,7 @@ impl Pipeline {
         record: &RequestRecord,
         planned: &PlannedDelivery,
         message: Option<Message>,
-        limits: Limits,
+        limits: Limits<'_>,
     ) -> Result<Delivery, HandBack> {
         if limits.deadline.remaining() < STARTING_TIME {
             return Err(HandBack::OutOfTime);
@@ -428,41 +696,23 @@ impl Pipeline {
             .chain(&record.tenant, planned.channel, limits.deadline)
             .await
             .map_err(unreachable)?;
-        let owner = self.owner(limits.deadline);
         let hash = self.hash_keys.get().await.map_err(unreachable)?;
+        let pacing = self.pacing.with_key(hash);
+        // Before the claim as well: what has to wait costs no write.
+        let mut allowance = if message.is_some() && !self.is_expired(limits) {
+            self.allowance(record, planned.channel, &chain, pacing, limits)
+                .await?
+        } else {
+            Allowance::unlimited(pacing, limits)
+        };
+        let owner = self.owner(limits.deadline);
         let address = planned.target.as_ref().map_or("", Target::address);
         let address_hash = hash.digest("address", &[address.as_bytes()]).hex128();
-        let claim = self
-            .ledger
-            .claim(record, planned, &address_hash, &owner, self.clock.now())
-            .await
-            .map_err(unreachable)?;
-        let past = match claim {
-            Claim::Owned(past) => past,
-            Claim::Abandoned { owner: from } => {
-                let taken = self
-                    .ledger
-                    .take_over(record, &planned.id, &from, &owner, self.clock.now())
-                    .await
-                    .map_err(unreachable)?;
-                match taken {
-                    Claim::Owned(past) => {
-                        warn!(
-                            takeovers = past.takeovers,
-                            "took over a delivery whose owner did not record its outcome"
-                        );
-                        past
-                    }
-                    // Somebody else was faster.
-                    Claim::Abandoned { .. } => {
-                        return Err(HandBack::Busy {
-                            after: Duration::ZERO,
-                        });
-                    }
-                    other => return self.not_ours(other),
-                }
-            }
-            other => return self.not_ours(other),
+        let claimed = self.claim(record, planned, &address_hash, &owner).await;
+        let past = match claimed {
+            Ok(past) => past,
+            Err(NotOurs::Ended(delivery)) => return Ok(*delivery),
+            Err(NotOurs::HandBack(reason)) => return Err(reason),
         };
         // Reading settings and claiming may have taken long: then it is given back untouched.
         if limits.deadline.remaining() < STARTING_TIME {
@@ -476,8 +726,13 @@ impl Pipeline {
             };
             return self.record(record, planned, &owner, untouched).await;
         }
-        let outcome = self.outcome(record, &chain, message, limits, past).await;
-        let recorded = self.record(record, planned, &owner, outcome).await;
+        let (outcome, paced) = self
+            .outcome(record, &chain, message, limits, past, &mut allowance)
+            .await;
+        let recorded = match self.record(record, planned, &owner, outcome).await {
+            Err(HandBack::OutOfTime) => Err(paced.unwrap_or(HandBack::OutOfTime)),
+            recorded => recorded,
+        };
         // Afterwards: the message does not wait for it.
         for part in chain.parts(&record.tenant) {
             let (tenant, version, own) = part;
@@ -485,22 +740,165 @@ impl Pipeline {
                 .tell(tenant, version, planned.channel, own, limits.deadline)
                 .await;
         }
+        chain.chain.learn_rates(limits.deadline).await;
         recorded
     }
 
-    /// What a claim means that did not give us the delivery.
-    fn not_ours(&self, claim: Claim) -> Result<Delivery, HandBack> {
-        match claim {
-            Claim::Ended(delivery) => Ok(*delivery),
-            Claim::Busy { until } => Err(HandBack::Busy {
-                after: self.time_until(until),
-            }),
-            Claim::NotYet { until } => Err(HandBack::Deferred {
-                after: self.time_until(until),
-            }),
-            Claim::OtherPayload => Err(HandBack::KeyConflict),
-            Claim::Owned(_) | Claim::Abandoned { .. } => Err(HandBack::Unreachable),
+    /// The quota of one delivery: what was taken for it, or what it takes now; else it waits, or has waited
+    /// for long enough.
+    async fn allowance<'a>(
+        &self,
+        record: &RequestRecord,
+        channel: Channel,
+        chain: &ResolvedChain,
+        pacing: KeyedPacing<'a>,
+        limits: Limits<'a>,
+    ) -> Result<Allowance<'a>, HandBack> {
+        let mut allowance = Allowance::unlimited(pacing, limits);
+        match (limits.quota, &chain.rate_limit) {
+            (QuotaSource::Paid(paid), _) => allowance.quota = paid.one(channel),
+            (QuotaSource::Deliveries { .. }, None) => {}
+            (QuotaSource::Deliveries { receives, .. }, Some(rate_limit)) => {
+                let taken = self.quotas.take(&record.tenant, channel, rate_limit, 1);
+                match taken.await.map_err(unreachable)? {
+                    Quota::Granted(grant) => allowance.quota = Some(grant),
+                    Quota::Exhausted(exhausted) => {
+                        let now = self.clock.now();
+                        let after = quota::wait_for(&exhausted, *receives, now, jitter());
+                        let after = self.before_expiry(after, limits);
+                        if !self.has_waited_enough(after, limits) {
+                            return Err(HandBack::OverQuota { after });
+                        }
+                        allowance.is_refused = true;
+                    }
+                    // No limit is less than one.
+                    Quota::TooMany { .. } => return Err(HandBack::Unreachable),
+                }
+            }
         }
+        Ok(allowance)
+    }
+
+    /// Whether who waits for a quota, or for a turn at a provider, is not to wait for `after` more.
+    fn has_waited_enough(&self, after: Duration, limits: Limits<'_>) -> bool {
+        let (receives, queued_at) = match limits.quota {
+            QuotaSource::Deliveries {
+                receives,
+                queued_at,
+            } => (*receives, *queued_at),
+            QuotaSource::Paid(_) => return false,
+        };
+        let next = self.clock.now().saturating_add(after);
+        let next = next.unwrap_or(Timestamp::MAX);
+        limits.patience == Patience::GiveUp
+            || receives >= quota::MOST_RECEIVES
+            || queued_at.is_some_and(|at| next.duration_since(at) > quota::LONGEST_ON_QUEUE)
+    }
+
+    fn is_expired(&self, limits: Limits<'_>) -> bool {
+        limits
+            .expires_at
+            .is_some_and(|expires_at| expires_at <= self.clock.now())
+    }
+
+    /// What expires meanwhile is to come back when it does, and to be recorded as that.
+    fn before_expiry(&self, after: Duration, limits: Limits<'_>) -> Duration {
+        limits
+            .expires_at
+            .map_or(after, |expires_at| after.min(self.time_until(expires_at)))
+    }
+
+    /// Makes a delivery ours, if it is nobody's or its owner did not say how it ended.
+    async fn claim(
+        &self,
+        record: &RequestRecord,
+        planned: &PlannedDelivery,
+        address_hash: &str,
+        owner: &Owner,
+    ) -> Result<Past, NotOurs> {
+        let ledger = &self.ledger;
+        let mut claim = ledger
+            .claim(record, planned, address_hash, owner, self.clock.now())
+            .await
+            .map_err(unreachable)?;
+        if let Claim::Abandoned { owner: from } = &claim {
+            claim = ledger
+                .take_over(record, &planned.id, from, owner, self.clock.now())
+                .await
+                .map_err(unreachable)?;
+            if let Claim::Owned(Past { takeovers, .. }) = &claim {
+                warn!(
+                    takeovers,
+                    "took over a delivery whose owner did not record its outcome"
+                );
+            }
+        }
+        match claim {
+            Claim::Owned(past) => Ok(past),
+            Claim::Ended(delivery) => Err(NotOurs::Ended(delivery)),
+            Claim::Busy { until } => Err(NotOurs::HandBack(HandBack::Busy {
+                after: self.time_until(until),
+            })),
+            // Somebody else takes it over, and is faster.
+            Claim::Abandoned { .. } => Err(NotOurs::HandBack(HandBack::Busy {
+                after: Duration::ZERO,
+            })),
+            Claim::NotYet { until } => Err(NotOurs::HandBack(HandBack::Deferred {
+                after: self.time_until(until),
+            })),
+            Claim::OtherPayload => Err(NotOurs::HandBack(HandBack::KeyConflict)),
+        }
+    }
+
+    /// The message, or the outcome of what is not to be sent; `is_refused` where there is no quota for it, and was
+    /// none for long enough.
+    fn settled_before_sending(
+        &self,
+        chain: &ResolvedChain,
+        message: Option<Message>,
+        limits: Limits<'_>,
+        past: &Past,
+        is_refused: bool,
+    ) -> Result<Message, Outcome> {
+        let ended = |status, reason| Outcome {
+            status,
+            receipt: None,
+            reason: Some(reason),
+            // Nothing was sent here. Each owner that went away may have sent a copy, unless it held.
+            possible_duplicate: past.takeovers > 1
+                && chain.chain.on_ambiguous == AmbiguityPolicy::Failover,
+            attempts: past.attempts.clone(),
+            not_before: None,
+        };
+        let Some(message) = message else {
+            return Err(ended(DeliveryStatus::Failed, FailureReason::NoAddress));
+        };
+        let unknown = || ended(DeliveryStatus::Unknown, FailureReason::OutcomeUnknown);
+        // An earlier owner may have sent it: the tenant's policy says whether that is risked again, and
+        // it is not risked without end.
+        let may_be_risked = match chain.chain.on_ambiguous {
+            AmbiguityPolicy::Failover => past.takeovers <= MAX_TAKEOVERS,
+            AmbiguityPolicy::Hold => false,
+        };
+        if past.possible_duplicate && !may_be_risked {
+            return Err(unknown());
+        }
+        let without_sending = if self.is_expired(limits) {
+            Some((DeliveryStatus::Expired, FailureReason::Expired))
+        } else if is_refused {
+            Some((DeliveryStatus::Failed, FailureReason::QuotaExceeded))
+        } else {
+            None
+        };
+        if let Some((status, reason)) = without_sending {
+            // What may have been sent before has not simply expired or failed.
+            return Err(if past.possible_duplicate {
+                unknown()
+            } else {
+                ended(status, reason)
+            });
+        }
+        Ok(message)
     }
 
     async fn outcome(
@@ -508,62 +906,35 @@ impl Pipeline {
         record: &RequestRecord,
         chain: &ResolvedChain,
         message: Option<Message>,
-        limits: Limits,
+        limits: Limits<'_>,
         past: Past,
-    ) -> Outcome {
+        allowance: &mut Allowance<'_>,
+    ) -> (Outcome, Option<HandBack>) {
+        let is_refused = allowance.is_refused;
+        let message = match self.settled_before_sending(chain, message, limits, &past, is_refused) {
+            Ok(message) => message,
+            Err(outcome) => return (outcome, None),
+        };
         let Past {
             mut attempts,
             possible_duplicate,
             deferrals,
             takeovers,
         } = past;
-        let ended = |status, reason| Outcome {
-            status,
-            receipt: None,
-            reason: Some(reason),
-            // Nothing was sent here: what may have been sent before is one copy.
-            possible_duplicate: false,
-            attempts: Vec::new(),
-            not_before: None,
-        };
-        let Some(message) = message else {
-            return ended(DeliveryStatus::Failed, FailureReason::NoAddress);
-        };
-        // An earlier owner may have sent it: the tenant's policy says whether that is risked again, and
-        // it is not risked without end.
-        let may_be_risked = match chain.chain.on_ambiguous {
-            AmbiguityPolicy::Failover => takeovers <= MAX_TAKEOVERS,
-            AmbiguityPolicy::Hold => false,
-        };
-        if possible_duplicate && !may_be_risked {
-            return Outcome {
-                attempts,
-                ..ended(DeliveryStatus::Unknown, FailureReason::OutcomeUnknown)
-            };
-        }
-        if limits
-            .expires_at
-            .is_some_and(|expires_at| expires_at <= self.clock.now())
-        {
-            // What may have been sent before it expired has not simply expired.
-            let (status, reason) = if possible_duplicate {
-                (DeliveryStatus::Unknown, FailureReason::OutcomeUnknown)
-            } else {
-                (DeliveryStatus::Expired, FailureReason::Expired)
-            };
-            return Outcome {
-                attempts,
-                ..ended(status, reason)
-            };
-        }
         let renew = |global| -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + '_>> {
             let channel = message.target.channel();
             Box::pin(self.newer_chain(&record.tenant, channel, chain, global, limits.deadline))
         };
+        // From here on it may be used, whatever becomes of this process.
+        let grant = allowance.quota.take();
+        let deadline = limits.deadline.less(RECORDING_TIME);
         let report = chain
             .chain
-            .send(&message, limits.deadline.less(RECORDING_TIME), &renew)
+            .send(&message, deadline, &renew, &allowance.pacing)
             .await;
+        if report.attempts.is_empty() {
+            allowance.quota = grant;
+        }
         let may_pass = report
             .attempts
             .iter()
@@ -575,7 +946,10 @@ impl Pipeline {
             });
         attempts.extend(report.attempts);
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
-        let unknown_outcomes = report.unknown_outcomes + usize::from(possible_duplicate);
+        let earlier = takeovers.max(u32::from(possible_duplicate));
+        let unknown_outcomes = report
+            .unknown_outcomes
+            .saturating_add(usize::try_from(earlier).unwrap_or(usize::MAX));
         let is_patient = limits.patience == Patience::HandBack && deferrals < MAX_DEFERRALS;
         let mut outcome = Outcome {
             status: DeliveryStatus::Failed,
@@ -585,7 +959,24 @@ impl Pipeline {
             attempts,
             not_before: None,
         };
+        let mut paced = None;
         match report.end {
+            ChainEnd::Paced { after } => {
+                let after = pacing::wait_for(after, limits.receives(), jitter());
+                let after = self.before_expiry(after, limits);
+                // Who waits for the answer is told what is known.
+                let is_over = unknown_outcomes > 0 && limits.patience == Patience::GiveUp;
+                if !is_over && !self.has_waited_enough(after, limits) {
+                    outcome.status = DeliveryStatus::Queued;
+                    outcome.possible_duplicate = unknown_outcomes > 0;
+                    paced = Some(HandBack::Paced { after });
+                } else if unknown_outcomes > 0 {
+                    outcome.status = DeliveryStatus::Unknown;
+                    outcome.reason = Some(FailureReason::OutcomeUnknown);
+                } else {
+                    outcome.reason = Some(FailureReason::QuotaExceeded);
+                }
+            }
             ChainEnd::Sent { provider, receipt } => {
                 outcome.status = DeliveryStatus::Sent;
                 outcome.receipt = Some((provider, receipt.message_id));
@@ -627,7 +1018,7 @@ impl Pipeline {
             }
             ChainEnd::NoProvider => outcome.reason = Some(FailureReason::NoProvider),
         }
-        outcome
+        (outcome, paced)
     }
 
     async fn record(
@@ -715,11 +1106,20 @@ impl Pipeline {
             .as_ref()
             .and_then(|stored| stored.settings.channel(channel))
             .is_some_and(|settings| !settings.use_global);
+        let limit_of = |stored: &Arc<StoredSettings>| {
+            let settings = stored.settings.channel(channel)?;
+            settings.rate_limit
+        };
+        let mut rate_limit = settings.as_ref().and_then(limit_of);
         let global = if opted_out {
             None
         } else {
             match self.settings.get(&Tenant::Global).await? {
                 Some(stored) => {
+                    // What a clinic sends through the global account is not the global account's own.
+                    if *tenant == Tenant::Global {
+                        rate_limit = limit_of(&stored);
+                    }
                     self.built(&Tenant::Global, channel, &stored, deadline)
                         .await
                 }
@@ -737,6 +1137,7 @@ impl Pipeline {
             version,
             own,
             global,
+            rate_limit,
         })
     }
 
@@ -802,10 +1203,52 @@ impl std::fmt::Debug for Pipeline {
 
 /// What bounds the work on a delivery.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+struct Limits<'a> {
     expires_at: Option<Timestamp>,
     deadline: Deadline,
     patience: Patience,
+    quota: &'a QuotaSource,
+    /// Whether quota that was taken turned out not to be needed.
+    was_given_back: &'a AtomicBool,
+}
+
+impl Limits<'_> {
+    const fn receives(&self) -> u32 {
+        match self.quota {
+            QuotaSource::Deliveries { receives, .. } => *receives,
+            QuotaSource::Paid(_) => 1,
+        }
+    }
+}
+
+/// What one delivery may use: the clinic's quota, and turns at providers.
+struct Allowance<'a> {
+    /// Given back unless it was taken out.
+    quota: Option<Grant>,
+    /// There is none, and there was none for long enough.
+    is_refused: bool,
+    pacing: KeyedPacing<'a>,
+    was_given_back: &'a AtomicBool,
+}
+
+impl<'a> Allowance<'a> {
+    const fn unlimited(pacing: KeyedPacing<'a>, limits: Limits<'a>) -> Self {
+        Self {
+            quota: None,
+            is_refused: false,
+            pacing,
+            was_given_back: limits.was_given_back,
+        }
+    }
+}
+
+impl Drop for Allowance<'_> {
+    fn drop(&mut self) {
+        if let Some(grant) = self.quota.take() {
+            grant.put_back(1);
+            self.was_given_back.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A chain, and what it was put together from.
@@ -815,6 +1258,8 @@ struct ResolvedChain {
     version: Option<u64>,
     own: Option<BuiltChain>,
     global: Option<BuiltChain>,
+    /// What the tenant may send on the channel.
+    rate_limit: Option<RateLimit>,
 }
 
 /// One tenant's own entries, built from one version of its settings.
@@ -833,6 +1278,20 @@ impl ResolvedChain {
         let global = self.global.iter().map(|global| (&Tenant::Global, global));
         own.chain(global)
             .map(|(whose, built)| (whose, built.version, &*built.chain))
+    }
+}
+
+/// Why a delivery is not ours to make.
+enum NotOurs {
+    /// It has ended.
+    Ended(Box<Delivery>),
+    /// It is somebody else's, or its time has not come.
+    HandBack(HandBack),
+}
+
+impl From<HandBack> for NotOurs {
+    fn from(reason: HandBack) -> Self {
+        Self::HandBack(reason)
     }
 }
 

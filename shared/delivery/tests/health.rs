@@ -76,6 +76,7 @@ impl World {
             position: Position::Primary,
             settings: ProviderSettings::Sendgrid(sendgrid),
             retries: 0,
+            max_per_second: None,
         };
         let table = &self.aws.resources().deliveries_table;
         Process {

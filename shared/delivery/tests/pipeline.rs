@@ -14,7 +14,9 @@ use comms_adapters::{
 use comms_core::{
     Clock, DeliveryStatus, FailureReason, IdempotencyKey, Problems, Tenant, request::Submission,
 };
-use comms_delivery::{DeliveryResult, HandBack, Ledger, Patience, Pipeline, SharedHealth};
+use comms_delivery::{
+    DeliveryResult, HandBack, Ledger, Patience, Pipeline, Quotas, SharedHealth, SharedPacing,
+};
 use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
     aws::{Fault, LocalAws},
@@ -99,6 +101,16 @@ impl World {
                 10,
             ),
             SharedHealth::new(
+                &self.aws.sdk_config(),
+                &self.aws.resources().deliveries_table,
+                clock.clone(),
+            ),
+            Quotas::new(
+                &self.aws.sdk_config(),
+                &self.aws.resources().deliveries_table,
+                clock.clone(),
+            ),
+            SharedPacing::new(
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
                 clock.clone(),
@@ -340,7 +352,7 @@ async fn a_delivery_that_ends_every_process_that_has_it_ends_as_unknown() {
     let unknown = (
         DeliveryStatus::Unknown,
         Some(FailureReason::OutcomeUnknown),
-        false,
+        true,
     );
     assert_eq!(ended(&result), unknown);
     assert!(world.server.messages().is_empty());

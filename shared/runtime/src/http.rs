@@ -28,9 +28,9 @@ pub struct HttpProblem {
     status: StatusCode,
     code: &'static str,
     title: &'static str,
-    detail: String,
-    errors: Vec<Problem>,
-    members: Vec<(&'static str, String)>,
+    detail: Box<str>,
+    errors: Box<[Problem]>,
+    members: Box<[(&'static str, String)]>,
     retry_after: Option<u32>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -47,9 +47,9 @@ impl HttpProblem {
             status,
             code,
             title,
-            detail: detail.into(),
-            errors: Vec::new(),
-            members: Vec::new(),
+            detail: detail.into().into(),
+            errors: Box::default(),
+            members: Box::default(),
             retry_after: None,
             headers: Vec::new(),
         }
@@ -63,7 +63,7 @@ impl HttpProblem {
             "The request is not valid",
             "Each entry of errors names a field and what would be right.",
         );
-        problem.errors = problems.as_slice().to_vec();
+        problem.errors = problems.as_slice().into();
         problem
     }
 
@@ -75,7 +75,7 @@ impl HttpProblem {
             "The request can not be read",
             "Send a JSON document.",
         );
-        problem.errors = problems.as_slice().to_vec();
+        problem.errors = problems.as_slice().into();
         problem
     }
 
@@ -96,12 +96,23 @@ impl HttpProblem {
 
     /// 429: the caller asks too often, and may ask again after `retry_after`, rounded up to seconds.
     pub fn too_many_requests(detail: &'static str, retry_after: Duration) -> Self {
-        let mut problem = Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too_many_requests",
-            "Too often",
-            detail,
-        );
+        let code = "too_many_requests";
+        Self::too_many(code, "Too often", detail.to_owned(), retry_after)
+    }
+
+    /// 429: a limit that is the clinic's own is used up, until `retry_after` has passed.
+    pub fn rate_limited(detail: impl Into<String>, retry_after: Duration) -> Self {
+        let code = "rate_limited";
+        Self::too_many(code, "The limit is used up", detail.into(), retry_after)
+    }
+
+    fn too_many(
+        code: &'static str,
+        title: &'static str,
+        detail: String,
+        retry_after: Duration,
+    ) -> Self {
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, code, title, detail);
         let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
         problem.retry_after = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
         problem
@@ -139,21 +150,23 @@ impl HttpProblem {
     /// The same with another sentence for people.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = detail.into();
+        self.detail = detail.into().into();
         self
     }
 
     /// The same with what of the request it is about.
     #[must_use]
     pub fn with_errors(mut self, problems: &Problems) -> Self {
-        self.errors = problems.as_slice().to_vec();
+        self.errors = problems.as_slice().into();
         self
     }
 
     /// The same with a member more for programs (RFC 9457, section 3.2): an id, never what was sent.
     #[must_use]
     pub fn with_member(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.members.push((name, value.into()));
+        let mut members = Vec::from(self.members);
+        members.push((name, value.into()));
+        self.members = members.into();
         self
     }
 
@@ -229,6 +242,9 @@ pub fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Body
 /// maximum integration timeout).
 const LONGEST: Duration = Duration::from_secs(28);
 
+/// The longest that an invocation may take (Lambda quotas, function timeout).
+const LONGEST_INVOCATION: Duration = Duration::from_mins(15);
+
 /// How long there is to answer: what Lambda leaves of the invocation, and what API Gateway waits.
 pub fn time_left(request: &Request) -> Duration {
     request
@@ -238,10 +254,15 @@ pub fn time_left(request: &Request) -> Duration {
 
 /// How long the invocation may still run.
 pub fn remaining(context: &lambda_runtime::Context) -> Duration {
+    let deadline = Duration::from_millis(context.deadline);
+    if deadline <= LONGEST_INVOCATION {
+        // No time of day, but a time span: what `cargo lambda watch` (1.9) gives is 600 000.
+        return deadline;
+    }
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    Duration::from_millis(context.deadline).saturating_sub(now)
+    deadline.saturating_sub(now)
 }
 
 /// The address that a request came from, as API Gateway saw it.
@@ -379,5 +400,20 @@ mod tests {
             ),
             (503, &HeaderValue::from_static("5"))
         );
+    }
+
+    #[test]
+    fn a_deadline_is_a_time_of_day_or_the_span_that_a_development_server_gives() {
+        let remaining = |deadline: Duration| {
+            let mut context = lambda_runtime::Context::default();
+            context.deadline = u64::try_from(deadline.as_millis()).unwrap();
+            remaining(&context)
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let minute = Duration::from_mins(1);
+        assert!(remaining(now + minute) <= minute);
+        assert!(remaining(now + 2 * minute) > minute);
+        assert_eq!(remaining(now - minute), Duration::ZERO);
+        assert_eq!(remaining(10 * minute), 10 * minute);
     }
 }

@@ -64,6 +64,11 @@ impl SqsMessage {
             .unwrap_or(1)
     }
 
+    /// When it was put on its queue, in milliseconds of Unix time.
+    pub fn sent_at(&self) -> Option<i64> {
+        self.attributes.get("SentTimestamp")?.parse().ok()
+    }
+
     /// What its sender says of it under this name.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.message_attributes.get(name)?.string_value.as_deref()

@@ -11,7 +11,7 @@
 //! Forms, and the system that this one follows, write an empty text for a value that is not set: it
 //! is the same as `null`, and as nothing.
 
-use std::{cell::Cell, collections::HashSet};
+use std::{cell::Cell, collections::HashSet, num::NonZeroU32};
 
 use comms_core::{
     Channel, EmailAddress, EntryId, HashKey, Mailbox, Position, Problems, ProviderKind, Secret,
@@ -21,7 +21,10 @@ use comms_core::{
 use serde_json::{Map, Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::credentials::{Credentials, MAX_CREDENTIAL_BYTES};
+use crate::{
+    credentials::{Credentials, MAX_CREDENTIAL_BYTES},
+    rate_limit::{self, Period, RateLimit},
+};
 
 /// Fallbacks of one channel.
 pub const MAX_FALLBACKS: usize = 5;
@@ -89,6 +92,8 @@ pub struct ChannelSettings {
     pub retry_attempts: u8,
     /// What to do when it is not known whether a message went out.
     pub on_ambiguous: OnAmbiguous,
+    /// How many messages may be sent in a time, whichever providers send them.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// What to do when it is not known whether a message went out.
@@ -116,6 +121,8 @@ pub struct ProviderEntry {
     pub id: EntryId,
     /// Whether it is used.
     pub enabled: bool,
+    /// Messages in a second, in place of what its provider takes by default.
+    pub max_per_second: Option<NonZeroU32>,
     /// How to reach it, and as whom.
     pub credentials: Credentials,
 }
@@ -269,6 +276,9 @@ impl ChannelSettings {
             if let Some(credentials) = credentials(entry) {
                 json["credentials"] = credentials;
             }
+            if let Some(rate) = entry.max_per_second {
+                json["rateLimit"] = json!({Period::Second.field(): rate});
+            }
             json
         };
         let mut json = json!({
@@ -282,6 +292,9 @@ impl ChannelSettings {
         }
         if let Some(name) = &self.default_from_name {
             json["defaultFromName"] = json!(name);
+        }
+        if let Some(limit) = self.rate_limit {
+            json["rateLimit"] = limit.to_json();
         }
         json
     }
@@ -416,6 +429,7 @@ fn read_channel(
             Some((use_global, retries))
         })
         .unwrap_or_default();
+    let rate_limit = object.object("rateLimit", RateLimit::read);
 
     let needs_sender = primary
         .iter()
@@ -444,6 +458,7 @@ fn read_channel(
             .and_then(|n| u8::try_from(n).ok())
             .unwrap_or(2),
         on_ambiguous: on_ambiguous.unwrap_or(OnAmbiguous::Failover),
+        rate_limit,
     })
 }
 
@@ -484,6 +499,7 @@ fn read_entry<'s>(
         }
     });
     let enabled = object.optional("enabled", read::flag).unwrap_or(true);
+    let max_per_second = object.object("rateLimit", rate_limit::read_of_entry);
     let stored = kept(&id).map(|entry| &entry.credentials);
     let credentials = if let Some(provider) = provider {
         if object.is_missing("credentials") {
@@ -501,6 +517,7 @@ fn read_entry<'s>(
     Some(ProviderEntry {
         id,
         enabled,
+        max_per_second,
         credentials: credentials?,
     })
 }
@@ -764,6 +781,56 @@ mod tests {
         );
         value["email"]["colour"] = json!("");
         assert_eq!(pointers(&value, Some(&settings)), ["/s/email/colour"]);
+    }
+
+    #[test]
+    fn rate_limits_of_channels_and_entries_are_read_shown_stored_and_told_of_when_they_change() {
+        let settings = read(&document(), None).unwrap();
+        let mut value = document();
+        value["email"]["rateLimit"] = json!({"maxPerMinute": "100", "maxPerDay": 5_000});
+        value["email"]["primary"]["rateLimit"] = json!({"maxPerSecond": "20"});
+        let limited = read(&value, Some(&settings)).unwrap();
+        let email = limited.email.as_ref().unwrap();
+        let limits: Vec<_> = email.rate_limit.unwrap().limits().collect();
+        assert_eq!(limits, [(Period::Minute, 100), (Period::Day, 5_000)]);
+        assert_eq!(email.primary.max_per_second, NonZeroU32::new(20));
+        assert_eq!(email.fallback[0].max_per_second, None);
+        for shown in [limited.view(), limited.outline()] {
+            let email = &shown["email"];
+            assert_eq!(
+                email["rateLimit"],
+                json!({"maxPerMinute": 100, "maxPerDay": 5_000})
+            );
+            assert_eq!(email["primary"]["rateLimit"], json!({"maxPerSecond": 20}));
+            assert!(email["fallback"][0].get("rateLimit").is_none());
+        }
+        let changed = limited.changed_fields(Some(&settings));
+        assert_eq!(
+            changed,
+            [
+                "/email/primary/rateLimit/maxPerSecond",
+                "/email/rateLimit/maxPerDay",
+                "/email/rateLimit/maxPerMinute"
+            ]
+        );
+        let mut unset = limited.view();
+        unset["email"]["rateLimit"] = Value::Null;
+        unset["email"]["primary"]["rateLimit"] = json!("");
+        let unset = read(&unset, Some(&limited)).unwrap().email.unwrap();
+        assert_eq!(
+            (unset.rate_limit, unset.primary.max_per_second),
+            (None, None)
+        );
+        value["email"]["rateLimit"] = json!({});
+        value["email"]["primary"]["rateLimit"] = json!({"maxPerDay": 1});
+        assert_eq!(
+            pointers(&value, Some(&settings)),
+            [
+                "/s/email/primary/rateLimit/maxPerSecond",
+                "/s/email/primary/rateLimit/maxPerDay",
+                "/s/email/rateLimit"
+            ]
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A clinic's settings: what they say ([`document`], [`credentials`]), how their credentials are sealed
 //! ([`envelope`]), where they are kept ([`store`]), what is kept of each change ([`version`]), how they are
-//! remembered ([`cache`]) and how often they may be tested ([`test_limits`]).
+//! remembered ([`cache`]), how often they may be tested ([`test_limits`]) and how much a clinic may send
+//! ([`rate_limit`]).
 
 mod aws_error;
 pub mod cache;
@@ -9,6 +10,7 @@ pub mod document;
 pub mod envelope;
 pub mod hash_key;
 mod item;
+pub mod rate_limit;
 pub mod reseal;
 pub mod store;
 mod submission_port;
@@ -24,6 +26,7 @@ pub use credentials::{
 };
 pub use document::{ChannelSettings, CommunicationSettings, OnAmbiguous, ProviderEntry};
 pub use hash_key::HashKeys;
+pub use rate_limit::{Period, RateLimit};
 pub use reseal::{FoundItem, ItemPage, Resealed, Sealing};
 pub use store::{Basis, Past, Present, SettingsStore, StoreError, StoredSettings};
 pub use test_limits::{LimitHolder, Limited, TestLimitError, TestLimits};

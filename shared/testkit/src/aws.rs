@@ -6,17 +6,21 @@
 //! are the `winterbaume` services, and STS is `AssumeRole` alone, which lets everybody have any role. Signatures are
 //! not verified.
 //!
-//! Three things make it more than an emulator: every call is recorded ([`LocalAws::calls`]), faults can be
-//! scripted per operation ([`LocalAws::fail_next`]) in the shape in which the real service reports them, so what
-//! a test sees is what the SDK makes of it, its retries included, and a test can be asked about every call, when it
-//! arrives and when its answer is ready ([`LocalAws::watch`]). What SES was given to send is kept whole
+//! Three things make it more than an emulator: every call is recorded ([`LocalAws::calls`]), with what IAM would be
+//! asked because of it ([`LocalAws::accesses`]; everything is allowed); faults can be scripted per operation
+//! ([`LocalAws::fail_next`]) in the shape in which the real service reports them, so what a test sees is what the SDK
+//! makes of it, its retries included; and a test can be asked about every call, when it arrives and when its answer is
+//! ready ([`LocalAws::watch`]). What SES was given to send is kept whole
 //! ([`LocalAws::ses_messages`]), and so is which roles were assumed ([`LocalAws::assumed_roles`]).
 //!
 //! The services' own state lives in memory, or in a directory when one is given: the tables as an `SQLite` file,
 //! and the KMS keys beside it, because a table full of sealed settings is worthless once the key is gone. Queues
 //! are always in memory.
 
-use std::collections::{HashMap, VecDeque};
+mod access;
+mod messages;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -49,6 +53,9 @@ use winterbaume_kms::KmsService;
 use winterbaume_kms::views::KmsStateView;
 use winterbaume_sesv2::SesV2Service;
 use winterbaume_sqs::SqsService;
+
+pub use self::access::Access;
+use self::messages::Messages;
 
 /// The region of every resource that is created at start.
 pub const REGION: &str = "us-east-1";
@@ -195,7 +202,7 @@ pub enum Fault {
     /// never has.
     Drop,
     /// The call has its effect, and the connection is closed in place of its answer.
-    DropAnswer,
+    LoseAnswer,
     /// Of a batch of SQS every second entry, the first among them, fails with SQS's own internal error; the others
     /// have their effect. A call that has no entries fails as a whole ([`Fault::ServerError`]).
     SomeEntries,
@@ -245,6 +252,7 @@ struct ScriptedFault {
 #[derive(Debug, Default)]
 struct Record {
     calls: VecDeque<AwsCall>,
+    accesses: BTreeSet<Access>,
     faults: Vec<ScriptedFault>,
     ses_messages: VecDeque<SesMessage>,
     assumed_roles: VecDeque<AssumedRole>,
@@ -288,7 +296,7 @@ struct Services {
     kms: KmsService,
     sqs: SqsService,
     ses: SesV2Service,
-    groups: Mutex<MessageGroups>,
+    messages: Mutex<Messages>,
     record: Mutex<Record>,
     watcher: Mutex<Option<Watcher>>,
 }
@@ -363,7 +371,7 @@ impl LocalAws {
             kms: KmsService::new(),
             sqs: SqsService::new(),
             ses: SesV2Service::new(),
-            groups: Mutex::default(),
+            messages: Mutex::default(),
             record: Mutex::default(),
             watcher: Mutex::default(),
         });
@@ -471,12 +479,19 @@ impl LocalAws {
         self.record().assumed_roles.iter().cloned().collect()
     }
 
+    /// What IAM would have been asked since the start, each question once; [`clear_calls`](Self::clear_calls) leaves
+    /// them.
+    pub fn accesses(&self) -> BTreeSet<Access> {
+        self.record().accesses.clone()
+    }
+
     /// Forgets the recorded calls.
     pub fn clear_calls(&self) {
         self.record().calls.clear();
     }
 
-    /// Fails the next `times` calls of `operation` of `service`, before they have any effect. Scripts are used up
+    /// Fails the next `times` calls of `operation` of `service`, before they have any effect unless the fault says
+    /// otherwise. Scripts are used up
     /// in the order in which they were given. `operation` `"*"` stands for every operation of the service. The SDK
     /// makes up to three attempts of what it may retry: to fail a call for good, script three.
     pub fn fail_next(&self, service: &str, operation: &str, times: usize, fault: Fault) {
@@ -900,12 +915,22 @@ impl Services {
             operation: operation(&service, &parts.headers, &parts.method, path, &body),
             service,
         };
-        let mut fault = self.arrived(&call);
+        let caller = access_key_id(&parts.headers).unwrap_or_default();
+        let accesses = access::Call {
+            access_key_id: &caller,
+            region: &region,
+            service: &call.service,
+            operation: &call.operation,
+            path,
+            body: &body,
+        }
+        .accesses();
+        let mut fault = self.arrived(&call, accesses);
         let watcher = self.watcher().clone();
         let mut passing = watcher.map(|watcher| {
             let passing = PassingCall {
                 call: call.clone(),
-                access_key_id: access_key_id(&parts.headers).unwrap_or_default(),
+                access_key_id: caller,
                 request: Arc::new(serde_json::from_slice(&body).unwrap_or_default()),
                 moment: Moment::Arrived,
             };
@@ -916,7 +941,7 @@ impl Services {
         }
         let service = &call.service;
         let mut answer = match fault {
-            None | Some(Fault::DropAnswer) => self.serve(&call, &region, parts, body).await,
+            None | Some(Fault::LoseAnswer) => self.serve(&call, &region, parts, body).await,
             Some(Fault::SomeEntries) => match some_entries(&body) {
                 Some(divided) => {
                     let answer = self.serve(&call, &region, parts, divided.passed_on()).await;
@@ -934,7 +959,7 @@ impl Services {
                 answer = fault_answer(service, fault)?;
             }
         }
-        if fault == Some(Fault::DropAnswer) {
+        if fault == Some(Fault::LoseAnswer) {
             return Err(HangUp);
         }
         Ok(answer)
@@ -973,9 +998,9 @@ impl Services {
             })
             .await;
         if service == "sqs" && answer.status == 200 {
-            let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(with_groups) = groups.pass(operation, &body, &answer.body) {
-                answer.body = with_groups;
+            let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(body) = messages.pass(operation, &body, &answer.body) {
+                answer.body = body;
             }
         }
         if service == "ses" && operation == "SendEmail" && answer.status == 200 {
@@ -989,8 +1014,9 @@ impl Services {
     }
 
     /// Records a call, and uses up a script for it if there is one.
-    fn arrived(&self, call: &AwsCall) -> Option<Fault> {
+    fn arrived(&self, call: &AwsCall, accesses: Vec<Access>) -> Option<Fault> {
         let mut record = self.record();
+        record.accesses.extend(accesses);
         if record.calls.len() >= MAX_CALLS {
             record.calls.pop_front();
         }
@@ -1195,80 +1221,6 @@ impl DividedBatch {
     }
 }
 
-/// The message groups of a standard queue's messages (SQS fair queues). The emulated service takes them and forgets
-/// them; the real one hands them out with the messages.
-#[derive(Debug, Default)]
-struct MessageGroups {
-    /// Group by message id.
-    of_message: HashMap<String, String>,
-    /// The ids, oldest first, so that the oldest can go.
-    order: VecDeque<String>,
-}
-
-impl MessageGroups {
-    /// How many messages' groups are remembered.
-    const MAX: usize = 100_000;
-
-    /// Learns from what is sent; adds to what is received, in which case the changed answer is returned.
-    fn pass(&mut self, operation: &str, request: &[u8], answer: &[u8]) -> Option<Bytes> {
-        if !matches!(
-            operation,
-            "SendMessage" | "SendMessageBatch" | "ReceiveMessage"
-        ) {
-            return None;
-        }
-        let request: Value = serde_json::from_slice(request).ok()?;
-        let mut answer: Value = serde_json::from_slice(answer).ok()?;
-        match operation {
-            "SendMessage" => self.learn(&request, &answer),
-            "SendMessageBatch" => {
-                for sent in answer["Successful"].as_array()? {
-                    let entries = request["Entries"].as_array()?;
-                    if let Some(entry) = entries.iter().find(|entry| entry["Id"] == sent["Id"]) {
-                        self.learn(entry, sent);
-                    }
-                }
-            }
-            _ => {
-                let wanted = ["MessageSystemAttributeNames", "AttributeNames"]
-                    .into_iter()
-                    .filter_map(|names| request[names].as_array())
-                    .flatten()
-                    .any(|name| name == "All" || name == "MessageGroupId");
-                if !wanted {
-                    return None;
-                }
-                for message in answer["Messages"].as_array_mut()? {
-                    let group = message["MessageId"]
-                        .as_str()
-                        .and_then(|id| self.of_message.get(id));
-                    if let Some(group) = group {
-                        message["Attributes"]["MessageGroupId"] = json!(group);
-                    }
-                }
-                return Some(answer.to_string().into());
-            }
-        }
-        None
-    }
-
-    fn learn(&mut self, sent: &Value, result: &Value) {
-        let (Some(group), Some(id)) = (
-            sent["MessageGroupId"].as_str(),
-            result["MessageId"].as_str(),
-        ) else {
-            return;
-        };
-        if self.order.len() >= Self::MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.of_message.remove(&oldest);
-        }
-        self.of_message.insert(id.to_owned(), group.to_owned());
-        self.order.push_back(id.to_owned());
-    }
-}
-
 /// Service and region from `Credential=KEY/DATE/REGION/SERVICE/aws4_request`.
 fn credential_scope(headers: &HeaderMap) -> Option<(String, String)> {
     let authorization = headers.get(AUTHORIZATION)?.to_str().ok()?;
@@ -1326,7 +1278,7 @@ fn operation(
 /// A failure as the service words it. `Err` closes the connection.
 fn fault_answer(service: &str, fault: Fault) -> Result<Response<Full<Bytes>>, HangUp> {
     let (status, kind, message) = match (fault, service) {
-        (Fault::Drop | Fault::DropAnswer, _) => return Err(HangUp),
+        (Fault::Drop | Fault::LoseAnswer, _) => return Err(HangUp),
         (Fault::Throttle, "sts") => (400, "Throttling", "Rate exceeded"),
         (Fault::ServerError | Fault::SomeEntries, "sts") => {
             (500, "InternalFailure", "An internal error occurred.")
@@ -1466,7 +1418,7 @@ mod tests {
     use aws_sdk_dynamodb::operation::get_item::GetItemError;
     use aws_sdk_dynamodb::types::AttributeValue;
     use aws_sdk_kms::primitives::Blob;
-    use aws_sdk_sqs::types::MessageSystemAttributeName;
+    use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
     use aws_smithy_runtime_api::client::result::SdkError;
 
     fn s(value: &str) -> AttributeValue {
@@ -1597,6 +1549,97 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_message_that_was_given_back_is_counted_as_one_that_can_be_received() {
+        let aws = LocalAws::start().await;
+        let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
+        let queue = &aws.resources().dlq_url;
+        let counts = async || {
+            let answer = sqs
+                .get_queue_attributes()
+                .queue_url(queue)
+                .attribute_names(QueueAttributeName::All)
+                .send()
+                .await
+                .unwrap();
+            [
+                QueueAttributeName::ApproximateNumberOfMessages,
+                QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+            ]
+            .map(|name| answer.attributes().unwrap()[&name].clone())
+        };
+        for body in ["a", "b", "c"] {
+            let request = sqs.send_message().queue_url(queue).message_body(body);
+            request.send().await.unwrap();
+        }
+        assert_eq!(counts().await, ["3", "0"]);
+        let request = sqs.receive_message().queue_url(queue);
+        let received = request.max_number_of_messages(2).send().await.unwrap();
+        assert_eq!(counts().await, ["1", "2"]);
+        let handle = |n: usize| received.messages()[n].receipt_handle().unwrap();
+        sqs.change_message_visibility()
+            .queue_url(queue)
+            .receipt_handle(handle(0))
+            .visibility_timeout(0)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(counts().await, ["2", "1"]);
+        sqs.delete_message()
+            .queue_url(queue)
+            .receipt_handle(handle(1))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(counts().await, ["2", "0"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_received_too_often_is_a_dead_letter_with_its_id_and_says_where_it_comes_from()
+    {
+        let aws = LocalAws::start().await;
+        let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
+        let (queue, dlq) = (&aws.resources().urgent_queue_url, &aws.resources().dlq_url);
+        let policy = format!(
+            r#"{{"deadLetterTargetArn":"arn:aws:sqs:{REGION}:{ACCOUNT}:{DLQ}","maxReceiveCount":1}}"#
+        );
+        sqs.set_queue_attributes()
+            .queue_url(queue)
+            .attributes(QueueAttributeName::RedrivePolicy, policy)
+            .send()
+            .await
+            .unwrap();
+        let request = sqs.send_message().queue_url(queue).message_body("{}");
+        let sent = request.message_group_id("clinic-1").send().await.unwrap();
+        let receive = async |url: &str| {
+            let request = sqs
+                .receive_message()
+                .queue_url(url)
+                .message_system_attribute_names(MessageSystemAttributeName::All);
+            request.send().await.unwrap().messages.unwrap_or_default()
+        };
+        let first = receive(queue).await;
+        sqs.change_message_visibility()
+            .queue_url(queue)
+            .set_receipt_handle(first[0].receipt_handle.clone())
+            .visibility_timeout(0)
+            .send()
+            .await
+            .unwrap();
+        assert!(receive(queue).await.is_empty());
+        let dead = receive(dlq).await;
+        assert_eq!(dead[0].message_id, sent.message_id);
+        let attributes = dead[0].attributes().unwrap();
+        assert_eq!(
+            attributes[&MessageSystemAttributeName::DeadLetterQueueSourceArn],
+            format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{URGENT_QUEUE}")
+        );
+        assert_eq!(
+            attributes[&MessageSystemAttributeName::MessageGroupId],
+            "clinic-1"
+        );
+    }
+
+    #[tokio::test]
     async fn scripted_faults_reach_the_sdk_as_the_services_own_errors() {
         let aws = LocalAws::start().await;
         let retries = RetryConfig::standard().with_initial_backoff(Duration::from_millis(1));
@@ -1677,7 +1720,7 @@ mod tests {
                 .item("sk", s("x"))
                 .send()
         };
-        for (fault, pk, is_there) in [(Fault::Drop, "a", false), (Fault::DropAnswer, "b", true)] {
+        for (fault, pk, is_there) in [(Fault::Drop, "a", false), (Fault::LoseAnswer, "b", true)] {
             aws.fail_next("dynamodb", "PutItem", 1, fault);
             let error = put(pk).await.unwrap_err();
             assert!(matches!(error, SdkError::DispatchFailure(_)), "{error:?}");

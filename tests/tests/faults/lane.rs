@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::Write,
     sync::Arc,
     time::Duration,
 };
@@ -11,7 +10,6 @@ use comms_core::{Clock, IdempotencyKey, request::Submission};
 use comms_testkit::{http::HttpServer, runtime_api::RuntimeApi};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
 
 use super::{
     clock::LaneClock,
@@ -23,7 +21,7 @@ use super::{
 };
 use crate::{
     isolation::Kind,
-    world::{World, pipeline_with, record_of},
+    world::{World, pipeline_with},
 };
 
 /// More batches than any run takes.
@@ -40,7 +38,6 @@ pub(super) struct Lane {
     clock: Arc<LaneClock>,
     /// Of a producer, and of the event source mapping.
     sqs: aws_sdk_sqs::Client,
-    roots: NamedTempFile,
     processes: u64,
 }
 
@@ -90,22 +87,19 @@ impl Lane {
             world.put_settings(tenant, document).await.expect(201);
         }
         let clock = Arc::new(LaneClock::new());
-        let (sdk, resources) = (impatient(&world.aws.sdk_config()), world.aws.resources());
-        let send = comms_send::Deps {
-            pipeline: pipeline_with(&sdk, resources, &world.ca.pem(), clock.clone()),
-            queue: comms_send::Queue::new(&sdk, &resources.queue_url, &resources.urgent_queue_url),
-            claims: world.send.claims,
-        };
-        world.send = send;
-        let mut roots = NamedTempFile::new().unwrap();
-        roots.write_all(world.ca.pem().as_bytes()).unwrap();
+        let sdk = impatient(&world.sdk_of("send"));
+        let resources = world.aws.resources();
+        let pipeline = pipeline_with(&sdk, resources, &world.ca.pem(), clock.clone());
+        let queues = [&resources.queue_url, &resources.urgent_queue_url];
+        let queue = comms_send::Queue::new(&sdk, queues[0], queues[1]);
+        world.send.pipeline = pipeline;
+        world.send.queue = queue;
         Self {
             scene: Scene::around(&world.aws, &world.smtp, &api, accounts),
             sqs: aws_sdk_sqs::Client::new(&world.aws.sdk_config()),
             _api: api,
             runtime: RuntimeApi::start().await,
             clock,
-            roots,
             processes: 0,
             world,
         }
@@ -283,23 +277,19 @@ impl Lane {
 
     /// Takes off the queues what is there.
     async fn collect(&self, run: &mut Run) {
-        let resources = self.world.aws.resources();
-        for url in [&resources.urgent_queue_url, &resources.queue_url] {
-            loop {
-                let messages = self.world.receive(url).await;
-                if messages.is_empty() {
-                    break;
+        loop {
+            let (url, messages, records) = self.world.take_batch().await;
+            if records.is_empty() {
+                return;
+            }
+            for (message, record) in messages.iter().zip(records) {
+                run.messages += 1;
+                let handle = message.receipt_handle().unwrap().to_owned();
+                run.on_queues.push((url.to_owned(), handle));
+                if !message.body().unwrap().contains("poison-") {
+                    run.first.get_or_insert_with(|| record.clone());
                 }
-                for message in &messages {
-                    run.messages += 1;
-                    let record = record_of(url, message);
-                    if !message.body().unwrap().contains("poison-") {
-                        run.first.get_or_insert_with(|| record.clone());
-                    }
-                    run.queues.put(record, self.clock.now());
-                    let handle = message.receipt_handle().unwrap().to_owned();
-                    run.on_queues.push((url.clone(), handle));
-                }
+                run.queues.put(record, self.clock.now());
             }
         }
     }
@@ -378,13 +368,7 @@ impl Lane {
             return process;
         }
         self.processes += 1;
-        let mut variables = self.world.aws.env();
-        for (name, value) in [
-            ("EGRESS_ALLOW", "127.0.0.0/8"),
-            ("EXTRA_CA_FILE", self.roots.path().to_str().unwrap()),
-        ] {
-            variables.push((name.to_owned(), value.to_owned()));
-        }
+        let variables = self.world.variables("worker");
         let process = Process::start(&self.runtime, self.processes, &self.clock.file(), variables);
         let process = Arc::new(process);
         self.scene.enter(&process);

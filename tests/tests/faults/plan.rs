@@ -270,7 +270,7 @@ fn fault(random: &mut Random) -> AwsFault {
             Failure::Before(Fault::ServerError),
             Failure::Before(Fault::AccessDenied),
             Failure::Before(Fault::Drop),
-            Failure::Before(Fault::DropAnswer),
+            Failure::Before(Fault::LoseAnswer),
             Failure::Before(Fault::SomeEntries),
             Failure::After(Fault::ServerError),
             Failure::Late(200),
@@ -389,7 +389,7 @@ fn sending(random: &mut Random, seed: u64, number: u64) -> Sending {
                 Fault::Throttle,
                 Fault::ServerError,
                 Fault::Drop,
-                Fault::DropAnswer,
+                Fault::LoseAnswer,
                 Fault::SomeEntries,
             ],
         );

@@ -11,7 +11,8 @@ use std::{
     time::Duration,
 };
 
-use aws_config::{SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_sqs::config::{retry::RetryConfig, timeout::TimeoutConfig};
+use aws_types::SdkConfig;
 use bytes::Bytes;
 use comms_core::Clock;
 use comms_runtime::{

@@ -361,7 +361,7 @@ impl Scene {
         // Of what fails in part every second does, from the first on.
         let step = match failure {
             None
-            | Some(Failure::Before(Fault::DropAnswer) | Failure::After(_) | Failure::Late(_)) => {
+            | Some(Failure::Before(Fault::LoseAnswer) | Failure::After(_) | Failure::Late(_)) => {
                 (0, 1)
             }
             Some(Failure::Before(Fault::SomeEntries)) => (1, 2),

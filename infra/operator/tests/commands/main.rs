@@ -6,6 +6,7 @@
     reason = "a test that can not go on has failed"
 )]
 
+mod dead_letters;
 mod import;
 mod program;
 mod reseal;

@@ -8,7 +8,10 @@ use std::{
 use comms_testkit::http::{HttpServer, Reply};
 use serde_json::{Value, json};
 
-use crate::table::{PLANTED, Table};
+use crate::{
+    dead_letters::{Queues, communication, poison},
+    table::{PLANTED, Table},
+};
 
 /// The program with nothing of this machine's environment but where its parts are.
 fn program() -> Command {
@@ -37,6 +40,21 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+fn on_queues(queues: &Queues, arguments: &[&str]) -> Command {
+    let resources = queues.aws.resources();
+    let mut command = program();
+    command
+        .envs(queues.aws.env())
+        .args(["dead-letters", arguments[0]])
+        .args(["--dead-letter-queue", &resources.dlq_url])
+        .args(&arguments[1..]);
+    if arguments[0] == "redrive" {
+        command.args(["--queue", &resources.queue_url]);
+        command.args(["--urgent-queue", &resources.urgent_queue_url]);
+    }
+    command
+}
+
 /// Starts the program and gives it back when it has said `times` times how far it is.
 async fn started(mut command: Command, times: usize) -> Child {
     tokio::task::spawn_blocking(move || {
@@ -48,9 +66,30 @@ async fn started(mut command: Command, times: usize) -> Child {
         let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
         for _ in 0..times {
             let line = lines.next().unwrap().unwrap();
-            assert!(line.starts_with("re-sealing: "), "{line}");
+            let says = ["re-sealing: ", "putting back: "];
+            assert!(says.iter().any(|says| line.starts_with(says)), "{line}");
         }
         child
+    })
+    .await
+    .unwrap()
+}
+
+/// Presses Ctrl-C and says with which code the program ended, and what it printed.
+async fn interrupted(mut child: Child) -> (Option<i32>, String) {
+    let interrupt = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(interrupt.unwrap().success());
+    tokio::task::spawn_blocking(move || {
+        let mut stdout = String::new();
+        child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut stdout)
+            .unwrap();
+        (child.wait().unwrap().code(), stdout)
     })
     .await
     .unwrap()
@@ -102,23 +141,8 @@ async fn a_run_that_is_killed_is_gone_on_with_by_the_next() {
 async fn ctrl_c_ends_a_run_with_a_report_of_what_was_done() {
     let table = Table::with(&THREE).await;
     let arguments = ["reseal", "--key", &table.new, "--rate", "10", "--json"];
-    let mut child = started(on_table(&table, &arguments), 3).await;
-    let interrupt = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(interrupt.unwrap().success());
-    let (code, stdout) = tokio::task::spawn_blocking(move || {
-        let mut stdout = String::new();
-        child
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut stdout)
-            .unwrap();
-        (child.wait().unwrap().code(), stdout)
-    })
-    .await
-    .unwrap();
+    let child = started(on_table(&table, &arguments), 3).await;
+    let (code, stdout) = interrupted(child).await;
     assert_eq!(code, Some(130));
     let report: Value = serde_json::from_str(&stdout).unwrap();
     let resealed = report["resealed"].as_u64().unwrap();
@@ -167,6 +191,39 @@ async fn a_command_that_can_not_be_run_says_what_is_missing() {
         (
             &["status", "--table", "t", "--clinic", "a/b"],
             "letters, digits",
+        ),
+        (
+            &[
+                "dead-letters",
+                "list",
+                "--dead-letter-queue",
+                "q",
+                "--older-than",
+                "3w",
+            ],
+            "12h",
+        ),
+        (
+            &[
+                "dead-letters",
+                "list",
+                "--dead-letter-queue",
+                "q",
+                "--reason",
+                "r",
+            ],
+            "receives_exhausted",
+        ),
+        (
+            &[
+                "dead-letters",
+                "redrive",
+                "--dead-letter-queue",
+                "q",
+                "--queue",
+                "q",
+            ],
+            "--urgent-queue",
         ),
         (&["import", "file.json"], "--api"),
         (
@@ -262,4 +319,59 @@ async fn a_file_is_checked_without_a_token_and_imported_with_one_from_a_file_or_
         let printed = format!("{}{}", text(&output.stdout), text(&output.stderr));
         assert!(!printed.contains("planted"), "{printed}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_leaves_every_dead_letter_that_was_not_put_back_where_it_can_be_received() {
+    let queues = Queues::new().await;
+    for n in 0..30 {
+        let body = communication("clinic-a");
+        let source = format!("source-{n}");
+        queues.set_aside(&body, "panicked", &source).await;
+    }
+    let arguments = ["redrive", "--rate", "10", "--json"];
+    let child = started(on_queues(&queues, &arguments), 1).await;
+    let (code, stdout) = interrupted(child).await;
+    assert_eq!(code, Some(130));
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["stopped"], true);
+    let letters = report["letters"].as_array().unwrap().iter();
+    let back = letters.filter(|letter| letter["outcome"] == "putBack");
+    let back = u64::try_from(back.count()).unwrap();
+    assert!((3..30).contains(&back), "it was stopped in between: {back}");
+    assert_eq!(queues.dead().await, (30 - back, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_yes_nothing_is_deleted_and_a_dry_run_puts_nothing_back() {
+    let queues = Queues::new().await;
+    let body = poison("clinic-a");
+    queues
+        .set_aside(&body, "not_a_communication", "source-1")
+        .await;
+    for arguments in [
+        &["redrive", "--dry-run"][..],
+        &["delete"],
+        &["list", "--each"],
+    ] {
+        let output = run(on_queues(&queues, arguments)).await;
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let printed = text(&output.stdout);
+        assert!(
+            printed.contains("clinic-a  not_a_communication"),
+            "{printed}"
+        );
+        assert_eq!(queues.dead().await, (1, 0), "{arguments:?}");
+        let all = format!("{printed}{}", text(&output.stderr));
+        assert!(!all.contains("planted"), "{all}");
+        assert_eq!(all.contains("--yes deletes"), arguments[0] == "delete");
+        assert_eq!(printed.contains("source-1"), arguments.contains(&"--each"));
+    }
+    let other = ["delete", "--yes", "--reason", "panicked"];
+    let output = run(on_queues(&queues, &other)).await;
+    assert_eq!(output.status.code(), Some(0), "nothing of that is left");
+    assert_eq!(queues.dead().await, (1, 0));
+    let output = run(on_queues(&queues, &["delete", "--yes"])).await;
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(queues.dead().await, (0, 0));
 }

@@ -1181,3 +1181,19 @@ async fn a_check_that_fails_says_at_which_stage() {
         );
     }
 }
+
+#[test]
+fn a_rate_is_a_whole_number_of_at_least_one() {
+    for (said, rate) in [
+        (14.0, Some(14)),
+        (14.9, Some(14)),
+        (1.0, Some(1)),
+        (0.2, Some(1)),
+        (1e12, Some(1_000_000)),
+        (0.0, None),
+        (-1.0, None),
+        (f64::NAN, None),
+    ] {
+        assert_eq!(whole_rate(said).map(NonZeroU32::get), rate, "{said}");
+    }
+}

@@ -172,6 +172,24 @@ mod tests {
         );
     }
 
+    /// What the worker says of a message that it sets aside; the dashboards and OPERATIONS.md name the metric.
+    #[test]
+    fn dead_letters_are_counted_by_reason() {
+        let lines = written(|| {
+            info!(target: METRICS, dead_lettered = 1_u64, reason = "not_a_communication");
+        });
+        assert_eq!(
+            lines[0]["_aws"]["CloudWatchMetrics"],
+            json!([{
+                "Namespace": "ClinicComms",
+                "Dimensions": [[], ["reason"]],
+                "Metrics": [{"Name": "DeadLettered", "Unit": "Count"}],
+            }])
+        );
+        assert_eq!(lines[0]["DeadLettered"], 1);
+        assert_eq!(lines[0]["reason"], "not_a_communication");
+    }
+
     #[test]
     fn other_events_are_no_metrics() {
         assert!(written(|| info!(count = 1_u64, "not for CloudWatch")).is_empty());

@@ -1,0 +1,277 @@
+//! What a provider that hangs costs the clinics beside it: the worker's own handler gets batches with messages of two
+//! clinics, of which one has a mail server that says nothing any more from some stage on. Printed is how long after
+//! the batch's start the mail server of the other one had accepted its messages.
+//!
+//! ```text
+//! cargo bench -p comms-bench --bench fairness
+//! cargo bench -p comms-bench --bench fairness -- --batches 200 --whole
+//! ```
+//!
+//! The process is warm: settings are read and connections open, as far as anybody takes them. Each batch is dropped when
+//! the healthy clinic's messages are all accepted, so that the next one is not made to wait; with `--whole` it is not,
+//! and how long the invocation took is printed too.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a measurement that can not go on has failed, and its result is for people"
+)]
+
+use std::{
+    io::Write as _,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use comms_core::{Problems, SystemClock, Tenant};
+use comms_runtime::Environment;
+use comms_settings::{Author, CommunicationSettings, SettingsStore};
+use comms_testkit::{
+    aws::LocalAws,
+    smtp::{Action, SmtpServer, Stage, TlsMode},
+    tls::TestCa,
+};
+use lambda_runtime::{Context, LambdaEvent};
+use serde_json::{Value, json};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::timeout,
+};
+
+/// What Lambda gives the worker.
+const INVOCATION: Duration = Duration::from_secs(30);
+const HEALTHY: &str = "clinic-healthy";
+const HUNG: &str = "clinic-hung";
+const USER: &str = "user";
+const PASSWORD: &str = "password";
+
+/// Where the one mail server hangs.
+const STAGES: [(&str, Stage); 2] = [("greeting", Stage::Greeting), ("body", Stage::Body)];
+
+/// A batch: messages of the clinic with the mail server that hangs, recipients of each, messages of the other.
+///
+/// The first rows are as large as the question asks; Lambda gives ten messages at most, as in the others.
+const BATCHES: [(usize, usize, usize); 9] = [
+    (0, 1, 10),
+    (1, 1, 10),
+    (5, 1, 10),
+    (10, 1, 10),
+    (1, 1, 9),
+    (5, 1, 5),
+    (9, 1, 1),
+    (1, 50, 9),
+    (9, 20, 1),
+];
+
+struct Options {
+    batches: usize,
+    whole: bool,
+}
+
+impl Options {
+    fn of_command_line() -> Self {
+        let mut options = Self {
+            batches: 50,
+            whole: false,
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--batches" => {
+                    let number = arguments.next().and_then(|number| number.parse().ok());
+                    options.batches = number.unwrap_or_else(|| panic!("--batches takes a number"));
+                }
+                "--whole" => options.whole = true,
+                // Cargo's own.
+                "--bench" => {}
+                other => panic!("there is no {other}; there are --batches N and --whole"),
+            }
+        }
+        options
+    }
+}
+
+/// Two clinics, their mail servers, and a worker.
+struct Rig {
+    worker: comms_worker::Deps,
+    accepted: UnboundedReceiver<Instant>,
+    messages: usize,
+    // They end with the rig.
+    _aws: LocalAws,
+    _servers: [SmtpServer; 2],
+}
+
+impl Rig {
+    async fn new(stage: Stage) -> Self {
+        let (aws, ca) = (LocalAws::start().await, TestCa::new());
+        let (sender, accepted) = unbounded_channel();
+        let server = || {
+            SmtpServer::builder()
+                .tls(TlsMode::StartTls, ca.server_config(&["127.0.0.1"]))
+                .require_tls()
+                .credentials(USER, PASSWORD)
+                .keep_messages(0)
+        };
+        let healthy = server()
+            .on_message(Arc::new(move |_| {
+                // Nobody listens to what comes after a batch that is over.
+                let _ = sender.send(Instant::now());
+            }))
+            .start()
+            .await;
+        let hung = server().always(stage, Action::Hang).start().await;
+        save(&aws, HEALTHY, healthy.port()).await;
+        save(&aws, HUNG, hung.port()).await;
+
+        let mut roots = tempfile::NamedTempFile::new().unwrap();
+        roots.write_all(ca.pem().as_bytes()).unwrap();
+        let mut variables = aws.env();
+        variables.push(("EGRESS_ALLOW".to_owned(), "127.0.0.0/8".to_owned()));
+        let roots_path = roots.path().to_str().unwrap().to_owned();
+        variables.push(("EXTRA_CA_FILE".to_owned(), roots_path));
+        let environment = Environment::from_lookup(|name| {
+            let (_, value) = variables.iter().find(|(known, _)| known == name)?;
+            Some(value.clone())
+        });
+        let worker = comms_worker::Deps::from_environment(&environment).unwrap();
+        Self {
+            worker,
+            accepted,
+            messages: 0,
+            _aws: aws,
+            _servers: [healthy, hung],
+        }
+    }
+
+    /// Works on one batch: how long each of the healthy clinic's messages took, and the batch if it was waited for.
+    async fn batch(
+        &mut self,
+        (hung, recipients, healthy): (usize, usize, usize),
+        whole: bool,
+    ) -> (Vec<Duration>, Option<Duration>) {
+        // Those of the one that hangs come first, which is the worst that can happen.
+        let clinics = [(HUNG, hung, recipients), (HEALTHY, healthy, 1)];
+        let records: Vec<Value> = clinics
+            .into_iter()
+            .flat_map(|(clinic, messages, recipients)| {
+                std::iter::repeat_n((clinic, recipients), messages)
+            })
+            .map(|(clinic, recipients)| {
+                self.messages += 1;
+                record(self.messages, clinic, recipients)
+            })
+            .collect();
+        let event = serde_json::from_value(json!({"Records": records})).unwrap();
+        let begin = Instant::now();
+        let mut working = pin!(comms_worker::handle(
+            &self.worker,
+            LambdaEvent::new(event, context())
+        ));
+        let (mut took, mut invocation) = (Vec::new(), None);
+        while took.len() < healthy || (whole && invocation.is_none()) {
+            tokio::select! {
+                _ = &mut working, if invocation.is_none() => invocation = Some(begin.elapsed()),
+                at = timeout(INVOCATION, self.accepted.recv()) => match at {
+                    Ok(Some(at)) => took.push(at.duration_since(begin)),
+                    Ok(None) | Err(_) => panic!("a message of the healthy clinic was not sent"),
+                },
+            }
+        }
+        (took, invocation)
+    }
+}
+
+/// Saves settings with one mail server and nothing behind it.
+async fn save(aws: &LocalAws, clinic: &str, port: u16) {
+    let (sdk, resources) = (aws.sdk_config(), aws.resources());
+    let store = SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
+    let tenant = Tenant::parse(clinic).unwrap();
+    let document = json!({"email": {
+        "primary": {"provider": "smtp", "credentials": {
+            "host": "127.0.0.1", "port": port, "secure": false, "user": USER, "password": PASSWORD}},
+        "defaultFrom": "desk@clinic.example"}});
+    let mut problems = Problems::default();
+    let settings = CommunicationSettings::read(document, "", &tenant, None, &mut problems);
+    let author = Author {
+        subject: "bench".into(),
+        source_address: None,
+    };
+    let settings = problems.or(settings).unwrap();
+    let saved = store.save(&tenant, &settings, None, &author, &SystemClock);
+    saved.await.unwrap();
+}
+
+fn record(number: usize, clinic: &str, recipients: usize) -> Value {
+    let recipients: Vec<Value> = (0..recipients)
+        .map(|n| json!({"email": format!("patient-{n}@example.com")}))
+        .collect();
+    let body = json!({
+        "title": "Appointment confirmed", "body": "See you on Monday at 10:00.", "channels": ["email"],
+        "recipients": recipients, "metadata": {"clinicId": clinic}});
+    json!({
+        "messageId": format!("message-{number}"), "receiptHandle": "handle", "body": body.to_string(), "md5OfBody": "",
+        "attributes": {"ApproximateReceiveCount": "1", "MessageGroupId": clinic}, "messageAttributes": {},
+        "eventSource": "aws:sqs", "awsRegion": "us-east-1",
+        "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:clinic-comms"})
+}
+
+fn context() -> Context {
+    let deadline = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + INVOCATION;
+    let mut context = Context::default();
+    context.deadline = u64::try_from(deadline.as_millis()).unwrap();
+    context
+}
+
+/// The smallest of `sorted` that `percent` of it do not exceed.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted[rank - 1]
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1_000.0)
+}
+
+fn main() {
+    let options = Options::of_command_line();
+    // As in Lambda the worker has one thread, this one; what it talks to has the others.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(measure(&options));
+}
+
+async fn measure(options: &Options) {
+    for (name, stage) in STAGES {
+        println!("\nthe hung clinic's mail server hangs at: {name}");
+        println!(
+            "{:>6} {:>10} {:>8} {:>8} {:>11} {:>11} {:>11} {:>11}",
+            "hung", "recipients", "healthy", "samples", "p50", "p99", "most", "invocation"
+        );
+        for batch in BATCHES {
+            let (hung, recipients, healthy) = batch;
+            let mut rig = Rig::new(stage).await;
+            // Settings, connections, the key of the hashes.
+            rig.batch((0, 1, healthy), true).await;
+            let (mut took, mut longest) = (Vec::new(), None);
+            for _ in 0..options.batches {
+                let (of_batch, invocation) = rig.batch(batch, options.whole).await;
+                took.extend(of_batch);
+                longest = longest.max(invocation);
+            }
+            took.sort_unstable();
+            println!(
+                "{hung:>6} {recipients:>10} {healthy:>8} {:>8} {:>11} {:>11} {:>11} {:>11}",
+                took.len(),
+                ms(percentile(&took, 50)),
+                ms(percentile(&took, 99)),
+                ms(percentile(&took, 100)),
+                longest.map(ms).unwrap_or_default()
+            );
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The dead letters: what lies in the dead-letter queue, told without showing it; putting it back on the queues that it
+//! came from; deleting it.
+//!
+//! SQS has no way to look at a message without receiving it. So everything is received, held until the end of the walk,
+//! and made visible again then, however the walk ended. What is put back is deleted only when its queue has taken it: a
+//! stop in between leaves it on both, and the ledger sees to it that it is not sent twice.
+
+mod age;
+pub(crate) mod command;
+mod queue;
+mod report;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use comms_core::{Clock, DeadLetterReason, Tenant};
+
+use self::queue::{Held, Received};
+pub use self::{
+    queue::{DeadLetterQueue, QueueError, SourceQueues},
+    report::{FoundLetter, Outcome, Report},
+};
+use crate::{pace::Pace, stop::Stop};
+
+/// What is to be done with which dead letters.
+pub struct Plan {
+    /// Where they are.
+    pub queue: DeadLetterQueue,
+    /// Which of them.
+    pub filter: Filter,
+    /// What is done with them.
+    pub work: Work,
+    /// Dead letters that are looked at, at most.
+    pub limit: u64,
+    /// Dead letters a second that something is done with, at most.
+    pub rate: u32,
+    /// Tells how old they are.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What is done with dead letters.
+#[derive(Debug)]
+pub enum Work {
+    /// They are counted, and stay as they are.
+    List,
+    /// They go back to the queue that they came from.
+    Redrive(SourceQueues),
+    /// They are deleted.
+    Delete,
+}
+
+/// Which dead letters. One that is empty takes all.
+#[derive(Debug, Default, Clone)]
+pub struct Filter {
+    /// Of these tenants.
+    pub tenants: Vec<Tenant>,
+    /// With these reasons.
+    pub reasons: Vec<DeadLetterReason>,
+    /// With these ids.
+    pub message_ids: Vec<String>,
+    /// Of this age at least.
+    pub older_than: Option<Duration>,
+}
+
+impl Filter {
+    fn takes(&self, found: &Received) -> bool {
+        let of_tenant = match &found.letter.tenant {
+            Some(tenant) => self.tenants.contains(tenant),
+            None => false,
+        };
+        (self.tenants.is_empty() || of_tenant)
+            && (self.reasons.is_empty() || self.reasons.contains(&found.letter.reason))
+            && (self.message_ids.is_empty() || self.message_ids.contains(&found.message_id))
+            && self.older_than.is_none_or(|age| found.age >= age)
+    }
+}
+
+/// Receives that find nothing after which nothing more is looked for, although SQS had counted more than was seen.
+const EMPTY_RECEIVES: u32 = 3;
+
+/// Carries out `plan`, and keeps `report` up to date meanwhile. `on_letter` hears of every dead letter how many were
+/// looked at, and of how many. When `stop` is requested, what is under way is brought to its end and nothing more begun.
+///
+/// Whatever happens, what was only looked at is visible again afterwards; what could not be made so is counted in
+/// [`Report::hidden`], and is visible by itself within [`queue::VISIBILITY`].
+pub async fn run(
+    plan: &Plan,
+    report: &mut Report,
+    stop: &Stop,
+    on_letter: &mut dyn FnMut(u64, u64),
+) -> Result<(), QueueError> {
+    let mut held = Held::default();
+    let walked = walk(plan, report, &mut held, stop, on_letter).await;
+    report.hidden = plan.queue.release(held).await;
+    walked
+}
+
+async fn walk(
+    plan: &Plan,
+    report: &mut Report,
+    held: &mut Held,
+    stop: &Stop,
+    on_letter: &mut dyn FnMut(u64, u64),
+) -> Result<(), QueueError> {
+    let counted = plan.queue.count().await?;
+    report.counted = Some(counted.visible);
+    report.at_work_elsewhere = counted.not_visible;
+    let mut pace = Pace::per_second(plan.rate);
+    let mut seen = HashSet::new();
+    // Those that come back as dead letters at once would be put back for ever.
+    let mut put_back = HashSet::new();
+    let mut empty = 0;
+    while report.seen < plan.limit {
+        // A receive that finds nothing does not prove that there is nothing.
+        let enough = if report.seen < counted.visible {
+            EMPTY_RECEIVES
+        } else {
+            1
+        };
+        if empty == enough {
+            break;
+        }
+        if stop.is_requested() {
+            report.stopped = true;
+            break;
+        }
+        let batch = plan.queue.receive(&*plan.clock).await?;
+        empty = if batch.is_empty() { empty + 1 } else { 0 };
+        for found in &batch {
+            held.hold(found);
+        }
+        for found in batch {
+            // After a while SQS hands out again what is held.
+            if !seen.insert(found.message_id.clone()) {
+                continue;
+            }
+            report.seen += 1;
+            if plan.filter.takes(&found) {
+                let outcome = if stop.is_requested() {
+                    Outcome::Left
+                } else if put_back.contains(found.source_message_id()) {
+                    Outcome::DeadAgain
+                } else {
+                    act(plan, &mut pace, &found).await?
+                };
+                if outcome.is_gone() {
+                    held.forget(&found);
+                    put_back.insert(found.source_message_id().to_owned());
+                }
+                report.letters.push(FoundLetter::new(&found, outcome));
+            }
+            on_letter(report.seen, counted.visible.max(report.seen));
+        }
+    }
+    report.limited = report.seen >= plan.limit;
+    Ok(())
+}
+
+async fn act(plan: &Plan, pace: &mut Pace, found: &Received) -> Result<Outcome, QueueError> {
+    match &plan.work {
+        Work::List => Ok(Outcome::Left),
+        Work::Redrive(sources) => {
+            let Some(source) = sources.of(found) else {
+                return Ok(Outcome::Failed(
+                    "it came from a queue that is neither --queue nor --urgent-queue".to_owned(),
+                ));
+            };
+            pace.turn().await;
+            match plan.queue.put_back(found, source).await {
+                Ok(()) => {}
+                Err(error) if error.is_of_the_message() => {
+                    return Ok(Outcome::Failed(error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+            Ok(match plan.queue.delete(found).await {
+                Ok(()) => Outcome::PutBack,
+                // The ledger knows it when it comes a second time.
+                Err(error) => {
+                    Outcome::Failed(format!("it was put back and is here still: {error}"))
+                }
+            })
+        }
+        Work::Delete => {
+            pace.turn().await;
+            plan.queue.delete(found).await?;
+            Ok(Outcome::Deleted)
+        }
+    }
+}

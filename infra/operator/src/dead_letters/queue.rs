@@ -1,0 +1,299 @@
+//! The dead-letter queue at SQS, and the queues that dead letters come from.
+
+use std::{collections::HashMap, time::Duration};
+
+use aws_config::SdkConfig;
+use aws_sdk_sqs::{
+    Client,
+    types::{
+        ChangeMessageVisibilityBatchRequestEntry, Message, MessageAttributeValue,
+        MessageSystemAttributeName, QueueAttributeName,
+    },
+};
+use comms_core::{
+    Clock, DeadLetter,
+    dead_letter::{OF_DEAD_LETTERS_ALONE, SOURCE_MESSAGE_ID, is_message_id},
+    request::{Priority, Submission},
+};
+use comms_settings::error_code;
+use thiserror::Error;
+
+/// How long what was received is hidden, unless it is made visible before: longer than any walk takes that only looks,
+/// and no longer than anybody minds after one that was killed.
+pub(super) const VISIBILITY: Duration = Duration::from_mins(5);
+
+/// Messages of one request (Amazon SQS, message quotas).
+const BATCH: usize = 10;
+
+/// Why SQS did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("SQS {operation} failed ({code})")]
+pub struct QueueError {
+    operation: &'static str,
+    code: String,
+}
+
+impl QueueError {
+    fn new(operation: &'static str, code: impl Into<String>) -> Self {
+        Self {
+            operation,
+            code: code.into(),
+        }
+    }
+
+    /// Whether it is about one message, and the next may fare better (SQS API reference, `SendMessage`, errors).
+    pub(super) fn is_of_the_message(&self) -> bool {
+        [
+            "InvalidMessageContents",
+            "InvalidParameterValue",
+            "RequestNotBuilt",
+        ]
+        .contains(&self.code.as_str())
+    }
+}
+
+/// The dead-letter queue.
+#[derive(Debug, Clone)]
+pub struct DeadLetterQueue {
+    client: Client,
+    url: String,
+    /// How long a receive waits for a message. One that waits asks all of SQS's servers, and one that does not only
+    /// some (SQS developer guide, "short and long polling").
+    wait: Duration,
+}
+
+/// The queues that the worker takes messages from.
+#[derive(Debug, Clone)]
+pub struct SourceQueues {
+    /// The URL of the queue of what is not urgent.
+    pub normal: String,
+    /// The URL of the queue of what is.
+    pub urgent: String,
+}
+
+/// How many messages there are, as far as SQS knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted {
+    /// That can be received.
+    pub(super) visible: u64,
+    /// That somebody has received.
+    pub(super) not_visible: u64,
+}
+
+/// A dead letter in our hands.
+pub(super) struct Received {
+    pub(super) message_id: String,
+    pub(super) letter: DeadLetter,
+    /// Since it was sent. For what SQS moved: to the queue where it was first; SQS counts its retention from there.
+    pub(super) age: Duration,
+    /// How often it was received on this queue.
+    pub(super) receives: u32,
+    handle: String,
+    body: String,
+    group: Option<String>,
+    attributes: HashMap<String, MessageAttributeValue>,
+}
+
+impl Received {
+    fn new(message: Message, now: u64) -> Option<Self> {
+        let system = message.attributes.unwrap_or_default();
+        let system = |name| system.get(&name).cloned();
+        let moved_from = system(MessageSystemAttributeName::DeadLetterQueueSourceArn);
+        let number = |name| system(name)?.parse::<u64>().ok();
+        let sent = number(MessageSystemAttributeName::SentTimestamp).unwrap_or(now);
+        let receives = number(MessageSystemAttributeName::ApproximateReceiveCount);
+        let body = message.body.unwrap_or_default();
+        let attributes = message.message_attributes.unwrap_or_default();
+        let letter = DeadLetter::read(
+            moved_from.as_deref(),
+            |name| attributes.get(name)?.string_value(),
+            body.as_bytes(),
+        );
+        Some(Self {
+            message_id: message.message_id?,
+            handle: message.receipt_handle?,
+            letter,
+            age: Duration::from_millis(now.saturating_sub(sent)),
+            receives: u32::try_from(receives.unwrap_or(1)).unwrap_or(u32::MAX),
+            body,
+            group: system(MessageSystemAttributeName::MessageGroupId),
+            attributes,
+        })
+    }
+
+    /// SQS's id of the message when it was first sent. SQS keeps it when it moves a message itself ("with its original
+    /// message ID": SQS developer guide, "Configure a dead-letter queue").
+    pub(super) fn source_message_id(&self) -> &str {
+        let attribute = self.attributes.get(SOURCE_MESSAGE_ID);
+        attribute
+            .and_then(MessageAttributeValue::string_value)
+            .filter(|id| is_message_id(id))
+            .unwrap_or(&self.message_id)
+    }
+
+    /// Bytes of its body.
+    pub(super) fn size(&self) -> u64 {
+        self.body.len() as u64
+    }
+
+    /// Its attributes as its sender gave them, and the id that it is known by.
+    fn attributes_to_keep(&self) -> Option<HashMap<String, MessageAttributeValue>> {
+        let id = MessageAttributeValue::builder()
+            .data_type("String")
+            .string_value(self.source_message_id())
+            .build()
+            .ok()?;
+        let mut kept = self.attributes.clone();
+        if !self.letter.moved_by_sqs {
+            kept.retain(|name, _| !OF_DEAD_LETTERS_ALONE.contains(&name.as_str()));
+        }
+        kept.insert(SOURCE_MESSAGE_ID.to_owned(), id);
+        Some(kept)
+    }
+}
+
+impl SourceQueues {
+    /// The URL of the queue that a dead letter came from. One that does not say goes by its priority: the worker takes
+    /// from both alike. `None` where it names another one.
+    pub(super) fn of(&self, found: &Received) -> Option<&str> {
+        match found.letter.source_queue.as_deref() {
+            Some(name) => [&self.normal, &self.urgent]
+                .into_iter()
+                .find(|url| url.rsplit('/').next() == Some(name))
+                .map(String::as_str),
+            None => match Submission::parse(found.body.as_bytes()) {
+                Ok(submission) => match submission.request.priority {
+                    Priority::High | Priority::Critical => Some(&self.urgent),
+                    Priority::Low | Priority::Normal => Some(&self.normal),
+                },
+                Err(_) => Some(&self.normal),
+            },
+        }
+    }
+}
+
+/// What was received and has to become visible again: the latest handle of each message.
+#[derive(Debug, Default)]
+pub(super) struct Held(HashMap<String, String>);
+
+impl Held {
+    pub(super) fn hold(&mut self, found: &Received) {
+        self.0
+            .insert(found.message_id.clone(), found.handle.clone());
+    }
+
+    /// It is on this queue no more.
+    pub(super) fn forget(&mut self, found: &Received) {
+        self.0.remove(&found.message_id);
+    }
+}
+
+impl DeadLetterQueue {
+    /// The queue at `url`. A receive waits `wait` for a message, in whole seconds, 20 at most.
+    pub fn new(config: &SdkConfig, url: impl Into<String>, wait: Duration) -> Self {
+        Self {
+            client: Client::new(config),
+            url: url.into(),
+            wait,
+        }
+    }
+
+    pub(super) async fn count(&self) -> Result<Counted, QueueError> {
+        let answer = self
+            .client
+            .get_queue_attributes()
+            .queue_url(&self.url)
+            .attribute_names(QueueAttributeName::ApproximateNumberOfMessages)
+            .attribute_names(QueueAttributeName::ApproximateNumberOfMessagesNotVisible)
+            .send()
+            .await
+            .map_err(|error| QueueError::new("GetQueueAttributes", error_code(&error)))?;
+        let number = |name| {
+            let text = answer.attributes().and_then(|all| all.get(&name));
+            text.and_then(|text| text.parse().ok()).unwrap_or_default()
+        };
+        Ok(Counted {
+            visible: number(QueueAttributeName::ApproximateNumberOfMessages),
+            not_visible: number(QueueAttributeName::ApproximateNumberOfMessagesNotVisible),
+        })
+    }
+
+    pub(super) async fn receive(&self, clock: &dyn Clock) -> Result<Vec<Received>, QueueError> {
+        let seconds = |time: Duration| i32::try_from(time.as_secs()).unwrap_or(i32::MAX);
+        let received = self
+            .client
+            .receive_message()
+            .queue_url(&self.url)
+            .max_number_of_messages(i32::try_from(BATCH).unwrap_or(1))
+            .visibility_timeout(seconds(VISIBILITY))
+            .wait_time_seconds(seconds(self.wait))
+            .message_system_attribute_names(MessageSystemAttributeName::All)
+            .message_attribute_names("All")
+            .send()
+            .await
+            .map_err(|error| QueueError::new("ReceiveMessage", error_code(&error)))?;
+        let now = u64::try_from(clock.now().as_millisecond()).unwrap_or_default();
+        let messages = received.messages.unwrap_or_default().into_iter();
+        Ok(messages
+            .filter_map(|message| Received::new(message, now))
+            .collect())
+    }
+
+    /// Sends a dead letter to `source` as it was before it was one.
+    pub(super) async fn put_back(&self, found: &Received, source: &str) -> Result<(), QueueError> {
+        let attributes = found
+            .attributes_to_keep()
+            .ok_or_else(|| QueueError::new("SendMessage", "RequestNotBuilt"))?;
+        let request = self
+            .client
+            .send_message()
+            .queue_url(source)
+            .message_body(&found.body)
+            .set_message_group_id(found.group.clone());
+        let sent = request
+            .set_message_attributes(Some(attributes))
+            .send()
+            .await;
+        sent.map_err(|error| QueueError::new("SendMessage", error_code(&error)))?;
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, found: &Received) -> Result<(), QueueError> {
+        let request = self.client.delete_message().queue_url(&self.url);
+        let deleted = request.receipt_handle(&found.handle).send().await;
+        deleted.map_err(|error| QueueError::new("DeleteMessage", error_code(&error)))?;
+        Ok(())
+    }
+
+    /// Makes what is held visible again, and says for how many that failed.
+    pub(super) async fn release(&self, held: Held) -> u64 {
+        let handles: Vec<String> = held.0.into_values().collect();
+        let mut failed = 0;
+        for handles in handles.chunks(BATCH) {
+            let entries: Vec<_> = handles
+                .iter()
+                .enumerate()
+                .filter_map(|(number, handle)| {
+                    ChangeMessageVisibilityBatchRequestEntry::builder()
+                        .id(number.to_string())
+                        .receipt_handle(handle)
+                        .visibility_timeout(0)
+                        .build()
+                        .ok()
+                })
+                .collect();
+            let answer = self
+                .client
+                .change_message_visibility_batch()
+                .queue_url(&self.url)
+                .set_entries(Some(entries))
+                .send()
+                .await;
+            failed += match answer {
+                Ok(answer) => answer.failed.len(),
+                Err(_) => handles.len(),
+            };
+        }
+        failed as u64
+    }
+}

@@ -1,0 +1,393 @@
+//! Turns at provider accounts, shared by all processes: one item per account, and one per sender and recipient
+//! where the provider limits those, in the deliveries table.
+//!
+//! Each limit is the generic cell rate algorithm in its virtual scheduling form (ITU-T I.371, annex A), as that of
+//! tests of settings is: one number, the time at which everything that was given a turn so far is due at the
+//! sustained rate. A turn is a moment, kept by moving that time on: between two turns of an account there is always
+//! its interval, so that in any time `t` there are at most `1 + t * rate` of them, in whichever processes; nothing
+//! is doubled at the edge of a window, as there is none. What is sent is late by what a process takes to wake up.
+//!
+//! One write keeps turns for all who wait for one in this process: a batch of ten costs one. Nobody can keep
+//! turns for later, since a turn that is not used is lost to everybody.
+//!
+//! Where DynamoDB does not answer soon, the message goes out: the provider itself limits, and refuses what is too
+//! much, which is tried again. A clinic's own quota ([`crate::quota`]) is stricter about that.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::{
+    Client,
+    operation::update_item::UpdateItemError,
+    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
+};
+use comms_adapters::{
+    Leave, Message, Pace, Pacing,
+    pacing::{LONGEST_WAIT, Rate},
+};
+use comms_core::{Clock, HashKey};
+use comms_settings::error_code;
+use jiff::{SignedDuration, Timestamp};
+use tracing::warn;
+
+use crate::{ledger::LedgerError, quota::spread, recent::Recent};
+
+/// How long a process sends one message to a recipient without telling the others. In that time a sender may
+/// send 50 to one recipient (Meta), and hardly anybody gets two.
+pub const UNTOLD: SignedDuration = SignedDuration::from_mins(5);
+
+/// Accounts whose turns are remembered.
+const REMEMBERED_ACCOUNTS: usize = 1_000;
+/// Recipients of whom it is remembered when they were sent something.
+const REMEMBERED_RECIPIENTS: usize = 10_000;
+/// The longest that asking for a turn may hold up a message.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often a write is tried that others came before.
+const MOST_TRIES: u32 = 6;
+/// How late a turn may be used that was kept for somebody who went away meanwhile.
+const LATE: i64 = 50_000;
+/// By how much two processes' clocks may differ, in microseconds. A time that is due later than that allows was
+/// nobody's.
+const CLOCKS_DIFFER: i64 = 300_000_000;
+
+const SORT_KEY: &str = "due";
+/// When everything that was given a turn is due, in microseconds of Unix time.
+const DUE: &str = "due";
+const EXPIRES_AT: &str = "expiresAt";
+
+/// Turns that all processes share.
+pub struct SharedPacing {
+    client: Client,
+    table: String,
+    clock: Arc<dyn Clock>,
+    accounts: Mutex<Recent<String, Arc<Line>>>,
+    told: Mutex<Recent<String, Timestamp>>,
+    writes: AtomicU64,
+}
+
+/// Those of this process who wait for a turn at one account.
+#[derive(Default)]
+struct Line {
+    /// How many they are.
+    waiting: AtomicU32,
+    /// Held by the one who writes.
+    turns: tokio::sync::Mutex<Turns>,
+}
+
+/// Turns that were kept and are not used yet, and what is known of the others'.
+#[derive(Default)]
+struct Turns {
+    next: i64,
+    left: u32,
+    /// [`DUE`] as it was seen last: a guess of what it is.
+    due: Option<i64>,
+    /// Before then there is no turn soon: a time in microseconds.
+    none_before: i64,
+}
+
+/// What asking for turns came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// So many, from this time in microseconds on, one in each interval.
+    From(i64, u32),
+    /// None comes soon. The time that is due.
+    None(i64),
+}
+
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn new(line: &'a AtomicU32) -> Self {
+        line.fetch_add(1, Ordering::Relaxed);
+        Self(line)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl SharedPacing {
+    /// Uses the deliveries table `table`.
+    pub fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            client: Client::new(config),
+            table: table.into(),
+            clock,
+            accounts: Mutex::new(Recent::new(REMEMBERED_ACCOUNTS)),
+            told: Mutex::new(Recent::new(REMEMBERED_RECIPIENTS)),
+            writes: AtomicU64::new(0),
+        }
+    }
+
+    /// This with the key of the hashes by which accounts and recipients are named.
+    pub const fn with_key<'a>(&'a self, hash: &'a HashKey) -> KeyedPacing<'a> {
+        KeyedPacing { pacing: self, hash }
+    }
+
+    /// Writes since this was asked last.
+    pub fn take_writes(&self) -> u64 {
+        self.writes.swap(0, Ordering::Relaxed)
+    }
+
+    fn now(&self) -> i64 {
+        self.clock.now().as_microsecond()
+    }
+
+    /// A turn at an account.
+    async fn turn(&self, key: String, rate: Rate) -> Result<Leave, LedgerError> {
+        let line = self
+            .accounts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(key.clone(), Arc::default)
+            .clone();
+        let interval = micros(rate.interval);
+        let _waiting = Waiting::new(&line.waiting);
+        let mut turns = line.turns.lock().await;
+        if turns.left == 0 || turns.next < self.now() - LATE {
+            turns.left = 0;
+            let now = self.now();
+            // A clock that went back proves nothing.
+            if (now..now + CLOCKS_DIFFER).contains(&turns.none_before) {
+                return Ok(not_before(turns.none_before + horizon(rate) - now));
+            }
+            // Those who ask at the same time are to be counted.
+            tokio::task::yield_now().await;
+            let wanted = line.waiting.load(Ordering::Relaxed);
+            match self.keep(&key, rate, wanted, &mut turns.due).await? {
+                Kept::From(first, count) => (turns.next, turns.left) = (first, count),
+                Kept::None(due) => {
+                    turns.none_before = due - horizon(rate);
+                    return Ok(not_before(due - self.now()));
+                }
+            }
+        }
+        let turn = turns.next;
+        turns.next += interval;
+        turns.left -= 1;
+        Ok(Leave::After(duration(turn - self.now())))
+    }
+
+    /// Whether one more may go to a recipient now.
+    async fn turn_of_recipient(&self, key: String, rate: Rate) -> Result<Leave, LedgerError> {
+        let now = self.clock.now();
+        let is_first = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut is_first = false;
+            let first = told.entry(key.clone(), || {
+                is_first = true;
+                now
+            });
+            let age = now.duration_since(*first);
+            if !(SignedDuration::ZERO..UNTOLD).contains(&age) {
+                (*first, is_first) = (now, true);
+            }
+            is_first
+        };
+        if is_first {
+            return Ok(Leave::NOW);
+        }
+        Ok(match self.keep(&key, rate, 1, &mut None).await? {
+            Kept::From(turn, _) => Leave::After(duration(turn - self.now())),
+            Kept::None(due) => not_before(due - borrowed(rate) - self.now()),
+        })
+    }
+
+    /// Keeps up to `wanted` turns that come within [`LONGEST_WAIT`]. `seen` is what is known of the time that is
+    /// due, and is known better afterwards.
+    async fn keep(
+        &self,
+        key: &str,
+        rate: Rate,
+        wanted: u32,
+        seen: &mut Option<i64>,
+    ) -> Result<Kept, LedgerError> {
+        let interval = micros(rate.interval);
+        for _ in 0..MOST_TRIES {
+            let now = self.now();
+            // A time beyond all that could be: somebody's clock was wrong, and nobody is to wait for it.
+            let nobodys = seen.filter(|due| *due > now + horizon(rate) + interval + CLOCKS_DIFFER);
+            let start = seen
+                .filter(|_| nobodys.is_none())
+                .map_or(now, |due| due.max(now));
+            let room = (now + horizon(rate) - start).div_euclid(interval) + 1;
+            let Some(count) = u32::try_from(room).ok().filter(|room| *room > 0) else {
+                return Ok(Kept::None(start));
+            };
+            let count = count.min(wanted).max(1);
+            let time = interval.saturating_mul(count.into());
+            let is_running = nobodys.is_none() && start > now;
+            let request = self
+                .client
+                .update_item()
+                .table_name(&self.table)
+                .key("pk", AttributeValue::S(key.to_owned()))
+                .key("sk", AttributeValue::S(SORT_KEY.to_owned()))
+                .expression_attribute_names("#due", DUE)
+                .expression_attribute_names("#expiresAt", EXPIRES_AT)
+                .expression_attribute_values(
+                    ":expiresAt",
+                    number((start + time + CLOCKS_DIFFER) / 1_000_000),
+                )
+                .return_values(ReturnValue::UpdatedNew)
+                .return_values_on_condition_check_failure(
+                    ReturnValuesOnConditionCheckFailure::AllOld,
+                );
+            // DynamoDB has no maximum of two numbers, so that these are two updates.
+            let request = if is_running {
+                request
+                    .condition_expression("#due > :now AND #due <= :latest")
+                    .update_expression("SET #due = #due + :time, #expiresAt = :expiresAt")
+                    .expression_attribute_values(":now", number(now))
+                    .expression_attribute_values(
+                        ":latest",
+                        number(now + horizon(rate) + interval - time),
+                    )
+                    .expression_attribute_values(":time", number(time))
+            } else if let Some(nobodys) = nobodys {
+                request
+                    .condition_expression("#due = :nobodys")
+                    .update_expression("SET #due = :due, #expiresAt = :expiresAt")
+                    .expression_attribute_values(":nobodys", number(nobodys))
+                    .expression_attribute_values(":due", number(now + time))
+            } else {
+                request
+                    .condition_expression("attribute_not_exists(#due) OR #due <= :now")
+                    .update_expression("SET #due = :due, #expiresAt = :expiresAt")
+                    .expression_attribute_values(":now", number(now))
+                    .expression_attribute_values(":due", number(now + time))
+            };
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            let error = match request.send().await {
+                Ok(answer) => {
+                    let due = due(&answer.attributes.unwrap_or_default())?;
+                    let due = due.ok_or(LedgerError::Corrupt(DUE))?;
+                    *seen = Some(due);
+                    return Ok(Kept::From(due - time - borrowed(rate), count));
+                }
+                Err(error) => error,
+            };
+            let Some(UpdateItemError::ConditionalCheckFailedException(failed)) =
+                error.as_service_error()
+            else {
+                return Err(LedgerError::Database {
+                    operation: "UpdateItem",
+                    code: error_code(&error),
+                });
+            };
+            *seen = due(failed.item().unwrap_or(&HashMap::new()))?;
+        }
+        Err(LedgerError::Database {
+            operation: "UpdateItem",
+            code: "Contention".to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Debug for SharedPacing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedPacing(…)")
+    }
+}
+
+/// [`SharedPacing`] for chains.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyedPacing<'a> {
+    pacing: &'a SharedPacing,
+    hash: &'a HashKey,
+}
+
+impl KeyedPacing<'_> {
+    async fn leave(&self, pace: &Pace, message: &Message) -> Result<Leave, LedgerError> {
+        let account = pace.account().as_bytes();
+        let name = |purpose: &str, parts: &[&[u8]]| {
+            format!("{purpose}#{}", self.hash.digest(purpose, parts).hex128())
+        };
+        // The account first: a turn at it that is not used is a few milliseconds lost, one at the recipient six
+        // seconds.
+        let turn = self
+            .pacing
+            .turn(name("pace", &[account]), pace.rate())
+            .await?;
+        let (Leave::After(wait), Some(rate)) = (turn, pace.per_recipient()) else {
+            return Ok(turn);
+        };
+        let recipient = message.target.address().as_bytes();
+        let pair = name("pace-pair", &[account, recipient]);
+        let turn = self.pacing.turn_of_recipient(pair, rate).await?;
+        Ok(match turn {
+            Leave::After(other) => Leave::After(wait.max(other)),
+            Leave::NotBefore(_) => turn,
+        })
+    }
+}
+
+#[async_trait]
+impl Pacing for KeyedPacing<'_> {
+    async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
+        match tokio::time::timeout(PATIENCE, self.leave(pace, message)).await {
+            Ok(Ok(leave)) => leave,
+            Ok(Err(error)) => {
+                warn!(%error, "a message goes out without a turn at its provider");
+                Leave::NOW
+            }
+            Err(_) => {
+                warn!("a message goes out without a turn at its provider: there was no answer");
+                Leave::NOW
+            }
+        }
+    }
+}
+
+/// How long a message waits on the queue for its turn, when it asked to come back after `after` and the queue has
+/// brought it `receives` times. As of [`crate::quota::wait_for`].
+pub fn wait_for(after: Duration, receives: u32, jitter: f64) -> Duration {
+    let spread = spread(LONGEST_WAIT, Duration::from_mins(15), receives);
+    after + spread.mul_f64(jitter)
+}
+
+/// What a burst may be ahead of the sustained rate.
+fn borrowed(rate: Rate) -> i64 {
+    micros(rate.interval).saturating_mul(i64::from(rate.burst.saturating_sub(1)))
+}
+
+/// How far ahead of the present the time that is due may be for a turn that comes soon.
+fn horizon(rate: Rate) -> i64 {
+    borrowed(rate) + i64::try_from(LONGEST_WAIT.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn micros(time: SignedDuration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX).max(1)
+}
+
+/// Nothing for what is past.
+fn duration(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+}
+
+fn not_before(micros: i64) -> Leave {
+    Leave::NotBefore(duration(micros))
+}
+
+fn due(item: &HashMap<String, AttributeValue>) -> Result<Option<i64>, LedgerError> {
+    let Some(due) = item.get(DUE) else {
+        return Ok(None);
+    };
+    let due = due.as_n().ok().and_then(|due| due.parse().ok());
+    due.map(Some).ok_or(LedgerError::Corrupt(DUE))
+}
+
+fn number(value: i64) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}

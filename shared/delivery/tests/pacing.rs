@@ -1,0 +1,261 @@
+//! Turns at provider accounts against DynamoDB: how far apart they are among processes, and what they cost.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can not go on has failed"
+)]
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use comms_adapters::{
+    Leave, Message, Pace, Pacing,
+    pacing::{LONGEST_WAIT, Rate},
+};
+use comms_core::{
+    Clock, DeliveryId, HashKey, PhoneNumber,
+    request::{Content, Target},
+};
+use comms_delivery::{SharedPacing, pacing::UNTOLD};
+use comms_testkit::{
+    aws::{Fault, LocalAws},
+    clock::ManualClock,
+};
+use futures_util::future::join_all;
+use jiff::SignedDuration;
+
+const ACCOUNT: &str = "meta_business\n106540352242922";
+const NUMBER: &str = "+15550100";
+
+struct World {
+    aws: LocalAws,
+    clock: Arc<ManualClock>,
+    key: HashKey,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self {
+            aws: LocalAws::start().await,
+            clock: Arc::new(ManualClock::new()),
+            key: HashKey::from_bytes(&[7; HashKey::LENGTH]),
+        }
+    }
+
+    /// As another process has it.
+    fn process(&self) -> SharedPacing {
+        self.process_with(self.clock.clone())
+    }
+
+    fn process_with(&self, clock: Arc<dyn Clock>) -> SharedPacing {
+        let table = &self.aws.resources().deliveries_table;
+        SharedPacing::new(&self.aws.sdk_config(), table, clock)
+    }
+
+    async fn ask(&self, process: &SharedPacing, pace: &Pace, number: &str) -> Leave {
+        process.with_key(&self.key).ask(pace, &message(number)).await
+    }
+
+    fn requests(&self) -> usize {
+        let requests = self.aws.calls().len();
+        self.aws.clear_calls();
+        requests
+    }
+}
+
+fn message(number: &str) -> Message {
+    Message {
+        delivery: DeliveryId::parse(&"0".repeat(32)).unwrap(),
+        target: Target::Whatsapp(PhoneNumber::parse(number).unwrap()),
+        content: Arc::new(Content::default()),
+        reply_to: None,
+    }
+}
+
+fn per_second(rate: u32) -> Pace {
+    Pace::new(ACCOUNT, NonZeroU32::new(rate).unwrap(), None)
+}
+
+/// Fast for the account, slow for one recipient: two at once and one in six seconds.
+fn per_recipient() -> Pace {
+    let rate = Rate {
+        burst: 2,
+        interval: SignedDuration::from_secs(6),
+    };
+    Pace::new(ACCOUNT, NonZeroU32::new(1_000_000).unwrap(), Some(rate))
+}
+
+fn after(leave: Leave) -> Duration {
+    match leave {
+        Leave::After(wait) => wait,
+        Leave::NotBefore(wait) => panic!("not before {wait:?}"),
+    }
+}
+
+#[tokio::test]
+async fn turns_of_all_processes_are_one_interval_apart_and_none_is_kept_for_longer_than_is_waited() {
+    let world = World::new().await;
+    let pace = per_second(80);
+    let processes: Vec<_> = (0..20).map(|_| world.process()).collect();
+    let asks = processes
+        .iter()
+        .flat_map(|process| (0..10).map(|_| world.ask(process, &pace, NUMBER)));
+    let leaves = join_all(asks).await;
+    let mut turns: Vec<_> = leaves
+        .iter()
+        .filter_map(|leave| match leave {
+            Leave::After(wait) => Some(wait.as_micros()),
+            Leave::NotBefore(_) => None,
+        })
+        .collect();
+    turns.sort_unstable();
+    // Two seconds of 80, and the one that begins the third.
+    let expected: Vec<_> = (0..=160).map(|turn| turn * 12_500).collect();
+    assert_eq!(turns, expected);
+    for leave in leaves {
+        if let Leave::NotBefore(wait) = leave {
+            assert!(wait > LONGEST_WAIT, "{wait:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_costs_one_write_and_a_queue_that_is_full_none() {
+    let world = World::new().await;
+    let pace = per_second(14);
+    let process = world.process();
+    let ten = || join_all((0..10).map(|_| world.ask(&process, &pace, NUMBER)));
+    let waits: Vec<_> = ten().await.into_iter().map(after).collect();
+    assert_eq!(world.requests(), 1);
+    assert!(waits.is_sorted() && waits[0].is_zero(), "{waits:?}");
+    ten().await;
+    ten().await;
+    world.requests();
+    ten().await;
+    assert_eq!(world.requests(), 0, "there is no turn soon, and that is known");
+    world.clock.advance(Duration::from_secs(1));
+    assert!(matches!(ten().await[0], Leave::After(_)));
+    assert!(world.requests() > 0);
+}
+
+#[tokio::test]
+async fn in_no_second_are_there_more_turns_than_the_rate_and_one() {
+    let world = World::new().await;
+    let pace = per_second(14);
+    let processes: Vec<_> = (0..5).map(|_| world.process()).collect();
+    let mut turns = Vec::new();
+    let mut passed = Duration::ZERO;
+    for step in 0..40_u32 {
+        for process in &processes {
+            let asked = join_all((0..step % 4).map(|_| world.ask(process, &pace, NUMBER))).await;
+            turns.extend(asked.into_iter().filter_map(|leave| match leave {
+                Leave::After(wait) => Some(passed + wait),
+                Leave::NotBefore(_) => None,
+            }));
+        }
+        let by = Duration::from_millis(u64::from(step) * 7);
+        world.clock.advance(by);
+        passed += by;
+    }
+    turns.sort_unstable();
+    assert!(turns.len() > 70, "{}", turns.len());
+    for (place, turn) in turns.iter().enumerate() {
+        let second = turns[place..].iter().take_while(|other| **other < *turn + Duration::from_secs(1));
+        assert!(second.count() <= 15);
+    }
+}
+
+#[tokio::test]
+async fn the_first_message_of_a_process_to_a_recipient_is_not_counted_and_all_others_are() {
+    let world = World::new().await;
+    let pace = per_recipient();
+    let (one, two) = (world.process(), world.process());
+    for process in [&one, &two] {
+        assert_eq!(world.ask(process, &pace, NUMBER).await, Leave::NOW);
+    }
+    assert_eq!(world.requests(), 2, "for the account");
+    for process in [&one, &two] {
+        assert_eq!(world.ask(process, &pace, NUMBER).await, Leave::NOW);
+    }
+    assert_eq!(world.requests(), 6, "two for the account, and of the others one knew of no item");
+    let wait = Duration::from_secs(6);
+    for process in [&one, &two] {
+        assert_eq!(world.ask(process, &pace, NUMBER).await, Leave::NotBefore(wait));
+        assert_eq!(world.ask(process, &pace, "+15550101").await, Leave::NOW, "somebody else");
+    }
+    world.clock.advance(wait - LONGEST_WAIT);
+    assert_eq!(world.ask(&two, &pace, NUMBER).await, Leave::After(LONGEST_WAIT));
+    // Not counted again after a while.
+    world.clock.advance(UNTOLD.unsigned_abs());
+    world.ask(&one, &pace, "+15550101").await;
+    world.requests();
+    assert_eq!(world.ask(&one, &pace, NUMBER).await, Leave::NOW);
+    assert_eq!(world.requests(), 1);
+}
+
+#[tokio::test]
+async fn accounts_and_recipients_are_in_no_item() {
+    let world = World::new().await;
+    let process = world.process();
+    for _ in 0..3 {
+        world.ask(&process, &per_recipient(), NUMBER).await;
+    }
+    let dump = world.aws.dump_tables().await;
+    assert_eq!(dump.matches("pace#").count(), 1, "{dump}");
+    assert_eq!(dump.matches("pace-pair#").count(), 1, "{dump}");
+    for secret in ["106540352242922", "15550100", "meta"] {
+        assert!(!dump.contains(secret), "{dump}");
+    }
+}
+
+#[tokio::test]
+async fn without_an_answer_of_the_database_the_message_goes_out() {
+    let world = World::new().await;
+    let process = world.process();
+    world
+        .aws
+        .fail_next("dynamodb", "UpdateItem", 100, Fault::AccessDenied);
+    assert_eq!(world.ask(&process, &per_second(1), NUMBER).await, Leave::NOW);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_wrong_holds_nobody_up() {
+    let world = World::new().await;
+    let wrong = Arc::new(ManualClock::new());
+    wrong.advance(Duration::from_hours(24 * 365));
+    let pace = per_second(1);
+    world.ask(&world.process_with(wrong), &pace, NUMBER).await;
+    let process = world.process();
+    assert_eq!(world.ask(&process, &pace, NUMBER).await, Leave::NOW);
+    assert_eq!(
+        world.ask(&process, &pace, NUMBER).await,
+        Leave::After(Duration::from_secs(1))
+    );
+}
+
+#[tokio::test]
+async fn a_turn_kept_for_somebody_who_went_away_is_used_by_the_next_unless_it_is_long_past() {
+    let world = World::new().await;
+    let process = world.process();
+    let pace = per_second(10);
+    let keyed = process.with_key(&world.key);
+    let message = message(NUMBER);
+    let mut one = keyed.ask(&pace, &message);
+    let mut two = keyed.ask(&pace, &message);
+    // Both are counted; then the first gets its answer and the second goes away.
+    let leave = {
+        let polled = tokio::join!(async { (&mut one).await }, async {
+            tokio::select! {
+                biased;
+                leave = &mut two => panic!("{leave:?} before its turn"),
+                () = tokio::task::yield_now() => {}
+            }
+        });
+        polled.0
+    };
+    drop(two);
+    assert_eq!(leave, Leave::NOW);
+    assert_eq!(world.requests(), 1);
+    let next = world.ask(&process, &pace, NUMBER).await;
+    assert_eq!((next, world.requests()), (Leave::After(Duration::from_millis(100)), 0));
+}
