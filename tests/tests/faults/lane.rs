@@ -368,7 +368,8 @@ impl Lane {
             return process;
         }
         self.processes += 1;
-        let variables = self.world.variables("worker");
+        let mut variables = self.world.variables("worker");
+        variables.push(("LOG_LEVEL".to_owned(), "info".to_owned()));
         let process = Process::start(&self.runtime, self.processes, &self.clock.file(), variables);
         let process = Arc::new(process);
         self.scene.enter(&process);
