@@ -12,6 +12,7 @@ mod authorization;
 mod config;
 mod config_test;
 mod events;
+mod faults;
 mod freeze;
 mod hangs;
 mod health;
