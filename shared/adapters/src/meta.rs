@@ -636,4 +636,6 @@ fn is_phone_number(body: &Value) -> bool {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod tests;

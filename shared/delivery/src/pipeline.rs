@@ -485,7 +485,7 @@ impl Pipeline {
                 }
                 AttemptOutcome::Accepted { .. } => false,
             });
-        attempts.extend(report.attempts);
+        Attempt::remember(&mut attempts, report.attempts);
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
         let unknown_outcomes = report.unknown_outcomes + usize::from(possible_duplicate);
         let mut outcome = Outcome {

@@ -2,11 +2,15 @@
 //! ([`envelope`]), where they are kept ([`store`]), what is kept of each change ([`version`]), how they are
 //! remembered ([`cache`]) and how often they may be tested ([`test_limits`]).
 
+#![cfg_attr(all(test, fuzzing), no_main)]
+
 mod aws_error;
 pub mod cache;
 pub mod credentials;
 pub mod document;
 pub mod envelope;
+#[cfg(test)]
+mod fuzz;
 pub mod hash_key;
 mod item;
 pub mod reseal;
