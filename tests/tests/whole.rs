@@ -17,6 +17,7 @@ mod hangs;
 mod health;
 mod idempotency;
 mod isolation;
+mod limits;
 mod matrix;
 mod openapi;
 mod operator;

@@ -7,8 +7,11 @@ use comms_delivery::pipeline::ACCEPTED_AS;
 use comms_settings::error_code;
 use thiserror::Error;
 
-/// Bytes of a message (Amazon SQS, message quotas: 1 MiB).
-pub(crate) const MAX_MESSAGE_BYTES: usize = 1_048_576;
+/// Bytes of a message with its attributes (Amazon SQS, message quotas: 1 MiB).
+const MAX_SQS_BYTES: usize = 1_048_576;
+/// Bytes of the communication in a message: names, types and values of its attributes count too.
+pub(crate) const MAX_MESSAGE_BYTES: usize =
+    MAX_SQS_BYTES - ACCEPTED_AS.len() - "String".len() - RequestId::LENGTH;
 
 /// Why a communication is not on the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
