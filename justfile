@@ -64,17 +64,26 @@ deny:
 imports:
     infra/ci/imports.sh
 
-# Check the SAM template
+# Check the SAM template, and that it gives no right that is not written there
 template:
     sam validate --lint --template-file template.yaml
     cfn-lint template.yaml
+    python3 infra/ci/expansion.py
+
+# Give every event of tests/events to the functions' programs: just events release
+events *PROFILE:
+    infra/ci/events.sh {{ PROFILE }}
+
+# The same by `sam local invoke`, where Docker is at hand: just sam-local target/release
+sam-local *DIRECTORY:
+    infra/ci/sam-local.sh {{ DIRECTORY }}
 
 # Check the HTTP contract
 openapi:
     openapi-spec-validator infra/openapi.yaml
 
 # Everything that .ci/run runs, with the tools that are installed already
-ci: test fmt-check lint imports deny template openapi
+ci: test events fmt-check lint imports deny template openapi sam-local
 
 # Build the functions' packages for this machine's instruction set
 build:

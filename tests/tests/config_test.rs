@@ -45,7 +45,7 @@ impl Resolver for Names {
 fn resolve_by_names(world: &mut World) {
     let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(Names));
     let tls = TlsConfigs::new(Some(&world.ca.pem())).unwrap();
-    let (sdk, clock) = (world.aws.sdk_config(), Arc::new(SystemClock));
+    let (sdk, clock) = (world.sdk_of("config-test"), Arc::new(SystemClock));
     world.config_test.factory = ProviderFactory::new(tls, egress, sdk, clock, 1);
 }
 

@@ -1,81 +1,217 @@
-//! The events for `sam local invoke`: each is one that its function understands.
+//! The events for `sam local invoke`: each is understood by its function and answered as `answers.json` beside them
+//! says, by a process of its own under the Lambda Runtime API.
+//!
+//! With `FUNCTIONS_DIR` set to a directory with the functions' programs it is those that answer (`infra/ci/events.sh`).
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
 
 use comms_testkit::http::{HttpServer, Reply};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::world::{CLINIC, World, handle_records};
+use crate::{
+    openapi::{contract::yaml, routes::deployed},
+    process::Process,
+    world::{CLINIC, FUNCTIONS, World},
+};
 
-/// The events whose names begin with `prefix`, by the rest of their names.
-fn events(prefix: &str) -> BTreeMap<String, String> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("events");
-    let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap());
-    files
-        .filter_map(|file| {
-            let name = file.file_name().into_string().unwrap();
-            let rest = name.strip_prefix(prefix)?.strip_suffix(".json")?.to_owned();
-            Some((rest, fs::read_to_string(file.path()).unwrap()))
+/// What is beside the events and is none: the environment that `sam local invoke` gives, and the answers.
+const NO_EVENTS: [&str; 2] = ["answers", "env"];
+
+/// What is expected of an event, of a clinic that has a mail server and nothing else, at its first version.
+struct Expected {
+    /// The function that gets it, as its program is called.
+    function: &'static str,
+    /// What is in the answer; there may be more in it.
+    answer: Value,
+    /// How many messages the mail server gets.
+    mails: u64,
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("events/{name}.json"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap()
+}
+
+/// The names of the events.
+fn events() -> BTreeSet<String> {
+    let files = fs::read_dir(path("env").parent().unwrap()).unwrap();
+    let names = files.filter_map(|file| {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        Some(name.strip_suffix(".json")?.to_owned())
+    });
+    names
+        .filter(|name| !NO_EVENTS.contains(&name.as_str()))
+        .collect()
+}
+
+/// `answers.json`.
+fn expected() -> BTreeMap<String, Expected> {
+    let answers: Value = serde_json::from_str(&read("answers")).unwrap();
+    let answers = answers.as_object().unwrap().iter();
+    answers
+        .map(|(event, expected)| {
+            let logical_name = expected["function"].as_str().unwrap();
+            let function = FUNCTIONS
+                .into_iter()
+                .find(|function| logical_name == crate::permissions::logical_name(function));
+            let expected = Expected {
+                function: function.unwrap_or_else(|| panic!("{logical_name} is no function")),
+                answer: expected["answer"].clone(),
+                mails: expected["mails"].as_u64().unwrap_or(0),
+            };
+            (event.clone(), expected)
         })
         .collect()
 }
 
-#[test]
-fn every_event_belongs_to_a_function() {
-    let all = events("").into_keys();
-    let lost: Vec<_> = all
-        .filter(|name| {
-            !["config-", "send-", "worker-"]
-                .iter()
-                .any(|function| name.starts_with(function))
-        })
-        .collect();
-    // The environment that they are given.
-    assert_eq!(lost, ["env"]);
+/// Whether everything of `part` is in `whole`: members of objects by their names, of lists by their places.
+fn contains(whole: &Value, part: &Value) -> bool {
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => part
+            .iter()
+            .all(|(name, part)| whole.get(name).is_some_and(|whole| contains(whole, part))),
+        (Value::Array(whole), Value::Array(part)) => {
+            whole.len() == part.len()
+                && whole
+                    .iter()
+                    .zip(part)
+                    .all(|(whole, part)| contains(whole, part))
+        }
+        (whole, part) => whole == part,
+    }
+}
+
+/// An answer with its body as JSON rather than as text.
+fn opened(mut answer: Value) -> Value {
+    if let Some(body) = answer["body"].as_str().filter(|body| !body.is_empty()) {
+        answer["body"] = serde_json::from_str(body).unwrap();
+    }
+    answer
+}
+
+async fn check(event: &str, expected: &Expected) {
+    let world = World::saved().await;
+    let mut process = Process::start(&world, expected.function).await;
+    let answer = opened(process.invoke(&read(event)).await);
+    assert!(
+        contains(&answer, &expected.answer),
+        "{event} is answered with {answer}, which is not {}\n{}",
+        expected.answer,
+        process.said()
+    );
+    assert_eq!(
+        world.smtp.messages().len() as u64,
+        expected.mails,
+        "{event}\n{}",
+        process.said()
+    );
 }
 
 #[tokio::test]
-async fn the_events_of_config_and_config_test_are_answered() {
-    for (name, event) in events("config-") {
-        let world = World::saved().await;
-        match name.as_str() {
-            // What is restored is the present version: nothing changes.
-            "get" | "restore" => assert_eq!(
-                world.ask_config(&event).await.expect(200).body["version"],
-                1
-            ),
-            "put" => assert_eq!(
-                world.ask_config(&event).await.expect(201).body["version"],
-                1
-            ),
-            "patch" => {
-                let answer = world.ask_config(&event).await.expect(200);
-                assert_eq!(answer.body["version"], 2);
-            }
-            "delete" => assert_eq!(
-                world.ask_config(&event).await.expect(204).text,
-                "{\"cache-control\": \"no-store\"} "
-            ),
-            "versions" => {
-                let answer = world.ask_config(&event).await.expect(200);
-                assert_eq!(answer.body["versions"][0]["version"], 1);
-            }
-            "test-email" => {
-                let answer = world.ask_config_test(&event).await.expect(200);
-                assert_eq!(answer.body["ok"], true, "{}", answer.text);
-                assert_eq!(world.smtp.messages().len(), 1);
-            }
-            "test-whatsapp" => {
-                let graph = world.api().await;
-                save_whatsapp(&world, &graph).await;
-                let answer = world.ask_config_test(&event).await.expect(200);
-                assert_eq!(answer.body["ok"], true, "{}", answer.text);
-                let sent = graph.requests().pop().unwrap().json();
-                assert_eq!(sent["template"]["name"], "hello_world");
-            }
-            other => panic!("no test knows what to expect of {other}"),
-        }
+async fn every_event_is_answered_by_a_process_of_its_function_as_expected() {
+    let expected = expected();
+    // A few at a time: each starts a process.
+    let all: Vec<_> = expected.iter().collect();
+    for some in all.chunks(4) {
+        join_all(some.iter().map(|(event, expected)| check(event, expected))).await;
     }
+}
+
+#[test]
+fn every_event_has_its_answer_and_every_route_and_function_an_event() {
+    let expected = expected();
+    assert_eq!(events(), expected.keys().cloned().collect());
+    let mut asked: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for (name, Expected { function, .. }) in &expected {
+        let event: Value = serde_json::from_str(&read(name)).unwrap();
+        let source = event["routeKey"]
+            .as_str()
+            .or_else(|| event["Records"][0]["eventSourceARN"].as_str());
+        asked
+            .entry(function)
+            .or_default()
+            .insert(source.unwrap().to_owned());
+    }
+    let mut deployed_to: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for route in deployed() {
+        let source = format!("{} {}", route.method, route.path);
+        deployed_to
+            .entry(route.function.program())
+            .or_default()
+            .insert(source);
+    }
+    let queues = ["clinic-comms", "clinic-comms-urgent"];
+    let queues = queues.map(|queue| format!("arn:aws:sqs:us-east-1:123456789012:{queue}"));
+    deployed_to.insert("worker", queues.into());
+    assert_eq!(asked, deployed_to);
+}
+
+/// `sam local invoke` gives a function only those variables of its file that the template declares for it.
+#[test]
+fn the_environment_for_sam_sets_what_the_template_declares() {
+    let template = yaml("template.yaml");
+    let declared = |of: &Value| -> BTreeSet<String> {
+        let variables = of["Environment"]["Variables"].as_object();
+        variables
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.clone())
+            .collect()
+    };
+    let mut all = declared(&template["Globals"]["Function"]);
+    for function in FUNCTIONS {
+        let function = crate::permissions::logical_name(function);
+        all.extend(declared(&template["Resources"][function]["Properties"]));
+    }
+    let given: Value = serde_json::from_str(&read("env")).unwrap();
+    let given: BTreeSet<_> = given["Parameters"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    assert!(given.is_subset(&all), "{given:?} {all:?}");
+    // What is left is good as the template has it by default.
+    let defaults: Vec<_> = all.difference(&given).map(String::as_str).collect();
+    assert_eq!(
+        defaults,
+        [
+            "EXTRA_CA_FILE",
+            "JWT_CLINIC_CLAIM",
+            "JWT_ROLES_CLAIM",
+            "SETTINGS_RETENTION_DAYS"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_the_event_of_send_queues_is_delivered_by_the_worker() {
+    let world = World::saved().await;
+    world.ask_send(&read("send-post-queued")).await.expect(202);
+    assert!(world.run_worker().await.failed.is_empty());
+    assert_eq!(world.smtp.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn the_event_for_whatsapp_tests_with_a_template_where_the_clinic_has_a_provider() {
+    let world = World::saved().await;
+    let graph = world.api().await;
+    save_whatsapp(&world, &graph).await;
+    let answer = world
+        .ask_config_test(&read("config-test-whatsapp"))
+        .await
+        .expect(200);
+    assert_eq!(answer.body["ok"], true, "{}", answer.text);
+    let sent = graph.requests().pop().unwrap().json();
+    assert_eq!(sent["template"]["name"], "hello_world");
 }
 
 /// Saves `graph` as the clinic's provider for WhatsApp, and lets it know the number and take one message.
@@ -98,42 +234,12 @@ async fn save_whatsapp(world: &World, graph: &HttpServer) {
 }
 
 #[tokio::test]
-async fn the_events_of_send_are_answered() {
-    for (name, event) in events("send-") {
-        let world = World::saved().await;
-        match name.as_str() {
-            // What is restored is the present version: nothing changes.
-            "get" | "restore" => assert_eq!(
-                world.ask_send(&event).await.expect(404).body["code"],
-                "not_found"
-            ),
-            "post-immediate" => {
-                world.ask_send(&event).await.expect(200);
-                assert_eq!(world.smtp.messages().len(), 1);
-            }
-            "post-queued" => {
-                world.ask_send(&event).await.expect(202);
-                assert!(world.run_worker().await.failed.is_empty());
-                assert_eq!(world.smtp.messages().len(), 1);
-            }
-            other => panic!("no test knows what to expect of {other}"),
-        }
-    }
-}
-
-#[tokio::test]
-async fn the_events_of_worker_are_delivered_and_the_poison_is_given_back() {
-    for (name, event) in events("worker-") {
-        let world = World::saved().await;
-        let event: Value = serde_json::from_str(&event).unwrap();
-        let records = event["Records"].as_array().unwrap();
-        let failed = handle_records(&world.worker, records, Duration::from_secs(30)).await;
-        let poison: &[&str] = match name.as_str() {
-            "one" => &[],
-            "poison" => &["059f36b4-87a3-44ab-83d2-661975970002"],
-            other => panic!("no test knows what to expect of {other}"),
-        };
-        assert_eq!(failed, poison, "{name}");
-        assert_eq!(world.smtp.messages().len(), records.len() - poison.len());
-    }
+async fn what_is_no_communication_is_set_aside_and_takes_no_other_message_with_it() {
+    let world = World::saved().await;
+    let event: Value = serde_json::from_str(&read("worker-poison")).unwrap();
+    world.work_on(event["Records"].as_array().unwrap()).await;
+    let letters = world.dead_letters().await;
+    let source = |letter: &Value| letter["attributes"]["sourceMessageId"].clone();
+    let dead: Vec<_> = letters.iter().map(source).collect();
+    assert_eq!(dead, ["059f36b4-87a3-44ab-83d2-661975970002"]);
 }

@@ -159,8 +159,11 @@ async fn a_producers_own_key_makes_two_messages_on_the_queue_one_communication()
     let failed = world
         .work_on(&[record("message-3", &with_key.to_string())])
         .await;
-    assert_eq!(failed, ["message-3"]);
+    assert_eq!(failed, [""; 0]);
     assert_eq!(world.smtp.messages().len(), 1);
+    let letters = world.dead_letters().await;
+    assert_eq!(letters[0]["attributes"]["reason"], "key_conflict");
+    assert_eq!(letters[0]["attributes"]["clinicId"], CLINIC);
 }
 
 #[tokio::test]

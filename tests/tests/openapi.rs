@@ -1,10 +1,10 @@
 //! `infra/openapi.yaml` and the code say the same: routes, examples, rules, limits, and what is answered to requests
 //! that are made from the document.
 
-mod contract;
+pub(crate) mod contract;
 mod made;
 mod requests;
-mod routes;
+pub(crate) mod routes;
 mod rules;
 
 use std::{
@@ -57,7 +57,7 @@ async fn world() -> World {
     let mut world = World::new().await;
     let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(Nowhere));
     let tls = TlsConfigs::new(Some(&world.ca.pem())).unwrap();
-    let (sdk, clock) = (world.aws.sdk_config(), Arc::new(SystemClock));
+    let (sdk, clock) = (world.sdk_of("config-test"), Arc::new(SystemClock));
     world.config_test.factory = ProviderFactory::new(tls, egress, sdk, clock, 1);
     world.config_test.hold_step = Duration::ZERO;
     world
@@ -843,7 +843,7 @@ async fn a_communication_that_is_not_the_first_or_not_small_is_answered_as_docum
     check(world.post(&large).await, 413);
     world
         .aws
-        .fail_next("sqs", "SendMessage", 100, Fault::ServerError);
+        .fail_next("sqs", "SendMessageBatch", 100, Fault::ServerError);
     check(world.post(&communication()).await, 503);
 }
 

@@ -370,7 +370,7 @@ async fn a_queue_that_is_down_is_told_to_the_caller_who_may_try_again_with_the_s
     let world = World::saved().await;
     world
         .aws
-        .fail_next("sqs", "SendMessage", 1, Fault::AccessDenied);
+        .fail_next("sqs", "SendMessageBatch", 1, Fault::AccessDenied);
     let failed = world.post_with_key(&communication(), "key-1").await;
     assert!(!failed.expect(503).header("retry-after").is_empty());
     let again = world.post_with_key(&communication(), "key-1").await;

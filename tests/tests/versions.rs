@@ -288,13 +288,13 @@ async fn versions_expire_and_the_present_settings_do_not() {
     let resources = world.aws.resources();
     world.config = comms_config::Deps {
         store: SettingsStore::new(
-            &world.aws.sdk_config(),
+            &world.sdk_of("config"),
             &resources.settings_table,
             &resources.kms_key_id,
         )
         .keeping_versions_for("30".parse().unwrap()),
         health: SharedHealth::new(
-            &world.aws.sdk_config(),
+            &world.sdk_of("config"),
             &resources.deliveries_table,
             clock.clone(),
         ),

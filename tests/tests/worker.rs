@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use comms_core::{DeliveryStatus, RequestId};
+use comms_core::{Clock, DeliveryStatus, RequestId};
+use comms_delivery::{Ledger, deferral::MAX_DEFERRALS};
 use comms_testkit::{
     aws::Fault,
     clock::ManualClock,
@@ -30,7 +31,7 @@ async fn delivery(world: &World, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn poison_is_given_back_and_takes_no_other_message_with_it() {
+async fn poison_is_set_aside_with_its_reason_and_takes_no_other_message_with_it() {
     let world = World::saved().await;
     let mut unknown_field = communication();
     unknown_field["colour"] = json!("red");
@@ -50,9 +51,29 @@ async fn poison_is_given_back_and_takes_no_other_message_with_it() {
             record(&format!("good-{n}"), &good.to_string()),
         );
     }
-    let mut failed = world.work_on(&records).await;
-    failed.sort();
-    assert_eq!(failed, ["empty", "no-json", "nobody", "unknown-field"]);
+    assert!(world.work_on(&records).await.is_empty());
+    let mut dead: Vec<_> = world
+        .dead_letters()
+        .await
+        .into_iter()
+        .map(|letter| {
+            let of = |name: &str| letter["attributes"][name].as_str().unwrap_or_default();
+            assert_eq!(of("sourceQueue"), "clinic-comms");
+            assert_eq!(letter["group"], CLINIC);
+            let said = (of("sourceMessageId"), of("reason"), of("fields"));
+            format!("{} {} {}", said.0, said.1, said.2)
+        })
+        .collect();
+    dead.sort();
+    assert_eq!(
+        dead,
+        [
+            "empty not_a_communication ",
+            "no-json not_a_communication ",
+            "nobody not_a_communication /recipients",
+            "unknown-field not_a_communication ",
+        ]
+    );
     let mut sent: Vec<_> = world
         .smtp
         .messages()
@@ -249,8 +270,12 @@ async fn an_outcome_that_was_not_recorded_comes_again_and_is_flagged_or_held_aft
         assert_eq!(world.smtp.messages().len(), 1);
         world.aws.clear_faults();
         assert_eq!(run().await, 1, "its lease holds");
-        let known = world.worker_with_clock(clock.clone()).pipeline;
-        let known = known.status(&RequestId::parse(&id).unwrap()).await;
+        let ledger = Ledger::new(
+            &world.aws.sdk_config(),
+            &world.aws.resources().deliveries_table,
+        );
+        let request = RequestId::parse(&id).unwrap();
+        let known = ledger.read(&request, clock.now()).await;
         let known = known.unwrap().unwrap().deliveries;
         assert_eq!(known[0].status, DeliveryStatus::Sending);
         assert_eq!(world.smtp.messages().len(), 1);
@@ -317,12 +342,22 @@ async fn a_greylisted_message_comes_again_until_it_is_taken_and_its_attempts_add
     let world = World::with(|server, _| server.on(Stage::Rcpt, later)).await;
     world.save_clinic().await;
     let id = world.post(&communication()).await.expect(202).request_id();
-    assert_eq!(world.run_worker().await.failed.len(), 1);
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    let run = async || {
+        let batch = world.run_worker_with(&worker, Duration::from_secs(30));
+        batch.await.failed.len()
+    };
+    assert_eq!(run().await, 1);
     let queued = delivery(&world, &id).await;
     assert_eq!(queued["status"], "queued");
     assert_eq!(queued["attempts"][0]["code"], "451 4.7.1");
 
-    assert!(world.run_worker().await.failed.is_empty());
+    clock.advance(Duration::from_secs(29));
+    assert_eq!(run().await, 1, "not so soon");
+    assert_eq!(delivery(&world, &id).await, queued);
+    clock.advance(Duration::from_mins(10));
+    assert_eq!(run().await, 0);
     let sent = delivery(&world, &id).await;
     assert_eq!(sent["status"], "sent");
     assert!(sent.get("reason").is_none(), "{sent}");
@@ -342,11 +377,17 @@ async fn a_message_that_is_never_taken_ends_as_failed_and_not_as_a_dead_letter()
         World::with(|server, _| server.always(Stage::Mail, Action::reply("451 4.3.0 later"))).await;
     world.save_clinic().await;
     let id = world.post(&communication()).await.expect(202).request_id();
-    for _ in 1..comms_worker::MAX_RECEIVES {
-        assert_eq!(world.run_worker().await.failed.len(), 1);
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    for _ in 0..MAX_DEFERRALS {
+        let batch = world.run_worker_with(&worker, Duration::from_secs(30));
+        assert_eq!(batch.await.failed.len(), 1);
         assert_eq!(delivery(&world, &id).await["status"], "queued");
+        clock.advance(Duration::from_mins(20));
     }
-    let last = world.run_worker().await;
+    let last = world
+        .run_worker_with(&worker, Duration::from_secs(30))
+        .await;
     assert_eq!((last.records.len(), last.failed.len()), (1, 0));
     let failed = delivery(&world, &id).await;
     assert_eq!(failed["reason"]["code"], "ALL_PROVIDERS_FAILED");
@@ -378,4 +419,60 @@ async fn a_batch_of_one_clinic_shares_its_few_connections() {
         "{}",
         world.smtp.connections()
     );
+}
+
+#[tokio::test]
+async fn the_worker_says_when_a_message_is_to_come_again() {
+    let later = Action::reply("451 4.3.0 later");
+    let world = World::with(|server, _| server.always(Stage::Mail, later)).await;
+    world.save_clinic().await;
+    world.post(&communication()).await.expect(202);
+    let waits = || world.aws.count("sqs", "ChangeMessageVisibilityBatch");
+
+    // There was no time: whoever has some may have it at once.
+    let (_, _, records) = world.take_batch().await;
+    let failed = handle_records(&world.worker, &records, Duration::from_secs(2)).await;
+    assert_eq!((failed.len(), waits()), (1, 1));
+
+    // The provider has to wait, and the message does.
+    let (_, _, records) = world.take_batch().await;
+    let failed = handle_records(&world.worker, &records, Duration::from_secs(30)).await;
+    assert_eq!((failed.len(), waits()), (1, 2));
+    assert!(world.take_batch().await.2.is_empty());
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_put_back_is_known_by_the_id_that_it_had() {
+    let world = World::saved().await;
+    let mut first = record("first-id", &communication().to_string());
+    assert!(world.work_on(std::slice::from_ref(&first)).await.is_empty());
+    assert_eq!(world.smtp.messages().len(), 1);
+    first["messageId"] = json!("second-id");
+    first["messageAttributes"] =
+        json!({"sourceMessageId": {"stringValue": "first-id", "dataType": "String"}});
+    assert!(world.work_on(&[first]).await.is_empty());
+    assert_eq!(world.smtp.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn poison_that_can_not_be_set_aside_comes_again() {
+    let world = World::saved().await;
+    world
+        .aws
+        .fail_next("sqs", "SendMessage", 100, Fault::AccessDenied);
+    let poison = [record("poison", "no communication")];
+    assert_eq!(world.work_on(&poison).await, ["poison"]);
+    world.aws.clear_faults();
+    assert!(world.work_on(&poison).await.is_empty());
+    assert_eq!(world.dead_letters().await.len(), 1);
+}
+
+#[tokio::test]
+async fn poison_that_leaves_no_room_for_its_reason_is_set_aside_all_the_same() {
+    let world = World::saved().await;
+    let poison = "p".repeat(1_048_576);
+    assert!(world.work_on(&[record("large", &poison)]).await.is_empty());
+    let letters = world.dead_letters().await;
+    assert_eq!(letters[0]["body"].as_str().unwrap().len(), poison.len());
+    assert_eq!(letters[0]["attributes"], json!({}));
 }

@@ -6,12 +6,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use aws_lambda_events::sqs::SqsEvent;
-use aws_sdk_sqs::types::MessageSystemAttributeName;
+use aws_sdk_sqs::{
+    config::{Credentials, SharedCredentialsProvider},
+    types::MessageSystemAttributeName,
+};
+use aws_types::SdkConfig;
 use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
 use comms_core::Clock;
 use comms_delivery::{Ledger, Pipeline, SharedHealth};
-use comms_runtime::Environment;
+use comms_runtime::{Environment, sqs::SqsEvent};
 use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
     aws::LocalAws,
@@ -25,6 +28,10 @@ use mail_parser::MessageParser;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
+use crate::permissions;
+
+/// The functions, by the names of their programs.
+pub(crate) const FUNCTIONS: [&str; 4] = ["send", "worker", "config", "config-test"];
 /// The clinic of most tests.
 pub(crate) const CLINIC: &str = "clinic-123";
 /// The clinic's sender.
@@ -122,6 +129,52 @@ pub(crate) struct World {
     /// Every answer of every HTTP function, as text.
     answers: Mutex<Vec<String>>,
     queue: aws_sdk_sqs::Client,
+    roots: NamedTempFile,
+}
+
+/// Whatever a test does, no function does what its role does not permit.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            permissions::assert_permitted(&self.aws);
+        }
+    }
+}
+
+/// The id of the access key of a function's role, by which the local AWS tells the functions apart.
+pub(crate) fn access_key_id(function: &str) -> String {
+    format!("AKIA{:0<16}", function.to_uppercase().replace('-', ""))
+}
+
+/// The environment of a function's process.
+fn variables(function: &str, aws: &LocalAws, roots: &NamedTempFile) -> Vec<(String, String)> {
+    let mut variables = aws.env();
+    variables.retain(|(name, _)| name != "AWS_ACCESS_KEY_ID");
+    let access_key_id = access_key_id(function);
+    for (name, value) in [
+        ("AWS_ACCESS_KEY_ID", access_key_id.as_str()),
+        ("EGRESS_ALLOW", "127.0.0.0/8"),
+        ("EXTRA_CA_FILE", roots.path().to_str().unwrap()),
+        ("LOG_LEVEL", "trace"),
+    ] {
+        variables.push((name.to_owned(), value.to_owned()));
+    }
+    variables
+}
+
+/// Reads a function's environment as its process does when it starts.
+fn start<D>(
+    function: &str,
+    aws: &LocalAws,
+    roots: &NamedTempFile,
+    read: impl FnOnce(&Environment<'_>) -> Result<D, lambda_runtime::Error>,
+) -> D {
+    let variables = variables(function, aws, roots);
+    let environment = Environment::from_lookup(|name| {
+        let (_, value) = variables.iter().find(|(known, _)| known == name)?;
+        Some(value.clone())
+    });
+    read(&environment).unwrap()
 }
 
 impl World {
@@ -145,29 +198,50 @@ impl World {
         let smtp = script(mail_server(&ca, USER, PASSWORD), &aws).start().await;
         let mut roots = NamedTempFile::new().unwrap();
         roots.write_all(ca.pem().as_bytes()).unwrap();
-        let mut variables = aws.env();
-        for (name, value) in [
-            ("EGRESS_ALLOW", "127.0.0.0/8"),
-            ("EXTRA_CA_FILE", roots.path().to_str().unwrap()),
-            ("LOG_LEVEL", "trace"),
-        ] {
-            variables.push((name.to_owned(), value.to_owned()));
-        }
-        let environment = Environment::from_lookup(|name| {
-            let (_, value) = variables.iter().find(|(known, _)| known == name)?;
-            Some(value.clone())
-        });
         Self {
-            send: comms_send::Deps::from_environment(&environment).unwrap(),
-            worker: comms_worker::Deps::from_environment(&environment).unwrap(),
-            config: comms_config::Deps::from_environment(&environment).unwrap(),
-            config_test: comms_config_test::Deps::from_environment(&environment).unwrap(),
+            send: start("send", &aws, &roots, comms_send::Deps::from_environment),
+            worker: start("worker", &aws, &roots, comms_worker::Deps::from_environment),
+            config: start("config", &aws, &roots, comms_config::Deps::from_environment),
+            config_test: start(
+                "config-test",
+                &aws,
+                &roots,
+                comms_config_test::Deps::from_environment,
+            ),
             queue: aws_sdk_sqs::Client::new(&aws.sdk_config()),
             answers: Mutex::default(),
             aws,
             ca,
             smtp,
+            roots,
         }
+    }
+
+    /// New processes of all functions, which know nothing of what the former ones had in memory.
+    pub(crate) fn restart(&mut self) {
+        let (aws, roots) = (&self.aws, &self.roots);
+        self.send = start("send", aws, roots, comms_send::Deps::from_environment);
+        self.worker = start("worker", aws, roots, comms_worker::Deps::from_environment);
+        self.config = start("config", aws, roots, comms_config::Deps::from_environment);
+        self.config_test = start(
+            "config-test",
+            aws,
+            roots,
+            comms_config_test::Deps::from_environment,
+        );
+    }
+
+    /// The environment of a function's process.
+    pub(crate) fn variables(&self, function: &str) -> Vec<(String, String)> {
+        variables(function, &self.aws, &self.roots)
+    }
+
+    /// The SDK's configuration with a function's credentials.
+    pub(crate) fn sdk_of(&self, function: &str) -> SdkConfig {
+        let credentials = Credentials::new(access_key_id(function), "secret", None, None, "test");
+        let provider = SharedCredentialsProvider::new(credentials);
+        let sdk = self.aws.sdk_config().to_builder();
+        sdk.credentials_provider(provider).build()
     }
 
     /// A provider's API under the same authority.
@@ -183,18 +257,23 @@ impl World {
 
     /// The worker as a new process with a clock that the test moves.
     pub(crate) fn worker_with_clock(&self, clock: Arc<dyn Clock>) -> comms_worker::Deps {
-        let (sdk, resources) = (self.aws.sdk_config(), self.aws.resources());
+        let (sdk, resources) = (self.sdk_of("worker"), self.aws.resources());
         let store = SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
         let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
         let tls = TlsConfigs::new(Some(&self.ca.pem())).unwrap();
         comms_worker::Deps {
             pipeline: Pipeline::new(
-                Arc::new(SettingsCache::new(store.clone(), clock.clone(), 10)),
+                Arc::new(SettingsCache::new(store.clone(), clock.clone(), 500)),
                 HashKeys::new(store),
-                ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 10),
+                ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
                 SharedHealth::new(&sdk, &resources.deliveries_table, clock.clone()),
                 Ledger::new(&sdk, &resources.deliveries_table),
                 clock,
+            ),
+            queues: comms_worker::Queues::new(
+                &sdk,
+                [&resources.queue_url, &resources.urgent_queue_url],
+                &resources.dlq_url,
             ),
         }
     }
@@ -405,8 +484,63 @@ impl World {
             .unwrap();
     }
 
-    /// Lets the worker handle what is on the queue, as Lambda does: the messages that it does not give back are
-    /// deleted. Those that it gives back can be received again at once.
+    /// Up to ten messages of a queue.
+    async fn receive(&self, url: &str) -> Vec<aws_sdk_sqs::types::Message> {
+        let received = self
+            .queue
+            .receive_message()
+            .queue_url(url)
+            .max_number_of_messages(10)
+            .message_system_attribute_names(MessageSystemAttributeName::All)
+            .message_attribute_names("All")
+            .send()
+            .await
+            .unwrap();
+        received.messages.unwrap_or_default()
+    }
+
+    /// Up to ten messages of the urgent queue, else of the other, as they are received and as Lambda hands them on; and
+    /// the URL of the queue.
+    pub(crate) async fn take_batch(&self) -> (&str, Vec<aws_sdk_sqs::types::Message>, Vec<Value>) {
+        let resources = self.aws.resources();
+        let mut url = &resources.urgent_queue_url;
+        let mut received = self.receive(url).await;
+        if received.is_empty() {
+            url = &resources.queue_url;
+            received = self.receive(url).await;
+        }
+        let name = url.rsplit('/').next().unwrap();
+        let arn = format!("arn:aws:sqs:us-east-1:123456789012:{name}");
+        let records = received.iter().map(|message| {
+            let attributes: serde_json::Map<_, _> = message
+                .attributes()
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name.as_str().to_owned(), json!(value)))
+                .collect();
+            let own: serde_json::Map<_, _> = message
+                .message_attributes()
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| {
+                    let json =
+                        json!({"stringValue": value.string_value(), "dataType": value.data_type()});
+                    (name.clone(), json)
+                })
+                .collect();
+            let mut record = record(message.message_id().unwrap(), message.body().unwrap());
+            record["eventSourceARN"] = json!(arn);
+            record["receiptHandle"] = json!(message.receipt_handle());
+            record["attributes"] = attributes.into();
+            record["messageAttributes"] = own.into();
+            record
+        });
+        let records = records.collect();
+        (url, received, records)
+    }
+
+    /// Lets the worker handle what is on the queues, the urgent one first, as Lambda does: the messages that it does not
+    /// give back are deleted. Those that it gives back can be received again at once.
     pub(crate) async fn run_worker(&self) -> Batch {
         self.run_worker_with(&self.worker, Duration::from_secs(30))
             .await
@@ -418,44 +552,7 @@ impl World {
         worker: &comms_worker::Deps,
         time: Duration,
     ) -> Batch {
-        let url = &self.aws.resources().queue_url;
-        let received = self
-            .queue
-            .receive_message()
-            .queue_url(url)
-            .max_number_of_messages(10)
-            .message_system_attribute_names(MessageSystemAttributeName::All)
-            .message_attribute_names("All")
-            .send()
-            .await
-            .unwrap()
-            .messages
-            .unwrap_or_default();
-        let records: Vec<Value> = received
-            .iter()
-            .map(|message| {
-                let attributes: serde_json::Map<_, _> = message
-                    .attributes()
-                    .into_iter()
-                    .flatten()
-                    .map(|(name, value)| (name.as_str().to_owned(), json!(value)))
-                    .collect();
-                let mut record = record(message.message_id().unwrap(), message.body().unwrap());
-                record["receiptHandle"] = json!(message.receipt_handle());
-                record["attributes"] = attributes.into();
-                let own: serde_json::Map<_, _> = message
-                    .message_attributes()
-                    .into_iter()
-                    .flatten()
-                    .map(|(name, value)| {
-                        let json = json!({"stringValue": value.string_value(), "dataType": value.data_type()});
-                        (name.clone(), json)
-                    })
-                    .collect();
-                record["messageAttributes"] = own.into();
-                record
-            })
-            .collect();
+        let (url, received, records) = self.take_batch().await;
         let failed = handle_records(worker, &records, time).await;
         for message in &received {
             let handle = message.receipt_handle().unwrap();
@@ -482,6 +579,31 @@ impl World {
             }
         }
         Batch { records, failed }
+    }
+
+    /// What lies in the dead-letter queue: body, attributes and group of each message.
+    pub(crate) async fn dead_letters(&self) -> Vec<Value> {
+        let mut letters = Vec::new();
+        loop {
+            let messages = self.receive(&self.aws.resources().dlq_url).await;
+            if messages.is_empty() {
+                return letters;
+            }
+            for message in messages {
+                let attributes: serde_json::Map<_, _> = message
+                    .message_attributes()
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, value)| (name.clone(), json!(value.string_value())))
+                    .collect();
+                let group = message
+                    .attributes()
+                    .and_then(|all| all.get(&MessageSystemAttributeName::MessageGroupId));
+                letters.push(json!({
+                    "body": message.body(), "attributes": attributes, "group": group,
+                }));
+            }
+        }
     }
 
     /// Gives records to the worker and returns the ids in `batchItemFailures`.
@@ -513,7 +635,7 @@ pub(crate) async fn handle_records(
 pub(crate) fn record(id: &str, body: &str) -> Value {
     json!({
         "messageId": id, "receiptHandle": "handle", "body": body, "md5OfBody": "",
-        "attributes": {"ApproximateReceiveCount": "1"}, "messageAttributes": {},
+        "attributes": {"ApproximateReceiveCount": "1", "MessageGroupId": CLINIC}, "messageAttributes": {},
         "eventSource": "aws:sqs", "awsRegion": "us-east-1",
         "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:clinic-comms",
     })

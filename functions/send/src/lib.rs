@@ -36,7 +36,7 @@ use lambda_http::{
 use serde_json::json;
 use tracing::{error, warn};
 
-pub use queue::{Queue, QueueError, QueueMessage};
+pub use queue::{Queue, QueueError, QueueMessages};
 
 /// What is kept of the time of an immediate send for putting on the queue what it could not end.
 const QUEUE_TIME: Duration = Duration::from_secs(3);
@@ -68,11 +68,12 @@ impl Deps {
             tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
         };
         let queue_url = environment.required("QUEUE_URL");
+        let urgent_queue_url = environment.required("URGENT_QUEUE_URL");
         let claims = ClaimNames::from_environment(environment);
         environment.finish()?;
         Ok(Self {
             pipeline: Pipeline::assemble(&sdk, config),
-            queue: Queue::new(&sdk, queue_url),
+            queue: Queue::new(&sdk, queue_url, urgent_queue_url),
             claims,
         })
     }
@@ -123,29 +124,34 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
     let deadline = Deadline::after(time_left(request));
     let mut submission = read_submission(request)?;
     principal.authorize(Action::Send, &submission.request.tenant())?;
+    let is_own_key = submission.idempotency_key.is_some();
     let key = submission
         .idempotency_key
         .get_or_insert_with(IdempotencyKey::random)
         .clone();
+    // A key of the caller's own is not repeated: it may say more than a key should.
+    let unknown_key = (!is_own_key).then_some(key.as_str());
     // Before anything is recorded under the key: what is too large for the queue can still be sent
     // at once, under the same key.
-    let message = QueueMessage::new(&submission);
-    let message = match submission.request.strategy {
-        Strategy::Queued => Some(message.map_err(|error| queue_problem(&error))?),
-        // Only for what can not be sent at once.
-        Strategy::Immediate => message.ok(),
+    let messages = match submission.request.strategy {
+        Strategy::Queued => {
+            Some(QueueMessages::new(&submission).map_err(|error| too_large(&error))?)
+        }
+        // Only what can not be ended at once is queued.
+        Strategy::Immediate => None,
     };
     let accepted = deps
         .pipeline
         .accept(&submission.request, &key)
         .await
         .map_err(pipeline_problem)?;
-    let (status, deliveries) = match submission.request.strategy {
-        Strategy::Queued => {
-            queue(deps, message, &accepted).await?;
+    let (status, deliveries) = match messages {
+        Some(messages) => {
+            let queued = deps.queue.send(messages, &accepted).await;
+            queued.map_err(|error| not_queued(error, &accepted, unknown_key))?;
             (StatusCode::ACCEPTED, accepted.queued())
         }
-        Strategy::Immediate => send_now(deps, &submission, message, &accepted, deadline).await?,
+        None => send_now(deps, &submission, unknown_key, &accepted, deadline).await?,
     };
     let mut body = json!({"requestId": accepted.id(), "deliveries": deliveries});
     if status == StatusCode::ACCEPTED {
@@ -164,7 +170,7 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
 async fn send_now(
     deps: &Deps,
     submission: &Submission,
-    message: Option<QueueMessage>,
+    unknown_key: Option<&str>,
     accepted: &Accepted,
     deadline: Deadline,
 ) -> Result<(StatusCode, Vec<Delivery>), HttpProblem> {
@@ -180,22 +186,35 @@ async fn send_now(
     pipeline.tell_connections();
     let mut deliveries = accepted.queued();
     let mut handed_back = 0;
-    for (delivery, result) in deliveries.iter_mut().zip(results) {
+    let mut left = Vec::new();
+    let of_recipient = submission.request.channels.len().max(1);
+    for (place, (delivery, result)) in deliveries.iter_mut().zip(results).enumerate() {
         match result {
             DeliveryResult::Recorded(recorded) => *delivery = *recorded,
             DeliveryResult::HandBack(_, HandBack::KeyConflict) => return Err(key_conflict()),
             DeliveryResult::HandBack(
                 _,
-                HandBack::Busy
+                HandBack::Busy { .. }
                 | HandBack::OutOfTime
                 | HandBack::Unreachable
-                | HandBack::NotRecorded
-                | HandBack::TryLater,
-            ) => handed_back += 1,
+                | HandBack::NotRecorded { .. }
+                | HandBack::Deferred { .. },
+            ) => {
+                handed_back += 1;
+                left.push(place / of_recipient);
+            }
         }
     }
     if handed_back > 0 {
-        queue(deps, message, accepted).await?;
+        left.dedup();
+        let recipients = &submission.request.recipients;
+        let recipients = left.into_iter().filter_map(|index| recipients.get(index));
+        let rest = submission.for_recipients(recipients.cloned().collect());
+        let queued = match QueueMessages::new(&rest) {
+            Ok(messages) => deps.queue.send(messages, accepted).await,
+            Err(error) => Err(error),
+        };
+        queued.map_err(|error| not_queued(error, accepted, unknown_key))?;
     }
     let sent = deliveries
         .iter()
@@ -262,22 +281,39 @@ fn read_submission(request: &Request) -> Result<Submission, HttpProblem> {
     Ok(submission)
 }
 
-async fn queue(
-    deps: &Deps,
-    message: Option<QueueMessage>,
-    accepted: &Accepted,
-) -> Result<(), HttpProblem> {
-    let sent = match message {
-        Some(message) => deps.queue.send(message, accepted.id()).await,
-        None => Err(QueueError::TooLarge),
-    };
-    sent.map_err(|error| {
-        error!(request_id = %accepted.id(), %error, "a communication could not be queued");
-        HttpProblem::unavailable()
-    })
+/// 503, which says for whom it is not on the queue. The same request again, under the same key, puts there
+/// what is left; what is put there twice is sent once.
+fn not_queued(error: QueueError, accepted: &Accepted, unknown_key: Option<&str>) -> HttpProblem {
+    error!(request_id = %accepted.id(), %error, "a communication could not be queued");
+    let mut problems = Problems::default();
+    match error {
+        QueueError::TooLarge | QueueError::Unreadable => {}
+        QueueError::Sqs { left, .. } => {
+            for recipients in left {
+                problems.add(
+                    format!("/recipients/{}", recipients.start),
+                    format!(
+                        "{} recipients from here on are not queued",
+                        recipients.len()
+                    ),
+                );
+            }
+        }
+    }
+    let problem = HttpProblem::unavailable()
+        .with_detail(
+            "Not everything is queued. Send the same request again with the same idempotency key, which is \
+             idempotencyKey where it had none: what is queued or sent is not sent again.",
+        )
+        .with_errors(&problems)
+        .with_member("requestId", accepted.id().as_str());
+    match unknown_key {
+        Some(key) => problem.with_member("idempotencyKey", key),
+        None => problem,
+    }
 }
 
-fn queue_problem(error: &QueueError) -> HttpProblem {
+fn too_large(error: &QueueError) -> HttpProblem {
     match error {
         QueueError::TooLarge => HttpProblem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -285,7 +321,7 @@ fn queue_problem(error: &QueueError) -> HttpProblem {
             "The communication is too large for the queue",
             format!(
                 "A queued communication may have {} bytes as JSON; send fewer attachments, or use the immediate strategy.",
-                queue::MAX_MESSAGE_BYTES
+                queue::MAX_PART_BYTES
             ),
         ),
         QueueError::Unreadable | QueueError::Sqs { .. } => HttpProblem::unavailable(),

@@ -1,90 +1,282 @@
-//! The queue, as the sender sees it.
+//! The queues, as the sender sees them.
+
+use std::time::Duration;
 
 use aws_config::SdkConfig;
-use aws_sdk_sqs::{Client, types::MessageAttributeValue};
-use comms_core::{RequestId, request::Submission};
-use comms_delivery::pipeline::ACCEPTED_AS;
+use aws_sdk_sqs::{
+    Client,
+    error::BuildError,
+    types::{MessageAttributeValue, SendMessageBatchRequestEntry},
+};
+use comms_adapters::retry::jitter;
+use comms_core::request::{Priority, Recipient, Submission};
+use comms_delivery::{
+    Accepted,
+    pipeline::{ACCEPTED_AS, PAYLOAD_HASH},
+};
 use comms_settings::error_code;
 use thiserror::Error;
 
-/// Bytes of a message with its attributes (Amazon SQS, message quotas: 1 MiB).
-const MAX_SQS_BYTES: usize = 1_048_576;
-/// Bytes of the communication in a message: names, types and values of its attributes count too.
-pub(crate) const MAX_MESSAGE_BYTES: usize =
-    MAX_SQS_BYTES - ACCEPTED_AS.len() - "String".len() - RequestId::LENGTH;
+/// Bytes of a message, and of all messages of one request (Amazon SQS, message quotas: 1 MiB).
+const MAX_MESSAGE_BYTES: usize = 1_048_576;
 
-/// Why a communication is not on the queue.
+/// What is kept of them for a message's attributes: two names, types and hashes.
+const ATTRIBUTE_BYTES: usize = 256;
+
+/// Bytes of a communication, or of a part of one, in a message.
+pub(crate) const MAX_PART_BYTES: usize = MAX_MESSAGE_BYTES - ATTRIBUTE_BYTES;
+
+/// Messages of one `SendMessageBatch`.
+const MAX_ENTRIES: usize = 10;
+
+/// Deliveries of one message: what one worker has time for even when the providers are slow.
+const MESSAGE_DELIVERIES: usize = 10;
+
+/// Of a content of more than [`LARGE_CONTENT`] bytes, which would be on the queue once for every few
+/// recipients.
+const LARGE_MESSAGE_DELIVERIES: usize = 50;
+const LARGE_CONTENT: usize = 65_536;
+
+/// How often what SQS did not take is offered again, beside the SDK's own retries of whole requests.
+const RETRIES: u32 = 3;
+
+/// The wait before the first of those is up to this long, before each later one up to twice as long.
+const RETRY_WAIT: Duration = Duration::from_millis(100);
+
+/// Why a communication is not on the queue, or not all of it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QueueError {
-    /// It is larger than a message may be.
+    /// A part of it is larger than a message may be.
     #[error("the communication is larger than a queue message may be")]
     TooLarge,
     /// It could not be written as JSON.
     #[error("the communication could not be written as JSON")]
     Unreadable,
-    /// SQS did not take it.
-    #[error("SQS SendMessage failed ({code})")]
+    /// SQS did not take it, or not all of it.
+    #[error("SQS took {queued} of {} messages ({code})", queued + left.len())]
     Sqs {
-        /// SQS's error code, or what kept the request from being answered.
+        /// Messages that it took.
+        queued: usize,
+        /// The others: which recipients each is for, counted from 0.
+        left: Vec<std::ops::Range<usize>>,
+        /// SQS's error code for the first of them, or what kept the request from being answered.
         code: String,
     },
 }
 
-/// A communication as it goes on the queue.
-pub struct QueueMessage {
-    body: String,
+/// A communication as it goes on the queue: a message, or several, each with the same content for some
+/// of the recipients.
+#[derive(Debug)]
+pub struct QueueMessages {
+    parts: Vec<Part>,
     group: String,
+    is_urgent: bool,
 }
 
-impl QueueMessage {
-    /// Writes a communication as a message, if it is not too large to be one.
-    pub fn new(submission: &Submission) -> Result<Self, QueueError> {
-        let body = submission.to_json().map_err(|_| QueueError::Unreadable)?;
-        if body.len() > MAX_MESSAGE_BYTES {
-            return Err(QueueError::TooLarge);
-        }
-        let group = submission.request.tenant().as_str().to_owned();
-        Ok(Self { body, group })
+struct Part {
+    body: String,
+    recipients: std::ops::Range<usize>,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Part({:?}, …)", self.recipients)
     }
 }
 
-/// The queue that the worker reads.
+impl QueueMessages {
+    /// Writes a communication as messages, if none of them is too large to be one.
+    pub fn new(submission: &Submission) -> Result<Self, QueueError> {
+        let request = &submission.request;
+        let per_message = |deliveries: usize| (deliveries / request.channels.len().max(1)).max(1);
+        let all = request.recipients.len();
+        let mut parts = Vec::new();
+        // Whether the content is large, the first part shows.
+        let mut step = per_message(MESSAGE_DELIVERIES).min(all);
+        let mut start = 0;
+        while start < all {
+            let mut end = (start + step).min(all);
+            let mut body = body_for(submission, &request.recipients[start..end])?;
+            if start == 0 && end < all && body.len() > LARGE_CONTENT {
+                step = per_message(LARGE_MESSAGE_DELIVERIES);
+                end = step.min(all);
+                body = body_for(submission, &request.recipients[..end])?;
+            }
+            parts.push(Part {
+                body,
+                recipients: start..end,
+            });
+            start = end;
+        }
+        Ok(Self {
+            parts,
+            group: request.tenant().as_str().to_owned(),
+            is_urgent: match request.priority {
+                Priority::High | Priority::Critical => true,
+                Priority::Low | Priority::Normal => false,
+            },
+        })
+    }
+}
+
+fn body_for(submission: &Submission, recipients: &[Recipient]) -> Result<String, QueueError> {
+    let body = submission
+        .to_json_for(recipients)
+        .map_err(|_| QueueError::Unreadable)?;
+    if body.len() > MAX_PART_BYTES {
+        return Err(QueueError::TooLarge);
+    }
+    Ok(body)
+}
+
+/// The queues that the worker reads.
 #[derive(Debug, Clone)]
 pub struct Queue {
     client: Client,
     url: String,
+    urgent_url: String,
 }
 
 impl Queue {
-    /// Uses the queue at `url`.
-    pub fn new(config: &SdkConfig, url: impl Into<String>) -> Self {
+    /// Uses the queue at `url`, and the one at `urgent_url` for what is urgent.
+    pub fn new(config: &SdkConfig, url: impl Into<String>, urgent_url: impl Into<String>) -> Self {
         Self {
             client: Client::new(config),
             url: url.into(),
+            urgent_url: urgent_url.into(),
         }
     }
 
-    /// Puts a communication on the queue, in the group of its clinic: SQS's fair queues then keep
-    /// one clinic's campaign from holding up the others.
+    /// Puts a communication on its queue, in the group of its clinic: SQS's fair queues then keep one
+    /// clinic's campaign from holding up the others.
     ///
-    /// The attribute [`ACCEPTED_AS`] tells the worker that the ledger knows of it.
-    pub async fn send(&self, message: QueueMessage, id: &RequestId) -> Result<(), QueueError> {
-        let accepted_as = MessageAttributeValue::builder()
-            .data_type("String")
-            .string_value(id.as_str())
-            .build()
-            .map_err(|_| QueueError::Unreadable)?;
-        self.client
-            .send_message()
-            .queue_url(&self.url)
-            .message_body(message.body)
-            .message_group_id(message.group)
-            .message_attributes(ACCEPTED_AS, accepted_as)
-            .send()
-            .await
-            .map_err(|error| QueueError::Sqs {
-                code: error_code(&error),
-            })?;
-        Ok(())
+    /// The attributes [`ACCEPTED_AS`] and [`PAYLOAD_HASH`] tell the worker that the ledger knows of it.
+    pub async fn send(
+        &self,
+        messages: QueueMessages,
+        accepted: &Accepted,
+    ) -> Result<(), QueueError> {
+        let url = if messages.is_urgent {
+            &self.urgent_url
+        } else {
+            &self.url
+        };
+        let all = messages.parts.len();
+        let mut left = Vec::new();
+        let mut code = String::new();
+        let mut parts = messages.parts.into_iter().peekable();
+        while parts.peek().is_some() {
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            while let Some(part) = parts.next_if(|part| {
+                batch.len() < MAX_ENTRIES
+                    && (batch.is_empty()
+                        || bytes + part.body.len() + ATTRIBUTE_BYTES <= MAX_MESSAGE_BYTES)
+            }) {
+                bytes += part.body.len() + ATTRIBUTE_BYTES;
+                batch.push(part);
+            }
+            if let Err(refused) = self.send_batch(url, &messages.group, batch, accepted).await {
+                left.extend(refused.parts.into_iter().map(|part| part.recipients));
+                if code.is_empty() {
+                    code = refused.code;
+                }
+            }
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(QueueError::Sqs {
+            queued: all - left.len(),
+            left,
+            code,
+        })
     }
+
+    /// Offers messages to SQS until it has taken all, or for long enough.
+    async fn send_batch(
+        &self,
+        url: &str,
+        group: &str,
+        mut parts: Vec<Part>,
+        accepted: &Accepted,
+    ) -> Result<(), Refused> {
+        let mut retry = 0;
+        loop {
+            let entries = parts
+                .iter()
+                .enumerate()
+                .map(|(number, part)| entry(number, part, group, accepted))
+                .collect::<Result<Vec<_>, BuildError>>();
+            let Ok(entries) = entries else {
+                return Err(Refused::new(parts, "RequestNotBuilt"));
+            };
+            let sent = self
+                .client
+                .send_message_batch()
+                .queue_url(url)
+                .set_entries(Some(entries))
+                .send()
+                .await;
+            let failed = match sent {
+                Ok(answer) => answer.failed,
+                // The SDK has made its own retries.
+                Err(error) => return Err(Refused::new(parts, &error_code(&error))),
+            };
+            let Some(first) = failed.first() else {
+                return Ok(());
+            };
+            let code = first.code.clone();
+            let is_refused = failed.iter().any(|entry| entry.sender_fault);
+            let mut number = 0;
+            parts.retain(|_| {
+                let id = number.to_string();
+                number += 1;
+                failed.iter().any(|entry| entry.id == id)
+            });
+            if is_refused || retry == RETRIES {
+                return Err(Refused::new(parts, &code));
+            }
+            let wait = RETRY_WAIT.saturating_mul(2_u32.saturating_pow(retry));
+            tokio::time::sleep(wait.mul_f64(jitter())).await;
+            retry += 1;
+        }
+    }
+}
+
+/// Messages that SQS did not take.
+struct Refused {
+    parts: Vec<Part>,
+    code: String,
+}
+
+impl Refused {
+    fn new(parts: Vec<Part>, code: &str) -> Self {
+        Self {
+            parts,
+            code: code.to_owned(),
+        }
+    }
+}
+
+fn entry(
+    number: usize,
+    part: &Part,
+    group: &str,
+    accepted: &Accepted,
+) -> Result<SendMessageBatchRequestEntry, BuildError> {
+    SendMessageBatchRequestEntry::builder()
+        .id(number.to_string())
+        .message_body(&part.body)
+        .message_group_id(group)
+        .message_attributes(ACCEPTED_AS, text(accepted.id().as_str())?)
+        .message_attributes(PAYLOAD_HASH, text(accepted.payload_hash())?)
+        .build()
+}
+
+fn text(value: &str) -> Result<MessageAttributeValue, BuildError> {
+    MessageAttributeValue::builder()
+        .data_type("String")
+        .string_value(value)
+        .build()
 }

@@ -1,20 +1,34 @@
-//! The `worker` function: delivers what is on the queue, a batch at a time, and names the messages
+//! The `worker` function: delivers what is on the queues, a batch at a time, and names the messages
 //! that are to come again.
+//!
+//! | a message | goes |
+//! | --- | --- |
+//! | whose deliveries have all ended | away |
+//! | that has to wait: a provider, a lease, a store | back to its queue, for as long as it has to wait |
+//! | that can never be worked on | to the dead-letter queue, with the reason |
+
+mod queues;
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_lambda_events::sqs::SqsBatchResponse;
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
-use comms_core::{IdempotencyKey, request::Submission};
-use comms_delivery::{DeliveryResult, Patience, Pipeline, PipelineConfig, pipeline::ACCEPTED_AS};
+use comms_core::{ClinicId, IdempotencyKey, metric::METRICS, request::Submission};
+use comms_delivery::{
+    DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
+    pipeline::{ACCEPTED_AS, AcceptedAs, PAYLOAD_HASH},
+};
 use comms_runtime::{
     Environment, aws,
     http::remaining,
-    sqs::{MessageResult, handle_batch, receive_count},
+    sqs::{MessageResult, SqsEvent, SqsMessage, batch_response, handle_batch},
     telemetry::{self, LogLevel},
 };
+use jiff::Timestamp;
 use lambda_runtime::{LambdaEvent, service_fn};
-use tracing::{Instrument, error, info, info_span};
+use tracing::{Instrument, error, info, info_span, warn};
+
+pub use queues::{DeadLetter, DeadLetterReason, QueueError, Queues, SOURCE_MESSAGE_ID};
 
 /// What is kept of the invocation's time for the answer: without one, SQS brings the whole batch again.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
@@ -22,14 +36,16 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Messages of one batch that are worked on at once; a batch has at most ten.
 const CONCURRENT_MESSAGES: usize = 10;
 
-/// How often SQS hands a message out before it is a dead letter: the queue's `maxReceiveCount`.
-pub const MAX_RECEIVES: u32 = 5;
+/// How often a message is handled that makes its handler panic.
+const MAX_PANICS: u32 = 5;
 
 /// What the handler works with.
 #[derive(Debug)]
 pub struct Deps {
     /// From request to outcome.
     pub pipeline: Pipeline,
+    /// Where messages come from, and where those go that can not be worked on.
+    pub queues: Queues,
 }
 
 impl Deps {
@@ -43,9 +59,12 @@ impl Deps {
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
             tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
         };
+        let sources = ["QUEUE_URL", "URGENT_QUEUE_URL"].map(|name| environment.required(name));
+        let dead_letters = environment.required("DEAD_LETTER_QUEUE_URL");
         environment.finish()?;
         Ok(Self {
             pipeline: Pipeline::assemble(&sdk, config),
+            queues: Queues::new(&sdk, sources, dead_letters),
         })
     }
 }
@@ -64,23 +83,45 @@ pub async fn run() -> Result<(), lambda_runtime::Error> {
 
 /// Handles one batch.
 pub async fn handle(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatchResponse {
-    let deadline = Deadline::after(remaining(&event.context)).less(ANSWER_TIME);
+    let time = remaining(&event.context);
+    let (answer_by, deadline) = (
+        Deadline::after(time),
+        Deadline::after(time).less(ANSWER_TIME),
+    );
     let event_id = event.context.request_id;
-    let received = event.payload.records.len();
-    let response = handle_batch(event.payload, CONCURRENT_MESSAGES, |message| {
+    let mut results = handle_batch(&event.payload.records, CONCURRENT_MESSAGES, |message| {
         let span = info_span!(
             "message",
             invocation_id = event_id.as_str(),
-            sqs_message_id = message.message_id.as_deref().unwrap_or_default(),
-            receive_count = receive_count(&message),
+            sqs_message_id = message.message_id.as_str(),
+            receive_count = message.receive_count(),
         );
-        async move { handle_message(deps, &message, deadline).await }.instrument(span)
+        handle_message(deps, message, deadline).instrument(span)
     })
     .await;
+    for (message, result) in &mut results {
+        if *result == MessageResult::Panicked {
+            *result = after_panic(deps, message).await;
+        }
+    }
+    let response = batch_response(&results);
+    let waits: Vec<_> = results
+        .iter()
+        .filter_map(|(message, result)| match result {
+            MessageResult::Again(wait) => Some((*message, *wait)),
+            MessageResult::Done | MessageResult::Panicked => None,
+        })
+        .collect();
+    let told = answer_by.bound(ANSWER_TIME / 2, deps.queues.let_wait(&waits));
+    match told.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "messages wait for the queue's own time"),
+        Err(_) => warn!("messages wait for the queue's own time: SQS did not answer"),
+    }
     deps.pipeline.tell_connections();
     info!(
         invocation_id = event_id,
-        received,
+        received = event.payload.records.len(),
         failed = response.batch_item_failures.len(),
         "batch handled"
     );
@@ -88,72 +129,106 @@ pub async fn handle(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatchRespon
 }
 
 async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -> MessageResult {
-    let body = message.body.as_deref().unwrap_or_default();
-    let submission = match Submission::parse(body.as_bytes()) {
+    let submission = match Submission::parse(&message.body) {
         Ok(submission) => submission,
         Err(problems) => {
-            // It stays on the queue until SQS moves it to the dead-letter queue.
-            error!(
-                problems = problems.as_slice().len(),
-                fields = problems.known_pointers().join(" "),
-                "a message is not a communication"
-            );
-            return MessageResult::Again;
+            let fields = problems.known_pointers().join(" ");
+            let reason = DeadLetterReason::NotACommunication;
+            return set_aside(deps, message, reason, fields, None).await;
         }
     };
-    // A producer's own key, or SQS's id of the message: both survive a redelivery.
+    let clinic = submission.request.clinic.as_ref();
+    // A producer's own key, or SQS's id of the message: both survive a redelivery. One that was a dead
+    // letter has a new id, and says which one it had.
     let key = submission.idempotency_key.clone().map_or_else(
-        || IdempotencyKey::parse(message.message_id.as_deref().unwrap_or_default()),
+        || {
+            let id = message.attribute(SOURCE_MESSAGE_ID);
+            IdempotencyKey::parse(id.unwrap_or(&message.message_id))
+        },
         Ok,
     );
     let Ok(key) = key else {
-        error!("a message has neither a key of its own nor an id");
-        return MessageResult::Again;
+        let reason = DeadLetterReason::NoKey;
+        return set_aside(deps, message, reason, String::new(), clinic).await;
     };
     let accepted_as = message
-        .message_attributes
-        .get(ACCEPTED_AS)
-        .and_then(|attribute| attribute.string_value.as_deref());
+        .attribute(ACCEPTED_AS)
+        .zip(message.attribute(PAYLOAD_HASH));
+    let accepted_as = accepted_as.map(|(id, payload_hash)| AcceptedAs { id, payload_hash });
     let accepted = deps
         .pipeline
         .accept_queued(&submission.request, &key, accepted_as)
         .await;
     let accepted = match accepted {
         Ok(accepted) => accepted,
-        Err(error) => {
-            error!(%error, "a message can not be worked on at the moment");
-            return MessageResult::Again;
+        Err(PipelineError::KeyConflict) => {
+            let reason = DeadLetterReason::KeyConflict;
+            return set_aside(deps, message, reason, String::new(), clinic).await;
         }
-    };
-    // The last time that SQS hands a message out is the last chance to say how it ended.
-    let patience = if receive_count(message) < MAX_RECEIVES {
-        Patience::HandBack
-    } else {
-        Patience::GiveUp
+        Err(error @ (PipelineError::Store(_) | PipelineError::Ledger(_))) => {
+            error!(%error, "a message can not be worked on at the moment");
+            return MessageResult::Again(HandBack::Unreachable.wait(message.receive_count()));
+        }
     };
     let results = deps
         .pipeline
-        .deliver(&submission.request, &accepted, deadline, patience)
+        .deliver(&submission.request, &accepted, deadline, Patience::HandBack)
         .await;
-    let again = results
-        .iter()
-        .any(|result| matches!(result, DeliveryResult::HandBack(..)));
-    if again {
-        MessageResult::Again
-    } else {
-        MessageResult::Done
+    // It comes again as soon as one of its deliveries may be tried; the others know their own time.
+    let mut next: Option<Duration> = None;
+    for result in results {
+        match result {
+            DeliveryResult::Recorded(_) => {}
+            DeliveryResult::HandBack(_, HandBack::KeyConflict) => {
+                let reason = DeadLetterReason::KeyConflict;
+                return set_aside(deps, message, reason, String::new(), clinic).await;
+            }
+            DeliveryResult::HandBack(_, why) => {
+                let wait = why.wait(message.receive_count());
+                next = Some(next.map_or(wait, |known| known.min(wait)));
+            }
+        }
     }
+    next.map_or(MessageResult::Done, MessageResult::Again)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What panics every time would keep its neighbours waiting every time.
+async fn after_panic(deps: &Deps, message: &SqsMessage) -> MessageResult {
+    if message.receive_count() < MAX_PANICS {
+        return MessageResult::Again(HandBack::Unreachable.wait(message.receive_count()));
+    }
+    let reason = DeadLetterReason::Panicked;
+    set_aside(deps, message, reason, String::new(), None).await
+}
 
-    /// With more patience than the queue has, a delivery would end as a dead letter and stay queued
-    /// in the ledger.
-    #[test]
-    fn the_queue_hands_a_message_out_as_often_as_the_worker_expects() {
-        let template = include_str!("../../../template.yaml");
-        assert!(template.contains(&format!("maxReceiveCount: {MAX_RECEIVES}\n")));
+/// Sends a message that can never be worked on to the dead-letter queue, where somebody is told of it.
+async fn set_aside(
+    deps: &Deps,
+    message: &SqsMessage,
+    reason: DeadLetterReason,
+    fields: String,
+    clinic: Option<&ClinicId>,
+) -> MessageResult {
+    error!(
+        reason = reason.as_str(),
+        fields,
+        clinic_id = clinic.map(ClinicId::as_str),
+        "a message is a dead letter"
+    );
+    let letter = DeadLetter {
+        reason,
+        fields,
+        clinic,
+        at: Timestamp::now(),
+    };
+    match deps.queues.set_aside(message, &letter).await {
+        Ok(()) => {
+            info!(target: METRICS, dead_lettered = 1_u64, reason = reason.as_str());
+            MessageResult::Done
+        }
+        Err(error) => {
+            error!(%error, "a dead letter could not be set aside, and comes again");
+            MessageResult::Again(HandBack::Unreachable.wait(message.receive_count()))
+        }
     }
 }

@@ -74,6 +74,9 @@ pub struct ChainReport {
     pub end: ChainEnd,
     /// Attempts of which it is not known whether the provider accepted the message.
     pub unknown_outcomes: usize,
+    /// After which time one of the providers that could not take it now asked to be tried again; the
+    /// shortest such time.
+    pub retry_after: Option<Duration>,
 }
 
 /// How a run through the chain ended.
@@ -152,6 +155,7 @@ impl Chain {
             attempts: Vec::new(),
             unknown_outcomes: 0,
         };
+        let mut retry_after: Option<Duration> = None;
         let mut chain = self.clone();
         let mut renewed = [false; 2];
         let mut turns = Turns::of(&chain, |_| true);
@@ -202,6 +206,11 @@ impl Chain {
             if let Some(sample) = Sample::of_error(&error) {
                 entry.take_in(sample);
             }
+            if error.disposition == Disposition::Transient
+                && let Some(asked) = error.retry_after
+            {
+                retry_after = Some(retry_after.map_or(asked, |known| known.min(asked)));
+            }
             match error.disposition {
                 Disposition::Final => break ChainEnd::Rejected,
                 Disposition::Ambiguous => {
@@ -222,6 +231,7 @@ impl Chain {
             attempts: run.attempts,
             end,
             unknown_outcomes: run.unknown_outcomes,
+            retry_after,
         }
     }
 

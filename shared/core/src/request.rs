@@ -20,7 +20,7 @@ use crate::{
 /// 6,291,456 bytes), in which the body stands as a JSON string beside headers and claims.
 pub const MAX_BYTES: usize = 6_000_000;
 /// Recipients of one request.
-pub const MAX_RECIPIENTS: usize = 100;
+pub const MAX_RECIPIENTS: usize = 500;
 /// Characters of a category.
 pub const MAX_CATEGORY: usize = 64;
 /// Characters of a title, which is the subject of an e-mail.
@@ -99,6 +99,15 @@ pub struct Recipient {
     /// For the WhatsApp channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phone_number: Option<PhoneNumber>,
+}
+
+impl Recipient {
+    /// An address, whichever there is; nobody is without one.
+    fn any_address(&self) -> &str {
+        let email = self.email.as_ref().map(EmailAddress::as_str);
+        let phone = self.phone_number.as_ref().map(PhoneNumber::as_str);
+        email.or(phone).unwrap_or_default()
+    }
 }
 
 /// A file that goes with an e-mail.
@@ -260,7 +269,7 @@ impl Submission {
         problems.or(submission)
     }
 
-    /// The same as JSON text, as it goes on the queue.
+    /// The same as JSON text.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -279,6 +288,26 @@ impl Submission {
         Ok(json
             .replace('\u{fffe}', "\\ufffe")
             .replace('\u{ffff}', "\\uffff"))
+    }
+
+    /// The same for these recipients, which are all of its own or some of them: as it goes on the queue.
+    pub fn to_json_for(&self, recipients: &[Recipient]) -> Result<String, serde_json::Error> {
+        if self.request.recipients.len() == recipients.len() {
+            return self.to_json();
+        }
+        self.for_recipients(recipients.to_vec()).to_json()
+    }
+
+    /// The same for these recipients.
+    #[must_use]
+    pub fn for_recipients(&self, recipients: Vec<Recipient>) -> Self {
+        Self {
+            request: CommunicationRequest {
+                recipients,
+                ..self.request.clone()
+            },
+            idempotency_key: self.idempotency_key.clone(),
+        }
     }
 }
 
@@ -299,7 +328,7 @@ impl CommunicationRequest {
     /// The deliveries of this request: every recipient on every channel.
     pub fn deliveries(&self, hash: &HashKey, id: &RequestId) -> Vec<PlannedDelivery> {
         let mut planned = Vec::with_capacity(self.recipients.len() * self.channels.len());
-        for (index, recipient) in self.recipients.iter().enumerate() {
+        for recipient in &self.recipients {
             for channel in &self.channels {
                 let target = match channel {
                     Channel::Email => recipient.email.clone().map(|address| {
@@ -312,8 +341,9 @@ impl CommunicationRequest {
                 };
                 let address = match &target {
                     Some(target) => target.address().to_owned(),
-                    // '#' is in no address, so that this meets no other recipient's id.
-                    None => format!("#{index}"),
+                    // The address on the other channel, which no other recipient has: the same whatever part
+                    // of the request it is read from. No address begins with '#'.
+                    None => format!("#{}", recipient.any_address()),
                 };
                 planned.push(PlannedDelivery {
                     id: DeliveryId::derive(hash, id, channel.as_str(), &address),
@@ -1128,7 +1158,8 @@ mod tests {
             .map(|n| json!({"email": format!("a{n}@example.com")}))
             .collect();
         let problems = parse(&value).unwrap_err();
-        assert!(problems.to_string().contains("100"), "{problems}");
+        let limit = MAX_RECIPIENTS.to_string();
+        assert!(problems.to_string().contains(&limit), "{problems}");
         let mut value = example();
         value["recipients"] = json!([]);
         assert_eq!(pointers(&value), ["/recipients"]);

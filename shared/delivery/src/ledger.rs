@@ -1,7 +1,8 @@
 //! The ledger: what became of every delivery, and who is working on it.
 //!
 //! `queued -> sending -> sent | failed | unknown | expired`. Every transition is one conditional
-//! write that names the owner; who has lost the ownership can not write. Items hold a masked address
+//! write that names the owner; who has lost the ownership can not write. A delivery that is put off
+//! goes back to `queued`, with the time before which nobody may claim it. Items hold a masked address
 //! and a keyed hash of it, never content.
 //!
 //! A request's items share the partition `pk` = request id: `sk` = `request` is the acceptance, one
@@ -67,17 +68,20 @@ pub struct Owner {
 /// What a claim came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// The delivery is ours; these attempts were made and ended before.
-    Owned {
-        /// Earlier attempts.
-        attempts: Vec<Attempt>,
-        /// Whether one of them may have been accepted.
-        possible_duplicate: bool,
-    },
+    /// The delivery is ours.
+    Owned(Past),
     /// It has ended.
     Ended(Box<Delivery>),
-    /// Somebody else has it.
-    Busy,
+    /// Somebody else has it, until then at most.
+    Busy {
+        /// The end of their lease.
+        until: Timestamp,
+    },
+    /// It was put off, and its time has not come.
+    NotYet {
+        /// When it has.
+        until: Timestamp,
+    },
     /// Somebody else had it and did not say how it ended.
     Abandoned {
         /// Their token.
@@ -85,6 +89,19 @@ pub enum Claim {
     },
     /// The same key stands for another body.
     OtherPayload,
+}
+
+/// What was done about a delivery before it was claimed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Past {
+    /// The attempts that were made and ended.
+    pub attempts: Vec<Attempt>,
+    /// Whether it may have been accepted by a provider already.
+    pub possible_duplicate: bool,
+    /// How often it was put off because no provider could take it.
+    pub deferrals: u32,
+    /// How often it was taken over from an owner that did not say how it ended.
+    pub takeovers: u32,
 }
 
 /// What an acceptance came to.
@@ -111,6 +128,8 @@ pub struct Outcome {
     pub possible_duplicate: bool,
     /// All attempts, earlier ones included.
     pub attempts: Vec<Attempt>,
+    /// Of what is put off: the time before which nobody may claim it. It is counted.
+    pub not_before: Option<Timestamp>,
 }
 
 /// What all deliveries of one request have in common in the ledger.
@@ -220,10 +239,11 @@ impl Ledger {
                 "SET #status = :sending, #owner = :owner, leaseUntil = :lease, clinicId = :clinic, \
                  #channel = :channel, recipient = :recipient, addressHash = :address, \
                  payloadHash = :payload, createdAt = if_not_exists(createdAt, :now), \
-                 updatedAt = :now, expiresAt = :ttl",
+                 updatedAt = :now, expiresAt = :ttl REMOVE notBefore",
             )
             .condition_expression(
-                "attribute_not_exists(pk) OR (#status = :queued AND payloadHash = :payload)",
+                "attribute_not_exists(pk) OR (#status = :queued AND payloadHash = :payload \
+                 AND (attribute_not_exists(notBefore) OR notBefore <= :time))",
             )
             .expression_attribute_names("#status", "status")
             .expression_attribute_names("#owner", "owner")
@@ -238,6 +258,7 @@ impl Ledger {
             .expression_attribute_values(":address", s(address_hash))
             .expression_attribute_values(":payload", s(&request.payload_hash))
             .expression_attribute_values(":now", s(&now.to_string()))
+            .expression_attribute_values(":time", n(now.as_millisecond()))
             .expression_attribute_values(":ttl", n(time_to_live(now)))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
@@ -262,7 +283,8 @@ impl Ledger {
             .table_name(&self.table)
             .set_key(Some(key(&request.id, delivery)))
             .update_expression(
-                "SET #owner = :owner, leaseUntil = :lease, updatedAt = :now, possibleDuplicate = :true",
+                "SET #owner = :owner, leaseUntil = :lease, updatedAt = :now, possibleDuplicate = :true \
+                 ADD takeovers :one",
             )
             .condition_expression("#status = :sending AND #owner = :from")
             .expression_attribute_names("#status", "status")
@@ -273,6 +295,7 @@ impl Ledger {
             .expression_attribute_values(":lease", n(owner.lease_until.as_millisecond()))
             .expression_attribute_values(":now", s(&now.to_string()))
             .expression_attribute_values(":true", AttributeValue::Bool(true))
+            .expression_attribute_values(":one", n(1))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
@@ -324,7 +347,16 @@ impl Ledger {
             request_builder =
                 request_builder.expression_attribute_values(":reason", s(reason.as_str()));
         }
+        if let Some(not_before) = outcome.not_before {
+            update.push_str(", notBefore = :before");
+            request_builder = request_builder
+                .expression_attribute_values(":before", n(not_before.as_millisecond()))
+                .expression_attribute_values(":one", n(1));
+        }
         update.push_str(" REMOVE leaseUntil");
+        if outcome.not_before.is_some() {
+            update.push_str(" ADD deferrals :one");
+        }
         match request_builder.update_expression(update).send().await {
             Ok(_) => Ok(()),
             Err(error) => match refused_item(&error) {
@@ -409,10 +441,12 @@ fn claimed<R>(
 }
 
 fn owned(item: &Item) -> Result<Claim, LedgerError> {
-    Ok(Claim::Owned {
+    Ok(Claim::Owned(Past {
         attempts: attempts(item)?,
         possible_duplicate: flag(item, "possibleDuplicate")?,
-    })
+        deferrals: count(item, "deferrals")?,
+        takeovers: count(item, "takeovers")?,
+    }))
 }
 
 fn claim_refused(
@@ -430,13 +464,16 @@ fn claim_refused(
         | DeliveryStatus::Failed
         | DeliveryStatus::Unknown
         | DeliveryStatus::Expired => Ok(Claim::Ended(Box::new(delivery))),
-        // It was given back between our write and now; the queue will bring it again.
-        DeliveryStatus::Queued => Ok(Claim::Busy),
+        // Or it was given back between our write and now, and may be claimed at once.
+        DeliveryStatus::Queued => Ok(Claim::NotYet {
+            until: time(item, "notBefore")?.unwrap_or(now),
+        }),
         // Our own claim, whose answer was lost on the way and which the SDK made again.
         DeliveryStatus::Sending if string(item, "owner") == Some(&owner.token) => owned(item),
         DeliveryStatus::Sending => {
-            if now.as_millisecond() < lease_until(item)? {
-                return Ok(Claim::Busy);
+            let until = lease_until(item)?;
+            if now < until {
+                return Ok(Claim::Busy { until });
             }
             let owner = string(item, "owner").ok_or(LedgerError::Corrupt("owner"))?;
             Ok(Claim::Abandoned {
@@ -446,18 +483,39 @@ fn claim_refused(
     }
 }
 
-fn lease_until(item: &Item) -> Result<i64, LedgerError> {
-    let lease = item
-        .get("leaseUntil")
-        .and_then(|lease| lease.as_n().ok()?.parse().ok());
-    lease.ok_or(LedgerError::Corrupt("leaseUntil"))
+fn lease_until(item: &Item) -> Result<Timestamp, LedgerError> {
+    time(item, "leaseUntil")?.ok_or(LedgerError::Corrupt("leaseUntil"))
 }
 
-/// Whether a lease ended longer ago than the queue keeps bringing a message.
+/// A time in milliseconds, where there is one.
+fn time(item: &Item, name: &'static str) -> Result<Option<Timestamp>, LedgerError> {
+    let Some(value) = item.get(name) else {
+        return Ok(None);
+    };
+    value
+        .as_n()
+        .ok()
+        .and_then(|text| Timestamp::from_millisecond(text.parse().ok()?).ok())
+        .map(Some)
+        .ok_or(LedgerError::Corrupt(name))
+}
+
+/// A counter, which is not there before something was counted.
+fn count(item: &Item, name: &'static str) -> Result<u32, LedgerError> {
+    let Some(value) = item.get(name) else {
+        return Ok(0);
+    };
+    let count = value.as_n().ok().and_then(|text| text.parse().ok());
+    count.ok_or(LedgerError::Corrupt(name))
+}
+
+/// Whether a lease ended longer ago than the queue takes to bring a message again.
 fn is_given_up(item: &Item, now: Timestamp) -> Result<bool, LedgerError> {
-    /// Five receives, each after the queue's visibility timeout of a little more than three minutes.
-    const REDELIVERY_MILLISECONDS: i64 = 30 * 60 * 1000;
-    Ok(now.as_millisecond() > lease_until(item)?.saturating_add(REDELIVERY_MILLISECONDS))
+    /// The queue's visibility timeout is a little more than three minutes; where the store could not be
+    /// reached then, there are a few waits of up to a quarter of an hour more.
+    const REDELIVERY: Duration = Duration::from_mins(30);
+    let until = lease_until(item)?.saturating_add(REDELIVERY);
+    Ok(now > until.unwrap_or(Timestamp::MAX))
 }
 
 fn planned_deliveries(item: &Item) -> Result<Vec<Delivery>, LedgerError> {

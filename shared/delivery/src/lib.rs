@@ -6,14 +6,17 @@
 #![cfg_attr(all(test, fuzzing), no_main)]
 
 pub mod chain_spec;
+pub mod deferral;
 #[cfg(test)]
 mod fuzz;
 pub mod health;
 pub mod ledger;
 pub mod pipeline;
+pub mod slots;
 
 pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
 pub use pipeline::{
     Accepted, DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
 };
+pub use slots::Slots;

@@ -25,14 +25,24 @@ use uuid::Uuid;
 
 use crate::{
     chain_spec::chain_spec,
+    deferral::{self, MAX_DEFERRALS},
     health::SharedHealth,
     ledger::{
-        Acceptance, Claim, Ledger, LedgerError, Outcome, Owner, RecordedRequest, RequestRecord,
+        Acceptance, Claim, Ledger, LedgerError, Outcome, Owner, Past, RecordedRequest,
+        RequestRecord,
     },
+    slots::Slots,
 };
 
 /// Deliveries of one request that are worked on at once.
 const CONCURRENT_DELIVERIES: usize = 10;
+/// Deliveries that a process works on at once.
+const SLOTS: usize = 32;
+/// Of those, how many may be one tenant's.
+const SHARE: usize = 24;
+/// How often a delivery is taken over from owners that did not say how it ended. Whatever ends them may
+/// well be the delivery.
+const MAX_TAKEOVERS: u32 = 3;
 /// What is kept of the deadline for recording the outcome.
 const RECORDING_TIME: Duration = Duration::from_millis(1_500);
 /// What must be left of the deadline for a delivery to be started.
@@ -68,6 +78,11 @@ impl Accepted {
         &self.record.id
     }
 
+    /// The keyed hash of its content, by which the ledger tells it from another under the same key.
+    pub fn payload_hash(&self) -> &str {
+        &self.record.payload_hash
+    }
+
     /// Its deliveries, as they are before anything has happened.
     pub fn queued(&self) -> Vec<Delivery> {
         self.planned
@@ -80,6 +95,19 @@ impl Accepted {
 /// The attribute of a queue message whose communication the ledger knows already, with its id.
 pub const ACCEPTED_AS: &str = "acceptedAs";
 
+/// The attribute of such a message with the hash of the whole communication, of which the message may
+/// be a part.
+pub const PAYLOAD_HASH: &str = "payloadHash";
+
+/// What a queue message says of the acceptance of its communication.
+#[derive(Debug, Clone, Copy)]
+pub struct AcceptedAs<'a> {
+    /// [`ACCEPTED_AS`].
+    pub id: &'a str,
+    /// [`PAYLOAD_HASH`].
+    pub payload_hash: &'a str,
+}
+
 /// What became of one delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryResult {
@@ -90,27 +118,36 @@ pub enum DeliveryResult {
 }
 
 /// Why a delivery is given back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandBack {
     /// Another invocation has it.
-    Busy,
+    Busy {
+        /// The time until its lease ends.
+        after: Duration,
+    },
     /// There was not enough time left.
     OutOfTime,
     /// Settings, keys or ledger could not be reached.
     Unreachable,
-    /// It may have been sent, and that could not be recorded; its lease will run out.
-    NotRecorded,
+    /// It may have been sent, and that could not be recorded.
+    NotRecorded {
+        /// The time until our lease ends.
+        after: Duration,
+    },
     /// The same key stands for another body.
     KeyConflict,
-    /// No provider could take it now, and one may later.
-    TryLater,
+    /// It can not be sent now, and may be later.
+    Deferred {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
 }
 
 /// What is done when no provider can take a message now and one may later: a mail server that is
 /// restarted, a mailbox that is greylisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// Hand it back: who brought it will bring it again, in minutes.
+    /// Hand it back: who brought it will bring it again. After [`MAX_DEFERRALS`] it has failed.
     HandBack,
     /// It has failed.
     GiveUp,
@@ -118,14 +155,26 @@ pub enum Patience {
 
 impl HandBack {
     /// The name in logs.
-    pub const fn as_str(&self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Busy => "busy",
+            Self::Busy { .. } => "busy",
             Self::OutOfTime => "out_of_time",
             Self::Unreachable => "unreachable",
-            Self::NotRecorded => "not_recorded",
+            Self::NotRecorded { .. } => "not_recorded",
             Self::KeyConflict => "key_conflict",
-            Self::TryLater => "try_later",
+            Self::Deferred { .. } => "deferred",
+        }
+    }
+
+    /// How long to wait before it is brought again, when it was brought `receives` times by now.
+    pub fn wait(self, receives: u32) -> Duration {
+        /// Clocks differ.
+        const AFTER_A_LEASE: Duration = Duration::from_secs(1);
+        match self {
+            Self::Busy { after } | Self::NotRecorded { after } => after + AFTER_A_LEASE,
+            Self::OutOfTime => Duration::ZERO,
+            Self::Unreachable | Self::KeyConflict => deferral::backoff(receives.saturating_sub(1)),
+            Self::Deferred { after } => after,
         }
     }
 }
@@ -137,6 +186,7 @@ pub struct Pipeline {
     factory: ProviderFactory,
     ledger: Ledger,
     health: SharedHealth,
+    slots: Slots,
     clock: Arc<dyn Clock>,
 }
 
@@ -201,6 +251,7 @@ impl Pipeline {
             factory,
             ledger,
             health,
+            slots: Slots::new(SLOTS, SHARE),
             clock,
         }
     }
@@ -248,18 +299,22 @@ impl Pipeline {
     }
 
     /// Like [`Pipeline::accept`], without the write where the message says that it was accepted under
-    /// the id that it really has.
+    /// the id that it really has. It may be a part of what was accepted.
     pub async fn accept_queued(
         &self,
         request: &CommunicationRequest,
         key: &IdempotencyKey,
-        accepted_as: Option<&str>,
+        accepted_as: Option<AcceptedAs<'_>>,
     ) -> Result<Accepted, PipelineError> {
-        let identified = self.identify(request, key).await?;
-        if accepted_as == Some(identified.id().as_str()) {
-            Ok(identified)
-        } else {
-            self.accept(request, key).await
+        let mut identified = self.identify(request, key).await?;
+        match accepted_as {
+            Some(known) if known.id == identified.id().as_str() => {
+                known
+                    .payload_hash
+                    .clone_into(&mut identified.record.payload_hash);
+                Ok(identified)
+            }
+            Some(_) | None => self.accept(request, key).await,
         }
     }
 
@@ -324,11 +379,20 @@ impl Pipeline {
                 deadline,
                 patience,
             };
-            let one = self.deliver_one(&accepted.record, planned, message, limits);
             let result = async move {
-                // Everything inside has limits of its own; this one is for what they add up to.
-                let ended = deadline.bound(Duration::MAX, one).await;
-                match ended.unwrap_or(Err(HandBack::NotRecorded)) {
+                let start_by = deadline.less(STARTING_TIME);
+                let ended = match self.slots.take(&accepted.record.tenant, start_by).await {
+                    Some(_slot) => {
+                        let one = self.deliver_one(&accepted.record, planned, message, limits);
+                        // Everything inside has limits of its own; this one is for what they add up to.
+                        let ended = deadline.bound(Duration::MAX, one).await;
+                        ended.unwrap_or(Err(HandBack::NotRecorded {
+                            after: LEASE_MARGIN,
+                        }))
+                    }
+                    None => Err(HandBack::OutOfTime),
+                };
+                match ended {
                     Ok(delivery) => DeliveryResult::Recorded(Box::new(delivery)),
                     Err(reason) => {
                         warn!(reason = reason.as_str(), "delivery handed back");
@@ -368,38 +432,11 @@ impl Pipeline {
         let hash = self.hash_keys.get().await.map_err(unreachable)?;
         let address = planned.target.as_ref().map_or("", Target::address);
         let address_hash = hash.digest("address", &[address.as_bytes()]).hex128();
-        let claim = self
-            .ledger
-            .claim(record, planned, &address_hash, &owner, self.clock.now())
-            .await
-            .map_err(unreachable)?;
-        let (earlier, possible_duplicate) = match claim {
-            Claim::Owned {
-                attempts,
-                possible_duplicate,
-            } => (attempts, possible_duplicate),
-            Claim::Ended(delivery) => return Ok(*delivery),
-            Claim::Busy => return Err(HandBack::Busy),
-            Claim::OtherPayload => return Err(HandBack::KeyConflict),
-            Claim::Abandoned { owner: from } => {
-                let taken = self
-                    .ledger
-                    .take_over(record, &planned.id, &from, &owner, self.clock.now())
-                    .await
-                    .map_err(unreachable)?;
-                match taken {
-                    Claim::Owned {
-                        attempts,
-                        possible_duplicate,
-                    } => {
-                        warn!("took over a delivery whose owner did not record its outcome");
-                        (attempts, possible_duplicate)
-                    }
-                    Claim::Ended(delivery) => return Ok(*delivery),
-                    Claim::Busy | Claim::Abandoned { .. } => return Err(HandBack::Busy),
-                    Claim::OtherPayload => return Err(HandBack::KeyConflict),
-                }
-            }
+        let claimed = self.claim(record, planned, &address_hash, &owner).await;
+        let past = match claimed {
+            Ok(past) => past,
+            Err(NotOurs::Ended(delivery)) => return Ok(*delivery),
+            Err(NotOurs::HandBack(reason)) => return Err(reason),
         };
         // Reading settings and claiming may have taken long: then it is given back untouched.
         if limits.deadline.remaining() < STARTING_TIME {
@@ -407,14 +444,13 @@ impl Pipeline {
                 status: DeliveryStatus::Queued,
                 receipt: None,
                 reason: None,
-                possible_duplicate,
-                attempts: earlier,
+                possible_duplicate: past.possible_duplicate,
+                attempts: past.attempts,
+                not_before: None,
             };
             return self.record(record, planned, &owner, untouched).await;
         }
-        let outcome = self
-            .outcome(record, &chain, message, limits, earlier, possible_duplicate)
-            .await;
+        let outcome = self.outcome(record, &chain, message, limits, past).await;
         let recorded = self.record(record, planned, &owner, outcome).await;
         // Afterwards: the message does not wait for it.
         for part in chain.parts(&record.tenant) {
@@ -426,48 +462,111 @@ impl Pipeline {
         recorded
     }
 
-    async fn outcome(
+    /// Makes a delivery ours, if it is nobody's or its owner did not say how it ended.
+    async fn claim(
         &self,
         record: &RequestRecord,
+        planned: &PlannedDelivery,
+        address_hash: &str,
+        owner: &Owner,
+    ) -> Result<Past, NotOurs> {
+        let ledger = &self.ledger;
+        let mut claim = ledger
+            .claim(record, planned, address_hash, owner, self.clock.now())
+            .await
+            .map_err(unreachable)?;
+        if let Claim::Abandoned { owner: from } = &claim {
+            claim = ledger
+                .take_over(record, &planned.id, from, owner, self.clock.now())
+                .await
+                .map_err(unreachable)?;
+            if let Claim::Owned(Past { takeovers, .. }) = &claim {
+                warn!(
+                    takeovers,
+                    "took over a delivery whose owner did not record its outcome"
+                );
+            }
+        }
+        match claim {
+            Claim::Owned(past) => Ok(past),
+            Claim::Ended(delivery) => Err(NotOurs::Ended(delivery)),
+            Claim::Busy { until } => Err(NotOurs::HandBack(HandBack::Busy {
+                after: self.time_until(until),
+            })),
+            // Somebody else takes it over, and is faster.
+            Claim::Abandoned { .. } => Err(NotOurs::HandBack(HandBack::Busy {
+                after: Duration::ZERO,
+            })),
+            Claim::NotYet { until } => Err(NotOurs::HandBack(HandBack::Deferred {
+                after: self.time_until(until),
+            })),
+            Claim::OtherPayload => Err(NotOurs::HandBack(HandBack::KeyConflict)),
+        }
+    }
+
+    /// The message, or the outcome of what is not to be sent.
+    fn settled_before_sending(
+        &self,
         chain: &ResolvedChain,
         message: Option<Message>,
         limits: Limits,
-        mut attempts: Vec<Attempt>,
-        possible_duplicate: bool,
-    ) -> Outcome {
+        past: &Past,
+    ) -> Result<Message, Outcome> {
         let ended = |status, reason| Outcome {
             status,
             receipt: None,
             reason: Some(reason),
-            // Nothing was sent here: what may have been sent before is one copy.
-            possible_duplicate: false,
-            attempts: Vec::new(),
+            // Nothing was sent here. Each owner that went away may have sent a copy, unless it held.
+            possible_duplicate: past.takeovers > 1
+                && chain.chain.on_ambiguous == AmbiguityPolicy::Failover,
+            attempts: past.attempts.clone(),
+            not_before: None,
         };
         let Some(message) = message else {
-            return ended(DeliveryStatus::Failed, FailureReason::NoAddress);
+            return Err(ended(DeliveryStatus::Failed, FailureReason::NoAddress));
         };
-        // An earlier owner may have sent it: the tenant's policy says whether that is risked again.
-        if possible_duplicate && chain.chain.on_ambiguous == AmbiguityPolicy::Hold {
-            return Outcome {
-                attempts,
-                ..ended(DeliveryStatus::Unknown, FailureReason::OutcomeUnknown)
-            };
+        let unknown = || ended(DeliveryStatus::Unknown, FailureReason::OutcomeUnknown);
+        // An earlier owner may have sent it: the tenant's policy says whether that is risked again, and
+        // it is not risked without end.
+        let may_be_risked = match chain.chain.on_ambiguous {
+            AmbiguityPolicy::Failover => past.takeovers <= MAX_TAKEOVERS,
+            AmbiguityPolicy::Hold => false,
+        };
+        if past.possible_duplicate && !may_be_risked {
+            return Err(unknown());
         }
         if limits
             .expires_at
             .is_some_and(|expires_at| expires_at <= self.clock.now())
         {
             // What may have been sent before it expired has not simply expired.
-            let (status, reason) = if possible_duplicate {
-                (DeliveryStatus::Unknown, FailureReason::OutcomeUnknown)
+            return Err(if past.possible_duplicate {
+                unknown()
             } else {
-                (DeliveryStatus::Expired, FailureReason::Expired)
-            };
-            return Outcome {
-                attempts,
-                ..ended(status, reason)
-            };
+                ended(DeliveryStatus::Expired, FailureReason::Expired)
+            });
         }
+        Ok(message)
+    }
+
+    async fn outcome(
+        &self,
+        record: &RequestRecord,
+        chain: &ResolvedChain,
+        message: Option<Message>,
+        limits: Limits,
+        past: Past,
+    ) -> Outcome {
+        let message = match self.settled_before_sending(chain, message, limits, &past) {
+            Ok(message) => message,
+            Err(outcome) => return outcome,
+        };
+        let Past {
+            mut attempts,
+            possible_duplicate,
+            deferrals,
+            takeovers,
+        } = past;
         let renew = |global| -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + '_>> {
             let channel = message.target.channel();
             Box::pin(self.newer_chain(&record.tenant, channel, chain, global, limits.deadline))
@@ -487,13 +586,18 @@ impl Pipeline {
             });
         Attempt::remember(&mut attempts, report.attempts);
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
-        let unknown_outcomes = report.unknown_outcomes + usize::from(possible_duplicate);
+        let earlier = takeovers.max(u32::from(possible_duplicate));
+        let unknown_outcomes = report
+            .unknown_outcomes
+            .saturating_add(usize::try_from(earlier).unwrap_or(usize::MAX));
+        let is_patient = limits.patience == Patience::HandBack && deferrals < MAX_DEFERRALS;
         let mut outcome = Outcome {
             status: DeliveryStatus::Failed,
             receipt: None,
             reason: None,
             possible_duplicate: unknown_outcomes > 1,
             attempts,
+            not_before: None,
         };
         match report.end {
             ChainEnd::Sent { provider, receipt } => {
@@ -502,9 +606,11 @@ impl Pipeline {
                 outcome.possible_duplicate = unknown_outcomes > 0;
             }
             // Given back; whoever claims it next has to know what may have happened.
-            ChainEnd::OutOfTime if limits.patience == Patience::HandBack => {
+            ChainEnd::OutOfTime if is_patient => {
                 outcome.status = DeliveryStatus::Queued;
                 outcome.possible_duplicate = unknown_outcomes > 0;
+                // At once, and counted: not for ever.
+                outcome.not_before = Some(self.clock.now());
             }
             ChainEnd::Held => {
                 outcome.status = DeliveryStatus::Unknown;
@@ -521,8 +627,13 @@ impl Pipeline {
                 outcome.reason = Some(FailureReason::OutcomeUnknown);
             }
             ChainEnd::Rejected => outcome.reason = Some(FailureReason::Rejected),
-            ChainEnd::AllFailed if may_pass && limits.patience == Patience::HandBack => {
+            ChainEnd::AllFailed if may_pass && is_patient => {
+                let wait = deferral::before_next_try(deferrals, report.retry_after);
+                let at = self.clock.now().saturating_add(wait);
+                // What expires meanwhile is to be recorded as that, and then.
+                let latest = limits.expires_at.unwrap_or(Timestamp::MAX);
                 outcome.status = DeliveryStatus::Queued;
+                outcome.not_before = Some(at.unwrap_or(Timestamp::MAX).min(latest));
             }
             // Out of time on the last try: those that were reached failed, and no more will be.
             ChainEnd::AllFailed | ChainEnd::OutOfTime => {
@@ -548,7 +659,9 @@ impl Pipeline {
         if let Err(error) = finished {
             // The claim stands until its lease ends; then it is taken over as possibly sent.
             error!(%error, status = outcome.status.as_str(), "the outcome of a delivery was not recorded");
-            return Err(HandBack::NotRecorded);
+            return Err(HandBack::NotRecorded {
+                after: self.time_until(owner.lease_until),
+            });
         }
         info!(
             status = outcome.status.as_str(),
@@ -558,7 +671,12 @@ impl Pipeline {
             "delivery recorded"
         );
         if outcome.status == DeliveryStatus::Queued {
-            return Err(HandBack::TryLater);
+            return Err(match outcome.not_before {
+                Some(time) => HandBack::Deferred {
+                    after: self.time_until(time),
+                },
+                None => HandBack::OutOfTime,
+            });
         }
         let (provider, message_id) = outcome.receipt.unzip();
         Ok(Delivery {
@@ -572,6 +690,11 @@ impl Pipeline {
             possible_duplicate: outcome.possible_duplicate,
             attempts: outcome.attempts,
         })
+    }
+
+    /// Nothing for what is past.
+    fn time_until(&self, time: Timestamp) -> Duration {
+        Duration::try_from(time.duration_since(self.clock.now())).unwrap_or_default()
     }
 
     fn owner(&self, deadline: Deadline) -> Owner {
@@ -724,6 +847,20 @@ impl ResolvedChain {
         let global = self.global.iter().map(|global| (&Tenant::Global, global));
         own.chain(global)
             .map(|(whose, built)| (whose, built.version, &*built.chain))
+    }
+}
+
+/// Why a delivery is not ours to make.
+enum NotOurs {
+    /// It has ended.
+    Ended(Box<Delivery>),
+    /// It is somebody else's, or its time has not come.
+    HandBack(HandBack),
+}
+
+impl From<HandBack> for NotOurs {
+    fn from(reason: HandBack) -> Self {
+        Self::HandBack(reason)
     }
 }
 

@@ -15,7 +15,7 @@ use comms_core::{
 };
 use comms_delivery::{
     Ledger, LedgerError,
-    ledger::{Acceptance, Claim, Outcome, Owner, RequestRecord},
+    ledger::{Acceptance, Claim, Outcome, Owner, Past, RequestRecord},
 };
 use comms_testkit::{
     aws::{Fault, LocalAws},
@@ -110,10 +110,11 @@ impl World {
 }
 
 fn owned() -> Claim {
-    Claim::Owned {
-        attempts: Vec::new(),
-        possible_duplicate: false,
-    }
+    Claim::Owned(Past::default())
+}
+
+fn is_busy(claim: &Claim) -> bool {
+    matches!(claim, Claim::Busy { .. })
 }
 
 fn sent() -> Outcome {
@@ -132,6 +133,7 @@ fn sent() -> Outcome {
             duration: Duration::from_millis(7),
             possible_duplicate: false,
         }],
+        not_before: None,
     }
 }
 
@@ -142,6 +144,7 @@ fn ended(status: DeliveryStatus, reason: Option<FailureReason>) -> Outcome {
         reason,
         attempts: Vec::new(),
         possible_duplicate: false,
+        not_before: None,
     }
 }
 
@@ -231,10 +234,7 @@ async fn of_many_claims_one_wins_and_only_its_owner_may_write() {
         futures_util::future::join_all(tokens.iter().map(|token| world.claim(token))).await;
     let winners: Vec<_> = (0..20).filter(|n| claims[*n] == owned()).collect();
     assert_eq!(winners.len(), 1, "{claims:?}");
-    assert_eq!(
-        claims.iter().filter(|claim| **claim == Claim::Busy).count(),
-        19
-    );
+    assert_eq!(claims.iter().filter(|claim| is_busy(claim)).count(), 19);
     let loser = (winners[0] + 1) % 20;
     assert_eq!(
         world.finish(&tokens[loser], &sent()).await,
@@ -276,12 +276,37 @@ async fn a_delivery_given_back_can_be_claimed_again_with_its_attempts() {
     outcome.attempts = sent().attempts;
     world.finish("a", &outcome).await.unwrap();
     let again = world.claim("b").await;
+    let past = Past {
+        attempts: sent().attempts,
+        ..Past::default()
+    };
+    assert_eq!(again, Claim::Owned(past));
+}
+
+#[tokio::test]
+async fn a_delivery_that_was_put_off_can_not_be_claimed_before_its_time_and_is_counted() {
+    let world = World::new().await;
+    for deferrals in 0..3 {
+        let past = Past {
+            deferrals,
+            ..Past::default()
+        };
+        assert_eq!(world.claim("a").await, Claim::Owned(past));
+        let until = world.clock.now() + Duration::from_mins(2);
+        let mut outcome = ended(DeliveryStatus::Queued, None);
+        outcome.not_before = Some(until);
+        world.finish("a", &outcome).await.unwrap();
+        assert_eq!(world.status().await, DeliveryStatus::Queued);
+        world.clock.advance(Duration::from_secs(119));
+        assert_eq!(world.claim("b").await, Claim::NotYet { until });
+        world.clock.advance(Duration::from_secs(1));
+    }
     assert_eq!(
-        again,
-        Claim::Owned {
-            attempts: sent().attempts,
-            possible_duplicate: false
-        }
+        world.claim("b").await,
+        Claim::Owned(Past {
+            deferrals: 3,
+            ..Past::default()
+        })
     );
 }
 
@@ -289,7 +314,8 @@ async fn a_delivery_given_back_can_be_claimed_again_with_its_attempts() {
 async fn an_owner_that_went_away_is_replaced_after_its_lease_and_by_one_only() {
     let world = World::new().await;
     world.claim("a").await;
-    assert_eq!(world.claim("b").await, Claim::Busy);
+    let until = world.owner("a").lease_until;
+    assert_eq!(world.claim("b").await, Claim::Busy { until });
     world.clock.advance(Duration::from_secs(31));
     assert_eq!(
         world.claim("b").await,
@@ -298,22 +324,17 @@ async fn an_owner_that_went_away_is_replaced_after_its_lease_and_by_one_only() {
         }
     );
     let (b, c) = tokio::join!(world.take_over("a", "b"), world.take_over("a", "c"));
-    let taken = Claim::Owned {
-        attempts: Vec::new(),
+    let taken = Claim::Owned(Past {
         possible_duplicate: true,
-    };
+        takeovers: 1,
+        ..Past::default()
+    });
     assert_eq!(
         [&b, &c].iter().filter(|claim| ***claim == taken).count(),
         1,
         "{b:?} {c:?}"
     );
-    assert_eq!(
-        [&b, &c]
-            .iter()
-            .filter(|claim| ***claim == Claim::Busy)
-            .count(),
-        1
-    );
+    assert_eq!([&b, &c].iter().filter(|claim| is_busy(claim)).count(), 1);
     // The first owner wakes up: it must not write over what the second does.
     assert_eq!(
         world.finish("a", &sent()).await,

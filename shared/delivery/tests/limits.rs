@@ -185,6 +185,7 @@ async fn a_delivery_with_the_most_and_longest_attempts_fits_into_an_item() {
         reason: Some(FailureReason::AllProvidersFailed),
         possible_duplicate: true,
         attempts: attempts.clone(),
+        not_before: Some(now),
     };
     ledger
         .finish(&world.record.id, &planned.id, &owner, &outcome, now)

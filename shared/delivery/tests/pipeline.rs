@@ -156,17 +156,22 @@ fn handed_back(result: &DeliveryResult) -> HandBack {
     let DeliveryResult::HandBack(_, reason) = result else {
         panic!("{result:?}")
     };
-    reason.clone()
+    *reason
 }
 
 /// A process dies with a message in flight: the SMTP server hangs, the work is dropped.
 async fn abandon(world: &World) {
+    abandon_again(world, 1).await;
+}
+
+/// The same for the `time`th time.
+async fn abandon_again(world: &World, time: usize) {
     world.server.on(Stage::Body, Action::Hang);
     let (pipeline, submission) = (world.pipeline(), submission());
     let work = world.deliver(&pipeline, &submission);
     tokio::select! {
         result = work => panic!("{result:?}"),
-        () = world.server.wait_for_stage(Stage::Body, 1) => {}
+        () = world.server.wait_for_stage(Stage::Body, time) => {}
     }
 }
 
@@ -175,10 +180,11 @@ async fn a_delivery_whose_process_died_waits_for_its_lease_and_is_then_flagged()
     let world = World::new("failover").await;
     abandon(&world).await;
     let (pipeline, submission) = (world.pipeline(), submission());
-    assert_eq!(
-        handed_back(&world.deliver(&pipeline, &submission).await),
-        HandBack::Busy
-    );
+    // Its invocation had 20 seconds, and its lease has five more.
+    let HandBack::Busy { after } = handed_back(&world.deliver(&pipeline, &submission).await) else {
+        panic!("nobody else may have it");
+    };
+    assert!((Duration::from_secs(20)..=Duration::from_secs(25)).contains(&after));
     world.clock.advance(Duration::from_mins(1));
     let result = world.deliver(&pipeline, &submission).await;
     assert_eq!(ended(&result), (DeliveryStatus::Sent, None, true));
@@ -217,7 +223,7 @@ async fn an_outcome_that_can_not_be_recorded_is_handed_back_and_later_flagged() 
             .fail_next("dynamodb", "UpdateItem", 10, Fault::AccessDenied);
     };
     let (result, ()) = tokio::join!(work, failing);
-    assert_eq!(handed_back(&result), HandBack::NotRecorded);
+    assert!(matches!(handed_back(&result), HandBack::NotRecorded { .. }));
     world.aws.clear_faults();
     world.clock.advance(Duration::from_mins(1));
     let result = world.deliver(&pipeline, &submission).await;
@@ -252,7 +258,10 @@ async fn what_no_provider_can_take_now_is_handed_back_while_there_is_patience() 
         let result = world
             .deliver_with(&pipeline, &submission, Patience::HandBack)
             .await;
-        assert_eq!(handed_back(&result), HandBack::TryLater);
+        let HandBack::Deferred { after } = handed_back(&result) else {
+            panic!("{result:?}")
+        };
+        world.clock.advance(after);
     }
     let result = world.deliver(&pipeline, &submission).await;
     let failed = (
@@ -278,11 +287,63 @@ async fn a_message_handed_back_is_sent_when_the_provider_is_well_again() {
     let result = world
         .deliver_with(&pipeline, &submission, Patience::HandBack)
         .await;
-    assert_eq!(handed_back(&result), HandBack::TryLater);
+    let HandBack::Deferred { after } = handed_back(&result) else {
+        panic!("{result:?}")
+    };
+    // Not before, and nobody asks the provider meanwhile.
+    let early = world
+        .deliver_with(&pipeline, &submission, Patience::HandBack)
+        .await;
+    assert_eq!(handed_back(&early), HandBack::Deferred { after });
+    world.clock.advance(after);
     let result = world
         .deliver_with(&pipeline, &submission, Patience::HandBack)
         .await;
     assert_eq!(ended(&result), (DeliveryStatus::Sent, None, false));
+}
+
+#[tokio::test]
+async fn what_would_expire_before_its_next_try_comes_again_when_it_expires() {
+    let world = World::new("failover").await;
+    world
+        .server
+        .always(Stage::Rcpt, Action::reply("451 4.3.0 try later"));
+    world
+        .clock
+        .advance(Duration::from_mins(59) + Duration::from_secs(50));
+    let (pipeline, submission) = (world.pipeline(), submission());
+    let result = world
+        .deliver_with(&pipeline, &submission, Patience::HandBack)
+        .await;
+    let after = Duration::from_secs(10);
+    assert_eq!(handed_back(&result), HandBack::Deferred { after });
+    world.clock.advance(after);
+    let result = world
+        .deliver_with(&pipeline, &submission, Patience::HandBack)
+        .await;
+    assert_eq!(
+        ended(&result),
+        (DeliveryStatus::Expired, Some(FailureReason::Expired), false)
+    );
+}
+
+#[tokio::test]
+async fn a_delivery_that_ends_every_process_that_has_it_ends_as_unknown() {
+    let world = World::new("failover").await;
+    for time in 1..=4 {
+        abandon_again(&world, time).await;
+        world.server.clear_script();
+        world.clock.advance(Duration::from_mins(1));
+    }
+    let (pipeline, submission) = (world.pipeline(), submission());
+    let result = world.deliver(&pipeline, &submission).await;
+    let unknown = (
+        DeliveryStatus::Unknown,
+        Some(FailureReason::OutcomeUnknown),
+        true,
+    );
+    assert_eq!(ended(&result), unknown);
+    assert!(world.server.messages().is_empty());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! HTTP answers: JSON, and errors as problem details (RFC 9457).
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -35,8 +36,9 @@ pub struct HttpProblem {
     status: StatusCode,
     code: &'static str,
     title: &'static str,
-    detail: String,
-    errors: Vec<Problem>,
+    detail: Box<str>,
+    errors: Box<[Problem]>,
+    members: Box<[(&'static str, String)]>,
     retry_after: Option<u32>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -53,8 +55,9 @@ impl HttpProblem {
             status,
             code,
             title,
-            detail: detail.into(),
-            errors: Vec::new(),
+            detail: detail.into().into(),
+            errors: Box::default(),
+            members: Box::default(),
             retry_after: None,
             headers: Vec::new(),
         }
@@ -68,7 +71,7 @@ impl HttpProblem {
             "The request is not valid",
             "Each entry of errors names a field and what would be right.",
         );
-        problem.errors = problems.as_slice().to_vec();
+        problem.errors = problems.as_slice().into();
         problem
     }
 
@@ -80,7 +83,7 @@ impl HttpProblem {
             "The request can not be read",
             "Send a JSON document.",
         );
-        problem.errors = problems.as_slice().to_vec();
+        problem.errors = problems.as_slice().into();
         problem
     }
 
@@ -151,6 +154,29 @@ impl HttpProblem {
         self
     }
 
+    /// The same with another sentence for people.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = detail.into().into();
+        self
+    }
+
+    /// The same with what of the request it is about.
+    #[must_use]
+    pub fn with_errors(mut self, problems: &Problems) -> Self {
+        self.errors = problems.as_slice().into();
+        self
+    }
+
+    /// The same with a member more for programs (RFC 9457, section 3.2): an id, never what was sent.
+    #[must_use]
+    pub fn with_member(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        let mut members = Vec::from(self.members);
+        members.push((name, value.into()));
+        self.members = members.into();
+        self
+    }
+
     /// The status.
     pub const fn status(&self) -> StatusCode {
         self.status
@@ -168,6 +194,8 @@ impl From<HttpProblem> for Response<Body> {
             detail: &'a str,
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
             errors: &'a [Problem],
+            #[serde(flatten)]
+            members: BTreeMap<&'a str, &'a str>,
         }
         let wire = Wire {
             r#type: format!("urn:clinic-comms:problem:{}", problem.code),
@@ -176,6 +204,11 @@ impl From<HttpProblem> for Response<Body> {
             code: problem.code,
             detail: &problem.detail,
             errors: &problem.errors,
+            members: problem
+                .members
+                .iter()
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect(),
         };
         let mut response = json_response(problem.status, &wire);
         response.headers_mut().extend(problem.headers);
@@ -220,6 +253,9 @@ pub fn json_text_response(status: StatusCode, body: String) -> Response<Body> {
 /// maximum integration timeout).
 const LONGEST: Duration = Duration::from_secs(28);
 
+/// The longest that an invocation may take (Lambda quotas, function timeout).
+const LONGEST_INVOCATION: Duration = Duration::from_mins(15);
+
 /// How long there is to answer: what Lambda leaves of the invocation, and what API Gateway waits.
 pub fn time_left(request: &Request) -> Duration {
     request
@@ -229,10 +265,15 @@ pub fn time_left(request: &Request) -> Duration {
 
 /// How long the invocation may still run.
 pub fn remaining(context: &lambda_runtime::Context) -> Duration {
+    let deadline = Duration::from_millis(context.deadline);
+    if deadline <= LONGEST_INVOCATION {
+        // No time of day, but a time span: what `cargo lambda watch` (1.9) gives is 600 000.
+        return deadline;
+    }
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    Duration::from_millis(context.deadline).saturating_sub(now)
+    deadline.saturating_sub(now)
 }
 
 /// The address that a request came from, as API Gateway saw it.
@@ -397,7 +438,7 @@ mod tests {
 
     /// What a problem says, with its status.
     fn said(problem: HttpProblem) -> (u16, String) {
-        (problem.status.as_u16(), problem.detail)
+        (problem.status.as_u16(), problem.detail.into())
     }
 
     #[test]
@@ -454,5 +495,20 @@ mod tests {
             ),
             (503, &HeaderValue::from_static("5"))
         );
+    }
+
+    #[test]
+    fn a_deadline_is_a_time_of_day_or_the_span_that_a_development_server_gives() {
+        let remaining = |deadline: Duration| {
+            let mut context = lambda_runtime::Context::default();
+            context.deadline = u64::try_from(deadline.as_millis()).unwrap();
+            remaining(&context)
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let minute = Duration::from_mins(1);
+        assert!(remaining(now + minute) <= minute);
+        assert!(remaining(now + 2 * minute) > minute);
+        assert_eq!(remaining(now.checked_sub(minute).unwrap()), Duration::ZERO);
+        assert_eq!(remaining(10 * minute), 10 * minute);
     }
 }

@@ -1,120 +1,217 @@
-//! An SQS batch: every message handled on its own, and those that failed named in the answer
+//! An SQS batch: every message handled on its own, and those that are to come again named in the answer
 //! (`ReportBatchItemFailures`), so that one bad message takes no other with it.
 
-use std::{future::Future, panic::AssertUnwindSafe};
+use std::{collections::HashMap, fmt, future::Future, panic::AssertUnwindSafe, time::Duration};
 
-use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse};
 use futures_util::{FutureExt, StreamExt, stream};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, Visitor},
+};
 use tracing::error;
+
+/// The event of a batch (AWS Lambda Developer Guide, "Using Lambda with Amazon SQS").
+#[derive(Debug, Deserialize)]
+pub struct SqsEvent {
+    /// The messages, ten at most.
+    #[serde(rename = "Records")]
+    pub records: Vec<SqsMessage>,
+}
+
+/// One message.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SqsMessage {
+    /// SQS's id of it. Without one Lambda takes the whole batch for failed, which is right.
+    #[serde(default)]
+    pub message_id: String,
+    /// What this receiving of it is called by.
+    #[serde(default)]
+    pub receipt_handle: String,
+    /// What it says. Bytes, because a text that is none must not cost the other messages of the batch.
+    #[serde(default, deserialize_with = "bytes")]
+    pub body: Vec<u8>,
+    /// What SQS says of it.
+    #[serde(default)]
+    pub attributes: HashMap<String, String>,
+    /// What its sender says of it.
+    #[serde(default)]
+    pub message_attributes: HashMap<String, MessageAttribute>,
+    /// The queue that it came from.
+    #[serde(default, rename = "eventSourceARN")]
+    pub event_source_arn: String,
+}
+
+/// Something that a sender says of a message.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageAttribute {
+    /// Its value, where that is a text.
+    #[serde(default)]
+    pub string_value: Option<String>,
+    /// `String`, `Number` or `Binary`, with or without a kind of its own after a dot.
+    #[serde(default)]
+    pub data_type: String,
+}
+
+impl SqsMessage {
+    /// How often SQS has handed it out, this time included.
+    pub fn receive_count(&self) -> u32 {
+        self.attributes
+            .get("ApproximateReceiveCount")
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(1)
+    }
+
+    /// What its sender says of it under this name.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.message_attributes.get(name)?.string_value.as_deref()
+    }
+
+    /// The name of the queue that it came from.
+    pub fn queue(&self) -> &str {
+        self.event_source_arn.rsplit(':').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for SqsMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SqsMessage({}, …)", self.message_id)
+    }
+}
+
+impl fmt::Debug for MessageAttribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MessageAttribute(…)")
+    }
+}
+
+/// A JSON text as its bytes, which need not be UTF-8: an escape of half a surrogate pair is none.
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    struct Bytes;
+
+    impl Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Vec<u8>, E> {
+            Ok(text.as_bytes().to_vec())
+        }
+    }
+
+    deserializer.deserialize_bytes(Bytes)
+}
 
 /// What became of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageResult {
     /// It is done, whatever became of it; SQS may delete it.
     Done,
-    /// It is to come again.
-    Again,
+    /// It is to come again, after this time.
+    Again(Duration),
+    /// Its handler panicked: it is to come again, and what was left is for the ledger to sort out.
+    Panicked,
 }
 
-/// Handles the messages of a batch, at most `concurrency` at once.
-///
-/// A handler that panics is a message to come again: what it left is for the ledger to sort out.
-pub async fn handle_batch<F, Fut>(
-    event: SqsEvent,
+/// Handles the messages of a batch, at most `concurrency` at once, and says what became of each.
+pub async fn handle_batch<'m, F, Fut>(
+    messages: &'m [SqsMessage],
     concurrency: usize,
     handle: F,
-) -> SqsBatchResponse
+) -> Vec<(&'m SqsMessage, MessageResult)>
 where
-    F: Fn(SqsMessage) -> Fut,
+    F: Fn(&'m SqsMessage) -> Fut,
     Fut: Future<Output = MessageResult>,
 {
-    let failures: Vec<Option<String>> = stream::iter(event.records)
+    stream::iter(messages)
         .map(|message| {
-            // Without an id Lambda takes the whole batch for failed, which is right.
-            let id = message.message_id.clone().unwrap_or_default();
             let work = AssertUnwindSafe(handle(message)).catch_unwind();
             async move {
-                match work.await {
-                    Ok(MessageResult::Done) => None,
-                    Ok(MessageResult::Again) => Some(id),
-                    Err(_) => {
-                        // The panic's text is not looked at: it may quote what it stumbled over.
-                        error!(sqs_message_id = id, "handling a message panicked");
-                        Some(id)
-                    }
-                }
+                let result = work.await.unwrap_or_else(|_| {
+                    // The panic's text is not looked at: it may quote what it stumbled over.
+                    error!(
+                        sqs_message_id = message.message_id,
+                        "handling a message panicked"
+                    );
+                    MessageResult::Panicked
+                });
+                (message, result)
             }
         })
         .buffered(concurrency.max(1))
         .collect()
-        .await;
-    let mut response = SqsBatchResponse::default();
-    response.batch_item_failures = failures
-        .into_iter()
-        .flatten()
-        .map(|id| {
-            let mut failure = BatchItemFailure::default();
-            failure.item_identifier = id;
-            failure
-        })
-        .collect();
-    response
+        .await
 }
 
-/// How often SQS has handed out this message, this time included.
-pub fn receive_count(message: &SqsMessage) -> u32 {
-    message
-        .attributes
-        .get("ApproximateReceiveCount")
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(1)
+/// The answer that names the messages that are to come again.
+pub fn batch_response(results: &[(&SqsMessage, MessageResult)]) -> SqsBatchResponse {
+    let mut response = SqsBatchResponse::default();
+    for (message, result) in results {
+        match result {
+            MessageResult::Done => {}
+            MessageResult::Again(_) | MessageResult::Panicked => {
+                let mut failure = BatchItemFailure::default();
+                failure.item_identifier.clone_from(&message.message_id);
+                response.batch_item_failures.push(failure);
+            }
+        }
+    }
+    response
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use serde_json::json;
+
     use super::*;
 
     fn event(ids: &[&str]) -> SqsEvent {
         let records: Vec<_> = ids
             .iter()
-            .map(|id| serde_json::json!({"messageId": id, "body": "x"}))
+            .map(|id| json!({"messageId": id, "body": "x"}))
             .collect();
-        serde_json::from_value(serde_json::json!({"Records": records})).unwrap()
-    }
-
-    fn failed(response: &SqsBatchResponse) -> Vec<&str> {
-        response
-            .batch_item_failures
-            .iter()
-            .map(|failure| failure.item_identifier.as_str())
-            .collect()
+        serde_json::from_value(json!({"Records": records})).unwrap()
     }
 
     #[tokio::test]
     async fn failed_and_panicking_messages_are_named_and_take_no_other_with_them() {
         let handled = AtomicUsize::new(0);
-        let response = handle_batch(event(&["a", "b", "c", "d"]), 2, |message| {
+        let event = event(&["a", "b", "c", "d"]);
+        let results = handle_batch(&event.records, 2, |message| {
             let handled = &handled;
             async move {
                 handled.fetch_add(1, Ordering::Relaxed);
-                match message.message_id.as_deref() {
-                    Some("b") => MessageResult::Again,
-                    Some("c") => panic!("planted"),
+                match message.message_id.as_str() {
+                    "b" => MessageResult::Again(Duration::ZERO),
+                    "c" => panic!("planted"),
                     _ => MessageResult::Done,
                 }
             }
         })
         .await;
-        assert_eq!(failed(&response), ["b", "c"]);
+        let failed: Vec<_> = batch_response(&results)
+            .batch_item_failures
+            .into_iter()
+            .map(|failure| failure.item_identifier)
+            .collect();
+        assert_eq!(failed, ["b", "c"]);
         assert_eq!(handled.into_inner(), 4);
     }
 
     #[tokio::test]
     async fn no_more_messages_are_handled_at_once_than_allowed() {
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        handle_batch(event(&["a"; 20]), 3, |_| async {
+        handle_batch(&event(&["a"; 20]).records, 3, |_| async {
             most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
             tokio::task::yield_now().await;
             now.fetch_sub(1, Ordering::Relaxed);
@@ -122,5 +219,32 @@ mod tests {
         })
         .await;
         assert_eq!(most.into_inner(), 3);
+    }
+
+    #[test]
+    fn a_body_that_is_no_text_is_read_as_it_is_and_costs_no_other_message() {
+        let mut text = br#"{"Records":[
+            {"messageId":"half","body":"\ud800"},
+            {"messageId":"bytes","body":""#
+            .to_vec();
+        text.extend([0xff, 0xfe]);
+        text.extend(
+            br#""},
+            {"messageId":"good","receiptHandle":"h","body":"{\"a\":\"\u00e9\"}",
+             "attributes":{"ApproximateReceiveCount":"3"},
+             "messageAttributes":{"acceptedAs":{"stringValue":"r","dataType":"String"}},
+             "eventSourceARN":"arn:aws:sqs:eu-central-1:123456789012:the-queue","awsRegion":"x"}]}"#,
+        );
+        let event: SqsEvent = serde_json::from_slice(&text).unwrap();
+        let [half, bytes, good] = event.records.as_slice() else {
+            panic!("{event:?}")
+        };
+        assert!(std::str::from_utf8(&half.body).is_err());
+        assert_eq!(bytes.body, [0xff, 0xfe]);
+        assert_eq!(good.body, "{\"a\":\"é\"}".as_bytes());
+        assert_eq!(good.receive_count(), 3);
+        assert_eq!(good.attribute("acceptedAs"), Some("r"));
+        assert_eq!(good.queue(), "the-queue");
+        assert!(!format!("{event:?}").contains("a\""));
     }
 }

@@ -6,8 +6,8 @@
 //! are the `winterbaume` services, and STS is `AssumeRole` alone, which lets everybody have any role. Signatures are
 //! not verified.
 //!
-//! Two things make it more than an emulator: every call is recorded ([`LocalAws::calls`]), and faults can be
-//! scripted per operation ([`LocalAws::fail_next`]) in the shape in which the real service reports them, so what
+//! Two things make it more than an emulator: every call is recorded ([`LocalAws::calls`]), with what IAM would be
+//! asked because of it ([`LocalAws::accesses`]; everything is allowed), and faults can be scripted per operation ([`LocalAws::fail_next`]) in the shape in which the real service reports them, so what
 //! a test sees is what the SDK makes of it, its retries included. What SES was given to send is kept whole
 //! ([`LocalAws::ses_messages`]), and so is which roles were assumed ([`LocalAws::assumed_roles`]).
 //!
@@ -15,7 +15,9 @@
 //! and the KMS keys beside it, because a table full of sealed settings is worthless once the key is gone. Queues
 //! are always in memory.
 
-use std::collections::{HashMap, VecDeque};
+mod access;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,8 @@ use winterbaume_kms::views::KmsStateView;
 use winterbaume_sesv2::SesV2Service;
 use winterbaume_sqs::SqsService;
 
+pub use self::access::Access;
+
 /// The region of every resource that is created at start.
 pub const REGION: &str = "us-east-1";
 
@@ -66,6 +70,7 @@ const SETTINGS_TABLE: &str = "clinic-comms-settings";
 const DELIVERIES_TABLE: &str = "clinic-comms-deliveries";
 const KEY_ALIAS: &str = "alias/clinic-comms";
 const QUEUE: &str = "clinic-comms";
+const URGENT_QUEUE: &str = "clinic-comms-urgent";
 const DLQ: &str = "clinic-comms-dlq";
 
 /// The attribute of an item of either table that says when it may be forgotten, in Unix seconds.
@@ -118,9 +123,11 @@ pub struct Resources {
     pub deliveries_table: String,
     /// ARN of the symmetric KMS key, which `alias/clinic-comms` names too.
     pub kms_key_id: String,
-    /// URL of the standard queue (visibility timeout 180 s, five receives, then the dead-letter queue).
+    /// URL of the standard queue (visibility timeout 180 s, 100 receives, then the dead-letter queue).
     pub queue_url: String,
-    /// URL of its dead-letter queue.
+    /// URL of the queue for what is urgent, which is like the other one.
+    pub urgent_queue_url: String,
+    /// URL of the dead-letter queue of both.
     pub dlq_url: String,
 }
 
@@ -201,6 +208,7 @@ struct ScriptedFault {
 #[derive(Debug, Default)]
 struct Record {
     calls: VecDeque<AwsCall>,
+    accesses: BTreeSet<Access>,
     faults: Vec<ScriptedFault>,
     ses_messages: VecDeque<SesMessage>,
     assumed_roles: VecDeque<AssumedRole>,
@@ -331,6 +339,7 @@ impl LocalAws {
             deliveries_table: DELIVERIES_TABLE.to_owned(),
             kms_key_id,
             queue_url: format!("{base}/{ACCOUNT}/{QUEUE}"),
+            urgent_queue_url: format!("{base}/{ACCOUNT}/{URGENT_QUEUE}"),
             dlq_url: format!("{base}/{ACCOUNT}/{DLQ}"),
         };
         let tasks = vec![
@@ -372,6 +381,8 @@ impl LocalAws {
             ("DELIVERIES_TABLE", resources.deliveries_table.clone()),
             ("KMS_KEY_ID", resources.kms_key_id.clone()),
             ("QUEUE_URL", resources.queue_url.clone()),
+            ("URGENT_QUEUE_URL", resources.urgent_queue_url.clone()),
+            ("DEAD_LETTER_QUEUE_URL", resources.dlq_url.clone()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
@@ -420,6 +431,12 @@ impl LocalAws {
     /// The roles that were assumed since the start, oldest first, the newest [`MAX_CALLS`] of them.
     pub fn assumed_roles(&self) -> Vec<AssumedRole> {
         self.record().assumed_roles.iter().cloned().collect()
+    }
+
+    /// What IAM would have been asked since the start, each question once; [`clear_calls`](Self::clear_calls) leaves
+    /// them.
+    pub fn accesses(&self) -> BTreeSet<Access> {
+        self.record().accesses.clone()
     }
 
     /// Forgets the recorded calls.
@@ -725,13 +742,15 @@ async fn create_queues(sqs: &SqsService) -> Result<(), LocalAwsError> {
     .await?;
     let redrive = json!({
         "deadLetterTargetArn": format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{DLQ}"),
-        "maxReceiveCount": 5,
+        "maxReceiveCount": 100,
     });
-    create(json!({
-        "QueueName": QUEUE,
-        "Attributes": {"VisibilityTimeout": "180", "RedrivePolicy": redrive.to_string()},
-    }))
-    .await?;
+    for queue in [QUEUE, URGENT_QUEUE] {
+        create(json!({
+            "QueueName": queue,
+            "Attributes": {"VisibilityTimeout": "180", "RedrivePolicy": redrive.to_string()},
+        }))
+        .await?;
+    }
     Ok(())
 }
 
@@ -793,7 +812,17 @@ impl Services {
         };
         let path = parts.uri.path();
         let operation = operation(&service, &parts.headers, &parts.method, path, &body);
-        if let Some(fault) = self.arrived(&service, &operation) {
+        let caller = access_key_id(&parts.headers).unwrap_or_default();
+        let accesses = access::Call {
+            access_key_id: &caller,
+            region: &region,
+            service: &service,
+            operation: &operation,
+            path,
+            body: &body,
+        }
+        .accesses();
+        if let Some(fault) = self.arrived(&service, &operation, accesses) {
             return fault_answer(&service, fault);
         }
 
@@ -837,8 +866,9 @@ impl Services {
     }
 
     /// Records a call, and uses up a script for it if there is one.
-    fn arrived(&self, service: &str, operation: &str) -> Option<Fault> {
+    fn arrived(&self, service: &str, operation: &str, accesses: Vec<Access>) -> Option<Fault> {
         let mut record = self.record();
+        record.accesses.extend(accesses);
         if record.calls.len() >= MAX_CALLS {
             record.calls.pop_front();
         }

@@ -14,6 +14,17 @@ pub(crate) enum Function {
     ConfigTest,
 }
 
+impl Function {
+    /// The name of its program.
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::Config => "config",
+            Self::ConfigTest => "config-test",
+        }
+    }
+}
+
 /// A route as it is deployed.
 #[derive(Debug)]
 pub(crate) struct Deployed {

@@ -5,8 +5,8 @@ use comms_testkit::dynamodb;
 use jiff::Timestamp;
 
 use super::{
-    Claim, Item, LedgerError, Owner, RequestRecord, attempts, claim_refused, delivery, is_given_up,
-    owned, planned_deliveries, string,
+    Claim, Item, LedgerError, Owner, Past, RequestRecord, attempts, claim_refused, delivery,
+    is_given_up, owned, planned_deliveries, string,
 };
 use crate::health;
 
@@ -79,33 +79,39 @@ fn claims(item: &Item) {
     let status = string(item, "status").map(String::as_str);
     let is_ours = string(item, "owner").map(String::as_str) == Some("ours");
     match claim_refused(item, &request, &owner, NOW) {
-        Ok(Claim::Owned { .. }) => assert!(status == Some("sending") && is_ours),
+        Ok(Claim::Owned(_)) => assert!(status == Some("sending") && is_ours),
         Ok(Claim::Abandoned { .. }) => assert!(status == Some("sending") && !is_ours),
         Ok(Claim::Ended(ended)) => {
             assert_eq!(status, Some(ended.status.as_str()));
             assert!(!["queued", "sending"].contains(&ended.status.as_str()));
         }
-        Ok(Claim::Busy) => assert!(matches!(status, Some("queued" | "sending"))),
+        Ok(Claim::Busy { until }) => assert!(status == Some("sending") && !is_ours && until > NOW),
+        Ok(Claim::NotYet { .. }) => assert_eq!(status, Some("queued")),
         Ok(Claim::OtherPayload) => {
             assert!(string(item, "payloadHash").is_some_and(|hash| *hash != request.payload_hash));
         }
         Err(error) => assert!(matches!(error, LedgerError::Corrupt(_)), "{error:?}"),
     }
-    if let Ok(Claim::Owned {
-        attempts,
-        possible_duplicate,
-    }) = owned(item)
-    {
-        assert_eq!(
-            attempts.is_empty(),
-            string(item, "attempts").is_none_or(|text| text.trim() == "[]"),
-            "{item:?}"
-        );
+    if let Ok(Claim::Owned(past)) = owned(item) {
+        let Past {
+            attempts,
+            possible_duplicate,
+            deferrals,
+            takeovers,
+        } = past;
+        let no_attempts = string(item, "attempts").is_none_or(|text| text.trim() == "[]");
+        assert_eq!(attempts.is_empty(), no_attempts, "{item:?}");
+        let flag = item.get("possibleDuplicate");
         assert_eq!(
             possible_duplicate,
-            item.get("possibleDuplicate")
-                .is_some_and(|flag| flag.as_bool() == Ok(&true))
+            flag.is_some_and(|flag| flag.as_bool() == Ok(&true))
         );
+        for (count, name) in [(deferrals, "deferrals"), (takeovers, "takeovers")] {
+            let counted = item
+                .get(name)
+                .map(|value| value.as_n().unwrap().parse::<u32>().unwrap());
+            assert_eq!(count, counted.unwrap_or_default());
+        }
     }
 }
 
@@ -134,9 +140,9 @@ fn an_attribute_of_another_kind_is_an_error_and_not_an_absent_one() {
         item.insert(name.to_owned(), super::n(1));
         assert_eq!(delivery(&item), Err(LedgerError::Corrupt(name)));
     }
-    for name in ["attempts", "possibleDuplicate"] {
+    for name in ["attempts", "possibleDuplicate", "deferrals", "takeovers"] {
         let mut item = sent.clone();
-        item.insert(name.to_owned(), super::n(1));
+        item.insert(name.to_owned(), super::text("", "x").1);
         assert_eq!(owned(&item), Err(LedgerError::Corrupt(name)));
     }
 }

@@ -1,0 +1,240 @@
+//! The queues, as the worker sees them: messages that have to wait, and messages that are set aside.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use aws_config::SdkConfig;
+use aws_sdk_sqs::{
+    Client,
+    error::BuildError,
+    types::{ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue},
+};
+use comms_core::ClinicId;
+use comms_runtime::sqs::SqsMessage;
+use comms_settings::error_code;
+use jiff::Timestamp;
+use thiserror::Error;
+
+/// The attribute of a dead letter with SQS's id of the message that it was. When it is put back on its
+/// queue it keeps the attribute, because the id may be what it is known by.
+pub const SOURCE_MESSAGE_ID: &str = "sourceMessageId";
+
+/// Attributes that a message may have, and bytes of it with them (Amazon SQS, message quotas).
+const MAX_ATTRIBUTES: usize = 10;
+const MAX_MESSAGE_BYTES: usize = 1_048_576;
+
+/// Entries of one `ChangeMessageVisibilityBatch`.
+const MAX_ENTRIES: usize = 10;
+
+/// Why a message can never be worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeadLetterReason {
+    /// It is not a communication.
+    NotACommunication,
+    /// Its key stands for another communication.
+    KeyConflict,
+    /// It has neither a key nor an id.
+    NoKey,
+    /// Handling it panicked, again and again.
+    Panicked,
+}
+
+impl DeadLetterReason {
+    /// The name in attributes, logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotACommunication => "not_a_communication",
+            Self::KeyConflict => "key_conflict",
+            Self::NoKey => "no_key",
+            Self::Panicked => "panicked",
+        }
+    }
+}
+
+/// What is known of a message that is set aside; nothing of what it says.
+#[derive(Debug)]
+pub struct DeadLetter<'a> {
+    /// Why.
+    pub reason: DeadLetterReason,
+    /// The fields that are wrong, as JSON pointers made of known names.
+    pub fields: String,
+    /// Whose it is.
+    pub clinic: Option<&'a ClinicId>,
+    /// The time.
+    pub at: Timestamp,
+}
+
+/// SQS did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum QueueError {
+    /// SQS refused, or did not answer.
+    #[error("SQS {operation} failed ({code})")]
+    Sqs {
+        /// The operation.
+        operation: &'static str,
+        /// SQS's error code, or what kept the request from being answered.
+        code: String,
+    },
+    /// The message can not be sent anywhere, because it is no text.
+    #[error("the message is no text, and only the queue itself can move it")]
+    NoText,
+    /// The message is from a queue that the worker was not told of.
+    #[error("the message is from a queue that is not in the environment")]
+    UnknownQueue,
+}
+
+/// The worker's queues.
+#[derive(Debug, Clone)]
+pub struct Queues {
+    client: Client,
+    sources: [String; 2],
+    dead_letters: String,
+}
+
+impl Queues {
+    /// Takes messages from the queues with the URLs `sources`, and sets them aside on `dead_letters`.
+    pub fn new(
+        config: &SdkConfig,
+        sources: [impl Into<String>; 2],
+        dead_letters: impl Into<String>,
+    ) -> Self {
+        Self {
+            client: Client::new(config),
+            sources: sources.map(Into::into),
+            dead_letters: dead_letters.into(),
+        }
+    }
+
+    /// Sends a message on to the dead-letter queue as it is, with the reason. Once that is done the
+    /// message itself is done.
+    pub async fn set_aside(
+        &self,
+        message: &SqsMessage,
+        letter: &DeadLetter<'_>,
+    ) -> Result<(), QueueError> {
+        let body = std::str::from_utf8(&message.body).map_err(|_| QueueError::NoText)?;
+        // An empty message can not be sent.
+        let body = if body.is_empty() { " " } else { body };
+        let attributes = attributes(message, letter);
+        let size: usize = attributes
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + "String".len())
+            .sum();
+        let mut request = self
+            .client
+            .send_message()
+            .queue_url(&self.dead_letters)
+            .message_body(body)
+            .set_message_group_id(message.attributes.get("MessageGroupId").cloned());
+        // Better without a word than not at all: what is wrong with it can be found out again.
+        if body.len() + size <= MAX_MESSAGE_BYTES {
+            for (name, value) in attributes {
+                let value = text(value).map_err(|_| not_built("SendMessage"))?;
+                request = request.message_attributes(name, value);
+            }
+        }
+        request.send().await.map_err(|error| QueueError::Sqs {
+            operation: "SendMessage",
+            code: error_code(&error),
+        })?;
+        Ok(())
+    }
+
+    /// Lets messages of one batch come again after the time beside each, rounded up to seconds. One for
+    /// which this fails comes again when the queue's own visibility timeout is over.
+    pub async fn let_wait(&self, waits: &[(&SqsMessage, Duration)]) -> Result<(), QueueError> {
+        let Some((first, _)) = waits.first() else {
+            return Ok(());
+        };
+        // An event has messages of one queue.
+        let url = self.url_of(first.queue())?;
+        let mut failed = None;
+        for waits in waits.chunks(MAX_ENTRIES) {
+            let entries = waits
+                .iter()
+                .enumerate()
+                .map(|(number, (message, wait))| {
+                    let seconds = wait.as_millis().div_ceil(1_000);
+                    ChangeMessageVisibilityBatchRequestEntry::builder()
+                        .id(number.to_string())
+                        .receipt_handle(&message.receipt_handle)
+                        .visibility_timeout(i32::try_from(seconds).unwrap_or(i32::MAX))
+                        .build()
+                })
+                .collect::<Result<Vec<_>, BuildError>>()
+                .map_err(|_| not_built("ChangeMessageVisibilityBatch"))?;
+            let answer = self
+                .client
+                .change_message_visibility_batch()
+                .queue_url(url)
+                .set_entries(Some(entries))
+                .send()
+                .await
+                .map_err(|error| QueueError::Sqs {
+                    operation: "ChangeMessageVisibilityBatch",
+                    code: error_code(&error),
+                })?;
+            failed = failed.or_else(|| answer.failed.into_iter().next());
+        }
+        match failed {
+            None => Ok(()),
+            Some(entry) => Err(QueueError::Sqs {
+                operation: "ChangeMessageVisibilityBatch",
+                code: entry.code,
+            }),
+        }
+    }
+
+    fn url_of(&self, name: &str) -> Result<&str, QueueError> {
+        let url = self
+            .sources
+            .iter()
+            .find(|url| url.rsplit('/').next() == Some(name));
+        url.map(String::as_str).ok_or(QueueError::UnknownQueue)
+    }
+}
+
+/// What is said of a dead letter, and then what its sender said of it, as far as there is room.
+fn attributes(message: &SqsMessage, letter: &DeadLetter<'_>) -> BTreeMap<String, String> {
+    let source = message
+        .attribute(SOURCE_MESSAGE_ID)
+        .unwrap_or(&message.message_id);
+    let own = [
+        ("reason", letter.reason.as_str().to_owned()),
+        ("fields", letter.fields.clone()),
+        (
+            "clinicId",
+            letter.clinic.map(ToString::to_string).unwrap_or_default(),
+        ),
+        ("sourceQueue", message.queue().to_owned()),
+        (SOURCE_MESSAGE_ID, source.to_owned()),
+        ("deadAt", letter.at.to_string()),
+    ];
+    let mut attributes: BTreeMap<_, _> = own
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    for (name, value) in &message.message_attributes {
+        if attributes.len() < MAX_ATTRIBUTES
+            && let Some(value) = &value.string_value
+            && !attributes.contains_key(name)
+        {
+            attributes.insert(name.clone(), value.clone());
+        }
+    }
+    attributes
+}
+
+fn text(value: String) -> Result<MessageAttributeValue, BuildError> {
+    MessageAttributeValue::builder()
+        .data_type("String")
+        .string_value(value)
+        .build()
+}
+
+fn not_built(operation: &'static str) -> QueueError {
+    QueueError::Sqs {
+        operation,
+        code: "RequestNotBuilt".to_owned(),
+    }
+}

@@ -1,0 +1,117 @@
+"""Expands template.yaml as CloudFormation does (by aws-sam-translator, which is that very transform) and fails if the
+expansion gives anybody a right that is not written in the template.
+
+tests/tests/permissions.rs holds the roles of the template against what the functions do. This is the other half: what
+SAM makes of the template has those roles and no others, each function has its own, and besides them only API Gateway may
+call the functions of the API."""
+
+import os
+import sys
+
+from samtranslator.translator.transform import transform
+from samtranslator.yaml_helper import yaml_parse
+
+# What SAM writes for the functions, their event sources and the API. A type that is new here is one to think about.
+GENERATED = {
+    "AWS::ApiGatewayV2::Api",
+    "AWS::ApiGatewayV2::Stage",
+    "AWS::Lambda::EventSourceMapping",
+    "AWS::Lambda::Function",
+    "AWS::Lambda::Permission",
+}
+
+
+class NoManagedPolicies:
+    """The template names no managed policy: asking for one is an error."""
+
+    def load(self):
+        return {}
+
+
+def of_type(resources, kind):
+    return {name: body for name, body in resources.items() if body["Type"].startswith(kind)}
+
+
+def expand(text):
+    template = yaml_parse(text)
+    # Where `sam deploy` has put the packages by the time that the template is expanded.
+    template["Globals"]["Function"]["CodeUri"] = "s3://packages/bootstrap.zip"
+    parameters = {name: body["Default"] for name, body in template["Parameters"].items()}
+    return transform(template, parameters, NoManagedPolicies())
+
+
+def wrong(template, expanded):
+    """What the expansion has that the template has not."""
+    written, made = template["Resources"], expanded["Resources"]
+
+    for name, body in made.items():
+        if name in written and not written[name]["Type"].startswith("AWS::Serverless::"):
+            if body != written[name]:
+                yield f"{name} is changed"
+        elif body["Type"] not in GENERATED:
+            yield f"{name} is added, of type {body['Type']}"
+
+    roles = of_type(written, "AWS::IAM::")
+    if of_type(made, "AWS::IAM::") != roles:
+        yield "other roles or policies than the template's"
+
+    functions = of_type(written, "AWS::Serverless::Function")
+    if set(functions) != set(of_type(made, "AWS::Lambda::Function")):
+        yield "other functions than the template's"
+    owners = []
+    for name, body in of_type(made, "AWS::Lambda::Function").items():
+        role = body["Properties"]["Role"]
+        if role != written.get(name, {}).get("Properties", {}).get("Role"):
+            yield f"{name} has the role {role}"
+        owners.append(role["Fn::GetAtt"][0])
+    if sorted(owners) != sorted(roles):
+        yield f"roles {sorted(roles)} are those of {sorted(owners)}"
+
+    sources = sorted(
+        str((name, event["Properties"]["Queue"]))
+        for name, function in functions.items()
+        for event in function["Properties"]["Events"].values()
+        if event["Type"] == "SQS"
+    )
+    mappings = sorted(
+        str((body["Properties"]["FunctionName"]["Ref"], body["Properties"]["EventSourceArn"]))
+        for body in of_type(made, "AWS::Lambda::EventSourceMapping").values()
+    )
+    if mappings != sources:
+        yield f"event sources {mappings}, not {sources}"
+
+    api = {
+        name
+        for name, function in functions.items()
+        if any(event["Type"] == "HttpApi" for event in function["Properties"]["Events"].values())
+    }
+    callable_ = set()
+    for name, body in of_type(made, "AWS::Lambda::Permission").items():
+        permission = body["Properties"]
+        callable_.add(permission["FunctionName"]["Ref"])
+        source = str(permission.get("SourceArn"))
+        if (
+            permission["Action"] != "lambda:InvokeFunction"
+            or permission["Principal"] != "apigateway.amazonaws.com"
+            or "${__ApiId__}" not in source
+            or str({"Ref": "Api"}) not in source
+        ):
+            yield f"{name} lets {permission['Principal']} do {permission['Action']} from {source}"
+    if callable_ != api:
+        yield f"{sorted(callable_)} may be called, not {sorted(api)}"
+
+
+def main():
+    # The transform asks for a region, to know the partition.
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+    with open("template.yaml", encoding="utf-8") as file:
+        text = file.read()
+    complaints = list(wrong(yaml_parse(text), expand(text)))
+    for complaint in complaints:
+        print(f"expansion: {complaint}", file=sys.stderr)
+    if not complaints:
+        print("expansion: the roles are the template's and nobody else has rights")
+    sys.exit(bool(complaints))
+
+
+main()

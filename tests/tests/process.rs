@@ -1,0 +1,104 @@
+//! A function as a process of its own under the Lambda Runtime API, as Lambda starts it.
+
+use std::{
+    fs::File,
+    io::{Read, Seek},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use comms_testkit::runtime_api::RuntimeApi;
+use serde_json::Value;
+use tempfile::tempfile;
+
+use crate::world::World;
+
+/// The test that is a function's process when it is started with a Runtime API to serve.
+const PROCESS: &str = "process::the_process_of_a_function";
+/// What Lambda gives a function to find its Runtime API by, and its name.
+const RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
+const FUNCTION_NAME: &str = "AWS_LAMBDA_FUNCTION_NAME";
+/// A directory with the functions' programs, to have those tested instead of what is linked here.
+const PROGRAMS: &str = "FUNCTIONS_DIR";
+/// Far more than an invocation takes.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A function's `main`, in a process of its own: [`Process::start`] starts this program again with nothing but this
+/// test. Among the other tests it has nothing to serve.
+#[tokio::test]
+async fn the_process_of_a_function() {
+    if std::env::var_os(RUNTIME_API).is_none() {
+        return;
+    }
+    let ended = match std::env::var(FUNCTION_NAME).unwrap().as_str() {
+        "send" => comms_send::run().await,
+        "worker" => comms_worker::run().await,
+        "config" => comms_config::run().await,
+        "config-test" => comms_config_test::run().await,
+        other => panic!("{other} is no function"),
+    };
+    ended.unwrap();
+}
+
+/// A function's process; killed with the test.
+pub(crate) struct Process {
+    function: &'static str,
+    api: RuntimeApi,
+    pub(crate) child: Child,
+    output: File,
+}
+
+impl Process {
+    /// Starts a function of this world.
+    pub(crate) async fn start(world: &World, function: &'static str) -> Self {
+        let api = RuntimeApi::start().await;
+        let output = tempfile().unwrap();
+        let mut command = if let Some(programs) = std::env::var_os(PROGRAMS) {
+            Command::new(Path::new(&programs).join(function))
+        } else {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args([PROCESS, "--exact", "--nocapture", "--test-threads=1"]);
+            command
+        };
+        let child = command
+            .envs(world.variables(function))
+            .envs(api.env(function))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output.try_clone().unwrap())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{function} does not start: {error}"));
+        Self {
+            function,
+            api,
+            child,
+            output,
+        }
+    }
+
+    /// Invokes it and gives its answer.
+    pub(crate) async fn invoke(&mut self, event: &str) -> Value {
+        let payload = Bytes::from(event.to_owned());
+        let answer = self.api.invoke(self.function, payload, TIMEOUT).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.said()));
+        serde_json::from_slice(&answer).unwrap()
+    }
+
+    /// What it wrote to its standard output and error.
+    pub(crate) fn said(&mut self) -> String {
+        let mut said = String::new();
+        self.output.rewind().unwrap();
+        self.output.read_to_string(&mut said).unwrap();
+        said
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already. Neither minds being stopped.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
