@@ -19,6 +19,7 @@ mod health;
 mod idempotency;
 mod isolation;
 mod large;
+mod limits;
 mod matrix;
 mod openapi;
 mod operator;

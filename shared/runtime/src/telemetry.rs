@@ -3,7 +3,7 @@
 //! Only this project's crates write, and the Lambda runtime its warnings. Libraries log what they
 //! send and receive, at some level or other; here that is patients' data and credentials.
 
-mod metrics;
+pub(crate) mod metrics;
 
 use comms_core::metric::METRICS;
 use tracing_subscriber::{

@@ -128,6 +128,8 @@ impl Visit for Fields {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod tests {
     use comms_testkit::logs::{Captured, listen};
     use tracing::info;
