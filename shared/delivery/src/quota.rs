@@ -118,7 +118,10 @@ impl Grant {
     pub fn put_back(&self, count: u32) {
         let mut state = self.account.state();
         let State { lease, away, .. } = &mut *state;
-        let own = lease.iter_mut().chain(away).find(|lease| lease.id == self.lease);
+        let own = lease
+            .iter_mut()
+            .chain(away)
+            .find(|lease| lease.id == self.lease);
         if let Some(lease) = own {
             let count = min(count, lease.spent);
             lease.spent -= count;

@@ -497,7 +497,8 @@ async fn what_is_put_back_while_more_is_asked_for_is_there_afterwards_whatever_t
 }
 
 #[tokio::test]
-async fn what_an_earlier_lease_of_the_window_gave_can_be_put_back_to_the_next_and_no_more_than_that() {
+async fn what_an_earlier_lease_of_the_window_gave_can_be_put_back_to_the_next_and_no_more_than_that()
+ {
     let world = World::new().await;
     let (process, limits) = (world.process(), limits(&[(Period::Minute, 10)]));
     let first = take(&process, &limits, 4).await.unwrap();
