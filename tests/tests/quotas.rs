@@ -12,11 +12,13 @@ const MINUTE: Duration = Duration::from_mins(1);
 
 /// A world in which the clinic has this limit for e-mail, and whose send function has a clock that the test moves.
 async fn limited(limit: Value) -> (World, Arc<ManualClock>) {
-    let mut world = World::saved().await;
+    let mut world = Box::pin(World::saved()).await;
     let clock = Arc::new(ManualClock::new());
     world.send.pipeline = world.pipeline_with_clock("send", clock.clone());
     let patch = json!({"email": {"rateLimit": limit}});
-    world.patch_settings(CLINIC, patch).await.expect(200);
+    Box::pin(world.patch_settings(CLINIC, patch))
+        .await
+        .expect(200);
     (world, clock)
 }
 

@@ -300,7 +300,7 @@ impl Account {
             && now < refused.exhausted.until
             && (SignedDuration::ZERO..REFUSAL_IS_BELIEVED).contains(&age)
             && count > refused.room.saturating_add(left);
-        is_believed.then(|| Quota::Exhausted(refused.exhausted))
+        is_believed.then_some(Quota::Exhausted(refused.exhausted))
     }
 }
 

@@ -147,10 +147,10 @@ impl Lane {
                 break;
             }
         }
-        let seen = self.scene.end();
+        let observed = self.scene.end();
         self.delete(&run).await;
         let processes = self.processes - started;
-        verdict.run(seed, &seen, run.messages, run.batches.into(), processes);
+        verdict.run(seed, &observed, run.messages, run.batches.into(), processes);
         for (request, expected) in &run.accepted {
             let answer = self.world.status(request).await;
             let deliveries = answer.body["deliveries"].as_array().cloned();
@@ -158,7 +158,7 @@ impl Lane {
             for expected in expected {
                 let is_it = |said: &&Value| said["deliveryId"] == expected.delivery.as_str();
                 let said = deliveries.iter().find(is_it).unwrap_or(&Value::Null);
-                verdict.delivery(seed, expected, said, &seen);
+                verdict.delivery(seed, expected, said, &observed);
             }
         }
         self.check_table(&run, verdict).await;
