@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use comms_testkit::aws::Fault;
 use serde_json::{Value, json};
 
 use crate::world::{Mail, World, communication};
@@ -73,6 +74,47 @@ async fn a_request_with_many_recipients_is_several_messages_and_one_communicatio
 }
 
 #[tokio::test]
+async fn messages_that_the_queue_does_not_take_are_offered_again_and_then_told_one_by_one() {
+    let world = World::saved().await;
+    let fail = |times| {
+        world
+            .aws
+            .fail_next("sqs", "SendMessageBatch", times, Fault::SomeEntries);
+    };
+    // Five of the first ten messages fail once.
+    fail(1);
+    world.post_with_key(&to(115), "once").await.expect(202);
+    assert_eq!(world.aws.count("sqs", "SendMessageBatch"), 3);
+    assert_eq!(work_off(&world).await.iter().sum::<usize>(), 115);
+    assert_eq!(world.smtp.messages().len(), 115);
+
+    // Of ten five, of these three, two, and in the end one are left over; the last two go in a call of their own.
+    fail(4);
+    let refused = world.post(&to(115)).await.expect(503);
+    assert_eq!(refused.body["code"], "unavailable");
+    assert_eq!(refused.pointers(), ["/recipients/0"]);
+    let said = &refused.body["errors"][0]["detail"];
+    assert_eq!(said, "10 recipients from here on are not queued");
+    let (request, key) = (&refused.body["requestId"], &refused.body["idempotencyKey"]);
+    assert_eq!(work_off(&world).await.iter().sum::<usize>(), 105);
+    let status = world.status(request.as_str().unwrap()).await.expect(200);
+    let deliveries = status.body["deliveries"].as_array().unwrap();
+    let waiting = deliveries
+        .iter()
+        .take_while(|delivery| delivery["status"] == "queued");
+    assert_eq!(waiting.count(), 10);
+
+    // What the answer says to do puts the rest on the queue, and sends nothing twice.
+    let again = world
+        .post_with_key(&to(115), key.as_str().unwrap())
+        .await
+        .expect(202);
+    assert_eq!(again.body["requestId"], *request);
+    work_off(&world).await;
+    assert_eq!(world.smtp.messages().len(), 2 * 115);
+}
+
+#[tokio::test]
 async fn recipients_without_an_address_are_failed_deliveries_of_the_request_in_whichever_message_they_are()
  {
     let world = World::saved().await;
@@ -124,12 +166,9 @@ async fn an_immediate_send_puts_on_the_queue_only_those_whom_it_could_not_end() 
     let mut some = to(3);
     some["strategy"] = json!("immediate");
     // The claim of one of the three is refused; the other two are sent.
-    world.aws.fail_next(
-        "dynamodb",
-        "UpdateItem",
-        1,
-        comms_testkit::aws::Fault::AccessDenied,
-    );
+    world
+        .aws
+        .fail_next("dynamodb", "UpdateItem", 1, Fault::AccessDenied);
     let answer = world.post(&some).await.expect(207);
     assert_eq!(world.smtp.messages().len(), 2);
     assert_eq!(work_off(&world).await, [1]);
