@@ -280,6 +280,11 @@ fn implied(function: &str) -> Vec<Access> {
             arn("logs", &format!("log-group:{logs}:log-stream:1")),
         );
     }
+    if TEMPLATE["Globals"]["Function"]["Tracing"] == "Active" {
+        for action in ["xray:PutTraceSegments", "xray:PutTelemetryRecords"] {
+            add(action, "*".to_owned());
+        }
+    }
     // An event source mapping polls in the name of the function's role (Lambda developer guide, "Using Lambda with
     // Amazon SQS", execution role permissions).
     let sources = entries(&properties["Events"]).filter(|(_, event)| event["Type"] == "SQS");

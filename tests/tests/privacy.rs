@@ -5,19 +5,17 @@ use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::SystemClock;
-use comms_runtime::telemetry::{self, LogLevel};
+use comms_runtime::telemetry::{self, TelemetryConfig};
 use comms_testkit::{
     aws::Fault,
     logs::{Captured, listen},
     smtp::{Action, Stage},
 };
 use serde_json::{Value, json};
-use tracing::Subscriber;
 use tracing_subscriber::{
     Layer,
     filter::{LevelFilter, Targets},
     layer::SubscriberExt,
-    registry::LookupSpan,
 };
 
 use crate::world::{
@@ -78,21 +76,15 @@ fn assert_private(what: &str, text: &str) {
     }
 }
 
-/// As the functions write their logs.
-fn as_production<S: Subscriber + for<'a> LookupSpan<'a>>(lines: &Captured) -> impl Layer<S> {
-    tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_span_list(true)
-        .with_writer(lines.clone())
-}
-
-/// Everything that is logged on this thread from here on: what production would log at its loudest, and what all
-/// crates would but the ones that stand in for AWS.
+/// Everything that is logged on this thread from here on: the lines that production would write at its loudest, metrics
+/// among them, with as much in them as they can have; and what all crates would log but the ones that stand in for AWS.
 fn capture() -> (Captured, Captured, tracing::subscriber::DefaultGuard) {
     let (production, everything) = (Captured::default(), Captured::default());
-    let loudest: LogLevel = "trace".parse().unwrap();
+    let loudest = TelemetryConfig {
+        level: "trace".parse().unwrap(),
+        by_clinic: true,
+        ..TelemetryConfig::default()
+    };
     let not_the_stand_ins = Targets::new()
         .with_default(LevelFilter::TRACE)
         .with_target("dynoxide", LevelFilter::OFF)
@@ -103,7 +95,7 @@ fn capture() -> (Captured, Captured, tracing::subscriber::DefaultGuard) {
         .with_ansi(false)
         .with_writer(everything.clone());
     let subscriber = tracing_subscriber::registry()
-        .with(as_production(&production).with_filter(telemetry::targets(loudest)))
+        .with(telemetry::layer(loudest, production.clone()))
         .with(plain.with_filter(not_the_stand_ins));
     let guard = listen(subscriber);
     (production, everything, guard)
@@ -137,6 +129,8 @@ async fn saved() -> World {
 async fn assert_nothing_leaked(world: &World, production: &Captured, everything: &Captured) {
     let (logs, tables) = (production.text(), world.aws.dump_tables().await);
     assert_private("logs", &logs);
+    // The lines of metrics are among them.
+    assert!(logs.contains("CloudWatchMetrics"));
     assert_private("tables", &tables);
     assert_private("answers", &world.answers());
     // A password is nobody's to log, whatever the filter lets through.
@@ -170,7 +164,14 @@ async fn what_goes_well_leaves_no_trace_of_who_and_what_and_no_secret() {
         assert!(message.contains(text), "{text}");
     }
     let (logs, tables) = (production.text(), world.aws.dump_tables().await);
-    for line in ["delivery recorded", "batch handled", "answered"] {
+    for line in [
+        "delivery recorded",
+        "batch handled",
+        "answered",
+        "\"Sent\":1",
+        "\"Failed\":1",
+        "\"ConfigCacheHits\":",
+    ] {
         assert!(logs.contains(line), "{line}");
     }
     for shown in ["p***@patients.example", CLINIC] {

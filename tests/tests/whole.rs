@@ -19,6 +19,7 @@ mod idempotency;
 mod isolation;
 mod large;
 mod matrix;
+mod observability;
 mod openapi;
 mod operator;
 mod patch;
