@@ -24,8 +24,8 @@ use comms_core::{
     BaseUrl, Channel, DeliveryStatus, Disposition, ErrorKind, FailureReason, HealthState, Position,
     Problems, ProviderKind, SystemClock, json as strict_json, request,
 };
-use comms_settings::{credentials, document};
-use comms_testkit::aws::Fault;
+use comms_settings::{credentials, document, rate_limit};
+use comms_testkit::{aws::Fault, clock::ManualClock};
 use serde_json::{Map, Value, json};
 
 use self::{
@@ -462,6 +462,7 @@ fn positions_and_limits_are_those_of_the_code() {
             "/SmtpCredentials/properties/maxConnections/oneOf/0/maximum",
             credentials::MAX_CONNECTIONS as usize,
         ),
+        ("/Rate/oneOf/0/maximum", rate_limit::MAX_RATE as usize),
         (
             "/TwilioCredentials/properties/templates/maxProperties",
             credentials::MAX_TEMPLATES,
@@ -746,6 +747,22 @@ async fn a_communication_that_is_not_the_first_or_not_small_is_answered_as_docum
         .aws
         .fail_next("sqs", "SendMessageBatch", 100, Fault::ServerError);
     check(world.post(&communication()).await, 503);
+}
+
+#[tokio::test]
+async fn a_communication_over_the_clinics_limit_is_answered_as_documented() {
+    let contract = Contract::read();
+    let post = operation(&contract, "postCommunication");
+    let mut world = World::saved().await;
+    world.send.pipeline = world.pipeline_with_clock("send", Arc::new(ManualClock::new()));
+    let limit = json!({"email": {"rateLimit": {"maxPerHour": "1"}}});
+    world.patch_settings(CLINIC, limit).await.expect(200);
+    let mut two = immediate();
+    two["recipients"] = json!([{"email": "pat@example.com"}, {"email": "sam@example.com"}]);
+    for (communication, status) in [(immediate(), 200), (immediate(), 429), (two, 422)] {
+        let answer = world.post(&communication).await.expect(status);
+        contract.check(&post, &answer).unwrap();
+    }
 }
 
 #[tokio::test]

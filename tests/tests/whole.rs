@@ -27,6 +27,7 @@ mod permissions;
 mod privacy;
 mod process;
 mod providers;
+mod quotas;
 mod rotation;
 mod send;
 mod versions;

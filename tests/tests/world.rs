@@ -259,26 +259,32 @@ impl World {
     /// The worker as a new process with a clock that the test moves.
     pub(crate) fn worker_with_clock(&self, clock: Arc<dyn Clock>) -> comms_worker::Deps {
         let (sdk, resources) = (self.sdk_of("worker"), self.aws.resources());
-        let store = SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
-        let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
-        let tls = TlsConfigs::new(Some(&self.ca.pem())).unwrap();
         comms_worker::Deps {
-            pipeline: Pipeline::new(
-                Arc::new(SettingsCache::new(store.clone(), clock.clone(), 500)),
-                HashKeys::new(store),
-                ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
-                SharedHealth::new(&sdk, &resources.deliveries_table, clock.clone()),
-                Quotas::new(&sdk, &resources.deliveries_table, clock.clone()),
-                SharedPacing::new(&sdk, &resources.deliveries_table, clock.clone()),
-                Ledger::new(&sdk, &resources.deliveries_table),
-                clock,
-            ),
+            pipeline: self.pipeline_with_clock("worker", clock),
             queues: comms_worker::Queues::new(
                 &sdk,
                 [&resources.queue_url, &resources.urgent_queue_url],
                 &resources.dlq_url,
             ),
         }
+    }
+
+    /// The pipeline of a function as a new process with a clock that the test moves.
+    pub(crate) fn pipeline_with_clock(&self, function: &str, clock: Arc<dyn Clock>) -> Pipeline {
+        let (sdk, resources) = (self.sdk_of(function), self.aws.resources());
+        let store = SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
+        let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
+        let tls = TlsConfigs::new(Some(&self.ca.pem())).unwrap();
+        Pipeline::new(
+            Arc::new(SettingsCache::new(store.clone(), clock.clone(), 500)),
+            HashKeys::new(store),
+            ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
+            SharedHealth::new(&sdk, &resources.deliveries_table, clock.clone()),
+            Quotas::new(&sdk, &resources.deliveries_table, clock.clone()),
+            SharedPacing::new(&sdk, &resources.deliveries_table, clock.clone()),
+            Ledger::new(&sdk, &resources.deliveries_table),
+            clock,
+        )
     }
 
     /// The entry of the clinic's own mail server.

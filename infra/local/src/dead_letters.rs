@@ -38,21 +38,23 @@ pub(crate) async fn watch(aws: LocalAws, inbox: Inbox) {
         url: aws.resources().dlq_url.clone(),
         known: HashSet::new(),
     };
-    let mut seen = 0;
+    let mut seen = (0, 0);
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        // Messages are looked at only when there are more or fewer than before: a look hides them for a moment from
-        // whoever works with the queue.
+        // Messages are looked at only when there may be others than before: a look hides them for a moment from whoever
+        // works with the queue, and is one more receive of each.
+        let sent = aws.count("sqs", "SendMessage");
         let looked = match watch.length().await {
-            Ok(length) if length == seen => continue,
+            Ok(length) if (length, sent) == seen => continue,
+            Ok(0) => Ok(Vec::new()),
             Ok(_) => watch.look().await,
             Err(error) => Err(error),
         };
         match looked {
             Ok(letters) => {
-                seen = letters.len();
+                seen = (letters.len(), sent);
                 watch.tell(&letters);
                 inbox.show_dead_letters(letters);
             }

@@ -52,6 +52,8 @@ const REMEMBERED_RECIPIENTS: usize = 10_000;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often a write is tried that others came before.
 const MOST_TRIES: u32 = 6;
+/// From this try on, counted from 0, one turn is asked for.
+const MODEST_TRIES: u32 = 2;
 /// How late a turn may be used that was kept for somebody who went away meanwhile.
 const LATE: i64 = 50_000;
 /// By how much two processes' clocks may differ, in microseconds. A time that is due later than that allows was
@@ -70,6 +72,7 @@ pub struct SharedPacing {
     clock: Arc<dyn Clock>,
     accounts: Mutex<Recent<String, Arc<Line>>>,
     told: Mutex<Recent<String, Timestamp>>,
+    patience: Duration,
     writes: AtomicU64,
 }
 
@@ -126,8 +129,15 @@ impl SharedPacing {
             clock,
             accounts: Mutex::new(Recent::new(REMEMBERED_ACCOUNTS)),
             told: Mutex::new(Recent::new(REMEMBERED_RECIPIENTS)),
+            patience: PATIENCE,
             writes: AtomicU64::new(0),
         }
+    }
+
+    /// The same with another time to wait for DynamoDB than half a second.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// This with the key of the hashes by which accounts and recipients are named.
@@ -214,7 +224,7 @@ impl SharedPacing {
         seen: &mut Option<i64>,
     ) -> Result<Kept, LedgerError> {
         let interval = micros(rate.interval);
-        for _ in 0..MOST_TRIES {
+        for attempt in 0..MOST_TRIES {
             let now = self.now();
             // A time beyond all that could be: somebody's clock was wrong, and nobody is to wait for it.
             let nobodys = seen.filter(|due| *due > now + horizon(rate) + interval + CLOCKS_DIFFER);
@@ -225,6 +235,8 @@ impl SharedPacing {
             let Some(count) = u32::try_from(room).ok().filter(|room| *room > 0) else {
                 return Ok(Kept::None(start));
             };
+            // Where others are as fast, at least one: that fails only where there is none.
+            let wanted = if attempt < MODEST_TRIES { wanted } else { 1 };
             let count = count.min(wanted).max(1);
             let time = interval.saturating_mul(count.into());
             let is_running = nobodys.is_none() && start > now;
@@ -336,7 +348,8 @@ impl KeyedPacing<'_> {
 #[async_trait]
 impl Pacing for KeyedPacing<'_> {
     async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
-        match tokio::time::timeout(PATIENCE, self.leave(pace, message)).await {
+        let asking = self.leave(pace, message);
+        match tokio::time::timeout(self.pacing.patience, asking).await {
             Ok(Ok(leave)) => leave,
             Ok(Err(error)) => {
                 warn!(%error, "a message goes out without a turn at its provider");

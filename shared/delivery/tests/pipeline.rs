@@ -6,8 +6,9 @@
     reason = "a test that can not go on has failed"
 )]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use comms_adapters::{
     Deadline, EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs,
 };
@@ -24,7 +25,7 @@ use comms_testkit::{
     smtp::{Action, SmtpServer, Stage, TlsMode},
     tls::TestCa,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 struct World {
     aws: LocalAws,
@@ -65,13 +66,21 @@ impl World {
     }
 
     async fn save_for(&self, tenant: &str, password: &str, on_ambiguous: &str) {
-        let tenant = Tenant::parse(tenant).unwrap();
-        let document = json!({"email": {
+        let document = self.document(password, on_ambiguous);
+        self.save_document(tenant, document).await;
+    }
+
+    fn document(&self, password: &str, on_ambiguous: &str) -> Value {
+        json!({"email": {
             "primary": {"provider": "smtp", "credentials": {"host": "127.0.0.1",
                 "port": self.server.port(), "secure": false, "user": "user", "password": password}},
             "defaultFrom": "desk@clinic.example", "onAmbiguous": on_ambiguous,
             "fallbackStrategy": {"retryAttempts": 2}
-        }});
+        }})
+    }
+
+    async fn save_document(&self, tenant: &str, document: Value) {
+        let tenant = Tenant::parse(tenant).unwrap();
         let mut problems = Problems::default();
         let settings =
             CommunicationSettings::read(document, "", &tenant, None, &mut problems).unwrap();
@@ -490,4 +499,113 @@ async fn a_store_that_fails_hands_the_delivery_back_untouched() {
         "nothing was claimed"
     );
     assert_eq!(world.server.connections(), 0);
+}
+
+/// A submission like [`submission`] under the key of its number.
+async fn deliver_number(pipeline: &Pipeline, number: u32) -> DeliveryResult {
+    let submission = submission();
+    let key = IdempotencyKey::parse(&format!("key-{number}")).unwrap();
+    let accepted = pipeline.identify(&submission.request, &key).await.unwrap();
+    let deadline = Deadline::after(Duration::from_secs(20));
+    pipeline
+        .deliver(&submission.request, &accepted, deadline, Patience::HandBack)
+        .await
+        .remove(0)
+}
+
+#[tokio::test]
+async fn what_is_over_quota_waits_for_the_next_window_and_not_beyond_its_expiry() {
+    let world = World::new("failover").await;
+    let mut document = world.document("password", "failover");
+    document["email"]["rateLimit"] = json!({"maxPerHour": 1});
+    world.save_document("clinic-a", document).await;
+    let pipeline = world.pipeline();
+    world.clock.advance(Duration::from_mins(20));
+    let sent = deliver_number(&pipeline, 1).await;
+    assert_eq!(ended(&sent).0, DeliveryStatus::Sent);
+    // It expires when the window ends.
+    let after = Duration::from_mins(40);
+    let refused = deliver_number(&pipeline, 2).await;
+    assert_eq!(handed_back(&refused), HandBack::OverQuota { after });
+    // A duplicate of what was sent takes nothing, and is answered when its turn comes.
+    world.clock.advance(after);
+    let expired = deliver_number(&pipeline, 2).await;
+    assert_eq!(ended(&expired).0, DeliveryStatus::Expired);
+    let again = deliver_number(&pipeline, 1).await;
+    assert_eq!(ended(&again).0, DeliveryStatus::Sent);
+    assert_eq!(world.server.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn quota_that_turns_out_not_to_be_needed_is_there_for_the_next() {
+    let world = World::new("failover").await;
+    let mut document = world.document("password", "failover");
+    document["email"]["rateLimit"] = json!({"maxPerHour": 2});
+    world.save_document("clinic-a", document).await;
+    let pipeline = world.pipeline();
+    for number in [1, 1, 1, 2] {
+        let result = deliver_number(&pipeline, number).await;
+        assert_eq!(ended(&result).0, DeliveryStatus::Sent);
+    }
+    assert!(matches!(
+        handed_back(&deliver_number(&pipeline, 3).await),
+        HandBack::OverQuota { .. }
+    ));
+    assert_eq!(world.server.messages().len(), 2);
+}
+
+/// Makes all turns of the one account that there is due so much later.
+async fn delay_turns(world: &World, by: Duration) {
+    let client = aws_sdk_dynamodb::Client::new(&world.aws.sdk_config());
+    let table = &world.aws.resources().deliveries_table;
+    let items = client.scan().table_name(table).send().await.unwrap();
+    let is_turn = |item: &&Item| item["pk"].as_s().unwrap().starts_with("pace#");
+    let item = items.items().iter().find(is_turn).unwrap();
+    client
+        .update_item()
+        .table_name(table)
+        .set_key(Some(
+            ["pk", "sk"]
+                .map(|name| (name.to_owned(), item[name].clone()))
+                .into(),
+        ))
+        .update_expression("SET due = due + :by")
+        .expression_attribute_values(":by", AttributeValue::N(by.as_micros().to_string()))
+        .send()
+        .await
+        .unwrap();
+}
+
+type Item = HashMap<String, AttributeValue>;
+
+#[tokio::test]
+async fn what_its_provider_takes_too_slowly_waits_and_is_sent_later_without_a_mark_on_anybody() {
+    let world = World::new("failover").await;
+    let mut document = world.document("password", "failover");
+    document["email"]["rateLimit"] = json!({"maxPerHour": 3});
+    document["email"]["primary"]["rateLimit"] = json!({"maxPerSecond": 1});
+    let mut fallback = document["email"]["primary"].clone();
+    fallback["id"] = json!("other");
+    document["email"]["fallback"] = json!([fallback]);
+    world.save_document("clinic-a", document).await;
+    let pipeline = world.pipeline();
+    let sent = deliver_number(&pipeline, 1).await;
+    assert_eq!(ended(&sent).0, DeliveryStatus::Sent);
+    delay_turns(&world, Duration::from_mins(1)).await;
+    for _ in 0..15 {
+        // More often than what fails is tried, and more often than there is quota.
+        let paced = deliver_number(&pipeline, 2).await;
+        let HandBack::Paced { after } = handed_back(&paced) else {
+            panic!("{paced:?}")
+        };
+        assert!(after >= Duration::from_mins(1), "{after:?}");
+    }
+    assert_eq!(world.server.messages().len(), 1);
+    world.clock.advance(Duration::from_mins(2));
+    for number in [2, 3] {
+        let result = deliver_number(&pipeline, number).await;
+        assert_eq!(ended(&result), (DeliveryStatus::Sent, None, false));
+        world.clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(world.server.messages().len(), 3);
 }

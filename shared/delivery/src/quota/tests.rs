@@ -45,5 +45,8 @@ fn an_item_that_can_not_be_read_is_no_empty_one() {
     assert_eq!(windows(&item), Err(LedgerError::Corrupt("minuteUsed")));
     item.insert("minuteUsed".to_owned(), number(2));
     let window = Window { number: 1, used: 2 };
-    assert_eq!(windows(&item), Ok(Windows::from([(Period::Minute, window)])));
+    assert_eq!(
+        windows(&item),
+        Ok(Windows::from([(Period::Minute, window)]))
+    );
 }
