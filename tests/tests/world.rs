@@ -597,7 +597,7 @@ impl World {
         Batch { records, failed }
     }
 
-    /// What lies in the dead-letter queue: body, attributes and group of each message.
+    /// What lies in the dead-letter queue: body, attributes, group and trace of each message.
     pub(crate) async fn dead_letters(&self) -> Vec<Value> {
         let mut letters = Vec::new();
         loop {
@@ -615,8 +615,12 @@ impl World {
                 let group = message
                     .attributes()
                     .and_then(|all| all.get(&MessageSystemAttributeName::MessageGroupId));
+                let trace = message
+                    .attributes()
+                    .and_then(|all| all.get(&MessageSystemAttributeName::AwsTraceHeader));
                 letters.push(json!({
                     "body": message.body(), "attributes": attributes, "group": group,
+                    "trace": trace,
                 }));
             }
         }

@@ -169,11 +169,7 @@ pub const ALL: &[Metric] = &[
         BY_REASON,
         "a message went to the dead-letter queue",
     ),
-    each(
-        "cold_starts",
-        WHOLE,
-        "a process had its first invocation",
-    ),
+    each("cold_starts", WHOLE, "a process had its first invocation"),
     each(
         "init_ms",
         WHOLE,

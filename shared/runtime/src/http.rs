@@ -303,9 +303,7 @@ pub fn invocation(request: &Request) -> Span {
 /// The trace that a request belongs to: the one in which Lambda runs, else, where Lambda traces nothing, the one
 /// that the caller names in `traceparent`.
 pub fn trace(request: &Request) -> Option<TraceHeader> {
-    let of_lambda = request
-        .lambda_context_ref()
-        .and_then(telemetry::trace_of);
+    let of_lambda = request.lambda_context_ref().and_then(telemetry::trace_of);
     of_lambda.or_else(|| {
         let header = request.headers().get("traceparent")?;
         TraceHeader::from_traceparent(header.to_str().ok()?)

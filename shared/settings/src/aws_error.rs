@@ -49,12 +49,7 @@ fn is_throttling(code: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_dynamodb::{
-        config::http::HttpResponse,
-        error::ErrorMetadata,
-        operation::get_item::GetItemError,
-        primitives::SdkBody,
-    };
+    use aws_sdk_dynamodb::{error::ErrorMetadata, operation::get_item::GetItemError};
     use comms_testkit::logs::{Captured, listen};
 
     use super::*;
@@ -67,8 +62,7 @@ mod tests {
             .finish();
         let guard = listen(subscriber);
         let metadata = ErrorMetadata::builder().code(code).build();
-        let answer = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
-        let error = SdkError::service_error(GetItemError::generic(metadata), answer);
+        let error = SdkError::service_error(GetItemError::generic(metadata), ());
         assert_eq!(error_code(&error), code);
         drop(guard);
         lines.text()
@@ -80,6 +74,9 @@ mod tests {
         let error = counted("AccessDeniedException");
         assert!(error.contains("aws_errors=1") && !error.contains("aws_throttled"));
         let throttled = counted("ThrottlingException");
-        assert!(throttled.contains("aws_errors=1 aws_throttled=1"), "{throttled}");
+        assert!(
+            throttled.contains("aws_errors=1 aws_throttled=1"),
+            "{throttled}"
+        );
     }
 }

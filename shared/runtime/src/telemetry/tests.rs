@@ -58,13 +58,22 @@ fn metrics_that_are_told_apart_in_different_ways_stand_apart() {
     let directives = &lines[0]["_aws"]["CloudWatchMetrics"];
     let ways = |number: usize| {
         let directive = &directives[number];
-        (directive["Metrics"][0]["Name"].clone(), directive["Dimensions"].clone())
+        (
+            directive["Metrics"][0]["Name"].clone(),
+            directive["Dimensions"].clone(),
+        )
     };
     assert_eq!(
         ways(0),
-        (json!("Failed"), json!([[], ["reason"], ["channel", "provider"]]))
+        (
+            json!("Failed"),
+            json!([[], ["reason"], ["channel", "provider"]])
+        )
     );
-    assert_eq!(ways(1), (json!("Latency"), json!([[], ["channel", "provider"]])));
+    assert_eq!(
+        ways(1),
+        (json!("Latency"), json!([[], ["channel", "provider"]]))
+    );
     // What a line does not say can be no dimension of it.
     let lines = metrics(|| info!(target: METRICS, failed = 1_u64));
     let dimensions = &lines[0]["_aws"]["CloudWatchMetrics"][0]["Dimensions"];
@@ -95,7 +104,11 @@ fn a_clinic_is_a_dimension_when_that_is_asked_for_and_not_otherwise() {
     let with = written(config, event);
     assert_eq!(
         dimensions(&with, 0),
-        json!([[], ["channel", "provider"], ["clinicId", "channel", "provider"]])
+        json!([
+            [],
+            ["channel", "provider"],
+            ["clinicId", "channel", "provider"]
+        ])
     );
     assert_eq!(dimensions(&with, 1), json!([[], ["reason"]]));
 }
@@ -166,7 +179,13 @@ fn a_log_line_says_what_its_spans_say_and_the_inner_one_knows_better() {
         let _outer = outer.enter();
         let inner = info_span!("delivery", trace_id = "inner", clinic_id = %"clinic-1");
         let _inner = inner.enter();
-        warn!(duration_ms = 5_u64, ok = false, share = 0.5, skipped = None::<u64>, "a line");
+        warn!(
+            duration_ms = 5_u64,
+            ok = false,
+            share = 0.5,
+            skipped = None::<u64>,
+            "a line"
+        );
     });
     let mut line = lines[0].clone();
     let timestamp: jiff::Timestamp = line["timestamp"].as_str().unwrap().parse().unwrap();
