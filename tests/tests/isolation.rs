@@ -26,10 +26,10 @@ const SEED: u64 = 20_261_127;
 const AT_ONCE: usize = 16;
 
 /// `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -37,14 +37,14 @@ impl Random {
         (mixed ^ (mixed >> 31)) % end
     }
 
-    fn in_a_hundred(&mut self, chances: u64) -> bool {
+    pub(crate) fn in_a_hundred(&mut self, chances: u64) -> bool {
         self.below(100) < chances
     }
 }
 
 /// What an account does with every message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Conduct {
+pub(crate) enum Conduct {
     Takes,
     RefusesTheLogin,
     PutsOff,
@@ -80,7 +80,7 @@ impl Conduct {
         }
     }
 
-    fn takes(self) -> bool {
+    pub(crate) fn takes(self) -> bool {
         matches!(self, Self::Takes | Self::TakesAndHangsUp)
     }
 
@@ -98,7 +98,7 @@ impl Conduct {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Smtp,
     Sendgrid,
     Meta,
@@ -107,19 +107,19 @@ enum Kind {
 
 /// An account at a provider.
 #[derive(Debug, Clone)]
-struct Account {
+pub(crate) struct Account {
     /// Every account's is another one.
-    number: u64,
-    kind: Kind,
+    pub(crate) number: u64,
+    pub(crate) kind: Kind,
     /// The clinic that it is of, or `_global`.
     owner: String,
     /// Whom its messages are from.
     sender: String,
-    conduct: Conduct,
+    pub(crate) conduct: Conduct,
 }
 
 impl Account {
-    fn new(number: u64, kind: Kind, owner: &str, conduct: Conduct) -> Self {
+    pub(crate) fn new(number: u64, kind: Kind, owner: &str, conduct: Conduct) -> Self {
         let sender = match kind {
             Kind::Smtp => desk(owner),
             Kind::Sendgrid => format!("hello-{number}@{}", domain(owner)),
@@ -135,11 +135,11 @@ impl Account {
         }
     }
 
-    fn user(&self) -> String {
+    pub(crate) fn user(&self) -> String {
         format!("user-{}", self.number)
     }
 
-    fn secret(&self) -> String {
+    pub(crate) fn secret(&self) -> String {
         format!("planted-secret-{}", self.number)
     }
 
@@ -148,7 +148,7 @@ impl Account {
     }
 
     /// What it is known by: the user at the mail server, the credentials of an HTTP request.
-    fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         match self.kind {
             Kind::Smtp => self.user(),
             Kind::Sendgrid | Kind::Meta => format!("Bearer {}", self.secret()),
@@ -181,7 +181,7 @@ impl Account {
     }
 
     /// What the API answers for it.
-    fn reply(&self) -> Reply {
+    pub(crate) fn reply(&self) -> Reply {
         let (sendgrid, meta, twilio) = match self.conduct {
             Conduct::Takes => return self.acceptance(),
             Conduct::TakesAndHangsUp | Conduct::HangsUp => return Reply::close(),
@@ -232,14 +232,14 @@ fn desk(owner: &str) -> String {
 
 /// A channel's chain.
 #[derive(Debug, Clone)]
-struct Chain {
-    accounts: Vec<Account>,
-    use_global: bool,
-    hold: bool,
+pub(crate) struct Chain {
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) use_global: bool,
+    pub(crate) hold: bool,
 }
 
 impl Chain {
-    fn document(&self, owner: &str, smtp_port: u16, api: &str) -> Value {
+    pub(crate) fn document(&self, owner: &str, smtp_port: u16, api: &str) -> Value {
         let entries: Vec<_> = self
             .accounts
             .iter()
@@ -341,17 +341,20 @@ impl Platform {
 
 /// A message as an account saw it.
 #[derive(Debug, Clone)]
-struct Seen {
-    account: u64,
+pub(crate) struct Seen {
+    pub(crate) account: u64,
     from: String,
     reply_to: Option<String>,
-    to: String,
+    pub(crate) to: String,
     text: String,
     taken: bool,
 }
 
 /// What an HTTP request says, and by whose credentials.
-fn seen_in(request: &ReceivedRequest, accounts: &HashMap<String, Account>) -> Option<Seen> {
+pub(crate) fn seen_in(
+    request: &ReceivedRequest,
+    accounts: &HashMap<String, Account>,
+) -> Option<Seen> {
     let account = accounts.get(request.header("authorization")?)?;
     let json = request.json();
     let text = |pointer: &str| json.pointer(pointer).and_then(Value::as_str);

@@ -22,8 +22,9 @@ use comms_adapters::{
 };
 use comms_core::{
     BaseUrl, Channel, DeliveryStatus, Disposition, ErrorKind, FailureReason, HealthState, Position,
-    Problems, ProviderKind, SystemClock, json as strict_json, request,
+    Problems, ProviderKind, SystemClock, delivery::MAX_ATTEMPTS, json as strict_json, request,
 };
+use comms_runtime::http;
 use comms_settings::{credentials, document, rate_limit};
 use comms_testkit::{aws::Fault, clock::ManualClock};
 use serde_json::{Map, Value, json};
@@ -392,7 +393,7 @@ fn names_are_those_of_the_code() {
 }
 
 #[test]
-fn positions_and_limits_are_those_of_the_code() {
+fn positions_are_those_of_the_code() {
     let contract = Contract::read();
     let positions = contract.validator(contract.schema("Position"), Direction::Answer);
     let last = u8::try_from(document::MAX_FALLBACKS - 1).unwrap();
@@ -407,7 +408,12 @@ fn positions_and_limits_are_those_of_the_code() {
     ] {
         assert_eq!(positions.is_valid(&json!(position)), is_one, "{position}");
     }
+}
 
+#[test]
+#[allow(clippy::too_many_lines, reason = "one table")]
+fn limits_are_those_of_the_code() {
+    let contract = Contract::read();
     for (pointer, limit) in [
         (
             "/Communication/properties/recipients/maxItems",
@@ -470,6 +476,23 @@ fn positions_and_limits_are_those_of_the_code() {
         ("/ApiUrl/maxLength", BaseUrl::MAX),
         ("/MetaCredentials/properties/apiUrl/maxLength", BaseUrl::MAX),
         ("/Problem/properties/errors/maxItems", Problems::MOST),
+        ("/Delivery/properties/attempts/maxItems", MAX_ATTEMPTS),
+        (
+            "/Communication/properties/templateId/maxLength",
+            request::MAX_TEMPLATE_ID,
+        ),
+        (
+            "/TemplateTexts/items/maxLength",
+            request::MAX_TEMPLATE_PARAM,
+        ),
+        (
+            "/Metadata/additionalProperties/maxLength",
+            request::MAX_METADATA_VALUE,
+        ),
+        (
+            "/Metadata/propertyNames/maxLength",
+            request::MAX_METADATA_NAME,
+        ),
     ] {
         let schemas = &contract.document()["components"]["schemas"];
         assert_eq!(schemas.pointer(pointer), Some(&json!(limit)), "{pointer}");
@@ -484,6 +507,18 @@ fn positions_and_limits_are_those_of_the_code() {
             request::MAX_TEMPLATE_COMPONENT_BYTES == 32_768,
         ),
         ("at most 16 levels deep", strict_json::MAX_DEPTH == 16),
+        (
+            "at most 20,000 members and\n    elements in all",
+            strict_json::MAX_VALUES == 20_000,
+        ),
+        (
+            "A communication may have 6,000,000 bytes",
+            request::MAX_BYTES == 6_000_000,
+        ),
+        (
+            "a body with settings in it 1,048,576",
+            document::MAX_DOCUMENT_BYTES == 1_048_576,
+        ),
     ] {
         assert!(
             contract::file("infra/openapi.yaml").contains(said) && number,
@@ -560,6 +595,70 @@ async fn every_example_of_a_request_is_accepted_and_answered_as_documented() {
         }
     }
     assert!(number > 10, "{number}");
+}
+
+/// A request that is a byte or a header too large is refused in the document's words, and one that is not is not.
+#[tokio::test]
+async fn what_is_larger_than_a_request_may_be_is_refused_as_documented() {
+    let contract = Contract::read();
+    let world = world().await;
+    for (number, operation) in operations(&contract).into_iter().enumerate() {
+        let ask = async |request: Request| {
+            let claims = another_super_admin(number);
+            request.ask(&world, &operation, &claims).await
+        };
+        let plain = || Request::of(&operation, Body::Json(json!({})));
+        let event: Value =
+            serde_json::from_str(&plain().event(&operation, &super_admin())).unwrap();
+        let headers = event["headers"].as_object().unwrap();
+        let bytes: usize = headers
+            .iter()
+            .map(|(name, value)| name.len() + value.as_str().unwrap().len())
+            .sum();
+        let path = event["rawPath"].as_str().unwrap().len();
+
+        let mut cases = Vec::new();
+        for more in [0, 1] {
+            let mut many = plain();
+            for n in 0..http::MAX_HEADERS - headers.len() + more {
+                many = many.with_header(&format!("x-{n}"), "");
+            }
+            let long = "v".repeat(http::MAX_HEADER_BYTES - bytes - 1 + more);
+            let mut target = plain();
+            let query = "q".repeat(http::MAX_TARGET_BYTES - path - 3 + more);
+            target.query = vec![("q".to_owned(), query)];
+            cases.extend([
+                (many, 431, more),
+                (plain().with_header("x", &long), 431, more),
+                (target, 414, more),
+            ]);
+        }
+        for (content_type, _) in operation.bodies() {
+            let most = match operation.object["operationId"].as_str() {
+                Some("postCommunication") => request::MAX_BYTES,
+                Some(_) | None => document::MAX_DOCUMENT_BYTES,
+            };
+            for more in [0, 1] {
+                let mut body = plain();
+                content_type.clone_into(&mut body.content_type);
+                body.body = Body::Bytes([b"{}".to_vec(), vec![b' '; most - 2 + more]].concat());
+                cases.push((body, 413, more));
+            }
+        }
+        for (request, status, more) in cases {
+            let answer = ask(request).await;
+            let key = operation.key();
+            assert_eq!(
+                answer.status == status,
+                more == 1,
+                "{key:?}: {}",
+                answer.text
+            );
+            if more == 1 {
+                contract.check(&operation, &answer).unwrap();
+            }
+        }
+    }
 }
 
 /// Asks for what breaks a rule, and for whether it is refused in the rule's words.

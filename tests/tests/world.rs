@@ -17,7 +17,7 @@ use comms_delivery::{Ledger, Pipeline, Quotas, SharedHealth, SharedPacing};
 use comms_runtime::{Environment, http::invocation, sqs::SqsEvent};
 use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
-    aws::LocalAws,
+    aws::{LocalAws, Resources},
     http::HttpServer,
     smtp::{ReceivedMessage, SmtpServer, SmtpServerBuilder, TlsMode},
     tls::TestCa,
@@ -259,32 +259,13 @@ impl World {
     /// The worker as a new process with a clock that the test moves.
     pub(crate) fn worker_with_clock(&self, clock: Arc<dyn Clock>) -> comms_worker::Deps {
         let (sdk, resources) = (self.sdk_of("worker"), self.aws.resources());
-        comms_worker::Deps {
-            pipeline: self.pipeline_with_clock("worker", clock),
-            queues: comms_worker::Queues::new(
-                &sdk,
-                [&resources.queue_url, &resources.urgent_queue_url],
-                &resources.dlq_url,
-            ),
-        }
+        worker_with(&sdk, resources, &self.ca.pem(), clock)
     }
 
     /// The pipeline of a function as a new process with a clock that the test moves.
     pub(crate) fn pipeline_with_clock(&self, function: &str, clock: Arc<dyn Clock>) -> Pipeline {
         let (sdk, resources) = (self.sdk_of(function), self.aws.resources());
-        let store = SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
-        let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
-        let tls = TlsConfigs::new(Some(&self.ca.pem())).unwrap();
-        Pipeline::new(
-            Arc::new(SettingsCache::new(store.clone(), clock.clone(), 500)),
-            HashKeys::new(store),
-            ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
-            SharedHealth::new(&sdk, &resources.deliveries_table, clock.clone()),
-            Quotas::new(&sdk, &resources.deliveries_table, clock.clone()),
-            SharedPacing::new(&sdk, &resources.deliveries_table, clock.clone()),
-            Ledger::new(&sdk, &resources.deliveries_table),
-            clock,
-        )
+        pipeline_with(&sdk, resources, &self.ca.pem(), clock)
     }
 
     /// The entry of the clinic's own mail server.
@@ -630,6 +611,45 @@ impl World {
     pub(crate) async fn work_on(&self, records: &[Value]) -> Vec<String> {
         handle_records(&self.worker, records, Duration::from_secs(30)).await
     }
+}
+
+/// A worker at these resources, with this trust root and this clock.
+pub(crate) fn worker_with(
+    sdk: &SdkConfig,
+    resources: &Resources,
+    ca: &str,
+    clock: Arc<dyn Clock>,
+) -> comms_worker::Deps {
+    comms_worker::Deps {
+        pipeline: pipeline_with(sdk, resources, ca, clock),
+        queues: comms_worker::Queues::new(
+            sdk,
+            [&resources.queue_url, &resources.urgent_queue_url],
+            &resources.dlq_url,
+        ),
+    }
+}
+
+/// A pipeline at these resources, with this trust root and this clock.
+pub(crate) fn pipeline_with(
+    sdk: &SdkConfig,
+    resources: &Resources,
+    ca: &str,
+    clock: Arc<dyn Clock>,
+) -> Pipeline {
+    let store = SettingsStore::new(sdk, &resources.settings_table, &resources.kms_key_id);
+    let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
+    let tls = TlsConfigs::new(Some(ca)).unwrap();
+    Pipeline::new(
+        Arc::new(SettingsCache::new(store.clone(), clock.clone(), 500)),
+        HashKeys::new(store),
+        ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
+        SharedHealth::new(sdk, &resources.deliveries_table, clock.clone()),
+        Quotas::new(sdk, &resources.deliveries_table, clock.clone()),
+        SharedPacing::new(sdk, &resources.deliveries_table, clock.clone()),
+        Ledger::new(sdk, &resources.deliveries_table),
+        clock,
+    )
 }
 
 /// Gives records to a worker in an invocation that may last `time`.

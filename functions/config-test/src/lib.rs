@@ -32,11 +32,11 @@ use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, json_body, json_response, path_segments, serve, time_left},
+    http::{answer, check_head, json_body, json_response, path_segments, serve, time_left},
 };
 use comms_settings::{
     ChannelSettings, CommunicationSettings, LimitHolder, Limited, SettingsStore, StoreError,
-    TestLimitError, TestLimits,
+    TestLimitError, TestLimits, document::MAX_DOCUMENT_BYTES,
 };
 use futures_util::future::join_all;
 use lambda_http::{
@@ -108,6 +108,9 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     let started = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    if let Err(problem) = check_head(&request) {
+        return answer(&method, "unknown", started, Err(problem));
+    }
     let (route, result) = match (&method, path_segments(&path).as_slice()) {
         (&Method::POST, ["api", "v1", "clinics", id, "communication", "test-email"]) => (
             "/api/v1/clinics/{clinicId}/communication/test-email",
@@ -160,7 +163,7 @@ async fn test(
         .map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))?;
     principal.authorize(Action::TestSettings, &tenant)?;
     let deadline = Deadline::after(time_left(request));
-    let test = read_request(json_body(request.body())?, channel)?;
+    let test = read_request(json_body(request.body(), MAX_DOCUMENT_BYTES)?, channel)?;
     let settings = settings_to_test(deps, &tenant, test.candidate).await?;
     let settings = match channel {
         Channel::Email => settings.email,

@@ -12,8 +12,12 @@
 //!
 //! Secrets go in and do not come out.
 
+#![cfg_attr(all(test, fuzzing), no_main)]
+
 mod answers;
 mod document;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod merge_patch;
 mod preconditions;
@@ -29,7 +33,7 @@ use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, path_segments, serve, source_address},
+    http::{answer, check_head, path_segments, serve, source_address},
 };
 use comms_settings::{Author, SettingsStore, VersionRetention};
 use lambda_http::{
@@ -85,6 +89,9 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     let started = Instant::now();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    if let Err(problem) = check_head(&request) {
+        return answer(&method, "unknown", started, Err(problem));
+    }
     let (route, result) = match path_segments(&path).as_slice() {
         ["api", "v1", "clinics", id] => {
             let result = match method {

@@ -93,6 +93,8 @@ fn merge(target: &mut Value, patch: Value, pointer: &str, removed_secrets: &mut 
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod tests {
     use lambda_http::http::HeaderValue;
     use serde_json::json;

@@ -152,6 +152,8 @@ fn parse(value: &[u8]) -> Option<Tags> {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod tests {
     use lambda_http::http::HeaderValue;
 

@@ -2,7 +2,7 @@
 
 use comms_core::Problems;
 use comms_runtime::{HttpProblem, auth::Action, http::json_body};
-use comms_settings::{CommunicationSettings, Present};
+use comms_settings::{CommunicationSettings, Present, document::MAX_DOCUMENT_BYTES};
 use lambda_http::{
     Body, Request, Response,
     http::{HeaderName, HeaderValue, StatusCode},
@@ -27,7 +27,7 @@ pub(crate) async fn put(
 ) -> Result<Response<Body>, HttpProblem> {
     let access = Access::to(deps, request, id, Action::ManageSettings)?;
     let conditions = Preconditions::of(request.headers())?;
-    let body = json_body(request.body())?;
+    let body = json_body(request.body(), MAX_DOCUMENT_BYTES)?;
     change(deps, &access, &conditions, async |present| {
         if let Present::Unreadable { error, .. } = present {
             warn!(%error, clinic_id = %access.tenant, "settings that can not be read are being replaced");
@@ -53,7 +53,7 @@ pub(crate) async fn patch(
     if !merge_patch::is_announced(request.headers()) {
         return Err(unsupported_media_type());
     }
-    let body = json_body(request.body())?;
+    let body = json_body(request.body(), MAX_DOCUMENT_BYTES)?;
     change(deps, &access, &conditions, async |present| {
         let stored = match present {
             Present::Settings(stored) => &stored.settings,

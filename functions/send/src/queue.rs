@@ -22,10 +22,13 @@ use comms_settings::error_code;
 use thiserror::Error;
 
 /// Bytes of a message, and of all messages of one request (Amazon SQS, message quotas: 1 MiB).
-pub(crate) const MAX_MESSAGE_BYTES: usize = 1_048_576;
+const MAX_MESSAGE_BYTES: usize = 1_048_576;
 
 /// What is kept of them for a message's attributes: two names, types and hashes.
 const ATTRIBUTE_BYTES: usize = 256;
+
+/// Bytes of a communication, or of a part of one, in a message.
+pub(crate) const MAX_PART_BYTES: usize = MAX_MESSAGE_BYTES - ATTRIBUTE_BYTES;
 
 /// Messages of one `SendMessageBatch`.
 const MAX_ENTRIES: usize = 10;
@@ -124,7 +127,7 @@ fn body_for(submission: &Submission, recipients: &[Recipient]) -> Result<String,
     let body = submission
         .to_json_for(recipients)
         .map_err(|_| QueueError::Unreadable)?;
-    if body.len() + ATTRIBUTE_BYTES > MAX_MESSAGE_BYTES {
+    if body.len() > MAX_PART_BYTES {
         return Err(QueueError::TooLarge);
     }
     Ok(body)

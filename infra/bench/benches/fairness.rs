@@ -37,13 +37,18 @@ use comms_testkit::{
 };
 use lambda_runtime::{Context, LambdaEvent};
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::timeout,
+};
 
 /// After this time no further batch of a row is begun.
 const ROW_TIME: Duration = Duration::from_mins(1);
 
 /// What Lambda gives the worker.
 const INVOCATION: Duration = Duration::from_secs(30);
+/// How long a batch that is dropped goes on after the healthy clinic's last message.
+const REPLIES: Duration = Duration::from_millis(200);
 const HEALTHY: &str = "clinic-healthy";
 const HUNG: &str = "clinic-hung";
 const USER: &str = "user";
@@ -183,6 +188,10 @@ impl Rig {
         // What was accepted is known before the worker hears of it.
         while let Ok(at) = self.accepted.try_recv() {
             took.push(at.duration_since(begin));
+        }
+        if invocation.is_none() {
+            // The worker has yet to read the last replies; or its connections would be lost with the batch.
+            let _ = timeout(REPLIES, &mut working).await;
         }
         (took, invocation)
     }

@@ -18,12 +18,13 @@ use comms_core::{
     Problems, Tenant,
     json::{self, Problem},
 };
+use comms_settings::document::MAX_DOCUMENT_BYTES;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// The largest item, in bytes. Settings of more than 400 KB can not be stored, and an exported item has more in it
-/// than its settings.
-pub const MAX_ITEM: usize = 1 << 20;
+/// The largest item, in bytes: as much as the API takes, which is more than can be stored, since an exported item has
+/// more in it than its settings.
+pub const MAX_ITEM: usize = MAX_DOCUMENT_BYTES;
 
 /// The fields by which an item is told from an object with an item under every clinic's id.
 const ITEM_FIELDS: [&str; 4] = ["clinicId", "_id", "settings", "communicationSettings"];

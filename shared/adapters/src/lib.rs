@@ -6,12 +6,16 @@
 //! retries, no waiting, no environment. [`chain`] decides what to do about an error, [`retry`] and
 //! [`deadline`] bound it in time, [`pacing`] keeps to what a provider takes in a second, [`egress`] says where a connection may go.
 
+#![cfg_attr(all(test, fuzzing), no_main)]
+
 pub mod chain;
 pub mod deadline;
 pub mod egress;
 pub mod factory;
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod fuzz;
 pub mod health;
 pub mod http;
 pub mod message;

@@ -646,4 +646,6 @@ fn is_phone_number(body: &Value) -> bool {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -603,4 +603,6 @@ fn classify(status: u16, fault: Fault) -> Option<ProviderError> {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod tests;

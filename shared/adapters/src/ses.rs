@@ -1004,4 +1004,6 @@ const fn local_failure() -> ProviderError {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -705,4 +705,6 @@ fn classify_refused_message(reply: Reply) -> ProviderError {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod tests;

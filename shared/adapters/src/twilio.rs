@@ -553,4 +553,6 @@ fn is_not_found(answer: &Answer) -> Result<(), ProviderError> {
 }
 
 #[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -6,21 +6,30 @@
     reason = "a test that can not go on has failed"
 )]
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_sesv2::config::{Region, retry::RetryConfig};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_adapters::{
-    Deadline, Message, Provider, StageOutcome, VerifyStage,
+    Chain, ChainSpec, Deadline, EgressGuard, EntrySpec, Message, Provider, ProviderFactory,
+    ProviderSettings, StageOutcome, VerifyStage,
+    chain::AmbiguityPolicy,
+    egress::{EgressAllow, SystemResolver},
+    pacing::Rate,
     ses::{SesAccount, SesProvider, SesSettings},
+    tls::TlsConfigs,
 };
 use comms_core::{
-    DeliveryId, Disposition, EmailAddress, ErrorKind, Mailbox, ProviderError, Receipt, Secret,
+    Channel, DeliveryId, Disposition, EmailAddress, EntryId, ErrorKind, Mailbox, Position,
+    ProviderError, Receipt, Secret, Tenant,
     account::{AwsAccessKeyId, AwsRegion, ExternalId, RoleArn, SesName},
     request::{Attachment, Content, Target},
 };
-use comms_testkit::aws::{Fault, LocalAws};
+use comms_testkit::{
+    aws::{Fault, LocalAws},
+    clock::ManualClock,
+};
 use mail_parser::MessageParser;
 use serde_json::json;
 
@@ -56,7 +65,11 @@ fn sdk(aws: &LocalAws) -> SdkConfig {
 }
 
 fn provider(aws: &LocalAws, account: SesAccount) -> SesProvider {
-    let settings = SesSettings {
+    SesProvider::new(settings(account), &sdk(aws))
+}
+
+fn settings(account: SesAccount) -> SesSettings {
+    SesSettings {
         region: AwsRegion::parse("eu-central-1").unwrap(),
         account,
         sender: Mailbox {
@@ -64,8 +77,7 @@ fn provider(aws: &LocalAws, account: SesAccount) -> SesProvider {
             name: Some("Clinic".to_owned()),
         },
         configuration_set: None,
-    };
-    SesProvider::new(settings, &sdk(aws))
+    }
 }
 
 /// The owner of the account, who sets it up.
@@ -303,4 +315,54 @@ async fn the_account_says_how_fast_it_may_be_used_where_it_may_be_asked() {
     assert_eq!(rate.map(|rate| f64::from(rate.get())), Some(said));
     aws.fail_next("ses", "GetAccount", 1, Fault::AccessDenied);
     assert_eq!(provider.messages_per_second(deadline).await, None);
+}
+
+#[tokio::test]
+async fn an_entry_is_paced_by_what_its_account_says_once_it_was_used_and_asked() {
+    let aws = LocalAws::start().await;
+    let factory = ProviderFactory::new(
+        TlsConfigs::new(None).unwrap(),
+        EgressGuard::new(EgressAllow::default(), Arc::new(SystemResolver)),
+        sdk(&aws),
+        Arc::new(ManualClock::new()),
+        10,
+    );
+    let chain = |tenant: &str, max_per_second| {
+        let spec = || ChainSpec {
+            entries: vec![EntrySpec {
+                id: EntryId::primary(),
+                position: Position::Primary,
+                settings: ProviderSettings::AwsSes(settings(platform())),
+                retries: 0,
+                max_per_second,
+            }],
+            on_ambiguous: AmbiguityPolicy::Failover,
+            reply_to: None,
+        };
+        let tenant = Tenant::parse(tenant).unwrap();
+        factory.own_chain(&tenant, Channel::Email, 1, spec)
+    };
+    let pace = |chain: &Chain| chain.entries[0].pace.clone().unwrap();
+    let rate = |messages| Rate::per_second(NonZeroU32::new(messages).unwrap());
+    let deadline = Deadline::after(Duration::from_secs(20));
+    let asked = || aws.count("ses", "GetAccount");
+
+    let (one, other) = (chain("clinic-1", None), chain("clinic-2", None));
+    one.learn_rates(deadline).await;
+    assert_eq!(asked(), 0, "nobody has used it");
+    assert_eq!(pace(&one).rate(), rate(14));
+    one.learn_rates(deadline).await;
+    other.learn_rates(deadline).await;
+    assert_eq!(asked(), 1, "one account");
+    let quota = owner(&aws).get_account().send().await.unwrap().send_quota;
+    let said = quota.unwrap().max_send_rate();
+    let known = Rate::per_second(NonZeroU32::new(format!("{said}").parse().unwrap()).unwrap());
+    assert_eq!((pace(&one).rate(), pace(&other).rate()), (known, known));
+
+    // What the clinic has set needs no asking.
+    let set = chain("clinic-3", NonZeroU32::new(200));
+    assert_eq!(pace(&set).rate(), rate(200));
+    let before = asked();
+    set.learn_rates(deadline).await;
+    assert_eq!(asked(), before);
 }

@@ -45,12 +45,12 @@ macro_rules! account_names {
 
 account_names! {
     /// An AWS region, such as `eu-central-1`. It becomes part of a host name.
-    AwsRegion: "must be an AWS region such as eu-central-1", is_region;
+    AwsRegion: "must be an AWS region such as eu-central-1, of at most 32 characters", is_region;
     /// The public half of an AWS access key (IAM, `AccessKey`: 16 to 128 word characters).
     AwsAccessKeyId: "must be an AWS access key id: 16 to 128 letters and digits, such as AKIA…",
         |text| (16..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric());
     /// The ARN of an IAM role.
-    RoleArn: "must be the ARN of a role, such as arn:aws:iam::123456789012:role/clinic-mail", is_role_arn;
+    RoleArn: "must be the ARN of a role, such as arn:aws:iam::123456789012:role/clinic-mail, with at most 512 characters after role/", is_role_arn;
     /// What STS is told beside a role's ARN (STS, `AssumeRole`, `ExternalId`: 2 to 1224 of
     /// `\w+=,.@:/-`), at most 256 here.
     ExternalId: "must be 2 to 256 letters, digits or _+=,.@:/-",

@@ -7,6 +7,17 @@ use idna::AsciiDenyList;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
+use crate::host::{MAX_HOST, MAX_LABEL};
+
+/// Bytes of what stands before the `@` (RFC 5321 section 4.5.3.1.1).
+pub const MAX_LOCAL_PART: usize = 64;
+/// Bytes of an address: a path is 256 octets with its angle brackets (RFC 5321 section 4.5.3.1.3).
+pub const MAX_EMAIL: usize = 254;
+/// Characters of a name that is shown beside an address.
+pub const MAX_DISPLAY_NAME: usize = 128;
+/// Characters of a phone number as it is written, of which 15 at most are digits (ITU-T E.164).
+pub const MAX_PHONE_TEXT: usize = 32;
+
 /// Why a text is not an address. The text itself is not repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AddressError {
@@ -15,23 +26,34 @@ pub enum AddressError {
     NotAnAddress,
     /// The part before the `@`.
     #[error(
-        "the part before the @ must be 1 to 64 bytes without spaces, quotes, control characters or \
-         empty parts between dots"
+        "the part before the @ must be 1 to {} bytes without spaces, quotes, control \
+         characters or empty parts between dots",
+        MAX_LOCAL_PART
     )]
     LocalPart,
     /// The part after the `@`.
-    #[error("the part after the @ must be a domain name such as example.com")]
+    #[error(
+        "the part after the @ must be a domain name such as example.com, of at most {} \
+         characters and {} between dots",
+        MAX_HOST,
+        MAX_LABEL
+    )]
     Domain,
     /// Longer than RFC 5321 allows in a path.
-    #[error("must be at most 254 bytes")]
+    #[error("must be at most {} bytes", MAX_EMAIL)]
     TooLong,
     /// Not a phone number in international form.
     #[error(
-        "must be a phone number with its country code, such as +15550100: '+' and 7 to 15 digits"
+        "must be a phone number with its country code, such as +15550100: '+' and 7 to 15 digits, of at \
+         most {} characters",
+        MAX_PHONE_TEXT
     )]
     PhoneNumber,
     /// A display name that can not stand in a header.
-    #[error("must be at most 128 characters without line breaks or control characters")]
+    #[error(
+        "must be at most {} characters without line breaks or control characters",
+        MAX_DISPLAY_NAME
+    )]
     DisplayName,
 }
 
@@ -51,7 +73,7 @@ impl EmailAddress {
         if local.is_empty() || domain.is_empty() {
             return Err(AddressError::NotAnAddress);
         }
-        let local_ok = local.len() <= 64
+        let local_ok = local.len() <= MAX_LOCAL_PART
             && local
                 .split('.')
                 .all(|atom| !atom.is_empty() && atom.chars().all(is_atext));
@@ -60,8 +82,7 @@ impl EmailAddress {
         }
         let domain = parse_domain(domain).ok_or(AddressError::Domain)?;
         let whole = format!("{local}@{domain}");
-        // RFC 5321 section 4.5.3.1.3: a path is 256 octets with its angle brackets.
-        if whole.len() > 254 {
+        if whole.len() > MAX_EMAIL {
             return Err(AddressError::TooLong);
         }
         Ok(Self {
@@ -122,7 +143,7 @@ fn parse_domain(text: &str) -> Option<String> {
     let mut labels = 0;
     for label in domain.split('.') {
         let edges_ok = !label.starts_with('-') && !label.ends_with('-');
-        if label.is_empty() || label.len() > 63 || !edges_ok {
+        if label.is_empty() || label.len() > MAX_LABEL || !edges_ok {
             return None;
         }
         labels += 1;
@@ -130,7 +151,7 @@ fn parse_domain(text: &str) -> Option<String> {
     // A last label of digits only would be (part of) an IPv4 address: RFC 3696 section 2.
     let top_level = domain.rsplit('.').next()?;
     let is_name =
-        labels >= 2 && domain.len() <= 253 && !top_level.bytes().all(|b| b.is_ascii_digit());
+        labels >= 2 && domain.len() <= MAX_HOST && !top_level.bytes().all(|b| b.is_ascii_digit());
     is_name.then_some(domain)
 }
 
@@ -155,7 +176,7 @@ impl PhoneNumber {
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let trimmed = text.trim();
         // The library reads letters as keypad digits and `;ext=`; neither is a number to send to.
-        let plain = trimmed.len() <= 32
+        let plain = trimmed.len() <= MAX_PHONE_TEXT
             && trimmed.starts_with('+')
             && trimmed[1..]
                 .chars()
@@ -211,10 +232,10 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Checks a display name: at most 128 characters, none of them a control character.
+    /// Checks a display name: at most [`MAX_DISPLAY_NAME`] characters, none of them a control character.
     pub fn parse_name(text: &str) -> Result<String, AddressError> {
         let name = text.trim();
-        let ok = name.chars().count() <= 128 && !name.chars().any(char::is_control);
+        let ok = name.chars().count() <= MAX_DISPLAY_NAME && !name.chars().any(char::is_control);
         if ok {
             Ok(name.to_owned())
         } else {

@@ -9,7 +9,11 @@ use crate::host::Host;
 
 /// The text is no such URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("must be an https URL such as https://api.example.com, without user, query or fragment")]
+#[error(
+    "must be an https URL such as https://api.example.com, without user, query or fragment, of at \
+     most {} characters",
+    BaseUrl::MAX
+)]
 pub struct BaseUrlError;
 
 /// The beginning of an API's URLs. `http` is a spelling of it too: whether that may be used is the
@@ -49,6 +53,11 @@ impl BaseUrl {
         let port = url.port_or_known_default().ok_or(BaseUrlError)?;
         let path = url.path().trim_end_matches('/').to_owned();
         url.set_path(&path);
+        // In its own spelling, which has three characters for each byte beyond ASCII: a URL that is
+        // stored is read again.
+        if url.as_str().len() > Self::MAX {
+            return Err(BaseUrlError);
+        }
         Ok(Self { url, host, port })
     }
 
@@ -140,6 +149,21 @@ mod tests {
         }
         let mapped = BaseUrl::parse("https://[::ffff:127.0.0.1]/").unwrap();
         assert!(matches!(mapped.host(), Host::Ip(_)));
+    }
+
+    #[test]
+    fn a_url_at_the_limit_reads_back_and_one_beyond_it_is_refused_in_any_spelling() {
+        let ascii = |length: usize| format!("https://a.example/{}", "x".repeat(length - 18));
+        let base = BaseUrl::parse(&ascii(BaseUrl::MAX)).unwrap();
+        assert_eq!(BaseUrl::parse(&base.to_string()), Ok(base));
+        assert_eq!(BaseUrl::parse(&ascii(BaseUrl::MAX + 1)), Err(BaseUrlError));
+        // 2 bytes each as they are given, 6 as they are stored.
+        let foreign = |letters: usize| format!("https://a.example/{}", "ä".repeat(letters));
+        assert!(BaseUrl::parse(&foreign((BaseUrl::MAX - 18) / 6)).is_ok());
+        assert_eq!(
+            BaseUrl::parse(&foreign((BaseUrl::MAX - 18) / 6 + 1)),
+            Err(BaseUrlError)
+        );
     }
 
     #[test]

@@ -175,6 +175,10 @@ impl Serialize for FailureReason {
     }
 }
 
+/// Attempts of a delivery that are remembered: two runs through the longest chain with all its retries, and
+/// far less than a ledger item may have (DynamoDB: 400 KB).
+pub const MAX_ATTEMPTS: usize = 200;
+
 /// One try of one provider for a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
@@ -318,7 +322,7 @@ impl Attempt {
             "failed" => AttemptOutcome::Failed {
                 disposition: Disposition::parse(text("disposition")?)?,
                 kind: ErrorKind::parse(text("kind")?)?,
-                code: text("code").and_then(ProviderCode::parse),
+                code: code_from_json(value)?,
             },
             _ => return None,
         };
@@ -328,11 +332,27 @@ impl Attempt {
             position: Position::parse(text("position")?)?,
             outcome,
             duration: Duration::from_millis(value.get("durationMs")?.as_u64()?),
-            possible_duplicate: value
-                .get("possibleDuplicate")
-                .and_then(Value::as_bool)
-                .unwrap_or(false),
+            possible_duplicate: match value.get("possibleDuplicate") {
+                Some(flag) => flag.as_bool()?,
+                None => false,
+            },
         })
+    }
+
+    /// Adds `newer` to the attempts of a delivery. Of more than [`MAX_ATTEMPTS`] the oldest are forgotten; the
+    /// log has them.
+    pub fn remember(attempts: &mut Vec<Self>, newer: Vec<Self>) {
+        attempts.extend(newer);
+        attempts.drain(..attempts.len().saturating_sub(MAX_ATTEMPTS));
+    }
+}
+
+/// The code of an attempt or a refused copy, which may have none.
+#[allow(clippy::option_option, reason = "unreadable, absent, and there")]
+fn code_from_json(value: &Value) -> Option<Option<ProviderCode>> {
+    match value.get("code") {
+        Some(code) => ProviderCode::parse(code.as_str()?).map(Some),
+        None => Some(None),
     }
 }
 
@@ -356,10 +376,7 @@ fn refused_copy_from_json(value: &Value) -> Option<RefusedCopy> {
     Some(RefusedCopy {
         field,
         index: index.parse().ok()?,
-        code: value
-            .get("code")
-            .and_then(Value::as_str)
-            .and_then(ProviderCode::parse),
+        code: code_from_json(value)?,
     })
 }
 
@@ -452,5 +469,43 @@ mod tests {
             assert_eq!(Attempt::from_json(&json), Some(attempt), "{json}");
         }
         assert_eq!(Attempt::from_json(&Value::Null), None);
+    }
+
+    #[test]
+    fn what_is_there_and_can_not_be_read_is_not_taken_for_absent() {
+        let attempt = serde_json::json!({"provider": "smtp", "entry": "primary", "position": "primary",
+            "outcome": "failed", "disposition": "final", "kind": "timeout", "code": "550 5.1.1", "durationMs": 1,
+            "possibleDuplicate": true});
+        assert!(Attempt::from_json(&attempt).is_some());
+        for (name, wrong) in [
+            ("code", serde_json::json!("planted@example.com")),
+            ("code", Value::Null),
+            ("possibleDuplicate", serde_json::json!("true")),
+            ("durationMs", serde_json::json!(-1)),
+        ] {
+            let mut attempt = attempt.clone();
+            attempt[name] = wrong;
+            assert_eq!(Attempt::from_json(&attempt), None, "{attempt}");
+        }
+    }
+
+    #[test]
+    fn of_too_many_attempts_the_newest_are_remembered() {
+        let attempt = |milliseconds| Attempt {
+            provider: ProviderKind::Smtp,
+            entry: EntryId::primary(),
+            position: Position::Primary,
+            outcome: AttemptOutcome::Accepted {
+                refused_copies: Vec::new(),
+            },
+            duration: Duration::from_millis(milliseconds),
+            possible_duplicate: false,
+        };
+        let most = u64::try_from(MAX_ATTEMPTS).unwrap();
+        let mut attempts = Vec::new();
+        Attempt::remember(&mut attempts, (0..most).map(attempt).collect());
+        assert_eq!(attempts.len(), MAX_ATTEMPTS);
+        Attempt::remember(&mut attempts, vec![attempt(most)]);
+        assert_eq!(attempts, (1..=most).map(attempt).collect::<Vec<_>>());
     }
 }

@@ -12,9 +12,19 @@ use std::{
 use idna::AsciiDenyList;
 use thiserror::Error;
 
+/// Characters of a name (RFC 1035 section 2.3.4: 255 octets with their lengths).
+pub const MAX_HOST: usize = 253;
+/// Characters of a label, between dots (RFC 1035 section 2.3.4).
+pub const MAX_LABEL: usize = 63;
+
 /// The text is no host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("must be a host name such as smtp.example.com, or an IP address in its usual form")]
+#[error(
+    "must be a host name such as smtp.example.com, of at most {} characters and {} \
+     between dots, or an IP address in its usual form",
+    MAX_HOST,
+    MAX_LABEL
+)]
 pub struct HostError;
 
 /// A domain name (ASCII, lower case, no trailing dot) or an IP address.
@@ -47,9 +57,11 @@ impl Host {
             .map_err(|_| HostError)?
             .into_owned();
         let labels_ok = name.split('.').all(|label| {
-            (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+            (1..=MAX_LABEL).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
         });
-        if !labels_ok || name.len() > 253 {
+        if !labels_ok || name.len() > MAX_HOST {
             return Err(HostError);
         }
         // WHATWG URL, "ends in a number checker": such a name is an IPv4 address to somebody.

@@ -8,12 +8,21 @@ use thiserror::Error;
 
 use crate::hash::{Digest, HashKey};
 
+/// Characters of a clinic's id.
+pub const MAX_CLINIC_ID: usize = 64;
+/// Characters of an idempotency key.
+pub const MAX_IDEMPOTENCY_KEY: usize = 255;
+/// Characters of the id of a provider entry.
+pub const MAX_ENTRY_ID: usize = 32;
+
 /// Why a text is not the identifier that it should be. The text itself is not repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum IdError {
     /// Not a clinic id.
     #[error(
-        "must be 1 to 64 characters: letters, digits, '-' and '_', starting with a letter or digit"
+        "must be 1 to {} characters: letters, digits, '-' and '_', starting with a letter or \
+         digit",
+        MAX_CLINIC_ID
     )]
     Clinic,
     /// Not a request id.
@@ -23,10 +32,16 @@ pub enum IdError {
     #[error("must be 32 lower-case hexadecimal characters")]
     Delivery,
     /// Not an idempotency key.
-    #[error("must be 1 to 255 visible ASCII characters without spaces")]
+    #[error(
+        "must be 1 to {} visible ASCII characters without spaces",
+        MAX_IDEMPOTENCY_KEY
+    )]
     IdempotencyKey,
     /// Not the id of a provider entry.
-    #[error("must be 1 to 32 characters: lower-case letters, digits and '-'")]
+    #[error(
+        "must be 1 to {} characters: lower-case letters, digits and '-'",
+        MAX_ENTRY_ID
+    )]
     Entry,
 }
 
@@ -39,7 +54,7 @@ impl ClinicId {
     /// Reads a clinic id.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         let mut bytes = text.bytes();
-        let well_formed = text.len() <= 64
+        let well_formed = text.len() <= MAX_CLINIC_ID
             && bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
             && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         if well_formed {
@@ -102,8 +117,8 @@ pub struct IdempotencyKey(String);
 impl IdempotencyKey {
     /// Reads an idempotency key.
     pub fn parse(text: &str) -> Result<Self, IdError> {
-        let well_formed =
-            (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        let well_formed = (1..=MAX_IDEMPOTENCY_KEY).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_graphic());
         if well_formed {
             Ok(Self(text.to_owned()))
         } else {
@@ -135,6 +150,9 @@ impl fmt::Debug for IdempotencyKey {
 pub struct RequestId(String);
 
 impl RequestId {
+    /// Characters of an id.
+    pub const LENGTH: usize = Digest::HEX128_LENGTH;
+
     /// The id of the communication that `tenant` names `key`.
     pub fn derive(hash: &HashKey, tenant: &Tenant, key: &IdempotencyKey) -> Self {
         let digest = hash.digest(
@@ -203,7 +221,7 @@ pub struct EntryId(String);
 impl EntryId {
     /// Reads an entry id.
     pub fn parse(text: &str) -> Result<Self, IdError> {
-        let well_formed = (1..=32).contains(&text.len())
+        let well_formed = (1..=MAX_ENTRY_ID).contains(&text.len())
             && text
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');

@@ -3,11 +3,11 @@
 //!
 //! A problem says what would be right. It never repeats the value that was wrong.
 
-use std::{collections::BTreeMap, fmt};
+use std::{cell::Cell, collections::BTreeMap, fmt};
 
 use serde::{
-    Deserialize, Serialize,
-    de::{self, MapAccess, SeqAccess, Visitor},
+    Serialize,
+    de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value};
 
@@ -99,108 +99,149 @@ impl std::error::Error for Problems {}
 
 /// How deep arrays and objects may stand in one another.
 pub const MAX_DEPTH: usize = 16;
+/// Values of a document: members of objects and elements of arrays, at every depth. In memory each takes
+/// tens of times the two bytes that it may take as text, so that the size of the text alone bounds
+/// nothing. The largest communication has some thousands.
+pub const MAX_VALUES: usize = 20_000;
 
 /// Reads a JSON text. An object that has a field twice is refused: two readers of such a text may
-/// see two different messages. So are texts deeper than [`MAX_DEPTH`].
+/// see two different messages. So are texts deeper than [`MAX_DEPTH`], or of more values than
+/// [`MAX_VALUES`], as soon as that is seen.
 pub fn parse(text: &[u8]) -> Result<Value, Problems> {
+    let refused = Cell::new(None);
+    let whole = Strict {
+        levels: MAX_DEPTH,
+        // The document itself is neither a member nor an element.
+        values: &Cell::new(MAX_VALUES + 1),
+        refused: &refused,
+    };
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let value = Strict::deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    match value {
-        Ok(Strict(value)) if depth_is_at_most(&value, MAX_DEPTH) => Ok(value),
-        Ok(_) => Err(Problems::one(
-            "",
-            format!("must not be nested deeper than {MAX_DEPTH} levels"),
-        )),
-        Err(error) => Err(Problems::one(
-            "",
+    let value = whole
+        .deserialize(&mut reader)
+        .and_then(|value| reader.end().map(|()| value));
+    value.map_err(|error| {
+        let detail = match refused.get() {
+            Some(Refused::Depth) => format!("must not be nested deeper than {MAX_DEPTH} levels"),
+            Some(Refused::Values) => {
+                format!("must have at most {MAX_VALUES} members and elements in all")
+            }
             // serde_json's own message may repeat a part of the text; its place does not.
-            format!(
+            None => format!(
                 "must be JSON in UTF-8 without repeated fields (stopped at line {}, column {})",
                 error.line(),
                 error.column()
             ),
-        )),
+        };
+        Problems::one("", detail)
+    })
+}
+
+/// Why a text that may be JSON is not read any further.
+#[derive(Debug, Clone, Copy)]
+enum Refused {
+    Depth,
+    Values,
+}
+
+/// Reads a [`Value`] whose objects have no field twice, within limits.
+#[derive(Clone, Copy)]
+struct Strict<'l> {
+    /// Levels that may still be begun.
+    levels: usize,
+    /// Values that may still come.
+    values: &'l Cell<usize>,
+    refused: &'l Cell<Option<Refused>>,
+}
+
+impl Strict<'_> {
+    fn refuse<E: de::Error>(self, why: Refused) -> E {
+        self.refused.set(Some(why));
+        E::custom("a limit is reached")
+    }
+
+    /// For what stands in an array or object that begins here.
+    fn inside<E: de::Error>(self) -> Result<Self, E> {
+        match self.levels.checked_sub(1) {
+            Some(levels) => Ok(Self { levels, ..self }),
+            None => Err(self.refuse(Refused::Depth)),
+        }
+    }
+
+    /// Notes that a value comes.
+    fn one_more<E: de::Error>(self) -> Result<(), E> {
+        match self.values.get().checked_sub(1) {
+            Some(left) => {
+                self.values.set(left);
+                Ok(())
+            }
+            None => Err(self.refuse(Refused::Values)),
+        }
     }
 }
 
-fn depth_is_at_most(value: &Value, depth: usize) -> bool {
-    match value {
-        Value::Array(items) => {
-            depth > 0 && items.iter().all(|item| depth_is_at_most(item, depth - 1))
-        }
-        Value::Object(fields) => {
-            depth > 0
-                && fields
-                    .values()
-                    .all(|item| depth_is_at_most(item, depth - 1))
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.one_more()?;
+        deserializer.deserialize_any(self)
     }
 }
 
-/// A [`Value`] whose objects have no field twice.
-struct Strict(Value);
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = Value;
 
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct StrictVisitor;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
 
-        impl<'de> Visitor<'de> for StrictVisitor {
-            type Value = Value;
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("JSON")
-            }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
 
-            fn visit_unit<E>(self) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
 
-            fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-                Ok(Value::Bool(value))
-            }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
 
-            fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-                Ok(Value::Number(value.into()))
-            }
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
 
-            fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-                Ok(Value::Number(value.into()))
-            }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
 
-            fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-                Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
-            }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
 
-            fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-                Ok(Value::String(value.to_owned()))
-            }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let inside = self.inside()?;
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(inside)? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
 
-            fn visit_string<E>(self, value: String) -> Result<Value, E> {
-                Ok(Value::String(value))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-                let mut items = Vec::new();
-                while let Some(Strict(item)) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Value::Array(items))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-                let mut fields = Map::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    let Strict(value) = map.next_value()?;
-                    if fields.insert(name, value).is_some() {
-                        return Err(de::Error::custom("a field stands twice"));
-                    }
-                }
-                Ok(Value::Object(fields))
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inside = self.inside()?;
+        let mut fields = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let value = map.next_value_seed(inside)?;
+            if fields.insert(name, value).is_some() {
+                return Err(de::Error::custom("a field stands twice"));
             }
         }
-
-        deserializer.deserialize_any(StrictVisitor).map(Strict)
+        Ok(Value::Object(fields))
     }
 }
 
@@ -547,8 +588,38 @@ mod tests {
     fn depth_is_bounded_far_before_the_stack_is() {
         let deep = |n: usize| [vec![b'['; n], vec![b']'; n]].concat();
         assert!(parse(&deep(MAX_DEPTH)).is_ok());
-        assert!(parse(&deep(MAX_DEPTH + 1)).is_err());
-        assert!(parse(&deep(100_000)).is_err());
+        // Beyond what serde_json itself reads (128 levels) it is the same limit, in the same words.
+        for depth in [MAX_DEPTH + 1, 127, 129, 100_000] {
+            let problems = parse(&deep(depth)).unwrap_err();
+            assert_eq!(
+                problems.to_string(),
+                " must not be nested deeper than 16 levels",
+                "{depth}"
+            );
+        }
+        let objects = |n: usize| [b"{\"a\":".repeat(n), b"1".to_vec(), vec![b'}'; n]].concat();
+        assert!(parse(&objects(MAX_DEPTH)).is_ok());
+        assert!(parse(&objects(MAX_DEPTH + 1)).is_err());
+    }
+
+    #[test]
+    fn a_document_has_a_number_of_values_however_they_are_spread() {
+        let array = |n: usize| format!("[{}0]", "0,".repeat(n - 1));
+        let object = |n: usize| {
+            let fields: Vec<_> = (0..n).map(|n| format!("\"{n}\":[]")).collect();
+            format!("{{{}}}", fields.join(","))
+        };
+        for text in [array(MAX_VALUES), object(MAX_VALUES)] {
+            assert!(parse(text.as_bytes()).is_ok());
+        }
+        let pairs = format!("[{}[0]]", "[0],".repeat(MAX_VALUES / 2));
+        for text in [array(MAX_VALUES + 1), object(MAX_VALUES + 1), pairs] {
+            let problems = parse(text.as_bytes()).unwrap_err();
+            assert_eq!(
+                problems.to_string(),
+                " must have at most 20000 members and elements in all"
+            );
+        }
     }
 
     #[test]

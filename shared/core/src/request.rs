@@ -16,8 +16,13 @@ use crate::{
     json::{self, Object, Problems, read},
 };
 
+/// Bytes of a communication as JSON. Lambda takes 6 MB per synchronous invocation (AWS Lambda quotas:
+/// 6,291,456 bytes), in which the body stands as a JSON string beside headers and claims.
+pub const MAX_BYTES: usize = 6_000_000;
 /// Recipients of one request.
 pub const MAX_RECIPIENTS: usize = 500;
+/// Characters of a category.
+pub const MAX_CATEGORY: usize = 64;
 /// Characters of a title, which is the subject of an e-mail.
 pub const MAX_TITLE: usize = 500;
 /// Characters of the text body.
@@ -29,8 +34,18 @@ pub const MAX_ATTACHMENTS: usize = 20;
 /// Bytes of all attachments together, decoded. Lambda takes 6 MB per synchronous invocation
 /// (AWS Lambda quotas), of which base64 leaves three quarters.
 pub const MAX_ATTACHMENT_BYTES: usize = 4_000_000;
+/// Bytes of the name of an attachment, or of a medium: what file systems take.
+pub const MAX_FILENAME: usize = 255;
+/// Characters of the type, and of the subtype, of a media type (RFC 6838 section 4.2).
+pub const MAX_MEDIA_TYPE_NAME: usize = 127;
+/// Characters of the name or id of a template.
+pub const MAX_TEMPLATE_ID: usize = 512;
+/// Characters of the language of a template.
+pub const MAX_LANGUAGE: usize = 16;
 /// Parameters of a template.
 pub const MAX_TEMPLATE_PARAMS: usize = 64;
+/// Characters of a parameter of a template.
+pub const MAX_TEMPLATE_PARAM: usize = 1_024;
 /// Components of a template.
 pub const MAX_TEMPLATE_COMPONENTS: usize = 16;
 /// Bytes of all components of a template, as JSON.
@@ -42,6 +57,10 @@ pub const MAX_COPIES: usize = 49;
 pub const MAX_MEDIA_URL: usize = 2_048;
 /// Fields of `metadata` beside `clinicId`.
 pub const MAX_METADATA: usize = 20;
+/// Bytes of the name of a field of `metadata`.
+pub const MAX_METADATA_NAME: usize = 64;
+/// Characters of the value of a field of `metadata`.
+pub const MAX_METADATA_VALUE: usize = 256;
 
 /// How urgent a communication is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -240,6 +259,10 @@ pub struct Submission {
 impl Submission {
     /// Reads a communication from JSON text. All problems are reported together.
     pub fn parse(text: &[u8]) -> Result<Self, Problems> {
+        if text.len() > MAX_BYTES {
+            let detail = format!("must have at most {MAX_BYTES} bytes");
+            return Err(Problems::one("", detail));
+        }
         let mut problems = Problems::default();
         let submission =
             Object::new(json::parse(text)?, "", &mut problems).and_then(read_submission);
@@ -256,10 +279,15 @@ impl Submission {
             #[serde(flatten)]
             request: &'a CommunicationRequest,
         }
-        serde_json::to_string(&Wire {
+        let json = serde_json::to_string(&Wire {
             idempotency_key: self.idempotency_key.as_ref(),
             request: &self.request,
-        })
+        })?;
+        // JSON may have them as they are, and SQS refuses a message that has (`SendMessage`, allowed
+        // characters: up to U+FFFD, and from U+10000 on).
+        Ok(json
+            .replace('\u{fffe}', "\\ufffe")
+            .replace('\u{ffff}', "\\uffff"))
     }
 
     /// The same for these recipients, which are all of its own or some of them: as it goes on the queue.
@@ -442,11 +470,13 @@ fn is_word(text: &str, least: usize, most: usize) -> bool {
     (least..=most).contains(&text.len()) && text.bytes().all(plain)
 }
 
-fn parse_category(text: &str) -> Result<String, &'static str> {
-    if is_word(text, 1, 64) {
+fn parse_category(text: &str) -> Result<String, String> {
+    if is_word(text, 1, MAX_CATEGORY) {
         Ok(text.to_owned())
     } else {
-        Err("must be 1 to 64 letters, digits, '-' or '_'")
+        Err(format!(
+            "must be 1 to {MAX_CATEGORY} letters, digits, '-' or '_'"
+        ))
     }
 }
 
@@ -583,7 +613,7 @@ fn read_content(
 /// `templateComponents`.
 pub fn read_template(object: &mut Object<'_>) -> Option<Template> {
     let id_given = !object.is_missing("templateId");
-    let id = object.optional("templateId", read::text(1, 512));
+    let id = object.optional("templateId", read::text(1, MAX_TEMPLATE_ID));
     let language = object.optional("language", read::parsed(parse_language));
     let params = object.optional("templateParams", read_template_params);
     let components = object.optional("templateComponents", read_template_components);
@@ -720,7 +750,8 @@ fn read_media(mut object: Object<'_>) -> Option<Media> {
 
 fn parse_media_url(text: &str) -> Result<String, String> {
     let parsed = url::Url::parse(text).ok().filter(|url| {
-        text.len() <= MAX_MEDIA_URL
+        // In its own spelling, which is the one that goes on the queue and is read again.
+        url.as_str().len().max(text.len()) <= MAX_MEDIA_URL
             && url.scheme() == "https"
             && url.host_str().is_some()
             && url.username().is_empty()
@@ -744,11 +775,13 @@ fn parse_title(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse_language(text: &str) -> Result<String, &'static str> {
-    if is_word(text, 2, 16) {
+fn parse_language(text: &str) -> Result<String, String> {
+    if is_word(text, 2, MAX_LANGUAGE) {
         Ok(text.to_owned())
     } else {
-        Err("must be a language code such as en_US")
+        Err(format!(
+            "must be a language code such as en_US, of 2 to {MAX_LANGUAGE} letters, digits, '-' or '_'"
+        ))
     }
 }
 
@@ -756,13 +789,13 @@ fn parse_language(text: &str) -> Result<String, &'static str> {
 fn read_template_params(value: Value) -> Result<TemplateParams, String> {
     let wrong = || {
         format!(
-            "must be an array of strings of at most 1024 characters, or an object of such arrays named header, body and buttons; at most {MAX_TEMPLATE_PARAMS} strings together"
+            "must be an array of strings of at most {MAX_TEMPLATE_PARAM} characters, or an object of such arrays named header, body and buttons; at most {MAX_TEMPLATE_PARAMS} strings together"
         )
     };
     let texts = |value: Value| match value {
         Value::Array(items) => items
             .into_iter()
-            .map(|item| read::text(0, 1024)(item).map_err(|_| wrong()))
+            .map(|item| read::text(0, MAX_TEMPLATE_PARAM)(item).map_err(|_| wrong()))
             .collect(),
         Value::Null => Ok(Vec::new()),
         Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => Err(wrong()),
@@ -823,22 +856,24 @@ fn read_attachments(object: &mut Object<'_>) -> Vec<Attachment> {
     attachments
 }
 
-fn parse_filename(text: &str) -> Result<String, &'static str> {
-    let ok = (1..=255).contains(&text.len())
+fn parse_filename(text: &str) -> Result<String, String> {
+    let ok = (1..=MAX_FILENAME).contains(&text.len())
         && !text
             .chars()
             .any(|c| c.is_control() || c == '/' || c == '\\');
     if ok {
         Ok(text.to_owned())
     } else {
-        Err("must be a file name of 1 to 255 bytes without '/', '\\' or control characters")
+        Err(format!(
+            "must be a file name of 1 to {MAX_FILENAME} bytes without '/', '\\' or control characters"
+        ))
     }
 }
 
 /// `type/subtype` of RFC 6838 section 4.2, without parameters.
-fn parse_content_type(text: &str) -> Result<String, &'static str> {
+fn parse_content_type(text: &str) -> Result<String, String> {
     let name = |part: &str| {
-        (1..=127).contains(&part.len())
+        (1..=MAX_MEDIA_TYPE_NAME).contains(&part.len())
             && part
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
@@ -849,7 +884,9 @@ fn parse_content_type(text: &str) -> Result<String, &'static str> {
     if ok {
         Ok(text.to_ascii_lowercase())
     } else {
-        Err("must be a media type such as application/pdf, without parameters")
+        Err(format!(
+            "must be a media type such as application/pdf, without parameters, of at most {MAX_MEDIA_TYPE_NAME} characters before and after the '/'"
+        ))
     }
 }
 
@@ -857,9 +894,11 @@ fn read_metadata(mut object: Object<'_>) -> (Option<ClinicId>, BTreeMap<String, 
     let clinic = object.optional("clinicId", read::parsed(ClinicId::parse));
     let references = object.rest(
         MAX_METADATA,
-        |name| name.len() <= 64,
-        read::text(0, 256),
-        "must be a string of at most 256 characters under a name of at most 64 bytes",
+        |name| name.len() <= MAX_METADATA_NAME,
+        read::text(0, MAX_METADATA_VALUE),
+        &format!(
+            "must be a string of at most {MAX_METADATA_VALUE} characters under a name of at most {MAX_METADATA_NAME} bytes"
+        ),
     );
     (clinic, references)
 }
@@ -1282,6 +1321,47 @@ mod tests {
         let digest = |value: &Submission| value.request.payload_hash(&hash).unwrap();
         assert_eq!(digest(&one), digest(&parse(&keyed).unwrap()));
         assert_ne!(digest(&one), digest(&parse(&other).unwrap()));
+    }
+
+    #[test]
+    fn a_mediums_url_may_be_as_long_in_the_spelling_that_goes_on_the_queue() {
+        let with_letters = |letters: usize| {
+            let mut value = example();
+            value["media"] = json!({"type": "image", "url": format!("https://a.example/{}", "ä".repeat(letters))});
+            value
+        };
+        // Six characters each.
+        let most = (MAX_MEDIA_URL - 18) / 6;
+        let submission = parse(&with_letters(most)).unwrap();
+        let again = Submission::parse(submission.to_json().unwrap().as_bytes());
+        assert_eq!(again, Ok(submission));
+        assert_eq!(pointers(&with_letters(most + 1)), ["/media/url"]);
+    }
+
+    #[test]
+    fn fractions_and_every_character_survive_the_queue() {
+        let mut value = example();
+        value["channels"] = json!(["whatsapp"]);
+        value["body"] = json!("a\u{fffe}b\u{ffff}c\u{10ffff}d\u{1}e");
+        value
+            .as_object_mut()
+            .unwrap()
+            .shift_remove("templateParams");
+        // Read without care, each of them is another number (serde_json, `float_roundtrip`).
+        value["templateComponents"] = json!([{"type": "location", "parameters": [
+            31.245_270_191_439_438, 121.487_919_511_619_45, 0.000_000_000_000_000_022_204_460_492_503_136, 1e300]}]);
+        let submission = parse(&value).unwrap();
+        let text = submission.to_json().unwrap();
+        assert!(!text.contains(['\u{fffe}', '\u{ffff}']), "SQS refuses it");
+        let again = Submission::parse(text.as_bytes()).unwrap();
+        assert_eq!(again, submission);
+        let hash = HashKey::from_bytes(&[0; 32]);
+        assert_eq!(
+            again.request.payload_hash(&hash).unwrap(),
+            submission.request.payload_hash(&hash).unwrap()
+        );
+        let written: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(written["templateComponents"], value["templateComponents"]);
     }
 
     #[test]

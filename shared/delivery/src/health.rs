@@ -269,7 +269,7 @@ fn number(value: i64) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
-fn record(value: &AttributeValue) -> Option<HealthRecord> {
+pub(crate) fn record(value: &AttributeValue) -> Option<HealthRecord> {
     let value = value.as_m().ok()?;
     let text = |name: &str| value.get(name)?.as_s().ok();
     let since = value.get(SINCE)?.as_n().ok()?.parse().ok()?;

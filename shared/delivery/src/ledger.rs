@@ -213,7 +213,7 @@ impl Ledger {
             None
         };
         match found {
-            Some(item) if string(&item, "payloadHash") == Some(&request.payload_hash) => {
+            Some(item) if *required(&item, "payloadHash")? == request.payload_hash => {
                 Ok(Acceptance::Repeated)
             }
             Some(_) => Ok(Acceptance::OtherPayload),
@@ -443,7 +443,7 @@ fn claimed<R>(
 fn owned(item: &Item) -> Result<Claim, LedgerError> {
     Ok(Claim::Owned(Past {
         attempts: attempts(item)?,
-        possible_duplicate: flag(item, "possibleDuplicate"),
+        possible_duplicate: flag(item, "possibleDuplicate")?,
         deferrals: count(item, "deferrals")?,
         takeovers: count(item, "takeovers")?,
     }))
@@ -455,7 +455,7 @@ fn claim_refused(
     owner: &Owner,
     now: Timestamp,
 ) -> Result<Claim, LedgerError> {
-    if string(item, "payloadHash") != Some(&request.payload_hash) {
+    if *required(item, "payloadHash")? != request.payload_hash {
         return Ok(Claim::OtherPayload);
     }
     let delivery = delivery(item)?;
@@ -538,7 +538,7 @@ fn planned_deliveries(item: &Item) -> Result<Vec<Delivery>, LedgerError> {
 }
 
 fn delivery(item: &Item) -> Result<Delivery, LedgerError> {
-    let field = |name: &'static str| string(item, name).ok_or(LedgerError::Corrupt(name));
+    let field = |name| required(item, name);
     let id = field("sk")?
         .strip_prefix(DELIVERY_PREFIX)
         .ok_or(LedgerError::Corrupt("sk"))?;
@@ -547,21 +547,21 @@ fn delivery(item: &Item) -> Result<Delivery, LedgerError> {
         channel: Channel::parse(field("channel")?).ok_or(LedgerError::Corrupt("channel"))?,
         recipient: field("recipient")?.clone(),
         status: DeliveryStatus::parse(field("status")?).ok_or(LedgerError::Corrupt("status"))?,
-        provider: string(item, "provider")
+        provider: optional(item, "provider")?
             .map(|text| ProviderKind::parse(text).ok_or(LedgerError::Corrupt("provider")))
             .transpose()?,
-        message_id: string(item, "messageId").cloned(),
-        reason: string(item, "reason")
+        message_id: optional(item, "messageId")?.cloned(),
+        reason: optional(item, "reason")?
             .map(|text| FailureReason::parse(text).ok_or(LedgerError::Corrupt("reason")))
             .transpose()?,
-        possible_duplicate: flag(item, "possibleDuplicate"),
+        possible_duplicate: flag(item, "possibleDuplicate")?,
         attempts: attempts(item)?,
     })
 }
 
 fn attempts(item: &Item) -> Result<Vec<Attempt>, LedgerError> {
     let wrong = || LedgerError::Corrupt("attempts");
-    let Some(text) = string(item, "attempts") else {
+    let Some(text) = optional(item, "attempts")? else {
         return Ok(Vec::new());
     };
     let values: Vec<Value> = serde_json::from_str(text).map_err(|_| wrong())?;
@@ -604,8 +604,26 @@ fn string<'a>(item: &'a Item, name: &str) -> Option<&'a String> {
     item.get(name)?.as_s().ok()
 }
 
-fn flag(item: &Item, name: &str) -> bool {
-    matches!(item.get(name), Some(AttributeValue::Bool(true)))
+fn required<'a>(item: &'a Item, name: &'static str) -> Result<&'a String, LedgerError> {
+    string(item, name).ok_or(LedgerError::Corrupt(name))
+}
+
+/// A text that may be absent. What is there and no text can not be read.
+fn optional<'a>(item: &'a Item, name: &'static str) -> Result<Option<&'a String>, LedgerError> {
+    item.contains_key(name)
+        .then(|| required(item, name))
+        .transpose()
+}
+
+/// A flag that is not set where it is absent.
+fn flag(item: &Item, name: &'static str) -> Result<bool, LedgerError> {
+    match item.get(name) {
+        None => Ok(false),
+        Some(value) => value
+            .as_bool()
+            .copied()
+            .map_err(|_| LedgerError::Corrupt(name)),
+    }
 }
 
 /// The item that made a condition fail; `None` where something else went wrong.
@@ -627,3 +645,6 @@ fn database<E: ProvideErrorMetadata, R>(
         code: error_code(error),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fuzz;

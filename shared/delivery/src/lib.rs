@@ -3,8 +3,12 @@
 //! [`Pipeline`] is the one way a message goes out, whether it came by HTTP or from the queue. The
 //! [`ledger`] makes sure that it goes out once.
 
+#![cfg_attr(all(test, fuzzing), no_main)]
+
 pub mod chain_spec;
 pub mod deferral;
+#[cfg(test)]
+mod fuzz;
 pub mod health;
 pub mod ledger;
 pub mod pacing;

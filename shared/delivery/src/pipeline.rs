@@ -20,7 +20,7 @@ use comms_adapters::{
     tls::TlsConfigs,
 };
 use comms_core::{
-    AttemptOutcome, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, Disposition,
+    Attempt, AttemptOutcome, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, Disposition,
     FailureReason, IdempotencyKey, ProviderKind, RequestId, SystemClock, Tenant,
     metric::METRICS,
     request::{CommunicationRequest, PlannedDelivery, Recipient, Target},
@@ -612,27 +612,31 @@ impl Pipeline {
         }
         for result in &results {
             if let DeliveryResult::HandBack(id, reason) = result {
-                warn!(
-                    clinic_id = %accepted.record.tenant,
-                    request_id = %accepted.record.id,
-                    delivery_id = %id,
-                    reason = reason.as_str(),
-                    "delivery handed back"
-                );
-                match reason {
-                    HandBack::OverQuota { .. } => &self.deferred.by_quota,
-                    HandBack::Paced { .. } => &self.deferred.by_pacing,
-                    HandBack::Busy { .. }
-                    | HandBack::OutOfTime
-                    | HandBack::Unreachable
-                    | HandBack::NotRecorded { .. }
-                    | HandBack::KeyConflict
-                    | HandBack::Deferred { .. } => continue,
-                }
-                .fetch_add(1, Ordering::Relaxed);
+                self.tell_of_hand_back(&accepted.record, id, *reason);
             }
         }
         results
+    }
+
+    fn tell_of_hand_back(&self, record: &RequestRecord, id: &DeliveryId, reason: HandBack) {
+        let deferred = match reason {
+            HandBack::OverQuota { .. } => Some(&self.deferred.by_quota),
+            HandBack::Paced { .. } => Some(&self.deferred.by_pacing),
+            HandBack::Busy { .. }
+            | HandBack::OutOfTime
+            | HandBack::Unreachable
+            | HandBack::NotRecorded { .. }
+            | HandBack::KeyConflict
+            | HandBack::Deferred { .. } => None,
+        };
+        let (tenant, request, reason) = (&record.tenant, &record.id, reason.as_str());
+        // A campaign over its quota is nothing to be warned of.
+        if let Some(deferred) = deferred {
+            deferred.fetch_add(1, Ordering::Relaxed);
+            info!(clinic_id = %tenant, request_id = %request, delivery_id = %id, reason, "delivery handed back");
+        } else {
+            warn!(clinic_id = %tenant, request_id = %request, delivery_id = %id, reason, "delivery handed back");
+        }
     }
 
     /// Makes some deliveries of a communication, each with its place in it, in the order in which they end.
@@ -954,7 +958,7 @@ impl Pipeline {
                 }
                 AttemptOutcome::Accepted { .. } => false,
             });
-        attempts.extend(report.attempts);
+        Attempt::remember(&mut attempts, report.attempts);
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
         let earlier = takeovers.max(u32::from(possible_duplicate));
         let unknown_outcomes = report

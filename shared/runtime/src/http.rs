@@ -22,6 +22,14 @@ use crate::{
     telemetry::{self, TraceHeader},
 };
 
+/// Header fields of a request: as many as Rust's HTTP servers read by default (hyper, `max_headers`).
+pub const MAX_HEADERS: usize = 100;
+/// Bytes of all names and values of header fields. API Gateway takes 10,240 with the request line (HTTP API
+/// quotas), and adds some of its own.
+pub const MAX_HEADER_BYTES: usize = 16_384;
+/// Bytes of path and query together: what RFC 9110 section 4.1 asks of everybody, and more than there is to say.
+pub const MAX_TARGET_BYTES: usize = 8_000;
+
 /// An error as it is answered. Its texts are fixed or name fields; none repeats what was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpProblem {
@@ -77,6 +85,16 @@ impl HttpProblem {
         );
         problem.errors = problems.as_slice().into();
         problem
+    }
+
+    /// 413: the body has more bytes than `most`.
+    pub fn body_too_large(most: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "The body is too large",
+            format!("The body of this request may have {most} bytes."),
+        )
     }
 
     /// 403: the caller may not do this.
@@ -220,13 +238,17 @@ impl From<HttpProblem> for Response<Body> {
 
 /// A JSON answer that no cache keeps.
 pub fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Body> {
-    let (status, body) = match serde_json::to_string(body) {
-        Ok(body) => (status, body),
+    match serde_json::to_string(body) {
+        Ok(body) => json_text_response(status, body),
         Err(error) => {
             error!(%error, "an answer could not be written");
-            (StatusCode::INTERNAL_SERVER_ERROR, "{}".to_owned())
+            json_text_response(StatusCode::INTERNAL_SERVER_ERROR, "{}".to_owned())
         }
-    };
+    }
+}
+
+/// The same of an answer that is JSON text already.
+pub fn json_text_response(status: StatusCode, body: String) -> Response<Body> {
     let mut response = Response::new(Body::Text(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -330,14 +352,49 @@ pub fn answer(
     response
 }
 
-/// The bytes of a request's body.
-pub fn body_bytes(body: &Body) -> &[u8] {
-    body.as_ref()
+/// Refuses a request whose head is larger than it may be, before anything in it is looked at: path and query (414),
+/// header fields (431, RFC 6585 section 5).
+pub fn check_head(request: &Request) -> Result<(), HttpProblem> {
+    let uri = request.uri();
+    let target = uri.path().len() + uri.query().map_or(0, |query| 1 + query.len());
+    if target > MAX_TARGET_BYTES {
+        return Err(HttpProblem::new(
+            StatusCode::URI_TOO_LONG,
+            "target_too_long",
+            "Path and query are too long",
+            format!("Path and query may have {MAX_TARGET_BYTES} bytes together."),
+        ));
+    }
+    let headers = request.headers();
+    let bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        return Err(HttpProblem::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers_too_large",
+            "There are too many headers, or too long ones",
+            format!(
+                "A request may have {MAX_HEADERS} header fields, of {MAX_HEADER_BYTES} bytes together."
+            ),
+        ));
+    }
+    Ok(())
 }
 
-/// The JSON object in a request's body.
-pub fn json_body(body: &Body) -> Result<Value, HttpProblem> {
-    json::parse(body_bytes(body))
+/// The bytes of a request's body, which may be at most `most`.
+pub fn body_bytes(body: &Body, most: usize) -> Result<&[u8], HttpProblem> {
+    let bytes = body.as_ref();
+    if bytes.len() > most {
+        return Err(HttpProblem::body_too_large(most));
+    }
+    Ok(bytes)
+}
+
+/// The JSON object in a request's body, which may have `most` bytes.
+pub fn json_body(body: &Body, most: usize) -> Result<Value, HttpProblem> {
+    json::parse(body_bytes(body, most)?)
         .and_then(|document| {
             if document.is_object() {
                 Ok(document)
@@ -369,7 +426,7 @@ mod tests {
             response.headers()["content-type"],
             "application/problem+json"
         );
-        let body: Value = serde_json::from_slice(body_bytes(response.body())).unwrap();
+        let body: Value = serde_json::from_slice(response.body().as_ref()).unwrap();
         assert_eq!(body["errors"][0]["pointer"], "/recipients/0/email");
         assert_eq!(body["type"], "urn:clinic-comms:problem:invalid_request");
     }
@@ -392,11 +449,60 @@ mod tests {
 
     #[test]
     fn a_body_that_is_no_object_is_malformed() {
-        assert!(json_body(&Body::from("{\"a\":1}")).is_ok());
+        assert!(json_body(&Body::from("{\"a\":1}"), 7).is_ok());
         for body in ["", "{", "null", "[]", "5", "\"text\""] {
-            let problem = json_body(&Body::from(body)).unwrap_err();
+            let problem = json_body(&Body::from(body), 10).unwrap_err();
             assert_eq!(problem.status(), 400, "{body}");
         }
+    }
+
+    /// What a problem says, with its status.
+    fn said(problem: HttpProblem) -> (u16, String) {
+        (problem.status.as_u16(), problem.detail.into())
+    }
+
+    #[test]
+    fn a_body_of_a_byte_too_many_is_refused_before_it_is_read() {
+        let problem = json_body(&Body::from("{\"a\":1}"), 6).unwrap_err();
+        assert_eq!(
+            said(problem),
+            (413, "The body of this request may have 6 bytes.".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_head_that_is_larger_than_it_may_be_is_refused_with_its_limit() {
+        let request = |target: &str, headers: &[(String, String)]| {
+            let mut request = lambda_http::http::Request::builder().uri(target);
+            for (name, value) in headers {
+                request = request.header(name, value);
+            }
+            request.body(Body::Empty).unwrap()
+        };
+        let target = |bytes: usize| format!("/a?{}", "q".repeat(bytes - 3));
+        assert!(check_head(&request(&target(MAX_TARGET_BYTES), &[])).is_ok());
+        let problem = check_head(&request(&target(MAX_TARGET_BYTES + 1), &[])).unwrap_err();
+        assert_eq!(
+            said(problem),
+            (
+                414,
+                "Path and query may have 8000 bytes together.".to_owned()
+            )
+        );
+
+        let limits = "A request may have 100 header fields, of 16384 bytes together.";
+        let many = |count: usize| -> Vec<_> {
+            (0..count)
+                .map(|n| (format!("x-{n}"), String::new()))
+                .collect()
+        };
+        assert!(check_head(&request("/", &many(MAX_HEADERS))).is_ok());
+        let problem = check_head(&request("/", &many(MAX_HEADERS + 1))).unwrap_err();
+        assert_eq!(said(problem), (431, limits.to_owned()));
+        let long = |bytes: usize| vec![("x".to_owned(), "v".repeat(bytes - 1))];
+        assert!(check_head(&request("/", &long(MAX_HEADER_BYTES))).is_ok());
+        let problem = check_head(&request("/", &long(MAX_HEADER_BYTES + 1))).unwrap_err();
+        assert_eq!(said(problem), (431, limits.to_owned()));
     }
 
     #[test]
@@ -422,7 +528,7 @@ mod tests {
         let minute = Duration::from_mins(1);
         assert!(remaining(now + minute) <= minute);
         assert!(remaining(now + 2 * minute) > minute);
-        assert_eq!(remaining(now - minute), Duration::ZERO);
+        assert_eq!(remaining(now.checked_sub(minute).unwrap()), Duration::ZERO);
         assert_eq!(remaining(10 * minute), 10 * minute);
     }
 }

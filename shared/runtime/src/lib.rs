@@ -1,9 +1,13 @@
 //! What every function needs of its surroundings: the environment, AWS configuration, telemetry,
 //! HTTP answers, authorization, SQS batches.
 
+#![cfg_attr(all(test, fuzzing), no_main)]
+
 pub mod auth;
 pub mod aws;
 pub mod environment;
+#[cfg(test)]
+mod fuzz;
 pub mod http;
 pub mod sqs;
 pub mod telemetry;

@@ -6,7 +6,7 @@
 
 mod fields;
 mod lines;
-mod metrics;
+pub(crate) mod metrics;
 mod trace;
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ use crate::{
 pub const MAX_CONNECTIONS: u32 = 50;
 /// Content templates of one Twilio entry.
 pub const MAX_TEMPLATES: usize = 100;
+/// Characters of the user of a mail server: as many as an address may have with its longest parts.
+const MAX_USER: usize = 320;
 /// Characters of a secret.
 const MAX_SECRET: usize = 1_024;
 /// Characters of a clinic's own trust roots in PEM.
@@ -394,7 +396,7 @@ fn read_smtp(
         }
     });
     let user = object.required("user", |value| {
-        let user = read::text(1, 320)(value)?;
+        let user = read::text(1, MAX_USER)(value)?;
         if user.chars().any(char::is_control) {
             return Err("must not have control characters".to_owned());
         }
@@ -699,7 +701,9 @@ fn read_twilio(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<
             MAX_TEMPLATES,
             |name| (1..=MAX_TEMPLATE_NAME).contains(&name.len()),
             |value| read::parsed(ContentSid::parse)(value),
-            "must be a content SID (HX and 32 hexadecimal digits) under a name of 1 to 128 bytes",
+            &format!(
+                "must be a content SID (HX and 32 hexadecimal digits) under a name of 1 to {MAX_TEMPLATE_NAME} bytes"
+            ),
         ))
     });
 
@@ -790,7 +794,8 @@ fn read_sender(object: &mut Object<'_>) -> OwnSender {
 
 fn parse_callback(text: &str) -> Result<String, String> {
     let url = url::Url::parse(text).ok().filter(|url| {
-        text.len() <= MAX_CALLBACK
+        // In its own spelling, which is the one that is stored and read again.
+        url.as_str().len().max(text.len()) <= MAX_CALLBACK
             && url.scheme() == "https"
             && url.username().is_empty()
             && url.password().is_none()

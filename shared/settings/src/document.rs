@@ -26,6 +26,9 @@ use crate::{
     rate_limit::{self, Period, RateLimit},
 };
 
+/// Bytes of a request with a document in it. What can be stored has less than half of that
+/// ([`StoreError::TooLarge`](crate::StoreError::TooLarge)).
+pub const MAX_DOCUMENT_BYTES: usize = 1 << 20;
 /// Fallbacks of one channel.
 pub const MAX_FALLBACKS: usize = 5;
 /// Retries of one provider before the next is tried.

@@ -3,11 +3,15 @@
 //! remembered ([`cache`]), how often they may be tested ([`test_limits`]) and how much a clinic may send
 //! ([`rate_limit`]).
 
+#![cfg_attr(all(test, fuzzing), no_main)]
+
 mod aws_error;
 pub mod cache;
 pub mod credentials;
 pub mod document;
 pub mod envelope;
+#[cfg(test)]
+mod fuzz;
 pub mod hash_key;
 mod item;
 pub mod rate_limit;

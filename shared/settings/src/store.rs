@@ -82,6 +82,10 @@ impl StoreError {
 /// Bytes of the settings in an item: DynamoDB takes 400 KB, names and small attributes included.
 const MAX_ITEM_BYTES: usize = 380_000;
 
+/// Bytes of the names of changed fields in one page of versions. One version may have 30 KB of them, and a hundred of those,
+/// with what JSON escapes, more than Lambda answers (6 MB).
+const MAX_PAGE_BYTES: usize = 1_000_000;
+
 /// Settings as they were loaded.
 #[derive(Debug, Clone)]
 pub struct StoredSettings {
@@ -299,7 +303,7 @@ impl SettingsStore {
     }
 
     /// The tenant's versions before the number `before`, or the newest, the newest first: at most
-    /// `most` of them, without those that have expired. Nothing is opened.
+    /// `most` of them, fewer where they are large, without those that have expired. Nothing is opened.
     pub async fn versions(
         &self,
         tenant: &Tenant,
@@ -312,9 +316,10 @@ impl SettingsStore {
         let newest = before.map_or(MAX_VERSION, |before| {
             before.saturating_sub(1).min(MAX_VERSION)
         });
-        let mut versions = Vec::new();
+        let mut versions: Vec<Version> = Vec::new();
+        let (mut bytes, mut is_full) = (0, false);
         let mut start = None;
-        loop {
+        while !is_full {
             // One more than is wanted tells whether there are older ones.
             let missing = most + 1 - versions.len();
             let answer = self
@@ -345,19 +350,25 @@ impl SettingsStore {
                     code: error_code(&error),
                 })?;
             for mut item in answer.items.unwrap_or_default() {
-                if !is_expired(&item, now) {
-                    versions.push(take_version(&mut item)?);
+                if is_expired(&item, now) {
+                    continue;
                 }
+                let version = take_version(&mut item)?;
+                bytes += version.changed.iter().map(String::len).sum::<usize>();
+                // One at least, so that every page leads to the next.
+                is_full =
+                    versions.len() == most || (bytes > MAX_PAGE_BYTES && !versions.is_empty());
+                if is_full {
+                    break;
+                }
+                versions.push(version);
             }
             start = answer.last_evaluated_key;
-            if start.is_none() || versions.len() > most {
+            if start.is_none() {
                 break;
             }
         }
-        let next = (versions.len() > most).then(|| {
-            versions.truncate(most);
-            versions.last().map(|oldest| oldest.number)
-        });
+        let next = is_full.then(|| versions.last().map(|oldest| oldest.number));
         Ok(VersionPage {
             versions,
             next: next.flatten(),

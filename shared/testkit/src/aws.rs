@@ -6,9 +6,11 @@
 //! are the `winterbaume` services, and STS is `AssumeRole` alone, which lets everybody have any role. Signatures are
 //! not verified.
 //!
-//! Two things make it more than an emulator: every call is recorded ([`LocalAws::calls`]), with what IAM would be
-//! asked because of it ([`LocalAws::accesses`]; everything is allowed), and faults can be scripted per operation ([`LocalAws::fail_next`]) in the shape in which the real service reports them, so what
-//! a test sees is what the SDK makes of it, its retries included. What SES was given to send is kept whole
+//! Three things make it more than an emulator: every call is recorded ([`LocalAws::calls`]), with what IAM would be
+//! asked because of it ([`LocalAws::accesses`]; everything is allowed); faults can be scripted per operation
+//! ([`LocalAws::fail_next`]) in the shape in which the real service reports them, so what a test sees is what the SDK
+//! makes of it, its retries included; and a test can be asked about every call, when it arrives and when its answer is
+//! ready ([`LocalAws::watch`]). What SES was given to send is kept whole
 //! ([`LocalAws::ses_messages`]), and so is which roles were assumed ([`LocalAws::assumed_roles`]).
 //!
 //! The services' own state lives in memory, or in a directory when one is given: the tables as an `SQLite` file,
@@ -22,6 +24,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -31,6 +34,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use dynoxide::actions::create_table::CreateTableRequest;
+use dynoxide::actions::get_item::GetItemRequest;
 use dynoxide::actions::scan::ScanRequest;
 use dynoxide::actions::update_time_to_live::{TimeToLiveSpecification, UpdateTimeToLiveRequest};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
@@ -197,9 +201,45 @@ pub enum Fault {
     /// The connection is closed without an answer. Whether the call had an effect is unknown to the caller; here it
     /// never has.
     Drop,
-    /// The same of a call of DynamoDB that had its effect.
+    /// The call has its effect, and the connection is closed in place of its answer.
     LoseAnswer,
+    /// Of a batch of SQS every second entry, the first among them, fails with SQS's own internal error; the others
+    /// have their effect. A call that has no entries fails as a whole ([`Fault::ServerError`]).
+    SomeEntries,
 }
+
+/// When a call is shown to whom [`LocalAws::watch`] names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It has arrived, and has had no effect yet.
+    Arrived,
+    /// It has had its effect, if it was to have one, and this is the status of the answer, which has not left yet.
+    Answered(StatusCode),
+}
+
+/// A call as it passes. Its `Debug` does not show what it says.
+#[derive(Clone)]
+pub struct PassingCall {
+    /// Which call.
+    pub call: AwsCall,
+    /// The id of the access key that signed it: who has one of its own is known by it.
+    pub access_key_id: String,
+    /// The body as JSON, [`Value::Null`] where it is none.
+    pub request: Arc<Value>,
+    /// Where it is on its way.
+    pub moment: Moment,
+}
+
+impl fmt::Debug for PassingCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?})", self.call, self.moment)
+    }
+}
+
+/// What a watcher makes of a call, in its own time.
+pub type Verdict = Pin<Box<dyn Future<Output = Option<Fault>> + Send>>;
+
+type Watcher = Arc<dyn Fn(PassingCall) -> Verdict + Send + Sync>;
 
 #[derive(Debug)]
 struct ScriptedFault {
@@ -258,6 +298,7 @@ struct Services {
     ses: SesV2Service,
     messages: Mutex<Messages>,
     record: Mutex<Record>,
+    watcher: Mutex<Option<Watcher>>,
 }
 
 impl LocalAws {
@@ -332,6 +373,7 @@ impl LocalAws {
             ses: SesV2Service::new(),
             messages: Mutex::default(),
             record: Mutex::default(),
+            watcher: Mutex::default(),
         });
 
         let kms_key_id = ensure_key(&services.kms, data).await?;
@@ -461,6 +503,40 @@ impl LocalAws {
         });
     }
 
+    /// Shows every call to `watcher` from now on, twice: when it has arrived (unless a scripted fault has used it
+    /// up), and when its answer is ready. The call waits for as long as the watcher takes. A fault that it returns
+    /// happens in place of what would have: at [`Moment::Arrived`] as a scripted one, at [`Moment::Answered`] in
+    /// place of the answer, although the call has had its effect. When the caller goes away, the call is forgotten
+    /// where it is, and so is what the watcher was doing.
+    pub fn watch(&self, watcher: impl Fn(PassingCall) -> Verdict + Send + Sync + 'static) {
+        *self.inner.services.watcher() = Some(Arc::new(watcher));
+    }
+
+    /// An item as DynamoDB JSON, read past the endpoint: no call, and no fault. `None` where there is none.
+    pub async fn item(
+        &self,
+        table: &str,
+        pk: &str,
+        sk: &str,
+    ) -> Result<Option<Value>, LocalAwsError> {
+        let request = json!({"TableName": table, "Key": {"pk": {"S": pk}, "sk": {"S": sk}}});
+        let request: GetItemRequest = serde_json::from_value(request).map_err(tables_error)?;
+        let tables = self.inner.services.tables.clone();
+        read_tables(move || {
+            let found = tables.get_item(request).map_err(tables_error)?.item;
+            found
+                .map(|item| serde_json::to_value(item).map_err(tables_error))
+                .transpose()
+        })
+        .await
+    }
+
+    /// Every item of a table as DynamoDB JSON, read as [`item`](Self::item) reads.
+    pub async fn items(&self, table: &str) -> Result<Vec<Value>, LocalAwsError> {
+        let (tables, table) = (self.inner.services.tables.clone(), table.to_owned());
+        read_tables(move || scan(&tables, &table)).await
+    }
+
     /// Takes back every scripted fault that has not happened yet.
     pub fn clear_faults(&self) {
         self.record().faults.clear();
@@ -495,9 +571,7 @@ impl LocalAws {
     /// Nothing does so on its own here.
     pub async fn sweep_expired(&self) -> Result<usize, LocalAwsError> {
         let tables = self.inner.services.tables.clone();
-        tokio::task::spawn_blocking(move || tables.sweep_ttl().map_err(tables_error))
-            .await
-            .map_err(|error| LocalAwsError::Tables(error.to_string()))?
+        read_tables(move || tables.sweep_ttl().map_err(tables_error)).await
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
@@ -507,6 +581,15 @@ impl LocalAws {
 
 fn tables_error(error: impl fmt::Display) -> LocalAwsError {
     LocalAwsError::Tables(error.to_string())
+}
+
+/// Works on the tables where that holds nobody up.
+async fn read_tables<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LocalAwsError> + Send + 'static,
+) -> Result<T, LocalAwsError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(tables_error)?
 }
 
 fn create_table(tables: &dynoxide::Database, name: &str) -> Result<(), LocalAwsError> {
@@ -556,6 +639,17 @@ fn enable_time_to_live(tables: &dynoxide::Database, name: &str) -> Result<(), Lo
 
 fn dump_table(tables: &dynoxide::Database, name: &str) -> Result<String, LocalAwsError> {
     let mut text = format!("# {name}\n");
+    for item in scan(tables, name)? {
+        text.push_str(&item.to_string());
+        text.push('\n');
+        push_binary(&item, &mut text);
+    }
+    Ok(text)
+}
+
+/// Every item of a table as DynamoDB JSON.
+fn scan(tables: &dynoxide::Database, name: &str) -> Result<Vec<Value>, LocalAwsError> {
+    let mut items = Vec::new();
     let mut start = None;
     loop {
         let page = tables
@@ -566,14 +660,11 @@ fn dump_table(tables: &dynoxide::Database, name: &str) -> Result<String, LocalAw
             })
             .map_err(tables_error)?;
         for item in page.items.unwrap_or_default() {
-            let item = serde_json::to_value(&item).map_err(tables_error)?;
-            text.push_str(&item.to_string());
-            text.push('\n');
-            push_binary(&item, &mut text);
+            items.push(serde_json::to_value(&item).map_err(tables_error)?);
         }
         match page.last_evaluated_key {
             Some(key) => start = Some(key),
-            None => return Ok(text),
+            None => return Ok(items),
         }
     }
 }
@@ -798,6 +889,10 @@ impl Services {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn watcher(&self) -> MutexGuard<'_, Option<Watcher>> {
+        self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HangUp> {
         let (parts, body) = request.into_parts();
         let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
@@ -816,80 +911,120 @@ impl Services {
             ));
         };
         let path = parts.uri.path();
-        let operation = operation(&service, &parts.headers, &parts.method, path, &body);
+        let call = AwsCall {
+            operation: operation(&service, &parts.headers, &parts.method, path, &body),
+            service,
+        };
         let caller = access_key_id(&parts.headers).unwrap_or_default();
         let accesses = access::Call {
             access_key_id: &caller,
             region: &region,
-            service: &service,
-            operation: &operation,
+            service: &call.service,
+            operation: &call.operation,
             path,
             body: &body,
         }
         .accesses();
-        match self.arrived(&service, &operation, accesses) {
-            None => {}
-            Some(Fault::LoseAnswer) if service == "dynamodb" => {
-                self.forward_to_tables(parts, body).await;
-                return Err(HangUp);
-            }
-            Some(fault) => return fault_answer(&service, fault),
+        let mut fault = self.arrived(&call, accesses);
+        let watcher = self.watcher().clone();
+        let mut passing = watcher.map(|watcher| {
+            let passing = PassingCall {
+                call: call.clone(),
+                access_key_id: caller,
+                request: Arc::new(serde_json::from_slice(&body).unwrap_or_default()),
+                moment: Moment::Arrived,
+            };
+            (watcher, passing)
+        });
+        if let Some((watcher, passing)) = passing.as_ref().filter(|_| fault.is_none()) {
+            fault = watcher(passing.clone()).await;
         }
+        let service = &call.service;
+        let mut answer = match fault {
+            None | Some(Fault::LoseAnswer) => self.serve(&call, &region, parts, body).await,
+            Some(Fault::SomeEntries) => match some_entries(&body) {
+                Some(divided) => {
+                    let answer = self.serve(&call, &region, parts, divided.passed_on()).await;
+                    divided.add_failed(answer).await
+                }
+                None => fault_answer(service, Fault::ServerError)?,
+            },
+            Some(
+                fault @ (Fault::Throttle | Fault::ServerError | Fault::AccessDenied | Fault::Drop),
+            ) => fault_answer(service, fault)?,
+        };
+        if let Some((watcher, passing)) = &mut passing {
+            passing.moment = Moment::Answered(answer.status());
+            if let Some(fault) = watcher(passing.clone()).await {
+                answer = fault_answer(service, fault)?;
+            }
+        }
+        if fault == Some(Fault::LoseAnswer) {
+            return Err(HangUp);
+        }
+        Ok(answer)
+    }
 
-        let path_and_query = parts.uri.path_and_query().map_or(path, |p| p.as_str());
+    /// What the service itself makes of a call.
+    async fn serve(
+        &self,
+        call: &AwsCall,
+        region: &str,
+        parts: http::request::Parts,
+        body: Bytes,
+    ) -> Response<Full<Bytes>> {
+        let AwsCall { service, operation } = call;
         let emulated: &dyn MockService = match service.as_str() {
-            "dynamodb" => return Ok(self.forward_to_tables(parts, body).await),
+            "dynamodb" => return self.forward_to_tables(parts, body).await,
             "kms" => &self.kms,
             "sqs" => &self.sqs,
             "ses" => &self.ses,
-            "sts" => return Ok(self.answer_sts(&region, &body)),
+            "sts" => return self.answer_sts(region, &body),
             other => {
-                return Ok(error_answer(
+                return error_answer(
                     StatusCode::NOT_IMPLEMENTED,
                     "UnknownOperationException",
                     &format!("there is no {other} here"),
-                ));
+                );
             }
         };
+        let path_and_query = parts.uri.path_and_query().map_or("/", |p| p.as_str());
         let mut answer = emulated
             .handle(MockRequest {
                 method: parts.method.to_string(),
-                uri: service_uri(&service, &region, path_and_query),
+                uri: service_uri(service, region, path_and_query),
                 headers: parts.headers.clone(),
                 body: body.clone(),
             })
             .await;
         if service == "sqs" && answer.status == 200 {
             let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(body) = messages.pass(&operation, &body, &answer.body) {
+            if let Some(body) = messages.pass(operation, &body, &answer.body) {
                 answer.body = body;
             }
         }
         if service == "ses" && operation == "SendEmail" && answer.status == 200 {
-            self.keep_message(&region, &parts.headers, &body, &answer.body);
+            self.keep_message(region, &parts.headers, &body, &answer.body);
         }
         let mut response = Response::new(Full::new(answer.body));
         *response.status_mut() =
             StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         *response.headers_mut() = answer.headers;
-        Ok(response)
+        response
     }
 
     /// Records a call, and uses up a script for it if there is one.
-    fn arrived(&self, service: &str, operation: &str, accesses: Vec<Access>) -> Option<Fault> {
+    fn arrived(&self, call: &AwsCall, accesses: Vec<Access>) -> Option<Fault> {
         let mut record = self.record();
         record.accesses.extend(accesses);
         if record.calls.len() >= MAX_CALLS {
             record.calls.pop_front();
         }
-        record.calls.push_back(AwsCall {
-            service: service.to_owned(),
-            operation: operation.to_owned(),
-        });
+        record.calls.push_back(call.clone());
         let script = record.faults.iter_mut().find(|script| {
             script.remaining > 0
-                && script.service == service
-                && (script.operation == operation || script.operation == "*")
+                && script.service == call.service
+                && (script.operation == call.operation || script.operation == "*")
         })?;
         script.remaining -= 1;
         Some(script.fault)
@@ -1020,6 +1155,72 @@ fn bad_gateway(error: &dyn fmt::Display) -> Response<Full<Bytes>> {
     )
 }
 
+/// A batch of SQS of which some entries fail and the others are passed on.
+struct DividedBatch {
+    request: Value,
+    /// The ids of those that fail.
+    failed: Vec<Value>,
+}
+
+/// Divides a batch; `None` where a call has no entries.
+fn some_entries(body: &[u8]) -> Option<DividedBatch> {
+    let mut request: Value = serde_json::from_slice(body).ok()?;
+    let entries = request["Entries"].as_array_mut()?;
+    let mut failed = Vec::new();
+    let mut fails = false;
+    entries.retain(|entry| {
+        fails = !fails;
+        if fails {
+            failed.push(entry["Id"].clone());
+        }
+        !fails
+    });
+    Some(DividedBatch { request, failed })
+}
+
+impl DividedBatch {
+    /// The batch without those that fail.
+    fn passed_on(&self) -> Bytes {
+        self.request.to_string().into()
+    }
+
+    /// The answer with those that fail (SQS API reference, `BatchResultErrorEntry`).
+    async fn add_failed(self, answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+        let nothing_passed_on = self.request["Entries"]
+            .as_array()
+            .is_some_and(Vec::is_empty);
+        let (mut parts, body) = answer.into_parts();
+        let body = body
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes);
+        let mut document: Value = match body {
+            // SQS refuses a batch without entries, and this one had some.
+            Ok(_) if nothing_passed_on => {
+                parts.status = StatusCode::OK;
+                json!({"Successful": []})
+            }
+            Ok(body) if parts.status == StatusCode::OK => {
+                serde_json::from_slice(&body).unwrap_or_default()
+            }
+            Ok(body) => return Response::from_parts(parts, Full::new(body)),
+            Err(never) => match never {},
+        };
+        let failed = self.failed.into_iter().map(|id| {
+            json!({"Id": id, "SenderFault": false, "Code": "InternalError",
+                "Message": "We encountered an internal error. Please try again."})
+        });
+        let mut all = document["Failed"].take();
+        match all.as_array_mut() {
+            Some(known) => known.extend(failed),
+            None => all = failed.collect(),
+        }
+        document["Failed"] = all;
+        parts.headers.remove(http::header::CONTENT_LENGTH);
+        Response::from_parts(parts, Full::new(document.to_string().into()))
+    }
+}
+
 /// Service and region from `Credential=KEY/DATE/REGION/SERVICE/aws4_request`.
 fn credential_scope(headers: &HeaderMap) -> Option<(String, String)> {
     let authorization = headers.get(AUTHORIZATION)?.to_str().ok()?;
@@ -1079,7 +1280,9 @@ fn fault_answer(service: &str, fault: Fault) -> Result<Response<Full<Bytes>>, Ha
     let (status, kind, message) = match (fault, service) {
         (Fault::Drop | Fault::LoseAnswer, _) => return Err(HangUp),
         (Fault::Throttle, "sts") => (400, "Throttling", "Rate exceeded"),
-        (Fault::ServerError, "sts") => (500, "InternalFailure", "An internal error occurred."),
+        (Fault::ServerError | Fault::SomeEntries, "sts") => {
+            (500, "InternalFailure", "An internal error occurred.")
+        }
         (Fault::AccessDenied, "sts") => (
             403,
             "AccessDenied",
@@ -1106,18 +1309,20 @@ fn fault_answer(service: &str, fault: Fault) -> Result<Response<Full<Bytes>>, Ha
             "TooManyRequestsException",
             "Maximum sending rate exceeded.",
         ),
-        (Fault::ServerError, "dynamodb") => (
+        (Fault::ServerError | Fault::SomeEntries, "dynamodb") => (
             500,
             "com.amazonaws.dynamodb.v20120810#InternalServerError",
             "Internal server error",
         ),
-        (Fault::ServerError, "kms") => (500, "KMSInternalException", "An internal error occurred."),
-        (Fault::ServerError, "sqs") => (
+        (Fault::ServerError | Fault::SomeEntries, "kms") => {
+            (500, "KMSInternalException", "An internal error occurred.")
+        }
+        (Fault::ServerError | Fault::SomeEntries, "sqs") => (
             500,
             "com.amazonaws.sqs#InternalFailure",
             "We encountered an internal error. Please try again.",
         ),
-        (Fault::ServerError, _) => (
+        (Fault::ServerError | Fault::SomeEntries, _) => (
             500,
             "InternalServiceErrorException",
             "The request could not be processed.",
@@ -1146,7 +1351,7 @@ fn fault_answer(service: &str, fault: Fault) -> Result<Response<Full<Bytes>>, Ha
     // SQS names the code of its old query protocol too, and the SDK prefers that one.
     let query_error = match (service, fault) {
         ("sqs", Fault::Throttle) => Some("RequestThrottled;Sender"),
-        ("sqs", Fault::ServerError) => Some("InternalFailure;Receiver"),
+        ("sqs", Fault::ServerError | Fault::SomeEntries) => Some("InternalFailure;Receiver"),
         ("sqs", Fault::AccessDenied) => Some("AccessDenied;Sender"),
         _ => None,
     };
@@ -1494,6 +1699,119 @@ mod tests {
             .unwrap_err()
             .into_service_error();
         assert!(error.is_request_throttled(), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_lost_leaves_the_effect_that_the_call_had() {
+        let aws = LocalAws::start().await;
+        let retries = RetryConfig::standard().with_max_attempts(1);
+        let config = aws
+            .sdk_config()
+            .into_builder()
+            .retry_config(retries)
+            .build();
+        let tables = aws_sdk_dynamodb::Client::new(&config);
+        let table = aws.resources().settings_table.as_str();
+        let put = |pk: &'static str| {
+            tables
+                .put_item()
+                .table_name(table)
+                .item("pk", s(pk))
+                .item("sk", s("x"))
+                .send()
+        };
+        for (fault, pk, is_there) in [(Fault::Drop, "a", false), (Fault::LoseAnswer, "b", true)] {
+            aws.fail_next("dynamodb", "PutItem", 1, fault);
+            let error = put(pk).await.unwrap_err();
+            assert!(matches!(error, SdkError::DispatchFailure(_)), "{error:?}");
+            let item = aws.item(table, pk, "x").await.unwrap();
+            assert_eq!(item.is_some(), is_there, "{fault:?}");
+        }
+        let item = json!({"pk": {"S": "b"}, "sk": {"S": "x"}});
+        assert_eq!(aws.items(table).await.unwrap(), [item]);
+        put("a").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_a_batch_that_fails_in_part_every_second_entry_has_its_effect() {
+        let aws = LocalAws::start().await;
+        let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
+        let queue = &aws.resources().queue_url;
+        let send = |ids: &'static [&'static str]| {
+            let entry = |id: &&str| {
+                aws_sdk_sqs::types::SendMessageBatchRequestEntry::builder()
+                    .id(*id)
+                    .message_body(*id)
+                    .build()
+                    .unwrap()
+            };
+            sqs.send_message_batch()
+                .queue_url(queue)
+                .set_entries(Some(ids.iter().map(entry).collect()))
+                .send()
+        };
+        for (ids, sent) in [(&["a", "b", "c"][..], &["b"][..]), (&["d"], &[])] {
+            aws.fail_next("sqs", "SendMessageBatch", 1, Fault::SomeEntries);
+            let answer = send(ids).await.unwrap();
+            let successful: Vec<_> = answer.successful().iter().map(|entry| entry.id()).collect();
+            assert_eq!(successful, sent);
+            assert_eq!(answer.failed().len(), ids.len() - sent.len());
+            assert!(answer.failed().iter().all(|entry| !entry.sender_fault()));
+        }
+        let received = sqs
+            .receive_message()
+            .queue_url(queue)
+            .max_number_of_messages(10)
+            .send()
+            .await
+            .unwrap();
+        let bodies: Vec<_> = received.messages().iter().map(|m| m.body()).collect();
+        assert_eq!(bodies, [Some("b")]);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_sees_each_call_before_and_after_its_effect_and_may_fail_it_at_either() {
+        let aws = LocalAws::start().await;
+        let retries = RetryConfig::standard().with_max_attempts(1);
+        let config = aws
+            .sdk_config()
+            .into_builder()
+            .retry_config(retries)
+            .build();
+        let tables = aws_sdk_dynamodb::Client::new(&config);
+        let table = aws.resources().settings_table.clone();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (watched, notes, in_table) = (aws.clone(), seen.clone(), table.clone());
+        aws.watch(move |passing| {
+            let (aws, notes, table) = (watched.clone(), notes.clone(), in_table.clone());
+            Box::pin(async move {
+                let pk = passing.request["Item"]["pk"]["S"].as_str().unwrap();
+                let is_there = aws.item(&table, pk, "x").await.unwrap().is_some();
+                let note = format!("{pk} {:?} {is_there}", passing.moment);
+                notes.lock().unwrap().push(note);
+                assert_eq!(passing.access_key_id, ACCESS_KEY_ID);
+                match (pk, passing.moment) {
+                    ("before", Moment::Arrived) => Some(Fault::ServerError),
+                    ("after", Moment::Answered(_)) => Some(Fault::ServerError),
+                    _ => None,
+                }
+            })
+        });
+        let mut results = Vec::new();
+        for pk in ["before", "after", "never"] {
+            let put = tables.put_item().table_name(&table).item("pk", s(pk));
+            results.push(put.item("sk", s("x")).send().await.is_ok());
+        }
+        assert_eq!(results, [false, false, true]);
+        let expected = [
+            "before Arrived false",
+            "before Answered(500) false",
+            "after Arrived false",
+            "after Answered(200) true",
+            "never Arrived false",
+            "never Answered(200) true",
+        ];
+        assert_eq!(*seen.lock().unwrap(), expected);
     }
 
     #[tokio::test]

@@ -2,6 +2,8 @@
 
 pub mod aws;
 pub mod clock;
+pub mod dynamodb;
+pub mod fuzz;
 pub mod http;
 pub mod logs;
 pub mod runtime_api;

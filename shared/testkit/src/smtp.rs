@@ -201,6 +201,23 @@ pub enum Event {
     },
 }
 
+/// A stage that was reached, for [`SmtpServer::act_with`].
+#[derive(Debug, Clone, Copy)]
+pub struct Reached<'a> {
+    /// The connection, counted from 1.
+    pub connection: u64,
+    /// The stage.
+    pub stage: Stage,
+    /// Who asked to be logged in last, whatever became of it.
+    pub user: Option<&'a str>,
+    /// The recipient, at [`Stage::Rcpt`].
+    pub recipient: Option<&'a str>,
+    /// The message, at [`Stage::Body`]: what becomes of it is not settled yet.
+    pub message: Option<&'a ReceivedMessage>,
+}
+
+type Responder = Arc<dyn Fn(Reached<'_>) -> Option<Action> + Send + Sync>;
+
 /// What is called with every accepted message, before its `250` is sent.
 pub type OnMessage = Arc<dyn Fn(&ReceivedMessage) + Send + Sync>;
 
@@ -240,15 +257,17 @@ struct Script {
     always: HashMap<Stage, Action>,
     recipients: HashMap<String, Action>,
     users: HashMap<(String, Stage), Action>,
+    responder: Option<Responder>,
 }
 
 impl Script {
-    fn next(
-        &mut self,
-        stage: Stage,
-        user: Option<&str>,
-        recipient: Option<&str>,
-    ) -> Option<Action> {
+    fn next(&mut self, reached: Reached<'_>) -> Option<Action> {
+        let Reached {
+            stage,
+            user,
+            recipient,
+            ..
+        } = reached;
         if let Some(action) =
             recipient.and_then(|address| self.recipients.get(&address.to_ascii_lowercase()))
         {
@@ -542,6 +561,15 @@ impl SmtpServer {
         self.shared.state().script.always.insert(stage, action);
     }
 
+    /// Sets what finds the action at a stage that none is scripted for; it may leave it at that. It is asked before
+    /// anything is answered, and at [`Stage::Body`] before the message counts as accepted.
+    pub fn act_with(
+        &self,
+        responder: impl Fn(Reached<'_>) -> Option<Action> + Send + Sync + 'static,
+    ) {
+        self.shared.state().script.responder = Some(Arc::new(responder));
+    }
+
     /// Gives a user another password. Who is logged in stays logged in, as with most servers.
     pub fn set_password(&self, user: impl Into<String>, password: impl Into<String>) {
         let mut state = self.shared.state();
@@ -755,13 +783,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_action(
-        &self,
-        stage: Stage,
-        user: Option<&str>,
-        recipient: Option<&str>,
-    ) -> Option<Action> {
-        self.state().script.next(stage, user, recipient)
+    fn next_action(&self, reached: Reached<'_>) -> Option<Action> {
+        let (scripted, responder) = {
+            let script = &mut self.state().script;
+            (script.next(reached), script.responder.clone())
+        };
+        // Not under the lock: it is the test's own.
+        scripted.or_else(|| responder?(reached))
     }
 
     fn wants_login(&self) -> bool {

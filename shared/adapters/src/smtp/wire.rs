@@ -4,6 +4,8 @@
 //! pass for sent on the wrong 250. Therefore replies are counted, and before anything is written the
 //! server must have said all that it was asked for, and nothing more.
 
+use std::io;
+
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -12,8 +14,8 @@ use super::{
     reply::{MOST, Reply, parse_reply},
 };
 
-/// Bytes that are read at a time at least, where there are so many.
-const READ: usize = 2_048;
+/// Bytes that are read at a time at most.
+pub(super) const READ: usize = 2_048;
 /// The end of a message that is handed over last, its final dot included: a TLS record's worth
 /// (RFC 8446 section 5.1), so that all but large messages go out in one write.
 const TAIL: usize = 16_384;
@@ -94,6 +96,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.write_all(tail).await
     }
 
+    /// Bytes that it holds of what was received.
+    #[cfg(test)]
+    pub(super) fn buffered(&self) -> usize {
+        self.input.capacity()
+    }
+
     /// Whether the last message's end has been handed over.
     pub(super) const fn message_ended(&self) -> bool {
         self.message_ended
@@ -109,18 +117,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         loop {
             if let Some(parsed) = parse_reply(&self.input) {
                 let (length, reply) = parsed?;
+                if length > MOST {
+                    return Err(Cause::Malformed);
+                }
                 self.owed = self.owed.saturating_sub(1);
                 return Ok((self.input.drain(..length).collect(), reply));
             }
             if self.input.len() > MOST {
                 return Err(Cause::Malformed);
             }
-            self.input.reserve(READ);
-            match self.stream.read_buf(&mut self.input).await {
+            match self.receive().await {
                 Ok(0) | Err(_) => return Err(Cause::Closed),
                 Ok(_) => {}
             }
         }
+    }
+
+    /// Reads some of what there is, but never more than a byte beyond [`MOST`]: that tells enough of a
+    /// reply that is too long, and what a reply is does not depend on the pieces in which it arrives.
+    async fn receive(&mut self) -> io::Result<usize> {
+        let room = (MOST + 1).saturating_sub(self.input.len()).min(READ);
+        self.input.reserve_exact(room);
+        let mut stream = (&mut self.stream).take(room as u64);
+        stream.read_buf(&mut self.input).await
     }
 
     /// Notes that something is asked. Until then the server must have kept silent.
@@ -145,10 +164,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// What the server said or did without being asked, as far as it has arrived.
     fn unasked(&mut self) -> Option<Cause> {
         if self.input.is_empty() {
-            self.input.reserve(READ);
             // Unconstrained, since tokio makes a task that has done much wait where there is something to
             // read: here that would pass for silence.
-            let arrived = tokio::task::unconstrained(self.stream.read_buf(&mut self.input));
+            let arrived = tokio::task::unconstrained(self.receive());
             match arrived.now_or_never() {
                 None => return None,
                 Some(Ok(0) | Err(_)) => return Some(Cause::Closed),

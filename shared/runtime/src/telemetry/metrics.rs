@@ -124,3 +124,6 @@ fn ways(metric: &Metric, fields: &Fields, config: &TelemetryConfig) -> Vec<Vec<&
     }
     ways
 }
+
+#[cfg(test)]
+pub(crate) mod fuzz;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Action, CloseRequest, Event, ReceivedMessage, Shared, Stage, TlsMode};
+use super::{Action, CloseRequest, Event, Reached, ReceivedMessage, Shared, Stage, TlsMode};
 
 /// RFC 5321 allows 512 bytes; SIZE, BODY, SMTPUTF8 and AUTH parameters add to that.
 const COMMAND_LIMIT: usize = 2_048;
@@ -161,7 +161,7 @@ impl Session {
     }
 
     async fn converse(&mut self, one_too_many: bool) -> Result<std::convert::Infallible, End> {
-        match self.script(Stage::Connect, None) {
+        match self.script(Stage::Connect) {
             None => {}
             Some(action) => {
                 self.perform(action, None).await?;
@@ -355,7 +355,7 @@ impl Session {
     }
 
     async fn handshake(&mut self) -> Result<(), End> {
-        if let Some(action) = self.script(Stage::Tls, None) {
+        if let Some(action) = self.script(Stage::Tls) {
             // A reply in clear where TLS is due: there is nothing to go on with afterwards.
             self.perform(action, None).await?;
             return Err(End::Cut);
@@ -638,11 +638,7 @@ impl Session {
         if recipients >= self.shared.config.max_recipients {
             return self.out_of_order("452 4.5.3 too many recipients").await;
         }
-        self.reached(Stage::Rcpt);
-        let user = self.user.as_deref();
-        let action = self
-            .shared
-            .next_action(Stage::Rcpt, user, Some(&command.address));
+        let action = self.script_of(Stage::Rcpt, Some(&command.address), None);
         let code = match action {
             Some(action) => self.perform(action, Some("250 2.1.5 ok")).await?,
             None => self.send("250 2.1.5 ok").await?,
@@ -708,7 +704,7 @@ impl Session {
             self.connection,
             self.accepted + 1
         );
-        let action = self.script(Stage::Body, None);
+        let action = self.script_of(Stage::Body, None, Some(&message));
         let accepted = match &action {
             None | Some(Action::AcceptThenClose | Action::Inject(_) | Action::Trickle) => true,
             Some(Action::Reply(text) | Action::ReplyThenClose(text)) => code_of(text) == 250,
@@ -832,15 +828,29 @@ impl Session {
         });
     }
 
-    fn script(&self, stage: Stage, recipient: Option<&str>) -> Option<Action> {
+    fn script(&self, stage: Stage) -> Option<Action> {
+        self.script_of(stage, None, None)
+    }
+
+    fn script_of(
+        &self,
+        stage: Stage,
+        recipient: Option<&str>,
+        message: Option<&ReceivedMessage>,
+    ) -> Option<Action> {
         self.reached(stage);
-        self.shared
-            .next_action(stage, self.user.as_deref(), recipient)
+        self.shared.next_action(Reached {
+            connection: self.connection,
+            stage,
+            user: self.user.as_deref(),
+            recipient,
+            message,
+        })
     }
 
     /// Answers a stage: as the script says, otherwise with `reply`. Returns the code that was sent.
     async fn answer(&mut self, stage: Stage, reply: &str) -> Result<u16, End> {
-        match self.script(stage, None) {
+        match self.script(stage) {
             Some(action) => self.perform(action, Some(reply)).await,
             None => self.send(reply).await,
         }

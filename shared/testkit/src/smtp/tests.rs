@@ -1133,3 +1133,55 @@ async fn dropping_the_server_ends_its_connections() {
     drop(server);
     assert!(client.is_closed().await);
 }
+
+#[tokio::test]
+async fn a_responder_is_asked_where_nothing_is_scripted_and_knows_who_and_what() {
+    let server = SmtpServer::builder()
+        .on(Stage::Rcpt, Action::reply("450 4.2.0 scripted"))
+        .start()
+        .await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let notes = seen.clone();
+    server.act_with(move |reached| {
+        let said = reached.message.map(ReceivedMessage::text);
+        let about = reached.recipient.map(str::to_owned).or(said)?;
+        notes.lock().unwrap().push((reached.stage, about.clone()));
+        match (reached.stage, about.as_str()) {
+            (Stage::Rcpt, "nobody@example.com") => Some(Action::reply("550 5.1.1 nobody")),
+            (Stage::Body, "refused\r\n") => Some(Action::reply("554 5.6.0 no")),
+            _ => None,
+        }
+    });
+    let mut client = Client::ready(&server).await;
+    expect(
+        &mut client,
+        &[
+            ("MAIL FROM:<desk@clinic.example>", "250 2.1.0 ok"),
+            ("RCPT TO:<patient@example.com>", "450 4.2.0 scripted"),
+            ("RCPT TO:<nobody@example.com>", "550 5.1.1 nobody"),
+            ("RSET", "250 2.0.0 ok"),
+        ],
+    )
+    .await;
+    assert_eq!(client.send("refused").await, "554 5.6.0 no");
+    assert!(client.send("taken").await.starts_with("250"));
+    let texts: Vec<_> = server
+        .messages()
+        .iter()
+        .map(ReceivedMessage::text)
+        .collect();
+    assert_eq!(
+        texts,
+        ["taken\r\n"],
+        "what is refused at its end is not accepted"
+    );
+    let patient = (Stage::Rcpt, "patient@example.com".to_owned());
+    let expected = [
+        (Stage::Rcpt, "nobody@example.com".to_owned()),
+        patient.clone(),
+        (Stage::Body, "refused\r\n".to_owned()),
+        patient,
+        (Stage::Body, "taken\r\n".to_owned()),
+    ];
+    assert_eq!(*seen.lock().unwrap(), expected);
+}

@@ -1,0 +1,5 @@
+//! Fuzz targets of what the ledger has stored: see [`comms_testkit::fuzz`].
+
+comms_testkit::fuzz_targets! {
+    ledger_items = crate::ledger::fuzz::items, 50_000 + 300 * length;
+}
