@@ -14,7 +14,7 @@ pub type Dimensions = &'static [&'static str];
 
 /// Of everything together.
 const WHOLE: &[Dimensions] = &[&[]];
-/// Together, and for each provider of each channel: five providers at the most.
+/// Together, and for each provider of each channel: five of them, and `none` for each channel.
 const BY_PROVIDER: &[Dimensions] = &[&[], &["channel", "provider"]];
 /// Together, and for each reason there is.
 const BY_REASON: &[Dimensions] = &[&[], &["reason"]];

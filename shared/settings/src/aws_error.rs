@@ -26,7 +26,8 @@ pub fn error_code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String 
     code.to_owned()
 }
 
-/// Refusals by which DynamoDB says that an item is not as a write expects it.
+/// Refusals by which DynamoDB says that an item is not as a write expects it. A transaction that was cancelled for
+/// too many requests is among them: DynamoDB counts that itself, as a throttle event of the table.
 fn is_answer(code: &str) -> bool {
     matches!(
         code,
