@@ -63,7 +63,8 @@ where
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(fields);
+            // Another of these layers may have put the same there; `insert` would panic.
+            span.extensions_mut().replace(fields);
         }
     }
 
