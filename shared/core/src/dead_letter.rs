@@ -207,8 +207,8 @@ mod tests {
         DeadLetter::read(moved_from, attribute, body.to_string().as_bytes())
     }
 
-    fn clinic(id: &str) -> Option<Tenant> {
-        Some(Tenant::parse(id).unwrap())
+    fn clinic(id: &str) -> Tenant {
+        Tenant::parse(id).unwrap()
     }
 
     #[test]
@@ -234,11 +234,11 @@ mod tests {
         );
         assert_eq!(letter.reason, DeadLetterReason::NotACommunication);
         assert_eq!(letter.fields, ["/title", "/recipients/0/email"]);
-        assert_eq!(letter.tenant, clinic("clinic-1"));
+        assert_eq!(letter.tenant, Some(clinic("clinic-1")));
         assert_eq!(letter.source_queue.as_deref(), Some("stack-Queue-1"));
         let with_clinic = [(REASON, "key_conflict"), (CLINIC_ID, "clinic-2")];
         let letter = read(None, &with_clinic, &communication());
-        assert_eq!(letter.tenant, clinic("clinic-2"));
+        assert_eq!(letter.tenant, Some(clinic("clinic-2")));
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
             letter,
             DeadLetter {
                 reason: DeadLetterReason::ReceivesExhausted,
-                tenant: clinic("clinic-1"),
+                tenant: Some(clinic("clinic-1")),
                 fields: Vec::new(),
                 source_queue: Some("stack-UrgentQueue-1".to_owned()),
                 moved_by_sqs: true,
@@ -269,7 +269,7 @@ mod tests {
             "metadata": {"clinicId": "clinic-1"}});
         let letter = read(Some(ARN), &[], &body);
         assert_eq!(letter.reason, DeadLetterReason::NotACommunication);
-        assert_eq!(letter.tenant, clinic("clinic-1"));
+        assert_eq!(letter.tenant, Some(clinic("clinic-1")));
         assert!(
             letter.fields.contains(&"/recipients/0/email".to_owned()),
             "{letter:?}"

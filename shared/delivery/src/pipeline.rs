@@ -976,20 +976,7 @@ impl Pipeline {
         let mut paced = None;
         match report.end {
             ChainEnd::Paced { after } => {
-                let after = pacing::wait_for(after, limits.receives(), jitter());
-                let after = self.before_expiry(after, limits);
-                // Who waits for the answer is told what is known.
-                let is_over = unknown_outcomes > 0 && limits.patience == Patience::GiveUp;
-                if !is_over && !self.has_waited_enough(after, limits) {
-                    outcome.status = DeliveryStatus::Queued;
-                    outcome.possible_duplicate = unknown_outcomes > 0;
-                    paced = Some(HandBack::Paced { after });
-                } else if unknown_outcomes > 0 {
-                    outcome.status = DeliveryStatus::Unknown;
-                    outcome.reason = Some(FailureReason::OutcomeUnknown);
-                } else {
-                    outcome.reason = Some(FailureReason::QuotaExceeded);
-                }
+                paced = self.wait_for_turn(after, limits, unknown_outcomes, &mut outcome);
             }
             ChainEnd::Sent { provider, receipt } => {
                 outcome.status = DeliveryStatus::Sent;
@@ -1033,6 +1020,33 @@ impl Pipeline {
             ChainEnd::NoProvider => outcome.reason = Some(FailureReason::NoProvider),
         }
         (outcome, paced)
+    }
+
+    /// What becomes of a delivery for which no provider has a turn before `after`: it waits, or has waited for
+    /// long enough.
+    fn wait_for_turn(
+        &self,
+        after: Duration,
+        limits: Limits<'_>,
+        unknown_outcomes: usize,
+        outcome: &mut Outcome,
+    ) -> Option<HandBack> {
+        let after = pacing::wait_for(after, limits.receives(), jitter());
+        let after = self.before_expiry(after, limits);
+        // Who waits for the answer is told what is known.
+        let is_over = unknown_outcomes > 0 && limits.patience == Patience::GiveUp;
+        if !is_over && !self.has_waited_enough(after, limits) {
+            outcome.status = DeliveryStatus::Queued;
+            outcome.possible_duplicate = unknown_outcomes > 0;
+            return Some(HandBack::Paced { after });
+        }
+        if unknown_outcomes > 0 {
+            outcome.status = DeliveryStatus::Unknown;
+            outcome.reason = Some(FailureReason::OutcomeUnknown);
+        } else {
+            outcome.reason = Some(FailureReason::QuotaExceeded);
+        }
+        None
     }
 
     async fn record(

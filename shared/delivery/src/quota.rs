@@ -117,8 +117,15 @@ impl Grant {
     /// Gives back what was not needed, while its lease is still spent; afterwards it is lost.
     pub fn put_back(&self, count: u32) {
         let mut state = self.account.state();
-        if let Some(lease) = state.lease.as_mut().filter(|lease| lease.id == self.lease) {
-            lease.left = min(lease.left.saturating_add(count), lease.total);
+        let State { lease, away, .. } = &mut *state;
+        let own = lease
+            .iter_mut()
+            .chain(away)
+            .find(|lease| lease.id == self.lease);
+        if let Some(lease) = own {
+            let count = min(count, lease.spent);
+            lease.spent -= count;
+            lease.left = lease.left.saturating_add(count);
         }
     }
 }
@@ -185,6 +192,9 @@ struct Account {
 #[derive(Default)]
 struct State {
     lease: Option<Lease>,
+    /// The lease whose rest the write under way gives back, without that rest: what is put back to it
+    /// meanwhile.
+    away: Option<Lease>,
     leases: u64,
     /// The item as it was seen last: a guess of what it is.
     seen: Windows,
@@ -198,7 +208,10 @@ struct Lease {
     limits: RateLimit,
     /// The windows that it was taken from.
     windows: BTreeMap<Period, i64>,
+    /// What was taken with one write.
     total: u32,
+    /// Under this number, and not put back.
+    spent: u32,
     left: u32,
     until: Timestamp,
 }
@@ -273,6 +286,7 @@ impl Account {
         if let Some(lease) = live {
             if lease.left >= count {
                 lease.left -= count;
+                lease.spent = lease.spent.saturating_add(count);
                 return Some(Quota::Granted(Grant {
                     account: self.clone(),
                     lease: lease.id,
@@ -286,7 +300,7 @@ impl Account {
             && now < refused.exhausted.until
             && (SignedDuration::ZERO..REFUSAL_IS_BELIEVED).contains(&age)
             && count > refused.room.saturating_add(left);
-        is_believed.then(|| Quota::Exhausted(refused.exhausted))
+        is_believed.then_some(Quota::Exhausted(refused.exhausted))
     }
 }
 
@@ -422,7 +436,9 @@ impl Quotas {
             let mut state = account.state();
             // Out of the state while the write is under way: who goes away in the middle of it does not know
             // whether it was given back, and must not spend it.
-            (state.seen.clone(), state.lease.take())
+            let before = state.lease.take();
+            state.away = before.clone().map(|lease| Lease { left: 0, ..lease });
+            (state.seen.clone(), before)
         };
         // Doubled when it was used up in time; what was not needed is not taken again.
         let size = before
@@ -478,7 +494,11 @@ impl Quotas {
         }
         let mut state = account.state();
         state.seen = seen;
-        state.lease = before;
+        let rest = before.map_or(0, |lease| lease.left);
+        state.lease = state.away.take().map(|lease| Lease {
+            left: lease.left.saturating_add(rest),
+            ..lease
+        });
         answered
     }
 
@@ -583,14 +603,22 @@ impl Account {
         let longest = now.saturating_add(LONGEST_LEASE).unwrap_or(now);
         let mut state = self.state();
         state.leases += 1;
-        let id = state.leases;
+        // Of the same windows it goes on under its number, so that what was spent can still be put back.
+        let (id, spent, put_back) = state
+            .away
+            .take()
+            .filter(|lease| lease.limits == *limits && lease.windows == windows)
+            .map_or((state.leases, 0, 0), |lease| {
+                (lease.id, lease.spent, lease.left)
+            });
         state.lease = Some(Lease {
             id,
             limits: *limits,
             until: ends.fold(longest, min),
             windows,
             total: taking.count,
-            left: taking.count.saturating_sub(count),
+            spent: spent.saturating_add(count),
+            left: (taking.count.saturating_sub(count)).saturating_add(put_back),
         });
         state.seen = seen;
         state.refused = None;

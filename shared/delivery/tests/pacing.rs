@@ -211,7 +211,7 @@ async fn the_first_message_of_a_process_to_a_recipient_is_not_counted_and_all_ot
             "somebody else"
         );
     }
-    world.clock.advance(wait - LONGEST_WAIT);
+    world.clock.advance(wait.saturating_sub(LONGEST_WAIT));
     assert_eq!(
         world.ask(&two, &pace, NUMBER).await,
         Leave::After(LONGEST_WAIT)

@@ -6,7 +6,11 @@
     reason = "a test that can not go on has failed"
 )]
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use comms_adapters::Deadline;
@@ -103,7 +107,7 @@ async fn granted_at_once(quotas: &Quotas, limits: &RateLimit, count: usize) -> u
 async fn exhausted(quotas: &Quotas, limits: &RateLimit, count: u32) -> Exhausted {
     match ask(quotas, limits, count).await.unwrap() {
         Quota::Exhausted(exhausted) => exhausted,
-        other => panic!("{other:?}"),
+        other @ (Quota::Granted(_) | Quota::TooMany { .. }) => panic!("{other:?}"),
     }
 }
 
@@ -211,7 +215,7 @@ async fn windows_begin_with_whole_seconds_minutes_hours_and_days_of_utc() {
         let limits = limits(&[(period, 3)]);
         world
             .clock
-            .advance(Duration::from_hours(24) - before_midnight);
+            .advance(Duration::from_hours(24).saturating_sub(before_midnight));
         assert!(take(&process, &limits, 3).await.is_some());
         let full = exhausted(&other, &limits, 1).await;
         let midnight: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
@@ -455,15 +459,57 @@ async fn what_is_put_back_is_spent_by_the_next_without_a_request_while_its_lease
     assert!(take(&process, &limits, 2).await.is_some());
     assert!(take(&process, &limits, 1).await.is_none());
     assert_eq!(world.requests(), 0);
-    // More than there was is nothing; and of an old lease too.
+    // More than there was is nothing; and of another window too.
     grant.put_back(100);
-    world.clock.advance(MINUTE);
-    for _ in 0..5 {
-        assert!(take(&process, &limits, 1).await.is_some());
+    for time in [MINUTE, Duration::from_hours(24)] {
+        world.clock.advance(time);
+        for _ in 0..5 {
+            assert!(take(&process, &limits, 1).await.is_some());
+        }
+        assert!(take(&process, &limits, 1).await.is_none());
     }
-    assert!(take(&process, &limits, 1).await.is_none());
     grant.put_back(1);
     assert!(take(&process, &limits, 1).await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_put_back_while_more_is_asked_for_is_there_afterwards_whatever_the_answer() {
+    for limit in [7, 1_000] {
+        let world = World::new().await;
+        let (process, limits) = (world.process(), limits(&[(Period::Minute, limit)]));
+        let grant = take(&process, &limits, 7).await.unwrap();
+        let grant = Arc::new(Mutex::new(Some(grant)));
+        world.aws.watch(move |call| {
+            if let Some(grant) = grant.lock().unwrap().take() {
+                assert_eq!(call.call.operation, "UpdateItem");
+                grant.put_back(7);
+            }
+            Box::pin(async { None })
+        });
+        // More than was put back: there is none of it where the limit is 7.
+        let more = take(&process, &limits, 7).await;
+        assert_eq!(more.is_some(), limit > 7);
+        world.requests();
+        assert!(take(&process, &limits, 7).await.is_some(), "{limit}");
+        assert_eq!(world.requests(), 0, "{limit}");
+        assert!(take(&process, &limits, 1).await.is_none() || limit > 7);
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_lease_of_the_window_gave_can_be_put_back_to_the_next_and_no_more_than_that()
+ {
+    let world = World::new().await;
+    let (process, limits) = (world.process(), limits(&[(Period::Minute, 10)]));
+    let first = take(&process, &limits, 4).await.unwrap();
+    assert!(take(&process, &limits, 6).await.is_some());
+    assert!(take(&process, &limits, 1).await.is_none());
+    first.put_back(4);
+    assert!(take(&process, &limits, 4).await.is_some());
+    assert!(take(&process, &limits, 1).await.is_none());
+    first.put_back(1_000);
+    world.clock.advance(SECOND);
+    assert_eq!(granted_at_once(&process, &limits, 30).await, 10);
 }
 
 #[tokio::test]
@@ -479,7 +525,9 @@ async fn a_lease_is_spent_until_its_window_ends_and_for_a_minute_at_most() {
             assert!(take(&process, &limits, 1).await.is_some());
         }
         world.requests();
-        world.clock.advance(lasts - Duration::from_millis(1));
+        world
+            .clock
+            .advance(lasts.saturating_sub(Duration::from_millis(1)));
         assert!(take(&process, &limits, 1).await.is_some());
         assert_eq!(world.requests(), 0, "{period}");
         world.clock.advance(Duration::from_millis(1));

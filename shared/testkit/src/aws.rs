@@ -1418,7 +1418,9 @@ mod tests {
     use aws_sdk_dynamodb::operation::get_item::GetItemError;
     use aws_sdk_dynamodb::types::AttributeValue;
     use aws_sdk_kms::primitives::Blob;
-    use aws_sdk_sqs::types::{MessageSystemAttributeName, QueueAttributeName};
+    use aws_sdk_sqs::types::{
+        MessageSystemAttributeName, QueueAttributeName, SendMessageBatchResultEntry,
+    };
     use aws_smithy_runtime_api::client::result::SdkError;
 
     fn s(value: &str) -> AttributeValue {
@@ -1753,7 +1755,11 @@ mod tests {
         for (ids, sent) in [(&["a", "b", "c"][..], &["b"][..]), (&["d"], &[])] {
             aws.fail_next("sqs", "SendMessageBatch", 1, Fault::SomeEntries);
             let answer = send(ids).await.unwrap();
-            let successful: Vec<_> = answer.successful().iter().map(|entry| entry.id()).collect();
+            let successful: Vec<_> = answer
+                .successful()
+                .iter()
+                .map(SendMessageBatchResultEntry::id)
+                .collect();
             assert_eq!(successful, sent);
             assert_eq!(answer.failed().len(), ids.len() - sent.len());
             assert!(answer.failed().iter().all(|entry| !entry.sender_fault()));
@@ -1791,8 +1797,9 @@ mod tests {
                 notes.lock().unwrap().push(note);
                 assert_eq!(passing.access_key_id, ACCESS_KEY_ID);
                 match (pk, passing.moment) {
-                    ("before", Moment::Arrived) => Some(Fault::ServerError),
-                    ("after", Moment::Answered(_)) => Some(Fault::ServerError),
+                    ("before", Moment::Arrived) | ("after", Moment::Answered(_)) => {
+                        Some(Fault::ServerError)
+                    }
                     _ => None,
                 }
             })

@@ -47,8 +47,8 @@ struct Run {
     queues: Queues,
     /// Requests with their deliveries.
     accepted: Vec<(String, Vec<Expected>)>,
-    /// What the messages say that are to be set aside.
-    poison: Vec<String>,
+    /// What the messages say that are to be set aside: of each group one.
+    poison: Vec<Vec<String>>,
     messages: u64,
     batches: u32,
     /// The messages as the local AWS has them: URL of the queue and receipt handle.
@@ -147,10 +147,10 @@ impl Lane {
                 break;
             }
         }
-        let seen = self.scene.end();
+        let observed = self.scene.end();
         self.delete(&run).await;
         let processes = self.processes - started;
-        verdict.run(seed, &seen, run.messages, run.batches.into(), processes);
+        verdict.run(seed, &observed, run.messages, run.batches.into(), processes);
         for (request, expected) in &run.accepted {
             let answer = self.world.status(request).await;
             let deliveries = answer.body["deliveries"].as_array().cloned();
@@ -158,7 +158,7 @@ impl Lane {
             for expected in expected {
                 let is_it = |said: &&Value| said["deliveryId"] == expected.delivery.as_str();
                 let said = deliveries.iter().find(is_it).unwrap_or(&Value::Null);
-                verdict.delivery(seed, expected, said, &seen);
+                verdict.delivery(seed, expected, said, &observed);
             }
         }
         self.check_table(&run, verdict).await;
@@ -196,14 +196,20 @@ impl Lane {
         }
         for poison in &plan.poison {
             self.enqueue(poison).await;
-            run.poison.push(poison.clone());
+            run.poison.push(vec![poison.clone()]);
         }
         if plan.conflict {
-            let mut other = plan.sendings[0].body.clone();
+            let first = &plan.sendings[0];
+            let mut other = first.body.clone();
             if other["idempotencyKey"].is_string() {
                 other["title"] = json!(format!("Another text of poison-{}", plan.seed));
                 self.enqueue(&other.to_string()).await;
-                run.poison.push(other.to_string());
+                let mut either = vec![other.to_string()];
+                // What was answered is known. Of two on the queue, it is the one that is worked on first.
+                if first.way == Way::Queue {
+                    either.push(first.body.to_string());
+                }
+                run.poison.push(either);
             }
         }
     }
@@ -389,28 +395,31 @@ impl Lane {
 
     /// That what is no communication lies in the dead-letter queue with a reason, and nothing else.
     async fn check_dead_letters(&self, run: &Run, verdict: &mut Verdict) {
+        let seed = run.plan.seed;
         let letters = self.world.dead_letters().await;
-        let of_run = format!("poison-{}", run.plan.seed);
         let mut found = HashSet::new();
         for letter in &letters {
             let body = letter["body"].as_str().unwrap();
-            if !body.contains("poison-") {
-                verdict.wrong(run.plan.seed, format!("set aside: {letter}"));
-            } else if !letter["attributes"]["reason"].is_string() {
-                verdict.wrong(
-                    run.plan.seed,
-                    format!("set aside without a reason: {letter}"),
-                );
-            } else if body.contains(&of_run) {
-                found.insert(body.to_owned());
+            // Those of earlier runs are still there.
+            if !body.contains(&format!("-{seed}")) {
+                continue;
+            }
+            if !letter["attributes"]["reason"].is_string() {
+                verdict.wrong(seed, format!("set aside without a reason: {letter}"));
+            }
+            // One whose worker was killed in the middle may lie there twice.
+            found.insert(body);
+        }
+        for either in &run.poison {
+            let set_aside = either.iter().filter(|body| found.remove(body.as_str()));
+            match set_aside.count() {
+                1 => verdict.dead_letter(),
+                0 => verdict.wrong(seed, format!("lost: {either:?}")),
+                _ => verdict.wrong(seed, format!("both set aside: {either:?}")),
             }
         }
-        for poison in &run.poison {
-            if found.contains(poison) {
-                verdict.dead_letter();
-            } else {
-                verdict.wrong(run.plan.seed, format!("lost: {poison}"));
-            }
+        for body in found {
+            verdict.wrong(seed, format!("set aside: {body}"));
         }
     }
 }

@@ -161,11 +161,12 @@ impl Plan {
             sendings[0].way = Way::Queue;
         }
         let poison = (0..random.below(2) + u64::from(first == Point::SettingAside))
-            .map(|number| match random.below(2) {
-                0 => format!("{{\"category\": \"poison-{seed}-{number}\""),
-                _ => {
-                    let mut body = communication();
-                    body["poison"] = json!(format!("poison-{seed}-{number}"));
+            .map(|number| {
+                let mut body = communication();
+                body["poison"] = json!(format!("poison-{seed}-{number}"));
+                if random.below(2) == 0 {
+                    format!("{{\"category\": \"poison-{seed}-{number}\"")
+                } else {
                     body.to_string()
                 }
             })

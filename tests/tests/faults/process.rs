@@ -32,7 +32,7 @@ const PROCESS: &str = "faults::process::the_workers_process";
 const CLOCK: &str = "FAULTS_CLOCK";
 /// What an invocation may take. Nothing here waits for that to be over, so it is far more than is needed, but less than
 /// SQS waits with bringing a message again.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The worker's `main`, but for the clock and for how long its AWS clients wait. Among the other tests it has nothing
 /// to do.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// The queues' visibility timeout: how long SQS waits with a message of which it heard nothing.
-const VISIBILITY: Duration = Duration::from_secs(180);
+const VISIBILITY: Duration = Duration::from_mins(3);
 /// Messages of one invocation.
 const BATCH: usize = 10;
 

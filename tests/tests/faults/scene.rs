@@ -455,9 +455,10 @@ impl Scene {
                 let address = plain(message.rcpt_to.first()?);
                 let conduct = self.state().decided.remove(&address)?;
                 // A login is refused as a login, and then there is no message.
-                let conduct = match conduct {
-                    Conduct::RefusesTheLogin => Conduct::Takes,
-                    other => other,
+                let conduct = if conduct == Conduct::RefusesTheLogin {
+                    Conduct::Takes
+                } else {
+                    conduct
                 };
                 match self.hand_over(conduct, &address) {
                     Fate::NotTaken => Some(Action::Close),

@@ -40,20 +40,20 @@ impl Verdict {
     pub(super) fn run(
         &mut self,
         seed: u64,
-        seen: &Seen,
+        observed: &Seen,
         messages: u64,
         handed_out: u64,
         processes: u64,
     ) {
         self.runs += 1;
-        self.faults += seen.faults;
+        self.faults += observed.faults;
         self.messages += messages;
         self.handed_out += handed_out;
         self.processes += processes;
-        for point in &seen.killed_at {
+        for point in &observed.killed_at {
             *self.kills.entry(*point).or_default() += 1;
         }
-        if seen.killed_at.is_empty() {
+        if observed.killed_at.is_empty() {
             self.wrong(seed, "nobody was killed");
         }
     }
@@ -64,9 +64,15 @@ impl Verdict {
     }
 
     /// Judges a delivery by what is said of it (`null`: nothing) and how many copies the providers took.
-    pub(super) fn delivery(&mut self, seed: u64, expected: &Expected, said: &Value, seen: &Seen) {
+    pub(super) fn delivery(
+        &mut self,
+        seed: u64,
+        expected: &Expected,
+        said: &Value,
+        observed: &Seen,
+    ) {
         let address = expected.address.as_deref();
-        let copies = address.and_then(|address| seen.taken.get(address));
+        let copies = address.and_then(|address| observed.taken.get(address));
         let copies = copies.copied().unwrap_or_default();
         let status = said["status"].as_str().unwrap_or("unknown to the ledger");
         let has_reason = said["reason"]["code"].is_string();

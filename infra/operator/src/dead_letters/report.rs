@@ -220,10 +220,10 @@ impl fmt::Display for Report {
             let mut fields = group.fields();
             let more = fields.len().saturating_sub(MAX_FIELDS);
             fields.truncate(MAX_FIELDS);
-            let mut fields = fields.join(" ");
-            if more > 0 {
-                fields.push_str(&format!(" and {more} more"));
-            }
+            let fields = match (fields.join(" "), more) {
+                (fields, 0) => fields,
+                (fields, more) => format!("{fields} and {more} more"),
+            };
             rows.push([
                 group.clinic.to_owned(),
                 group.reason.as_str().to_owned(),

@@ -34,7 +34,7 @@ fn nobody_waits_longer_than_the_queue_can_hold_a_message_nor_forever() {
     assert!(queue.contains("MessageRetentionPeriod: 604800"));
     assert!(LONGEST_ON_QUEUE + SignedDuration::from_hours(12) < SignedDuration::from_secs(604_800));
     assert!(queue.contains("maxReceiveCount: 100"));
-    assert!(MOST_RECEIVES < 100);
+    const { assert!(MOST_RECEIVES < 100) };
 }
 
 #[test]
