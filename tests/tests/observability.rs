@@ -502,7 +502,8 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
             if !["tests", "target", "testkit", "benches"].contains(&name) {
                 sources(&path, found);
             }
-        } else if name.ends_with(".rs") && name != "tests.rs" {
+        } else if path.extension().is_some_and(|extension| extension == "rs") && name != "tests.rs"
+        {
             found.push(path);
         }
     }

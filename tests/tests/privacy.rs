@@ -355,17 +355,21 @@ async fn what_goes_wrong_at_aws_leaves_none_either() {
     assert_nothing_leaked(&world, &logs).await;
 }
 
-#[tokio::test]
-async fn what_can_not_be_understood_is_not_repeated() {
-    let logs = capture();
-    let world = saved().await;
-    let wrong = json!({
+/// A communication with everything wrong.
+fn wrong() -> Value {
+    json!({
         "title": "The planted title\r\nBcc: x", "body": 1, "html": ["planted html"],
         "recipients": [{"email": format!("{ADDRESS} planted poison"), "name": "Planted Name\n", "phoneNumber": "15755512345x"}],
         "channels": ["planted poison"], "expiresAt": "planted poison", "priority": "planted poison",
         "attachments": [{"filename": "planted poison/../x", "contentType": "planted poison", "content": "planted poison"}],
-        "idempotencyKey": "planted poison", "metadata": {"clinicId": "planted poison"}});
-    world.post(&wrong).await.expect(422);
+        "idempotencyKey": "planted poison", "metadata": {"clinicId": "planted poison"}})
+}
+
+#[tokio::test]
+async fn what_can_not_be_understood_is_not_repeated() {
+    let logs = capture();
+    let world = saved().await;
+    world.post(&wrong()).await.expect(422);
     let headers = [("idempotency-key", "planted poison")];
     let refused = world.post_as(&immediate(), service(), &headers).await;
     refused.expect(422);
@@ -398,7 +402,18 @@ async fn what_can_not_be_understood_is_not_repeated() {
     );
     let test = json!({"verifyOnly": true, "settings": {"communicationSettings": wrong_password}});
     world.test_email(CLINIC, &test).await.expect(200);
-    // Nor what stands in paths, queries and headers.
+    let stranger = claims("CLINIC_ADMIN", Some("clinic-456"));
+    world
+        .post_as(&full("queued"), stranger, &[])
+        .await
+        .expect(403);
+    assert_nothing_leaked(&world, &logs).await;
+}
+
+#[tokio::test]
+async fn what_stands_in_paths_queries_and_headers_is_not_repeated() {
+    let logs = capture();
+    let world = saved().await;
     for path in [
         "communications/planted.address@patients.example",
         "communications?planted.address=planted.address",
@@ -426,12 +441,23 @@ async fn what_can_not_be_understood_is_not_repeated() {
             }
         }
     }
+    // Something that is counted.
+    world.post(&full("immediate")).await.expect(207);
+    assert_nothing_leaked(&world, &logs).await;
+    assert!(logs.loudest().contains("answered"));
+}
 
-    const OF_SENDER: [&str; 3] = ["traceparent", "acceptedAs", "payloadHash"];
+/// What a sender may say of a message beside its body.
+const OF_SENDER: [&str; 3] = ["traceparent", "acceptedAs", "payloadHash"];
+
+#[tokio::test]
+async fn dead_letters_and_what_is_said_of_them_repeat_nothing() {
+    let logs = capture();
+    let world = saved().await;
     let mut poison = [
         record("message-1", "planted poison"),
         record("message-2", "{\"planted poison\": 1, \"planted body\": 2}"),
-        record("message-3", &wrong.to_string()),
+        record("message-3", &wrong().to_string()),
     ];
     for record in &mut poison {
         record["attributes"]["AWSTraceHeader"] = json!("Root=planted poison;Parent=planted poison");
@@ -459,11 +485,6 @@ async fn what_can_not_be_understood_is_not_repeated() {
         }
         assert_private("dead letters", &letter.to_string());
     }
-    let stranger = claims("CLINIC_ADMIN", Some("clinic-456"));
-    world
-        .post_as(&full("queued"), stranger, &[])
-        .await
-        .expect(403);
     assert_nothing_leaked(&world, &logs).await;
     assert!(logs.loudest().contains("not_a_communication"));
 }
