@@ -21,6 +21,7 @@ mod isolation;
 mod large;
 mod limits;
 mod matrix;
+mod observability;
 mod openapi;
 mod operator;
 mod patch;

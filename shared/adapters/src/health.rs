@@ -97,6 +97,8 @@ struct Inner {
     state: Option<(HealthState, Timestamp)>,
     down: Option<Down>,
     last_error: Option<ErrorKind>,
+    /// When it failed first after it last worked, as far as is known here.
+    failing_since: Option<Timestamp>,
     is_unshared: bool,
 }
 
@@ -190,6 +192,7 @@ impl Inner {
     fn record(&mut self, sample: Sample, now: Timestamp) -> Option<Change> {
         match sample {
             Sample::Success => {
+                self.failing_since = None;
                 if self.down.take().is_some() {
                     // What was before is over; it would bring it down again at the next failure.
                     self.buckets = Default::default();
@@ -220,6 +223,7 @@ impl Inner {
                 is_conclusive,
             } => {
                 self.last_error = Some(kind);
+                self.failing_since.get_or_insert(now);
                 if let Some(bucket) = self.bucket(now) {
                     bucket.failed = bucket.failed.saturating_add(1);
                 }
@@ -307,6 +311,16 @@ impl Health {
         self.lock().state()
     }
 
+    /// For how long nothing has worked, as far as is known here; nothing where the last message did.
+    ///
+    /// Few messages do not take an entry down, and all go by the next one all the same: so this is not the
+    /// time since it was.
+    pub fn failing_for(&self) -> SignedDuration {
+        let now = self.clock.now();
+        let since = self.lock().failing_since.unwrap_or(now);
+        now.duration_since(since).max(SignedDuration::ZERO)
+    }
+
     /// A change that nobody else knows of yet, for one to share it. Given to one caller at a time.
     pub fn unshared(self: &Arc<Self>) -> Option<Unshared> {
         let mut inner = self.lock();
@@ -341,9 +355,11 @@ impl Health {
                 // The cool-down is counted from the change, not from now: processes that live for less
                 // than it would never probe.
                 inner.take_down(is_conclusive, record.since);
+                inner.failing_since.get_or_insert(record.since);
             }
             HealthState::Down => {}
             HealthState::Healthy | HealthState::Degraded => {
+                inner.failing_since = None;
                 if inner.down.take().is_some() {
                     inner.buckets = Default::default();
                 }

@@ -21,7 +21,7 @@ use comms_adapters::{
 };
 use comms_core::{
     Attempt, AttemptOutcome, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, Disposition,
-    FailureReason, IdempotencyKey, RequestId, SystemClock, Tenant,
+    FailureReason, IdempotencyKey, ProviderKind, RequestId, SystemClock, Tenant,
     metric::METRICS,
     request::{CommunicationRequest, PlannedDelivery, Recipient, Target},
 };
@@ -31,6 +31,7 @@ use comms_settings::{
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use thiserror::Error;
+use tokio::time::Instant;
 use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
@@ -698,6 +699,7 @@ impl Pipeline {
         message: Option<Message>,
         limits: Limits<'_>,
     ) -> Result<Delivery, HandBack> {
+        let started = Instant::now();
         if limits.deadline.remaining() < STARTING_TIME {
             return Err(HandBack::OutOfTime);
         }
@@ -734,12 +736,14 @@ impl Pipeline {
                 attempts: past.attempts,
                 not_before: None,
             };
-            return self.record(record, planned, &owner, untouched).await;
+            let begun = Begun { started, limits };
+            return self.record(record, planned, &owner, untouched, begun).await;
         }
         let (outcome, paced) = self
             .outcome(record, &chain, message, limits, past, &mut allowance)
             .await;
-        let recorded = match self.record(record, planned, &owner, outcome).await {
+        let begun = Begun { started, limits };
+        let recorded = match self.record(record, planned, &owner, outcome, begun).await {
             Err(HandBack::OutOfTime) => Err(paced.unwrap_or(HandBack::OutOfTime)),
             recorded => recorded,
         };
@@ -1051,6 +1055,7 @@ impl Pipeline {
         planned: &PlannedDelivery,
         owner: &Owner,
         outcome: Outcome,
+        begun: Begun<'_>,
     ) -> Result<Delivery, HandBack> {
         let now = self.clock.now();
         let finished = self
@@ -1069,8 +1074,10 @@ impl Pipeline {
             reason = outcome.reason.map(FailureReason::as_str),
             attempts = outcome.attempts.len(),
             possible_duplicate = outcome.possible_duplicate,
+            latency_ms = milliseconds(begun.started.elapsed()),
             "delivery recorded"
         );
+        self.tell_outcome(planned.channel, &outcome, begun);
         if outcome.status == DeliveryStatus::Queued {
             return Err(match outcome.not_before {
                 Some(time) => HandBack::Deferred {
@@ -1091,6 +1098,38 @@ impl Pipeline {
             possible_duplicate: outcome.possible_duplicate,
             attempts: outcome.attempts,
         })
+    }
+
+    /// Tells as metrics how a delivery ended, or that it has to wait; nothing where it was given back as it was.
+    fn tell_outcome(&self, channel: Channel, outcome: &Outcome, begun: Begun<'_>) {
+        let is = |status| (outcome.status == status).then_some(1_u64);
+        let is_deferred = outcome.not_before.is_some();
+        if outcome.status == DeliveryStatus::Queued && !is_deferred {
+            return;
+        }
+        let sent_by = outcome.receipt.as_ref().map(|(provider, _)| *provider);
+        let last = outcome.attempts.last().map(|attempt| attempt.provider);
+        let queued_at = match begun.limits.quota {
+            QuotaSource::Deliveries { queued_at, .. } if !is_deferred => *queued_at,
+            QuotaSource::Deliveries { .. } | QuotaSource::Paid(_) => None,
+        };
+        let on_its_way = queued_at.map(|at| self.clock.now().duration_since(at));
+        info!(
+            target: METRICS,
+            sent = is(DeliveryStatus::Sent),
+            failed = is(DeliveryStatus::Failed),
+            unknown = is(DeliveryStatus::Unknown),
+            expired = is(DeliveryStatus::Expired),
+            deferred = is_deferred.then_some(1_u64),
+            possible_duplicate = (outcome.possible_duplicate && !is_deferred).then_some(1_u64),
+            latency_ms = milliseconds(begun.started.elapsed()),
+            time_to_outcome_ms =
+                on_its_way.map(|time| u64::try_from(time.as_millis()).unwrap_or_default()),
+            channel = channel.as_str(),
+            provider = sent_by.or(last).map_or("none", ProviderKind::as_str),
+            reason = outcome.reason.map(FailureReason::as_str),
+            attempts = outcome.attempts.len(),
+        );
     }
 
     /// Nothing for what is past.
@@ -1273,6 +1312,17 @@ impl Drop for Allowance<'_> {
             self.was_given_back.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// A delivery that is worked on.
+#[derive(Debug, Clone, Copy)]
+struct Begun<'a> {
+    started: Instant,
+    limits: Limits<'a>,
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A chain, and what it was put together from.
