@@ -30,6 +30,7 @@ mod privacy;
 mod process;
 mod providers;
 mod quotas;
+mod requests;
 mod rotation;
 mod send;
 mod versions;
