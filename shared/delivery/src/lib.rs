@@ -12,6 +12,7 @@ pub mod pipeline;
 pub mod quota;
 mod recent;
 pub mod slots;
+pub mod usage;
 
 pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
@@ -22,3 +23,4 @@ pub use pipeline::{
 };
 pub use quota::{Paid, Quota, Quotas};
 pub use slots::Slots;
+pub use usage::Usage;
