@@ -483,6 +483,12 @@ async fn everything() -> LocalAws {
         .config("GET", &health, None, admin, &[])
         .await
         .expect(200);
+    let stats = format!("/api/v1/clinics/{CLINIC}/communication/stats");
+    let admin = crate::world::super_admin();
+    world
+        .config("GET", &stats, None, admin, &[])
+        .await
+        .expect(200);
     world.delete_settings(CLINIC, &[]).await.expect(204);
 
     for (number, account) in [platform(), role()].into_iter().enumerate() {
@@ -743,6 +749,10 @@ fn items_are_changed_by_the_function_whose_they_are() {
         ),
         (item("GetItem", deliveries, "r-1"), &[]),
         (item("Query", deliveries, "r-1"), &["send"]),
+        (
+            item("Query", deliveries, "usage#clinic-1"),
+            &["send", "config"],
+        ),
         (item("DeleteItem", deliveries, "r-1"), &[]),
     ] {
         assert_eq!(permitted(&access), functions, "{access:?}");

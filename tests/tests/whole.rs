@@ -33,6 +33,7 @@ mod quotas;
 mod requests;
 mod rotation;
 mod send;
+mod usage;
 mod versions;
 mod worker;
 mod world;

@@ -287,7 +287,8 @@ impl Chain {
 }
 
 impl ChainEntry {
-    fn is_at(&self, id: &EntryId, position: Position) -> bool {
+    /// Whether this is the entry of that name, of the tenant or of the global account as `position` says.
+    pub fn is_at(&self, id: &EntryId, position: Position) -> bool {
         self.id == *id && self.position.is_global() == position.is_global()
     }
 

@@ -28,7 +28,7 @@ use comms_core::{
 use comms_settings::{
     HashKeys, Period, RateLimit, SettingsCache, SettingsStore, StoreError, StoredSettings,
 };
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::join, stream};
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -46,6 +46,7 @@ use crate::{
     pacing::{self, KeyedPacing, SharedPacing},
     quota::{self, Exhausted, Grant, Paid, Quota, Quotas},
     slots::Slots,
+    usage::Usage,
 };
 
 /// Deliveries of one request that are worked on at once.
@@ -283,6 +284,7 @@ pub struct Pipeline {
     health: SharedHealth,
     quotas: Quotas,
     pacing: SharedPacing,
+    usage: Usage,
     deferred: Deferred,
     slots: Slots,
     clock: Arc<dyn Clock>,
@@ -338,6 +340,7 @@ impl Pipeline {
             SharedHealth::new(sdk, config.deliveries_table.clone(), clock.clone()),
             Quotas::new(sdk, config.deliveries_table.clone(), clock.clone()),
             SharedPacing::new(sdk, config.deliveries_table.clone(), clock.clone()),
+            Usage::new(sdk, config.deliveries_table.clone()),
             Ledger::new(sdk, config.deliveries_table),
             clock,
         )
@@ -355,6 +358,7 @@ impl Pipeline {
         health: SharedHealth,
         quotas: Quotas,
         pacing: SharedPacing,
+        usage: Usage,
         ledger: Ledger,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -366,6 +370,7 @@ impl Pipeline {
             health,
             quotas,
             pacing,
+            usage,
             deferred: Deferred::default(),
             slots: Slots::new(SLOTS, SHARE),
             clock,
@@ -520,10 +525,11 @@ impl Pipeline {
         Ok(planned.iter().all(|planned| ended.contains(&planned.id)))
     }
 
-    /// What is to be done when an invocation ends: gives back quota that was taken ahead and not needed, and
-    /// tells as metrics what quotas and pacing did since this was done last.
+    /// What is to be done when an invocation ends: gives back quota that was taken ahead and not needed, writes
+    /// what became of deliveries to their tenants' usage, and tells as metrics what quotas and pacing did since this
+    /// was done last.
     pub async fn settle(&self, deadline: Deadline) {
-        self.quotas.give_back(deadline).await;
+        join(self.quotas.give_back(deadline), self.usage.write(deadline)).await;
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         let (quota_writes, pacing_writes) = (self.quotas.take_writes(), self.pacing.take_writes());
         let (by_quota, by_pacing) = (
@@ -747,6 +753,7 @@ impl Pipeline {
             Err(HandBack::OutOfTime) => Err(paced.unwrap_or(HandBack::OutOfTime)),
             recorded => recorded,
         };
+        self.count(record, planned.channel, &chain.chain, &recorded);
         // Afterwards: the message does not wait for it.
         for part in chain.parts(&record.tenant) {
             let (tenant, version, own) = part;
@@ -1130,6 +1137,41 @@ impl Pipeline {
             reason = outcome.reason.map(FailureReason::as_str),
             attempts = outcome.attempts.len(),
         );
+    }
+
+    /// Counts what was recorded of a delivery, for its tenant whoever's account it went through.
+    fn count(
+        &self,
+        record: &RequestRecord,
+        channel: Channel,
+        chain: &Chain,
+        recorded: &Result<Delivery, HandBack>,
+    ) {
+        let now = self.clock.now();
+        match recorded {
+            Ok(delivery) => {
+                let used = delivery.attempts.last();
+                let first = chain.entries.first();
+                let by_fallback = used
+                    .zip(first)
+                    .is_some_and(|(used, first)| !first.is_at(&used.entry, used.position));
+                self.usage
+                    .count_ended(&record.tenant, delivery, by_fallback, now);
+            }
+            Err(HandBack::Deferred { .. }) => {
+                self.usage.count_deferral(&record.tenant, channel, now);
+            }
+            // It is as it was before.
+            Err(
+                HandBack::Busy { .. }
+                | HandBack::OutOfTime
+                | HandBack::Unreachable
+                | HandBack::NotRecorded { .. }
+                | HandBack::KeyConflict
+                | HandBack::OverQuota { .. }
+                | HandBack::Paced { .. },
+            ) => {}
+        }
     }
 
     /// Nothing for what is past.
