@@ -1,16 +1,19 @@
 //! Usage: what is counted of a clinic's messages, what that costs, and what is told of it.
 
 use std::{
+    collections::BTreeMap,
+    future::pending,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use comms_testkit::{
-    aws::{Fault, Moment},
+    aws::{Fault, Moment, PassingCall},
     clock::ManualClock,
+    http::Reply,
     smtp::{Action, Stage},
 };
 use futures_util::future::join_all;
@@ -18,7 +21,8 @@ use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use serde_json::{Value, json};
 
 use crate::world::{
-    Answer, CLINIC, World, communication, entry, handle_records, immediate, record, super_admin,
+    Answer, CLINIC, World, communication, email, entry, handle_records, immediate, record,
+    super_admin,
 };
 
 const OTHER: &str = "clinic-456";
@@ -43,17 +47,37 @@ fn to(tenant: &str, n: usize, recipient: &str) -> Value {
     record(&format!("message-{tenant}-{n}"), &message.to_string())
 }
 
+/// Whether a call is about an item of usage.
+fn is_of_usage(call: &PassingCall) -> bool {
+    let key = call.request["Key"]["pk"]["S"].as_str();
+    key.is_some_and(|key| key.starts_with("usage#"))
+}
+
+/// The next write of usage gets no answer: it has no effect, or, `after`, it has.
+fn hang_once(world: &World, after: bool) {
+    let is_next = AtomicBool::new(true);
+    world.aws.watch(move |call| {
+        let hangs = is_of_usage(&call)
+            && (call.moment != Moment::Arrived) == after
+            && is_next.swap(false, Ordering::Relaxed);
+        Box::pin(async move {
+            if hangs {
+                pending::<()>().await;
+            }
+            None
+        })
+    });
+}
+
 /// From now on what is asked of an item of usage has this fault, so often; or, `after`, had its effect before. Counts how
 /// often it was asked.
 fn trouble(world: &World, times: usize, fault: Fault, after: bool) -> Arc<AtomicUsize> {
     let asked = Arc::<AtomicUsize>::default();
     let counting = asked.clone();
     world.aws.watch(move |call| {
-        let is_usage = call.request["Key"]["pk"]["S"]
-            .as_str()
-            .is_some_and(|key| key.starts_with("usage#"));
         let is_moment = (call.moment != Moment::Arrived) == after;
-        let fails = is_usage && is_moment && counting.fetch_add(1, Ordering::Relaxed) < times;
+        let fails =
+            is_of_usage(&call) && is_moment && counting.fetch_add(1, Ordering::Relaxed) < times;
         Box::pin(async move { fails.then_some(fault) })
     });
     asked
@@ -65,7 +89,7 @@ async fn every_end_is_counted_for_its_clinic_and_a_batch_costs_one_write_for_eac
     let server = entry(world.smtp.port(), "nobody", "wrong");
     let _global = world.save_global().await;
     // The clinic's own login is refused, and the global account sends for it.
-    let document = crate::world::email(&server, "other@clinic.example");
+    let document = email(&server, "other@clinic.example");
     world.put_settings(OTHER, document).await.expect(201);
     let mut batch: Vec<_> = (0..5)
         .map(|n| to(CLINIC, n, &format!("patient-{n}@example.com")))
@@ -113,6 +137,181 @@ async fn every_end_is_counted_for_its_clinic_and_a_batch_costs_one_write_for_eac
     for item in items {
         assert!(!item.contains('@') && !item.contains("5550100"), "{item}");
     }
+}
+
+/// How often each end was, by clinic, channel, end, and provider or reason.
+type Ends = BTreeMap<[String; 4], u64>;
+
+/// What the ledger says of all deliveries.
+async fn ends_in_ledger(world: &World) -> Ends {
+    let mut ends = Ends::new();
+    let table = &world.aws.resources().deliveries_table;
+    for item in world.aws.items(table).await.unwrap() {
+        let text = |name: &str| item[name]["S"].as_str().unwrap_or_default().to_owned();
+        if text("sk").starts_with("delivery#") {
+            let of = match text("status").as_str() {
+                "sent" => text("provider"),
+                "failed" => text("reason"),
+                _ => String::new(),
+            };
+            let end = [text("clinicId"), text("channel"), text("status"), of];
+            *ends.entry(end).or_default() += 1;
+        }
+    }
+    ends
+}
+
+/// What the statistics say of these tenants.
+async fn ends_in_stats(world: &World, tenants: &[&str]) -> Ends {
+    let mut ends = Ends::new();
+    for tenant in tenants {
+        let answer = stats(world, tenant, "").await.expect(200);
+        for (channel, counts) in answer.body["totals"].as_object().unwrap() {
+            let mut add = |end: &str, of: &str, count: &Value| {
+                let count = count.as_u64().unwrap();
+                if count > 0 {
+                    let end = [*tenant, channel, end, of].map(str::to_owned);
+                    assert_eq!(ends.insert(end, count), None);
+                }
+            };
+            for (end, by) in [("sent", "sentByProvider"), ("failed", "failedByReason")] {
+                let by = counts[by].as_object().unwrap();
+                by.iter().for_each(|(of, count)| add(end, of, count));
+            }
+            for end in ["unknown", "expired"] {
+                add(end, "", &counts[end]);
+            }
+        }
+    }
+    ends
+}
+
+#[tokio::test]
+async fn what_is_counted_is_what_the_ledger_says_on_every_channel_by_every_provider() {
+    const SENDGRID: &str = "/v3/mail/send";
+    const META: &str = "/v23.0/123456789/messages";
+    let world = World::new().await;
+    let (sendgrid, graph) = (world.api().await, world.api().await);
+    let _global = world.save_global().await;
+    let primary = json!({"provider": "sendgrid", "credentials": {"apiKey": "planted-key",
+        "fromEmail": "desk@clinic.example", "apiUrl": sendgrid.url()}});
+    let mut document = email(&primary, "desk@clinic.example");
+    document["email"]["fallback"] = json!([world.entry()]);
+    document["whatsapp"] = json!({"primary": {"provider": "meta_business", "credentials": {
+        "accessToken": "planted-token", "phoneNumberId": "123456789",
+        "apiUrl": format!("{}/v23.0", graph.url())}}});
+    world.put_settings(CLINIC, document).await.expect(201);
+    let own = email(&world.entry(), "other@clinic.example");
+    world.put_settings(OTHER, own).await.expect(201);
+    let accepted = json!({"messages": [{"id": "wamid.1"}]});
+    graph.always("POST", META, Reply::json(200, accepted));
+    let unknown_number =
+        json!({"error": {"message": "planted", "type": "OAuthException", "code": 131_026}});
+    graph.on("POST", META, Reply::json(400, unknown_number));
+    let down = Reply::json(503, json!({"errors": []}));
+    sendgrid.always(
+        "POST",
+        SENDGRID,
+        Reply::new(202).header("x-message-id", "1"),
+    );
+    sendgrid.on("POST", SENDGRID, down);
+    let refused = Action::reply("550 5.1.1 planted");
+    world.smtp.on(Stage::Rcpt, refused);
+
+    let message = |n: u32, tenant: &str, change: Value| {
+        let mut message = communication();
+        message["metadata"] = match tenant {
+            "_global" => json!({}),
+            clinic => json!({"clinicId": clinic}),
+        };
+        for (name, value) in change.as_object().unwrap() {
+            message[name] = value.clone();
+        }
+        record(&format!("message-{n}"), &message.to_string())
+    };
+    let both = |n: u32| {
+        json!({"channels": ["email", "whatsapp"],
+            "recipients": [{"email": format!("patient-{n}@example.com"), "phoneNumber": format!("+1555010{n}")}]})
+    };
+    let batch = [
+        message(0, CLINIC, both(0)),
+        message(1, CLINIC, both(1)),
+        message(2, CLINIC, both(2)),
+        message(
+            3,
+            CLINIC,
+            json!({"recipients": [{"phoneNumber": "+15550103"}]}),
+        ),
+        message(4, CLINIC, json!({"expiresAt": "2026-01-01T00:00:00Z"})),
+        message(5, OTHER, both(5)),
+        message(6, OTHER, json!({})),
+        message(7, OTHER, json!({})),
+        message(8, "_global", json!({})),
+        message(9, "_global", both(9)),
+    ];
+    let writes = trouble(&world, 0, Fault::Throttle, false);
+    assert!(world.work_on(&batch).await.is_empty());
+    assert_eq!(writes.load(Ordering::Relaxed), 3, "one for each tenant");
+
+    let ledger = ends_in_ledger(&world).await;
+    assert_eq!(ledger.values().sum::<u64>(), 15, "{ledger:#?}");
+    assert_eq!(
+        ends_in_stats(&world, &[CLINIC, OTHER, "_global"]).await,
+        ledger
+    );
+    for end in [
+        [CLINIC, "email", "sent", "sendgrid"],
+        [CLINIC, "email", "failed", "NO_ADDRESS"],
+        [CLINIC, "email", "expired", ""],
+        [CLINIC, "whatsapp", "sent", "meta_business"],
+        [CLINIC, "whatsapp", "failed", "REJECTED"],
+        [OTHER, "email", "sent", "smtp"],
+        [OTHER, "whatsapp", "failed", "NO_PROVIDER"],
+        ["_global", "email", "sent", "smtp"],
+    ] {
+        assert!(
+            ledger.contains_key(&end.map(str::to_owned)),
+            "{end:?}: {ledger:#?}"
+        );
+    }
+    let answers = world.answers();
+    let stats = answers.lines().filter(|line| line.contains("\"totals\""));
+    for line in stats {
+        assert!(!line.contains('@') && !line.contains("155501"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_gets_no_answer_in_time_is_made_again_and_counts_once() {
+    for after in [false, true] {
+        let world = World::saved().await;
+        let worker = world.worker_with_clock(Arc::new(ManualClock::new()));
+        hang_once(&world, after);
+        for n in 0..2 {
+            let batch = [to(CLINIC, n, "patient@example.com")];
+            assert!(handle_records(&worker, &batch, TIME).await.is_empty());
+        }
+        assert_eq!(totals(&world, CLINIC).await["sent"], 2, "{after}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_a_day_later_counts_for_its_own_day() {
+    let world = World::saved().await;
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    trouble(&world, usize::MAX, Fault::AccessDenied, false);
+    let yesterday = [to(CLINIC, 0, "patient@example.com")];
+    assert!(handle_records(&worker, &yesterday, TIME).await.is_empty());
+    clock.advance(Duration::from_hours(24));
+    let writes = trouble(&world, 0, Fault::AccessDenied, false);
+    let today = [1, 2].map(|n| to(CLINIC, n, "patient@example.com"));
+    assert!(handle_records(&worker, &today, TIME).await.is_empty());
+    assert_eq!(writes.load(Ordering::Relaxed), 2, "one for each day");
+    let answer = stats(&world, CLINIC, "?from=2026-01-01&to=2026-01-02").await;
+    let days = answer.body["days"].as_array().unwrap().iter();
+    let sent: Vec<_> = days.map(|day| &day["channels"]["email"]["sent"]).collect();
+    assert_eq!(sent, [1, 2]);
 }
 
 #[tokio::test]
@@ -186,14 +385,17 @@ async fn what_is_put_off_and_sent_later_is_counted_as_both() {
     let world = World::with(|server, _| server.on(Stage::Rcpt, later)).await;
     world.save_clinic().await;
     let clock = Arc::new(ManualClock::new());
-    let worker = world.worker_with_clock(clock);
+    let worker = world.worker_with_clock(clock.clone());
     let batch = [to(CLINIC, 0, "patient@example.com")];
-    assert_eq!(handle_records(&worker, &batch, TIME).await.len(), 1);
-    let email = totals(&world, CLINIC).await;
-    assert_eq!(
-        (&email["deferrals"], &email["sent"]),
-        (&json!(1), &json!(0))
-    );
+    for (failed, sent) in [(1, 0), (0, 1)] {
+        assert_eq!(handle_records(&worker, &batch, TIME).await.len(), failed);
+        let email = totals(&world, CLINIC).await;
+        assert_eq!(
+            (&email["deferrals"], &email["sent"]),
+            (&json!(1), &json!(sent))
+        );
+        clock.advance(Duration::from_mins(2));
+    }
 }
 
 #[tokio::test]

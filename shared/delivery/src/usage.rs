@@ -164,7 +164,7 @@ impl Counts {
     }
 
     /// The counts of an item. What a later version of this program may count is left out.
-    fn of_item(item: &HashMap<String, Attribute>) -> Result<Self, LedgerError> {
+    pub(crate) fn of_item(item: &HashMap<String, Attribute>) -> Result<Self, LedgerError> {
         let mut counts = Self::default();
         for (name, value) in item {
             let known = name.split_once('/').and_then(|(channel, counter)| {
