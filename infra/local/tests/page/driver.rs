@@ -1,6 +1,7 @@
 //! A headless Chromium, driven by `WebDriver` (<https://www.w3.org/TR/webdriver2/>).
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -205,10 +206,19 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver ends the browser on SIGTERM, which it would not be asked to by SIGKILL.
-        let _ = Command::new("kill")
-            .arg(self.driver.id().to_string())
-            .status();
+        // Ends the browser, which would outlive its driver. By hand, because nothing here may wait as a future does.
+        let session = self.session.trim_start_matches("http://");
+        if let Some((address, path)) = session.split_once('/')
+            && let Ok(mut driver) = TcpStream::connect(address)
+        {
+            let request = format!(
+                "DELETE /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+            );
+            let _ = driver.write_all(request.as_bytes());
+            // It keeps the connection open all the same; the answer's beginning says that the browser has ended.
+            let _ = driver.read(&mut [0; 64]);
+        }
+        let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
 }

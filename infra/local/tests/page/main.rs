@@ -100,6 +100,7 @@ impl World {
             .post(&self.aws)
             .header("content-type", "application/x-amz-json-1.0")
             .header("x-amz-target", "DynamoDB_20120810.PutItem")
+            .header("x-amz-date", "20260101T000000Z")
             .header(
                 "authorization",
                 format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"),
