@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 /// Ends it as a terminal or a supervisor does, and says with which code it ended.
 fn terminate(stack: &mut Stack) -> std::io::Result<Option<i32>> {
-    Command::new("kill").arg(stack.child.id().to_string()).status()?;
+    Command::new("kill")
+        .arg(stack.child.id().to_string())
+        .status()?;
     Ok(stack.child.wait()?.code())
 }
 

@@ -211,9 +211,8 @@ impl Drop for Browser {
         if let Some((address, path)) = session.split_once('/')
             && let Ok(mut driver) = TcpStream::connect(address)
         {
-            let request = format!(
-                "DELETE /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-            );
+            let request =
+                format!("DELETE /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
             let _ = driver.write_all(request.as_bytes());
             // It keeps the connection open all the same; the answer's beginning says that the browser has ended.
             let _ = driver.read(&mut [0; 64]);
