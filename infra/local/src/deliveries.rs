@@ -80,7 +80,11 @@ impl Deliveries {
         Ok(Self {
             inner: Arc::new(Inner {
                 aws,
-                api: Api { client, api, key },
+                api: Api {
+                    client,
+                    url: api,
+                    key,
+                },
                 kept: Mutex::default(),
                 changes: Changes::default(),
                 viewers: Arc::default(),
@@ -111,7 +115,8 @@ impl Deliveries {
 /// The API, asked as the platform's operator.
 struct Api {
     client: Client,
-    api: String,
+    /// Where it is.
+    url: String,
     key: DeveloperKey,
 }
 
@@ -124,7 +129,7 @@ impl Api {
             subject: "deliveries@localhost".to_owned(),
             expires_in: SignedDuration::from_mins(1),
         })?;
-        let mut url = Url::parse(&self.api)?;
+        let mut url = Url::parse(&self.url)?;
         // Whatever is in a segment, it stays one: clinics' ids are what somebody wrote into a table.
         url.path_segments_mut()
             .map_err(|()| "the API has no address")?
@@ -241,7 +246,7 @@ impl Feed {
         if self.generation != Some(kept.generation()) {
             self.generation = Some(kept.generation());
             self.seen = 0;
-            let api = &deliveries.inner.api.api;
+            let api = &deliveries.inner.api.url;
             news.push(("reset", json!({"max": MAX_DELIVERIES, "api": api})));
         }
         let changed: Vec<&Row> = kept.since(self.seen).collect();

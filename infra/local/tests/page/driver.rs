@@ -31,7 +31,7 @@ pub(crate) struct Browser {
     client: Client,
     /// The session's URL.
     session: String,
-    _profile: TempDir,
+    profile: TempDir,
 }
 
 impl Browser {
@@ -54,7 +54,7 @@ impl Browser {
             driver,
             client,
             session: format!("http://127.0.0.1:{port}/session"),
-            _profile: profile,
+            profile,
         };
         let arguments = [
             "--headless",
@@ -71,7 +71,7 @@ impl Browser {
             "--window-size=1360,860",
         ];
         let mut arguments: Vec<String> = arguments.map(str::to_owned).into();
-        let profile = browser._profile.path().display();
+        let profile = browser.profile.path().display();
         arguments.push(format!("--user-data-dir={profile}"));
         let answer = browser
             .ask(

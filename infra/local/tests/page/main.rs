@@ -152,6 +152,10 @@ async fn nothing_overflows(browser: &Browser) -> Result<()> {
     }
 }
 
+#[allow(
+    clippy::too_many_lines,
+    reason = "one stack and one browser, looked at from all sides: starting them takes longer than all of it"
+)]
 #[tokio::test]
 async fn the_pages_show_what_happens_while_it_happens() -> Result<()> {
     let home = tempfile::tempdir()?;
