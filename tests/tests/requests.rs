@@ -218,7 +218,7 @@ fn row(name: &str, taken: &Taken) -> String {
 }
 
 async fn queued_one_by_one() -> Taken {
-    let meter = Meter::start().await;
+    let meter = Box::pin(Meter::start()).await;
     for _ in 0..100 {
         meter.post(&communication(), 202).await;
     }
@@ -227,7 +227,7 @@ async fn queued_one_by_one() -> Taken {
 }
 
 async fn queued_in_bulk() -> Taken {
-    let meter = Meter::start().await;
+    let meter = Box::pin(Meter::start()).await;
     let mut campaign = communication();
     campaign["priority"] = json!("normal");
     campaign["recipients"] = (0..500)
@@ -239,7 +239,7 @@ async fn queued_in_bulk() -> Taken {
 }
 
 async fn immediately() -> Taken {
-    let meter = Meter::start().await;
+    let meter = Box::pin(Meter::start()).await;
     for _ in 0..100 {
         meter.post(&immediate(), 200).await;
     }
@@ -248,7 +248,7 @@ async fn immediately() -> Taken {
 
 #[tokio::test]
 async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
-    let single = queued_one_by_one().await;
+    let single = Box::pin(queued_one_by_one()).await;
     single.expect(&[
         ("send dynamodb:PutItem", 100),
         ("send sqs:SendMessageBatch", 100),
@@ -256,14 +256,14 @@ async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
         ("worker dynamodb:UpdateItem", 200 + 10),
     ]);
     assert_eq!(single.batches, 100 / BATCH);
-    let bulk = queued_in_bulk().await;
+    let bulk = Box::pin(queued_in_bulk()).await;
     bulk.expect(&[
         ("send dynamodb:PutItem", 1),
         ("send sqs:SendMessageBatch", 5),
         ("worker dynamodb:UpdateItem", 1_000 + 5),
     ]);
     assert_eq!(bulk.batches, 50 / BATCH);
-    let immediate = immediately().await;
+    let immediate = Box::pin(immediately()).await;
     immediate.expect(&[
         ("send dynamodb:PutItem", 100),
         ("send dynamodb:UpdateItem", 200 + 100),

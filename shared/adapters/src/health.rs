@@ -47,13 +47,10 @@ impl Sample {
     /// What a failed send says; `None` for what says nothing of the provider.
     pub fn of_error(error: &ProviderError) -> Option<Self> {
         if error.unhealthy {
-            let conclusive = matches!(
-                error.kind,
-                ErrorKind::Unauthenticated | ErrorKind::AccountSuspended
-            );
             return Some(Self::Failure {
                 kind: error.kind,
-                is_conclusive: conclusive && error.disposition == Disposition::ProviderDown,
+                is_conclusive: is_conclusive(error.kind)
+                    && error.disposition == Disposition::ProviderDown,
             });
         }
         // A provider that takes the login and finds the recipient wrong is at work. Without a code, it
@@ -243,25 +240,45 @@ impl Inner {
                     self.state_by_rate(now)?
                 };
                 if state == HealthState::Down {
-                    self.take_down(is_conclusive, now);
+                    self.take_down(cool_down(is_conclusive), now);
                 }
                 self.go_to(state, now)
             }
         }
     }
 
-    fn take_down(&mut self, is_conclusive: bool, since: Timestamp) {
-        let rest = if is_conclusive {
-            LONGEST_COOL_DOWN
-        } else {
-            COOL_DOWN
-        };
+    fn take_down(&mut self, rest: SignedDuration, since: Timestamp) {
         self.down = Some(Down {
             rest,
             probe_at: later(since, rest),
             is_probing: false,
         });
     }
+}
+
+fn cool_down(is_conclusive: bool) -> SignedDuration {
+    if is_conclusive {
+        LONGEST_COOL_DOWN
+    } else {
+        COOL_DOWN
+    }
+}
+
+/// When an entry that is down gets its first probe, at the earliest: with the first message from then on. What
+/// failed probes have added to that only the process knows that made them.
+pub fn first_probe(record: &HealthRecord) -> Option<Timestamp> {
+    (record.state == HealthState::Down).then(|| {
+        let is_conclusive = record.last_error.is_some_and(is_conclusive);
+        later(record.since, cool_down(is_conclusive))
+    })
+}
+
+/// Whether one such error is enough to take an entry down.
+fn is_conclusive(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Unauthenticated | ErrorKind::AccountSuspended
+    )
 }
 
 fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
@@ -348,13 +365,10 @@ impl Health {
         }
         match record.state {
             HealthState::Down if inner.down.is_none() => {
-                let is_conclusive = matches!(
-                    record.last_error,
-                    Some(ErrorKind::Unauthenticated | ErrorKind::AccountSuspended)
-                );
+                let is_conclusive = record.last_error.is_some_and(is_conclusive);
                 // The cool-down is counted from the change, not from now: processes that live for less
                 // than it would never probe.
-                inner.take_down(is_conclusive, record.since);
+                inner.take_down(cool_down(is_conclusive), record.since);
                 inner.failing_since.get_or_insert(record.since);
             }
             HealthState::Down => {}

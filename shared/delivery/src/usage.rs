@@ -605,7 +605,7 @@ mod tests {
         let (mut counted, key) = (Counted::default(), (Tenant::Global, day_of(NOON)));
         let count = |counted: &mut Counted| {
             counted.count(&tenant, day_of(NOON), |counts| {
-                counts.count_ended(&sent, false)
+                counts.count_ended(&sent, false);
             });
         };
         count(&mut counted);
