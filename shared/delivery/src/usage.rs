@@ -615,9 +615,9 @@ mod tests {
         let (tenant, sent) = (Tenant::Global, sent_at(Position::Global));
         let deadline = || Deadline::after(Duration::from_secs(30));
         let (first, other) = (process(1), process(2));
-        for process in [&first, &other, &first] {
+        for (process, is_answered) in [(&first, false), (&other, true), (&first, false)] {
             process.count_ended(&tenant, &sent, false, NOON);
-            if std::ptr::eq(process, &first) {
+            if !is_answered {
                 // The effect of a write, and of its repetitions by the SDK, without an answer.
                 aws.watch(|call| {
                     let fault = (call.moment != Moment::Arrived).then_some(Fault::ServerError);
