@@ -1,8 +1,11 @@
 //! E-mail messages in MIME form, for the providers that take them so: SMTP, and SES with files.
 
+mod text;
+
 use comms_core::{EmailAddress, Mailbox, ProviderError, request};
 use lettre::{
     Address,
+    address::Envelope,
     message::{
         Attachment, Body, Mailbox as LettreMailbox, MultiPart, SinglePart,
         header::{ContentTransferEncoding, ContentType},
@@ -33,8 +36,11 @@ pub(crate) fn build_naming<'a>(
     let recipient = message.mailbox()?;
     let malformed = "The message can not be put into MIME form.";
     let (from, to) = (address(&sender.address), address(&recipient.address));
+    // It goes nowhere; without one lettre reads the header again, to make one.
+    let envelope = Envelope::new(Some(from.clone()), vec![to.clone()]);
     let message_id = format!("<{}@{}>", message.delivery, sender.address.domain());
     let mut builder = lettre::Message::builder()
+        .envelope(envelope.map_err(|_| invalid(malformed))?)
         .from(LettreMailbox::new(sender.name.clone(), from))
         .to(LettreMailbox::new(recipient.name.clone(), to))
         .subject(message.content.title.clone().unwrap_or_default())
@@ -48,13 +54,13 @@ pub(crate) fn build_naming<'a>(
     }
     let content = &message.content;
     let body = match (&content.body, &content.html) {
-        (Some(text), Some(html)) => Part::Multi(
+        (Some(plain), Some(html)) => Part::Multi(
             MultiPart::alternative()
-                .singlepart(SinglePart::plain(lines(text)))
-                .singlepart(SinglePart::html(lines(html))),
+                .singlepart(SinglePart::plain(text::body(plain)?))
+                .singlepart(SinglePart::html(text::body(html)?)),
         ),
-        (Some(text), None) => Part::Single(SinglePart::plain(lines(text))),
-        (None, Some(html)) => Part::Single(SinglePart::html(lines(html))),
+        (Some(plain), None) => Part::Single(SinglePart::plain(text::body(plain)?)),
+        (None, Some(html)) => Part::Single(SinglePart::html(text::body(html)?)),
         (None, None) => return Err(invalid("An e-mail needs a body.")),
     };
     let whole = if content.attachments.is_empty() {
@@ -87,12 +93,6 @@ pub(crate) fn build_naming<'a>(
 fn attachment_body(attachment: &request::Attachment) -> Result<Body, ProviderError> {
     Body::new_with_encoding(attachment.content.to_vec(), ContentTransferEncoding::Base64)
         .map_err(|_| invalid("An attachment can not be put into MIME form."))
-}
-
-/// Text with line feeds alone for line ends; lettre makes CRLF of them. A carriage return alone would
-/// go out as it is.
-fn lines(text: &str) -> String {
-    text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 enum Part {
