@@ -40,7 +40,9 @@ pub(crate) async fn send(
     };
     peer.say(b"STARTTLS\r\n", 1).await?;
     let name = ServerName::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]).into());
-    let encrypted = TlsConnector::from(config).connect(name, peer.stream).await?;
+    let encrypted = TlsConnector::from(config)
+        .connect(name, peer.stream)
+        .await?;
     let mut peer = Peer::new(encrypted);
     peer.say(b"EHLO clinic.example\r\n", 1).await?;
     peer.say(b"AUTH PLAIN AHVzZXIAcGFzc3dvcmQ=\r\n", 1).await?;

@@ -60,10 +60,7 @@ use self::{
 const CONNECTIONS: usize = 10;
 /// Ticks of a second in `/proc` (`USER_HZ`, proc(5)).
 const TICKS: f64 = 100.0;
-const NODEMAILER: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/benches/smtp/nodemailer.js"
-);
+const NODEMAILER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/smtp/nodemailer.js");
 
 /// Who sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +131,9 @@ impl Options {
                 "--only" => options.only = arguments.next(),
                 // Cargo's own.
                 "--bench" => {}
-                other => panic!("there is no {other}; there are --rounds N, --messages N, --only NAME"),
+                other => {
+                    panic!("there is no {other}; there are --rounds N, --messages N, --only NAME")
+                }
             }
         }
         options
@@ -212,7 +211,8 @@ impl Bench {
             .enable_all()
             .build()
             .unwrap();
-        let line = "Your appointment with Dr. Müller is on Monday, 7 December, at 10:00 in room 4. ";
+        let line =
+            "Your appointment with Dr. Müller is on Monday, 7 December, at 10:00 in room 4. ";
         let text = line.repeat(10);
         let html = format!("<html><body><p>{}</p></body></html>", line.repeat(12));
         let content = Content {
@@ -223,7 +223,9 @@ impl Bench {
         };
         let mut body = b"Subject: Appointment confirmed\r\n\r\n".to_vec();
         while body.len() < 2_500 {
-            body.extend_from_slice(b"Your appointment is on Monday, 7 December, at 10:00 in room 4.\r\n");
+            body.extend_from_slice(
+                b"Your appointment is on Monday, 7 December, at 10:00 in room 4.\r\n",
+            );
         }
         body.extend_from_slice(b".\r\n");
         Self {
@@ -241,7 +243,9 @@ impl Bench {
         let port = self.sink.port(face);
         match sender {
             Sender::Adapter => self.runtime.block_on(self.by_adapter(port, messages)),
-            Sender::ByHand { way, tls } => self.runtime.block_on(self.by_hand(port, way, tls, messages)),
+            Sender::ByHand { way, tls } => self
+                .runtime
+                .block_on(self.by_hand(port, way, tls, messages)),
             Sender::SmtpSource => return self.by_smtp_source(port, messages),
             Sender::Nodemailer => return self.by_nodemailer(port, messages),
         }
@@ -296,7 +300,9 @@ impl Bench {
             let (config, body) = (config.clone(), self.body.clone());
             senders.spawn(async move {
                 let messages = messages / CONNECTIONS;
-                by_hand::send(port, config, way, &body, messages).await.unwrap();
+                by_hand::send(port, config, way, &body, messages)
+                    .await
+                    .unwrap();
             });
         }
         senders.join_all().await;
@@ -306,9 +312,20 @@ impl Bench {
         let (before, begin) = (CpuTime::now(), Instant::now());
         let status = Command::new("smtp-source")
             .env("PATH", "/usr/sbin:/usr/local/sbin:/usr/bin")
-            .args(["-d", "-s", &CONNECTIONS.to_string(), "-m", &messages.to_string()])
+            .args([
+                "-d",
+                "-s",
+                &CONNECTIONS.to_string(),
+                "-m",
+                &messages.to_string(),
+            ])
             .args(["-l", &self.body.len().to_string()])
-            .args(["-f", "appointments@clinic.example", "-t", "patient@example.com"])
+            .args([
+                "-f",
+                "appointments@clinic.example",
+                "-t",
+                "patient@example.com",
+            ])
             .arg(format!("127.0.0.1:{port}"))
             .status()
             .ok()?;
@@ -329,7 +346,11 @@ impl Bench {
             .ok()?;
         let text = String::from_utf8(output.stdout).unwrap();
         let (seconds, cpu) = text.trim().split_once(' ')?;
-        Some(Sample::new(messages, seconds.parse().unwrap(), cpu.parse().unwrap()))
+        Some(Sample::new(
+            messages,
+            seconds.parse().unwrap(),
+            cpu.parse().unwrap(),
+        ))
     }
 }
 
@@ -388,7 +409,11 @@ fn print(rows: &[Row], options: &Options) {
     println!("| sender | over | PIPELINING | delay | messages/s | a connection | CPU/message |");
     println!("| --- | --- | --- | ---: | ---: | ---: | ---: |");
     for row in rows {
-        let over = if row.sender.is_over_tls() { "TLS" } else { "clear" };
+        let over = if row.sender.is_over_tls() {
+            "TLS"
+        } else {
+            "clear"
+        };
         let announced = if row.face.pipelining { "yes" } else { "no" };
         let (name, delay) = (row.sender.name(), row.face.delay.as_millis());
         let start = format!("| {name} | {over} | {announced} | {delay} ms |");

@@ -1,35 +1,68 @@
 //! A message's texts as they go into it: CRLF for line ends, in the transfer encoding that suits them (RFC 2045
 //! section 6).
 //!
-//! lettre does this as well, but more slowly than all else that a message costs: it looks at each character several
-//! times, and moves all that follows for each line feed that gets its carriage return, which makes seconds of a text
-//! of many short lines.
+//! lettre does this as well, but looks at each character several times, and moves all that follows for each line feed
+//! that gets its carriage return, which makes seconds of a text of many short lines.
 
 use comms_core::ProviderError;
 use lettre::message::{Body, header::ContentTransferEncoding};
-use memchr::memchr2;
+use memchr::{memchr2, memmem};
 
 use crate::message::invalid;
 
 /// Bytes of an encoded line without its end (RFC 2045 section 6.7, rule 5). A text with longer lines is encoded too.
 const LINE: usize = 76;
 
-/// `text` as a body: as it is where it is printable ASCII in short lines, else in quoted-printable, or in base64 where
-/// that is shorter.
-pub(super) fn body(text: &str) -> Result<Body, ProviderError> {
-    let escapes = count_unprintable(text);
-    // Three bytes for each that is escaped, and four for every three in base64.
-    if escapes == 0 && Lines(text.as_bytes()).all(|line| line.len() <= LINE) {
-        let encoding = ContentTransferEncoding::SevenBit;
-        Ok(Body::dangerous_pre_encoded(plain(text), encoding))
-    } else if escapes <= text.len() / 6 {
-        let encoding = ContentTransferEncoding::QuotedPrintable;
-        let encoded = quoted_printable(text, escapes);
-        Ok(Body::dangerous_pre_encoded(encoded, encoding))
-    } else {
-        Body::new_with_encoding(plain(text), ContentTransferEncoding::Base64)
-            .map_err(|_| invalid("A text can not be put into MIME form."))
+/// A text as it goes into a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Text {
+    pub(super) encoding: Encoding,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// What was done to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// Nothing.
+    SevenBit,
+    QuotedPrintable,
+    Base64,
+}
+
+impl Encoding {
+    /// As the field Content-Transfer-Encoding has it (RFC 2045 section 6.1).
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::SevenBit => "7bit",
+            Self::QuotedPrintable => "quoted-printable",
+            Self::Base64 => "base64",
+        }
     }
+}
+
+impl Text {
+    /// `text` as it is where it is printable ASCII in short lines, else in quoted-printable, or in base64 where that is
+    /// shorter. `=_` is in none of them: boundaries have it.
+    pub(super) fn encode(text: &str) -> Result<Self, ProviderError> {
+        let escapes = count_unprintable(text);
+        let fits = || Lines(text.as_bytes()).all(|line| line.len() <= LINE);
+        let (encoding, bytes) =
+            if escapes == 0 && fits() && memmem::find(text.as_bytes(), b"=_").is_none() {
+                (Encoding::SevenBit, plain(text))
+            } else if escapes <= text.len() / 6 {
+                // Three bytes for each that is escaped; base64 has four for every three.
+                (Encoding::QuotedPrintable, quoted_printable(text, escapes))
+            } else {
+                (Encoding::Base64, base64(text)?)
+            };
+        Ok(Self { encoding, bytes })
+    }
+}
+
+fn base64(text: &str) -> Result<Vec<u8>, ProviderError> {
+    Body::new_with_encoding(plain(text), ContentTransferEncoding::Base64)
+        .map(Body::into_vec)
+        .map_err(|_| invalid("A text can not be put into MIME form."))
 }
 
 /// The lines of a text, without their ends: CRLF, or either of the two alone. One that ends with a line end has an
@@ -163,10 +196,9 @@ mod tests {
 
     use super::*;
 
-    fn encoded(text: &str) -> (String, ContentTransferEncoding) {
-        let body = body(text).unwrap();
-        let encoding = body.encoding();
-        (String::from_utf8(body.into_vec()).unwrap(), encoding)
+    fn encoded(text: &str) -> (String, Encoding) {
+        let Text { encoding, bytes } = Text::encode(text).unwrap();
+        (String::from_utf8(bytes).unwrap(), encoding)
     }
 
     /// RFC 2045 section 6.7 backwards.
@@ -195,7 +227,7 @@ mod tests {
             ("\n\r\r\n", "\r\n\r\n\r\n"),
             ("a = b\t \n.", "a = b\t \r\n."),
         ] {
-            let as_it_is = (expected.to_owned(), ContentTransferEncoding::SevenBit);
+            let as_it_is = (expected.to_owned(), Encoding::SevenBit);
             assert_eq!(encoded(text), as_it_is, "{text:?}");
         }
     }
@@ -212,20 +244,26 @@ mod tests {
             ("\0", "=00"),
         ] {
             let quoted = format!("{lines}{expected}");
-            let quoted = (quoted, ContentTransferEncoding::QuotedPrintable);
+            let quoted = (quoted, Encoding::QuotedPrintable);
             assert_eq!(encoded(&format!("{lines}{text}")), quoted, "{text:?}");
         }
         let quoted = (
             format!("{}=\r\nxx", "x".repeat(75)),
-            ContentTransferEncoding::QuotedPrintable,
+            Encoding::QuotedPrintable,
         );
         assert_eq!(encoded(&"x".repeat(77)), quoted);
     }
 
     #[test]
+    fn what_may_be_a_boundary_is_quoted() {
+        let quoted = ("--=3D_x".to_owned(), Encoding::QuotedPrintable);
+        assert_eq!(encoded("--=_x"), quoted);
+    }
+
+    #[test]
     fn a_text_that_would_be_quoted_through_goes_in_base64() {
         let (text, encoding) = encoded("Здравствуйте");
-        assert_eq!(encoding, ContentTransferEncoding::Base64);
+        assert_eq!(encoding, Encoding::Base64);
         assert_eq!(text, "0JfQtNGA0LDQstGB0YLQstGD0LnRgtC1");
     }
 
