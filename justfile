@@ -39,6 +39,10 @@ operator *ARGS:
 test *ARGS:
     cargo test --workspace {{ ARGS }}
 
+# Look at the local stack's pages in a headless Chromium; with SCREENSHOTS=DIR it leaves pictures there
+page *ARGS:
+    cargo test --workspace --features comms-local/browser --test page {{ ARGS }}
+
 # Format everything
 fmt:
     cargo fmt --all
@@ -49,7 +53,7 @@ fmt-check:
 
 # Lint everything; warnings are errors
 lint:
-    cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo clippy --workspace --all-targets --features comms-local/browser --locked -- -D warnings
 
 # Check licences, banned crates, sources, and advisories where their database can be reached
 deny:
@@ -83,7 +87,7 @@ openapi:
     openapi-spec-validator infra/openapi.yaml
 
 # Everything that .ci/run runs, with the tools that are installed already
-ci: test events fmt-check lint imports deny template openapi sam-local
+ci: test events page fmt-check lint imports deny template openapi sam-local
 
 # Build the functions' packages for this machine's instruction set
 build:

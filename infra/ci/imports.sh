@@ -15,8 +15,9 @@ declare -A may_use=(
   [comms-delivery]="comms-adapters comms-settings comms-core"
   # Stands beside them: as a dev-dependency of all, it can know no more than the words they share.
   [comms-testkit]="comms-core"
-  # A developer's tool, never deployed: the one place where the testkit is an ordinary dependency.
-  [comms-local]="$functions comms-runtime comms-settings comms-core comms-testkit"
+  # A developer's tool, never deployed: the one place where the testkit is an ordinary dependency. Of the adapters it
+  # takes when a provider that is down is probed.
+  [comms-local]="$functions comms-adapters comms-runtime comms-settings comms-core comms-testkit"
   # The operator's commands, never deployed. Of the adapters it takes the TLS set-up.
   [comms-operator]="comms-adapters comms-settings comms-runtime comms-core"
   [comms-tests]=""

@@ -15,6 +15,7 @@ enum Route {
     GetSettings,
     ListVersions,
     GetHealth,
+    GetStats,
     PutSettings,
     PatchSettings,
     RestoreVersion,
@@ -24,12 +25,13 @@ enum Route {
 }
 
 /// What a matrix is written in: one letter for each, in this order. The last one takes away what the others need.
-const ROUTES: [Route; 11] = [
+const ROUTES: [Route; 12] = [
     Route::PostCommunication,
     Route::GetCommunication,
     Route::GetSettings,
     Route::ListVersions,
     Route::GetHealth,
+    Route::GetStats,
     Route::PutSettings,
     Route::PatchSettings,
     Route::RestoreVersion,
@@ -120,6 +122,10 @@ async fn ask(
             let path = format!("{clinic}/communication/health");
             world.ask_config(&event("GET", &path, None)).await
         }
+        Route::GetStats => {
+            let path = format!("{clinic}/communication/stats");
+            world.ask_config(&event("GET", &path, None)).await
+        }
         Route::PutSettings => {
             let body = json!({"settings": {"communicationSettings": document}});
             world.ask_config(&event("PUT", &clinic, Some(body))).await
@@ -150,8 +156,8 @@ async fn ask(
 
 #[tokio::test]
 async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched_nothing() {
-    const EVERYTHING: &str = "yyyyyyyyyyy";
-    const NOTHING: &str = "-----------";
+    const EVERYTHING: &str = "yyyyyyyyyyyy";
+    const NOTHING: &str = "------------";
     let world = World::new().await;
     let graph = world.api().await;
     let document = document(&world, &graph);
@@ -162,8 +168,8 @@ async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched
     let ids = Ids::new(&world).await;
     // Rows: roles, then for each tenant (own, other, global) the routes in the order of ROUTES.
     let own = Some(CLINIC);
-    let manager = "-yyyy------";
-    let service = "yy---------";
+    let manager = "-yyyyy------";
+    let service = "yy----------";
     let matrix = [
         (claims("SUPER_ADMIN", None), [EVERYTHING; 3]),
         (claims("SUPER_ADMIN", own), [EVERYTHING; 3]),
@@ -173,7 +179,7 @@ async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched
         (claims("SERVICE", own), [service; 3]),
         (
             claims("CLINIC_MANAGER SERVICE", own),
-            ["yyyyy------", service, service],
+            ["yyyyyy------", service, service],
         ),
         (claims("CLINIC_ADMIN", None), [NOTHING; 3]),
         (claims("CLINIC_ADMIN", Some("_global")), [NOTHING; 3]),

@@ -187,6 +187,8 @@ fn the_environment_for_sam_sets_what_the_template_declares() {
             "EXTRA_CA_FILE",
             "JWT_CLINIC_CLAIM",
             "JWT_ROLES_CLAIM",
+            "METRICS_BY_CLINIC",
+            "METRICS_NAMESPACE",
             "SETTINGS_RETENTION_DAYS"
         ]
     );

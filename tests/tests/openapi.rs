@@ -24,6 +24,7 @@ use comms_core::{
     BaseUrl, Channel, DeliveryStatus, Disposition, ErrorKind, FailureReason, HealthState, Position,
     Problems, ProviderKind, SystemClock, delivery::MAX_ATTEMPTS, json as strict_json, request,
 };
+use comms_delivery::usage;
 use comms_runtime::http;
 use comms_settings::{credentials, document, rate_limit};
 use comms_testkit::{aws::Fault, clock::ManualClock};
@@ -35,7 +36,9 @@ use self::{
     routes::{Deployed, Function, deployed, local, texts},
     rules::{Rule, rules},
 };
-use crate::world::{Answer, CLINIC, World, communication, http_event, immediate, super_admin};
+use crate::world::{
+    Answer, CLINIC, World, communication, http_event, immediate, service, super_admin,
+};
 
 /// Routes of the document that the code does not have yet.
 const NOT_YET: &[(&str, &str)] = &[];
@@ -476,6 +479,10 @@ fn limits_are_those_of_the_code() {
         ("/ApiUrl/maxLength", BaseUrl::MAX),
         ("/MetaCredentials/properties/apiUrl/maxLength", BaseUrl::MAX),
         ("/Problem/properties/errors/maxItems", Problems::MOST),
+        (
+            "/Stats/properties/days/maxItems",
+            usize::from(usage::RETENTION_DAYS),
+        ),
         ("/Delivery/properties/attempts/maxItems", MAX_ATTEMPTS),
         (
             "/Communication/properties/templateId/maxLength",
@@ -507,6 +514,8 @@ fn limits_are_those_of_the_code() {
             request::MAX_TEMPLATE_COMPONENT_BYTES == 32_768,
         ),
         ("at most 16 levels deep", strict_json::MAX_DEPTH == 16),
+        ("at most 399 days after it", usage::RETENTION_DAYS == 400),
+        ("days are kept for 400 days", usage::RETENTION_DAYS == 400),
         (
             "at most 20,000 members and\n    elements in all",
             strict_json::MAX_VALUES == 20_000,
@@ -862,6 +871,65 @@ async fn a_communication_over_the_clinics_limit_is_answered_as_documented() {
         let answer = world.post(&communication).await.expect(status);
         contract.check(&post, &answer).unwrap();
     }
+}
+
+#[tokio::test]
+async fn statistics_are_answered_as_documented_whatever_is_in_them_and_whatever_is_asked() {
+    let contract = Contract::read();
+    let stats = operation(&contract, "getStats");
+    let world = World::saved().await;
+    let ask = async |clinic: &str, query: &[(&str, &str)], claims: &Value| {
+        let mut request = Request::of(&stats, Body::None).at(clinic);
+        let query = query.iter();
+        request.query = query
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let answer = request.ask(&world, &stats, claims).await;
+        contract.check(&stats, &answer).unwrap();
+        answer
+    };
+    let mut both = immediate();
+    both["channels"] = json!(["email", "whatsapp"]);
+    both["recipients"] = json!([{"email": "pat@example.com", "phoneNumber": "+15550100"}, {"phoneNumber": "+15550101"}]);
+    world.post(&both).await.expect(207);
+    let counted = ask(CLINIC, &[], &super_admin()).await.expect(200).body;
+    assert_eq!(counted["totals"]["email"]["sentByProvider"]["smtp"], 1);
+    let failed = &counted["totals"]["whatsapp"]["failedByReason"];
+    assert_eq!(*failed, json!({"NO_PROVIDER": 2}));
+
+    let admin = super_admin();
+    for (clinic, query, claims, status) in [
+        ("clinic-unknown", &[][..], &admin, 200),
+        ("_global", &[], &admin, 200),
+        (
+            CLINIC,
+            &[("from", "2025-01-01"), ("to", "2026-02-04")],
+            &admin,
+            200,
+        ),
+        (
+            CLINIC,
+            &[("from", "2025-01-01"), ("to", "2026-02-05")],
+            &admin,
+            400,
+        ),
+        (
+            CLINIC,
+            &[("from", "2026-01-02"), ("to", "2026-01-01")],
+            &admin,
+            400,
+        ),
+        (CLINIC, &[("day", "2026-01-01")], &admin, 400),
+        ("-", &[], &admin, 404),
+        (CLINIC, &[], &service(), 403),
+        (CLINIC, &[], &Value::Null, 403),
+    ] {
+        ask(clinic, query, claims).await.expect(status);
+    }
+    world
+        .aws
+        .fail_next("dynamodb", "Query", 100, Fault::ServerError);
+    ask(CLINIC, &[], &admin).await.expect(503);
 }
 
 #[tokio::test]

@@ -280,6 +280,11 @@ fn implied(function: &str) -> Vec<Access> {
             arn("logs", &format!("log-group:{logs}:log-stream:1")),
         );
     }
+    if TEMPLATE["Globals"]["Function"]["Tracing"] == "Active" {
+        for action in ["xray:PutTraceSegments", "xray:PutTelemetryRecords"] {
+            add(action, "*".to_owned());
+        }
+    }
     // An event source mapping polls in the name of the function's role (Lambda developer guide, "Using Lambda with
     // Amazon SQS", execution role permissions).
     let sources = entries(&properties["Events"]).filter(|(_, event)| event["Type"] == "SQS");
@@ -476,6 +481,12 @@ async fn everything() -> LocalAws {
     let admin = crate::world::super_admin();
     world
         .config("GET", &health, None, admin, &[])
+        .await
+        .expect(200);
+    let stats = format!("/api/v1/clinics/{CLINIC}/communication/stats");
+    let admin = crate::world::super_admin();
+    world
+        .config("GET", &stats, None, admin, &[])
         .await
         .expect(200);
     world.delete_settings(CLINIC, &[]).await.expect(204);
@@ -738,6 +749,10 @@ fn items_are_changed_by_the_function_whose_they_are() {
         ),
         (item("GetItem", deliveries, "r-1"), &[]),
         (item("Query", deliveries, "r-1"), &["send"]),
+        (
+            item("Query", deliveries, "usage#clinic-1"),
+            &["send", "config"],
+        ),
         (item("DeleteItem", deliveries, "r-1"), &[]),
     ] {
         assert_eq!(permitted(&access), functions, "{access:?}");
@@ -782,12 +797,14 @@ fn no_role_is_there_but_the_functions_and_no_right_is_to_everything() {
     assert_eq!(iam.collect::<BTreeSet<_>>(), used);
     for grant in RIGHTS.values().flatten() {
         assert!(!grant.action.contains('*'), "{grant:?}");
-        // The one action here that knows no resources.
-        assert_eq!(
-            grant.resource == "*",
-            grant.action == "ses:GetAccount",
-            "{grant:?}"
-        );
+        // The actions here that know no resources (Service Authorization Reference, Amazon SES v2 and AWS X-Ray).
+        let knows_none = [
+            "ses:GetAccount",
+            "xray:PutTraceSegments",
+            "xray:PutTelemetryRecords",
+        ]
+        .contains(&grant.action.as_str());
+        assert_eq!(grant.resource == "*", knows_none, "{grant:?}");
     }
 }
 
@@ -850,8 +867,11 @@ fn the_environment_has_names_and_places_and_no_secret() {
         let value = value.as_str().or_else(|| value[1].as_str()).unwrap();
         let refers = value.strip_suffix(".Arn").unwrap_or(value);
         let parameter = &TEMPLATE["Parameters"][refers];
+        let is_named_after_the_stack = value.ends_with("/${AWS::StackName}");
         assert!(
-            parameter.is_object() || TEMPLATE["Resources"][refers].is_object(),
+            parameter.is_object()
+                || TEMPLATE["Resources"][refers].is_object()
+                || is_named_after_the_stack,
             "{name} is written out"
         );
         // A parameter that is not to be seen is a secret.

@@ -138,7 +138,7 @@ async fn a_clinic_without_limits_makes_no_request_for_them() {
     world.aws.clear_calls();
     world.post(&to(1)).await.expect(200);
     let writes = world.aws.count("dynamodb", "UpdateItem");
-    assert_eq!(writes, 2, "the claim and the outcome");
+    assert_eq!(writes, 3, "the claim, the outcome and the usage");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use comms_core::{Channel, EntryId, ProviderKind, Tenant};
-use comms_delivery::SharedHealth;
+use comms_delivery::{SharedHealth, Usage};
 use comms_runtime::{Environment, auth::ClaimNames};
 use comms_settings::{
     SettingsStore,
@@ -298,6 +298,7 @@ async fn versions_expire_and_the_present_settings_do_not() {
             &resources.deliveries_table,
             clock.clone(),
         ),
+        usage: Usage::new(&world.sdk_of("config"), &resources.deliveries_table),
         claims: ClaimNames {
             clinic: "clinic_id".to_owned(),
             roles: "roles".to_owned(),

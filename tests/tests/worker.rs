@@ -213,14 +213,14 @@ async fn what_a_producer_puts_on_the_queue_is_recorded_and_what_send_has_recorde
     world.post(&communication()).await.expect(202);
     world.aws.clear_calls();
     assert!(world.run_worker().await.failed.is_empty());
-    // The claim and the outcome.
+    // The claim, the outcome, and the usage.
     let writes = |world: &World| {
         (
             world.aws.count("dynamodb", "PutItem"),
             world.aws.count("dynamodb", "UpdateItem"),
         )
     };
-    assert_eq!(writes(&world), (0, 2));
+    assert_eq!(writes(&world), (0, 3));
 
     let mut own = communication();
     own["idempotencyKey"] = json!("producers-own");
@@ -231,7 +231,7 @@ async fn what_a_producer_puts_on_the_queue_is_recorded_and_what_send_has_recorde
             .await
             .is_empty()
     );
-    assert_eq!(writes(&world), (1, 2));
+    assert_eq!(writes(&world), (1, 3));
     // Under the same key HTTP finds it, and takes no other body for it.
     own.as_object_mut().unwrap().remove("idempotencyKey");
     own["body"] = json!("Another text.");

@@ -13,8 +13,8 @@ use aws_sdk_sqs::{
 use aws_types::SdkConfig;
 use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
 use comms_core::Clock;
-use comms_delivery::{Ledger, Pipeline, Quotas, SharedHealth, SharedPacing};
-use comms_runtime::{Environment, sqs::SqsEvent};
+use comms_delivery::{Ledger, Pipeline, Quotas, SharedHealth, SharedPacing, Usage};
+use comms_runtime::{Environment, http::invocation, sqs::SqsEvent};
 use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
     aws::{LocalAws, Resources},
@@ -27,6 +27,7 @@ use lambda_runtime::{Context, LambdaEvent};
 use mail_parser::MessageParser;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+use tracing::Instrument;
 
 use crate::permissions;
 
@@ -434,19 +435,26 @@ impl World {
 
     /// Gives an event to the send function.
     pub(crate) async fn ask_send(&self, event: &str) -> Answer {
-        let answer = Box::pin(comms_send::handle(&self.send, request(event))).await;
+        let request = request(event);
+        let span = invocation(&request);
+        let answer = Box::pin(comms_send::handle(&self.send, request).instrument(span)).await;
         self.remember(Answer::of(answer))
     }
 
     /// Gives an event to the config function.
     pub(crate) async fn ask_config(&self, event: &str) -> Answer {
-        let answer = Box::pin(comms_config::handle(&self.config, request(event))).await;
+        let request = request(event);
+        let span = invocation(&request);
+        let answer = Box::pin(comms_config::handle(&self.config, request).instrument(span)).await;
         self.remember(Answer::of(answer))
     }
 
     /// Gives an event to the config-test function.
     pub(crate) async fn ask_config_test(&self, event: &str) -> Answer {
-        let answer = Box::pin(comms_config_test::handle(&self.config_test, request(event))).await;
+        let request = request(event);
+        let span = invocation(&request);
+        let tested = comms_config_test::handle(&self.config_test, request).instrument(span);
+        let answer = Box::pin(tested).await;
         self.remember(Answer::of(answer))
     }
 
@@ -570,7 +578,7 @@ impl World {
         Batch { records, failed }
     }
 
-    /// What lies in the dead-letter queue: body, attributes and group of each message.
+    /// What lies in the dead-letter queue: body, attributes, group and trace of each message.
     pub(crate) async fn dead_letters(&self) -> Vec<Value> {
         let mut letters = Vec::new();
         loop {
@@ -588,8 +596,12 @@ impl World {
                 let group = message
                     .attributes()
                     .and_then(|all| all.get(&MessageSystemAttributeName::MessageGroupId));
+                let trace = message
+                    .attributes()
+                    .and_then(|all| all.get(&MessageSystemAttributeName::AwsTraceHeader));
                 letters.push(json!({
                     "body": message.body(), "attributes": attributes, "group": group,
+                    "trace": trace,
                 }));
             }
         }
@@ -635,6 +647,7 @@ pub(crate) fn pipeline_with(
         SharedHealth::new(sdk, &resources.deliveries_table, clock.clone()),
         Quotas::new(sdk, &resources.deliveries_table, clock.clone()),
         SharedPacing::new(sdk, &resources.deliveries_table, clock.clone()),
+        Usage::new(sdk, &resources.deliveries_table),
         Ledger::new(sdk, &resources.deliveries_table),
         clock,
     )

@@ -7,6 +7,7 @@
 //! | `PATCH /api/v1/clinics/{clinicId}` | 200 with `ETag`; 404, 409, 412, 415, 422 |
 //! | `DELETE /api/v1/clinics/{clinicId}` | 204; 404, 409, 412 |
 //! | `GET /api/v1/clinics/{clinicId}/communication/health` | 200; 404 |
+//! | `GET /api/v1/clinics/{clinicId}/communication/stats` | 200; 400 |
 //! | `GET /api/v1/clinics/{clinicId}/communication/versions` | 200, the newest first |
 //! | `POST /api/v1/clinics/{clinicId}/communication/versions/{version}/restore` | as PUT; 404 |
 //!
@@ -22,13 +23,14 @@ mod health;
 mod merge_patch;
 mod preconditions;
 mod read;
+mod stats;
 mod versions;
 mod write;
 
 use std::{sync::Arc, time::Instant};
 
 use comms_core::{Clock, SystemClock, Tenant};
-use comms_delivery::SharedHealth;
+use comms_delivery::{SharedHealth, Usage};
 use comms_runtime::{
     Environment, HttpProblem,
     auth::{Action, ClaimNames, Principal},
@@ -47,6 +49,8 @@ pub struct Deps {
     pub store: SettingsStore,
     /// What the sends have shown of providers.
     pub health: SharedHealth,
+    /// What became of messages.
+    pub usage: Usage,
     /// The names of the token's claims.
     pub claims: ClaimNames,
     /// The time of a save.
@@ -65,7 +69,8 @@ impl Deps {
         environment.finish()?;
         Ok(Self {
             store: SettingsStore::new(&sdk, table, key).keeping_versions_for(retention),
-            health: SharedHealth::new(&sdk, deliveries, Arc::new(SystemClock)),
+            health: SharedHealth::new(&sdk, deliveries.clone(), Arc::new(SystemClock)),
+            usage: Usage::new(&sdk, deliveries),
             claims,
             clock: Arc::new(SystemClock),
         })
@@ -84,6 +89,7 @@ pub async fn run() -> Result<(), lambda_http::Error> {
 pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
     const CLINIC: &str = "/api/v1/clinics/{clinicId}";
     const HEALTH: &str = "/api/v1/clinics/{clinicId}/communication/health";
+    const STATS: &str = "/api/v1/clinics/{clinicId}/communication/stats";
     const VERSIONS: &str = "/api/v1/clinics/{clinicId}/communication/versions";
     const RESTORE: &str = "/api/v1/clinics/{clinicId}/communication/versions/{version}/restore";
     let started = Instant::now();
@@ -109,6 +115,13 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
                 _ => Err(method_not_allowed("GET")),
             };
             (HEALTH, result)
+        }
+        ["api", "v1", "clinics", id, "communication", "stats"] => {
+            let result = match method {
+                Method::GET => stats::get(deps, &request, id).await,
+                _ => Err(method_not_allowed("GET")),
+            };
+            (STATS, result)
         }
         ["api", "v1", "clinics", id, "communication", "versions"] => {
             let result = match method {

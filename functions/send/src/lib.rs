@@ -27,15 +27,16 @@ use comms_runtime::{
     aws,
     http::{
         answer, body_bytes, check_head, json_response, json_text_response, path_segments, serve,
-        time_left,
+        time_left, trace,
     },
+    telemetry::TraceHeader,
 };
 use lambda_http::{
     Body, Request, Response,
     http::{HeaderValue, Method, StatusCode, header},
 };
 use serde_json::json;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 pub use queue::{Queue, QueueError, QueueMessages};
 
@@ -157,13 +158,21 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
     if let Some(quota) = quota {
         accepted = accepted.paid(quota);
     }
+    let trace = trace(request);
+    let trace = trace.as_ref();
     let (status, deliveries) = match messages {
         Some(messages) => {
-            let queued = deps.queue.send(messages, &accepted).await;
+            let queued = deps.queue.send(messages, &accepted, trace).await;
             queued.map_err(|error| not_queued(error, &accepted, unknown_key))?;
+            info!(
+                clinic_id = %submission.request.tenant(),
+                request_id = %accepted.id(),
+                deliveries = accepted.queued().len(),
+                "queued"
+            );
             (StatusCode::ACCEPTED, accepted.queued())
         }
-        None => send_now(deps, &submission, unknown_key, &accepted, deadline).await?,
+        None => send_now(deps, &submission, unknown_key, &accepted, deadline, trace).await?,
     };
     let mut body = json!({"requestId": accepted.id(), "deliveries": deliveries});
     if status == StatusCode::ACCEPTED {
@@ -185,6 +194,7 @@ async fn send_now(
     unknown_key: Option<&str>,
     accepted: &Accepted,
     deadline: Deadline,
+    trace: Option<&TraceHeader>,
 ) -> Result<(StatusCode, Vec<Delivery>), HttpProblem> {
     let pipeline = &deps.pipeline;
     let results = pipeline
@@ -226,7 +236,7 @@ async fn send_now(
         let recipients = left.into_iter().filter_map(|index| recipients.get(index));
         let rest = submission.for_recipients(recipients.cloned().collect());
         let queued = match QueueMessages::new(&rest) {
-            Ok(messages) => deps.queue.send(messages, accepted).await,
+            Ok(messages) => deps.queue.send(messages, accepted, trace).await,
             Err(error) => Err(error),
         };
         queued.map_err(|error| not_queued(error, accepted, unknown_key))?;

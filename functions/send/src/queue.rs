@@ -6,7 +6,10 @@ use aws_config::SdkConfig;
 use aws_sdk_sqs::{
     Client,
     error::BuildError,
-    types::{MessageAttributeValue, SendMessageBatchRequestEntry},
+    types::{
+        MessageAttributeValue, MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
+        SendMessageBatchRequestEntry,
+    },
 };
 use comms_adapters::retry::jitter;
 use comms_core::request::{Priority, Recipient, Submission};
@@ -14,6 +17,7 @@ use comms_delivery::{
     Accepted,
     pipeline::{ACCEPTED_AS, PAYLOAD_HASH},
 };
+use comms_runtime::telemetry::TraceHeader;
 use comms_settings::error_code;
 use thiserror::Error;
 
@@ -150,11 +154,13 @@ impl Queue {
     /// Puts a communication on its queue, in the group of its clinic: SQS's fair queues then keep one
     /// clinic's campaign from holding up the others.
     ///
-    /// The attributes [`ACCEPTED_AS`] and [`PAYLOAD_HASH`] tell the worker that the ledger knows of it.
+    /// The attributes [`ACCEPTED_AS`] and [`PAYLOAD_HASH`] tell the worker that the ledger knows of it, and
+    /// the system's own for it that it belongs to `trace`.
     pub async fn send(
         &self,
         messages: QueueMessages,
         accepted: &Accepted,
+        trace: Option<&TraceHeader>,
     ) -> Result<(), QueueError> {
         let url = if messages.is_urgent {
             &self.urgent_url
@@ -176,7 +182,10 @@ impl Queue {
                 bytes += part.body.len() + ATTRIBUTE_BYTES;
                 batch.push(part);
             }
-            if let Err(refused) = self.send_batch(url, &messages.group, batch, accepted).await {
+            if let Err(refused) = self
+                .send_batch(url, &messages.group, batch, accepted, trace)
+                .await
+            {
                 left.extend(refused.parts.into_iter().map(|part| part.recipients));
                 if code.is_empty() {
                     code = refused.code;
@@ -200,13 +209,14 @@ impl Queue {
         group: &str,
         mut parts: Vec<Part>,
         accepted: &Accepted,
+        trace: Option<&TraceHeader>,
     ) -> Result<(), Refused> {
         let mut retry = 0;
         loop {
             let entries = parts
                 .iter()
                 .enumerate()
-                .map(|(number, part)| entry(number, part, group, accepted))
+                .map(|(number, part)| entry(number, part, group, accepted, trace))
                 .collect::<Result<Vec<_>, BuildError>>();
             let Ok(entries) = entries else {
                 return Err(Refused::new(parts, "RequestNotBuilt"));
@@ -264,8 +274,19 @@ fn entry(
     part: &Part,
     group: &str,
     accepted: &Accepted,
+    trace: Option<&TraceHeader>,
 ) -> Result<SendMessageBatchRequestEntry, BuildError> {
-    SendMessageBatchRequestEntry::builder()
+    let mut entry = SendMessageBatchRequestEntry::builder();
+    // It takes precedence over the header of the HTTP request (X-Ray developer guide, "Amazon SQS and AWS X-Ray").
+    if let Some(trace) = trace {
+        let value = MessageSystemAttributeValue::builder()
+            .data_type("String")
+            .string_value(trace.to_string())
+            .build()?;
+        entry = entry
+            .message_system_attributes(MessageSystemAttributeNameForSends::AwsTraceHeader, value);
+    }
+    entry
         .id(number.to_string())
         .message_body(&part.body)
         .message_group_id(group)

@@ -9,7 +9,10 @@
 
 mod queues;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_lambda_events::sqs::SqsBatchResponse;
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
@@ -24,7 +27,7 @@ use comms_runtime::{
     Environment, aws,
     http::remaining,
     sqs::{MessageResult, SqsEvent, SqsMessage, batch_response, handle_batch},
-    telemetry::{self, LogLevel},
+    telemetry::{self, TraceHeader},
 };
 use jiff::Timestamp;
 use lambda_runtime::{LambdaEvent, service_fn};
@@ -75,8 +78,9 @@ impl Deps {
 /// Runs the function under the Lambda runtime until the environment ends.
 pub async fn run() -> Result<(), lambda_runtime::Error> {
     let environment = Environment::of_process();
-    telemetry::init(environment.parsed::<LogLevel>("LOG_LEVEL"));
+    telemetry::init(&environment);
     let deps = Arc::new(Deps::from_environment(&environment)?);
+    telemetry::ready();
     lambda_runtime::run(service_fn(move |event| {
         let deps = deps.clone();
         async move { Ok::<_, lambda_runtime::Error>(handle(&deps, event).await) }
@@ -86,18 +90,29 @@ pub async fn run() -> Result<(), lambda_runtime::Error> {
 
 /// Handles one batch.
 pub async fn handle(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatchResponse {
+    let trace = telemetry::trace_of(&event.context);
+    let span = telemetry::invocation(&event.context, trace.as_ref());
+    // On the heap: it is large, and nested deeply.
+    Box::pin(handle_invocation(deps, event))
+        .instrument(span)
+        .await
+}
+
+async fn handle_invocation(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatchResponse {
+    let started = Instant::now();
     let time = remaining(&event.context);
     let (answer_by, deadline) = (
         Deadline::after(time),
         Deadline::after(time).less(ANSWER_TIME),
     );
-    let event_id = event.context.request_id;
     let mut results = handle_batch(&event.payload.records, CONCURRENT_MESSAGES, |message| {
+        let trace = message.trace();
         let span = info_span!(
             "message",
-            invocation_id = event_id.as_str(),
             sqs_message_id = message.message_id.as_str(),
             receive_count = message.receive_count(),
+            // Whoever put it there, rather than the invocation, which has messages of many.
+            trace_id = trace.as_ref().map(TraceHeader::id),
         );
         handle_message(deps, message, deadline).instrument(span)
     })
@@ -124,9 +139,9 @@ pub async fn handle(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatchRespon
     deps.pipeline.tell_connections();
     deps.pipeline.settle(answer_by).await;
     info!(
-        invocation_id = event_id,
         received = event.payload.records.len(),
         failed = response.batch_item_failures.len(),
+        duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "batch handled"
     );
     response

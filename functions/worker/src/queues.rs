@@ -6,7 +6,10 @@ use aws_config::SdkConfig;
 use aws_sdk_sqs::{
     Client,
     error::BuildError,
-    types::{ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue},
+    types::{
+        ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue,
+        MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
+    },
 };
 use comms_core::{
     ClinicId, DeadLetterReason,
@@ -101,6 +104,17 @@ impl Queues {
             .queue_url(&self.dead_letters)
             .message_body(body)
             .set_message_group_id(message.attributes.get("MessageGroupId").cloned());
+        if let Some(trace) = message.trace() {
+            let trace = MessageSystemAttributeValue::builder()
+                .data_type("String")
+                .string_value(trace.to_string())
+                .build()
+                .map_err(|_| not_built("SendMessage"))?;
+            request = request.message_system_attributes(
+                MessageSystemAttributeNameForSends::AwsTraceHeader,
+                trace,
+            );
+        }
         // Better without a word than not at all: what is wrong with it can be found out again.
         if body.len() + size <= MAX_MESSAGE_BYTES {
             for (name, value) in attributes {

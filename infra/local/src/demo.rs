@@ -163,7 +163,8 @@ impl Demo {
         say(format_args!(
             r#"
 Try it
-  Inbox    {inbox}
+  Inbox      {inbox}
+  Deliveries {inbox}/deliveries
   Settings, as the clinic's admin sees them (as it is, good for 12 hours):
     curl -s {api}/api/v1/clinics/{CLINIC} -H 'Authorization: Bearer {token}'
   Send a message now and see what became of it (with a new token):

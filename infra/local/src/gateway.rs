@@ -54,7 +54,7 @@ const fn route(method: &'static str, path: &'static str, function: Function) -> 
 const CLINIC: &str = "/api/v1/clinics/{clinicId}";
 
 /// The same routes as in the deployed template.
-const ROUTES: [Route; 12] = [
+const ROUTES: [Route; 13] = [
     route("POST", "/api/v1/communications", Function::Send),
     route("GET", "/api/v1/communications/{requestId}", Function::Send),
     route("GET", CLINIC, Function::Config),
@@ -74,6 +74,11 @@ const ROUTES: [Route; 12] = [
     route(
         "GET",
         "/api/v1/clinics/{clinicId}/communication/health",
+        Function::Config,
+    ),
+    route(
+        "GET",
+        "/api/v1/clinics/{clinicId}/communication/stats",
         Function::Config,
     ),
     route(

@@ -18,31 +18,28 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
-use axum::middleware::{self, Next};
+use axum::extract::{Path, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use comms_testkit::smtp::{ReceivedMessage, SmtpServer, TlsMode};
 use comms_testkit::tls::TestCa;
 use futures_util::{Stream, stream};
-use http::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
-    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
+use http::header::{CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use jiff::Timestamp;
 use mail_parser::{Address, Message, MessageParser, MessagePart, MimeHeaders as _, PartType};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+
+use crate::web::{self, not_found};
 
 /// The one user that the SMTP side takes.
 pub(crate) const USER: &str = "demo@clinic.example";
@@ -56,7 +53,8 @@ const MAX_BYTES: usize = 200 * 1024 * 1024;
 /// The largest message, in bytes: what the larger providers take.
 const MAX_MESSAGE: usize = 40 * 1024 * 1024;
 
-const PAGE: &str = include_str!("inbox.html");
+/// The page.
+pub(crate) const PAGE: &str = include_str!("inbox.html");
 
 /// For a message's HTML: no script, no form, nothing from anywhere else, no access to the page around it.
 const HTML_POLICY: &str = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; \
@@ -116,8 +114,8 @@ impl Inbox {
             .await)
     }
 
-    /// The web side.
-    pub(crate) fn service(&self) -> Router {
+    /// The web side, to be [`web::guarded`].
+    pub(crate) fn routes(&self) -> Router {
         Router::new()
             .route("/", get(page))
             .route("/api/messages", get(list).delete(clear))
@@ -127,7 +125,6 @@ impl Inbox {
             .route("/api/messages/{id}/attachments/{number}", get(attachment))
             .route("/api/dead-letters", get(dead_letters))
             .route("/api/events", get(events))
-            .layer(middleware::from_fn(guard))
             .with_state(self.clone())
     }
 
@@ -180,55 +177,8 @@ impl Inbox {
     }
 }
 
-/// Refuses requests by another name than loopback's: a page elsewhere whose name is made to resolve to this machine
-/// must not read the mail.
-async fn guard(request: Request, next: Next) -> Response {
-    let local = request
-        .headers()
-        .get(HOST)
-        .and_then(|host| host.to_str().ok())
-        .is_some_and(is_loopback);
-    if !local {
-        return (StatusCode::FORBIDDEN, "this page is for localhost only\n").into_response();
-    }
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
-    headers
-        .entry(CONTENT_SECURITY_POLICY)
-        .or_insert(HeaderValue::from_static("sandbox; default-src 'none'"));
-    response
-}
-
-fn is_loopback(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
 async fn page() -> Response {
-    let nonce = uuid::Uuid::new_v4().simple().to_string();
-    let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
-         connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    );
-    let mut response = Html(PAGE.replace("{{nonce}}", &nonce)).into_response();
-    if let Ok(policy) = HeaderValue::from_str(&policy) {
-        response
-            .headers_mut()
-            .insert(CONTENT_SECURITY_POLICY, policy);
-    }
-    response
+    web::page(PAGE)
 }
 
 async fn list(State(inbox): State<Inbox>) -> Response {
@@ -322,14 +272,6 @@ async fn events(State(inbox): State<Inbox>) -> Sse<impl Stream<Item = Result<Eve
         Some((Ok(event), changed))
     });
     Sse::new(changes).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
-}
-
-fn not_found() -> Response {
-    (
-        StatusCode::NOT_FOUND,
-        axum::Json(json!({"message": "Not Found"})),
-    )
-        .into_response()
 }
 
 impl Mailed {
@@ -457,6 +399,7 @@ fn describe(part: &MessagePart<'_>) -> Value {
 mod tests {
     use axum::body::Body;
     use http::HeaderMap;
+    use http::header::X_CONTENT_TYPE_OPTIONS;
     use http_body_util::BodyExt as _;
     use tower::ServiceExt as _;
 
@@ -498,7 +441,7 @@ mod tests {
             .header("host", "127.0.0.1:8025")
             .body(Body::empty())
             .unwrap();
-        let response = inbox.service().oneshot(request).await.unwrap();
+        let response = web::guarded(inbox.routes()).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let body = String::from_utf8_lossy(&body).into_owned();
@@ -580,47 +523,6 @@ mod tests {
                 .unwrap()
                 .starts_with("sandbox")
         );
-    }
-
-    #[tokio::test]
-    async fn the_page_allows_its_own_script_only_and_inserts_text_only() {
-        let inbox = Inbox::default();
-        let (_, headers, body) = ask(&inbox, "GET", "/").await;
-        let policy = headers[CONTENT_SECURITY_POLICY].to_str().unwrap();
-        let nonce = policy.split("script-src 'nonce-").nth(1).unwrap();
-        let nonce = nonce.split('\'').next().unwrap();
-        assert!(body.contains(&format!("<script nonce=\"{nonce}\">")));
-        assert!(body.contains("sandbox=\"\""));
-        for dangerous in [
-            "innerHTML",
-            "outerHTML",
-            "insertAdjacentHTML",
-            "document.write",
-            "eval(",
-        ] {
-            assert!(!PAGE.contains(dangerous), "{dangerous}");
-        }
-        assert!(
-            !PAGE.contains("http://") && !PAGE.contains("https://"),
-            "nothing from outside"
-        );
-    }
-
-    #[tokio::test]
-    async fn another_name_than_localhost_is_refused() {
-        let inbox = Inbox::default();
-        let request = http::Request::get("/api/messages")
-            .header("host", "attacker.example:8025")
-            .body(Body::empty())
-            .unwrap();
-        let response = inbox.service().oneshot(request).await.unwrap();
-        assert_eq!(response.status(), StatusCode::FORBIDDEN);
-        for host in ["localhost:8025", "127.0.0.1", "[::1]:8025"] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in ["", "localhost.example", "10.0.0.1:80", "127.0.0.1.example"] {
-            assert!(!is_loopback(host), "{host}");
-        }
     }
 
     #[tokio::test]

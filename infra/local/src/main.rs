@@ -1,9 +1,10 @@
 //! The local stack: every part of clinic-comms on one machine, in one command.
 //!
 //! `cargo run` starts AWS's services (emulated), the four functions as real Lambda processes, an HTTP gateway, the
-//! queues' pollers and a mail inbox, saves a demo clinic and sends its first message. Nothing else has to be
-//! installed, and nothing leaves the machine: every listener is on loopback. Only what a function in a container has to
-//! reach, the AWS endpoint and the inbox's SMTP side, may be put on a private address such as that of Docker's bridge.
+//! queues' pollers, a mail inbox and a page of the deliveries, saves a demo clinic and sends its first message. Nothing
+//! else has to be installed, and nothing leaves the machine: every listener is on loopback. Only what a function in a
+//! container has to reach, the AWS endpoint and the inbox's SMTP side, may be put on a private address such as that of
+//! Docker's bridge.
 //!
 //! ```text
 //! cargo run                                            start everything
@@ -19,6 +20,7 @@
 
 mod console;
 mod dead_letters;
+mod deliveries;
 mod demo;
 mod function;
 mod gateway;
@@ -27,6 +29,7 @@ mod poller;
 mod processes;
 mod stack;
 mod token;
+mod web;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -76,7 +79,7 @@ pub(crate) struct StackArgs {
     /// The inbox's SMTP side; for containers a private address such as 172.17.0.1:2525.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2525", value_parser = loopback_or_private)]
     smtp: SocketAddr,
-    /// The inbox's web page.
+    /// The web pages: the inbox, and at /deliveries what became of every message.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8025", value_parser = loopback)]
     inbox: SocketAddr,
     /// Keeps tables and keys in this directory (default: in memory).

@@ -14,11 +14,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::console::{Progress, say, warn};
+use crate::deliveries::Deliveries;
 use crate::inbox::Inbox;
 use crate::poller::{Lane, Poller, VISIBILITY_TIMEOUT};
 use crate::processes::{Processes, announce, this_program};
 use crate::token::DeveloperKey;
-use crate::{AnyError, StackArgs, dead_letters, demo, gateway, inbox};
+use crate::{AnyError, StackArgs, dead_letters, demo, gateway, inbox, web};
 
 /// How often expired deliveries are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
@@ -79,10 +80,17 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     let password = key.password("inbox")?;
     let inbox = Inbox::default();
     let _smtp = inbox.serve_smtp(smtp, &ca, &password).await?;
-    spawn_http("inbox", web, inbox.service());
+    let deliveries = Deliveries::new(aws.clone(), format!("http://{http_address}"), key.clone())?;
+    deliveries.follow().await?;
+    let pages = inbox.routes().merge(deliveries.routes());
+    spawn_http("inbox", web, web::guarded(pages));
     progress.step(
         "Inbox",
         format_args!("http://{web_address} (SMTP with STARTTLS on {smtp_address})"),
+    );
+    progress.step(
+        "Deliveries",
+        format_args!("http://{web_address}/deliveries"),
     );
     say(format_args!(
         "           user   {}  password {password}",

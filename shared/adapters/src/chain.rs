@@ -281,12 +281,14 @@ impl Chain {
             sent_by_fallback = 1_u64,
             channel = first.provider.kind().channel().as_str(),
             provider = %first.provider.kind(),
+            on_fallback_ms = u64::try_from(first.health.failing_for().as_millis()).unwrap_or(0),
         );
     }
 }
 
 impl ChainEntry {
-    fn is_at(&self, id: &EntryId, position: Position) -> bool {
+    /// Whether this is the entry of that name, of the tenant or of the global account as `position` says.
+    pub fn is_at(&self, id: &EntryId, position: Position) -> bool {
         self.id == *id && self.position.is_global() == position.is_global()
     }
 
@@ -492,11 +494,22 @@ fn log_attempt(
             position = %entry.position, duration_ms,
             refused_copies = receipt.refused_copies.len(), "attempt accepted"
         ),
-        Err(error) => warn!(
-            delivery_id = %message.delivery, provider = %entry.provider.kind(),
-            position = %entry.position, disposition = error.disposition.as_str(),
-            kind = error.kind.as_str(), code = error.code.as_ref().map(tracing::field::display),
-            duration_ms, detail = error.detail, "attempt failed"
-        ),
+        Err(error) => {
+            let provider = entry.provider.kind();
+            warn!(
+                delivery_id = %message.delivery, %provider,
+                position = %entry.position, disposition = error.disposition.as_str(),
+                kind = error.kind.as_str(), code = error.code.as_ref().map(tracing::field::display),
+                duration_ms, detail = error.detail, "attempt failed"
+            );
+            info!(
+                target: METRICS,
+                attempts_failed = 1_u64,
+                logins_refused = (error.kind == ErrorKind::Unauthenticated).then_some(1_u64),
+                channel = provider.channel().as_str(),
+                %provider,
+                kind = error.kind.as_str(),
+            );
+        }
     }
 }

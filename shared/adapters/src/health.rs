@@ -47,13 +47,10 @@ impl Sample {
     /// What a failed send says; `None` for what says nothing of the provider.
     pub fn of_error(error: &ProviderError) -> Option<Self> {
         if error.unhealthy {
-            let conclusive = matches!(
-                error.kind,
-                ErrorKind::Unauthenticated | ErrorKind::AccountSuspended
-            );
             return Some(Self::Failure {
                 kind: error.kind,
-                is_conclusive: conclusive && error.disposition == Disposition::ProviderDown,
+                is_conclusive: is_conclusive(error.kind)
+                    && error.disposition == Disposition::ProviderDown,
             });
         }
         // A provider that takes the login and finds the recipient wrong is at work. Without a code, it
@@ -97,6 +94,8 @@ struct Inner {
     state: Option<(HealthState, Timestamp)>,
     down: Option<Down>,
     last_error: Option<ErrorKind>,
+    /// When it failed first after it last worked, as far as is known here.
+    failing_since: Option<Timestamp>,
     is_unshared: bool,
 }
 
@@ -190,6 +189,7 @@ impl Inner {
     fn record(&mut self, sample: Sample, now: Timestamp) -> Option<Change> {
         match sample {
             Sample::Success => {
+                self.failing_since = None;
                 if self.down.take().is_some() {
                     // What was before is over; it would bring it down again at the next failure.
                     self.buckets = Default::default();
@@ -220,6 +220,7 @@ impl Inner {
                 is_conclusive,
             } => {
                 self.last_error = Some(kind);
+                self.failing_since.get_or_insert(now);
                 if let Some(bucket) = self.bucket(now) {
                     bucket.failed = bucket.failed.saturating_add(1);
                 }
@@ -239,25 +240,45 @@ impl Inner {
                     self.state_by_rate(now)?
                 };
                 if state == HealthState::Down {
-                    self.take_down(is_conclusive, now);
+                    self.take_down(cool_down(is_conclusive), now);
                 }
                 self.go_to(state, now)
             }
         }
     }
 
-    fn take_down(&mut self, is_conclusive: bool, since: Timestamp) {
-        let rest = if is_conclusive {
-            LONGEST_COOL_DOWN
-        } else {
-            COOL_DOWN
-        };
+    fn take_down(&mut self, rest: SignedDuration, since: Timestamp) {
         self.down = Some(Down {
             rest,
             probe_at: later(since, rest),
             is_probing: false,
         });
     }
+}
+
+fn cool_down(is_conclusive: bool) -> SignedDuration {
+    if is_conclusive {
+        LONGEST_COOL_DOWN
+    } else {
+        COOL_DOWN
+    }
+}
+
+/// When an entry that is down gets its first probe, at the earliest: with the first message from then on. What
+/// failed probes have added to that only the process knows that made them.
+pub fn first_probe(record: &HealthRecord) -> Option<Timestamp> {
+    (record.state == HealthState::Down).then(|| {
+        let is_conclusive = record.last_error.is_some_and(is_conclusive);
+        later(record.since, cool_down(is_conclusive))
+    })
+}
+
+/// Whether one such error is enough to take an entry down.
+fn is_conclusive(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Unauthenticated | ErrorKind::AccountSuspended
+    )
 }
 
 fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
@@ -307,6 +328,16 @@ impl Health {
         self.lock().state()
     }
 
+    /// For how long nothing has worked, as far as is known here; nothing where the last message did.
+    ///
+    /// Few messages do not take an entry down, and all go by the next one all the same: so this is not the
+    /// time since it was.
+    pub fn failing_for(&self) -> SignedDuration {
+        let now = self.clock.now();
+        let since = self.lock().failing_since.unwrap_or(now);
+        now.duration_since(since).max(SignedDuration::ZERO)
+    }
+
     /// A change that nobody else knows of yet, for one to share it. Given to one caller at a time.
     pub fn unshared(self: &Arc<Self>) -> Option<Unshared> {
         let mut inner = self.lock();
@@ -334,16 +365,15 @@ impl Health {
         }
         match record.state {
             HealthState::Down if inner.down.is_none() => {
-                let is_conclusive = matches!(
-                    record.last_error,
-                    Some(ErrorKind::Unauthenticated | ErrorKind::AccountSuspended)
-                );
+                let is_conclusive = record.last_error.is_some_and(is_conclusive);
                 // The cool-down is counted from the change, not from now: processes that live for less
                 // than it would never probe.
-                inner.take_down(is_conclusive, record.since);
+                inner.take_down(cool_down(is_conclusive), record.since);
+                inner.failing_since.get_or_insert(record.since);
             }
             HealthState::Down => {}
             HealthState::Healthy | HealthState::Degraded => {
+                inner.failing_since = None;
                 if inner.down.take().is_some() {
                     inner.buckets = Default::default();
                 }

@@ -95,7 +95,7 @@ impl DeliveryStatus {
 }
 
 /// Why a delivery ended without being sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FailureReason {
     /// The recipient has no address for the channel.
     NoAddress,

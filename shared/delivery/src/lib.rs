@@ -16,6 +16,7 @@ pub mod pipeline;
 pub mod quota;
 mod recent;
 pub mod slots;
+pub mod usage;
 
 pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
@@ -26,3 +27,4 @@ pub use pipeline::{
 };
 pub use quota::{Paid, Quota, Quotas};
 pub use slots::Slots;
+pub use usage::Usage;

@@ -21,16 +21,17 @@ use comms_adapters::{
 };
 use comms_core::{
     Attempt, AttemptOutcome, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, Disposition,
-    FailureReason, IdempotencyKey, RequestId, SystemClock, Tenant,
+    FailureReason, IdempotencyKey, ProviderKind, RequestId, SystemClock, Tenant,
     metric::METRICS,
     request::{CommunicationRequest, PlannedDelivery, Recipient, Target},
 };
 use comms_settings::{
     HashKeys, Period, RateLimit, SettingsCache, SettingsStore, StoreError, StoredSettings,
 };
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::join, stream};
 use jiff::Timestamp;
 use thiserror::Error;
+use tokio::time::Instant;
 use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
@@ -45,6 +46,7 @@ use crate::{
     pacing::{self, KeyedPacing, SharedPacing},
     quota::{self, Exhausted, Grant, Paid, Quota, Quotas},
     slots::Slots,
+    usage::Usage,
 };
 
 /// Deliveries of one request that are worked on at once.
@@ -282,6 +284,7 @@ pub struct Pipeline {
     health: SharedHealth,
     quotas: Quotas,
     pacing: SharedPacing,
+    usage: Usage,
     deferred: Deferred,
     slots: Slots,
     clock: Arc<dyn Clock>,
@@ -337,6 +340,7 @@ impl Pipeline {
             SharedHealth::new(sdk, config.deliveries_table.clone(), clock.clone()),
             Quotas::new(sdk, config.deliveries_table.clone(), clock.clone()),
             SharedPacing::new(sdk, config.deliveries_table.clone(), clock.clone()),
+            Usage::new(sdk, config.deliveries_table.clone()),
             Ledger::new(sdk, config.deliveries_table),
             clock,
         )
@@ -354,6 +358,7 @@ impl Pipeline {
         health: SharedHealth,
         quotas: Quotas,
         pacing: SharedPacing,
+        usage: Usage,
         ledger: Ledger,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -365,6 +370,7 @@ impl Pipeline {
             health,
             quotas,
             pacing,
+            usage,
             deferred: Deferred::default(),
             slots: Slots::new(SLOTS, SHARE),
             clock,
@@ -519,10 +525,11 @@ impl Pipeline {
         Ok(planned.iter().all(|planned| ended.contains(&planned.id)))
     }
 
-    /// What is to be done when an invocation ends: gives back quota that was taken ahead and not needed, and
-    /// tells as metrics what quotas and pacing did since this was done last.
+    /// What is to be done when an invocation ends: gives back quota that was taken ahead and not needed, writes
+    /// what became of deliveries to their tenants' usage, and tells as metrics what quotas and pacing did since this
+    /// was done last.
     pub async fn settle(&self, deadline: Deadline) {
-        self.quotas.give_back(deadline).await;
+        join(self.quotas.give_back(deadline), self.usage.write(deadline)).await;
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         let (quota_writes, pacing_writes) = (self.quotas.take_writes(), self.pacing.take_writes());
         let (by_quota, by_pacing) = (
@@ -698,6 +705,7 @@ impl Pipeline {
         message: Option<Message>,
         limits: Limits<'_>,
     ) -> Result<Delivery, HandBack> {
+        let started = Instant::now();
         if limits.deadline.remaining() < STARTING_TIME {
             return Err(HandBack::OutOfTime);
         }
@@ -734,15 +742,18 @@ impl Pipeline {
                 attempts: past.attempts,
                 not_before: None,
             };
-            return self.record(record, planned, &owner, untouched).await;
+            let begun = Begun { started, limits };
+            return self.record(record, planned, &owner, untouched, begun).await;
         }
         let (outcome, paced) = self
             .outcome(record, &chain, message, limits, past, &mut allowance)
             .await;
-        let recorded = match self.record(record, planned, &owner, outcome).await {
+        let begun = Begun { started, limits };
+        let recorded = match self.record(record, planned, &owner, outcome, begun).await {
             Err(HandBack::OutOfTime) => Err(paced.unwrap_or(HandBack::OutOfTime)),
             recorded => recorded,
         };
+        self.count(record, planned.channel, &chain.chain, &recorded);
         // Afterwards: the message does not wait for it.
         for part in chain.parts(&record.tenant) {
             let (tenant, version, own) = part;
@@ -1051,6 +1062,7 @@ impl Pipeline {
         planned: &PlannedDelivery,
         owner: &Owner,
         outcome: Outcome,
+        begun: Begun<'_>,
     ) -> Result<Delivery, HandBack> {
         let now = self.clock.now();
         let finished = self
@@ -1069,8 +1081,10 @@ impl Pipeline {
             reason = outcome.reason.map(FailureReason::as_str),
             attempts = outcome.attempts.len(),
             possible_duplicate = outcome.possible_duplicate,
+            latency_ms = milliseconds(begun.started.elapsed()),
             "delivery recorded"
         );
+        self.tell_outcome(planned.channel, &outcome, begun);
         if outcome.status == DeliveryStatus::Queued {
             return Err(match outcome.not_before {
                 Some(time) => HandBack::Deferred {
@@ -1091,6 +1105,73 @@ impl Pipeline {
             possible_duplicate: outcome.possible_duplicate,
             attempts: outcome.attempts,
         })
+    }
+
+    /// Tells as metrics how a delivery ended, or that it has to wait; nothing where it was given back as it was.
+    fn tell_outcome(&self, channel: Channel, outcome: &Outcome, begun: Begun<'_>) {
+        let is = |status| (outcome.status == status).then_some(1_u64);
+        let is_deferred = outcome.not_before.is_some();
+        if outcome.status == DeliveryStatus::Queued && !is_deferred {
+            return;
+        }
+        let sent_by = outcome.receipt.as_ref().map(|(provider, _)| *provider);
+        let last = outcome.attempts.last().map(|attempt| attempt.provider);
+        let queued_at = match begun.limits.quota {
+            QuotaSource::Deliveries { queued_at, .. } if !is_deferred => *queued_at,
+            QuotaSource::Deliveries { .. } | QuotaSource::Paid(_) => None,
+        };
+        let on_its_way = queued_at.map(|at| self.clock.now().duration_since(at));
+        info!(
+            target: METRICS,
+            sent = is(DeliveryStatus::Sent),
+            failed = is(DeliveryStatus::Failed),
+            unknown = is(DeliveryStatus::Unknown),
+            expired = is(DeliveryStatus::Expired),
+            deferred = is_deferred.then_some(1_u64),
+            possible_duplicate = (outcome.possible_duplicate && !is_deferred).then_some(1_u64),
+            latency_ms = milliseconds(begun.started.elapsed()),
+            time_to_outcome_ms =
+                on_its_way.map(|time| u64::try_from(time.as_millis()).unwrap_or_default()),
+            channel = channel.as_str(),
+            provider = sent_by.or(last).map_or("none", ProviderKind::as_str),
+            reason = outcome.reason.map(FailureReason::as_str),
+            attempts = outcome.attempts.len(),
+        );
+    }
+
+    /// Counts what was recorded of a delivery, for its tenant whoever's account it went through.
+    fn count(
+        &self,
+        record: &RequestRecord,
+        channel: Channel,
+        chain: &Chain,
+        recorded: &Result<Delivery, HandBack>,
+    ) {
+        let now = self.clock.now();
+        match recorded {
+            Ok(delivery) => {
+                let used = delivery.attempts.last();
+                let first = chain.entries.first();
+                let by_fallback = used
+                    .zip(first)
+                    .is_some_and(|(used, first)| !first.is_at(&used.entry, used.position));
+                self.usage
+                    .count_ended(&record.tenant, delivery, by_fallback, now);
+            }
+            Err(HandBack::Deferred { .. }) => {
+                self.usage.count_deferral(&record.tenant, channel, now);
+            }
+            // It is as it was before.
+            Err(
+                HandBack::Busy { .. }
+                | HandBack::OutOfTime
+                | HandBack::Unreachable
+                | HandBack::NotRecorded { .. }
+                | HandBack::KeyConflict
+                | HandBack::OverQuota { .. }
+                | HandBack::Paced { .. },
+            ) => {}
+        }
     }
 
     /// Nothing for what is past.
@@ -1273,6 +1354,17 @@ impl Drop for Allowance<'_> {
             self.was_given_back.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// A delivery that is worked on.
+#[derive(Debug, Clone, Copy)]
+struct Begun<'a> {
+    started: Instant,
+    limits: Limits<'a>,
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A chain, and what it was put together from.

@@ -16,7 +16,7 @@ use comms_core::{
     Clock, DeliveryStatus, FailureReason, IdempotencyKey, Problems, Tenant, request::Submission,
 };
 use comms_delivery::{
-    DeliveryResult, HandBack, Ledger, Patience, Pipeline, Quotas, SharedHealth, SharedPacing,
+    DeliveryResult, HandBack, Ledger, Patience, Pipeline, Quotas, SharedHealth, SharedPacing, Usage,
 };
 use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
@@ -123,6 +123,10 @@ impl World {
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
                 clock.clone(),
+            ),
+            Usage::new(
+                &self.aws.sdk_config(),
+                &self.aws.resources().deliveries_table,
             ),
             Ledger::new(
                 &self.aws.sdk_config(),

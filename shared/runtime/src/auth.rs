@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use comms_core::{ClinicId, Tenant};
+use comms_core::{ClinicId, Tenant, metric::METRICS};
 use lambda_http::{Request, RequestExt, request::RequestContext};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::http::HttpProblem;
 
@@ -118,6 +118,7 @@ impl Principal {
             .map(|claims| Self::from_claims(claims, names))
             .ok_or_else(|| {
                 warn!("a request came without verified claims");
+                info!(target: METRICS, callers_refused = 1_u64);
                 HttpProblem::forbidden()
             })
     }
@@ -164,6 +165,7 @@ impl Principal {
             action = action.as_str(),
             "refused"
         );
+        info!(target: METRICS, callers_refused = 1_u64);
         Err(HttpProblem::forbidden())
     }
 

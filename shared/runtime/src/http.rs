@@ -15,11 +15,11 @@ use lambda_http::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use tracing::{Instrument, Span, error, info, info_span};
+use tracing::{Instrument, Span, error, info};
 
 use crate::{
     environment::Environment,
-    telemetry::{self, LogLevel},
+    telemetry::{self, TraceHeader},
 };
 
 /// Header fields of a request: as many as Rust's HTTP servers read by default (hyper, `max_headers`).
@@ -302,25 +302,34 @@ pub async fn serve<D: Send + Sync + 'static>(
     handle: for<'a> fn(&'a D, Request) -> BoxFuture<'a, Response<Body>>,
 ) -> Result<(), lambda_http::Error> {
     let environment = Environment::of_process();
-    telemetry::init(environment.parsed::<LogLevel>("LOG_LEVEL"));
+    telemetry::init(&environment);
     let deps = Arc::new(build(&environment)?);
+    telemetry::ready();
     lambda_http::run(service_fn(move |request: Request| {
         let deps = deps.clone();
         async move {
-            let span = request_span(&request);
+            let span = invocation(&request);
             Ok::<_, lambda_http::Error>(handle(&deps, request).instrument(span).await)
         }
     }))
     .await
 }
 
-/// The span of a request, with the id that Lambda gives the invocation: what an error's log lines are
-/// found by.
-fn request_span(request: &Request) -> Span {
-    let id = request
-        .lambda_context_ref()
-        .map(|context| context.request_id.as_str());
-    info_span!("request", invocation_id = id.unwrap_or_default())
+/// The span of a request's invocation.
+pub fn invocation(request: &Request) -> Span {
+    let none = lambda_runtime::Context::default();
+    let context = request.lambda_context_ref().unwrap_or(&none);
+    telemetry::invocation(context, trace(request).as_ref())
+}
+
+/// The trace that a request belongs to: the one in which Lambda runs, else, where Lambda traces nothing, the one
+/// that the caller names in `traceparent`.
+pub fn trace(request: &Request) -> Option<TraceHeader> {
+    let of_lambda = request.lambda_context_ref().and_then(telemetry::trace_of);
+    of_lambda.or_else(|| {
+        let header = request.headers().get("traceparent")?;
+        TraceHeader::from_traceparent(header.to_str().ok()?)
+    })
 }
 
 /// Turns a handler's result into the answer, and logs what was answered.

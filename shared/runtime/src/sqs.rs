@@ -11,6 +11,13 @@ use serde::{
 };
 use tracing::error;
 
+use crate::telemetry::TraceHeader;
+
+/// The system attribute with a message's trace (Amazon SQS API reference, `SendMessage`,
+/// `MessageSystemAttribute`), and the attribute that those set who trace otherwise.
+const TRACE_HEADER: &str = "AWSTraceHeader";
+const TRACE_PARENT: &str = "traceparent";
+
 /// The event of a batch (AWS Lambda Developer Guide, "Using Lambda with Amazon SQS").
 #[derive(Debug, Deserialize)]
 pub struct SqsEvent {
@@ -72,6 +79,14 @@ impl SqsMessage {
     /// What its sender says of it under this name.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.message_attributes.get(name)?.string_value.as_deref()
+    }
+
+    /// The trace of whoever put it on its queue.
+    pub fn trace(&self) -> Option<TraceHeader> {
+        let header = self.attributes.get(TRACE_HEADER);
+        header
+            .and_then(|header| TraceHeader::parse(header))
+            .or_else(|| TraceHeader::from_traceparent(self.attribute(TRACE_PARENT)?))
     }
 
     /// The name of the queue that it came from.
@@ -224,6 +239,32 @@ mod tests {
         })
         .await;
         assert_eq!(most.into_inner(), 3);
+    }
+
+    #[test]
+    fn a_message_belongs_to_the_trace_of_its_sender() {
+        let root = "1-5759e988-bd862e3fe1be46a994272793";
+        let w3c = "00-0000e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01";
+        let message = |header: Option<&str>, parent: Option<&str>| -> SqsMessage {
+            let mut message = json!({"messageId": "a"});
+            if let Some(header) = header {
+                message["attributes"] = json!({"AWSTraceHeader": header});
+            }
+            if let Some(parent) = parent {
+                message["messageAttributes"] =
+                    json!({"traceparent": {"stringValue": parent, "dataType": "String"}});
+            }
+            serde_json::from_value(message).unwrap()
+        };
+        let id = |header, parent| {
+            let trace = message(header, parent).trace();
+            trace.map(|trace| trace.id().to_owned())
+        };
+        let header = format!("Root={root};Sampled=0");
+        assert_eq!(id(Some(&header), Some(w3c)).as_deref(), Some(root));
+        let of_w3c = "1-0000e988-bd862e3fe1be46a994272793";
+        assert_eq!(id(Some("nothing"), Some(w3c)).as_deref(), Some(of_w3c));
+        assert_eq!(id(None, None), None);
     }
 
     #[test]

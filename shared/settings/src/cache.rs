@@ -17,8 +17,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use comms_core::{Clock, Tenant};
+use comms_core::{Clock, Tenant, metric::METRICS};
 use jiff::{SignedDuration, Timestamp};
+use tracing::info;
 
 use crate::{
     credentials::Credentials,
@@ -217,7 +218,7 @@ impl SettingsCache {
         };
         let asked = slot.state().moment;
         if let Some(answer) = answer(asked) {
-            return answer;
+            return counted(answer);
         }
         let user = SlotUser {
             cache: self,
@@ -226,7 +227,7 @@ impl SettingsCache {
         };
         let reading = slot.reading.lock().await;
         let result = match answer(asked) {
-            Some(answer) => answer,
+            Some(answer) => counted(answer),
             None => self.read(tenant, &slot).await,
         };
         drop(reading);
@@ -243,6 +244,12 @@ impl SettingsCache {
             let known = state.remembered.as_ref().and_then(Remembered::version);
             (state.next_moment(), known)
         };
+        let (stale, missing) = (known.is_some(), known.is_none());
+        info!(
+            target: METRICS,
+            config_cache_stale = stale.then_some(1_u64),
+            config_cache_misses = missing.then_some(1_u64),
+        );
         let read_at = self.clock.now();
         let loaded = self.store.load_unless(tenant, known).await;
         let found = slot.state().end(began, read_at, loaded)?;
@@ -338,6 +345,14 @@ impl Drop for SlotUser<'_> {
             slots.by_tenant.remove(self.tenant);
         }
     }
+}
+
+/// An answer that took no read of one's own.
+fn counted(answer: Result<Found, StoreError>) -> Result<Found, StoreError> {
+    if answer.is_ok() {
+        info!(target: METRICS, config_cache_hits = 1_u64);
+    }
+    answer
 }
 
 /// What settings weigh, about.

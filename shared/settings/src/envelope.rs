@@ -7,9 +7,15 @@
 //! another clinic, channel, entry or version opens.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_sdk_kms::{Client, primitives::Blob, types::DataKeySpec};
-use comms_core::{Channel, EntryId, ProviderKind, Tenant};
+use aws_sdk_kms::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::Blob,
+    types::DataKeySpec,
+};
+use comms_core::{Channel, EntryId, ProviderKind, Tenant, metric::METRICS};
 use thiserror::Error;
+use tracing::info;
 use zeroize::Zeroizing;
 
 use crate::aws_error::error_code;
@@ -104,8 +110,9 @@ impl Kms {
             .await
             .map_err(|error| EnvelopeError::Kms {
                 operation,
-                code: error_code(&error),
+                code: kms_error_code(&error),
             })?;
+        info!(target: METRICS, kms_data_keys = 1_u64);
         let missing = || EnvelopeError::Kms {
             operation,
             code: "IncompleteAnswer".to_owned(),
@@ -135,7 +142,8 @@ impl Kms {
             .encryption_context("purpose", purpose.as_str())
             .send()
             .await
-            .map_err(|error| not_opened(operation, error_code(&error)))?;
+            .map_err(|error| not_opened(operation, kms_error_code(&error)))?;
+        info!(target: METRICS, kms_decrypts = 1_u64);
         let missing = || EnvelopeError::Kms {
             operation,
             code: "IncompleteAnswer".to_owned(),
@@ -165,7 +173,7 @@ impl Kms {
             .destination_encryption_context("purpose", purpose.as_str())
             .send()
             .await
-            .map_err(|error| not_opened(operation, error_code(&error)))?;
+            .map_err(|error| not_opened(operation, kms_error_code(&error)))?;
         let missing = || EnvelopeError::Kms {
             operation,
             code: "IncompleteAnswer".to_owned(),
@@ -175,6 +183,12 @@ impl Kms {
             key_arn: answer.key_id.ok_or_else(missing)?,
         })
     }
+}
+
+/// The code of a request that KMS did not do, which is counted.
+fn kms_error_code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String {
+    info!(target: METRICS, kms_errors = 1_u64);
+    error_code(error)
 }
 
 /// Why KMS did not open a data key. The first two codes say that it belongs to something else: to another

@@ -15,11 +15,7 @@ use aws_sdk_sqs::config::{retry::RetryConfig, timeout::TimeoutConfig};
 use aws_types::SdkConfig;
 use bytes::Bytes;
 use comms_core::Clock;
-use comms_runtime::{
-    Environment, aws,
-    sqs::SqsEvent,
-    telemetry::{self, LogLevel},
-};
+use comms_runtime::{Environment, aws, sqs::SqsEvent, telemetry};
 use comms_testkit::{
     aws::Resources,
     runtime_api::{InvocationError, RuntimeApi},
@@ -46,7 +42,7 @@ async fn the_workers_process() {
         return;
     };
     let environment = Environment::of_process();
-    telemetry::init(environment.parsed::<LogLevel>("LOG_LEVEL"));
+    telemetry::init(&environment);
     let sdk = impatient(&aws::sdk_config(&environment).unwrap());
     let roots = environment.file("EXTRA_CA_FILE").unwrap();
     let required = |name| environment.required(name);

@@ -6,6 +6,8 @@ use std::{
 };
 
 use comms_core::json as strict_json;
+use comms_delivery::usage::{RETENTION_DAYS, day_of};
+use jiff::{Timestamp, civil::Date};
 use proptest::{
     prelude::*,
     sample::{Index, select},
@@ -206,6 +208,20 @@ fn requests(
         .boxed()
 }
 
+/// Whether the days of a query are in order and not too many, which is said of none of them alone.
+fn days_fit(request: &Request) -> bool {
+    let day = |wanted: &str| {
+        let given = request.query.iter().find(|(name, _)| name == wanted);
+        given.map(|(_, day)| day.parse::<Date>()).transpose()
+    };
+    let (Ok(from), Ok(to)) = (day("from"), day("to")) else {
+        return false;
+    };
+    let to = to.unwrap_or_else(|| day_of(Timestamp::now()));
+    let days = from.map_or(0, |from| from.until(to).unwrap().get_days());
+    (0..i32::from(RETENTION_DAYS)).contains(&days)
+}
+
 /// What is known of a request before it is sent.
 struct Judge<'c> {
     contract: &'c Contract,
@@ -233,27 +249,28 @@ impl<'c> Judge<'c> {
     }
 
     fn parameters_are_valid(&self, request: &Request) -> bool {
-        self.operation.parameters.iter().all(|parameter| {
-            let name = text(&parameter["name"]);
-            let given = request
-                .path
-                .iter()
-                .chain(&request.query)
-                .chain(&request.headers);
-            let mut given = given.filter(|(given, _)| *given == name);
-            given.all(|(_, value)| {
-                let schema = self.contract.resolved(&parameter["schema"]);
-                let value = match schema["type"].as_str() {
-                    Some("integer") => value
-                        .parse::<u64>()
-                        .map_or_else(|_| json!(value), Value::from),
-                    _ => json!(value),
-                };
-                self.contract
-                    .validator(&schema, Direction::Request)
-                    .is_valid(&value)
+        days_fit(request)
+            && self.operation.parameters.iter().all(|parameter| {
+                let name = text(&parameter["name"]);
+                let given = request
+                    .path
+                    .iter()
+                    .chain(&request.query)
+                    .chain(&request.headers);
+                let mut given = given.filter(|(given, _)| *given == name);
+                given.all(|(_, value)| {
+                    let schema = self.contract.resolved(&parameter["schema"]);
+                    let value = match schema["type"].as_str() {
+                        Some("integer") => value
+                            .parse::<u64>()
+                            .map_or_else(|_| json!(value), Value::from),
+                        _ => json!(value),
+                    };
+                    self.contract
+                        .validator(&schema, Direction::Request)
+                        .is_valid(&value)
+                })
             })
-        })
     }
 
     /// The body as it is read, and whether the document allows it; an error where it is no JSON.
@@ -463,8 +480,8 @@ fn communications_made_from_the_document_are_answered_as_it_says() {
 #[test]
 fn reading_made_from_the_document_is_answered_as_it_says() {
     check_requests(
-        &["getCommunication", "getHealth"],
-        &[(200, 50), (404, 10), (403, 5)],
+        &["getCommunication", "getHealth", "getStats"],
+        &[(200, 50), (400, 10), (404, 10), (403, 5)],
     );
 }
 

@@ -236,3 +236,25 @@ proptest! {
         prop_assert!(health.state() != HealthState::Down);
     }
 }
+
+#[test]
+fn the_first_probe_comes_when_the_cool_down_is_over() {
+    let since = Timestamp::UNIX_EPOCH;
+    let record = |state, last_error| HealthRecord {
+        state,
+        since,
+        last_error,
+    };
+    for (error, rest) in [
+        (None, COOL_DOWN),
+        (Some(ErrorKind::Unavailable), COOL_DOWN),
+        (Some(ErrorKind::Unauthenticated), LONGEST_COOL_DOWN),
+        (Some(ErrorKind::AccountSuspended), LONGEST_COOL_DOWN),
+    ] {
+        let down = record(HealthState::Down, error);
+        assert_eq!(first_probe(&down), since.checked_add(rest).ok());
+    }
+    for state in [HealthState::Healthy, HealthState::Degraded] {
+        assert_eq!(first_probe(&record(state, None)), None);
+    }
+}

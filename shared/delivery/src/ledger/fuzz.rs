@@ -8,7 +8,7 @@ use super::{
     Claim, Item, LedgerError, Owner, Past, RequestRecord, attempts, claim_refused, delivery,
     is_given_up, owned, planned_deliveries, string,
 };
-use crate::health;
+use crate::{health, usage::Counts};
 
 const NOW: Timestamp = Timestamp::constant(1_700_000_000, 0);
 
@@ -32,6 +32,10 @@ pub(crate) fn items(input: &[u8]) {
     for value in item.values() {
         let _ = health::record(value);
     }
+    assert!(matches!(
+        Counts::of_item(&item),
+        Ok(_) | Err(LedgerError::Corrupt("usage"))
+    ));
     let has = |name: &str| item.contains_key(name);
     match delivery(&item) {
         Ok(read) => {

@@ -1,5 +1,5 @@
 //! What SQS says of messages and the emulated service does not: the group of a message of a standard queue (fair
-//! queues), the queue from which a dead letter was moved, and how many messages can be received that were received
+//! queues), its trace, the queue from which a dead letter was moved, and how many messages can be received that were received
 //! before.
 
 use std::collections::{HashMap, VecDeque};
@@ -25,6 +25,7 @@ pub(super) struct Messages {
 #[derive(Debug)]
 struct Message {
     group: Option<String>,
+    trace: Option<String>,
     /// The name of the queue that it was sent to.
     sent_to: String,
     /// The name of the queue that it was last received from. What is moved after that is taken for there until it is
@@ -99,6 +100,9 @@ impl Messages {
         }
         let message = Message {
             group: sent["MessageGroupId"].as_str().map(str::to_owned),
+            trace: sent["MessageSystemAttributes"]["AWSTraceHeader"]["StringValue"]
+                .as_str()
+                .map(str::to_owned),
             sent_to: queue.to_owned(),
             received_from: None,
             handles: Vec::new(),
@@ -123,6 +127,7 @@ impl Messages {
             .then(|| format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{}", message.sent_to));
         for (name, value) in [
             ("MessageGroupId", message.group.clone()),
+            ("AWSTraceHeader", message.trace.clone()),
             ("DeadLetterQueueSourceArn", source),
         ] {
             if let Some(value) = value

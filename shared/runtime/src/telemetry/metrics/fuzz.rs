@@ -1,8 +1,9 @@
 //! Fuzz targets of metric lines.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Fields, NAMESPACE};
+use super::{Fields, TelemetryConfig, line};
 
 /// Whatever the values of dimensions are, a metric is one line of JSON with them in their places. The input is a line
 /// with a number, and a text.
@@ -11,14 +12,24 @@ pub(crate) fn lines(input: &[u8]) {
     let (number, text) = input.split_once('\n').unwrap_or(("1", &input));
     let number = number.trim().parse::<u64>().unwrap_or_default();
     let mut fields = Fields::default();
-    fields.values.insert("waited_ms", number.into());
-    fields.dimensions.insert("provider", text.to_owned());
-    let line = fields.line(0).to_string();
+    for (field, value) in [
+        ("latency_ms", Value::from(number)),
+        ("channel", "email".into()),
+        ("provider", text.into()),
+    ] {
+        fields.0.insert(field.to_owned(), value);
+    }
+    let config = TelemetryConfig::default();
+    let line = line(&fields, &config, Timestamp::UNIX_EPOCH).unwrap();
+    let line = Value::Object(line).to_string();
     assert!(!line.contains(['\n', '\r']), "{line}");
     let read: Value = serde_json::from_str(&line).unwrap();
     assert_eq!(
-        (&read["provider"], &read["Waited"]),
+        (&read["provider"], &read["Latency"]),
         (&text.into(), &number.into())
     );
-    assert_eq!(read["_aws"]["CloudWatchMetrics"][0]["Namespace"], NAMESPACE);
+    assert_eq!(
+        read["_aws"]["CloudWatchMetrics"][0]["Namespace"],
+        config.namespace
+    );
 }

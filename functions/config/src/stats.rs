@@ -1,0 +1,137 @@
+//! What became of a clinic's messages: counts by day, channel, provider and reason.
+
+use std::collections::BTreeMap;
+
+use comms_core::{Channel, FailureReason, ProviderKind, Tenant};
+use comms_delivery::usage::{Counter, Counts, RETENTION_DAYS, day_of};
+use comms_runtime::{HttpProblem, auth::Action, http::json_response};
+use jiff::{Timestamp, ToSpan, civil::Date};
+use lambda_http::{Body, Request, RequestExt, Response, http::StatusCode};
+use serde_json::{Map, Value, json};
+use tracing::warn;
+
+use crate::{Access, Deps};
+
+/// Days of an answer, today included, where the request does not say which.
+const USUAL_DAYS: u16 = 30;
+
+/// The counts of the days from `from` to `to`. Nothing of a patient has ever been in them.
+pub(crate) async fn get(
+    deps: &Deps,
+    request: &Request,
+    id: &str,
+) -> Result<Response<Body>, HttpProblem> {
+    let access = Access::to(deps, request, id, Action::ViewStatistics)?;
+    let range = Range::of(request, deps.clock.now()).ok_or_else(malformed_query)?;
+    let days = deps.usage.read(&access.tenant, range.from, range.to).await;
+    let days = days.map_err(|error| {
+        warn!(%error, "the usage can not be read");
+        HttpProblem::unavailable()
+    })?;
+    let body = stats_json(&access.tenant, &range, &days);
+    Ok(json_response(StatusCode::OK, &body))
+}
+
+/// The days that are asked for, both included.
+struct Range {
+    from: Date,
+    to: Date,
+}
+
+impl Range {
+    fn of(request: &Request, now: Timestamp) -> Option<Self> {
+        let (mut from, mut to) = (None, None);
+        for (name, value) in request.query_string_parameters().iter() {
+            let asked = match name {
+                "from" => &mut from,
+                "to" => &mut to,
+                _ => return None,
+            };
+            *asked = Some(day(value)?);
+        }
+        let to = to.unwrap_or_else(|| day_of(now));
+        let from = match from {
+            Some(from) => from,
+            None => to.checked_sub(i64::from(USUAL_DAYS - 1).days()).ok()?,
+        };
+        let days = from.until(to).ok()?.get_days();
+        (0..i32::from(RETENTION_DAYS))
+            .contains(&days)
+            .then_some(Self { from, to })
+    }
+}
+
+/// A day as RFC 3339 writes it (`full-date`), and in no other way.
+fn day(text: &str) -> Option<Date> {
+    let day: Date = text.parse().ok()?;
+    (day.to_string() == text).then_some(day)
+}
+
+fn malformed_query() -> HttpProblem {
+    HttpProblem::new(
+        StatusCode::BAD_REQUEST,
+        "malformed_query",
+        "The query can not be read",
+        format!(
+            "It may have from and to, days of UTC as YYYY-MM-DD, of which from is not the later one and which are at most \
+             {RETENTION_DAYS} days together, and nothing else."
+        ),
+    )
+}
+
+fn stats_json(tenant: &Tenant, range: &Range, days: &BTreeMap<Date, Counts>) -> Value {
+    let mut totals = Counts::default();
+    for counts in days.values() {
+        totals.add(counts);
+    }
+    let days: Vec<_> = days
+        .iter()
+        .map(|(date, counts)| json!({"date": date.to_string(), "channels": channels(counts)}))
+        .collect();
+    json!({
+        "clinicId": tenant,
+        "from": range.from.to_string(),
+        "to": range.to.to_string(),
+        "totals": channels(&totals),
+        "days": days,
+    })
+}
+
+/// The channels on which something happened.
+fn channels(counts: &Counts) -> Map<String, Value> {
+    let used = Channel::ALL.into_iter();
+    used.filter(|channel| !counts.is_without(*channel))
+        .map(|channel| (channel.to_string(), channel_json(counts, channel)))
+        .collect()
+}
+
+fn channel_json(counts: &Counts, channel: Channel) -> Value {
+    let count = |counter| counts.get(channel, counter);
+    let by_provider = ProviderKind::ALL.map(|kind| (kind.to_string(), count(Counter::Sent(kind))));
+    let by_reason = FailureReason::ALL
+        .map(|reason| (reason.as_str().to_owned(), count(Counter::Failed(reason))));
+    json!({
+        "sent": sum(&by_provider),
+        "sentByProvider": object(by_provider),
+        "sentByFallback": count(Counter::SentByFallback),
+        "sentByGlobal": count(Counter::SentByGlobal),
+        "possibleDuplicates": count(Counter::PossibleDuplicates),
+        "failed": sum(&by_reason),
+        "failedByReason": object(by_reason),
+        "unknown": count(Counter::Unknown),
+        "expired": count(Counter::Expired),
+        "deferrals": count(Counter::Deferrals),
+    })
+}
+
+fn sum(counts: &[(String, u64)]) -> u64 {
+    counts
+        .iter()
+        .fold(0, |sum, (_, count)| sum.saturating_add(*count))
+}
+
+/// Those that happened.
+fn object(counts: impl IntoIterator<Item = (String, u64)>) -> Map<String, Value> {
+    let happened = counts.into_iter().filter(|(_, count)| *count > 0);
+    happened.map(|(name, count)| (name, json!(count))).collect()
+}

@@ -1,0 +1,148 @@
+//! What the pages of the local stack have in common: their style and script, the policy they are shown under, and
+//! whom they are shown to.
+
+use std::net::IpAddr;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Response};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderValue, StatusCode};
+use serde_json::json;
+
+/// The style of every page, in place of `{{page.css}}`.
+const STYLE: &str = include_str!("page.css");
+
+/// The script that every page begins with, in place of `{{page.js}}`.
+const SCRIPT: &str = include_str!("page.js");
+
+/// A page. What it may do is what it says itself: its one script and its one style element, and requests to where it
+/// came from.
+pub(crate) fn page(html: &str) -> Response {
+    let nonce = uuid::Uuid::new_v4().simple().to_string();
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
+         connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let html = html
+        .replace("{{page.css}}", STYLE)
+        .replace("{{page.js}}", SCRIPT)
+        .replace("{{nonce}}", &nonce);
+    let mut response = Html(html).into_response();
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        response
+            .headers_mut()
+            .insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+/// What is not there.
+pub(crate) fn not_found() -> Response {
+    let body = axum::Json(json!({"message": "Not Found"}));
+    (StatusCode::NOT_FOUND, body).into_response()
+}
+
+/// Shows these routes to this machine only, and nothing of them but pages as a document.
+pub(crate) fn guarded(routes: Router) -> Router {
+    routes.layer(middleware::from_fn(guard))
+}
+
+/// Refuses requests by another name than loopback's: a page elsewhere whose name is made to resolve to this machine
+/// must not read the mail.
+async fn guard(request: Request, next: Next) -> Response {
+    let local = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .is_some_and(is_loopback);
+    if !local {
+        return (StatusCode::FORBIDDEN, "this page is for localhost only\n").into_response();
+    }
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    headers
+        .entry(CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static("sandbox; default-src 'none'"));
+    response
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::{deliveries, inbox};
+
+    #[tokio::test]
+    async fn a_page_allows_its_own_script_only_and_inserts_text_only() {
+        for html in [inbox::PAGE, deliveries::PAGE] {
+            let response = page(html);
+            let policy = response.headers()[CONTENT_SECURITY_POLICY].clone();
+            let policy = policy.to_str().unwrap();
+            let nonce = policy.split("script-src 'nonce-").nth(1).unwrap();
+            let nonce = nonce.split('\'').next().unwrap();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let body = String::from_utf8_lossy(&body);
+            assert!(body.contains(&format!("<script nonce=\"{nonce}\">")));
+            assert!(body.contains(&format!("<style nonce=\"{nonce}\">")));
+            assert!(!body.contains("{{"), "a place that was not filled");
+            for dangerous in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+            ] {
+                assert!(!body.contains(dangerous), "{dangerous}");
+            }
+            assert!(
+                !body.contains("http://") && !body.contains("https://"),
+                "nothing from outside"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn another_name_than_localhost_is_refused() {
+        let routes = guarded(Router::new().route("/", get(|| async { "mail" })));
+        for (host, status) in [
+            ("attacker.example:8025", StatusCode::FORBIDDEN),
+            ("localhost:8025", StatusCode::OK),
+        ] {
+            let request = http::Request::get("/").header("host", host);
+            let request = request.body(Body::empty()).unwrap();
+            let response = routes.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{host}");
+        }
+        for host in ["localhost:8025", "127.0.0.1", "[::1]:8025"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["", "localhost.example", "10.0.0.1:80", "127.0.0.1.example"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

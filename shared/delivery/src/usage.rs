@@ -1,0 +1,625 @@
+//! Usage: what became of a clinic's deliveries, counted by day of UTC, channel and provider; one item per tenant
+//! and day, in the deliveries table.
+//!
+//! Counted is what the ledger has recorded, in memory, when it has. When an invocation ends, each tenant and day
+//! that it touched costs one write, which adds; so no process takes anything away from another. A write that was
+//! not confirmed is kept with its token and made again by the process's next invocation, as it is. The item
+//! has the token of the last write to it: one that had its effect and lost its answer is not made twice, unless
+//! another process has written to the item in between. Then it counts twice.
+//!
+//! What a process had not written when it was killed, or when its environment was given up after a write
+//! failed, is not counted. These are statistics, and no bill: what became of each delivery the ledger says. Nothing
+//! here fails a delivery, or holds an invocation up for more than [`PATIENCE`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::{
+    Client, operation::update_item::UpdateItemError, types::AttributeValue as Attribute,
+};
+use comms_adapters::Deadline;
+use comms_core::{
+    AttemptOutcome, Channel, Delivery, DeliveryStatus, FailureReason, ProviderKind, Tenant,
+};
+use comms_settings::error_code;
+use futures_util::{StreamExt, stream};
+use jiff::{Timestamp, ToSpan, civil::Date, tz::Offset};
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::ledger::LedgerError;
+
+/// Days that are kept, counted from the day itself: DynamoDB's time to live removes items after them.
+pub const RETENTION_DAYS: u16 = 400;
+/// The longest that writing may hold an invocation's end up.
+pub const PATIENCE: Duration = Duration::from_millis(500);
+/// Days of tenants that wait to be written, in one process. What is counted beyond them is dropped.
+const MOST_WAITING: usize = 1_000;
+/// Of those, how many are written at the end of one invocation. A batch has ten messages.
+const WRITTEN_AT_ONCE: usize = 32;
+/// Writes at the same time.
+const CONCURRENT_WRITES: usize = 8;
+
+const PARTITION: &str = "usage#";
+const SORT_KEY: &str = "sk";
+
+/// What is counted of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counter {
+    /// Deliveries that this provider accepted.
+    Sent(ProviderKind),
+    /// Of those that were sent: by another entry than the first of the chain.
+    SentByFallback,
+    /// Of those that were sent: through the platform's own account.
+    SentByGlobal,
+    /// Of those that were sent: the recipient may have got it twice.
+    PossibleDuplicates,
+    /// Deliveries that failed for this reason.
+    Failed(FailureReason),
+    /// Deliveries of which nobody knows whether they were sent.
+    Unknown,
+    /// Deliveries that were not sent before they expired.
+    Expired,
+    /// How often a delivery was put off because no provider could take it. It is not over with that.
+    Deferrals,
+}
+
+impl Counter {
+    /// Reads what [`Display`](fmt::Display) writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "sentByFallback" => Some(Self::SentByFallback),
+            "sentByGlobal" => Some(Self::SentByGlobal),
+            "possibleDuplicates" => Some(Self::PossibleDuplicates),
+            "unknown" => Some(Self::Unknown),
+            "expired" => Some(Self::Expired),
+            "deferrals" => Some(Self::Deferrals),
+            _ => match text.split_once('/')? {
+                ("sent", provider) => ProviderKind::parse(provider).map(Self::Sent),
+                ("failed", reason) => FailureReason::parse(reason).map(Self::Failed),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sent(provider) => write!(f, "sent/{provider}"),
+            Self::SentByFallback => f.write_str("sentByFallback"),
+            Self::SentByGlobal => f.write_str("sentByGlobal"),
+            Self::PossibleDuplicates => f.write_str("possibleDuplicates"),
+            Self::Failed(reason) => write!(f, "failed/{}", reason.as_str()),
+            Self::Unknown => f.write_str("unknown"),
+            Self::Expired => f.write_str("expired"),
+            Self::Deferrals => f.write_str("deferrals"),
+        }
+    }
+}
+
+/// Counts by channel; what is not in it has not happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts(BTreeMap<(Channel, Counter), u64>);
+
+impl Counts {
+    /// One count.
+    pub fn get(&self, channel: Channel, counter: Counter) -> u64 {
+        self.0.get(&(channel, counter)).copied().unwrap_or_default()
+    }
+
+    /// Whether nothing has happened on the channel.
+    pub fn is_without(&self, channel: Channel) -> bool {
+        !self.0.keys().any(|(of, _)| *of == channel)
+    }
+
+    /// Adds what happened elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        for ((channel, counter), count) in &other.0 {
+            self.count(*channel, *counter, *count);
+        }
+    }
+
+    fn count(&mut self, channel: Channel, counter: Counter, by: u64) {
+        let count = self.0.entry((channel, counter)).or_default();
+        *count = count.saturating_add(by);
+    }
+
+    /// How a delivery ended; nothing of one that has not.
+    fn count_ended(&mut self, delivery: &Delivery, by_fallback: bool) {
+        let mut count = |counter| self.count(delivery.channel, counter, 1);
+        match delivery.status {
+            DeliveryStatus::Sent => {
+                // One that was sent always says by whom.
+                delivery
+                    .provider
+                    .map(Counter::Sent)
+                    .into_iter()
+                    .for_each(&mut count);
+                let flags = [
+                    (by_fallback, Counter::SentByFallback),
+                    (was_sent_by_global(delivery), Counter::SentByGlobal),
+                    (delivery.possible_duplicate, Counter::PossibleDuplicates),
+                ];
+                let of_it = flags.into_iter().filter(|(is_so, _)| *is_so);
+                of_it.for_each(|(_, counter)| count(counter));
+            }
+            DeliveryStatus::Failed => {
+                // As one that has failed says why.
+                delivery
+                    .reason
+                    .map(Counter::Failed)
+                    .into_iter()
+                    .for_each(count);
+            }
+            DeliveryStatus::Unknown => count(Counter::Unknown),
+            DeliveryStatus::Expired => count(Counter::Expired),
+            DeliveryStatus::Queued | DeliveryStatus::Sending => {}
+        }
+    }
+
+    /// The counts of an item. What a later version of this program may count is left out.
+    pub(crate) fn of_item(item: &HashMap<String, Attribute>) -> Result<Self, LedgerError> {
+        let mut counts = Self::default();
+        for (name, value) in item {
+            let known = name.split_once('/').and_then(|(channel, counter)| {
+                Some((Channel::parse(channel)?, Counter::parse(counter)?))
+            });
+            if let Some((channel, counter)) = known {
+                let count = value.as_n().ok().and_then(|text| text.parse().ok());
+                let count = count.ok_or(LedgerError::Corrupt("usage"))?;
+                counts.count(channel, counter, count);
+            }
+        }
+        Ok(counts)
+    }
+}
+
+/// Whether the platform's own account sent it.
+fn was_sent_by_global(delivery: &Delivery) -> bool {
+    let accepted = delivery
+        .attempts
+        .iter()
+        .rev()
+        .find(|attempt| match attempt.outcome {
+            AttemptOutcome::Accepted { .. } => true,
+            AttemptOutcome::Failed { .. } => false,
+        });
+    accepted.is_some_and(|attempt| attempt.position.is_global())
+}
+
+/// A day of UTC.
+pub fn day_of(time: Timestamp) -> Date {
+    Offset::UTC.to_datetime(time).date()
+}
+
+/// Counts what a process has brought about, and reads what all have.
+pub struct Usage {
+    client: Client,
+    table: String,
+    counted: Mutex<Counted>,
+    /// Held by who writes: two at once would make the same write.
+    writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Counted {
+    days: HashMap<(Tenant, Date), Waiting>,
+    /// Outcomes that there was no room for.
+    dropped: u64,
+}
+
+/// What waits to be added to an item.
+#[derive(Default)]
+struct Waiting {
+    counts: Counts,
+    /// The write that was made last, until it is known that it had its effect.
+    unconfirmed: Option<Write>,
+}
+
+/// One write, which stays the same however often it is made.
+#[derive(Clone)]
+struct Write {
+    token: Uuid,
+    counts: Counts,
+}
+
+impl Counted {
+    fn count(&mut self, tenant: &Tenant, day: Date, count: impl FnOnce(&mut Counts)) {
+        let key = (tenant.clone(), day);
+        if self.days.len() >= MOST_WAITING && !self.days.contains_key(&key) {
+            self.dropped += 1;
+            return;
+        }
+        count(&mut self.days.entry(key).or_default().counts);
+    }
+
+    /// What is written now. What was tried before comes last: it may fail for a reason of its own.
+    fn next_days(&self) -> Vec<(Tenant, Date)> {
+        let mut days: Vec<_> = self.days.iter().collect();
+        days.sort_by_key(|(_, waiting)| waiting.unconfirmed.is_some());
+        days.truncate(WRITTEN_AT_ONCE);
+        days.into_iter().map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The next write of a day: the one that is not confirmed, else one of all that was counted since.
+    fn next_write(&mut self, key: &(Tenant, Date)) -> Option<Write> {
+        let waiting = self.days.get_mut(key)?;
+        if waiting.unconfirmed.is_none() && waiting.counts != Counts::default() {
+            waiting.unconfirmed = Some(Write {
+                token: Uuid::new_v4(),
+                counts: std::mem::take(&mut waiting.counts),
+            });
+        }
+        waiting.unconfirmed.clone()
+    }
+
+    fn confirm(&mut self, key: &(Tenant, Date)) {
+        if let Some(waiting) = self.days.get_mut(key) {
+            waiting.unconfirmed = None;
+            if waiting.counts == Counts::default() {
+                self.days.remove(key);
+            }
+        }
+    }
+}
+
+impl Usage {
+    /// Uses the deliveries table `table`.
+    pub fn new(config: &SdkConfig, table: impl Into<String>) -> Self {
+        Self {
+            client: Client::new(config),
+            table: table.into(),
+            counted: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Counts how a delivery ended, once that is recorded at `now`. `by_fallback`: another entry than the
+    /// first of its chain has sent it.
+    pub fn count_ended(
+        &self,
+        tenant: &Tenant,
+        delivery: &Delivery,
+        by_fallback: bool,
+        now: Timestamp,
+    ) {
+        self.lock().count(tenant, day_of(now), |counts| {
+            counts.count_ended(delivery, by_fallback);
+        });
+    }
+
+    /// Counts that a delivery was put off, once that is recorded at `now`.
+    pub fn count_deferral(&self, tenant: &Tenant, channel: Channel, now: Timestamp) {
+        self.lock().count(tenant, day_of(now), |counts| {
+            counts.count(channel, Counter::Deferrals, 1);
+        });
+    }
+
+    /// Writes what was counted: one request per tenant and day, none where nothing was. What could not be
+    /// written within [`PATIENCE`] and until `deadline` is kept for the next time.
+    pub async fn write(&self, deadline: Deadline) {
+        let dropped = std::mem::take(&mut self.lock().dropped);
+        if dropped > 0 {
+            warn!(
+                dropped,
+                "deliveries are missing in the usage: too much waits to be written"
+            );
+        }
+        if self.lock().days.is_empty() {
+            return;
+        }
+        match deadline.bound(PATIENCE, self.write_all()).await {
+            Ok(None) => {}
+            Ok(Some(error)) => warn!(%error, "usage was not written, and is kept"),
+            Err(_) => warn!("usage was not written in time, and is kept"),
+        }
+    }
+
+    /// The last failure, where there was one.
+    async fn write_all(&self) -> Option<LedgerError> {
+        let _writing = self.writing.lock().await;
+        let days = self.lock().next_days();
+        stream::iter(days)
+            .map(|key| async move { self.write_day(&key).await.err() })
+            .buffer_unordered(CONCURRENT_WRITES)
+            .fold(None, async |last, error| error.or(last))
+            .await
+    }
+
+    async fn write_day(&self, key: &(Tenant, Date)) -> Result<(), LedgerError> {
+        loop {
+            let Some(write) = self.lock().next_write(key) else {
+                return Ok(());
+            };
+            self.make(key, &write).await?;
+            self.lock().confirm(key);
+        }
+    }
+
+    /// Makes a write, unless it is the one that was made last.
+    async fn make(&self, (tenant, day): &(Tenant, Date), write: &Write) -> Result<(), LedgerError> {
+        let mut request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key("pk", partition(tenant))
+            .key(SORT_KEY, Attribute::S(day.to_string()))
+            .condition_expression("attribute_not_exists(lastWrite) OR lastWrite <> :write")
+            .expression_attribute_values(":write", Attribute::S(write.token.to_string()))
+            .expression_attribute_values(":expiresAt", number(expires_at(*day)));
+        let mut additions = Vec::new();
+        for (place, ((channel, counter), count)) in write.counts.0.iter().enumerate() {
+            additions.push(format!("#c{place} :c{place}"));
+            request = request
+                .expression_attribute_names(format!("#c{place}"), format!("{channel}/{counter}"))
+                .expression_attribute_values(format!(":c{place}"), number(*count));
+        }
+        let written = request
+            .update_expression(format!(
+                "SET expiresAt = :expiresAt, lastWrite = :write ADD {}",
+                additions.join(", ")
+            ))
+            .send()
+            .await;
+        match written {
+            Ok(_) => Ok(()),
+            // It had its effect before, and its answer was lost.
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(LedgerError::Database {
+                operation: "UpdateItem",
+                code: error_code(&error),
+            }),
+        }
+    }
+
+    /// What was counted of a tenant, by day, from `from` to `to`, both included, of which the first is not the
+    /// later one. Eventually consistent; one query per megabyte, which is more than a thousand days.
+    pub async fn read(
+        &self,
+        tenant: &Tenant,
+        from: Date,
+        to: Date,
+    ) -> Result<BTreeMap<Date, Counts>, LedgerError> {
+        let mut items = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk AND sk BETWEEN :from AND :to")
+            .expression_attribute_values(":pk", partition(tenant))
+            .expression_attribute_values(":from", Attribute::S(from.to_string()))
+            .expression_attribute_values(":to", Attribute::S(to.to_string()))
+            .into_paginator()
+            .items()
+            .send();
+        let mut days = BTreeMap::new();
+        while let Some(item) = items.next().await {
+            let item = item.map_err(|error| LedgerError::Database {
+                operation: "Query",
+                code: error_code(&error),
+            })?;
+            let day = item
+                .get(SORT_KEY)
+                .and_then(|day| day.as_s().ok()?.parse().ok());
+            let day = day.ok_or(LedgerError::Corrupt(SORT_KEY))?;
+            days.insert(day, Counts::of_item(&item)?);
+        }
+        Ok(days)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counted> {
+        // Nothing panics while the lock is held.
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Usage(…)")
+    }
+}
+
+fn partition(tenant: &Tenant) -> Attribute {
+    Attribute::S(format!("{PARTITION}{tenant}"))
+}
+
+fn number(value: impl fmt::Display) -> Attribute {
+    Attribute::N(value.to_string())
+}
+
+/// The second of 1970 after which a day is forgotten; the same for every write of the day.
+fn expires_at(day: Date) -> i64 {
+    let last = day.saturating_add(i64::from(RETENTION_DAYS).days());
+    Offset::UTC
+        .to_timestamp(last.at(0, 0, 0, 0))
+        .unwrap_or(Timestamp::MAX)
+        .as_second()
+}
+
+#[cfg(test)]
+mod tests {
+    use comms_core::{Attempt, DeliveryId, EntryId, Position};
+
+    use super::*;
+
+    const NOON: Timestamp = Timestamp::constant(1_767_268_800, 0);
+
+    fn delivery(status: DeliveryStatus) -> Delivery {
+        let id = DeliveryId::parse(&"0".repeat(32)).unwrap();
+        let mut delivery = Delivery::queued(id, Channel::Email, "p***@example.com".to_owned());
+        delivery.status = status;
+        delivery
+    }
+
+    fn sent_at(position: Position) -> Delivery {
+        let mut delivery = delivery(DeliveryStatus::Sent);
+        delivery.provider = Some(ProviderKind::Smtp);
+        delivery.attempts = vec![Attempt {
+            provider: ProviderKind::Smtp,
+            entry: EntryId::primary(),
+            position,
+            outcome: AttemptOutcome::Accepted {
+                refused_copies: Vec::new(),
+            },
+            duration: Duration::from_millis(1),
+            possible_duplicate: false,
+        }];
+        delivery
+    }
+
+    fn counted(delivery: &Delivery, by_fallback: bool) -> Vec<String> {
+        let mut counts = Counts::default();
+        counts.count_ended(delivery, by_fallback);
+        let names = counts.0.into_iter().map(|((channel, counter), count)| {
+            assert_eq!((channel, count), (Channel::Email, 1));
+            counter.to_string()
+        });
+        names.collect()
+    }
+
+    #[test]
+    fn every_end_is_counted_once_and_of_what_was_sent_it_is_counted_how() {
+        let own = sent_at(Position::Primary);
+        assert_eq!(counted(&own, false), ["sent/smtp"]);
+        let mut again = sent_at(Position::Global);
+        again.possible_duplicate = true;
+        let all = [
+            "sent/smtp",
+            "sentByFallback",
+            "sentByGlobal",
+            "possibleDuplicates",
+        ];
+        assert_eq!(counted(&again, true), all);
+        for reason in FailureReason::ALL {
+            let mut failed = delivery(DeliveryStatus::Failed);
+            failed.reason = Some(reason);
+            // Of what was not sent it does not matter how it would have been.
+            failed.possible_duplicate = true;
+            let name = format!("failed/{}", reason.as_str());
+            assert_eq!(counted(&failed, false), [name]);
+        }
+        assert_eq!(
+            counted(&delivery(DeliveryStatus::Unknown), false),
+            ["unknown"]
+        );
+        assert_eq!(
+            counted(&delivery(DeliveryStatus::Expired), false),
+            ["expired"]
+        );
+        for status in [DeliveryStatus::Queued, DeliveryStatus::Sending] {
+            assert!(counted(&delivery(status), false).is_empty());
+        }
+    }
+
+    #[test]
+    fn names_read_back_and_what_is_not_known_is_none() {
+        let mut all = vec![
+            Counter::SentByFallback,
+            Counter::SentByGlobal,
+            Counter::PossibleDuplicates,
+            Counter::Unknown,
+            Counter::Expired,
+            Counter::Deferrals,
+        ];
+        all.extend(ProviderKind::ALL.map(Counter::Sent));
+        all.extend(FailureReason::ALL.map(Counter::Failed));
+        for counter in all {
+            assert_eq!(Counter::parse(&counter.to_string()), Some(counter));
+        }
+        for unknown in ["", "sent", "sent/", "sent/pigeon", "failed/smtp", "queued"] {
+            assert_eq!(Counter::parse(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn an_item_is_read_without_what_a_later_version_counts_and_not_without_what_is_no_number() {
+        let mut item = HashMap::from([
+            ("pk".to_owned(), Attribute::S("usage#clinic-a".to_owned())),
+            ("email/sent/smtp".to_owned(), number(7)),
+            ("email/sent/pigeon".to_owned(), number(8)),
+            ("fax/sent/smtp".to_owned(), number(9)),
+        ]);
+        let counts = Counts::of_item(&item).unwrap();
+        assert_eq!(
+            counts.get(Channel::Email, Counter::Sent(ProviderKind::Smtp)),
+            7
+        );
+        assert_eq!(counts.0.len(), 1);
+        item.insert("email/unknown".to_owned(), Attribute::S("7".to_owned()));
+        assert_eq!(Counts::of_item(&item), Err(LedgerError::Corrupt("usage")));
+    }
+
+    #[test]
+    fn a_day_is_one_of_utc_and_forgotten_when_it_can_no_longer_be_asked_for() {
+        let midnight = Timestamp::constant(1_767_225_600, 0);
+        let day = day_of(midnight);
+        assert_eq!(day.to_string(), "2026-01-01");
+        assert_eq!(day_of(NOON), day);
+        assert_eq!(
+            day_of(Timestamp::constant(1_767_225_599, 999_999_999)).to_string(),
+            "2025-12-31"
+        );
+        let kept = i64::from(RETENTION_DAYS) * 86_400;
+        assert_eq!(expires_at(day), midnight.as_second() + kept);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_what_was_tried_before_comes_last() {
+        let tenant = |n: usize| Tenant::parse(&format!("clinic-{n}")).unwrap();
+        let usage = Usage::new(&SdkConfig::builder().build(), "table");
+        let sent = sent_at(Position::Primary);
+        for n in 0..=MOST_WAITING {
+            usage.count_ended(&tenant(n), &sent, false, NOON);
+        }
+        usage.count_ended(&tenant(0), &sent, false, NOON);
+        let mut counted = usage.lock();
+        assert_eq!((counted.days.len(), counted.dropped), (MOST_WAITING, 1));
+        let tried = counted.next_days();
+        assert_eq!(tried.len(), WRITTEN_AT_ONCE);
+        for key in &tried {
+            counted.next_write(key).unwrap();
+        }
+        let next = counted.next_days();
+        assert!(next.iter().all(|key| !tried.contains(key)));
+        assert!(
+            counted
+                .next_write(&(tenant(MOST_WAITING), day_of(NOON)))
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn a_write_stays_the_same_until_it_is_confirmed_and_the_next_one_has_the_rest() {
+        let (tenant, sent) = (Tenant::Global, sent_at(Position::Global));
+        let (mut counted, key) = (Counted::default(), (Tenant::Global, day_of(NOON)));
+        let count = |counted: &mut Counted| {
+            counted.count(&tenant, day_of(NOON), |counts| {
+                counts.count_ended(&sent, false);
+            });
+        };
+        count(&mut counted);
+        let first = counted.next_write(&key).unwrap();
+        count(&mut counted);
+        count(&mut counted);
+        let again = counted.next_write(&key).unwrap();
+        assert_eq!((again.token, &again.counts), (first.token, &first.counts));
+        counted.confirm(&key);
+        let rest = counted.next_write(&key).unwrap();
+        assert_ne!(rest.token, first.token);
+        assert_eq!(rest.counts.get(Channel::Email, Counter::SentByGlobal), 2);
+        counted.confirm(&key);
+        assert!(counted.next_write(&key).is_none());
+        assert!(counted.days.is_empty(), "nothing is kept");
+    }
+}
