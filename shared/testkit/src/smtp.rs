@@ -230,6 +230,10 @@ pub struct SmtpServerBuilder {
 }
 
 /// What does not change while the server runs.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a habit of its own, which a server has or has not"
+)]
 struct Config {
     host_name: String,
     tls: TlsMode,

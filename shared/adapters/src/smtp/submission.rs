@@ -223,10 +223,12 @@ fn is_wire_form(message: &[u8]) -> bool {
     }
     // Every pair of neighbours, without leaving off early: so the compiler looks at many at a time.
     let pairs = message.iter().zip(&message[1..]);
-    !pairs.fold(false, |is_odd, (&byte, &next)| {
-        let line_end_in_two = (byte == b'\r') != (next == b'\n');
-        is_odd | line_end_in_two | ((byte == b'\n') & (next == b'.'))
-    })
+    let odd = pairs.fold(0, |odd, (&byte, &next)| {
+        let half_a_line_end = u8::from((byte == b'\r') != (next == b'\n'));
+        let dot = u8::from(byte == b'\n') & u8::from(next == b'.');
+        odd | half_a_line_end | dot
+    });
+    odd == 0
 }
 
 #[cfg(test)]
