@@ -26,7 +26,7 @@ export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-co
 
 # For the host by name: build scripts and macros are then built as usual.
 mapfile -t programs < <(
-  cargo test --no-run --profile fuzz --target "$host" --message-format json --test fuzz --lib --package comms-tests \
+  cargo test --no-run --profile fuzz --target "$host" --message-format json-render-diagnostics --test fuzz --lib --package comms-tests \
     --package comms-adapters --package comms-settings --package comms-delivery --package comms-runtime \
     --package comms-config |
     python3 -c '

@@ -123,7 +123,7 @@ def main():
         stack.stop()
         right = contains(answer, expected["answer"]) and mails == expected.get("mails")
         verdict = "ok" if right else "FAILED"
-        print(f"{expected['function']} {event}: {verdict}, {time.monotonic() - begin:.1f} s", flush=True)
+        print(f"{expected['function']} {event}: {verdict}, {time.monotonic() - begin:.1f} s\n  {json.dumps(answer)[:300]}", flush=True)
         if not right:
             failed = True
             print(f"  expected {expected}\n  got {answer} and {mails} mails\n{said}\n{stack.log.read_text()}",

@@ -4,8 +4,9 @@
 //! Counted is what the ledger has recorded, in memory, when it has. When an invocation ends, each tenant and day
 //! that it touched costs one write, which adds; so no process takes anything away from another. A write that was
 //! not confirmed is kept with its token and made again by the process's next invocation, as it is. The item
-//! has the token of the last write to it: one that had its effect and lost its answer is not made twice, unless
-//! another process has written to the item in between. Then it counts twice.
+//! has the token of the last write from each of 256 places, and a process draws its place when it starts: one that
+//! had its effect and lost its answer is not made twice, unless another process with the same place has written
+//! to the item in between. Then it counts twice.
 //!
 //! What a process had not written when it was killed, or when its environment was given up after a write
 //! failed, is not counted. These are statistics, and no bill: what became of each delivery the ledger says. Nothing
@@ -203,6 +204,8 @@ pub struct Usage {
     client: Client,
     table: String,
     counted: Mutex<Counted>,
+    /// Where an item has the token of this process's last write.
+    place: u8,
     /// Held by who writes: two at once would make the same write.
     writing: tokio::sync::Mutex<()>,
 }
@@ -225,7 +228,7 @@ struct Waiting {
 /// One write, which stays the same however often it is made.
 #[derive(Clone)]
 struct Write {
-    token: Uuid,
+    token: u64,
     counts: Counts,
 }
 
@@ -252,7 +255,7 @@ impl Counted {
         let waiting = self.days.get_mut(key)?;
         if waiting.unconfirmed.is_none() && waiting.counts != Counts::default() {
             waiting.unconfirmed = Some(Write {
-                token: Uuid::new_v4(),
+                token: Uuid::new_v4().as_u64_pair().1,
                 counts: std::mem::take(&mut waiting.counts),
             });
         }
@@ -276,6 +279,7 @@ impl Usage {
             client: Client::new(config),
             table: table.into(),
             counted: Mutex::default(),
+            place: Uuid::new_v4().as_bytes()[0],
             writing: tokio::sync::Mutex::default(),
         }
     }
@@ -350,8 +354,9 @@ impl Usage {
             .table_name(&self.table)
             .key("pk", partition(tenant))
             .key(SORT_KEY, Attribute::S(day.to_string()))
-            .condition_expression("attribute_not_exists(lastWrite) OR lastWrite <> :write")
-            .expression_attribute_values(":write", Attribute::S(write.token.to_string()))
+            .condition_expression("attribute_not_exists(#write) OR #write <> :write")
+            .expression_attribute_names("#write", format!("write{}", self.place))
+            .expression_attribute_values(":write", number(write.token))
             .expression_attribute_values(":expiresAt", number(expires_at(*day)));
         let mut additions = Vec::new();
         for (place, ((channel, counter), count)) in write.counts.0.iter().enumerate() {
@@ -362,7 +367,7 @@ impl Usage {
         }
         let written = request
             .update_expression(format!(
-                "SET expiresAt = :expiresAt, lastWrite = :write ADD {}",
+                "SET expiresAt = :expiresAt, #write = :write ADD {}",
                 additions.join(", ")
             ))
             .send()
@@ -450,6 +455,7 @@ fn expires_at(day: Date) -> i64 {
 #[cfg(test)]
 mod tests {
     use comms_core::{Attempt, DeliveryId, EntryId, Position};
+    use comms_testkit::aws::{Fault, LocalAws, Moment};
 
     use super::*;
 
@@ -597,6 +603,37 @@ mod tests {
                 .next_write(&(tenant(MOST_WAITING), day_of(NOON)))
                 .is_none()
         );
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_counts_once_although_others_have_written_in_between() {
+        let aws = LocalAws::start().await;
+        let process = |place| Usage {
+            place,
+            ..Usage::new(&aws.sdk_config(), &aws.resources().deliveries_table)
+        };
+        let (tenant, sent) = (Tenant::Global, sent_at(Position::Global));
+        let deadline = || Deadline::after(Duration::from_secs(30));
+        let (first, other) = (process(1), process(2));
+        for (process, is_answered) in [(&first, false), (&other, true), (&first, false)] {
+            process.count_ended(&tenant, &sent, false, NOON);
+            if !is_answered {
+                // The effect of a write, and of its repetitions by the SDK, without an answer.
+                aws.watch(|call| {
+                    let fault = (call.moment != Moment::Arrived).then_some(Fault::ServerError);
+                    Box::pin(async move { fault })
+                });
+            }
+            process.write(deadline()).await;
+            aws.watch(|_| Box::pin(async { None }));
+        }
+        other.count_ended(&tenant, &sent, false, NOON);
+        other.write(deadline()).await;
+        first.write(deadline()).await;
+        let day = day_of(NOON);
+        let days = first.read(&tenant, day, day).await.unwrap();
+        let count = days[&day].get(Channel::Email, Counter::SentByGlobal);
+        assert_eq!(count, 4);
     }
 
     #[test]
