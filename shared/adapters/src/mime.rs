@@ -1,14 +1,24 @@
 //! E-mail messages in MIME form, for the providers that take them so: SMTP, and SES with files.
+//!
+//! lettre writes the fields of the header, and files. How the parts are put together is written here: lettre's builder
+//! reads the header that it has just written twice again, and makes up boundaries one character at a time, which was
+//! half of what a message costs.
+
+mod text;
 
 use comms_core::{EmailAddress, Mailbox, ProviderError, request};
 use lettre::{
     Address,
     message::{
-        Attachment, Body, Mailbox as LettreMailbox, MultiPart, SinglePart,
-        header::{ContentTransferEncoding, ContentType},
+        Attachment, Body, Mailbox as LettreMailbox, Mailboxes,
+        header::{
+            Cc, ContentTransferEncoding, ContentType, Date, From, Headers, MessageId, ReplyTo,
+            Subject, To,
+        },
     },
 };
 
+use self::text::Text;
 use crate::message::{Message, invalid};
 
 /// A message in its final form.
@@ -30,56 +40,143 @@ pub(crate) fn build_naming<'a>(
     sender: &Mailbox,
     copies: impl IntoIterator<Item = &'a EmailAddress>,
 ) -> Result<Mail, ProviderError> {
-    let recipient = message.mailbox()?;
-    let malformed = "The message can not be put into MIME form.";
-    let (from, to) = (address(&sender.address), address(&recipient.address));
+    let content = &message.content;
+    let texts = [("plain", &content.body), ("html", &content.html)];
+    let texts = texts
+        .into_iter()
+        .filter_map(|(subtype, text)| Some((subtype, text.as_ref()?)));
+    let texts = texts
+        .map(|(subtype, text)| Ok((subtype, Text::encode(text)?)))
+        .collect::<Result<Vec<_>, ProviderError>>()?;
+    if texts.is_empty() {
+        return Err(invalid("An e-mail needs a body."));
+    }
     let message_id = format!("<{}@{}>", message.delivery, sender.address.domain());
-    let mut builder = lettre::Message::builder()
-        .from(LettreMailbox::new(sender.name.clone(), from))
-        .to(LettreMailbox::new(recipient.name.clone(), to))
-        .subject(message.content.title.clone().unwrap_or_default())
-        .message_id(Some(message_id.clone()))
-        .date_now();
-    for copy in copies {
-        builder = builder.cc(LettreMailbox::new(None, address(copy)));
+    let mut bytes = header(message, sender, copies, &message_id)?;
+    bytes.reserve(texts.iter().map(|(_, text)| text.bytes.len() + 256).sum());
+    let mixed = Multipart::new("mixed", message);
+    let alternative = Multipart::new("alternative", message);
+    let (has_files, has_both) = (!content.attachments.is_empty(), texts.len() > 1);
+    if has_files {
+        mixed.begin(&mut bytes);
+        mixed.next(&mut bytes);
+    }
+    if has_both {
+        alternative.begin(&mut bytes);
+    }
+    for (subtype, text) in &texts {
+        if has_both {
+            alternative.next(&mut bytes);
+        }
+        push_text(&mut bytes, subtype, text);
+    }
+    if has_both {
+        alternative.end(&mut bytes);
+    }
+    for attachment in &content.attachments {
+        mixed.next(&mut bytes);
+        push_file(&mut bytes, attachment)?;
+    }
+    if has_files {
+        mixed.end(&mut bytes);
+    }
+    Ok(Mail { message_id, bytes })
+}
+
+/// The fields of the header (RFC 5322 section 3.6), up to those that describe the body.
+fn header<'a>(
+    message: &Message,
+    sender: &Mailbox,
+    copies: impl IntoIterator<Item = &'a EmailAddress>,
+    message_id: &str,
+) -> Result<Vec<u8>, ProviderError> {
+    let named = |mailbox: &Mailbox| {
+        let mailbox = LettreMailbox::new(mailbox.name.clone(), address(&mailbox.address));
+        Mailboxes::new().with(mailbox)
+    };
+    let title = message.content.title.clone().unwrap_or_default();
+    let mut fields = Headers::new();
+    fields.set(From::from(named(sender)));
+    fields.set(To::from(named(message.mailbox()?)));
+    fields.set(Subject::from(title));
+    fields.set(MessageId::from(message_id.to_owned()));
+    fields.set(Date::now());
+    let copies = copies
+        .into_iter()
+        .map(|copy| LettreMailbox::new(None, address(copy)));
+    let copies: Mailboxes = copies.collect();
+    if copies.iter().next().is_some() {
+        fields.set(Cc::from(copies));
     }
     if let Some(reply_to) = &message.reply_to {
-        builder = builder.reply_to(LettreMailbox::new(None, address(reply_to)));
+        let reply_to = LettreMailbox::new(None, address(reply_to));
+        fields.set(ReplyTo::from(Mailboxes::new().with(reply_to)));
     }
-    let content = &message.content;
-    let body = match (&content.body, &content.html) {
-        (Some(text), Some(html)) => Part::Multi(
-            MultiPart::alternative()
-                .singlepart(SinglePart::plain(lines(text)))
-                .singlepart(SinglePart::html(lines(html))),
-        ),
-        (Some(text), None) => Part::Single(SinglePart::plain(lines(text))),
-        (None, Some(html)) => Part::Single(SinglePart::html(lines(html))),
-        (None, None) => return Err(invalid("An e-mail needs a body.")),
-    };
-    let whole = if content.attachments.is_empty() {
-        match body {
-            Part::Multi(part) => builder.multipart(part),
-            Part::Single(part) => builder.singlepart(part),
+    Ok(format!("{fields}MIME-Version: 1.0\r\n").into_bytes())
+}
+
+/// Several parts in one (RFC 2046 section 5.1).
+struct Multipart {
+    subtype: &'static str,
+    boundary: String,
+}
+
+impl Multipart {
+    /// No part has the boundary in it, for the `=_` (RFC 2045 section 6.7): none is sent as it is that has these, and
+    /// no encoding makes them.
+    fn new(subtype: &'static str, message: &Message) -> Self {
+        Self {
+            subtype,
+            boundary: format!("=_{subtype}_{}", message.delivery),
         }
-    } else {
-        let mixed = MultiPart::mixed();
-        let mut mixed = match body {
-            Part::Multi(part) => mixed.multipart(part),
-            Part::Single(part) => mixed.singlepart(part),
-        };
-        for attachment in &content.attachments {
-            let content_type = ContentType::parse(&attachment.content_type)
-                .map_err(|_| invalid("An attachment's content type is none."))?;
-            mixed = mixed.singlepart(
-                Attachment::new(attachment.filename.clone())
-                    .body(attachment_body(attachment)?, content_type),
-            );
-        }
-        builder.multipart(mixed)
-    };
-    let bytes = whole.map_err(|_| invalid(malformed))?.formatted();
-    Ok(Mail { message_id, bytes })
+    }
+
+    fn begin(&self, bytes: &mut Vec<u8>) {
+        let Self { subtype, boundary } = self;
+        let fields = [
+            "Content-Type: multipart/",
+            subtype,
+            ";\r\n boundary=\"",
+            boundary,
+            "\"\r\n\r\n",
+        ];
+        push(bytes, &fields);
+    }
+
+    fn next(&self, bytes: &mut Vec<u8>) {
+        push(bytes, &["--", &self.boundary, "\r\n"]);
+    }
+
+    fn end(&self, bytes: &mut Vec<u8>) {
+        push(bytes, &["--", &self.boundary, "--\r\n"]);
+    }
+}
+
+fn push_text(bytes: &mut Vec<u8>, subtype: &str, text: &Text) {
+    let fields = [
+        "Content-Type: text/",
+        subtype,
+        "; charset=utf-8\r\nContent-Transfer-Encoding: ",
+        text.encoding.name(),
+        "\r\n\r\n",
+    ];
+    push(bytes, &fields);
+    bytes.extend_from_slice(&text.bytes);
+    bytes.extend_from_slice(b"\r\n");
+}
+
+fn push_file(bytes: &mut Vec<u8>, file: &request::Attachment) -> Result<(), ProviderError> {
+    let content_type = ContentType::parse(&file.content_type)
+        .map_err(|_| invalid("An attachment's content type is none."))?;
+    let part = Attachment::new(file.filename.clone()).body(attachment_body(file)?, content_type);
+    bytes.extend_from_slice(&part.formatted());
+    Ok(())
+}
+
+fn push(bytes: &mut Vec<u8>, texts: &[&str]) {
+    for text in texts {
+        bytes.extend_from_slice(text.as_bytes());
+    }
 }
 
 /// A file's bytes in base64, whatever they are. Left to choose, lettre sends bytes that look like text
@@ -87,17 +184,6 @@ pub(crate) fn build_naming<'a>(
 fn attachment_body(attachment: &request::Attachment) -> Result<Body, ProviderError> {
     Body::new_with_encoding(attachment.content.to_vec(), ContentTransferEncoding::Base64)
         .map_err(|_| invalid("An attachment can not be put into MIME form."))
-}
-
-/// Text with line feeds alone for line ends; lettre makes CRLF of them. A carriage return alone would
-/// go out as it is.
-fn lines(text: &str) -> String {
-    text.replace("\r\n", "\n").replace('\r', "\n")
-}
-
-enum Part {
-    Multi(MultiPart),
-    Single(SinglePart),
 }
 
 /// The address has been checked by the same rules that lettre has, and stricter ones.

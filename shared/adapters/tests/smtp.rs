@@ -622,7 +622,7 @@ async fn the_whole_conversation_as_it_goes_over_the_wire() {
     S: 250 AUTH PLAIN LOGIN
     C: AUTH PLAIN ***
     S: 235 2.7.0 authenticated
-    C: MAIL FROM:<appointments@clinic.example> SIZE=706
+    C: MAIL FROM:<appointments@clinic.example> SIZE=730
     S: 250 2.1.0 ok
     C: RCPT TO:<patient@example.com>
     S: 250 2.1.5 ok
@@ -632,15 +632,15 @@ async fn the_whole_conversation_as_it_goes_over_the_wire() {
     S: 250 2.1.5 ok
     C: DATA
     S: 354 end with a line that holds a dot alone
-    C: <706 bytes>
+    C: <730 bytes>
     S: 250 2.0.0 accepted as 1.1
-    C: MAIL FROM:<appointments@clinic.example> SIZE=682
+    C: MAIL FROM:<appointments@clinic.example> SIZE=706
     S: 250 2.1.0 ok
     C: RCPT TO:<patient@example.com>
     S: 250 2.1.5 ok
     C: DATA
     S: 354 end with a line that holds a dot alone
-    C: <682 bytes>
+    C: <706 bytes>
     S: 250 2.0.0 accepted as 1.2
     ");
 }
@@ -789,6 +789,58 @@ async fn a_reply_that_is_cut_within_a_group_sends_nothing() {
         assert!(!conversation.contains("bytes>"), "{conversation}");
         world.send().await.unwrap();
         assert_eq!(world.server.connections(), 2);
+    }
+}
+
+/// RFC 2920 section 3.2 wants the replies to a group in one segment; the others here come one by one.
+#[tokio::test]
+async fn replies_to_a_group_may_come_together() {
+    let world = World::plain(|server| {
+        server
+            .replies_together()
+            .on_rcpt("b@example.com", Action::reply("550 5.1.1 unknown"))
+            .on_rcpt("gone@example.com", Action::reply("550 5.1.1 unknown"))
+    })
+    .await;
+    world.send().await.unwrap();
+    let gone = world.send_message(&message_to("gone@example.com")).await;
+    assert_eq!(
+        verdict(&gone),
+        (Disposition::Final, ErrorKind::InvalidRecipient)
+    );
+    let copies = message_with(&["a@example.com"], &["b@example.com"]);
+    let receipt = world.send_message(&copies).await.unwrap();
+    let refused = [(CopyField::Bcc, 0, Some("550 5.1.1"))];
+    assert_eq!(refused_copies(&receipt), refused);
+    let recipients: Vec<_> = world
+        .server
+        .messages()
+        .into_iter()
+        .map(|it| it.rcpt_to)
+        .collect();
+    let expected = [
+        vec!["patient@example.com"],
+        vec!["patient@example.com", "a@example.com"],
+    ];
+    assert_eq!(recipients, expected);
+    assert_eq!(world.server.connections(), 1);
+}
+
+#[tokio::test]
+async fn replies_ahead_of_their_commands_send_nothing() {
+    for stage in [Stage::EhloAfterTls, Stage::Auth, Stage::Mail, Stage::Rcpt] {
+        let ahead = b"250 ok\r\n250 ok\r\n354 go ahead\r\n250 2.0.0 accepted\r\n".to_vec();
+        let world = World::plain(|server| server.on(stage, Action::Inject(ahead))).await;
+        assert_eq!(
+            verdict(&world.send().await),
+            (Disposition::Transient, ErrorKind::Unexpected),
+            "{stage:?}"
+        );
+        assert!(world.server.messages().is_empty(), "{stage:?}");
+        let conversation = world.server.transcript().join("\n");
+        assert!(!conversation.contains("bytes>"), "{conversation}");
+        world.send().await.unwrap();
+        assert_eq!(world.server.connections(), 2, "{stage:?}");
     }
 }
 

@@ -230,6 +230,10 @@ pub struct SmtpServerBuilder {
 }
 
 /// What does not change while the server runs.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a habit of its own, which a server has or has not"
+)]
 struct Config {
     host_name: String,
     tls: TlsMode,
@@ -243,6 +247,7 @@ struct Config {
     max_text_line: usize,
     max_recipients: usize,
     data_without_recipients: bool,
+    replies_together: bool,
     max_connections: usize,
     max_messages_per_session: Option<usize>,
     idle_timeout: Duration,
@@ -419,6 +424,14 @@ impl SmtpServerBuilder {
         self
     }
 
+    /// Answers commands that came together in one write, as RFC 2920 section 3.2 wants it. Without it each reply is a
+    /// segment (and a TLS record) of its own, which is harder on a client.
+    #[must_use]
+    pub fn replies_together(mut self) -> Self {
+        self.config.replies_together = true;
+        self
+    }
+
     /// How long a connection may say nothing before `421 4.4.2` ends it (default 5 minutes).
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
@@ -519,6 +532,7 @@ impl SmtpServer {
                 max_text_line: 1_000,
                 max_recipients: 100,
                 data_without_recipients: false,
+                replies_together: false,
                 max_connections: 1_000,
                 max_messages_per_session: None,
                 idle_timeout: Duration::from_mins(5),

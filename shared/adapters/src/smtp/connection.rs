@@ -288,7 +288,7 @@ impl Encrypted {
             .ok_or(Failure::new(Stage::Auth, Cause::NotOffered))?;
         auth::log_in(&mut self.wire, mechanism, user, password, deadline).await?;
         Ok(Connection {
-            wire: self.wire,
+            wire: Box::new(self.wire),
             offer,
             messages: 0,
         })
@@ -297,7 +297,8 @@ impl Encrypted {
 
 /// A connection that is logged in and in step: the last reply was read.
 pub(super) struct Connection {
-    wire: Wire<TlsStream<TcpStream>>,
+    /// Boxed: TLS keeps more than a kilobyte, and a connection moves with every message.
+    wire: Box<Wire<TlsStream<TcpStream>>>,
     offer: Offer,
     messages: u32,
 }
@@ -346,7 +347,7 @@ impl Connection {
         deadline: Deadline,
     ) -> Sent {
         let sending = hand_over(
-            &mut self.wire,
+            &mut *self.wire,
             &self.offer,
             submission,
             first_reply,

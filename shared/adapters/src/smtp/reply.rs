@@ -1,6 +1,7 @@
 //! SMTP replies: their codes. Texts are not kept; they repeat addresses.
 
 use comms_core::ProviderCode;
+use memchr::memchr;
 
 use super::connection::Cause;
 
@@ -94,7 +95,7 @@ fn parse_throttling(text: &str) -> Option<Throttling> {
 pub(super) fn parse_reply(bytes: &[u8]) -> Option<Result<(usize, Reply), Cause>> {
     let mut end = 0;
     let mut so_far: Option<Reply> = None;
-    while let Some(length) = bytes[end..].iter().position(|byte| *byte == b'\n') {
+    while let Some(length) = memchr(b'\n', &bytes[end..]) {
         let line = &bytes[end..end + length];
         end += length + 1;
         let Some((mut reply, is_last)) = parse_line(line) else {

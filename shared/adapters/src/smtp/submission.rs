@@ -1,6 +1,7 @@
 //! What is handed over to a server: the envelope, and the message as it follows DATA.
 
 use comms_core::{CopyField, EmailAddress, Mailbox, ProviderCode, ProviderError, RefusedCopy};
+use memchr::memchr2;
 
 use super::{
     classify,
@@ -151,6 +152,7 @@ fn copies(field: CopyField, addresses: &[EmailAddress]) -> impl Iterator<Item = 
 pub(super) struct Body {
     wire: Vec<u8>,
     size: u64,
+    is_ascii: bool,
 }
 
 const FINAL_DOT: &[u8] = b".\r\n";
@@ -159,20 +161,22 @@ impl Body {
     /// Carriage returns and line feeds on their own become line ends. None are expected; but what some
     /// servers take for the end of a message must not come from its content (SMTP smuggling).
     pub(super) fn new(message: Vec<u8>) -> Self {
+        let is_ascii = message.is_ascii();
         if is_wire_form(&message) {
             let size = message.len() as u64;
             let mut wire = message;
             wire.extend_from_slice(FINAL_DOT);
-            return Self { wire, size };
+            return Self {
+                wire,
+                size,
+                is_ascii,
+            };
         }
         let mut wire = Vec::with_capacity(message.len() + message.len() / 16 + 64);
         let mut stuffed = 0;
         let mut rest = message.as_slice();
         while !rest.is_empty() {
-            let end = rest
-                .iter()
-                .position(|byte| matches!(byte, b'\r' | b'\n'))
-                .unwrap_or(rest.len());
+            let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
             let (line, after) = rest.split_at(end);
             if line.starts_with(b".") {
                 wire.push(b'.');
@@ -187,7 +191,11 @@ impl Body {
         }
         let size = (wire.len() - stuffed) as u64;
         wire.extend_from_slice(FINAL_DOT);
-        Self { wire, size }
+        Self {
+            wire,
+            size,
+            is_ascii,
+        }
     }
 
     /// What is written.
@@ -202,27 +210,25 @@ impl Body {
     }
 
     /// Whether it goes without 8BITMIME.
-    pub(super) fn is_ascii(&self) -> bool {
-        self.wire.is_ascii()
+    pub(super) const fn is_ascii(&self) -> bool {
+        self.is_ascii
     }
 }
 
 /// Whether a message is as it goes out already, which spares a copy of it.
 fn is_wire_form(message: &[u8]) -> bool {
-    // The two bytes before; a message begins at the beginning of a line.
-    let mut before = (b'\r', b'\n');
-    for byte in message {
-        let fits = match (before, byte) {
-            ((_, b'\r'), byte) => *byte == b'\n',
-            (_, b'\n') | ((b'\r', b'\n'), b'.') => false,
-            (_, _) => true,
-        };
-        if !fits {
-            return false;
-        }
-        before = (before.1, *byte);
+    let begins_well = !matches!(message.first(), Some(b'.' | b'\n'));
+    if !begins_well || !message.ends_with(b"\r\n") {
+        return message.is_empty();
     }
-    before == (b'\r', b'\n')
+    // Every pair of neighbours, without leaving off early: so the compiler looks at many at a time.
+    let pairs = message.iter().zip(&message[1..]);
+    let odd = pairs.fold(0, |odd, (&byte, &next)| {
+        let half_a_line_end = u8::from((byte == b'\r') != (next == b'\n'));
+        let dot = u8::from(byte == b'\n') & u8::from(next == b'.');
+        odd | half_a_line_end | dot
+    });
+    odd == 0
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ const BODY_TIME: Duration = Duration::from_mins(1);
 /// The longest that all commands up to the message may take: a server that takes its time over each of
 /// fifty recipients must leave some for the next provider.
 const ENVELOPE_TIME: Duration = Duration::from_secs(12);
+/// Bytes that hold the commands of almost every message to one recipient.
+const COMMANDS: usize = 256;
 
 /// Hands `submission` over. `Ok` is the server's 250 to the message and nothing less, with the copies
 /// that it does not go to. A copy that is refused for the moment counts as refused, also by 452 4.5.3
@@ -61,19 +63,25 @@ async fn one_by_one<S: AsyncRead + AsyncWrite + Unpin>(
     first_reply: Duration,
     deadline: Deadline,
 ) -> Result<Vec<RefusedCopy>, Failure> {
+    let mut command = String::with_capacity(COMMANDS);
+    push_mail(&mut command, submission, offer);
     let exchange = async {
-        let mail = mail_command(submission, offer);
-        wire.write(mail.as_bytes(), 1).await?;
+        wire.write(command.as_bytes(), 1).await?;
         wire.reply().await
     };
     let mail = within(Stage::Mail, first_reply, deadline, exchange).await?;
     succeeded(mail, Stage::Mail)?;
-    let rcpt = rcpt_command(submission.recipient);
-    succeeded(say(wire, Stage::Rcpt, &rcpt, deadline).await?, Stage::Rcpt)?;
+    command.clear();
+    push_rcpt(&mut command, submission.recipient);
+    succeeded(
+        say(wire, Stage::Rcpt, &command, deadline).await?,
+        Stage::Rcpt,
+    )?;
     let mut refused = submission.refused.clone();
     for copy in &submission.copies {
-        let rcpt = rcpt_command(copy.address);
-        let reply = say(wire, Stage::Rcpt, &rcpt, deadline).await?;
+        command.clear();
+        push_rcpt(&mut command, copy.address);
+        let reply = say(wire, Stage::Rcpt, &command, deadline).await?;
         if !is_taken(reply)? {
             refused.push(copy.refused(reply.provider_code()));
         }
@@ -91,10 +99,11 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Unpin>(
     deadline: Deadline,
 ) -> Result<Vec<RefusedCopy>, Failure> {
     let with_data = submission.copies.is_empty();
-    let mut group = mail_command(submission, offer);
-    group.push_str(&rcpt_command(submission.recipient));
+    let mut group = String::with_capacity(COMMANDS);
+    push_mail(&mut group, submission, offer);
+    push_rcpt(&mut group, submission.recipient);
     for copy in &submission.copies {
-        group.push_str(&rcpt_command(copy.address));
+        push_rcpt(&mut group, copy.address);
     }
     if with_data {
         enough_time(deadline)?;
@@ -252,14 +261,15 @@ fn is_taken(reply: Reply) -> Result<bool, Failure> {
     }
 }
 
-fn mail_command(submission: &Submission<'_>, offer: &Offer) -> String {
-    let sender = submission.sender.as_str();
-    let mut command = if offer.size.is_some() {
+fn push_mail(command: &mut String, submission: &Submission<'_>, offer: &Offer) {
+    command.push_str("MAIL FROM:<");
+    command.push_str(submission.sender.as_str());
+    command.push('>');
+    if offer.size.is_some() {
         // RFC 1870 section 3.
-        format!("MAIL FROM:<{sender}> SIZE={}", submission.body.size())
-    } else {
-        format!("MAIL FROM:<{sender}>")
-    };
+        command.push_str(" SIZE=");
+        command.push_str(&submission.body.size().to_string());
+    }
     if !submission.body.is_ascii() {
         // RFC 6152 section 3; that it is offered was looked at before.
         command.push_str(" BODY=8BITMIME");
@@ -269,12 +279,13 @@ fn mail_command(submission: &Submission<'_>, offer: &Offer) -> String {
         command.push_str(" SMTPUTF8");
     }
     command.push_str("\r\n");
-    command
 }
 
 /// An [`EmailAddress`] has neither spaces, brackets nor control characters: it can not end its command.
-fn rcpt_command(address: &EmailAddress) -> String {
-    format!("RCPT TO:<{}>\r\n", address.as_str())
+fn push_rcpt(commands: &mut String, address: &EmailAddress) {
+    commands.push_str("RCPT TO:<");
+    commands.push_str(address.as_str());
+    commands.push_str(">\r\n");
 }
 
 async fn say<S: AsyncRead + AsyncWrite + Unpin>(

@@ -109,11 +109,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// The next reply.
     pub(super) async fn reply(&mut self) -> Result<Reply, Cause> {
-        self.reply_with_lines().await.map(|(_, reply)| reply)
+        let (length, reply) = self.next_reply().await?;
+        self.input.drain(..length);
+        Ok(reply)
     }
 
     /// The next reply, with its bytes.
     pub(super) async fn reply_with_lines(&mut self) -> Result<(Vec<u8>, Reply), Cause> {
+        let (length, reply) = self.next_reply().await?;
+        Ok((self.input.drain(..length).collect(), reply))
+    }
+
+    /// The next reply, which is not owed any more, and how many bytes of the input it has.
+    async fn next_reply(&mut self) -> Result<(usize, Reply), Cause> {
         loop {
             if let Some(parsed) = parse_reply(&self.input) {
                 let (length, reply) = parsed?;
@@ -121,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                     return Err(Cause::Malformed);
                 }
                 self.owed = self.owed.saturating_sub(1);
-                return Ok((self.input.drain(..length).collect(), reply));
+                return Ok((length, reply));
             }
             if self.input.len() > MOST {
                 return Err(Cause::Malformed);

@@ -115,6 +115,8 @@ pub(super) struct Session {
     closer: Option<oneshot::Sender<()>>,
     stream: Stream,
     input: BytesMut,
+    /// Replies that wait for those behind them, or for the client's next word.
+    held: Vec<u8>,
     upgraded: bool,
     greeted: bool,
     extended: bool,
@@ -140,6 +142,7 @@ impl Session {
             closer: None,
             stream: Stream::Plain(socket),
             input: BytesMut::new(),
+            held: Vec::new(),
             upgraded: false,
             greeted: false,
             extended: false,
@@ -363,6 +366,7 @@ impl Session {
         let Some(config) = self.shared.config.certificate.clone() else {
             return Err(End::Cut);
         };
+        self.write_held().await?;
         let Stream::Plain(tcp) = mem::replace(&mut self.stream, Stream::Gone) else {
             return Err(End::Gone);
         };
@@ -792,6 +796,7 @@ impl Session {
 
     /// Waits for bytes from the client; between commands also for a request to close.
     async fn fill(&mut self, between_commands: bool) -> Result<(), End> {
+        self.write_held().await?;
         let idle = between_commands && self.input.is_empty() && self.transaction.is_none();
         self.shared.set_idle(self.connection, idle);
         let deadline = self.shared.config.idle_timeout;
@@ -891,6 +896,7 @@ impl Session {
 
     /// Says nothing until the client gives up.
     async fn hang(&mut self) -> Result<u16, End> {
+        self.write_held().await?;
         self.shared.set_idle(self.connection, false);
         let mut ignored = BytesMut::with_capacity(4_096);
         loop {
@@ -935,10 +941,25 @@ impl Session {
         let idle = self.transaction.is_none() && self.input.is_empty();
         self.shared.set_idle(self.connection, idle);
         self.note_reply(bytes);
+        if self.shared.config.replies_together && !self.input.is_empty() {
+            self.held.extend_from_slice(bytes);
+            return Ok(());
+        }
         self.write(bytes).await
     }
 
+    async fn write_held(&mut self) -> Result<(), End> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        self.write(&[]).await
+    }
+
+    /// Writes what was held and these bytes.
     async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
+        let mut held = mem::take(&mut self.held);
+        held.extend_from_slice(bytes);
+        let bytes = held.as_slice();
         match timeout(self.shared.config.idle_timeout, self.stream.write(bytes)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(End::Gone),
@@ -980,6 +1001,13 @@ impl Session {
     }
 
     async fn end(mut self, end: End) {
+        match end {
+            // Who closes has said what it had to say; a reset takes it along.
+            End::Close | End::Cut => {
+                let _ = self.write_held().await;
+            }
+            End::Reset | End::Gone => {}
+        }
         match end {
             End::Close => {
                 let _ = timeout(LINGER, self.stream.shutdown()).await;

@@ -294,6 +294,27 @@ async fn a_message_to_nobody_can_be_asked_for_and_is_refused_at_its_end() {
 }
 
 #[tokio::test]
+async fn replies_to_commands_that_came_together_come_together_where_that_is_wanted() {
+    let server = SmtpServer::builder().replies_together().start().await;
+    let mut client = Client::ready(&server).await;
+    let group = "MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n";
+    client.write(group).await;
+    let first = client.stream.fill_buf().await.unwrap();
+    let text = String::from_utf8_lossy(first).into_owned();
+    let codes: Vec<_> = text.lines().map(|line| &line[..3]).collect();
+    assert_eq!(codes, ["250", "250", "354"]);
+    for _ in codes {
+        client.reply().await;
+    }
+    assert!(client.say("text\r\n.").await.starts_with("250"));
+    // What is held is not lost when the connection ends behind it.
+    client.write("NOOP\r\nQUIT\r\n").await;
+    assert!(client.reply().await.starts_with("250"));
+    assert!(client.reply().await.starts_with("221"));
+    assert_eq!(client.reply().await, "");
+}
+
+#[tokio::test]
 async fn pipelining_that_was_not_offered_is_refused() {
     let server = SmtpServer::builder()
         .without_extension("PIPELINING")
