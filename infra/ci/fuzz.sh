@@ -25,17 +25,18 @@ export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-co
 -Cllvm-args=-sanitizer-coverage-trace-compares"
 
 # For the host by name: build scripts and macros are then built as usual.
-mapfile -t programs < <(
-  cargo test --no-run --profile fuzz --target "$host" --message-format json-render-diagnostics --test fuzz --lib --package comms-tests \
+listed=$(
+  cargo test --no-run --profile fuzz --target "$host" --message-format json-render-diagnostics --lib --package comms-tests \
     --package comms-adapters --package comms-settings --package comms-delivery --package comms-runtime \
     --package comms-config |
     python3 -c '
 import json, sys
 for line in sys.stdin:
     message = json.loads(line)
-    if message.get("executable") and message["profile"]["test"] and message["target"]["name"] != "comms_tests":
+    if message.get("executable") and message["profile"]["test"]:
         print(message["executable"])'
 )
+mapfile -t programs <<<"$listed"
 
 work=$CARGO_TARGET_DIR
 failed=()

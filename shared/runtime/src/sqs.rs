@@ -141,7 +141,8 @@ pub enum MessageResult {
     Panicked,
 }
 
-/// Handles the messages of a batch, at most `concurrency` at once, and says what became of each.
+/// Handles the messages of a batch, at most `concurrency` at once, and says what became of each, in the order in which
+/// they ended.
 pub async fn handle_batch<'m, F, Fut>(
     messages: &'m [SqsMessage],
     concurrency: usize,
@@ -166,7 +167,7 @@ where
                 (message, result)
             }
         })
-        .buffered(concurrency.max(1))
+        .buffer_unordered(concurrency.max(1))
         .collect()
         .await
 }
@@ -239,6 +240,25 @@ mod tests {
         })
         .await;
         assert_eq!(most.into_inner(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_takes_long_keeps_no_other_from_being_begun() {
+        let event = event(&["hangs", "a", "b", "c"]);
+        let others = tokio::sync::Semaphore::new(0);
+        let handling = handle_batch(&event.records, 2, |message| {
+            let others = &others;
+            async move {
+                if message.message_id == "hangs" {
+                    others.acquire_many(3).await.unwrap().forget();
+                } else {
+                    others.add_permits(1);
+                }
+                MessageResult::Done
+            }
+        });
+        let results = handling.now_or_never();
+        assert_eq!(results.map(|results| results.len()), Some(4));
     }
 
     #[test]

@@ -1,14 +1,10 @@
 //! Fuzz targets of what may be reached from outside of its crate: see [`comms_testkit::fuzz`].
 
-#![cfg_attr(fuzzing, no_main)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what is not as it should be is the test's failure"
-)]
-
-use std::{io::BufReader, sync::LazyLock};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io::BufReader,
+    sync::LazyLock,
+};
 
 use comms_adapters::egress::EgressAllow;
 use comms_core::{
@@ -29,10 +25,10 @@ use serde_json::Value;
 // twice as much while it grows. A numbering plan's regular expressions are compiled when its first number comes, and take
 // some MB together; phonenumber keeps a hundred.
 comms_testkit::fuzz_targets! {
-    json_texts = crate::json_texts, 20_000 + 600 * length;
-    requests = crate::requests, 10_000_000 + 600 * length;
-    names = crate::names, 10_000_000 + 200 * length;
-    import_files = crate::import_files, 100_000 + 600 * length;
+    json_texts = crate::fuzz::json_texts, 20_000 + 600 * length;
+    requests = crate::fuzz::requests, 10_000_000 + 600 * length;
+    names = crate::fuzz::names, 10_000_000 + 200 * length;
+    import_files = crate::fuzz::import_files, 100_000 + 600 * length;
 }
 
 /// The numbering plans of all countries, once read, stay.
@@ -284,49 +280,63 @@ fn names(input: &[u8]) {
     }
 }
 
-type Read = Vec<Result<ClinicItem, RefusedItem>>;
-
-fn read_file(input: &[u8], buffer: usize, lines: bool) -> (Read, u64) {
-    let mut file = ClinicsFile::new(BufReader::with_capacity(buffer, input), lines);
-    let mut read = Vec::new();
-    while let Some(item) = file.next_item().unwrap() {
-        read.push(item);
-        assert!(read.len() <= input.len() + 1, "more items than bytes");
-    }
-    (read, file.position())
+/// What reading a file came to.
+#[derive(Debug, PartialEq)]
+struct Read {
+    /// Of all items in their order.
+    digest: u64,
+    /// Bytes of the file that were read.
+    position: u64,
+    /// Whether the last item says that the rest was not read.
+    says_where: bool,
 }
 
-/// A file is read to its end or says where it is not; whatever is read of it at a time. What is refused is not repeated.
+/// Reads a file, `buffer` bytes at a time. One item is kept at a time, as by those who read files.
+fn read_file(input: &[u8], buffer: usize, lines: bool) -> Read {
+    let mut file = ClinicsFile::new(BufReader::with_capacity(buffer, input), lines);
+    let (mut digest, mut items, mut says_where) = (DefaultHasher::new(), 0, false);
+    while let Some(item) = file.next_item().unwrap() {
+        items += 1;
+        assert!(items <= input.len() + 1, "more items than bytes");
+        check_item(&item);
+        shown(&item).hash(&mut digest);
+        says_where = matches!(&item, Err(refused)
+            if refused.problems.iter().any(|problem| problem.detail.ends_with("was not read from here on")));
+    }
+    Read {
+        digest: digest.finish(),
+        position: file.position(),
+        says_where,
+    }
+}
+
+/// What is refused is not repeated.
+fn check_item(item: &Result<ClinicItem, RefusedItem>) {
+    match item {
+        Ok(item) => {
+            assert!(Tenant::parse(item.tenant.as_str()).as_ref() == Ok(&item.tenant));
+            assert!(item.document.to_string().len() <= 6 * MAX_ITEM);
+        }
+        Err(refused) => {
+            assert!(!refused.problems.is_empty() && refused.problems.len() <= Problems::MOST);
+            for problem in &refused.problems {
+                assert!(!problem.detail.contains(PLANTED), "{problem:?}");
+            }
+        }
+    }
+}
+
+/// A file is read to its end or says where it is not; whatever is read of it at a time.
 fn import_files(input: &[u8]) {
     for lines in [false, true] {
-        let (read, position) = read_file(input, 8_192, lines);
-        let shown = |read: &Read| read.iter().map(shown).collect::<Vec<_>>();
-        let (again, same) = read_file(input, 3, lines);
-        assert_eq!((shown(&again), same), (shown(&read), position));
-        let says_where = matches!(read.last(), Some(Err(refused))
-            if refused.problems.iter().any(|problem| problem.detail.ends_with("was not read from here on")));
-        let rest = &input[usize::try_from(position).unwrap()..];
+        let read = read_file(input, 8_192, lines);
+        assert_eq!(read_file(input, 3, lines), read);
+        let rest = &input[usize::try_from(read.position).unwrap()..];
         assert!(
-            says_where || rest.is_empty(),
+            read.says_where || rest.is_empty(),
             "{} bytes were passed over",
             rest.len()
         );
-        for item in &read {
-            match item {
-                Ok(item) => {
-                    assert!(Tenant::parse(item.tenant.as_str()).as_ref() == Ok(&item.tenant));
-                    assert!(item.document.to_string().len() <= 6 * MAX_ITEM);
-                }
-                Err(refused) => {
-                    assert!(
-                        !refused.problems.is_empty() && refused.problems.len() <= Problems::MOST
-                    );
-                    for problem in &refused.problems {
-                        assert!(!problem.detail.contains(PLANTED), "{problem:?}");
-                    }
-                }
-            }
-        }
     }
 }
 
