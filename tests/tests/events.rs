@@ -99,7 +99,7 @@ fn opened(mut answer: Value) -> Value {
 
 async fn check(event: &str, expected: &Expected) {
     let world = World::saved().await;
-    let mut process = Process::start(&world, expected.function).await;
+    let process = Process::start(&world, expected.function).await;
     let answer = opened(process.invoke(&read(event)).await);
     assert!(
         contains(&answer, &expected.answer),

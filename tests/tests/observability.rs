@@ -456,7 +456,7 @@ async fn messages_of_one_batch_keep_their_own_traces_and_a_dead_letter_its() {
 #[tokio::test]
 async fn a_process_says_once_that_it_was_cold() {
     let world = World::new().await;
-    let mut process = Process::start(&world, "send").await;
+    let process = Process::start(&world, "send").await;
     let event = http_event("GET", "/api/v1/health", None, &Value::Null, &[]);
     for _ in 0..2 {
         assert_eq!(process.invoke(&event).await["statusCode"], 200);

@@ -53,6 +53,15 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a function of this world.
     pub(crate) async fn start(world: &World, function: &'static str) -> Self {
+        Self::start_with(world, function, &[]).await
+    }
+
+    /// The same with more variables.
+    pub(crate) async fn start_with(
+        world: &World,
+        function: &'static str,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let api = RuntimeApi::start().await;
         let output = tempfile().unwrap();
         let mut command = if let Some(programs) = std::env::var_os(PROGRAMS) {
@@ -65,6 +74,7 @@ impl Process {
         let child = command
             .envs(world.variables(function))
             .envs(api.env(function))
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output.try_clone().unwrap())
@@ -79,7 +89,7 @@ impl Process {
     }
 
     /// Invokes it and gives its answer.
-    pub(crate) async fn invoke(&mut self, event: &str) -> Value {
+    pub(crate) async fn invoke(&self, event: &str) -> Value {
         let payload = Bytes::from(event.to_owned());
         let answer = self.api.invoke(self.function, payload, TIMEOUT).await;
         let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.said()));
@@ -87,10 +97,11 @@ impl Process {
     }
 
     /// What it wrote to its standard output and error.
-    pub(crate) fn said(&mut self) -> String {
+    pub(crate) fn said(&self) -> String {
         let mut said = String::new();
-        self.output.rewind().unwrap();
-        self.output.read_to_string(&mut said).unwrap();
+        let mut output = &self.output;
+        output.rewind().unwrap();
+        output.read_to_string(&mut said).unwrap();
         said
     }
 }

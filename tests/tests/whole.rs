@@ -9,6 +9,7 @@
 )]
 
 mod authorization;
+mod concurrency;
 mod config;
 mod config_test;
 mod events;

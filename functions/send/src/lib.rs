@@ -67,6 +67,7 @@ impl Deps {
             deliveries_table: environment.required("DELIVERIES_TABLE"),
             kms_key_id: environment.required("KMS_KEY_ID"),
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
+            concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
             tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
         };
         let queue_url = environment.required("QUEUE_URL");

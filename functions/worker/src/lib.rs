@@ -63,6 +63,7 @@ impl Deps {
             deliveries_table: environment.required("DELIVERIES_TABLE"),
             kms_key_id: environment.required("KMS_KEY_ID"),
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
+            concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
             tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
         };
         let sources = ["QUEUE_URL", "URGENT_QUEUE_URL"].map(|name| environment.required(name));
@@ -81,7 +82,7 @@ pub async fn run() -> Result<(), lambda_runtime::Error> {
     telemetry::init(&environment);
     let deps = Arc::new(Deps::from_environment(&environment)?);
     telemetry::ready();
-    lambda_runtime::run(service_fn(move |event| {
+    lambda_runtime::run_concurrent(service_fn(move |event| {
         let deps = deps.clone();
         async move { Ok::<_, lambda_runtime::Error>(handle(&deps, event).await) }
     }))

@@ -3,7 +3,9 @@
 
 use std::{
     collections::HashSet,
+    num::{NonZeroUsize, ParseIntError},
     pin::Pin,
+    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -51,10 +53,13 @@ use crate::{
 
 /// Deliveries of one request that are worked on at once.
 const CONCURRENT_DELIVERIES: usize = 10;
-/// Deliveries that a process works on at once.
+/// Deliveries that a process works on at once, for each invocation that it may have at once.
 const SLOTS: usize = 32;
-/// Of those, how many may be one tenant's.
-const SHARE: usize = 24;
+/// The most, however many invocations there may be: what that many take of memory is measured
+/// (`infra/docs/PERFORMANCE.md`).
+const MOST_SLOTS: usize = 1_024;
+/// Of those, how many quarters may be one tenant's.
+const SHARE: usize = 3;
 /// How often a delivery is taken over from owners that did not say how it ended. Whatever ends them may
 /// well be the delivery.
 const MAX_TAKEOVERS: u32 = 3;
@@ -308,8 +313,36 @@ pub struct PipelineConfig {
     pub kms_key_id: String,
     /// Where connections may go beyond the public internet.
     pub egress_allow: EgressAllow,
+    /// How many invocations the process may have at once.
+    pub concurrency: Concurrency,
     /// Trust roots beside the public ones.
     pub tls: TlsConfigs,
+}
+
+/// How many invocations a process may have at once: one, unless it runs on a Lambda managed instance, which says how many in
+/// `AWS_LAMBDA_MAX_CONCURRENCY` (AWS Lambda Developer Guide, "Lambda Managed Instances").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concurrency(NonZeroUsize);
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        Self(NonZeroUsize::MIN)
+    }
+}
+
+impl FromStr for Concurrency {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl Concurrency {
+    fn slots(self) -> Slots {
+        let slots = SLOTS.saturating_mul(self.0.get()).min(MOST_SLOTS);
+        Slots::new(slots, slots * SHARE / 4)
+    }
 }
 
 /// Tenants whose settings and providers a process remembers. A chain of SMTP providers without open
@@ -320,9 +353,10 @@ impl Pipeline {
     /// The pipeline of a process. Nothing is connected to or read yet.
     pub fn assemble(sdk: &SdkConfig, config: PipelineConfig) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let slots = config.concurrency.slots();
         let store = SettingsStore::new(sdk, config.settings_table, config.kms_key_id);
         let egress = EgressGuard::new(config.egress_allow, Arc::new(SystemResolver));
-        Self::new(
+        let pipeline = Self::new(
             Arc::new(SettingsCache::new(
                 store.clone(),
                 clock.clone(),
@@ -343,10 +377,11 @@ impl Pipeline {
             Usage::new(sdk, config.deliveries_table.clone()),
             Ledger::new(sdk, config.deliveries_table),
             clock,
-        )
+        );
+        Self { slots, ..pipeline }
     }
 
-    /// Puts the parts together.
+    /// Puts the parts together, for one invocation at a time.
     #[allow(
         clippy::too_many_arguments,
         reason = "each part once, and nobody calls this but assemble and tests"
@@ -372,7 +407,7 @@ impl Pipeline {
             pacing,
             usage,
             deferred: Deferred::default(),
-            slots: Slots::new(SLOTS, SHARE),
+            slots: Concurrency::default().slots(),
             clock,
         }
     }

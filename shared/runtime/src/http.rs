@@ -305,7 +305,7 @@ pub async fn serve<D: Send + Sync + 'static>(
     telemetry::init(&environment);
     let deps = Arc::new(build(&environment)?);
     telemetry::ready();
-    lambda_http::run(service_fn(move |request: Request| {
+    lambda_http::run_concurrent(service_fn(move |request: Request| {
         let deps = deps.clone();
         async move {
             let span = invocation(&request);

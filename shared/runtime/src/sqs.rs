@@ -152,21 +152,22 @@ where
     F: Fn(&'m SqsMessage) -> Fut,
     Fut: Future<Output = MessageResult>,
 {
-    stream::iter(messages)
-        .map(|message| {
-            let work = AssertUnwindSafe(handle(message)).catch_unwind();
-            async move {
-                let result = work.await.unwrap_or_else(|_| {
-                    // The panic's text is not looked at: it may quote what it stumbled over.
-                    error!(
-                        sqs_message_id = message.message_id,
-                        "handling a message panicked"
-                    );
-                    MessageResult::Panicked
-                });
-                (message, result)
-            }
-        })
+    let work = messages.iter().map(|message| {
+        let work = AssertUnwindSafe(handle(message)).catch_unwind();
+        async move {
+            let result = work.await.unwrap_or_else(|_| {
+                // The panic's text is not looked at: it may quote what it stumbled over.
+                error!(
+                    sqs_message_id = message.message_id,
+                    "handling a message panicked"
+                );
+                MessageResult::Panicked
+            });
+            (message, result)
+        }
+    });
+    // In a list and not by the stream, which would have to be `Send` for messages of any lifetime.
+    stream::iter(work.collect::<Vec<_>>())
         .buffer_unordered(concurrency.max(1))
         .collect()
         .await
