@@ -24,7 +24,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use comms_core::{
-    BaseUrl, Clock, Disposition, ErrorKind, Host, ProviderCode, ProviderError, Secret,
+    BaseUrl, Clock, Disposition, ErrorKind, Host, ProviderCode, ProviderError, Secret, json,
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
@@ -38,7 +38,10 @@ use reqwest::{
     redirect,
 };
 use rustls::{ClientConfig, pki_types::ServerName};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 use tokio_rustls::TlsConnector;
 use url::Url;
@@ -498,26 +501,34 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The body as JSON. The content type must say that it is: what a proxy or a portal answers is not
-    /// taken for the provider's word.
+    /// The body as JSON, within the limits of what this project reads: as a value each byte of it may take hundreds.
+    /// The content type must say that it is: what a proxy or a portal answers is not taken for the provider's word.
     pub(crate) fn json(&self) -> Result<Value, NotJson> {
-        self.read()
+        if self.is_json() {
+            json::parse(&self.body).map_err(|_| NotJson)
+        } else {
+            Err(NotJson)
+        }
     }
 
     /// What of the body as JSON `T` has a place for; the rest is not kept. The content type counts as
     /// it does for [`Answer::json`].
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, NotJson> {
+        if self.is_json() {
+            serde_json::from_slice(&self.body).map_err(|_| NotJson)
+        } else {
+            Err(NotJson)
+        }
+    }
+
+    fn is_json(&self) -> bool {
         let content_type = self.header(CONTENT_TYPE.as_str()).unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default();
         let media_type = media_type.trim().to_ascii_lowercase();
-        let is_json = media_type == "application/json"
+        media_type == "application/json"
             || (media_type.starts_with("application/") && media_type.ends_with("+json"))
             // Meta's Graph has answered with this one for as long as it exists.
-            || media_type == "text/javascript";
-        if !is_json {
-            return Err(NotJson);
-        }
-        serde_json::from_slice(&self.body).map_err(|_| NotJson)
+            || media_type == "text/javascript"
     }
 
     /// An id that the provider gave, from a header: 1 to 256 visible characters.
@@ -691,7 +702,7 @@ pub(crate) fn classify_status(answer: &Answer) -> ProviderError {
     use ErrorKind::{InvalidMessage, RateLimited, Unauthenticated, Unavailable, Unexpected};
     let error = ProviderError::new;
     // What does not come as JSON does not come from the API: a portal, a firewall, another server.
-    let foreign = answer.json().is_err();
+    let foreign = answer.read::<IgnoredAny>().is_err();
     let classified = match answer.status {
         200..=299 => error(
             Ambiguous,

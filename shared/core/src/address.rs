@@ -192,7 +192,14 @@ impl PhoneNumber {
             return Err(AddressError::PhoneNumber);
         }
         let text = number.format().mode(phonenumber::Mode::E164).to_string();
-        if (8..=16).contains(&text.len()) {
+        if !(8..=16).contains(&text.len()) {
+            return Err(AddressError::PhoneNumber);
+        }
+        let digits = trimmed.bytes().filter(u8::is_ascii_digit);
+        let is_as_given = digits.eq(text[1..].bytes());
+        // What the library left out was a prefix for calls within a country. Where it would leave out more of what is left,
+        // it has not understood the number, and whose it is would depend on how often it is read.
+        if is_as_given || Self::parse(&text).is_ok_and(|again| again.0 == text) {
             Ok(Self(text))
         } else {
             Err(AddressError::PhoneNumber)
@@ -324,6 +331,18 @@ mod tests {
         let phone = PhoneNumber::parse("+15550100").unwrap();
         assert_eq!(phone.masked(), "+1***00");
         assert!(!format!("{phone:?}").contains("555"));
+    }
+
+    #[test]
+    fn a_phone_number_that_becomes_another_when_it_is_read_again_is_refused() {
+        assert_eq!(
+            PhoneNumber::parse("+20.00001183754451"),
+            Err(AddressError::PhoneNumber)
+        );
+        // One prefix is what people write, and no more is left out of what is left.
+        let number = PhoneNumber::parse("+44 (0) 20 7946 0018").unwrap();
+        assert_eq!(number.as_str(), "+442079460018");
+        assert_eq!(PhoneNumber::parse(number.as_str()), Ok(number));
     }
 
     #[test]
