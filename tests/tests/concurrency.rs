@@ -14,7 +14,12 @@ use crate::{
 const TWO: [(&str, &str); 1] = [("AWS_LAMBDA_MAX_CONCURRENCY", "2")];
 
 /// Gives a process an invocation in which the mail server falls silent, and meanwhile another, whose answer it gives back.
-async fn beside_one_that_hangs(world: &World, process: &Process, hangs: &str, other: &str) -> Value {
+async fn beside_one_that_hangs(
+    world: &World,
+    process: &Process,
+    hangs: &str,
+    other: &str,
+) -> Value {
     world.smtp.on(Stage::Body, Action::Hang);
     let mut hanging = pin!(process.invoke(hangs));
     tokio::select! {

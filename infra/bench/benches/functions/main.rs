@@ -1,0 +1,216 @@
+//! What a delivery costs in the functions as they are deployed: their release programs under a Lambda Runtime API, with a
+//! local AWS, and mail servers on loopback that take everything.
+//!
+//! ```text
+//! just bench-functions
+//! cargo bench -p comms-bench --bench functions -- --programs target/release --plot throughput.svg
+//! ```
+//!
+//! The worker gets batches as SQS gives them. A row says how many invocations it has at once, how many messages are in
+//! each, and among how many clinics they are spread; every message has a clinic of its own choosing, at random but the same
+//! in each run. CPU time and memory are those of the function's process alone, from `/proc`. What it talks to takes most
+//! of the machine: messages a second say what one machine does with all of it together, and are worth comparing
+//! between rows only.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a measurement that can not go on has failed, and its result is for people"
+)]
+
+mod plot;
+mod rig;
+#[path = "../smtp/sink.rs"]
+mod sink;
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use self::rig::{Rig, Shape};
+
+/// What is measured.
+struct Row {
+    shape: Shape,
+    deliveries: usize,
+    per_second: f64,
+    /// Microseconds of CPU time of the function's process for each delivery.
+    cpu: f64,
+    /// From handing out an invocation to its answer.
+    p50: Duration,
+    p99: Duration,
+    /// Resident, in KB, at the end.
+    resident: u64,
+    /// Requests to AWS for each delivery: writes of the ledger, reads of settings, decryptions.
+    writes: f64,
+    settings: f64,
+    decrypts: f64,
+}
+
+struct Options {
+    programs: PathBuf,
+    plot: Option<PathBuf>,
+    deliveries: usize,
+    /// No row with more clinics.
+    most_clinics: usize,
+}
+
+impl Options {
+    fn of_command_line() -> Self {
+        let mut options = Self {
+            programs: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/release")),
+            plot: None,
+            deliveries: 10_000,
+            most_clinics: 10_000,
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value = || {
+                arguments
+                    .next()
+                    .unwrap_or_else(|| panic!("{argument} takes a value"))
+            };
+            match argument.as_str() {
+                "--programs" => options.programs = value().into(),
+                "--plot" => options.plot = Some(value().into()),
+                "--deliveries" => options.deliveries = value().parse().unwrap(),
+                "--most-clinics" => options.most_clinics = value().parse().unwrap(),
+                // Cargo's own.
+                "--bench" => {}
+                other => panic!(
+                    "there is no {other}; there are --programs DIR, --plot FILE, --deliveries N, --most-clinics N"
+                ),
+            }
+        }
+        options
+    }
+}
+
+const fn shape(invocations: usize, messages: usize, clinics: usize, delay: u64) -> Shape {
+    Shape {
+        invocations,
+        messages,
+        clinics,
+        delay: Duration::from_millis(delay),
+    }
+}
+
+/// More and more in flight, with mail servers that take 10 ms for each reply.
+const CONCURRENCY: [Shape; 6] = [
+    shape(1, 1, 200, 10),
+    shape(1, 10, 200, 10),
+    shape(4, 10, 200, 10),
+    shape(10, 10, 200, 10),
+    shape(30, 10, 200, 10),
+    shape(100, 10, 200, 10),
+];
+
+/// More and more clinics, a batch at a time, as without managed instances; replies at once.
+const CLINICS: [Shape; 4] = [
+    shape(1, 10, 10, 0),
+    shape(1, 10, 100, 0),
+    shape(1, 10, 1_000, 0),
+    shape(1, 10, 10_000, 0),
+];
+
+fn main() {
+    if std::env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
+        sink::serve();
+        return;
+    }
+    let options = Options::of_command_line();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(measure(&options));
+}
+
+async fn measure(options: &Options) {
+    let load = fs::read_to_string("/proc/loadavg").unwrap();
+    println!(
+        "{} deliveries a row, load {} before\n",
+        options.deliveries,
+        load.split(' ').next().unwrap()
+    );
+    println!(
+        "| invocations x messages | clinics | reply after | deliveries/s | CPU/delivery | invocation p50 | p99 | resident | ledger writes | settings reads | decrypts |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    let mut lines = Vec::new();
+    for shapes in [&CONCURRENCY[..], &CLINICS[..]] {
+        let mut rows = Vec::new();
+        for shape in shapes {
+            if shape.clinics > options.most_clinics {
+                continue;
+            }
+            let row = one(options, *shape).await;
+            print(&row);
+            rows.push(row);
+        }
+        lines.push(rows);
+    }
+    if let Some(file) = &options.plot {
+        plot::draw(file, &lines[0], &lines[1]);
+        println!("\n{}", file.display());
+    }
+}
+
+async fn one(options: &Options, shape: Shape) -> Row {
+    let mut rig = Rig::start(&options.programs, shape).await;
+    // Connections, settings and whatever else is made once.
+    let warm_up = options.deliveries / 5;
+    rig.deliver(warm_up).await;
+    rig.aws().clear_calls();
+    let (cpu, begin) = (rig.cpu(), Instant::now());
+    let (deliveries, mut took) = rig.deliver(options.deliveries).await;
+    let (seconds, cpu) = (begin.elapsed().as_secs_f64(), rig.cpu() - cpu);
+    took.sort_unstable();
+    let percentile = |percent: usize| took[(took.len() * percent).div_ceil(100).max(1) - 1];
+    let number = f64::from(u32::try_from(deliveries).unwrap());
+    let each = |service: &str, operations: &[&str]| {
+        let calls: usize = operations
+            .iter()
+            .map(|operation| rig.aws().count(service, operation))
+            .sum();
+        f64::from(u32::try_from(calls).unwrap()) / number
+    };
+    Row {
+        shape,
+        deliveries,
+        per_second: number / seconds,
+        cpu: cpu.as_secs_f64() * 1e6 / number,
+        p50: percentile(50),
+        p99: percentile(99),
+        resident: rig.resident(),
+        writes: each("dynamodb", &["PutItem", "UpdateItem"]),
+        settings: each("dynamodb", &["GetItem"]),
+        decrypts: each("kms", &["Decrypt"]),
+    }
+}
+
+fn print(row: &Row) {
+    let Shape {
+        invocations,
+        messages,
+        clinics,
+        delay,
+    } = row.shape;
+    println!(
+        "| {invocations} x {messages} | {clinics} | {} ms | {:.0} | {:.0} µs | {:.1} ms | {:.1} ms | {:.1} MB | {:.3} | {:.3} | {:.3} |",
+        delay.as_millis(),
+        row.per_second,
+        row.cpu,
+        row.p50.as_secs_f64() * 1e3,
+        row.p99.as_secs_f64() * 1e3,
+        f64::from(u32::try_from(row.resident).unwrap()) / 1e3,
+        row.writes,
+        row.settings,
+        row.decrypts,
+    );
+    assert!(row.deliveries > 0);
+}
