@@ -251,7 +251,8 @@ fn names(input: &[u8]) {
             assert_eq!(EmailAddress::parse(written).as_ref(), Ok(&address));
             let masked = address.masked();
             assert!(
-                !masked.starts_with(address.local()) || address.local() == "***",
+                !masked.starts_with(address.local())
+                    || address.local().bytes().all(|byte| byte == b'*'),
                 "{masked}"
             );
         }

@@ -15,7 +15,8 @@ comms_testkit::fuzz_targets! {
     // itself, the target checks.
     smtp_replies = crate::smtp::fuzz::replies, 100_000 + 64 * length;
     smtp_offers = crate::smtp::fuzz::offers, 10_000 + 8 * length;
-    smtp_transactions = crate::smtp::fuzz::transactions, 100_000 + 8 * length;
+    // And here a list of turns, the shortest of which is an empty line.
+    smtp_transactions = crate::smtp::fuzz::transactions, 100_000 + 32 * length;
     sendgrid_answers = crate::sendgrid::fuzz::answers, 20_000 + 200 * length;
     meta_answers = crate::meta::fuzz::answers, 20_000 + 200 * length;
     twilio_answers = crate::twilio::fuzz::answers, 20_000 + 200 * length;
