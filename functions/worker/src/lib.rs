@@ -172,10 +172,9 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
         .attribute(ACCEPTED_AS)
         .zip(message.attribute(PAYLOAD_HASH));
     let accepted_as = accepted_as.map(|(id, payload_hash)| AcceptedAs { id, payload_hash });
-    let accepted = deps
-        .pipeline
-        .accept_queued(&submission.request, &key, accepted_as)
-        .await;
+    let pipeline = &deps.pipeline;
+    // On the heap, which has it back when the deliveries begin.
+    let accepted = Box::pin(pipeline.accept_queued(&submission.request, &key, accepted_as)).await;
     let accepted = match accepted {
         Ok(accepted) => accepted.brought(
             message.receive_count(),

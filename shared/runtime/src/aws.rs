@@ -1,6 +1,8 @@
 //! AWS configuration straight from the environment that Lambda gives: region, credentials and, in
 //! the local stack, endpoints. No profile files, no instance metadata, and none of the system's trust roots.
 
+mod bounded;
+
 use aws_config::{BehaviorVersion, Region, SdkConfig, timeout::TimeoutConfig};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::{
@@ -11,6 +13,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use std::time::Duration;
 
+use self::bounded::BoundedClient;
 use crate::environment::Environment;
 
 /// Who may vouch for AWS's endpoints: Amazon Trust Services alone, and not the 140 or so authorities that the
@@ -51,10 +54,11 @@ pub fn sdk_config(environment: &Environment<'_>) -> Result<SdkConfig, HttpClient
 fn http_client() -> Result<SharedHttpClient, HttpClientError> {
     let roots = TrustStore::empty().with_pem_certificate(AMAZON_ROOTS);
     let context = TlsContext::builder().with_trust_store(roots).build()?;
-    Ok(Builder::new()
+    let client = Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
         .tls_context(context)
-        .build_https())
+        .build_https();
+    Ok(SharedHttpClient::new(BoundedClient::new(client)))
 }
 
 /// The execution role's credentials. Lambda gives them as variables of the process, and they are good

@@ -54,8 +54,8 @@ struct Options {
     programs: PathBuf,
     plot: Option<PathBuf>,
     deliveries: usize,
-    /// No row with more clinics.
-    most_clinics: usize,
+    /// Only the rows with so many invocations at once.
+    only: Option<usize>,
 }
 
 impl Options {
@@ -64,7 +64,7 @@ impl Options {
             programs: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/release")),
             plot: None,
             deliveries: 10_000,
-            most_clinics: 10_000,
+            only: None,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
@@ -77,11 +77,11 @@ impl Options {
                 "--programs" => options.programs = value().into(),
                 "--plot" => options.plot = Some(value().into()),
                 "--deliveries" => options.deliveries = value().parse().unwrap(),
-                "--most-clinics" => options.most_clinics = value().parse().unwrap(),
+                "--only" => options.only = Some(value().parse().unwrap()),
                 // Cargo's own.
                 "--bench" => {}
                 other => panic!(
-                    "there is no {other}; there are --programs DIR, --plot FILE, --deliveries N, --most-clinics N"
+                    "there is no {other}; there are --programs DIR, --plot FILE, --deliveries N, --only INVOCATIONS"
                 ),
             }
         }
@@ -145,7 +145,7 @@ async fn measure(options: &Options) {
     for shapes in [&CONCURRENCY[..], &CLINICS[..]] {
         let mut rows = Vec::new();
         for shape in shapes {
-            if shape.clinics > options.most_clinics {
+            if options.only.is_some_and(|only| only != shape.invocations) {
                 continue;
             }
             let row = one(options, *shape).await;
