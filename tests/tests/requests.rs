@@ -37,6 +37,8 @@ const BATCH: u64 = 10;
 struct Taken {
     /// Calls by function and operation.
     calls: BTreeMap<String, u64>,
+    /// Of those, reads and decryptions, with the key of what was read.
+    reads: BTreeMap<String, u64>,
     write_units: usize,
     /// In halves, as reads that need not be consistent cost.
     half_read_units: usize,
@@ -52,6 +54,7 @@ struct Taken {
 struct Meter {
     world: World,
     worker: comms_worker::Deps,
+    clock: Arc<ManualClock>,
     taken: Arc<Mutex<Taken>>,
     log: Captured,
     _listening: tracing::subscriber::DefaultGuard,
@@ -62,7 +65,7 @@ impl Meter {
         let mut world = Box::pin(World::saved()).await;
         let clock = Arc::new(ManualClock::new());
         world.send.pipeline = world.pipeline_with_clock("send", clock.clone());
-        let worker = world.worker_with_clock(clock);
+        let worker = world.worker_with_clock(clock.clone());
         for warming in [communication(), immediate()] {
             world.post(&warming).await;
             world
@@ -84,6 +87,7 @@ impl Meter {
         Self {
             world,
             worker,
+            clock,
             taken,
             _listening: listen(tracing_subscriber::registry().with(layer)),
             log,
@@ -111,6 +115,16 @@ impl Meter {
         }
     }
 
+    /// What the worker has read and decrypted since this was asked last, by operation and what it is about.
+    fn reads(&self) -> BTreeMap<String, u64> {
+        let calls = std::mem::take(&mut self.taken.lock().unwrap().reads);
+        let of_worker = calls.into_iter().filter_map(|(name, count)| {
+            let name = name.strip_prefix("worker ")?;
+            Some((name.to_owned(), count))
+        });
+        of_worker.collect()
+    }
+
     fn end(self) -> Taken {
         self.world.aws.watch(|_| Box::pin(async { None }));
         let mut taken = std::mem::take(&mut *self.taken.lock().unwrap());
@@ -124,9 +138,16 @@ impl Meter {
     }
 }
 
+/// Whose call it is, of those who have to do with messages.
+fn function(call: &PassingCall) -> Option<&'static str> {
+    let mut functions = ["send", "worker"].into_iter();
+    functions.find(|function| access_key_id(function) == call.access_key_id)
+}
+
 /// What DynamoDB bills for a call: write units, and halves of read units.
 async fn units(aws: &comms_testkit::aws::LocalAws, call: &PassingCall) -> (usize, usize) {
-    if call.call.service != "dynamodb" || call.moment == Moment::Arrived {
+    if call.call.service != "dynamodb" || call.moment == Moment::Arrived || function(call).is_none()
+    {
         return (0, 0);
     }
     let request = &call.request;
@@ -158,12 +179,19 @@ impl Taken {
     fn note(&mut self, call: &PassingCall, write_units: usize, half_read_units: usize) {
         self.write_units += write_units;
         self.half_read_units += half_read_units;
-        let functions = ["send", "worker"].into_iter();
-        let mut functions = functions.filter(|of| access_key_id(of) == call.access_key_id);
-        let (Some(function), Moment::Arrived) = (functions.next(), call.moment) else {
+        let (Some(function), Moment::Arrived) = (function(call), call.moment) else {
             return;
         };
         let name = format!("{function} {}", call.call);
+        if matches!(call.call.operation.as_str(), "GetItem" | "Decrypt") {
+            let about = [
+                &call.request["Key"]["pk"]["S"],
+                &call.request["Key"]["sk"]["S"],
+            ];
+            let about = about.map(|key| key.as_str().unwrap_or_default());
+            let read = format!("{name} {}", about.join(" ").trim());
+            *self.reads.entry(read.trim_end().to_owned()).or_default() += 1;
+        }
         *self.calls.entry(name).or_default() += 1;
         if call.call.service == "sqs" {
             let entries = call.request["Entries"].as_array().into_iter().flatten();
@@ -286,4 +314,44 @@ async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
     let second = MEMORY * GIGABYTE_SECOND;
     let said = format!("${second:.2} for a second of a million invocations");
     assert!(operations.contains(&said), "{OPERATIONS} needs {said}");
+}
+
+#[tokio::test]
+async fn settings_are_read_once_a_minute_and_decrypted_once_a_version() {
+    const READ: [&str; 3] = [
+        "dynamodb:GetItem _global settings",
+        "dynamodb:GetItem clinic-123 settings",
+        // What other processes know of its providers.
+        "dynamodb:GetItem health#clinic-123 1",
+    ];
+    let meter = Box::pin(Meter::start()).await;
+    let deliver_some = async || {
+        for _ in 0..25 {
+            meter.post(&communication(), 202).await;
+        }
+        meter.work_off().await;
+        meter.reads()
+    };
+    let once = |reads: &[&str]| -> BTreeMap<String, u64> {
+        reads.iter().map(|read| ((*read).to_owned(), 1)).collect()
+    };
+    assert_eq!(deliver_some().await, once(&[]));
+    let minute = Duration::from_secs(61);
+    for _ in 0..2 {
+        meter.clock.advance(minute);
+        assert_eq!(deliver_some().await, once(&READ));
+        assert_eq!(deliver_some().await, once(&[]));
+    }
+    let patch = json!({"email": {"defaultFromName": "Another Name"}});
+    let patched = meter.world.patch_settings("clinic-123", patch).await;
+    patched.expect(200);
+    meter.clock.advance(minute);
+    let of_another_version = once(&[
+        READ[0],
+        READ[1],
+        "dynamodb:GetItem health#clinic-123 2",
+        "kms:Decrypt",
+    ]);
+    assert_eq!(deliver_some().await, of_another_version);
+    assert_eq!(deliver_some().await, once(&[]));
 }
