@@ -110,6 +110,8 @@ struct Function {
     state: Mutex<FunctionState>,
     /// One permit for each invocation that was queued.
     queued: Notify,
+    /// Tells that a process asked for an invocation.
+    asked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -162,6 +164,7 @@ impl Function {
             {
                 let mut state = self.state();
                 state.polled.insert(process.to_owned());
+                self.asked.notify_waiters();
                 while let Some(invocation) = state.pending.pop_front() {
                     if invocation.on_taken.send(process.to_owned()).is_err() {
                         // Its caller has given up.
@@ -318,6 +321,19 @@ impl RuntimeApi {
             }),
         };
         (Some(process), answer)
+    }
+
+    /// Waits until a process of `function` has asked for an invocation: it has started.
+    pub async fn asked(&self, function: &str) {
+        let function = self.inner.functions.get(function);
+        loop {
+            // Registered before the look at who has asked.
+            let asked = function.asked.notified();
+            if !function.state().polled.is_empty() {
+                return;
+            }
+            asked.await;
+        }
     }
 
     /// From now on no process of any function gets a second invocation: its next `next` waits until the process is

@@ -19,6 +19,7 @@
     reason = "a measurement that can not go on has failed, and its result is for people"
 )]
 
+mod clinics;
 mod plot;
 mod rig;
 #[path = "../smtp/sink.rs"]
