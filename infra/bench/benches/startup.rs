@@ -293,7 +293,7 @@ async fn invoke(
     );
     Sample {
         took,
-        cpu: process.cpu() - cpu,
+        cpu: process.cpu().saturating_sub(cpu),
         resident: process.resident(),
     }
 }

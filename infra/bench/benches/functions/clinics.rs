@@ -53,7 +53,7 @@ pub(crate) fn record(number: usize, clinics: usize) -> Value {
         "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:clinic-comms"})
 }
 
-/// The same for the same number: the last step of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+/// The same for the same number: the last step of `SplitMix64` (Steele, Lea and Flood, OOPSLA 2014).
 fn at_random(number: usize) -> usize {
     let mut bits = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

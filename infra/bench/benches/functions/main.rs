@@ -169,7 +169,7 @@ async fn one(options: &Options, shape: Shape) -> Row {
     rig.aws().clear_calls();
     let (cpu, begin) = (rig.cpu(), Instant::now());
     let (deliveries, mut took) = rig.deliver(options.deliveries).await;
-    let (seconds, cpu) = (begin.elapsed().as_secs_f64(), rig.cpu() - cpu);
+    let (seconds, cpu) = (begin.elapsed().as_secs_f64(), rig.cpu().saturating_sub(cpu));
     took.sort_unstable();
     let percentile = |percent: usize| took[(took.len() * percent).div_ceil(100).max(1) - 1];
     let number = f64::from(u32::try_from(deliveries).unwrap());

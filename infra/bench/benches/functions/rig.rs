@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What Lambda gives an invocation of the worker.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// A tick of `/proc` (`USER_HZ`, proc(5)).
 const TICK: Duration = Duration::from_millis(10);
 

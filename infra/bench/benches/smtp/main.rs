@@ -28,6 +28,8 @@
 )]
 
 mod by_hand;
+#[path = "../common/cpu.rs"]
+mod cpu;
 mod sink;
 
 use std::{
@@ -54,12 +56,11 @@ use tokio::task::JoinSet;
 
 use self::{
     by_hand::Way,
+    cpu::CpuTime,
     sink::{Face, Sink},
 };
 
 const CONNECTIONS: usize = 10;
-/// Ticks of a second in `/proc` (`USER_HZ`, proc(5)).
-const TICKS: f64 = 100.0;
 const NODEMAILER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/smtp/nodemailer.js");
 
 /// Who sends.
@@ -364,28 +365,6 @@ impl Sample {
         Self {
             per_second: messages / seconds,
             cpu: cpu * 1e6 / messages,
-        }
-    }
-}
-
-/// Seconds of CPU that were used so far, user and system.
-struct CpuTime {
-    /// By this process, all threads.
-    own: f64,
-    /// By children that have ended.
-    children: f64,
-}
-
-impl CpuTime {
-    fn now() -> Self {
-        let stat = fs::read_to_string("/proc/self/stat").unwrap();
-        // The name may have spaces; it is followed by the fields from 3 on (proc(5)).
-        let (_, fields) = stat.rsplit_once(')').unwrap();
-        let fields: Vec<_> = fields.split_whitespace().collect();
-        let ticks = |field: usize| fields[field - 3].parse::<f64>().unwrap();
-        Self {
-            own: (ticks(14) + ticks(15)) / TICKS,
-            children: (ticks(16) + ticks(17)) / TICKS,
         }
     }
 }

@@ -1,0 +1,381 @@
+//! What a message to a provider with an HTTP API costs: messages a second and CPU time, to a server on loopback that
+//! accepts everything ([`sink`]), at once or after 50 ms.
+//!
+//! ```text
+//! cargo bench -p comms-bench --bench http
+//! cargo bench -p comms-bench --bench http -- --rounds 9 --messages 50000
+//! ```
+//!
+//! The adapter is the real one for SendGrid, from `Provider::send` on: it writes the JSON of each message, opens the sealed
+//! key, asks for leave to connect, and reads the answer. What it is compared with posts a ready-made body of the
+//! same length: one client of `reqwest`, and `wrk` (Debian: `wrk`) with as many connections.
+//!
+//! Each sender has its turn in every round, so that what else the machine does falls on all of them; printed are medians
+//! over the rounds. CPU time is that of the sender's process, user and system, and not the server's.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a measurement that can not go on has failed, and its result is for people"
+)]
+
+#[path = "../common/cpu.rs"]
+mod cpu;
+mod sink;
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::Write as _,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use comms_adapters::{
+    Deadline, EgressGuard, Message, Provider as _, Sockets,
+    egress::SystemResolver,
+    http::HttpClients,
+    sendgrid::{SendgridProvider, SendgridSettings},
+    tls::TlsConfigs,
+};
+use comms_core::{
+    BaseUrl, DeliveryId, EmailAddress, Mailbox, Secret, SystemClock,
+    request::{Content, Target},
+};
+use tokio::task::JoinSet;
+
+use self::{
+    cpu::CpuTime,
+    sink::{Face, LATENCY, Sink},
+};
+
+const CONNECTIONS: usize = 10;
+/// How long `wrk` posts in each round.
+const WRK_SECONDS: u32 = 2;
+
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Adapter,
+    Reqwest,
+    Wrk,
+}
+
+/// One line of the table.
+struct Row {
+    sender: Sender,
+    face: Face,
+    in_flight: usize,
+    samples: Vec<Sample>,
+}
+
+/// One turn of a sender.
+#[derive(Clone, Copy)]
+struct Sample {
+    per_second: f64,
+    /// Microseconds.
+    cpu: f64,
+}
+
+struct Options {
+    rounds: usize,
+    messages: usize,
+}
+
+impl Options {
+    fn of_command_line() -> Self {
+        let mut options = Self {
+            rounds: 5,
+            messages: 20_000,
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut number = || arguments.next().and_then(|number| number.parse().ok());
+            match argument.as_str() {
+                "--rounds" => options.rounds = number().unwrap(),
+                "--messages" => options.messages = number().unwrap(),
+                // Cargo's own.
+                "--bench" => {}
+                other => panic!("there is no {other}; there are --rounds N and --messages N"),
+            }
+        }
+        options
+    }
+}
+
+fn main() {
+    if std::env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
+        sink::serve();
+        return;
+    }
+    let options = Options::of_command_line();
+    let bench = Bench::new();
+    let mut rows = rows();
+    for _ in 0..options.rounds {
+        for row in &mut rows {
+            // Where it is the latency that counts, few messages are enough to see it.
+            let messages = if row.face.slow {
+                row.in_flight * 20
+            } else {
+                options.messages
+            };
+            row.samples.extend(bench.measure(row, messages));
+        }
+    }
+    print(&rows, &options);
+}
+
+fn rows() -> Vec<Row> {
+    let row = |sender, tls, slow, in_flight| Row {
+        sender,
+        face: Face { tls, slow },
+        in_flight,
+        samples: Vec::new(),
+    };
+    let mut rows = vec![
+        row(Sender::Wrk, false, false, CONNECTIONS),
+        row(Sender::Reqwest, false, false, CONNECTIONS),
+        row(Sender::Adapter, false, false, CONNECTIONS),
+        row(Sender::Reqwest, true, false, CONNECTIONS),
+        row(Sender::Adapter, true, false, CONNECTIONS),
+    ];
+    rows.extend([10, 50, 100, 200].map(|in_flight| row(Sender::Adapter, true, true, in_flight)));
+    rows
+}
+
+/// What there is to send, and to whom.
+struct Bench {
+    runtime: tokio::runtime::Runtime,
+    sink: Sink,
+    tls: TlsConfigs,
+    content: Arc<Content>,
+    /// A message as it goes over the wire, as long as the adapter's.
+    body: Bytes,
+}
+
+impl Bench {
+    fn new() -> Self {
+        // As in Lambda there is one thread.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let line =
+            "Your appointment with Dr. Müller is on Monday, 7 December, at 10:00 in room 4. ";
+        let content = Content {
+            title: Some("Appointment confirmed".into()),
+            body: Some(line.repeat(10)),
+            html: Some(format!(
+                "<html><body><p>{}</p></body></html>",
+                line.repeat(12)
+            )),
+            ..Content::default()
+        };
+        let sink = Sink::start();
+        let tls = TlsConfigs::new(Some(&sink.ca_pem)).unwrap();
+        Self {
+            runtime,
+            sink,
+            tls,
+            content: Arc::new(content),
+            // 2.2 KB: the two texts, the addresses and what is around them.
+            body: Bytes::from(format!("{{\"text\":\"{}\"}}", "x".repeat(2_200))),
+        }
+    }
+
+    /// `None` where the sender is not installed.
+    fn measure(&self, row: &Row, messages: usize) -> Option<Sample> {
+        let scheme = if row.face.tls { "https" } else { "http" };
+        let url = format!("{scheme}://127.0.0.1:{}", self.sink.port(row.face));
+        let (before, begin) = (CpuTime::now(), Instant::now());
+        match row.sender {
+            Sender::Adapter => {
+                let sending = self.by_adapter(&url, row.in_flight, messages);
+                self.runtime.block_on(sending);
+            }
+            Sender::Reqwest => {
+                let sending = self.by_reqwest(&url, row.in_flight, messages);
+                self.runtime.block_on(sending);
+            }
+            Sender::Wrk => return self.by_wrk(&url, row.in_flight),
+        }
+        let cpu = CpuTime::now().own - before.own;
+        Some(Sample::new(messages, begin.elapsed().as_secs_f64(), cpu))
+    }
+
+    async fn by_adapter(&self, url: &str, in_flight: usize, messages: usize) {
+        let settings = SendgridSettings {
+            api_key: Secret::new("SG.key".to_owned()),
+            sender: mailbox("appointments@clinic.example", "Clinic"),
+            api_url: BaseUrl::parse(url).unwrap(),
+            sandbox: false,
+        };
+        let guard = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
+        let clock = Arc::new(SystemClock);
+        let clients = HttpClients::new(self.tls.clone(), guard, Sockets::default(), clock);
+        let provider = Arc::new(SendgridProvider::new(settings, clients));
+        let next = Arc::new(AtomicUsize::new(0));
+        let mut senders = JoinSet::new();
+        for _ in 0..in_flight {
+            let (provider, next, content) = (provider.clone(), next.clone(), self.content.clone());
+            senders.spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Relaxed);
+                    if number >= messages {
+                        return;
+                    }
+                    let message = Message {
+                        delivery: DeliveryId::parse(&format!("{number:032x}")).unwrap(),
+                        target: Target::Email(mailbox("patient@example.com", "A. Patient")),
+                        content: content.clone(),
+                        reply_to: None,
+                    };
+                    let deadline = Deadline::after(Duration::from_secs(30));
+                    provider.send(&message, deadline).await.unwrap();
+                }
+            });
+        }
+        senders.join_all().await;
+    }
+
+    async fn by_reqwest(&self, url: &str, in_flight: usize, messages: usize) {
+        let tls = rustls::ClientConfig::clone(&*self.tls.client(None).unwrap());
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .build()
+            .unwrap();
+        let url = reqwest::Url::parse(&format!("{url}/v3/mail/send")).unwrap();
+        let mut senders = JoinSet::new();
+        for _ in 0..in_flight {
+            let (client, url, body) = (client.clone(), url.clone(), self.body.clone());
+            senders.spawn(async move {
+                for _ in 0..messages / in_flight {
+                    let request = client
+                        .post(url.clone())
+                        .header("content-type", "application/json")
+                        .header("authorization", "Bearer SG.key")
+                        .body(body.clone());
+                    let answer = request.send().await.unwrap();
+                    assert_eq!(answer.status(), 202);
+                    answer.bytes().await.unwrap();
+                }
+            });
+        }
+        senders.join_all().await;
+    }
+
+    fn by_wrk(&self, url: &str, connections: usize) -> Option<Sample> {
+        let mut script = tempfile::NamedTempFile::new().unwrap();
+        let body = std::str::from_utf8(&self.body).unwrap();
+        let mut lua = String::new();
+        writeln!(lua, "wrk.method = 'POST'\nwrk.body = '{body}'").unwrap();
+        writeln!(lua, "wrk.headers['Content-Type'] = 'application/json'").unwrap();
+        writeln!(lua, "wrk.headers['Authorization'] = 'Bearer SG.key'").unwrap();
+        script.write_all(lua.as_bytes()).unwrap();
+        let before = CpuTime::now();
+        let output = Command::new("wrk")
+            .args(["-t", "1", "-c", &connections.to_string()])
+            .args(["-d", &format!("{WRK_SECONDS}s")])
+            .arg("-s")
+            .arg(script.path())
+            .arg(format!("{url}/v3/mail/send"))
+            .output()
+            .ok()?;
+        let cpu = CpuTime::now().children - before.children;
+        let said = String::from_utf8(output.stdout).unwrap();
+        let per_second = said
+            .lines()
+            .find_map(|line| line.strip_prefix("Requests/sec:"));
+        let per_second: f64 = per_second.unwrap().trim().parse().unwrap();
+        Some(Sample {
+            per_second,
+            cpu: cpu * 1e6 / (per_second * f64::from(WRK_SECONDS)),
+        })
+    }
+}
+
+fn mailbox(address: &str, name: &str) -> Mailbox {
+    Mailbox {
+        address: EmailAddress::parse(address).unwrap(),
+        name: Some(name.into()),
+    }
+}
+
+impl Sample {
+    fn new(messages: usize, seconds: f64, cpu: f64) -> Self {
+        let messages = number(messages);
+        Self {
+            per_second: messages / seconds,
+            cpu: cpu * 1e6 / messages,
+        }
+    }
+}
+
+fn number(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap())
+}
+
+fn median(row: &Row, value: impl Fn(&Sample) -> f64) -> Option<f64> {
+    let mut values: Vec<_> = row.samples.iter().map(value).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn print(rows: &[Row], options: &Options) {
+    let load = fs::read_to_string("/proc/loadavg").unwrap();
+    let load = load.split(' ').next().unwrap();
+    println!(
+        "{} messages of 2.2 KB, medians of {} rounds, load {load}\n",
+        options.messages, options.rounds
+    );
+    println!(
+        "| sender | over | answer after | in flight | messages/s | CPU/message | beside wrk | of what the latency allows |"
+    );
+    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    let wrk = rows.iter().find(|row| row.sender == Sender::Wrk);
+    let wrk = wrk.and_then(|row| median(row, |sample| sample.per_second));
+    for row in rows {
+        let name = match row.sender {
+            Sender::Adapter => "adapter (SendGrid)",
+            Sender::Reqwest => "reqwest, one client",
+            Sender::Wrk => "wrk",
+        };
+        let over = if row.face.tls { "TLS" } else { "clear" };
+        let latency = if row.face.slow {
+            LATENCY
+        } else {
+            Duration::ZERO
+        };
+        let start = format!(
+            "| {name} | {over} | {} ms | {} |",
+            latency.as_millis(),
+            row.in_flight
+        );
+        let per_second = median(row, |sample| sample.per_second);
+        let cpu = median(row, |sample| sample.cpu);
+        let (Some(per_second), Some(cpu)) = (per_second, cpu) else {
+            println!("{start} not installed | | | |");
+            continue;
+        };
+        let beside = wrk
+            .filter(|_| !row.face.slow)
+            .map(|wrk| format!("{:.2}", per_second / wrk));
+        let allowed = number(row.in_flight) / latency.as_secs_f64();
+        let of_allowed = row
+            .face
+            .slow
+            .then(|| format!("{:.2}", per_second / allowed));
+        println!(
+            "{start} {per_second:.0} | {cpu:.1} µs | {} | {} |",
+            beside.unwrap_or_default(),
+            of_allowed.unwrap_or_default()
+        );
+    }
+}
