@@ -103,6 +103,19 @@ invoke function event *ARGS: build
         --env-vars tests/events/env.json --add-host host.docker.internal:host-gateway \
         --parameter-overrides Architecture={{ architecture }} {{ ARGS }}
 
+# Measure everything that infra/docs/PERFORMANCE.md shows, on a machine that does nothing else: half an hour and more
+bench: bench-functions
+    cargo bench --workspace --bench startup
+    cargo bench --workspace --bench smtp
+    cargo bench --workspace --bench http
+    cargo bench --workspace --bench fairness
+
+# Measure deliveries through the functions' release programs, with a plot
+bench-functions *ARGS:
+    cargo build --release --package comms-send --package comms-worker --package comms-config --package comms-config-test
+    cargo build --release --package comms-bench --example hello
+    cargo bench --workspace --bench functions -- --plot infra/docs/throughput.svg {{ ARGS }}
+
 # Show how large the functions' binaries are, as built and zipped
 sizes:
     cargo build --locked --release --package comms-send --package comms-worker \

@@ -55,8 +55,8 @@ struct Options {
     programs: PathBuf,
     plot: Option<PathBuf>,
     deliveries: usize,
-    /// Only the rows with so many invocations at once.
-    only: Option<usize>,
+    /// Only the row of this name: `10x10x200` are ten invocations at once of ten messages, of 200 clinics.
+    only: Option<String>,
 }
 
 impl Options {
@@ -78,11 +78,11 @@ impl Options {
                 "--programs" => options.programs = value().into(),
                 "--plot" => options.plot = Some(value().into()),
                 "--deliveries" => options.deliveries = value().parse().unwrap(),
-                "--only" => options.only = Some(value().parse().unwrap()),
+                "--only" => options.only = Some(value()),
                 // Cargo's own.
                 "--bench" => {}
                 other => panic!(
-                    "there is no {other}; there are --programs DIR, --plot FILE, --deliveries N, --only INVOCATIONS"
+                    "there is no {other}; there are --programs DIR, --plot FILE, --deliveries N, --only ROW"
                 ),
             }
         }
@@ -146,7 +146,8 @@ async fn measure(options: &Options) {
     for shapes in [&CONCURRENCY[..], &CLINICS[..]] {
         let mut rows = Vec::new();
         for shape in shapes {
-            if options.only.is_some_and(|only| only != shape.invocations) {
+            let name = format!("{}x{}x{}", shape.invocations, shape.messages, shape.clinics);
+            if options.only.as_ref().is_some_and(|only| *only != name) {
                 continue;
             }
             let row = one(options, *shape).await;
