@@ -105,16 +105,16 @@ invoke function event *ARGS: build
 
 # Measure everything that infra/docs/PERFORMANCE.md shows, on a machine that does nothing else: half an hour and more
 bench: bench-functions
-    cargo bench --workspace --bench startup
-    cargo bench --workspace --bench smtp
-    cargo bench --workspace --bench http
-    cargo bench --workspace --bench fairness
+    cargo bench --package comms-bench --bench startup
+    cargo bench --package comms-bench --bench smtp
+    cargo bench --package comms-bench --bench http
+    cargo bench --package comms-bench --bench fairness
 
 # Measure deliveries through the functions' release programs, with a plot
 bench-functions *ARGS:
     cargo build --release --package comms-send --package comms-worker --package comms-config --package comms-config-test
     cargo build --release --package comms-bench --example hello
-    cargo bench --workspace --bench functions -- --plot infra/docs/throughput.svg {{ ARGS }}
+    cargo bench --package comms-bench --bench functions -- --plot infra/docs/throughput.svg {{ ARGS }}
 
 # Show how large the functions' binaries are, as built and zipped
 sizes:

@@ -7,7 +7,10 @@ use idna::AsciiDenyList;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use crate::host::{MAX_HOST, MAX_LABEL};
+use crate::{
+    calling_codes,
+    host::{MAX_HOST, MAX_LABEL},
+};
 
 /// Bytes of what stands before the `@` (RFC 5321 section 4.5.3.1.1).
 pub const MAX_LOCAL_PART: usize = 64;
@@ -183,6 +186,9 @@ impl PhoneNumber {
                 .all(|c| c.is_ascii_digit() || " .-()".contains(c));
         if !plain {
             return Err(AddressError::PhoneNumber);
+        }
+        if (8..=16).contains(&trimmed.len()) && calling_codes::is_complete(&trimmed[1..]) {
+            return Ok(Self(trimmed.to_owned()));
         }
         let number = phonenumber::parse(None, trimmed).map_err(|_| AddressError::PhoneNumber)?;
         if phonenumber::metadata::DATABASE

@@ -8,6 +8,7 @@
 pub mod account;
 pub mod address;
 pub mod base_url;
+mod calling_codes;
 pub mod clock;
 pub mod dead_letter;
 pub mod delivery;
