@@ -119,9 +119,10 @@ fn main() {
     let mut rows = rows();
     for _ in 0..options.rounds {
         for row in &mut rows {
-            // Where it is the latency that counts, few messages are enough to see it.
+            // Where it is the latency that counts, fewer messages are enough to see it, and many enough that
+            // their connections count for little.
             let messages = if row.face.slow {
-                row.in_flight * 20
+                row.in_flight * 100
             } else {
                 options.messages
             };
