@@ -19,6 +19,8 @@
 
 #[path = "functions/clinics.rs"]
 mod clinics;
+#[path = "common/server.rs"]
+mod server;
 #[path = "smtp/sink.rs"]
 mod sink;
 
@@ -141,7 +143,7 @@ impl Row {
 }
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
+    if std::env::args().nth(1).as_deref() == Some(server::ARGUMENT) {
         sink::serve();
         return;
     }
@@ -162,7 +164,7 @@ async fn measure(options: &Options) {
         options.rounds
     );
     let aws = LocalAws::start().await;
-    let sink = Sink::start();
+    let sink = sink::start();
     let roots = write_roots(&sink);
     let mut variables = aws.env();
     variables.extend([

@@ -22,6 +22,8 @@
 mod clinics;
 mod plot;
 mod rig;
+#[path = "../common/server.rs"]
+mod server;
 #[path = "../smtp/sink.rs"]
 mod sink;
 
@@ -118,7 +120,7 @@ const CLINICS: [Shape; 4] = [
 ];
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
+    if std::env::args().nth(1).as_deref() == Some(server::ARGUMENT) {
         sink::serve();
         return;
     }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     clinics::{record, save_clinics},
-    sink::{Face, Sink},
+    sink::{self, Face, Sink},
 };
 
 /// What Lambda gives an invocation of the worker.
@@ -53,7 +53,7 @@ impl Rig {
         let (aws, api, sink) = (
             LocalAws::start().await,
             RuntimeApi::start().await,
-            Sink::start(),
+            sink::start(),
         );
         let face = Face {
             delay: shape.delay,

@@ -22,6 +22,8 @@
 
 #[path = "../common/cpu.rs"]
 mod cpu;
+#[path = "../common/server.rs"]
+mod server;
 mod sink;
 
 use std::{
@@ -110,7 +112,7 @@ impl Options {
 }
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
+    if std::env::args().nth(1).as_deref() == Some(server::ARGUMENT) {
         sink::serve();
         return;
     }
@@ -178,7 +180,7 @@ impl Bench {
             )),
             ..Content::default()
         };
-        let sink = Sink::start();
+        let sink = sink::start();
         let tls = TlsConfigs::new(Some(&sink.ca_pem)).unwrap();
         Self {
             runtime,

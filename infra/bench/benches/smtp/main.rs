@@ -30,6 +30,8 @@
 mod by_hand;
 #[path = "../common/cpu.rs"]
 mod cpu;
+#[path = "../common/server.rs"]
+mod server;
 mod sink;
 
 use std::{
@@ -142,7 +144,7 @@ impl Options {
 }
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
+    if std::env::args().nth(1).as_deref() == Some(server::ARGUMENT) {
         sink::serve();
         return;
     }
@@ -228,7 +230,7 @@ impl Bench {
         body.extend_from_slice(b".\r\n");
         Self {
             runtime,
-            sink: Sink::start(),
+            sink: sink::start(),
             tls: TlsConfigs::new(None).unwrap(),
             content: Arc::new(content),
             body: Arc::new(body),

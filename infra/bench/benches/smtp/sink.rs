@@ -1,34 +1,23 @@
-//! An SMTP server that takes everything, as fast as it can or after a while, in a process of its own, so that its
-//! time is not the sender's.
+//! An SMTP server that takes everything, as fast as it can or after a while.
 
 use std::{
-    env,
-    io::{self, BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
+    io,
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
-use comms_testkit::tls::TestCa;
 use memchr::{memchr, memmem::Finder};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    runtime::Builder,
+    net::TcpStream,
     time::sleep,
 };
 use tokio_rustls::TlsAcceptor;
 
-/// What this program is given to be the server.
-pub(crate) const ARGUMENT: &str = "--sink";
+use crate::server::{self, Server};
 
-/// A server that is running; it ends when this is dropped.
-pub(crate) struct Sink {
-    process: Child,
-    ports: Vec<u16>,
-    /// The trust root of its certificate.
-    pub(crate) ca_pem: String,
-}
+/// The server.
+pub(crate) type Sink = Server<Face>;
 
 /// How the server is on one of its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,71 +40,17 @@ pub(crate) const AT_ONCE: Face = face(0, true);
 
 const FACES: [Face; 4] = [AT_ONCE, face(0, false), face(10, true), face(10, false)];
 
-impl Sink {
-    pub(crate) fn start() -> Self {
-        let mut process = Command::new(env::current_exe().unwrap())
-            .arg(ARGUMENT)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let said = BufReader::new(process.stdout.take().unwrap());
-        let mut lines = said.lines().map(Result::unwrap);
-        let ports = lines.by_ref().take(FACES.len());
-        let ports = ports.map(|port| port.parse().unwrap()).collect();
-        let mut ca_pem = String::new();
-        while !ca_pem.contains("-----END") {
-            ca_pem.push_str(&lines.next().unwrap());
-            ca_pem.push('\n');
-        }
-        Self {
-            process,
-            ports,
-            ca_pem,
-        }
-    }
-
-    pub(crate) fn port(&self, face: Face) -> u16 {
-        let at = FACES.iter().position(|known| *known == face);
-        self.ports[at.unwrap()]
-    }
+/// Starts the server.
+pub(crate) fn start() -> Sink {
+    Server::start(&FACES)
 }
 
-impl Drop for Sink {
-    fn drop(&mut self) {
-        // It ends with its standard input.
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
-    }
-}
-
-/// Is the server: says its ports and its trust root, and serves until its standard input ends.
+/// Is the server.
 pub(crate) fn serve() {
-    let ca = TestCa::new();
-    let acceptor = TlsAcceptor::from(ca.server_config(&["127.0.0.1"]));
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        for face in FACES {
-            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-            println!("{}", listener.local_addr().unwrap().port());
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                loop {
-                    let (socket, _) = listener.accept().await.unwrap();
-                    // Who goes away goes away.
-                    let acceptor = acceptor.clone();
-                    tokio::spawn(async move { converse(socket, face, acceptor).await });
-                }
-            });
-        }
-        print!("{}", ca.pem());
-        let parent = || io::copy(&mut io::stdin(), &mut io::sink());
-        tokio::task::spawn_blocking(parent).await.unwrap().unwrap();
-    });
+    server::serve(&FACES, converse);
 }
 
 async fn converse(mut socket: TcpStream, face: Face, acceptor: TlsAcceptor) -> io::Result<()> {
-    socket.set_nodelay(true)?;
     let pipelining = if face.pipelining {
         "250-PIPELINING\r\n"
     } else {
