@@ -46,6 +46,11 @@ const HELLO: &str = "examples/hello";
 const FUNCTIONS: [&str; 4] = ["send", "worker", "config", "config-test"];
 /// A POST that is put on the queue, as API Gateway gives it.
 const POST: &str = include_str!("../../../tests/events/send-post-queued.json");
+/// The number in it, which is too short for North America, so that the numbering plans are asked; and one that is complete.
+const SHORT: &str = "+15550100";
+const COMPLETE: &str = "+4930901820";
+/// The idempotency key in it.
+const KEY: &str = "appt-456-confirmed";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Options {
@@ -203,7 +208,16 @@ async fn measure(options: &Options) {
     save_clinics(&aws, 1, sink.port(sink::AT_ONCE)).await;
     let batch = serde_json::json!({"Records": [record(0, 1)]}).to_string();
     let events = [
-        ("a POST that is queued", "send", POST.to_owned()),
+        (
+            "a POST that is queued",
+            "send",
+            POST.replace(SHORT, COMPLETE),
+        ),
+        (
+            "with a number for the numbering plans",
+            "send",
+            POST.to_owned(),
+        ),
         ("a batch of one message, by SMTP", "worker", batch),
     ];
     println!("\n| first event of a process | program | took | p99 | CPU | resident then |");
@@ -212,7 +226,8 @@ async fn measure(options: &Options) {
         let mut first = row(function);
         for round in 0..options.rounds {
             // Each is another message, or it would be known already.
-            let event = event.replace("message-0", &format!("message-{round}"));
+            let key = format!("{}-{round}", what.len());
+            let event = event.replace("message-0", &key).replace(KEY, &key);
             first
                 .samples
                 .push(invoke(options, function, &event, &variables).await);
