@@ -114,7 +114,7 @@ bench: bench-functions
 bench-functions *ARGS:
     cargo build --release --package comms-send --package comms-worker --package comms-config --package comms-config-test
     cargo build --release --package comms-bench --example hello
-    cargo bench --package comms-bench --bench functions -- --plot infra/docs/throughput.svg {{ ARGS }}
+    cargo bench --package comms-bench --bench functions -- --plot {{ justfile_directory() }}/infra/docs/throughput.svg {{ ARGS }}
 
 # Show how large the functions' binaries are, as built and zipped
 sizes:

@@ -2,8 +2,7 @@
 //! that a function can be (`examples/hello.rs`); and what its first event takes then.
 //!
 //! ```text
-//! just bench-startup
-//! cargo bench -p comms-bench --bench startup -- --programs target/release --rounds 100
+//! cargo bench -p comms-bench --bench startup -- --programs $PWD/target/release --rounds 100
 //! ```
 //!
 //! The programs take turns, so that what else the machine does falls on all of them; printed are medians and 99th percentiles.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! just bench-functions
-//! cargo bench -p comms-bench --bench functions -- --programs target/release --plot throughput.svg
+//! cargo bench -p comms-bench --bench functions -- --programs $PWD/target/release --plot $PWD/throughput.svg
 //! ```
 //!
 //! The worker gets batches as SQS gives them. A row says how many invocations it has at once, how many messages are in
