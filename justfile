@@ -87,7 +87,7 @@ openapi:
     openapi-spec-validator infra/openapi.yaml
 
 # Everything that .ci/run runs, with the tools that are installed already
-ci: test events page fmt-check lint imports deny template openapi sam-local
+ci: test events page fmt-check lint imports deny template openapi sam-local (events "release")
 
 # Build the functions' packages for this machine's instruction set
 build:
