@@ -19,6 +19,7 @@ use comms_delivery::{
 };
 use comms_runtime::telemetry::TraceHeader;
 use comms_settings::error_code;
+use futures_util::FutureExt as _;
 use thiserror::Error;
 
 /// Bytes of a message, and of all messages of one request (Amazon SQS, message quotas: 1 MiB).
@@ -227,6 +228,7 @@ impl Queue {
                 .queue_url(url)
                 .set_entries(Some(entries))
                 .send()
+                .boxed()
                 .await;
             let failed = match sent {
                 Ok(answer) => answer.failed,

@@ -19,6 +19,7 @@ use comms_core::{
 };
 use comms_runtime::sqs::SqsMessage;
 use comms_settings::error_code;
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use thiserror::Error;
 
@@ -122,10 +123,14 @@ impl Queues {
                 request = request.message_attributes(name, value);
             }
         }
-        request.send().await.map_err(|error| QueueError::Sqs {
-            operation: "SendMessage",
-            code: error_code(&error),
-        })?;
+        request
+            .send()
+            .boxed()
+            .await
+            .map_err(|error| QueueError::Sqs {
+                operation: "SendMessage",
+                code: error_code(&error),
+            })?;
         Ok(())
     }
 
@@ -158,6 +163,7 @@ impl Queues {
                 .queue_url(url)
                 .set_entries(Some(entries))
                 .send()
+                .boxed()
                 .await
                 .map_err(|error| QueueError::Sqs {
                     operation: "ChangeMessageVisibilityBatch",

@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use futures_util::TryFutureExt as _;
 use tokio::time::Instant;
 
 /// A point in time after which nothing more is waited for.
@@ -29,10 +30,13 @@ impl Deadline {
         Self(self.0.checked_sub(margin).unwrap_or(self.0))
     }
 
-    /// Waits for `work` until the deadline, and not longer than `limit`.
-    pub async fn bound<F: Future>(self, limit: Duration, work: F) -> Result<F::Output, Elapsed> {
-        tokio::time::timeout(limit.min(self.remaining()), work)
-            .await
-            .map_err(|_| Elapsed)
+    /// Waits for `work` until the deadline, and not longer than `limit`, both counted from now.
+    pub fn bound<F: Future>(
+        self,
+        limit: Duration,
+        work: F,
+    ) -> impl Future<Output = Result<F::Output, Elapsed>> {
+        // Not an async function, which would have room for the work twice: as it was given, and as it is waited for.
+        tokio::time::timeout(limit.min(self.remaining()), work).map_err(|_| Elapsed)
     }
 }

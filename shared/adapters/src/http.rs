@@ -71,10 +71,11 @@ const AFTER_WAITING: Duration = Duration::from_secs(2);
 /// How long an idle connection is kept. Providers' front ends close theirs after a minute or more; one
 /// that is about to be closed may swallow a request.
 const IDLE_TIME: Duration = Duration::from_secs(45);
-/// Idle connections to one host that are kept; reqwest by itself keeps any number. They are not under the
-/// ceiling of [`Sockets`], which counts what is in flight: of one host these at most, for
-/// [`IDLE_TIME`].
-const MOST_IDLE: usize = 16;
+/// Idle connections to one host that are kept; reqwest by itself keeps any number. The answers to a batch come nearly
+/// together, so that this is also how many deliveries at once keep their connections from batch to batch, without
+/// a TLS handshake for each. They are not under the ceiling of [`Sockets`], which counts what is in flight: three
+/// providers' at most, [`sockets::CEILING`], and those to AWS are less than the file descriptors of a Lambda.
+const MOST_IDLE: usize = 128;
 /// Clients for ports other than 443, which only the operator can allow.
 const MOST_CLIENTS: usize = 16;
 /// The longest that a provider's wish to be left alone is taken for: a day.

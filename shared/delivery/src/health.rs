@@ -16,7 +16,7 @@ use aws_sdk_dynamodb::{Client, operation::update_item::UpdateItemError, types::A
 use comms_adapters::{Chain, Deadline};
 use comms_core::{Channel, Clock, EntryId, ErrorKind, HealthRecord, HealthState, Tenant};
 use comms_settings::error_code;
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
@@ -131,6 +131,7 @@ impl SharedHealth {
             .table_name(&self.table)
             .set_key(Some(key(tenant, version)))
             .send()
+            .boxed()
             .await
             .map_err(|error| LedgerError::Database {
                 operation: "GetItem",
@@ -178,6 +179,7 @@ impl SharedHealth {
             .expression_attribute_values(":expiresAt", number(expires_at))
             .expression_attribute_values(":since", number(record.since.as_microsecond()))
             .send()
+            .boxed()
             .await;
         match written {
             Ok(_) => {

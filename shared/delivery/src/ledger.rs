@@ -26,6 +26,7 @@ use comms_core::{
     Tenant, request::PlannedDelivery,
 };
 use comms_settings::error_code;
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use serde_json::Value;
 use thiserror::Error;
@@ -201,6 +202,7 @@ impl Ledger {
             .condition_expression("attribute_not_exists(pk)")
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
+            .boxed()
             .await;
         let Err(error) = result else {
             return Ok(Acceptance::New);
@@ -263,6 +265,7 @@ impl Ledger {
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
+            .boxed()
             .await;
         claimed(result, request, owner, now)
     }
@@ -299,6 +302,7 @@ impl Ledger {
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
+            .boxed()
             .await;
         claimed(result, request, owner, now)
     }
@@ -357,7 +361,12 @@ impl Ledger {
         if outcome.not_before.is_some() {
             update.push_str(" ADD deferrals :one");
         }
-        match request_builder.update_expression(update).send().await {
+        match request_builder
+            .update_expression(update)
+            .send()
+            .boxed()
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) => match refused_item(&error) {
                 // Our own write, whose answer was lost on the way and which the SDK made again.

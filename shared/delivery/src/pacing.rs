@@ -35,6 +35,7 @@ use comms_adapters::{
 };
 use comms_core::{Clock, HashKey};
 use comms_settings::error_code;
+use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
@@ -281,7 +282,7 @@ impl SharedPacing {
                     .expression_attribute_values(":due", number(now + time))
             };
             self.writes.fetch_add(1, Ordering::Relaxed);
-            let error = match request.send().await {
+            let error = match request.send().boxed().await {
                 Ok(answer) => {
                     let due = due(&answer.attributes.unwrap_or_default())?;
                     let due = due.ok_or(LedgerError::Corrupt(DUE))?;

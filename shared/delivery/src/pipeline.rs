@@ -345,9 +345,10 @@ impl Concurrency {
     }
 }
 
-/// Tenants whose settings and providers a process remembers. A chain of SMTP providers without open
-/// connections is a few KB.
-const REMEMBERED_TENANTS: usize = 500;
+/// Tenants whose settings and providers a process remembers: all that there are, where they are hundreds. A chain of SMTP
+/// providers without open connections is a few KB, and settings have a limit in bytes as well
+/// ([`comms_settings::cache::MAX_BYTES`]).
+const REMEMBERED_TENANTS: usize = 2_000;
 
 impl Pipeline {
     /// The pipeline of a process. Nothing is connected to or read yet.

@@ -37,7 +37,7 @@ use aws_sdk_dynamodb::{
 use comms_adapters::{Deadline, retry::jitter};
 use comms_core::{Channel, Clock, Tenant};
 use comms_settings::{Period, RateLimit, error_code};
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
@@ -568,6 +568,7 @@ impl Quotas {
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
+            .boxed()
             .await;
         match written {
             Ok(answer) => Ok(answer.attributes.unwrap_or_default()),

@@ -28,7 +28,7 @@ use comms_core::{
     AttemptOutcome, Channel, Delivery, DeliveryStatus, FailureReason, ProviderKind, Tenant,
 };
 use comms_settings::error_code;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt as _, StreamExt, stream};
 use jiff::{Timestamp, ToSpan, civil::Date, tz::Offset};
 use tracing::warn;
 use uuid::Uuid;
@@ -371,6 +371,7 @@ impl Usage {
                 additions.join(", ")
             ))
             .send()
+            .boxed()
             .await;
         match written {
             Ok(_) => Ok(()),

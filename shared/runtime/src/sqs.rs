@@ -155,8 +155,8 @@ where
     let work = messages.iter().map(|message| {
         let work = AssertUnwindSafe(handle(message)).catch_unwind();
         // On the heap, and there once: it is large, and lists and streams move what they hold.
-        Box::pin(async move {
-            let result = work.await.unwrap_or_else(|_| {
+        Box::pin(work.map(move |result| {
+            let result = result.unwrap_or_else(|_| {
                 // The panic's text is not looked at: it may quote what it stumbled over.
                 error!(
                     sqs_message_id = message.message_id,
@@ -165,7 +165,7 @@ where
                 MessageResult::Panicked
             });
             (message, result)
-        })
+        }))
     });
     // In a list and not by the stream, which would have to be `Send` for messages of any lifetime.
     stream::iter(work.collect::<Vec<_>>())

@@ -14,6 +14,7 @@ use aws_sdk_kms::{
     types::DataKeySpec,
 };
 use comms_core::{Channel, EntryId, ProviderKind, Tenant, metric::METRICS};
+use futures_util::FutureExt as _;
 use thiserror::Error;
 use tracing::info;
 use zeroize::Zeroizing;
@@ -107,6 +108,7 @@ impl Kms {
             .encryption_context("clinicId", tenant)
             .encryption_context("purpose", purpose.as_str())
             .send()
+            .boxed()
             .await
             .map_err(|error| EnvelopeError::Kms {
                 operation,
@@ -141,6 +143,7 @@ impl Kms {
             .encryption_context("clinicId", tenant)
             .encryption_context("purpose", purpose.as_str())
             .send()
+            .boxed()
             .await
             .map_err(|error| not_opened(operation, kms_error_code(&error)))?;
         info!(target: METRICS, kms_decrypts = 1_u64);
@@ -172,6 +175,7 @@ impl Kms {
             .destination_encryption_context("clinicId", tenant)
             .destination_encryption_context("purpose", purpose.as_str())
             .send()
+            .boxed()
             .await
             .map_err(|error| not_opened(operation, kms_error_code(&error)))?;
         let missing = || EnvelopeError::Kms {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use comms_core::HashKey;
+use futures_util::FutureExt as _;
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -57,6 +58,7 @@ impl HashKeys {
             ])))
             .condition_expression("attribute_not_exists(pk)")
             .send()
+            .boxed()
             .await;
         match put {
             Ok(_) => Ok(HashKey::from_bytes(key.bytes())),

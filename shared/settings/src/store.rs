@@ -18,6 +18,7 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, Put, TransactWriteItem},
 };
 use comms_core::{Channel, Clock, EntryId, Problems, ProviderKind, Tenant};
+use futures_util::FutureExt as _;
 use serde_json::Value;
 use thiserror::Error;
 use tracing::info;
@@ -344,6 +345,7 @@ impl SettingsStore {
                 .limit(i32::try_from(missing).unwrap_or(i32::MAX))
                 .set_exclusive_start_key(start.take())
                 .send()
+                .boxed()
                 .await
                 .map_err(|error| StoreError::Database {
                     operation: "Query",
@@ -388,6 +390,7 @@ impl SettingsStore {
             .key(attribute::SK, AttributeValue::S(sk.to_owned()))
             .consistent_read(true)
             .send()
+            .boxed()
             .await
             .map_err(|error| StoreError::Database {
                 operation: "GetItem",
@@ -565,6 +568,7 @@ impl SettingsStore {
             .transact_items(built(current.build())?)
             .transact_items(built(own.build())?)
             .send()
+            .boxed()
             .await;
         let Err(error) = written else {
             return Ok(());
