@@ -17,6 +17,9 @@ bridge := env("DOCKER_BRIDGE", "172.17.0.1")
 # Keys for the emulators, and nothing of STS, which sam would ask whose account it is.
 no_account := "AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_MAX_ATTEMPTS=1 AWS_ENDPOINT_URL_STS=http://127.0.0.1:9"
 
+# Where .ci/run puts what it installs as well.
+tools := env("CARGO_TARGET_DIR", justfile_directory() / "target") / "ci-tools"
+
 advisory_db := "https://github.com/RustSec/advisory-db"
 
 # List the recipes
@@ -109,12 +112,20 @@ bench: bench-functions
     cargo bench --package comms-bench --bench smtp
     cargo bench --package comms-bench --bench http
     cargo bench --package comms-bench --bench fairness
+    cargo bench --package comms-bench --bench hot
 
 # Measure deliveries through the functions' release programs, with a plot
 bench-functions *ARGS:
     cargo build --release --package comms-send --package comms-worker --package comms-config --package comms-config-test
     cargo build --release --package comms-bench --example hello
     cargo bench --package comms-bench --bench functions -- --plot {{ justfile_directory() }}/infra/docs/throughput.svg {{ ARGS }}
+
+# Count the instructions of what is done for every message, where valgrind is: just instructions chain
+instructions *ARGS:
+    @command -v valgrind >/dev/null || { echo "there is no valgrind here" >&2; exit 1; }
+    cargo install --quiet --locked --root {{ tools }} \
+        gungraun-runner@$(sed -n '/^name = "gungraun-runner"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+    GUNGRAUN_RUNNER={{ tools }}/bin/gungraun-runner cargo bench --package comms-bench --bench instructions -- {{ ARGS }}
 
 # Show how large the functions' binaries are, as built and zipped
 sizes:

@@ -36,7 +36,7 @@ use bytes::Bytes;
 use comms_testkit::{aws::LocalAws, runtime_api::RuntimeApi};
 
 use self::{
-    clinics::{record, save_clinics},
+    clinics::{by_smtp, record, save_clinics},
     sink::Sink,
 };
 
@@ -147,7 +147,7 @@ impl Row {
 }
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(server::ARGUMENT) {
+    if std::env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
         sink::serve();
         return;
     }
@@ -171,13 +171,6 @@ async fn measure(options: &Options) {
     let sink = sink::start();
     let roots = write_roots(&sink);
     let mut variables = aws.env();
-    variables.extend([
-        ("EGRESS_ALLOW".to_owned(), "127.0.0.0/8".to_owned()),
-        (
-            "EXTRA_CA_FILE".to_owned(),
-            roots.path().to_str().unwrap().to_owned(),
-        ),
-    ]);
 
     let names = [HELLO].into_iter().chain(FUNCTIONS);
     let mut rows: Vec<Row> = names.map(row).collect();
@@ -204,7 +197,15 @@ async fn measure(options: &Options) {
         );
     }
 
-    save_clinics(&aws, 1, sink.port(sink::AT_ONCE)).await;
+    // What the worker needs to reach a mail server on loopback; a deployed one has neither.
+    variables.extend([
+        ("EGRESS_ALLOW".to_owned(), "127.0.0.0/8".to_owned()),
+        (
+            "EXTRA_CA_FILE".to_owned(),
+            roots.path().to_str().unwrap().to_owned(),
+        ),
+    ]);
+    save_clinics(&aws, 1, &by_smtp(sink.port(sink::AT_ONCE))).await;
     let batch = serde_json::json!({"Records": [record(0, 1)]}).to_string();
     let events = [
         (

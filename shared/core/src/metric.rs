@@ -206,14 +206,17 @@ impl Metric {
 
     /// Its name in CloudWatch: the field in camel case, without the unit. `latency_ms` is `Latency`.
     pub fn name(&self) -> String {
+        self.letters().collect()
+    }
+
+    /// The letters of its name.
+    pub fn letters(&self) -> impl Iterator<Item = char> {
         let words = self.field.trim_end_matches("_ms").split('_');
-        words
-            .flat_map(|word| {
-                let mut letters = word.chars();
-                let first = letters.next().map(|letter| letter.to_ascii_uppercase());
-                first.into_iter().chain(letters)
-            })
-            .collect()
+        words.flat_map(|word| {
+            let mut letters = word.chars();
+            let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+            first.into_iter().chain(letters)
+        })
     }
 
     /// Its unit, as CloudWatch calls it (API reference, `MetricDatum`).

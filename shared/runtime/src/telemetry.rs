@@ -5,6 +5,7 @@
 //! send and receive, at some level or other; here that is patients' data and credentials.
 
 mod fields;
+mod line;
 mod lines;
 pub(crate) mod metrics;
 mod trace;

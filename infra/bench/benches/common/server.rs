@@ -13,9 +13,6 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// What this program is given to be the server.
-pub(crate) const ARGUMENT: &str = "--sink";
-
 /// A server that is running, and has several faces, each on a port of its own. It ends when this is dropped.
 pub(crate) struct Server<F: 'static> {
     process: Child,
@@ -26,9 +23,10 @@ pub(crate) struct Server<F: 'static> {
 }
 
 impl<F: Copy + PartialEq> Server<F> {
-    pub(crate) fn start(faces: &'static [F]) -> Self {
+    /// Starts this program again, with the argument that tells it to be this server.
+    pub(crate) fn start(argument: &str, faces: &'static [F]) -> Self {
         let mut process = Command::new(env::current_exe().unwrap())
-            .arg(ARGUMENT)
+            .arg(argument)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

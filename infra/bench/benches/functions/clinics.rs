@@ -1,4 +1,4 @@
-//! Clinics that send by one mail server, and their messages.
+//! Clinics that send by one provider, and their messages.
 
 use comms_core::{Problems, SystemClock, Tenant};
 use comms_settings::{Author, CommunicationSettings, SettingsStore};
@@ -13,17 +13,21 @@ fn clinic(number: usize) -> String {
     format!("clinic-{number:05}")
 }
 
-/// Saves clinics that all send by one mail server, each for itself.
-pub(crate) async fn save_clinics(aws: &LocalAws, clinics: usize, port: u16) {
+/// A mail server on loopback as a provider's entry.
+pub(crate) fn by_smtp(port: u16) -> Value {
+    json!({"provider": "smtp", "credentials": {
+        "host": "127.0.0.1", "port": port, "secure": false, "user": "user", "password": "password"}})
+}
+
+/// Saves clinics that all send by one provider, each for itself.
+pub(crate) async fn save_clinics(aws: &LocalAws, clinics: usize, primary: &Value) {
     let (sdk, resources) = (aws.sdk_config(), aws.resources());
     let store = &SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
     stream::iter(0..clinics)
         .for_each_concurrent(SAVED_AT_ONCE, async |number| {
             let tenant = Tenant::parse(&clinic(number)).unwrap();
-            let document = json!({"email": {
-                "primary": {"provider": "smtp", "credentials": {
-                    "host": "127.0.0.1", "port": port, "secure": false, "user": "user", "password": "password"}},
-                "defaultFrom": "desk@clinic.example"}});
+            let document =
+                json!({"email": {"primary": primary, "defaultFrom": "desk@clinic.example"}});
             let mut problems = Problems::default();
             let settings = CommunicationSettings::read(document, "", &tenant, None, &mut problems);
             let author = Author {

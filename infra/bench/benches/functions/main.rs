@@ -20,12 +20,14 @@
 )]
 
 mod clinics;
+#[path = "../http/sink.rs"]
+mod http_sink;
 mod plot;
 mod rig;
 #[path = "../common/server.rs"]
 mod server;
 #[path = "../smtp/sink.rs"]
-mod sink;
+mod smtp_sink;
 
 use std::{
     fs,
@@ -33,7 +35,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::rig::{Rig, Shape};
+use serde_json::{Value, json};
+
+use self::rig::{Provider, Rig, Shape};
+
+/// Clinics that a process remembers (`shared/delivery/src/pipeline.rs`).
+const REMEMBERED: usize = 2_000;
 
 /// What is measured.
 struct Row {
@@ -98,6 +105,14 @@ const fn shape(invocations: usize, messages: usize, clinics: usize, delay: u64) 
         messages,
         clinics,
         delay: Duration::from_millis(delay),
+        provider: Provider::Smtp,
+    }
+}
+
+const fn by_sendgrid(shape: Shape) -> Shape {
+    Shape {
+        provider: Provider::Sendgrid,
+        ..shape
     }
 }
 
@@ -119,10 +134,22 @@ const CLINICS: [Shape; 4] = [
     shape(1, 10, 10_000, 0),
 ];
 
+/// An API over HTTP in place of mail servers.
+const HTTP: [Shape; 4] = [
+    by_sendgrid(shape(1, 10, 10, 0)),
+    by_sendgrid(shape(1, 1, 200, 50)),
+    by_sendgrid(shape(1, 10, 200, 50)),
+    by_sendgrid(shape(10, 10, 200, 50)),
+];
+
+/// A POST that is put on the queue, as API Gateway gives it.
+const POST: &str = include_str!("../../../../tests/events/send-post-queued.json");
+
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(server::ARGUMENT) {
-        sink::serve();
-        return;
+    match std::env::args().nth(1).as_deref() {
+        Some(smtp_sink::ARGUMENT) => return smtp_sink::serve(),
+        Some(http_sink::ARGUMENT) => return http_sink::serve(),
+        _ => {}
     }
     let options = Options::of_command_line();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -141,11 +168,11 @@ async fn measure(options: &Options) {
         load.split(' ').next().unwrap()
     );
     println!(
-        "| invocations x messages | clinics | reply after | deliveries/s | CPU/delivery | invocation p50 | p99 | resident | ledger writes | settings reads | decrypts |"
+        "| invocations x messages | by | clinics | reply after | deliveries/s | CPU/delivery | invocation p50 | p99 | resident | ledger writes | settings reads | decrypts |"
     );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     let mut lines = Vec::new();
-    for shapes in [&CONCURRENCY[..], &CLINICS[..]] {
+    for shapes in [&CONCURRENCY[..], &CLINICS[..], &HTTP[..]] {
         let mut rows = Vec::new();
         for shape in shapes {
             let name = format!("{}x{}x{}", shape.invocations, shape.messages, shape.clinics);
@@ -158,6 +185,9 @@ async fn measure(options: &Options) {
         }
         lines.push(rows);
     }
+    if options.only.is_none() {
+        queued_posts(options).await;
+    }
     if let Some(file) = &options.plot {
         plot::draw(file, &lines[0], &lines[1]);
         println!("\n{}", file.display());
@@ -165,16 +195,15 @@ async fn measure(options: &Options) {
 }
 
 async fn one(options: &Options, shape: Shape) -> Row {
-    let mut rig = Rig::start(&options.programs, shape).await;
-    // Connections, settings and whatever else is made once.
-    let warm_up = options.deliveries / 5;
+    let mut rig = Rig::start(&options.programs, "worker", shape).await;
+    // Connections, settings and whatever else is made once: for nearly all clinics, where the process can remember them.
+    let warm_up = (options.deliveries / 5).max(3 * shape.clinics.min(REMEMBERED));
     rig.deliver(warm_up).await;
     rig.aws().clear_calls();
     let (cpu, begin) = (rig.cpu(), Instant::now());
     let (deliveries, mut took) = rig.deliver(options.deliveries).await;
     let (seconds, cpu) = (begin.elapsed().as_secs_f64(), rig.cpu().saturating_sub(cpu));
     took.sort_unstable();
-    let percentile = |percent: usize| took[(took.len() * percent).div_ceil(100).max(1) - 1];
     let number = f64::from(u32::try_from(deliveries).unwrap());
     let each = |service: &str, operations: &[&str]| {
         let calls: usize = operations
@@ -188,13 +217,52 @@ async fn one(options: &Options, shape: Shape) -> Row {
         deliveries,
         per_second: number / seconds,
         cpu: cpu.as_secs_f64() * 1e6 / number,
-        p50: percentile(50),
-        p99: percentile(99),
+        p50: percentile(&took, 50),
+        p99: percentile(&took, 99),
         resident: rig.resident(),
         writes: each("dynamodb", &["PutItem", "UpdateItem"]),
         settings: each("dynamodb", &["GetItem"]),
         decrypts: each("kms", &["Decrypt"]),
     }
+}
+
+/// What a POST that is put on the queue takes of a process that has had others, one after the other.
+async fn queued_posts(options: &Options) {
+    let rig = Rig::start(&options.programs, "send", shape(1, 1, 1, 0)).await;
+    let mut event: Value = serde_json::from_str(POST).unwrap();
+    let mut body: Value = serde_json::from_str(event["body"].as_str().unwrap()).unwrap();
+    body["recipients"] = json!([{"email": "patient@example.com", "name": "Pat Example"}]);
+    event["body"] = body.to_string().into();
+    let posts = options.deliveries.max(5);
+    let mut took = Vec::with_capacity(posts);
+    let mut cpu = rig.cpu();
+    for number in 0..posts + posts / 5 {
+        if number == posts / 5 {
+            (took, cpu) = (Vec::with_capacity(posts), rig.cpu());
+        }
+        event["headers"]["idempotency-key"] = format!("post-{number}").into();
+        let (time, answer) = rig.invoke(&event).await;
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["statusCode"], 202, "{answer}");
+        took.push(time);
+    }
+    let cpu = rig.cpu().saturating_sub(cpu).as_secs_f64();
+    println!("\n| posts that are queued | p50 | p99 | CPU/post | resident |");
+    println!("| --- | ---: | ---: | ---: | ---: |");
+    took.sort_unstable();
+    let ms = |percent: usize| percentile(&took, percent).as_secs_f64() * 1e3;
+    println!(
+        "| {posts} | {:.1} ms | {:.1} ms | {:.0} µs | {:.1} MB |",
+        ms(50),
+        ms(99),
+        cpu * 1e6 / f64::from(u32::try_from(posts).unwrap()),
+        f64::from(u32::try_from(rig.resident()).unwrap()) / 1e3,
+    );
+}
+
+/// Of times in order.
+fn percentile(took: &[Duration], percent: usize) -> Duration {
+    took[(took.len() * percent).div_ceil(100).max(1) - 1]
 }
 
 fn print(row: &Row) {
@@ -203,9 +271,14 @@ fn print(row: &Row) {
         messages,
         clinics,
         delay,
+        provider,
     } = row.shape;
+    let by = match provider {
+        Provider::Smtp => "SMTP",
+        Provider::Sendgrid => "SendGrid",
+    };
     println!(
-        "| {invocations} x {messages} | {clinics} | {} ms | {:.0} | {:.0} µs | {:.1} ms | {:.1} ms | {:.1} MB | {:.3} | {:.3} | {:.3} |",
+        "| {invocations} x {messages} | {by} | {clinics} | {} ms | {:.0} | {:.0} µs | {:.1} ms | {:.1} ms | {:.1} MB | {:.3} | {:.3} | {:.3} |",
         delay.as_millis(),
         row.per_second,
         row.cpu,

@@ -1,4 +1,4 @@
-//! A worker's process with all that it talks to.
+//! A function's process with all that it talks to.
 
 use std::{
     fs,
@@ -15,11 +15,59 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use crate::{
-    clinics::{record, save_clinics},
-    sink::{self, Face, Sink},
+    clinics::{by_smtp, record, save_clinics},
+    http_sink::{self, Over},
+    smtp_sink::{self, Face},
 };
 
-/// What Lambda gives an invocation of the worker.
+/// What a message is sent by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Provider {
+    /// A mail server, over STARTTLS.
+    Smtp,
+    /// `SendGrid`'s API, over TLS.
+    Sendgrid,
+}
+
+/// What the providers of a rig are; they end with it.
+enum Sink {
+    Smtp(smtp_sink::Sink),
+    Sendgrid(http_sink::Sink),
+}
+
+impl Sink {
+    /// Starts it; with the entry that leads there.
+    fn start(shape: Shape) -> (Self, Value) {
+        match shape.provider {
+            Provider::Smtp => {
+                let sink = smtp_sink::start();
+                let entry = by_smtp(sink.port(Face {
+                    delay: shape.delay,
+                    pipelining: true,
+                }));
+                (Self::Smtp(sink), entry)
+            }
+            Provider::Sendgrid => {
+                let sink = http_sink::start();
+                let is_slow = !shape.delay.is_zero();
+                let port = sink.port(http_sink::face(Over::Tls, is_slow));
+                let entry = json!({"provider": "sendgrid", "credentials": {
+                    "apiKey": "SG.0123456789abcdef012345.0123456789abcdef0123456789abcdef0123456",
+                    "apiUrl": format!("https://127.0.0.1:{port}")}});
+                (Self::Sendgrid(sink), entry)
+            }
+        }
+    }
+
+    fn ca_pem(&self) -> &str {
+        match self {
+            Self::Smtp(sink) => &sink.ca_pem,
+            Self::Sendgrid(sink) => &sink.ca_pem,
+        }
+    }
+}
+
+/// What Lambda gives an invocation.
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// A tick of `/proc` (`USER_HZ`, proc(5)).
 const TICK: Duration = Duration::from_millis(10);
@@ -33,14 +81,16 @@ pub(crate) struct Shape {
     pub(crate) messages: usize,
     /// Clinics whose messages they are.
     pub(crate) clinics: usize,
-    /// After how long a mail server answers.
+    /// After how long a provider answers.
     pub(crate) delay: Duration,
+    pub(crate) provider: Provider,
 }
 
 pub(crate) struct Rig {
     aws: LocalAws,
     api: RuntimeApi,
-    worker: Child,
+    function: &'static str,
+    process: Child,
     shape: Shape,
     sent: AtomicUsize,
     // They end with the rig.
@@ -49,42 +99,32 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    pub(crate) async fn start(programs: &Path, shape: Shape) -> Self {
-        let (aws, api, sink) = (
-            LocalAws::start().await,
-            RuntimeApi::start().await,
-            sink::start(),
-        );
-        let face = Face {
-            delay: shape.delay,
-            pipelining: true,
-        };
-        save_clinics(&aws, shape.clinics, sink.port(face)).await;
+    pub(crate) async fn start(programs: &Path, function: &'static str, shape: Shape) -> Self {
+        let (aws, api) = (LocalAws::start().await, RuntimeApi::start().await);
+        let (sink, entry) = Sink::start(shape);
+        save_clinics(&aws, shape.clinics, &entry).await;
         let mut roots = tempfile::NamedTempFile::new().unwrap();
-        roots.write_all(sink.ca_pem.as_bytes()).unwrap();
-        let mut worker = Command::new(programs.join("worker"))
+        roots.write_all(sink.ca_pem().as_bytes()).unwrap();
+        let program = programs.join(function);
+        let mut process = Command::new(&program)
             .env_clear()
             .envs(aws.env())
-            .envs(api.env("worker"))
+            .envs(api.env(function))
             .env("AWS_LAMBDA_MAX_CONCURRENCY", shape.invocations.to_string())
             .env("EGRESS_ALLOW", "127.0.0.0/8")
             .env("EXTRA_CA_FILE", roots.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| {
-                panic!(
-                    "{} does not start: {error}",
-                    programs.join("worker").display()
-                )
-            });
+            .unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()));
         // Lambda reads the lines too.
-        let mut lines = worker.stdout.take().unwrap();
+        let mut lines = process.stdout.take().unwrap();
         std::thread::spawn(move || io::copy(&mut lines, &mut io::sink()));
         Self {
             aws,
             api,
-            worker,
+            function,
+            process,
             shape,
             sent: AtomicUsize::new(0),
             _sink: sink,
@@ -100,26 +140,31 @@ impl Rig {
     pub(crate) async fn deliver(&mut self, deliveries: usize) -> (usize, Vec<Duration>) {
         let batches = deliveries.div_ceil(self.shape.messages);
         let took = stream::iter(0..batches)
-            .map(|_| self.invoke())
+            .map(|_| self.deliver_batch())
             .buffer_unordered(self.shape.invocations)
             .collect()
             .await;
         (batches * self.shape.messages, took)
     }
 
-    async fn invoke(&self) -> Duration {
+    async fn deliver_batch(&self) -> Duration {
         let records: Vec<Value> = (0..self.shape.messages)
             .map(|_| record(self.sent.fetch_add(1, Relaxed), self.shape.clinics))
             .collect();
-        let event = Bytes::from(json!({"Records": records}).to_string());
-        let begin = Instant::now();
-        let answer = self.api.invoke("worker", event, TIMEOUT).await.unwrap();
-        let took = begin.elapsed();
+        let (took, answer) = self.invoke(&json!({"Records": records})).await;
         assert_eq!(answer, r#"{"batchItemFailures":[]}"#);
         took
     }
 
-    /// What the worker has used of CPU time, user and system.
+    /// What an event takes, and its answer.
+    pub(crate) async fn invoke(&self, event: &Value) -> (Duration, Bytes) {
+        let event = Bytes::from(event.to_string());
+        let begin = Instant::now();
+        let answer = self.api.invoke(self.function, event, TIMEOUT).await;
+        (begin.elapsed(), answer.unwrap())
+    }
+
+    /// What the function has used of CPU time, user and system.
     pub(crate) fn cpu(&self) -> Duration {
         let stat = self.proc("stat");
         // The name may have spaces; it is followed by the fields from 3 on (proc(5)).
@@ -129,7 +174,7 @@ impl Rig {
         TICK * (ticks(14) + ticks(15))
     }
 
-    /// The worker's resident memory in KB.
+    /// The function's resident memory in KB.
     pub(crate) fn resident(&self) -> u64 {
         let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -141,14 +186,14 @@ impl Rig {
     }
 
     fn proc(&self, file: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{file}", self.worker.id())).unwrap()
+        fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap()
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
         // It may have ended already. Neither minds being stopped.
-        let _ = self.worker.kill();
-        let _ = self.worker.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }

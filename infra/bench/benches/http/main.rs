@@ -8,7 +8,8 @@
 //!
 //! The adapter is the real one for SendGrid, from `Provider::send` on: it writes the JSON of each message, opens the sealed
 //! key, asks for leave to connect, and reads the answer. What it is compared with posts a ready-made body of the
-//! same length: one client of `reqwest`, and `wrk` (Debian: `wrk`) with as many connections.
+//! same length: one client of `reqwest`, `wrk` (Debian: `wrk`) with as many connections, and hyper without a client around
+//! it: over HTTP/1.1 with a connection for each in flight, over HTTP/2 with one for all.
 //!
 //! Each sender has its turn in every round, so that what else the machine does falls on all of them; printed are medians
 //! over the rounds. CPU time is that of the sender's process, user and system, and not the server's.
@@ -50,11 +51,20 @@ use comms_core::{
     BaseUrl, DeliveryId, EmailAddress, Mailbox, Secret, SystemClock,
     request::{Content, Target},
 };
-use tokio::task::JoinSet;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::ServerName;
+use tokio::{net::TcpStream, task::JoinSet};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use self::{
     cpu::CpuTime,
-    sink::{Face, LATENCY, Sink},
+    sink::{Face, LATENCY, Over, Sink, face},
 };
 
 const CONNECTIONS: usize = 10;
@@ -66,6 +76,7 @@ const WRK_SECONDS: u32 = 2;
 enum Sender {
     Adapter,
     Reqwest,
+    Hyper,
     Wrk,
 }
 
@@ -112,7 +123,7 @@ impl Options {
 }
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(server::ARGUMENT) {
+    if std::env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
         sink::serve();
         return;
     }
@@ -135,20 +146,27 @@ fn main() {
 }
 
 fn rows() -> Vec<Row> {
-    let row = |sender, tls, slow, in_flight| Row {
+    let row = |sender, over, slow, in_flight| Row {
         sender,
-        face: Face { tls, slow },
+        face: face(over, slow),
         in_flight,
         samples: Vec::new(),
     };
     let mut rows = vec![
-        row(Sender::Wrk, false, false, CONNECTIONS),
-        row(Sender::Reqwest, false, false, CONNECTIONS),
-        row(Sender::Adapter, false, false, CONNECTIONS),
-        row(Sender::Reqwest, true, false, CONNECTIONS),
-        row(Sender::Adapter, true, false, CONNECTIONS),
+        row(Sender::Wrk, Over::Clear, false, CONNECTIONS),
+        row(Sender::Reqwest, Over::Clear, false, CONNECTIONS),
+        row(Sender::Adapter, Over::Clear, false, CONNECTIONS),
+        row(Sender::Reqwest, Over::Tls, false, CONNECTIONS),
+        row(Sender::Adapter, Over::Tls, false, CONNECTIONS),
+        row(Sender::Hyper, Over::Tls, false, CONNECTIONS),
+        row(Sender::Hyper, Over::Http2, false, CONNECTIONS),
     ];
-    rows.extend([10, 50, 100, 200].map(|in_flight| row(Sender::Adapter, true, true, in_flight)));
+    for in_flight in [10, 50, 100, 200] {
+        rows.push(row(Sender::Adapter, Over::Tls, true, in_flight));
+    }
+    for over in [Over::Tls, Over::Http2] {
+        rows.extend([100, 200].map(|in_flight| row(Sender::Hyper, over, true, in_flight)));
+    }
     rows
 }
 
@@ -194,7 +212,10 @@ impl Bench {
 
     /// `None` where the sender is not installed.
     fn measure(&self, row: &Row, messages: usize) -> Option<Sample> {
-        let scheme = if row.face.tls { "https" } else { "http" };
+        let scheme = match row.face.over {
+            Over::Clear => "http",
+            Over::Tls | Over::Http2 => "https",
+        };
         let url = format!("{scheme}://127.0.0.1:{}", self.sink.port(row.face));
         let (before, begin) = (CpuTime::now(), Instant::now());
         match row.sender {
@@ -204,6 +225,10 @@ impl Bench {
             }
             Sender::Reqwest => {
                 let sending = self.by_reqwest(&url, row.in_flight, messages);
+                self.runtime.block_on(sending);
+            }
+            Sender::Hyper => {
+                let sending = self.by_hyper(row, messages);
                 self.runtime.block_on(sending);
             }
             Sender::Wrk => return self.by_wrk(&url, row.in_flight),
@@ -274,6 +299,55 @@ impl Bench {
         senders.join_all().await;
     }
 
+    async fn by_hyper(&self, row: &Row, messages: usize) {
+        let mut senders = JoinSet::new();
+        let each = messages / row.in_flight;
+        let port = self.sink.port(row.face);
+        let request = Request::post(format!("https://127.0.0.1:{port}/v3/mail/send"))
+            .header("host", "127.0.0.1")
+            .header("content-type", "application/json")
+            .header("authorization", "Bearer SG.key")
+            .body(Full::new(self.body.clone()))
+            .unwrap();
+        if row.face.over == Over::Http2 {
+            let wire = self.connect(port).await;
+            let made = http2::handshake(TokioExecutor::new(), wire).await;
+            let (sender, connection) = made.unwrap();
+            tokio::spawn(connection);
+            for _ in 0..row.in_flight {
+                let (mut sender, request) = (sender.clone(), request.clone());
+                senders.spawn(async move {
+                    for _ in 0..each {
+                        accepted(sender.send_request(request.clone()).await).await;
+                    }
+                });
+            }
+        } else {
+            for _ in 0..row.in_flight {
+                let made = http1::handshake(self.connect(port).await).await;
+                let (mut sender, connection) = made.unwrap();
+                tokio::spawn(connection);
+                let mut request = request.clone();
+                *request.uri_mut() = "/v3/mail/send".parse().unwrap();
+                senders.spawn(async move {
+                    for _ in 0..each {
+                        sender.ready().await.unwrap();
+                        accepted(sender.send_request(request.clone()).await).await;
+                    }
+                });
+            }
+        }
+        senders.join_all().await;
+    }
+
+    async fn connect(&self, port: u16) -> TokioIo<TlsStream<TcpStream>> {
+        let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        let tls = TlsConnector::from(self.tls.client(None).unwrap());
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        TokioIo::new(tls.connect(name, socket).await.unwrap())
+    }
+
     fn by_wrk(&self, url: &str, connections: usize) -> Option<Sample> {
         let mut script = tempfile::NamedTempFile::new().unwrap();
         let body = std::str::from_utf8(&self.body).unwrap();
@@ -302,6 +376,12 @@ impl Bench {
             cpu: cpu * 1e6 / (per_second * f64::from(WRK_SECONDS)),
         })
     }
+}
+
+async fn accepted(answer: hyper::Result<Response<Incoming>>) {
+    let answer = answer.unwrap();
+    assert_eq!(answer.status(), 202);
+    answer.into_body().collect().await.unwrap();
 }
 
 fn mailbox(address: &str, name: &str) -> Mailbox {
@@ -348,9 +428,14 @@ fn print(rows: &[Row], options: &Options) {
         let name = match row.sender {
             Sender::Adapter => "adapter (SendGrid)",
             Sender::Reqwest => "reqwest, one client",
+            Sender::Hyper => "hyper",
             Sender::Wrk => "wrk",
         };
-        let over = if row.face.tls { "TLS" } else { "clear" };
+        let over = match row.face.over {
+            Over::Clear => "clear",
+            Over::Tls => "TLS",
+            Over::Http2 => "TLS, HTTP/2, one connection",
+        };
         let latency = if row.face.slow {
             LATENCY
         } else {

@@ -1,7 +1,12 @@
-//! An HTTP/1.1 server that accepts every message as SendGrid does, as fast as it can or after a while.
+//! A server that accepts every message as SendGrid does, as fast as it can or after a while, over HTTP/1.1 or HTTP/2.
 
-use std::{io, time::Duration};
+use std::{convert::Infallible, io, time::Duration};
 
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use memchr::memmem;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -16,42 +21,51 @@ use crate::server::{self, Server};
 const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\nserver: sink\r\n\
 x-message-id: 14c5d75ce93.dfd.64b469\r\ncontent-length: 0\r\n\r\n";
 
+/// What this program is given to be the server.
+pub(crate) const ARGUMENT: &str = "--http-sink";
+
 /// The server.
 pub(crate) type Sink = Server<Face>;
 
 /// How the server is on one of its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Face {
-    pub(crate) tls: bool,
+    pub(crate) over: Over,
     /// Whether it answers after [`LATENCY`], or at once.
     pub(crate) slow: bool,
+}
+
+/// What it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    Clear,
+    Tls,
+    /// HTTP/2 over TLS.
+    Http2,
 }
 
 /// What a provider takes for an answer.
 pub(crate) const LATENCY: Duration = Duration::from_millis(50);
 
-const FACES: [Face; 4] = [
-    Face {
-        tls: false,
-        slow: false,
-    },
-    Face {
-        tls: true,
-        slow: false,
-    },
-    Face {
-        tls: false,
-        slow: true,
-    },
-    Face {
-        tls: true,
-        slow: true,
-    },
+const FACES: [Face; 5] = [
+    face(Over::Clear, false),
+    face(Over::Tls, false),
+    face(Over::Tls, true),
+    face(Over::Http2, false),
+    face(Over::Http2, true),
 ];
+
+pub(crate) const fn face(over: Over, slow: bool) -> Face {
+    Face { over, slow }
+}
+
+/// Messages that a connection may have at once in HTTP/2: what front ends of providers allow (nginx's
+/// `http2_max_concurrent_streams` is 128, that of AWS's load balancers as well).
+pub(crate) const STREAMS: u32 = 128;
 
 /// Starts the server.
 pub(crate) fn start() -> Sink {
-    Server::start(&FACES)
+    Server::start(ARGUMENT, &FACES)
 }
 
 /// Is the server.
@@ -60,11 +74,36 @@ pub(crate) fn serve() {
 }
 
 async fn converse(socket: TcpStream, face: Face, acceptor: TlsAcceptor) -> io::Result<()> {
-    if face.tls {
-        answer(acceptor.accept(socket).await?, face.slow).await
-    } else {
-        answer(socket, face.slow).await
+    match face.over {
+        Over::Clear => answer(socket, face.slow).await,
+        Over::Tls => answer(acceptor.accept(socket).await?, face.slow).await,
+        Over::Http2 => {
+            let stream = TokioIo::new(acceptor.accept(socket).await?);
+            let service = service_fn(move |request| answer_stream(request, face.slow));
+            http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(STREAMS)
+                .serve_connection(stream, service)
+                .await
+                .map_err(io::Error::other)
+        }
     }
+}
+
+async fn answer_stream(
+    request: Request<Incoming>,
+    slow: bool,
+) -> Result<Response<Empty<Bytes>>, Infallible> {
+    let taken = request.into_body().collect().await.is_ok();
+    if slow {
+        sleep(LATENCY).await;
+    }
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = if taken {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::BAD_REQUEST
+    };
+    Ok(response)
 }
 
 /// Answers until the client leaves.

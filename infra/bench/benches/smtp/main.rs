@@ -144,7 +144,7 @@ impl Options {
 }
 
 fn main() {
-    if std::env::args().nth(1).as_deref() == Some(server::ARGUMENT) {
+    if std::env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
         sink::serve();
         return;
     }

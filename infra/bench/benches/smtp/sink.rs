@@ -16,6 +16,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::server::{self, Server};
 
+/// What this program is given to be the server.
+pub(crate) const ARGUMENT: &str = "--smtp-sink";
+
 /// The server.
 pub(crate) type Sink = Server<Face>;
 
@@ -42,7 +45,7 @@ const FACES: [Face; 4] = [AT_ONCE, face(0, false), face(10, true), face(10, fals
 
 /// Starts the server.
 pub(crate) fn start() -> Sink {
-    Server::start(&FACES)
+    Server::start(ARGUMENT, &FACES)
 }
 
 /// Is the server.

@@ -9,7 +9,6 @@ use std::{
 
 use comms_core::{Clock, SystemClock, metric::METRICS};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 use tracing::{
     Event, Subscriber,
     span::{Attributes, Id, Record},
@@ -22,7 +21,8 @@ use tracing_subscriber::{
 
 use super::{
     INVOCATION, TelemetryConfig,
-    fields::{Fields, name_in_line},
+    fields::Fields,
+    line::Line,
     metrics::{self, Sums},
 };
 
@@ -44,13 +44,9 @@ impl<W> Lines<W> {
 }
 
 impl<W: for<'w> MakeWriter<'w>> Lines<W> {
-    fn write(&self, line: &Map<String, Value>) {
-        let Ok(mut line) = serde_json::to_string(line) else {
-            return;
-        };
-        line.push('\n');
+    fn write(&self, line: &[u8]) {
         // One write, so that no other line comes in between. There is nobody to tell of a failure.
-        let _ = self.writer.make_writer().write_all(line.as_bytes());
+        let _ = self.writer.make_writer().write_all(line);
     }
 }
 
@@ -83,16 +79,16 @@ where
         let spans = context.event_scope(event).into_iter();
         for span in spans.flat_map(tracing_subscriber::registry::Scope::from_root) {
             if let Some(fields) = span.extensions().get::<Fields>() {
-                all.0.extend(fields.0.clone());
+                all.extend(fields);
             }
         }
         if event.metadata().target() == METRICS {
             let mut own = Fields::default();
             event.record(&mut own);
             let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-            let left = sums.add(own);
+            sums.take_from(&mut own);
             drop(sums);
-            all.0.extend(left.0);
+            all.extend(&own);
             if let Some(line) = metrics::line(&all, &self.config, now) {
                 self.write(&line);
             }
@@ -113,8 +109,10 @@ where
         let sums = std::mem::take(&mut *sums);
         if let Some(mut all) = sums.into_fields() {
             if let Some(fields) = span.extensions().get::<Fields>() {
-                for (name, value) in &fields.0 {
-                    all.0.entry(name).or_insert_with(|| value.clone());
+                for (name, said) in fields.iter() {
+                    if all.get(name).is_none() {
+                        all.set(name, said.clone());
+                    }
                 }
             }
             if let Some(line) = metrics::line(&all, &self.config, SystemClock.now()) {
@@ -124,19 +122,14 @@ where
     }
 }
 
-fn log_line(event: &Event<'_>, all: &Fields, now: Timestamp) -> Map<String, Value> {
-    let mut line = Map::new();
-    line.insert("timestamp".to_owned(), now.to_string().into());
-    let level = event.metadata().level().as_str();
-    line.insert("level".to_owned(), level.into());
-    if let Some(message) = all.0.get("message") {
-        line.insert("message".to_owned(), message.clone());
+fn log_line(event: &Event<'_>, all: &Fields, now: Timestamp) -> Vec<u8> {
+    let mut line = Line::new();
+    line.member("timestamp", &now);
+    line.member("level", event.metadata().level().as_str());
+    if let Some(message) = all.get("message") {
+        line.member("message", message);
     }
-    let target = event.metadata().target();
-    line.insert("target".to_owned(), target.into());
-    for (field, value) in &all.0 {
-        line.entry(name_in_line(field))
-            .or_insert_with(|| value.clone());
-    }
-    line
+    line.member("target", event.metadata().target());
+    line.fields(&all.iter(), &["timestamp", "level", "message", "target"]);
+    line.end()
 }

@@ -9,13 +9,13 @@
 
 use std::collections::BTreeMap;
 
-use comms_core::metric::{Metric, Written};
+use comms_core::metric::{Dimensions, Metric, Written};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
 
 use super::{
     TelemetryConfig,
-    fields::{Fields, name_in_line},
+    fields::{Fields, Said},
+    line::{Line, name_in_line},
 };
 
 /// The dimension of whoever the clinic is, where clinics are one.
@@ -26,22 +26,19 @@ const CLINIC: &str = "clinic_id";
 pub(super) struct Sums(BTreeMap<&'static str, u64>);
 
 impl Sums {
-    /// Takes in what is summed, and gives back the rest.
-    pub(super) fn add(&mut self, mut event: Fields) -> Fields {
-        event.0.retain(|field, value| {
+    /// Takes what is summed out of an event.
+    pub(super) fn take_from(&mut self, event: &mut Fields) {
+        event.retain(|field, said| {
             let metric = Metric::of_field(field);
-            match (metric.map(|metric| metric.written), value.as_u64()) {
+            match (metric.map(|metric| metric.written), said.as_u64()) {
                 (Some(Written::Summed), Some(number)) => {
-                    if let Some(metric) = metric {
-                        let sum = self.0.entry(metric.field).or_default();
-                        *sum = sum.saturating_add(number);
-                    }
+                    let sum = self.0.entry(field).or_default();
+                    *sum = sum.saturating_add(number);
                     false
                 }
                 _ => true,
             }
         });
-        event
     }
 
     /// All that there is, unless there is nothing.
@@ -49,80 +46,104 @@ impl Sums {
         if self.0.is_empty() {
             return None;
         }
-        let fields = self.0.into_iter();
-        Some(Fields(
-            fields
-                .map(|(field, sum)| (field.to_owned(), sum.into()))
-                .collect(),
-        ))
+        let mut fields = Fields::default();
+        for (field, sum) in self.0 {
+            fields.set(field, Said::Unsigned(sum));
+        }
+        Some(fields)
     }
 }
 
+/// Metrics that are told apart in the same ways.
+struct Directive<'m> {
+    by: &'static [Dimensions],
+    metrics: Vec<&'m Metric>,
+}
+
 /// The line of what `fields` have of metrics; none where they have none.
-pub(super) fn line(
-    fields: &Fields,
-    config: &TelemetryConfig,
-    now: Timestamp,
-) -> Option<Map<String, Value>> {
-    // Metrics that are told apart in the same ways stand together.
-    let mut directives: Vec<(Vec<Vec<&str>>, Vec<Value>)> = Vec::new();
-    let mut members = Map::new();
-    for (field, value) in &fields.0 {
-        let Some(metric) = Metric::of_field(field).filter(|_| value.is_u64()) else {
-            members
-                .entry(name_in_line(field))
-                .or_insert_with(|| value.clone());
-            continue;
+pub(super) fn line(fields: &Fields, config: &TelemetryConfig, now: Timestamp) -> Option<Vec<u8>> {
+    let metric = |(field, said): (_, &Said)| Metric::of_field(field).zip(said.as_u64());
+    let (metrics, others): (Vec<_>, Vec<_>) = fields
+        .iter()
+        .map(|field| (field, metric(field)))
+        .partition(|(_, metric)| metric.is_some());
+    let metrics = metrics.into_iter().filter_map(|(_, metric)| metric);
+    let mut directives: Vec<Directive<'_>> = Vec::new();
+    for (metric, _) in metrics.clone() {
+        let is_same = |known: &&mut Directive<'_>| {
+            known.by == metric.by || ways(known.by, fields).eq(ways(metric.by, fields))
         };
-        let ways = ways(metric, fields, config);
-        let definition = json!({"Name": metric.name(), "Unit": metric.unit()});
-        match directives.iter_mut().find(|(known, _)| *known == ways) {
-            Some((_, definitions)) => definitions.push(definition),
-            None => directives.push((ways, vec![definition])),
+        match directives.iter_mut().find(is_same) {
+            Some(directive) => directive.metrics.push(metric),
+            None => directives.push(Directive {
+                by: metric.by,
+                metrics: vec![metric],
+            }),
         }
-        members.insert(metric.name(), value.clone());
     }
     if directives.is_empty() {
         return None;
     }
-    let namespace = &config.namespace;
-    let directives: Vec<_> = directives
-        .into_iter()
-        .map(|(ways, definitions)| {
-            let ways: Vec<Vec<_>> = ways
-                .into_iter()
-                .map(|way| way.into_iter().map(name_in_line).collect())
-                .collect();
-            json!({"Namespace": namespace, "Dimensions": ways, "Metrics": definitions})
-        })
-        .collect();
-    let mut line = Map::new();
-    line.insert(
-        "_aws".to_owned(),
-        json!({"Timestamp": now.as_millisecond(), "CloudWatchMetrics": directives}),
-    );
-    line.append(&mut members);
-    Some(line)
+    let mut line = Line::new();
+    line.name("_aws".chars());
+    line.raw("{\"Timestamp\":");
+    line.value(&now.as_millisecond());
+    line.raw(",\"CloudWatchMetrics\":[");
+    line.items(&directives, |line, directive| {
+        line.raw("{\"Namespace\":");
+        line.value(&config.namespace);
+        line.raw(",\"Dimensions\":[");
+        write_ways(line, directive.by, fields, config);
+        line.raw("],\"Metrics\":[");
+        line.items(&directive.metrics, |line, metric| {
+            line.raw("{\"Name\":\"");
+            line.letters(metric.letters());
+            line.raw("\",\"Unit\":\"");
+            line.raw(metric.unit());
+            line.raw("\"}");
+        });
+        line.raw("]}");
+    });
+    line.raw("]}");
+    line.fields(&others.iter().map(|(field, _)| *field), &["_aws"]);
+    for (metric, number) in metrics {
+        line.name(metric.letters());
+        line.value(&number);
+    }
+    Some(line.end())
 }
 
 /// The sets of dimensions by which a metric is told apart here: a dimension has to be a text of the line.
-fn ways(metric: &Metric, fields: &Fields, config: &TelemetryConfig) -> Vec<Vec<&'static str>> {
-    let is_there = |dimension: &&str| fields.text(dimension).is_some();
-    let mut ways: Vec<Vec<_>> = metric
-        .by
-        .iter()
-        .filter(|dimensions| dimensions.iter().all(is_there))
-        .map(|dimensions| dimensions.to_vec())
-        .collect();
+fn ways(by: &'static [Dimensions], fields: &Fields) -> impl Iterator<Item = Dimensions> {
+    by.iter()
+        .copied()
+        .filter(|way| way.iter().all(|dimension| fields.is_text(dimension)))
+}
+
+fn write_ways(
+    line: &mut Line,
+    by: &'static [Dimensions],
+    fields: &Fields,
+    config: &TelemetryConfig,
+) {
+    let mut all: Vec<(Option<&str>, Dimensions)> =
+        ways(by, fields).map(|way| (None, way)).collect();
     if config.by_clinic
-        && is_there(&CLINIC)
-        && let Some(by_provider) = ways.iter().find(|way| way.contains(&"provider"))
+        && fields.is_text(CLINIC)
+        && let Some(by_provider) = ways(by, fields).find(|way| way.contains(&"provider"))
     {
-        let mut by_clinic = by_provider.clone();
-        by_clinic.insert(0, CLINIC);
-        ways.push(by_clinic);
+        all.push((Some(CLINIC), by_provider));
     }
-    ways
+    line.items(&all, |line, (clinic, way)| {
+        let dimensions: Vec<_> = clinic.iter().chain(*way).collect();
+        line.raw("[");
+        line.items(&dimensions, |line, dimension| {
+            line.raw("\"");
+            line.letters(name_in_line(dimension));
+            line.raw("\"");
+        });
+        line.raw("]");
+    });
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Fields, TelemetryConfig, line};
+use super::{Fields, Said, TelemetryConfig, line};
 
 /// Whatever the values of dimensions are, a metric is one line of JSON with them in their places. The input is a line
 /// with a number, and a text.
@@ -12,18 +12,19 @@ pub(crate) fn lines(input: &[u8]) {
     let (number, text) = input.split_once('\n').unwrap_or(("1", &input));
     let number = number.trim().parse::<u64>().unwrap_or_default();
     let mut fields = Fields::default();
-    for (field, value) in [
-        ("latency_ms", Value::from(number)),
-        ("channel", "email".into()),
-        ("provider", text.into()),
+    for (field, said) in [
+        ("latency_ms", Said::Unsigned(number)),
+        ("channel", Said::Text("email".into())),
+        ("provider", Said::Text(text.into())),
     ] {
-        fields.0.insert(field.to_owned(), value);
+        fields.set(field, said);
     }
     let config = TelemetryConfig::default();
     let line = line(&fields, &config, Timestamp::UNIX_EPOCH).unwrap();
-    let line = Value::Object(line).to_string();
+    let line = String::from_utf8(line).unwrap();
+    let line = line.strip_suffix('\n').unwrap();
     assert!(!line.contains(['\n', '\r']), "{line}");
-    let read: Value = serde_json::from_str(&line).unwrap();
+    let read: Value = serde_json::from_str(line).unwrap();
     assert_eq!(
         (&read["provider"], &read["Latency"]),
         (&text.into(), &number.into())
