@@ -3,7 +3,10 @@
 
 mod bounded;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, stalled_stream_protection::StalledStreamProtectionConfig,
+    timeout::TimeoutConfig,
+};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::{
     Builder, HttpClientError,
@@ -40,6 +43,8 @@ pub fn sdk_config(environment: &Environment<'_>) -> Result<SdkConfig, HttpClient
                 .operation_timeout(OPERATION_TIME)
                 .build(),
         )
+        // It waits for 5 seconds and more, when the attempt has been over for long, and watches every request for it.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .service_config(ServiceVariables);
     if let Some(endpoint) = environment
         .optional("AWS_ENDPOINT_URL")
