@@ -215,9 +215,8 @@ impl HttpClients {
         };
         // Not the whole configuration is made anew: its roots, verifier and sessions are shared.
         let mut tls = ClientConfig::clone(&*self.tls.client(None)?);
-        // Not HTTP/2: there all clinics' messages to a provider would share one connection, and one that has
-        // died unnoticed would leave each of them in doubt. Over HTTP/1.1 a message that times out takes
-        // its own connection with it.
+        // Not HTTP/2: there all clinics' messages to a provider would share one connection, and with it the doubt when it
+        // breaks. Here a message takes its own connection with it. ADR 15.
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
