@@ -120,12 +120,13 @@ bench-functions *ARGS:
     cargo build --release --package comms-bench --example hello
     cargo bench --package comms-bench --bench functions -- --plot {{ justfile_directory() }}/infra/docs/throughput.svg {{ ARGS }}
 
-# Count the instructions of what is done for every message, where valgrind is: just instructions chain
+# Count the instructions of what is done for every message, where valgrind is (it tells functions by symbols)
 instructions *ARGS:
     @command -v valgrind >/dev/null || { echo "there is no valgrind here" >&2; exit 1; }
     cargo install --quiet --locked --root {{ tools }} \
         gungraun-runner@$(sed -n '/^name = "gungraun-runner"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
-    GUNGRAUN_RUNNER={{ tools }}/bin/gungraun-runner cargo bench --package comms-bench --bench instructions -- {{ ARGS }}
+    GUNGRAUN_RUNNER={{ tools }}/bin/gungraun-runner cargo bench --package comms-bench --bench instructions \
+        --config 'profile.bench.strip="none"' -- {{ ARGS }}
 
 # Show how large the functions' binaries are, as built and zipped
 sizes:
