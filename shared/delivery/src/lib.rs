@@ -6,6 +6,7 @@
 #![cfg_attr(all(test, fuzzing), no_main)]
 
 pub mod chain_spec;
+mod counted;
 pub mod deferral;
 #[cfg(test)]
 mod fuzz;
@@ -18,6 +19,7 @@ mod recent;
 pub mod slots;
 pub mod usage;
 
+pub use counted::Counted;
 pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
 pub use pacing::SharedPacing;

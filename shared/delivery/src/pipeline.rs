@@ -510,9 +510,13 @@ impl Pipeline {
             let Some(limits) = limits.filter(|_| count > 0) else {
                 continue;
             };
-            let refused = match self.quotas.take(&tenant, *channel, &limits, count).await? {
+            let refused = match self
+                .quotas
+                .take(&tenant, (*channel).into(), &limits, count)
+                .await?
+            {
                 Quota::Granted(grant) => {
-                    paid.add(*channel, grant, count);
+                    paid.add((*channel).into(), grant, count);
                     continue;
                 }
                 Quota::Exhausted(exhausted) => QuotaError::Exhausted {
@@ -813,10 +817,12 @@ impl Pipeline {
     ) -> Result<Allowance<'a>, HandBack> {
         let mut allowance = Allowance::unlimited(pacing, limits);
         match (limits.quota, &chain.rate_limit) {
-            (QuotaSource::Paid(paid), _) => allowance.quota = paid.one(channel),
+            (QuotaSource::Paid(paid), _) => allowance.quota = paid.one(channel.into()),
             (QuotaSource::Deliveries { .. }, None) => {}
             (QuotaSource::Deliveries { receives, .. }, Some(rate_limit)) => {
-                let taken = self.quotas.take(&record.tenant, channel, rate_limit, 1);
+                let taken = self
+                    .quotas
+                    .take(&record.tenant, channel.into(), rate_limit, 1);
                 match taken.await.map_err(unreachable)? {
                     Quota::Granted(grant) => allowance.quota = Some(grant),
                     Quota::Exhausted(exhausted) => {

@@ -1,7 +1,7 @@
 //! Quotas: how many messages a clinic may send on a channel in a second, a minute, an hour and a day.
 //!
 //! Time is cut into windows that begin at whole seconds, minutes, hours and days of UTC. One item per
-//! tenant and channel, in the deliveries table, has for each limit the window and how much of it is taken. One
+//! tenant and thing counted, in the deliveries table, has for each limit the window and how much of it is taken. One
 //! conditional write takes from all limits at once, or from none; where its condition does not hold, DynamoDB
 //! gives the item along, from which it is seen what there is. So no update is lost, and no window ever gives more
 //! than its limit, however many processes take.
@@ -35,13 +35,13 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 use comms_adapters::{Deadline, retry::jitter};
-use comms_core::{Channel, Clock, Tenant};
+use comms_core::{Clock, Tenant};
 use comms_settings::{Period, RateLimit, error_code};
 use futures_util::{FutureExt as _, future::join_all};
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
-use crate::{ledger::LedgerError, recent::Recent};
+use crate::{counted::Counted, ledger::LedgerError, recent::Recent};
 
 /// How long a lease may be spent; less where a window ends before.
 pub const LONGEST_LEASE: SignedDuration = SignedDuration::from_secs(60);
@@ -54,7 +54,7 @@ pub const LONGEST_ON_QUEUE: SignedDuration = SignedDuration::from_hours(6 * 24);
 
 /// How long it is believed without asking that nothing is left: others may give something back.
 const REFUSAL_IS_BELIEVED: SignedDuration = SignedDuration::from_secs(5);
-/// Tenants and channels of which it is known what they have leased.
+/// Tenants and things counted of which it is known what they have leased.
 const REMEMBERED: usize = 1_000;
 /// How often a write is tried, each time knowing more; the last ones take no more than is needed.
 const MOST_TRIES: u32 = 6;
@@ -139,24 +139,24 @@ impl std::fmt::Debug for Grant {
 /// Quota for all deliveries of a request, taken beforehand. What none of them takes out is given back when this
 /// is dropped.
 #[derive(Debug, Default)]
-pub struct Paid(Mutex<Vec<(Channel, Grant, u32)>>);
+pub struct Paid(Mutex<Vec<(Counted, Grant, u32)>>);
 
 impl Paid {
-    pub(crate) fn add(&self, channel: Channel, grant: Grant, count: u32) {
-        self.grants().push((channel, grant, count));
+    pub(crate) fn add(&self, counted: Counted, grant: Grant, count: u32) {
+        self.grants().push((counted, grant, count));
     }
 
-    /// Takes the quota of one delivery out; `None` where the channel has no limit.
-    pub(crate) fn one(&self, channel: Channel) -> Option<Grant> {
+    /// Takes the quota of one delivery out; `None` where there is no limit.
+    pub(crate) fn one(&self, counted: Counted) -> Option<Grant> {
         let mut grants = self.grants();
         let (_, grant, left) = grants
             .iter_mut()
-            .find(|(of, _, left)| *of == channel && *left > 0)?;
+            .find(|(of, _, left)| *of == counted && *left > 0)?;
         *left -= 1;
         Some(grant.clone())
     }
 
-    fn grants(&self) -> MutexGuard<'_, Vec<(Channel, Grant, u32)>> {
+    fn grants(&self) -> MutexGuard<'_, Vec<(Counted, Grant, u32)>> {
         // Nothing panics while the lock is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,11 +175,11 @@ pub struct Quotas {
     client: Client,
     table: String,
     clock: Arc<dyn Clock>,
-    accounts: Mutex<Recent<(Tenant, Channel), Arc<Account>>>,
+    accounts: Mutex<Recent<(Tenant, Counted), Arc<Account>>>,
     writes: AtomicU64,
 }
 
-/// What a process knows of a tenant's quota on a channel.
+/// What a process knows of one quota of a tenant.
 struct Account {
     partition_key: String,
     /// What those who wait here want together.
@@ -334,21 +334,21 @@ impl Quotas {
         }
     }
 
-    /// Takes `count` at once from all of the tenant's `limits` on the channel, or nothing.
+    /// Takes `count` at once from all of the tenant's `limits` of what is counted, or nothing.
     ///
     /// Mostly from the process's lease, which costs no request; where that is not enough, one write serves all
     /// who wait for it in this process. Where DynamoDB does not answer, nothing is granted.
     pub async fn take(
         &self,
         tenant: &Tenant,
-        channel: Channel,
+        counted: Counted,
         limits: &RateLimit,
         count: u32,
     ) -> Result<Quota, LedgerError> {
         if let Some((period, limit)) = limits.limits().find(|(_, limit)| count > *limit) {
             return Ok(Quota::TooMany { period, limit });
         }
-        let account = self.account(tenant, channel);
+        let account = self.account(tenant, counted);
         if let Some(answer) = account.answer(limits, count, self.clock.now()) {
             return Ok(answer);
         }
@@ -405,22 +405,22 @@ impl Quotas {
         self.writes.swap(0, Ordering::Relaxed)
     }
 
-    fn accounts(&self) -> MutexGuard<'_, Recent<(Tenant, Channel), Arc<Account>>> {
+    fn accounts(&self) -> MutexGuard<'_, Recent<(Tenant, Counted), Arc<Account>>> {
         // Nothing panics while the lock is held.
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn account(&self, tenant: &Tenant, channel: Channel) -> Arc<Account> {
+    fn account(&self, tenant: &Tenant, counted: Counted) -> Arc<Account> {
         let new = || {
             Arc::new(Account {
-                partition_key: format!("quota#{tenant}#{channel}"),
+                partition_key: format!("quota#{tenant}#{counted}"),
                 wanted: AtomicU32::new(0),
                 writing: tokio::sync::Mutex::default(),
                 state: Mutex::default(),
             })
         };
         self.accounts()
-            .entry((tenant.clone(), channel), new)
+            .entry((tenant.clone(), counted), new)
             .clone()
     }
 

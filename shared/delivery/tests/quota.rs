@@ -87,7 +87,9 @@ fn limits(limits: &[(Period, u32)]) -> RateLimit {
 }
 
 async fn ask(quotas: &Quotas, limits: &RateLimit, count: u32) -> Result<Quota, LedgerError> {
-    quotas.take(&clinic(), Channel::Email, limits, count).await
+    quotas
+        .take(&clinic(), Channel::Email.into(), limits, count)
+        .await
 }
 
 async fn take(quotas: &Quotas, limits: &RateLimit, count: u32) -> Option<Grant> {
@@ -236,7 +238,7 @@ async fn channels_and_clinics_have_their_own() {
     for tenant in ["clinic-1", "clinic-2", "_global"] {
         for channel in Channel::ALL {
             let tenant = Tenant::parse(tenant).unwrap();
-            let ask = || process.take(&tenant, channel, &limits, 1);
+            let ask = || process.take(&tenant, channel.into(), &limits, 1);
             assert!(matches!(ask().await, Ok(Quota::Granted(_))));
             assert!(matches!(ask().await, Ok(Quota::Exhausted(_))));
         }
@@ -641,13 +643,15 @@ async fn who_waits_for_one_clinics_quota_holds_up_no_other() {
     let limits = limits(&[(Period::Day, 100)]);
     let other = Tenant::parse("clinic-2").unwrap();
     assert!(matches!(
-        process.take(&other, Channel::Email, &limits, 1).await,
+        process
+            .take(&other, Channel::Email.into(), &limits, 1)
+            .await,
         Ok(Quota::Granted(_))
     ));
     let waiting = take(&process, &limits, 1);
     tokio::pin!(waiting);
     // The first has not even been sent when the second has its answer: two, as the first lease was used up.
-    let second = process.take(&other, Channel::Email, &limits, 1);
+    let second = process.take(&other, Channel::Email.into(), &limits, 1);
     tokio::pin!(second);
     let (one, two) = tokio::join!(&mut waiting, &mut second);
     assert!(one.is_some() && matches!(two, Ok(Quota::Granted(_))));

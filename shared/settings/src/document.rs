@@ -22,6 +22,7 @@ use serde_json::{Map, Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
+    ceilings::{CEILINGS, Ceilings},
     credentials::{Credentials, MAX_CREDENTIAL_BYTES},
     rate_limit::{self, Period, RateLimit},
 };
@@ -76,6 +77,8 @@ pub struct CommunicationSettings {
     pub email: Option<ChannelSettings>,
     /// The WhatsApp channel.
     pub whatsapp: Option<ChannelSettings>,
+    /// What the platform allows the clinic. Empty without any.
+    pub ceilings: Ceilings,
 }
 
 /// One channel of a tenant.
@@ -176,8 +179,13 @@ impl CommunicationSettings {
         };
         let email = channel(&mut object, Channel::Email);
         let whatsapp = channel(&mut object, Channel::Whatsapp);
+        let ceilings = object.object(CEILINGS, Ceilings::read).unwrap_or_default();
         object.finish();
-        Some(Self { email, whatsapp })
+        Some(Self {
+            email,
+            whatsapp,
+            ceilings,
+        })
     }
 
     /// The settings of one channel.
@@ -234,6 +242,9 @@ impl CommunicationSettings {
             if let Some(settings) = self.channel(channel) {
                 document.insert(channel.as_str().to_owned(), settings.to_json(&credentials));
             }
+        }
+        if !self.ceilings.is_empty() {
+            document.insert(CEILINGS.to_owned(), self.ceilings.to_json());
         }
         Value::Object(document)
     }
@@ -834,6 +845,25 @@ mod tests {
                 "/s/email/rateLimit"
             ]
         );
+    }
+
+    #[test]
+    fn ceilings_are_read_shown_stored_and_named_when_they_change() {
+        let without = read(&document(), None).unwrap();
+        let mut value = document();
+        value[CEILINGS] = json!({"useGlobal": false, "email": {"maxPerDay": 5}});
+        let settings = read(&value, None).unwrap();
+        assert_eq!(settings.ceilings.use_global, Some(false));
+        for shown in [settings.view(), settings.outline()] {
+            assert_eq!(shown[CEILINGS], value[CEILINGS]);
+        }
+        assert_eq!(without.view().get(CEILINGS), None);
+        assert_eq!(
+            settings.changed_fields(Some(&without)),
+            ["/ceilings/email/maxPerDay", "/ceilings/useGlobal"]
+        );
+        value[CEILINGS]["immediateInFlight"] = json!(0);
+        assert_eq!(pointers(&value, None), ["/s/ceilings/immediateInFlight"]);
     }
 
     #[test]

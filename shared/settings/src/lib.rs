@@ -1,12 +1,13 @@
 //! A clinic's settings: what they say ([`document`], [`credentials`]), how their credentials are sealed
 //! ([`envelope`]), where they are kept ([`store`]), what is kept of each change ([`version`]), how they are
-//! remembered ([`cache`]), how often they may be tested ([`test_limits`]) and how much a clinic may send
-//! ([`rate_limit`]).
+//! remembered ([`cache`]), how often they may be tested ([`test_limits`]), how much a clinic may send
+//! ([`rate_limit`]) and what the platform allows it ([`ceilings`]).
 
 #![cfg_attr(all(test, fuzzing), no_main)]
 
 mod aws_error;
 pub mod cache;
+pub mod ceilings;
 pub mod credentials;
 pub mod document;
 pub mod envelope;
@@ -23,6 +24,7 @@ pub mod version;
 
 pub use aws_error::error_code;
 pub use cache::SettingsCache;
+pub use ceilings::Ceilings;
 pub use credentials::{
     Credentials, MetaCredentials, OwnSender, SendgridCredentials, SesAccountCredentials,
     SesCredentials, SmtpCredentials, SmtpSecurity, TwilioCredentials, TwilioLoginCredentials,

@@ -88,6 +88,30 @@ impl RateLimit {
             .filter_map(|(period, limit)| Some((period, limit?.get())))
     }
 
+    /// The limits of `own`, and those of `defaults` for the periods that `own` says nothing about.
+    pub(crate) fn or(own: Option<Self>, defaults: Option<Self>) -> Option<Self> {
+        Self::merge(own, defaults, Option::or)
+    }
+
+    /// The lower limit of both for each period.
+    pub fn lower(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        Self::merge(one, other, |one, other| one.into_iter().chain(other).min())
+    }
+
+    fn merge(
+        one: Option<Self>,
+        other: Option<Self>,
+        pick: impl Fn(Option<NonZeroU32>, Option<NonZeroU32>) -> Option<NonZeroU32>,
+    ) -> Option<Self> {
+        let (Some(mut limits), Some(others)) = (one, other) else {
+            return one.or(other);
+        };
+        for (limit, other) in limits.0.iter_mut().zip(others.0) {
+            *limit = pick(*limit, other);
+        }
+        Some(limits)
+    }
+
     /// Reads a `rateLimit` of a channel.
     pub(crate) fn read(mut object: Object<'_>) -> Option<Self> {
         let mut were_named = false;
@@ -186,6 +210,20 @@ mod tests {
                 "{value}"
             );
         }
+    }
+
+    #[test]
+    fn the_lower_limit_of_each_period_counts() {
+        let one = read(json!({"maxPerMinute": 5, "maxPerDay": 100})).ok();
+        let other = read(json!({"maxPerHour": 50, "maxPerDay": 90})).ok();
+        let lower = RateLimit::lower(one, other).map(RateLimit::to_json);
+        assert_eq!(
+            lower,
+            Some(json!({"maxPerMinute": 5, "maxPerHour": 50, "maxPerDay": 90}))
+        );
+        assert_eq!(RateLimit::lower(one, None), one);
+        assert_eq!(RateLimit::lower(None, other), other);
+        assert_eq!(RateLimit::lower(None, None), None);
     }
 
     #[test]

@@ -213,12 +213,16 @@ fn quota_from_a_lease() -> Case {
         let aws = LocalAws::start().await;
         let table = &aws.resources().deliveries_table;
         let quotas = Quotas::new(&aws.sdk_config(), table, Arc::new(ManualClock::new()));
-        take_and_put_back(quotas.take(&tenant, Channel::Email, &limits, 1).await);
+        take_and_put_back(
+            quotas
+                .take(&tenant, Channel::Email.into(), &limits, 1)
+                .await,
+        );
         (aws, quotas)
     });
     Box::new(move || {
         let _aws = &aws;
-        let taken = quotas.take(&tenant, Channel::Email, &limits, 1);
+        let taken = quotas.take(&tenant, Channel::Email.into(), &limits, 1);
         // At once: the lease is enough.
         take_and_put_back(taken.now_or_never().unwrap());
     })
