@@ -7,7 +7,7 @@ use lambda_http::{
     Body, Request, Response,
     http::{HeaderName, HeaderValue, StatusCode},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::{
@@ -113,7 +113,7 @@ pub(crate) async fn delete(
     let deleted = match conditions.check(Some(number)) {
         Ok(()) => deps
             .store
-            .delete(tenant, number, &access.author, &*deps.clock)
+            .delete(tenant, number, &json!({}), &access.author, &*deps.clock)
             .await
             .map_err(store_problem),
         Err(failed) => Err(failed.into()),

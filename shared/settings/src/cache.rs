@@ -146,7 +146,7 @@ impl State {
     ) -> Result<Found, StoreError> {
         let ended = self.next_moment();
         let settings = match loaded {
-            Ok(Loaded::Absent) => None,
+            Ok(Loaded::Absent | Loaded::Deleted(_)) => None,
             // What was known when the read began: only who reads changes it.
             Ok(Loaded::Unchanged) => self.remembered.take().and_then(|found| found.settings),
             Ok(Loaded::Settings(settings)) => Some(Arc::new(*settings)),

@@ -35,6 +35,9 @@ pub(crate) mod attribute {
     pub(crate) const EXPIRES_AT: &str = "expiresAt";
 }
 
+/// The document of a deletion that keeps nothing.
+const NO_DOCUMENT: &str = "{}";
+
 /// The sort key of a tenant's present settings.
 pub(crate) const CURRENT: &str = "settings";
 
@@ -70,6 +73,8 @@ pub(crate) struct SettingsItem {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tombstone {
     pub(crate) version: Version,
+    /// The settings that a deletion keeps, as JSON text: `{}` where it keeps none.
+    pub(crate) document: String,
     /// As in [`SettingsItem`].
     pub(crate) expires_at: Option<i64>,
 }
@@ -83,8 +88,15 @@ impl StoredItem {
         if deleted {
             let expires_at = take_expires_at(&mut item)?;
             let version = take_version(&mut item)?;
+            // Tombstones of earlier versions of this service have no document.
+            let document = if item.contains_key(attribute::DOCUMENT) {
+                take_text_or_number(&mut item, attribute::DOCUMENT)?
+            } else {
+                NO_DOCUMENT.to_owned()
+            };
             Ok(Self::Tombstone(Tombstone {
                 version,
+                document,
                 expires_at,
             }))
         } else {
@@ -95,7 +107,13 @@ impl StoredItem {
 
 impl Tombstone {
     pub(crate) fn to_item(&self, tenant: &Tenant, sort_key: &str) -> Item {
-        version_item(tenant, sort_key, &self.version, self.expires_at)
+        let mut item = version_item(tenant, sort_key, &self.version, self.expires_at);
+        item.extend([text(attribute::DOCUMENT, &self.document)]);
+        item
+    }
+
+    pub(crate) fn outline(&self) -> Result<Value, StoreError> {
+        serde_json::from_str(&self.document).map_err(|_| StoreError::Corrupt(attribute::DOCUMENT))
     }
 }
 
@@ -325,6 +343,7 @@ mod tests {
                 change: Change::Deleted,
                 ..stored().version
             },
+            document: r#"{"kept":1}"#.into(),
             expires_at: None,
         };
         let item = tombstone.to_item(&tenant, CURRENT);

@@ -34,6 +34,6 @@ pub use document::{ChannelSettings, CommunicationSettings, OnAmbiguous, Provider
 pub use hash_key::HashKeys;
 pub use rate_limit::{Period, RateLimit};
 pub use reseal::{FoundItem, ItemPage, Resealed, Sealing};
-pub use store::{Basis, Past, Present, SettingsStore, StoreError, StoredSettings};
+pub use store::{Basis, Deleted, Past, Present, SettingsStore, StoreError, StoredSettings};
 pub use test_limits::{LimitHolder, Limited, TestLimitError, TestLimits};
 pub use version::{Author, Change, Version, VersionPage, VersionRetention};

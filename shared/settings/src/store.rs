@@ -101,8 +101,8 @@ pub struct StoredSettings {
 pub enum Present {
     /// Nothing was ever saved.
     Nothing,
-    /// The settings were deleted by the version of this number.
-    Deleted(u64),
+    /// The settings were deleted.
+    Deleted(Deleted),
     /// The settings.
     Settings(Box<StoredSettings>),
     /// Settings that can not be read any more. Another document can take their place, and an earlier
@@ -113,6 +113,15 @@ pub enum Present {
         /// Why.
         error: StoreError,
     },
+}
+
+/// A deletion of settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Deleted {
+    /// The number of the version that deleted them.
+    pub number: u64,
+    /// The settings that the deletion kept; `{}` where it kept none.
+    pub document: Value,
 }
 
 impl Present {
@@ -137,7 +146,8 @@ impl Present {
     pub const fn basis(&self) -> Basis<'_> {
         let number = match self {
             Self::Nothing => None,
-            Self::Deleted(number) | Self::Unreadable { number, .. } => Some(*number),
+            Self::Deleted(deleted) => Some(deleted.number),
+            Self::Unreadable { number, .. } => Some(*number),
             Self::Settings(stored) => Some(stored.version.number),
         };
         Basis {
@@ -210,7 +220,7 @@ impl SettingsStore {
     /// The tenant's present settings. One strongly consistent read and one KMS Decrypt.
     pub async fn load(&self, tenant: &Tenant) -> Result<Option<StoredSettings>, StoreError> {
         match self.load_unless(tenant, None).await? {
-            Loaded::Absent | Loaded::Unchanged => Ok(None),
+            Loaded::Absent | Loaded::Deleted(_) | Loaded::Unchanged => Ok(None),
             Loaded::Settings(settings) => Ok(Some(*settings)),
         }
     }
@@ -227,7 +237,7 @@ impl SettingsStore {
         };
         let item = match StoredItem::from_item(item)? {
             StoredItem::Settings(item) => item,
-            StoredItem::Tombstone(_) => return Ok(Loaded::Absent),
+            StoredItem::Tombstone(tombstone) => return tombstone.outline().map(Loaded::Deleted),
         };
         if known == Some(item.version.number) {
             return Ok(Loaded::Unchanged);
@@ -247,7 +257,10 @@ impl SettingsStore {
         };
         let number = version_number(&item)?;
         let opened = match StoredItem::from_item(item) {
-            Ok(StoredItem::Tombstone(_)) => return Ok(Present::Deleted(number)),
+            Ok(StoredItem::Tombstone(tombstone)) => {
+                let document = tombstone.outline()?;
+                return Ok(Present::Deleted(Deleted { number, document }));
+            }
             Ok(StoredItem::Settings(item)) => {
                 let settings = self.open(tenant, &item).await;
                 settings.map(|settings| StoredSettings {
@@ -461,18 +474,21 @@ impl SettingsStore {
             .await
     }
 
-    /// Deletes the settings, which are at the version `expected`. What they were stays in their
-    /// versions for as long as those are kept.
+    /// Deletes the settings, which are at the version `expected`, except for `kept`: a document that
+    /// every reader of the deletion gets. What they were stays in their versions for as long as those
+    /// are kept.
     pub async fn delete(
         &self,
         tenant: &Tenant,
         expected: u64,
+        kept: &Value,
         author: &Author,
         clock: &dyn Clock,
     ) -> Result<Version, StoreError> {
         let version = next_version(Some(expected), Change::Deleted, Vec::new(), author, clock);
         let mut tombstone = Tombstone {
             version,
+            document: kept.to_string(),
             expires_at: None,
         };
         let current = tombstone.to_item(tenant, CURRENT);
@@ -612,7 +628,11 @@ fn next_version(
 /// What [`SettingsStore::load_unless`] found.
 #[derive(Debug)]
 pub(crate) enum Loaded {
+    /// No settings were ever saved.
     Absent,
+    /// They were deleted. The document holds the settings that the deletion kept.
+    #[allow(dead_code, reason = "its first reader are the platform's ceilings")]
+    Deleted(Value),
     Unchanged,
     Settings(Box<StoredSettings>),
 }

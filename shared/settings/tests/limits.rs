@@ -276,7 +276,7 @@ async fn a_page_of_versions_ends_where_it_would_become_too_large_and_leads_to_th
             None => store.save(&tenant, &settings, None, &author, &clock).await,
             Some(number) => {
                 store
-                    .delete(&tenant, number, &author, &clock)
+                    .delete(&tenant, number, &serde_json::json!({}), &author, &clock)
                     .await
                     .unwrap();
                 let present = store.load_present(&tenant).await.unwrap();

@@ -358,22 +358,33 @@ async fn deleted_settings_are_absent_to_every_reader_and_the_next_ones_count_on(
     cache.get(&clinic).await.unwrap().unwrap();
     let (store, clock) = (&world.store, &*world.clock);
     assert_eq!(
-        store.delete(&clinic, 7, &author(), clock).await,
+        store.delete(&clinic, 7, &json!({}), &author(), clock).await,
         Err(StoreError::Conflict)
     );
-    let deleted = store.delete(&clinic, 1, &author(), clock).await.unwrap();
+    let deleted = store
+        .delete(&clinic, 1, &json!({"kept": 1}), &author(), clock)
+        .await
+        .unwrap();
     assert_eq!((deleted.number, deleted.change), (2, Change::Deleted));
     assert!(store.load(&clinic).await.unwrap().is_none());
     assert_eq!(store.present_number(&clinic).await, Ok(None));
     assert!(cache.newer_than(&clinic, 1).await.unwrap().is_none());
     assert!(cache.get(&clinic).await.unwrap().is_none());
-    let again = store.delete(&clinic, 1, &author(), clock).await;
+    let again = store
+        .delete(&clinic, 1, &json!({"kept": 1}), &author(), clock)
+        .await;
     assert_eq!(again, Err(StoreError::Conflict));
     let unaware = world.save("clinic-a", PASSWORD, None).await;
     assert_eq!(unaware, Err(StoreError::Conflict));
 
     let present = store.load_present(&clinic).await.unwrap();
-    assert!(matches!(present, Present::Deleted(2)), "{present:?}");
+    let Present::Deleted(deleted) = &present else {
+        panic!("{present:?}")
+    };
+    assert_eq!(
+        (deleted.number, &deleted.document),
+        (2, &json!({"kept": 1}))
+    );
     let saved = store
         .save(
             &clinic,
