@@ -8,8 +8,8 @@ use std::{
 
 use comms_adapters::egress::EgressAllow;
 use comms_core::{
-    Attempt, BaseUrl, ClinicId, EmailAddress, EntryId, Host, IdempotencyKey, Mailbox, PhoneNumber,
-    Position, Problems, ProviderCode, RequestId, Tenant,
+    AddressMask, Attempt, BaseUrl, ClinicId, EmailAddress, EntryId, Host, IdempotencyKey, Mailbox,
+    PhoneNumber, Position, Problems, ProviderCode, RequestId, Tenant,
     json::{self, MAX_DEPTH, MAX_VALUES},
     request::{
         MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_BODY, MAX_COPIES, MAX_HTML, MAX_MEDIA_URL,
@@ -249,7 +249,7 @@ fn names(input: &[u8]) {
                 "{written:?}"
             );
             assert_eq!(EmailAddress::parse(written).as_ref(), Ok(&address));
-            let masked = address.masked();
+            let masked = address.masked(AddressMask::Domain);
             assert!(
                 !masked.starts_with(address.local())
                     || address.local().bytes().all(|byte| byte == b'*'),

@@ -184,6 +184,8 @@ fn the_environment_for_sam_sets_what_the_template_declares() {
     assert_eq!(
         defaults,
         [
+            "ADDRESS_MASK",
+            "AUDIT_SUBJECTS",
             "EXTRA_CA_FILE",
             "JWT_CLINIC_CLAIM",
             "JWT_ROLES_CLAIM",

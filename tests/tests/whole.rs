@@ -29,6 +29,7 @@ mod patch;
 mod permissions;
 mod privacy;
 mod process;
+mod producers;
 mod providers;
 mod quotas;
 mod requests;

@@ -66,6 +66,7 @@ impl Deps {
             settings_table: environment.required("SETTINGS_TABLE"),
             deliveries_table: environment.required("DELIVERIES_TABLE"),
             kms_key_id: environment.required("KMS_KEY_ID"),
+            address_mask: environment.parsed("ADDRESS_MASK"),
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
             concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
             tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
@@ -153,7 +154,7 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
     };
     let mut accepted = deps
         .pipeline
-        .accept(&submission.request, &key)
+        .accept(&submission.request, &key, &principal.subject)
         .await
         .map_err(pipeline_problem)?;
     if let Some(quota) = quota {

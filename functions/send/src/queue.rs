@@ -15,7 +15,7 @@ use comms_adapters::retry::jitter;
 use comms_core::request::{Priority, Recipient, Submission};
 use comms_delivery::{
     Accepted,
-    pipeline::{ACCEPTED_AS, PAYLOAD_HASH},
+    queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, PAYLOAD_HASH},
 };
 use comms_runtime::telemetry::TraceHeader;
 use comms_settings::error_code;
@@ -25,7 +25,7 @@ use thiserror::Error;
 /// Bytes of a message, and of all messages of one request (Amazon SQS, message quotas: 1 MiB).
 const MAX_MESSAGE_BYTES: usize = 1_048_576;
 
-/// What is kept of them for a message's attributes: two names, types and hashes.
+/// Of those, reserved for a message's attributes: three names, types and hashes (148 bytes), and a margin.
 const ATTRIBUTE_BYTES: usize = 256;
 
 /// Bytes of a communication, or of a part of one, in a message.
@@ -155,8 +155,8 @@ impl Queue {
     /// Puts a communication on its queue, in the group of its clinic: SQS's fair queues then keep one
     /// clinic's campaign from holding up the others.
     ///
-    /// The attributes [`ACCEPTED_AS`] and [`PAYLOAD_HASH`] tell the worker that the ledger knows of it, and
-    /// the system's own for it that it belongs to `trace`.
+    /// The attributes [`ACCEPTED_AS`] and [`PAYLOAD_HASH`] tell the worker that the ledger has it, [`ACCEPTANCE_MAC`]
+    /// proves that, and the system attribute for traces says that it belongs to `trace`.
     pub async fn send(
         &self,
         messages: QueueMessages,
@@ -294,6 +294,7 @@ fn entry(
         .message_group_id(group)
         .message_attributes(ACCEPTED_AS, text(accepted.id().as_str())?)
         .message_attributes(PAYLOAD_HASH, text(accepted.payload_hash())?)
+        .message_attributes(ACCEPTANCE_MAC, text(&accepted.mac(&part.body))?)
         .build()
 }
 

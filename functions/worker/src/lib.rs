@@ -20,8 +20,9 @@ use comms_core::{
     ClinicId, DeadLetterReason, IdempotencyKey, metric::METRICS, request::Submission,
 };
 use comms_delivery::{
-    DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
-    pipeline::{ACCEPTED_AS, AcceptedAs, PAYLOAD_HASH},
+    DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError, QueueClaim,
+    QueuedMessage,
+    queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, PAYLOAD_HASH},
 };
 use comms_runtime::{
     Environment, aws,
@@ -62,6 +63,7 @@ impl Deps {
             settings_table: environment.required("SETTINGS_TABLE"),
             deliveries_table: environment.required("DELIVERIES_TABLE"),
             kms_key_id: environment.required("KMS_KEY_ID"),
+            address_mask: environment.parsed("ADDRESS_MASK"),
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
             concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
             tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
@@ -168,13 +170,22 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
         let reason = DeadLetterReason::NoKey;
         return set_aside(deps, message, reason, String::new(), clinic).await;
     };
-    let accepted_as = message
+    let claimed = message
         .attribute(ACCEPTED_AS)
         .zip(message.attribute(PAYLOAD_HASH));
-    let accepted_as = accepted_as.map(|(id, payload_hash)| AcceptedAs { id, payload_hash });
-    let pipeline = &deps.pipeline;
+    let queued = QueuedMessage {
+        request: &submission.request,
+        key: &key,
+        body: &message.body,
+        claim: claimed.map(|(id, payload_hash)| QueueClaim {
+            id,
+            payload_hash,
+            mac: message.attribute(ACCEPTANCE_MAC),
+        }),
+        sender: message.sender_id(),
+    };
     // On the heap, which has it back when the deliveries begin.
-    let accepted = Box::pin(pipeline.accept_queued(&submission.request, &key, accepted_as)).await;
+    let accepted = Box::pin(deps.pipeline.accept_queued(queued)).await;
     let accepted = match accepted {
         Ok(accepted) => accepted.brought(
             message.receive_count(),

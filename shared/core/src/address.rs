@@ -1,7 +1,7 @@
 //! Where messages go: e-mail addresses and phone numbers. Their `Debug` is masked and they have no
 //! `Display`, so that an address reaches a log or an error only by being asked for by name.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use idna::AsciiDenyList;
 use serde::{Serialize, Serializer};
@@ -114,13 +114,48 @@ impl EmailAddress {
         !self.local().is_ascii()
     }
 
-    /// The address as ledger and answers show it: `p***@example.com`, or `***@example.com` where
-    /// the first character would be all there is.
-    pub fn masked(&self) -> String {
-        let mut characters = self.local().chars();
-        match (characters.next(), characters.next()) {
-            (Some(first), Some(_)) => format!("{first}***@{}", self.domain()),
-            _ => format!("***@{}", self.domain()),
+    /// The address as the ledger and answers show it: `p***@e***.com`, or `p***@example.com` with
+    /// [`AddressMask::Domain`]. A part of one character is left out, since its first character would be all of it.
+    pub fn masked(&self, mask: AddressMask) -> String {
+        let local = first_of_many(self.local());
+        let domain = self.domain();
+        match mask {
+            AddressMask::Domain => format!("{local}***@{domain}"),
+            AddressMask::Short => {
+                let (name, top_level) = domain.rsplit_once('.').unwrap_or((domain, ""));
+                format!("{local}***@{}***.{top_level}", first_of_many(name))
+            }
+        }
+    }
+}
+
+/// The first character of a text that has more than one.
+fn first_of_many(text: &str) -> &str {
+    match text.char_indices().nth(1) {
+        Some((end, _)) => &text[..end],
+        None => "",
+    }
+}
+
+/// How much of an address the ledger and answers show: `ADDRESS_MASK`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AddressMask {
+    /// `p***@e***.com` and `+***00`: enough to tell a clinic's recipients apart. Neither a rare domain nor a
+    /// foreign country code singles anybody out.
+    #[default]
+    Short,
+    /// `p***@example.com` and `+1***00`.
+    Domain,
+}
+
+impl FromStr for AddressMask {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" | "short" => Ok(Self::Short),
+            "domain" => Ok(Self::Domain),
+            _ => Err("must be short or domain"),
         }
     }
 }
@@ -217,9 +252,13 @@ impl PhoneNumber {
         &self.0
     }
 
-    /// The number as ledger and answers show it: `+1***00`.
-    pub fn masked(&self) -> String {
-        format!("{}***{}", &self.0[..2], &self.0[self.0.len() - 2..])
+    /// The number as the ledger and answers show it: `+***00`, or `+1***00` with [`AddressMask::Domain`].
+    pub fn masked(&self, mask: AddressMask) -> String {
+        let shown = match mask {
+            AddressMask::Short => 1,
+            AddressMask::Domain => 2,
+        };
+        format!("{}***{}", &self.0[..shown], &self.0[self.0.len() - 2..])
     }
 }
 
@@ -327,15 +366,20 @@ mod tests {
 
     #[test]
     fn masks_and_debug_do_not_tell_who_it_is() {
-        let address = EmailAddress::parse("patient@example.com").unwrap();
-        assert_eq!(address.masked(), "p***@example.com");
-        assert_eq!(
-            EmailAddress::parse("p@example.com").unwrap().masked(),
-            "***@example.com"
-        );
-        assert!(!format!("{address:?}").contains("patient"));
+        for (address, short, domain) in [
+            ("patient@example.com", "p***@e***.com", "p***@example.com"),
+            ("p@example.com", "***@e***.com", "***@example.com"),
+            ("jörg@x.example", "j***@***.example", "j***@x.example"),
+            ("öko@mail.a.co.uk", "ö***@m***.uk", "ö***@mail.a.co.uk"),
+        ] {
+            let address = EmailAddress::parse(address).unwrap();
+            assert_eq!(address.masked(AddressMask::Short), short);
+            assert_eq!(address.masked(AddressMask::Domain), domain);
+            assert!(!format!("{address:?}").contains(address.local()));
+        }
         let phone = PhoneNumber::parse("+15550100").unwrap();
-        assert_eq!(phone.masked(), "+1***00");
+        assert_eq!(phone.masked(AddressMask::Short), "+***00");
+        assert_eq!(phone.masked(AddressMask::Domain), "+1***00");
         assert!(!format!("{phone:?}").contains("555"));
     }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac};
 
 /// The key of all hashes of one deployment. It prints nothing.
 #[derive(Clone)]
@@ -55,6 +55,11 @@ impl Digest {
             .map(|nibble| char::from(DIGITS[usize::from(nibble)]))
             .collect()
     }
+
+    /// Whether `text` is [`Digest::hex128`], compared in constant time.
+    pub fn is_hex128(&self, text: &str) -> bool {
+        verify_slices_are_equal(self.hex128().as_bytes(), text.as_bytes()).is_ok()
+    }
 }
 
 #[cfg(test)]
@@ -78,5 +83,13 @@ mod tests {
         // python3: hmac.new(bytes([1]*32), (1).to_bytes(8,'big')+b"p"+(1).to_bytes(8,'big')+b"x", "sha256")
         let digest = HashKey::from_bytes(&[1; 32]).digest("p", &[b"x"]);
         assert_eq!(digest.hex128(), "3decbec969dcf09de4eaa3fae201aaa5");
+        assert!(digest.is_hex128("3decbec969dcf09de4eaa3fae201aaa5"));
+        for other in [
+            "",
+            "3decbec969dcf09de4eaa3fae201aaa",
+            "3decbec969dcf09de4eaa3fae201aaa6",
+        ] {
+            assert!(!digest.is_hex128(other), "{other}");
+        }
     }
 }

@@ -22,8 +22,9 @@ pub mod metric;
 pub mod provider;
 pub mod request;
 pub mod secret;
+pub mod subject;
 
-pub use address::{EmailAddress, Mailbox, PhoneNumber};
+pub use address::{AddressMask, EmailAddress, Mailbox, PhoneNumber};
 pub use base_url::BaseUrl;
 pub use clock::{Clock, SystemClock};
 pub use dead_letter::{DeadLetter, DeadLetterReason};
@@ -37,3 +38,4 @@ pub use json::{Problem, Problems};
 pub use provider::{CopyField, Position, ProviderKind, Receipt, RefusedCopy};
 pub use request::CommunicationRequest;
 pub use secret::Secret;
+pub use subject::SubjectHash;

@@ -169,6 +169,10 @@ pub const ALL: &[Metric] = &[
         BY_REASON,
         "a message went to the dead-letter queue",
     ),
+    summed(
+        "queue_claims_refused",
+        "queue messages that claimed an acceptance and could not prove it",
+    ),
     each("cold_starts", WHOLE, "a process had its first invocation"),
     each(
         "init_ms",

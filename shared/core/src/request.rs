@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::{
-    address::{EmailAddress, Mailbox, PhoneNumber},
+    address::{AddressMask, EmailAddress, Mailbox, PhoneNumber},
     delivery::Channel,
     hash::HashKey,
     id::{ClinicId, DeliveryId, IdempotencyKey, RequestId, Tenant},
@@ -325,8 +325,13 @@ impl CommunicationRequest {
             .hex128())
     }
 
-    /// The deliveries of this request: every recipient on every channel.
-    pub fn deliveries(&self, hash: &HashKey, id: &RequestId) -> Vec<PlannedDelivery> {
+    /// The deliveries of this request: every recipient on every channel, shown as `mask` says.
+    pub fn deliveries(
+        &self,
+        hash: &HashKey,
+        id: &RequestId,
+        mask: AddressMask,
+    ) -> Vec<PlannedDelivery> {
         let mut planned = Vec::with_capacity(self.recipients.len() * self.channels.len());
         for recipient in &self.recipients {
             for channel in &self.channels {
@@ -345,11 +350,8 @@ impl CommunicationRequest {
                     // of the request it is read from. No address begins with '#'.
                     None => format!("#{}", recipient.any_address()),
                 };
-                planned.push(PlannedDelivery {
-                    id: DeliveryId::derive(hash, id, channel.as_str(), &address),
-                    channel: *channel,
-                    target,
-                });
+                let id = DeliveryId::derive(hash, id, channel.as_str(), &address);
+                planned.push(PlannedDelivery::new(id, *channel, target, mask));
             }
         }
         planned
@@ -383,10 +385,10 @@ impl Target {
     }
 
     /// The address as it may be stored and shown.
-    pub fn masked(&self) -> String {
+    pub fn masked(&self, mask: AddressMask) -> String {
         match self {
-            Self::Email(mailbox) => mailbox.address.masked(),
-            Self::Whatsapp(phone) => phone.masked(),
+            Self::Email(mailbox) => mailbox.address.masked(mask),
+            Self::Whatsapp(phone) => phone.masked(mask),
         }
     }
 }
@@ -400,14 +402,31 @@ pub struct PlannedDelivery {
     pub channel: Channel,
     /// Where to; `None` where the recipient has no address on the channel.
     pub target: Option<Target>,
+    recipient: String,
 }
 
 impl PlannedDelivery {
-    /// The recipient as shown: the masked address, or that there is none.
-    pub fn masked(&self) -> String {
-        self.target
+    /// A delivery to `target`, which is shown as `mask` says.
+    pub fn new(
+        id: DeliveryId,
+        channel: Channel,
+        target: Option<Target>,
+        mask: AddressMask,
+    ) -> Self {
+        let recipient = target
             .as_ref()
-            .map_or_else(|| "(no address)".to_owned(), Target::masked)
+            .map_or_else(|| "(no address)".to_owned(), |target| target.masked(mask));
+        Self {
+            id,
+            channel,
+            target,
+            recipient,
+        }
+    }
+
+    /// The recipient as the ledger and answers show it: the masked address, or that there is none.
+    pub fn masked(&self) -> &str {
+        &self.recipient
     }
 }
 
@@ -1296,7 +1315,7 @@ mod tests {
             &request.tenant(),
             &IdempotencyKey::parse("k").unwrap(),
         );
-        let planned = request.deliveries(&hash, &id);
+        let planned = request.deliveries(&hash, &id, AddressMask::Short);
         assert_eq!(planned.len(), 4);
         assert_eq!(
             planned

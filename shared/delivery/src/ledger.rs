@@ -23,7 +23,7 @@ use aws_sdk_dynamodb::{
 };
 use comms_core::{
     Attempt, Channel, Delivery, DeliveryId, DeliveryStatus, FailureReason, ProviderKind, RequestId,
-    Tenant, request::PlannedDelivery,
+    SubjectHash, Tenant, request::PlannedDelivery,
 };
 use comms_settings::error_code;
 use futures_util::FutureExt as _;
@@ -37,6 +37,9 @@ pub const RETENTION: Duration = Duration::from_hours(720);
 type Item = HashMap<String, AttributeValue>;
 
 const REQUEST: &str = "request";
+/// The attributes of a request's item that say who had it accepted. Items of earlier releases have neither.
+const ACCEPTED_VIA: &str = "acceptedVia";
+const ACCEPTED_BY: &str = "acceptedBy";
 
 /// Why the ledger could not be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -105,13 +108,47 @@ pub struct Past {
     pub takeovers: u32,
 }
 
-/// What an acceptance came to.
+/// The way by which a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// The HTTP API.
+    Api,
+    /// A producer's own message on the queue.
+    Queue,
+}
+
+impl Via {
+    /// The name in the ledger.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Queue => "queue",
+        }
+    }
+}
+
+/// Who had a request accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// By which way.
+    pub via: Via,
+    /// Who; `None` where the token or SQS names nobody.
+    pub by: Option<SubjectHash>,
+}
+
+/// What an acceptance came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acceptance {
     /// The request is new.
     New,
     /// The same request was accepted before.
     Repeated,
+    /// A release that did not authenticate its messages accepted the request of which this claims to be a part, for
+    /// these recipients among others.
+    Part {
+        /// The hash of the whole request.
+        payload_hash: String,
+    },
     /// The same key stands for another body.
     OtherPayload,
 }
@@ -169,11 +206,14 @@ impl Ledger {
         }
     }
 
-    /// Records that a request was accepted, with the deliveries that it will have.
+    /// Records that a request was accepted, with the deliveries that it will have. `part_of` is the payload hash that a
+    /// message without a MAC claims to belong to.
     pub async fn accept(
         &self,
         request: &RequestRecord,
         planned: &[PlannedDelivery],
+        origin: &Origin,
+        part_of: Option<&str>,
         now: Timestamp,
     ) -> Result<Acceptance, LedgerError> {
         let deliveries = planned
@@ -182,23 +222,26 @@ impl Ledger {
                 AttributeValue::M(HashMap::from([
                     text("id", delivery.id.as_str()),
                     text("channel", delivery.channel.as_str()),
-                    text("recipient", &delivery.masked()),
+                    text("recipient", delivery.masked()),
                 ]))
             })
             .collect();
+        let mut item = HashMap::from([
+            text("pk", request.id.as_str()),
+            text("sk", REQUEST),
+            text("clinicId", request.tenant.as_str()),
+            text("payloadHash", &request.payload_hash),
+            text("acceptedAt", &now.to_string()),
+            text(ACCEPTED_VIA, origin.via.as_str()),
+            ("deliveries".to_owned(), AttributeValue::L(deliveries)),
+            number("expiresAt", time_to_live(now)),
+        ]);
+        item.extend(origin.by.as_ref().map(|by| text(ACCEPTED_BY, by.as_str())));
         let result = self
             .client
             .put_item()
             .table_name(&self.table)
-            .set_item(Some(HashMap::from([
-                text("pk", request.id.as_str()),
-                text("sk", REQUEST),
-                text("clinicId", request.tenant.as_str()),
-                text("payloadHash", &request.payload_hash),
-                text("acceptedAt", &now.to_string()),
-                ("deliveries".to_owned(), AttributeValue::L(deliveries)),
-                number("expiresAt", time_to_live(now)),
-            ])))
+            .set_item(Some(item))
             .condition_expression("attribute_not_exists(pk)")
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
@@ -218,7 +261,14 @@ impl Ledger {
             Some(item) if *required(&item, "payloadHash")? == request.payload_hash => {
                 Ok(Acceptance::Repeated)
             }
-            Some(_) => Ok(Acceptance::OtherPayload),
+            Some(item) => Ok(match part_of {
+                Some(claimed) if is_unauthenticated_part(&item, claimed, planned) => {
+                    Acceptance::Part {
+                        payload_hash: claimed.to_owned(),
+                    }
+                }
+                Some(_) | None => Acceptance::OtherPayload,
+            }),
             None => Err(database("PutItem", &error)),
         }
     }
@@ -256,7 +306,7 @@ impl Ledger {
             .expression_attribute_values(":lease", n(owner.lease_until.as_millisecond()))
             .expression_attribute_values(":clinic", s(request.tenant.as_str()))
             .expression_attribute_values(":channel", s(planned.channel.as_str()))
-            .expression_attribute_values(":recipient", s(&planned.masked()))
+            .expression_attribute_values(":recipient", s(planned.masked()))
             .expression_attribute_values(":address", s(address_hash))
             .expression_attribute_values(":payload", s(&request.payload_hash))
             .expression_attribute_values(":now", s(&now.to_string()))
@@ -431,6 +481,18 @@ impl Ledger {
         deliveries.extend(rest);
         Ok(Some(RecordedRequest { tenant, deliveries }))
     }
+}
+
+/// Whether a message without a MAC may be a part of an accepted request: a release that made no MACs accepted it (the
+/// item does not say by which way it came), under the same payload hash, for the message's recipients among others.
+/// That proves nothing of the content, and ends with the items of that release.
+fn is_unauthenticated_part(item: &Item, claimed: &str, planned: &[PlannedDelivery]) -> bool {
+    let accepted = planned_deliveries(item).unwrap_or_default();
+    !item.contains_key(ACCEPTED_VIA)
+        && string(item, "payloadHash").is_some_and(|hash| hash == claimed)
+        && planned
+            .iter()
+            .all(|part| accepted.iter().any(|whole| whole.id == part.id))
 }
 
 /// What the write of a claim or takeover came to.

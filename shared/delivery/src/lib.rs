@@ -14,6 +14,7 @@ pub mod health;
 pub mod ledger;
 pub mod pacing;
 pub mod pipeline;
+pub mod queue_claim;
 pub mod quota;
 mod recent;
 pub mod slots;
@@ -25,8 +26,9 @@ pub use ledger::{Ledger, LedgerError, RecordedRequest};
 pub use pacing::SharedPacing;
 pub use pipeline::{
     Accepted, DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
-    QuotaError,
+    QueuedMessage, QuotaError,
 };
+pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Quota, Quotas};
 pub use slots::Slots;
 pub use usage::Usage;

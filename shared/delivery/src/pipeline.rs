@@ -22,8 +22,9 @@ use comms_adapters::{
     tls::TlsConfigs,
 };
 use comms_core::{
-    Attempt, AttemptOutcome, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, Disposition,
-    FailureReason, IdempotencyKey, ProviderKind, RequestId, SystemClock, Tenant,
+    AddressMask, Attempt, AttemptOutcome, Channel, Clock, Delivery, DeliveryId, DeliveryStatus,
+    Disposition, FailureReason, HashKey, IdempotencyKey, ProviderKind, RequestId, SubjectHash,
+    SystemClock, Tenant,
     metric::METRICS,
     request::{CommunicationRequest, PlannedDelivery, Recipient, Target},
 };
@@ -42,10 +43,11 @@ use crate::{
     deferral::{self, MAX_DEFERRALS},
     health::SharedHealth,
     ledger::{
-        Acceptance, Claim, Ledger, LedgerError, Outcome, Owner, Past, RecordedRequest,
-        RequestRecord,
+        Acceptance, Claim, Ledger, LedgerError, Origin, Outcome, Owner, Past, RecordedRequest,
+        RequestRecord, Via,
     },
     pacing::{self, KeyedPacing, SharedPacing},
+    queue_claim::{self, Proof, QueueClaim},
     quota::{self, Exhausted, Grant, Paid, Quota, Quotas},
     slots::Slots,
     usage::Usage,
@@ -124,6 +126,7 @@ pub struct Accepted {
     record: RequestRecord,
     planned: Vec<PlannedDelivery>,
     quota: QuotaSource,
+    hash_key: HashKey,
 }
 
 /// Where the deliveries of a communication have their quota from.
@@ -172,29 +175,43 @@ impl Accepted {
         &self.record.payload_hash
     }
 
+    /// The MAC that proves to the worker that a message with this body is of this communication
+    /// ([`queue_claim::ACCEPTANCE_MAC`]).
+    pub fn mac(&self, body: &str) -> String {
+        let RequestRecord {
+            id,
+            tenant,
+            payload_hash,
+        } = &self.record;
+        let body = body.as_bytes();
+        queue_claim::mac(&self.hash_key, id.as_str(), payload_hash, tenant, body).hex128()
+    }
+
     /// Its deliveries, as they are before anything has happened.
     pub fn queued(&self) -> Vec<Delivery> {
         self.planned
             .iter()
-            .map(|planned| Delivery::queued(planned.id.clone(), planned.channel, planned.masked()))
+            .map(|planned| {
+                let recipient = planned.masked().to_owned();
+                Delivery::queued(planned.id.clone(), planned.channel, recipient)
+            })
             .collect()
     }
 }
 
-/// The attribute of a queue message whose communication the ledger knows already, with its id.
-pub const ACCEPTED_AS: &str = "acceptedAs";
-
-/// The attribute of such a message with the hash of the whole communication, of which the message may
-/// be a part.
-pub const PAYLOAD_HASH: &str = "payloadHash";
-
-/// What a queue message says of the acceptance of its communication.
+/// A communication as it came from the queue.
 #[derive(Debug, Clone, Copy)]
-pub struct AcceptedAs<'a> {
-    /// [`ACCEPTED_AS`].
-    pub id: &'a str,
-    /// [`PAYLOAD_HASH`].
-    pub payload_hash: &'a str,
+pub struct QueuedMessage<'a> {
+    /// What the body says.
+    pub request: &'a CommunicationRequest,
+    /// The key in the body, or the message's id.
+    pub key: &'a IdempotencyKey,
+    /// The body, byte by byte.
+    pub body: &'a [u8],
+    /// What its attributes claim.
+    pub claim: Option<QueueClaim<'a>>,
+    /// SQS's `SenderId`: the principal that put it on the queue.
+    pub sender: Option<&'a str>,
 }
 
 /// What became of one delivery.
@@ -292,6 +309,7 @@ pub struct Pipeline {
     usage: Usage,
     deferred: Deferred,
     slots: Slots,
+    mask: AddressMask,
     clock: Arc<dyn Clock>,
 }
 
@@ -313,6 +331,8 @@ pub struct PipelineConfig {
     pub kms_key_id: String,
     /// Where connections may go beyond the public internet.
     pub egress_allow: EgressAllow,
+    /// How much of an address the ledger and answers show.
+    pub address_mask: AddressMask,
     /// How many invocations the process may have at once.
     pub concurrency: Concurrency,
     /// Trust roots beside the public ones.
@@ -379,7 +399,11 @@ impl Pipeline {
             Ledger::new(sdk, config.deliveries_table),
             clock,
         );
-        Self { slots, ..pipeline }
+        Self {
+            slots,
+            mask: config.address_mask,
+            ..pipeline
+        }
     }
 
     /// Puts the parts together, for one invocation at a time.
@@ -409,6 +433,7 @@ impl Pipeline {
             usage,
             deferred: Deferred::default(),
             slots: Concurrency::default().slots(),
+            mask: AddressMask::default(),
             clock,
         }
     }
@@ -425,7 +450,7 @@ impl Pipeline {
         let payload_hash = request
             .payload_hash(hash)
             .map_err(|_| LedgerError::Corrupt("payloadHash"))?;
-        let planned = request.deliveries(hash, &id);
+        let planned = request.deliveries(hash, &id, self.mask);
         Ok(Accepted {
             record: RequestRecord {
                 id,
@@ -437,45 +462,77 @@ impl Pipeline {
                 receives: 1,
                 queued_at: None,
             },
+            hash_key: hash.clone(),
         })
     }
 
-    /// Names a communication and records that it was accepted, so that it can be read back from now
-    /// on and its key stands for nothing else. A repeated one is accepted again.
+    /// Records that a communication of `caller` was accepted, so that it can be read back and its key stands for
+    /// nothing else. A repeated one is accepted again.
     pub async fn accept(
         &self,
         request: &CommunicationRequest,
         key: &IdempotencyKey,
+        caller: &str,
     ) -> Result<Accepted, PipelineError> {
         let accepted = self.identify(request, key).await?;
-        let now = self.clock.now();
-        match self
-            .ledger
-            .accept(&accepted.record, &accepted.planned, now)
-            .await?
-        {
-            Acceptance::New | Acceptance::Repeated => Ok(accepted),
-            Acceptance::OtherPayload => Err(PipelineError::KeyConflict),
-        }
+        let origin = Origin {
+            via: Via::Api,
+            by: SubjectHash::of(&accepted.hash_key, caller),
+        };
+        self.record_acceptance(accepted, &origin, None).await
     }
 
-    /// Like [`Pipeline::accept`], without the write where the message says that it was accepted under
-    /// the id that it really has. It may be a part of what was accepted.
+    /// Like [`Pipeline::accept`] for a message from the queue. One that `send` authenticated needs no write; it may be
+    /// a part of what was accepted. Any other is a producer's own communication, and is compared with what the
+    /// ledger has under its key.
     pub async fn accept_queued(
         &self,
-        request: &CommunicationRequest,
-        key: &IdempotencyKey,
-        accepted_as: Option<AcceptedAs<'_>>,
+        message: QueuedMessage<'_>,
     ) -> Result<Accepted, PipelineError> {
-        let mut identified = self.identify(request, key).await?;
-        match accepted_as {
-            Some(known) if known.id == identified.id().as_str() => {
-                known
-                    .payload_hash
-                    .clone_into(&mut identified.record.payload_hash);
+        let mut identified = self.identify(message.request, message.key).await?;
+        let RequestRecord { id, tenant, .. } = &identified.record;
+        let mut part_of = None;
+        if let Some(claim) = message.claim {
+            let key = &identified.hash_key;
+            let proof = claim.check(key, id, tenant, message.body);
+            match proof {
+                Proof::Authentic => {
+                    claim
+                        .payload_hash
+                        .clone_into(&mut identified.record.payload_hash);
+                    return Ok(identified);
+                }
+                Proof::Missing => part_of = Some(claim.payload_hash),
+                Proof::Wrong => {}
+            }
+            let proof = proof.as_str();
+            warn!(clinic_id = %tenant, request_id = %id, proof, "queue message is not authenticated");
+            info!(target: METRICS, queue_claims_refused = 1_u64);
+        }
+        let origin = Origin {
+            via: Via::Queue,
+            by: message
+                .sender
+                .and_then(|sender| SubjectHash::of_sender(&identified.hash_key, sender)),
+        };
+        self.record_acceptance(identified, &origin, part_of).await
+    }
+
+    async fn record_acceptance(
+        &self,
+        mut identified: Accepted,
+        origin: &Origin,
+        part_of: Option<&str>,
+    ) -> Result<Accepted, PipelineError> {
+        let (record, planned) = (&identified.record, &identified.planned);
+        let (ledger, now) = (&self.ledger, self.clock.now());
+        match ledger.accept(record, planned, origin, part_of, now).await? {
+            Acceptance::New | Acceptance::Repeated => Ok(identified),
+            Acceptance::Part { payload_hash } => {
+                identified.record.payload_hash = payload_hash;
                 Ok(identified)
             }
-            Some(_) | None => self.accept(request, key).await,
+            Acceptance::OtherPayload => Err(PipelineError::KeyConflict),
         }
     }
 
@@ -561,7 +618,7 @@ impl Pipeline {
             })
             .map(|delivery| &delivery.id)
             .collect();
-        let planned = request.deliveries(hash, &id);
+        let planned = request.deliveries(hash, &id, self.mask);
         Ok(planned.iter().all(|planned| ended.contains(&planned.id)))
     }
 
@@ -1139,7 +1196,7 @@ impl Pipeline {
         Ok(Delivery {
             id: planned.id.clone(),
             channel: planned.channel,
-            recipient: planned.masked(),
+            recipient: planned.masked().to_owned(),
             status: outcome.status,
             provider,
             message_id,

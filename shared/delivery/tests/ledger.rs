@@ -9,19 +9,24 @@
 use std::time::Duration;
 
 use comms_core::{
-    Attempt, AttemptOutcome, Clock, DeliveryStatus, EntryId, FailureReason, HashKey,
+    AddressMask, Attempt, AttemptOutcome, Clock, DeliveryStatus, EntryId, FailureReason, HashKey,
     IdempotencyKey, Position, ProviderKind, RequestId, Tenant,
     request::{PlannedDelivery, Submission},
 };
 use comms_delivery::{
     Ledger, LedgerError,
-    ledger::{Acceptance, Claim, Outcome, Owner, Past, RequestRecord},
+    ledger::{Acceptance, Claim, Origin, Outcome, Owner, Past, RequestRecord, Via},
 };
 use comms_testkit::{
     aws::{Fault, LocalAws},
     clock::ManualClock,
 };
 use serde_json::json;
+
+const ORIGIN: Origin = Origin {
+    via: Via::Api,
+    by: None,
+};
 
 struct World {
     aws: LocalAws,
@@ -46,7 +51,7 @@ impl World {
         let hash = HashKey::from_bytes(&[1; 32]);
         let tenant = Tenant::parse("clinic-a").unwrap();
         let id = RequestId::derive(&hash, &tenant, &IdempotencyKey::parse("key").unwrap());
-        let planned = request.deliveries(&hash, &id);
+        let planned = request.deliveries(&hash, &id, AddressMask::Short);
         let payload_hash = request.payload_hash(&hash).unwrap();
         let record = RequestRecord {
             id,
@@ -182,9 +187,13 @@ async fn what_is_accepted_can_be_read_back_before_anything_has_happened() {
         None
     );
     let accept = || {
-        world
-            .ledger
-            .accept(&world.record, &world.planned, world.clock.now())
+        world.ledger.accept(
+            &world.record,
+            &world.planned,
+            &ORIGIN,
+            None,
+            world.clock.now(),
+        )
     };
     assert_eq!(accept().await.unwrap(), Acceptance::New);
     assert_eq!(accept().await.unwrap(), Acceptance::Repeated);
@@ -202,7 +211,7 @@ async fn what_is_accepted_can_be_read_back_before_anything_has_happened() {
     assert_eq!(
         summary,
         [
-            ("p***@example.com", DeliveryStatus::Queued),
+            ("p***@e***.com", DeliveryStatus::Queued),
             ("(no address)", DeliveryStatus::Queued)
         ]
     );
@@ -213,14 +222,26 @@ async fn the_same_key_with_another_body_is_refused_everywhere() {
     let mut world = World::new().await;
     world
         .ledger
-        .accept(&world.record, &world.planned, world.clock.now())
+        .accept(
+            &world.record,
+            &world.planned,
+            &ORIGIN,
+            None,
+            world.clock.now(),
+        )
         .await
         .unwrap();
     world.claim("a").await;
     world.record.payload_hash = "another".to_owned();
     let accepted = world
         .ledger
-        .accept(&world.record, &world.planned, world.clock.now())
+        .accept(
+            &world.record,
+            &world.planned,
+            &ORIGIN,
+            None,
+            world.clock.now(),
+        )
         .await;
     assert_eq!(accepted.unwrap(), Acceptance::OtherPayload);
     assert_eq!(world.claim("b").await, Claim::OtherPayload);
@@ -371,7 +392,13 @@ async fn the_table_holds_no_content_and_no_address() {
     let world = World::new().await;
     world
         .ledger
-        .accept(&world.record, &world.planned, world.clock.now())
+        .accept(
+            &world.record,
+            &world.planned,
+            &ORIGIN,
+            None,
+            world.clock.now(),
+        )
         .await
         .unwrap();
     world.claim("a").await;

@@ -9,15 +9,15 @@
 use std::time::Duration;
 
 use comms_core::{
-    Attempt, AttemptOutcome, Clock, CopyField, DeliveryId, DeliveryStatus, Disposition,
-    EmailAddress, EntryId, ErrorKind, FailureReason, HashKey, IdempotencyKey, Mailbox, PhoneNumber,
-    Position, ProviderCode, ProviderKind, RefusedCopy, RequestId, Tenant,
+    AddressMask, Attempt, AttemptOutcome, Clock, CopyField, DeliveryId, DeliveryStatus,
+    Disposition, EmailAddress, EntryId, ErrorKind, FailureReason, HashKey, IdempotencyKey, Mailbox,
+    PhoneNumber, Position, ProviderCode, ProviderKind, RefusedCopy, RequestId, SubjectHash, Tenant,
     delivery::MAX_ATTEMPTS,
     request::{MAX_COPIES, MAX_RECIPIENTS, PlannedDelivery, Target},
 };
 use comms_delivery::{
     Ledger,
-    ledger::{Acceptance, Outcome, Owner, RequestRecord},
+    ledger::{Acceptance, Origin, Outcome, Owner, RequestRecord, Via},
 };
 use comms_testkit::{
     aws::LocalAws,
@@ -132,16 +132,19 @@ async fn the_acceptance_of_the_most_recipients_on_every_channel_fits_into_an_ite
                 Target::Email(mailbox(n)),
                 Target::Whatsapp(PhoneNumber::parse("+15550100").unwrap()),
             ]
-            .map(|target| PlannedDelivery {
-                id: delivery(n),
-                channel: target.channel(),
-                target: Some(target),
+            .map(|target| {
+                let channel = target.channel();
+                PlannedDelivery::new(delivery(n), channel, Some(target), AddressMask::Domain)
             })
         })
         .collect();
+    let origin = Origin {
+        via: Via::Queue,
+        by: SubjectHash::of(&HashKey::from_bytes(&[1; 32]), "subject"),
+    };
     let accepted = world
         .ledger
-        .accept(&world.record, &planned, world.clock.now())
+        .accept(&world.record, &planned, &origin, None, world.clock.now())
         .await;
     assert_eq!(accepted, Ok(Acceptance::New));
     let largest = world.largest_item().await;
@@ -164,11 +167,8 @@ async fn a_delivery_with_the_most_and_longest_attempts_fits_into_an_item() {
 
     let target = Target::Email(mailbox(0));
     let id = DeliveryId::parse(&"f".repeat(32)).unwrap();
-    let planned = PlannedDelivery {
-        id,
-        channel: target.channel(),
-        target: Some(target),
-    };
+    let channel = target.channel();
+    let planned = PlannedDelivery::new(id, channel, Some(target), AddressMask::Domain);
     let now = world.clock.now();
     let owner = Owner {
         token: "t".repeat(36),

@@ -76,6 +76,12 @@ impl SqsMessage {
         self.attributes.get("SentTimestamp")?.parse().ok()
     }
 
+    /// The principal that put it on its queue (Amazon SQS API reference, `ReceiveMessage`, `SenderId`): a user's id, or
+    /// a role's with the name of the session.
+    pub fn sender_id(&self) -> Option<&str> {
+        self.attributes.get("SenderId").map(String::as_str)
+    }
+
     /// What its sender says of it under this name.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.message_attributes.get(name)?.string_value.as_deref()

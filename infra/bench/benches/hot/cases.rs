@@ -18,8 +18,9 @@ use comms_adapters::{
     retry::RetryPolicy,
 };
 use comms_core::{
-    Channel, ClinicId, DeliveryId, EmailAddress, EntryId, HashKey, Mailbox, PhoneNumber, Position,
-    Problems, ProviderError, ProviderKind, Receipt, RequestId, Secret, SystemClock, Tenant,
+    AddressMask, Channel, ClinicId, DeliveryId, EmailAddress, EntryId, HashKey, Mailbox,
+    PhoneNumber, Position, Problems, ProviderError, ProviderKind, Receipt, RequestId, Secret,
+    SystemClock, Tenant,
     metric::METRICS,
     request::{Content, Submission, Target},
 };
@@ -103,7 +104,9 @@ fn deliveries_planned() -> Case {
     let submission = Submission::parse(&submission(1)).unwrap();
     let id = RequestId::parse("0123456789abcdef0123456789abcdef").unwrap();
     Box::new(move || {
-        let deliveries = submission.request.deliveries(black_box(&hash), &id);
+        let deliveries = submission
+            .request
+            .deliveries(black_box(&hash), &id, AddressMask::Short);
         black_box(deliveries[0].masked());
     })
 }

@@ -207,7 +207,7 @@ async fn the_pages_show_what_happens_while_it_happens() -> Result<()> {
             "clinic-works",
             "email",
             "sent",
-            "p***@example.com",
+            "p***@e***.com",
             "smtp",
             "ms",
         ]))
@@ -225,7 +225,7 @@ async fn the_pages_show_what_happens_while_it_happens() -> Result<()> {
             "clinic-refused",
             "failed",
             "REJECTED",
-            "n***@example.com",
+            "n***@e***.com",
         ]))
         .await?;
     world
@@ -451,7 +451,7 @@ async fn ten_thousand_deliveries_are_a_list_of_few_rows_that_any_of_them_is_reac
             .map(|number| {
                 json!({"M": {
                     "id": {"S": format!("{request:016x}{number:016x}")}, "channel": {"S": "email"},
-                    "recipient": {"S": "p***@example.com"},
+                    "recipient": {"S": "p***@e***.com"},
                 }})
             })
             .collect();
@@ -522,7 +522,7 @@ async fn ten_thousand_deliveries_are_a_list_of_few_rows_that_any_of_them_is_reac
     world
         .write(json!({
             "pk": {"S": "e".repeat(32)}, "sk": {"S": format!("delivery#{}", "e".repeat(32))},
-            "clinicId": {"S": "clinic-new"}, "channel": {"S": "email"}, "recipient": {"S": "n***@example.com"},
+            "clinicId": {"S": "clinic-new"}, "channel": {"S": "email"}, "recipient": {"S": "n***@e***.com"},
             "status": {"S": "sending"}, "createdAt": {"S": "2026-01-01T11:00:00Z"},
         }))
         .await?;

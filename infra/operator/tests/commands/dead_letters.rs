@@ -85,6 +85,8 @@ impl Queues {
             ("sourceMessageId", source_id),
             ("deadAt", "2026-12-01T10:00:00Z"),
             ("acceptedAs", "0123456789abcdef0123456789abcdef"),
+            ("payloadHash", "123456789abcdef0123456789abcdef0"),
+            ("acceptanceMac", "23456789abcdef0123456789abcdef01"),
         ];
         self.send(&self.aws.resources().dlq_url, body, &attributes)
             .await
@@ -380,7 +382,9 @@ async fn a_dead_letter_goes_back_to_its_queue_as_it_was_and_with_the_id_that_it_
         (
             &resources.urgent_queue_url,
             "clinic-b",
-            json!({"acceptedAs": "0123456789abcdef0123456789abcdef", "sourceMessageId": "source-1"}),
+            json!({"acceptedAs": "0123456789abcdef0123456789abcdef",
+                "payloadHash": "123456789abcdef0123456789abcdef0",
+                "acceptanceMac": "23456789abcdef0123456789abcdef01", "sourceMessageId": "source-1"}),
         ),
         // What SQS moved has no attribute of the worker's: this one is its sender's.
         (
