@@ -9,12 +9,12 @@ use std::{
 use comms_adapters::egress::EgressAllow;
 use comms_core::{
     AddressMask, Attempt, BaseUrl, ClinicId, EmailAddress, EntryId, Host, IdempotencyKey, Mailbox,
-    PhoneNumber, Position, Problems, ProviderCode, RequestId, Tenant,
+    PhoneNumber, Position, Problems, ProviderCode, PublicUrl, RequestId, Tenant,
     json::{self, MAX_DEPTH, MAX_VALUES},
     request::{
-        MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_BODY, MAX_COPIES, MAX_HTML, MAX_MEDIA_URL,
-        MAX_METADATA, MAX_RECIPIENTS, MAX_TEMPLATE_COMPONENTS, MAX_TEMPLATE_PARAMS, MAX_TITLE,
-        Submission, TemplateValues,
+        MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_BODY, MAX_COPIES, MAX_HTML, MAX_METADATA,
+        MAX_RECIPIENTS, MAX_TEMPLATE_COMPONENTS, MAX_TEMPLATE_PARAMS, MAX_TITLE, Submission,
+        TemplateValues,
     },
 };
 use comms_operator::clinics_file::{ClinicItem, ClinicsFile, MAX_ITEM, RefusedItem};
@@ -178,7 +178,7 @@ fn requests(input: &[u8]) {
         content
             .media
             .as_ref()
-            .is_none_or(|media| media.url.len() <= MAX_MEDIA_URL)
+            .is_none_or(|media| media.url.as_str().len() <= PublicUrl::MAX)
     );
     match content.template.as_ref().map(|template| &template.values) {
         Some(TemplateValues::Params(params)) => {

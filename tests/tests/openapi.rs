@@ -444,7 +444,10 @@ fn limits_are_those_of_the_code() {
             request::MAX_TEMPLATE_COMPONENTS,
         ),
         ("/Copies/maxItems", request::MAX_COPIES),
-        ("/Media/properties/url/maxLength", request::MAX_MEDIA_URL),
+        (
+            "/Media/properties/url/maxLength",
+            comms_core::PublicUrl::MAX,
+        ),
         ("/Metadata/then/maxProperties", request::MAX_METADATA + 1),
         ("/Metadata/else/maxProperties", request::MAX_METADATA),
         (

@@ -345,7 +345,7 @@ fn wire(message: &Message) -> Result<Wire<'_>, ProviderError> {
 
 fn medium<'a>(media: &'a Media, caption: Option<&'a str>) -> Medium<'a> {
     let link = Linked {
-        link: &media.url,
+        link: media.url.as_str(),
         caption,
         filename: match media.kind {
             MediaKind::Document => media.filename.as_deref(),

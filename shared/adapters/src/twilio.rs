@@ -278,7 +278,11 @@ fn form(
                 }
                 form.push(("Body", body.clone()));
             }
-            form.extend(media.as_ref().map(|media| ("MediaUrl", media.url.clone())));
+            form.extend(
+                media
+                    .as_ref()
+                    .map(|media| ("MediaUrl", media.url.as_str().to_owned())),
+            );
         }
     }
     form.extend(

@@ -169,9 +169,15 @@ fn is_atext(c: char) -> bool {
     }
 }
 
-/// Formatting characters that change how a text is shown and not what it is.
+/// Characters that a reader cannot see: all of Unicode's `Default_Ignorable_Code_Point`
+/// (<https://www.unicode.org/Public/16.0.0/ucd/DerivedCoreProperties.txt>), and the separators and annotations beside
+/// them that mail programs show as nothing.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 fn parse_domain(text: &str) -> Option<String> {
@@ -335,6 +341,15 @@ mod tests {
             ("\"quoted\"@example.com", LocalPart),
             ("name\r\nBcc: x@example.com", LocalPart),
             ("zero\u{200b}width@example.com", LocalPart),
+            ("mongolian\u{180e}@example.com", LocalPart),
+            ("variation\u{fe0f}@example.com", LocalPart),
+            ("filler\u{3164}@example.com", LocalPart),
+            ("halfwidth\u{ffa0}@example.com", LocalPart),
+            ("letter\u{61c}mark@example.com", LocalPart),
+            ("grapheme\u{34f}joiner@example.com", LocalPart),
+            ("braille\u{2800}blank@example.com", LocalPart),
+            ("tag\u{e0041}@example.com", LocalPart),
+            ("variation\u{e0100}@example.com", LocalPart),
             ("name@example", Domain),
             ("name@exa mple.com", Domain),
             ("name@-example.com", Domain),

@@ -14,6 +14,7 @@ use crate::{
     hash::HashKey,
     id::{ClinicId, DeliveryId, IdempotencyKey, RequestId, Tenant},
     json::{self, Object, Problems, read},
+    public_url::PublicUrl,
 };
 
 /// Bytes of a communication as JSON. Lambda takes 6 MB per synchronous invocation (AWS Lambda quotas:
@@ -53,8 +54,6 @@ pub const MAX_TEMPLATE_COMPONENT_BYTES: usize = 32_768;
 /// Receivers of copies, `cc` and `bcc` together. With the recipient they make the 50 that SES takes
 /// (SES v2, `Destination`).
 pub const MAX_COPIES: usize = 49;
-/// Characters of a medium's URL.
-pub const MAX_MEDIA_URL: usize = 2_048;
 /// Fields of `metadata` beside `clinicId`.
 pub const MAX_METADATA: usize = 20;
 /// Bytes of the name of a field of `metadata`.
@@ -171,8 +170,8 @@ pub struct Media {
     /// How it is shown.
     #[serde(rename = "type")]
     pub kind: MediaKind,
-    /// Where the provider fetches it: https, as text, since it is sent on as it is.
-    pub url: String,
+    /// Where the provider fetches it.
+    pub url: PublicUrl,
     /// The name under which the recipient sees a document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filename: Option<String>,
@@ -754,7 +753,7 @@ fn read_media(mut object: Object<'_>) -> Option<Media> {
             ("document", MediaKind::Document),
         ]),
     );
-    let url = object.required("url", read::parsed(parse_media_url));
+    let url = object.required("url", read::parsed(PublicUrl::parse));
     let filename = object.optional("filename", read::parsed(parse_filename));
     if filename.is_some() && kind.is_some_and(|kind| kind != MediaKind::Document) {
         object.problem("filename", "is for a document only");
@@ -764,22 +763,6 @@ fn read_media(mut object: Object<'_>) -> Option<Media> {
         kind: kind?,
         url: url?,
         filename,
-    })
-}
-
-fn parse_media_url(text: &str) -> Result<String, String> {
-    let parsed = url::Url::parse(text).ok().filter(|url| {
-        // In its own spelling, which is the one that goes on the queue and is read again.
-        url.as_str().len().max(text.len()) <= MAX_MEDIA_URL
-            && url.scheme() == "https"
-            && url.host_str().is_some()
-            && url.username().is_empty()
-            && url.password().is_none()
-    });
-    parsed.map(String::from).ok_or_else(|| {
-        format!(
-            "must be an https URL of at most {MAX_MEDIA_URL} characters, without user or password"
-        )
     })
 }
 
@@ -1350,7 +1333,7 @@ mod tests {
             value
         };
         // Six characters each.
-        let most = (MAX_MEDIA_URL - 18) / 6;
+        let most = (PublicUrl::MAX - 18) / 6;
         let submission = parse(&with_letters(most)).unwrap();
         let again = Submission::parse(submission.to_json().unwrap().as_bytes());
         assert_eq!(again, Ok(submission));

@@ -8,16 +8,15 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{
-    Problems,
+    Problems, PublicUrl,
     address::{MAX_DISPLAY_NAME, MAX_LOCAL_PART},
     host::MAX_LABEL,
     id::{MAX_CLINIC_ID, MAX_IDEMPOTENCY_KEY},
     request::{
         MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_BODY, MAX_BYTES, MAX_CATEGORY, MAX_COPIES,
-        MAX_FILENAME, MAX_HTML, MAX_LANGUAGE, MAX_MEDIA_TYPE_NAME, MAX_MEDIA_URL, MAX_METADATA,
-        MAX_METADATA_NAME, MAX_METADATA_VALUE, MAX_RECIPIENTS, MAX_TEMPLATE_COMPONENT_BYTES,
-        MAX_TEMPLATE_COMPONENTS, MAX_TEMPLATE_ID, MAX_TEMPLATE_PARAM, MAX_TEMPLATE_PARAMS,
-        MAX_TITLE, Submission,
+        MAX_FILENAME, MAX_HTML, MAX_LANGUAGE, MAX_MEDIA_TYPE_NAME, MAX_METADATA, MAX_METADATA_NAME,
+        MAX_METADATA_VALUE, MAX_RECIPIENTS, MAX_TEMPLATE_COMPONENT_BYTES, MAX_TEMPLATE_COMPONENTS,
+        MAX_TEMPLATE_ID, MAX_TEMPLATE_PARAM, MAX_TEMPLATE_PARAMS, MAX_TITLE, Submission,
     },
 };
 use serde_json::{Map, Value, json};
@@ -135,7 +134,7 @@ const LIMITS: [Limit; 25] = [
         document["bcc"] = copies(n - 9..n);
         document
     }),
-    ("/media/url", MAX_MEDIA_URL, |n| {
+    ("/media/url", PublicUrl::MAX, |n| {
         with(
             "media",
             json!({"type": "image", "url": format!("https://a.example/{}", "x".repeat(n - 18))}),

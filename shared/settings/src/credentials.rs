@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use comms_core::{
-    BaseUrl, EmailAddress, Host, Mailbox, PhoneNumber, ProviderKind, Secret, Tenant,
+    BaseUrl, EmailAddress, Host, Mailbox, PhoneNumber, ProviderKind, PublicUrl, Secret, Tenant,
     account::{
         AwsAccessKeyId, AwsRegion, ContentSid, ExternalId, GraphId, MessagingServiceSid, RoleArn,
         SesName, TwilioAccountSid, TwilioApiKeySid,
@@ -35,11 +35,9 @@ const MAX_SECRET: usize = 1_024;
 const MAX_CA_PEM: usize = 32_768;
 /// Characters of the name of a template.
 const MAX_TEMPLATE_NAME: usize = 128;
-/// Characters of a URL that a provider calls.
-const MAX_CALLBACK: usize = 2_048;
 /// More than the credentials of any provider, as JSON without escapes.
 pub(crate) const MAX_CREDENTIAL_BYTES: usize =
-    MAX_CA_PEM + MAX_CALLBACK + 4 * MAX_SECRET + MAX_TEMPLATES * (MAX_TEMPLATE_NAME + 64);
+    MAX_CA_PEM + PublicUrl::MAX + 4 * MAX_SECRET + MAX_TEMPLATES * (MAX_TEMPLATE_NAME + 64);
 /// The oldest version of Meta's Graph that has not ended (Graph API changelog: v20.0 ended in
 /// September 2026).
 const OLDEST_GRAPH_VERSION: u16 = 21;
@@ -266,7 +264,9 @@ impl Credentials {
             ProviderKind::MetaBusiness => {
                 read_meta(&mut object, reading.rules, stored).map(Self::MetaBusiness)
             }
-            ProviderKind::Twilio => read_twilio(&mut object, stored).map(Self::Twilio),
+            ProviderKind::Twilio => {
+                read_twilio(&mut object, reading.rules, stored).map(Self::Twilio)
+            }
         };
         object.finish();
         credentials
@@ -668,7 +668,11 @@ fn is_current_graph(url: &BaseUrl) -> bool {
     version.is_some_and(|version| version >= OLDEST_GRAPH_VERSION) && path.next().is_none()
 }
 
-fn read_twilio(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<TwilioCredentials> {
+fn read_twilio(
+    object: &mut Object<'_>,
+    rules: Rules,
+    stored: Option<&Credentials>,
+) -> Option<TwilioCredentials> {
     let stored = stored.and_then(|stored| match stored {
         Credentials::Twilio(twilio) => Some(twilio),
         Credentials::Smtp(_)
@@ -695,7 +699,11 @@ fn read_twilio(object: &mut Object<'_>, stored: Option<&Credentials>) -> Option<
             "is required, unless there is a messagingServiceSid",
         );
     }
-    let status_callback = object.optional("statusCallback", read::parsed(parse_callback));
+    let status_callback = object.optional("statusCallback", |value| match rules {
+        Rules::Current => read::parsed(PublicUrl::parse)(value).map(|url| url.as_str().to_owned()),
+        // Saved before hosts and ports were checked. Twilio calls it, this service does not.
+        Rules::Readable => read::text(1, PublicUrl::MAX)(value),
+    });
     let templates = object.object("templates", |templates| {
         Some(templates.rest(
             MAX_TEMPLATES,
@@ -790,21 +798,6 @@ fn read_sender(object: &mut Object<'_>) -> OwnSender {
             .optional("fromName", read::parsed(Mailbox::parse_name))
             .filter(|name| !name.is_empty()),
     }
-}
-
-fn parse_callback(text: &str) -> Result<String, String> {
-    let url = url::Url::parse(text).ok().filter(|url| {
-        // In its own spelling, which is the one that is stored and read again.
-        url.as_str().len().max(text.len()) <= MAX_CALLBACK
-            && url.scheme() == "https"
-            && url.username().is_empty()
-            && url.password().is_none()
-    });
-    url.map(String::from).ok_or_else(|| {
-        format!(
-            "must be an https URL of at most {MAX_CALLBACK} characters, without user or password"
-        )
-    })
 }
 
 /// A secret that is stored.

@@ -1,5 +1,5 @@
 use comms_core::{
-    EmailAddress, Mailbox, SystemClock,
+    EmailAddress, Mailbox, PublicUrl, SystemClock,
     request::{Content, MediaKind, Target},
 };
 use serde_json::json;
@@ -96,7 +96,7 @@ fn with_params(header: &[&str], body: &[&str], buttons: &[&str]) -> Content {
 fn file(kind: MediaKind) -> Media {
     Media {
         kind,
-        url: "https://files.clinic.example/a?t=1".to_owned(),
+        url: PublicUrl::parse("https://files.clinic.example/a?t=1").unwrap(),
         filename: Some("bill.pdf".to_owned()),
     }
 }

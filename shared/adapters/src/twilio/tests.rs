@@ -1,5 +1,5 @@
 use comms_core::{
-    EmailAddress, Mailbox, SystemClock,
+    EmailAddress, Mailbox, PublicUrl, SystemClock,
     request::{Content, Media, MediaKind, Target, TemplateParams},
 };
 use serde_json::json;
@@ -113,7 +113,7 @@ fn params(header: &[&str], body: &[&str], buttons: &[&str]) -> TemplateValues {
 fn media() -> Media {
     Media {
         kind: MediaKind::Document,
-        url: "https://files.clinic.example/bill.pdf?t=1".to_owned(),
+        url: PublicUrl::parse("https://files.clinic.example/bill.pdf?t=1").unwrap(),
         filename: Some("bill.pdf".to_owned()),
     }
 }

@@ -314,6 +314,9 @@ fn twilio_needs_a_sender_and_one_login() {
         ("accountSid", json!("AC../../x")),
         ("fromNumber", json!("4155238886")),
         ("statusCallback", json!("http://clinic.example/")),
+        ("statusCallback", json!("https://clinic.example:8443/")),
+        ("statusCallback", json!("https://localhost/status")),
+        ("statusCallback", json!("https://169.254.169.254/latest")),
         ("templates", json!({"a": "b"})),
     ] {
         let field = if name == "templates" {
