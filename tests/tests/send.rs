@@ -399,6 +399,22 @@ async fn what_is_too_large_for_the_queue_can_be_sent_at_once_under_the_same_key_
 }
 
 #[tokio::test]
+async fn immediate_request_whose_rest_cannot_be_queued_is_refused_unrecorded() {
+    let world = World::saved().await;
+    let mut large = immediate();
+    large["recipients"] = json!([{"email": "a@example.com"}, {"email": "b@example.com"}]);
+    large["attachments"] = json!([{"filename": "scan.pdf", "contentType": "application/pdf",
+                                   "content": "QUJD".repeat(300_000)}]);
+    let refused = world.post(&large).await.expect(413);
+    assert_eq!(refused.body["code"], "too_large");
+    assert!(world.smtp.messages().is_empty());
+    assert_eq!(world.aws.count("dynamodb", "UpdateItem"), 0);
+    large["recipients"] = json!([{"email": "a@example.com"}]);
+    world.post(&large).await.expect(200);
+    assert_eq!(world.smtp.messages().len(), 1);
+}
+
+#[tokio::test]
 async fn a_request_id_that_nobody_was_given_is_not_found() {
     let world = World::new().await;
     for id in ["0".repeat(32).as_str(), "x", "..", "%2e%2e"] {

@@ -80,8 +80,12 @@ fn whole_number(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
+/// A version in its one spelling: `01` is no other name of version 1.
 fn version_number(text: &str) -> Option<u64> {
-    whole_number(text).filter(|number| (1..=MAX_VERSION).contains(number))
+    let is_padded = text.starts_with('0');
+    whole_number(text)
+        .filter(|_| !is_padded)
+        .filter(|number| (1..=MAX_VERSION).contains(number))
 }
 
 fn version_json(version: &Version) -> Value {
@@ -133,7 +137,7 @@ pub(crate) async fn restore(
         };
         // By today's rules, as if it came from outside; its secrets are its own.
         let mut problems = Problems::default();
-        let settings = read_settings(past.view(), tenant, Some(&past), &mut problems);
+        let settings = read_settings(&deps.own_account, past.view(), tenant, Some(&past), &mut problems);
         let settings = problems
             .or(settings)
             .map_err(|problems| HttpProblem::invalid(&problems))?;

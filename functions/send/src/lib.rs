@@ -141,8 +141,11 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
         Strategy::Queued => {
             Some(QueueMessages::new(&submission).map_err(|error| too_large(&error))?)
         }
-        // Only what can not be ended at once is queued.
-        Strategy::Immediate => None,
+        // Only what cannot be ended at once is queued.
+        Strategy::Immediate => {
+            rest_fits_queue(&submission, request.body()).map_err(|error| too_large(&error))?;
+            None
+        }
     };
     // Before anything is recorded as well: what is refused has left nothing behind.
     let quota = match submission.request.strategy {
@@ -259,6 +262,19 @@ async fn send_now(
     Ok((status, deliveries))
 }
 
+/// Whether what an immediate send cannot end would fit on the queue. One delivery alone leaves no rest: it is sent or
+/// the answer says that it was not.
+fn rest_fits_queue(submission: &Submission, body: &Body) -> Result<(), QueueError> {
+    /// Bytes that the queue's JSON may have more than the caller's: defaults that are written out, and the key.
+    const DEFAULTS: usize = 4_096;
+    let request = &submission.request;
+    let is_one = request.recipients.len() * request.channels.len() <= 1;
+    if is_one || body.len() + DEFAULTS <= queue::MAX_PART_BYTES {
+        return Ok(());
+    }
+    QueueMessages::new(submission).map(drop)
+}
+
 fn read_submission(request: &Request) -> Result<Submission, HttpProblem> {
     let body = body_bytes(request.body(), request::MAX_BYTES)?;
     let mut submission = Submission::parse(body).map_err(|problems| {
@@ -347,7 +363,8 @@ fn too_large(error: &QueueError) -> HttpProblem {
             "too_large",
             "The communication is too large for the queue",
             format!(
-                "A queued communication may have {} bytes as JSON; send fewer attachments, or use the immediate strategy.",
+                "A communication may have {} bytes as JSON on the queue, where an immediate one goes too if it cannot be sent at \
+                 once. Send fewer attachments, or use the immediate strategy for one recipient and one channel.",
                 queue::MAX_PART_BYTES
             ),
         ),
