@@ -43,6 +43,8 @@ struct Condition {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Operator {
     StringEquals,
+    /// True for a key that is not there.
+    StringNotEquals,
     StringLike,
     /// True for a key that is not there, as the next one.
     EachStringLike,
@@ -54,6 +56,7 @@ impl Operator {
     fn parse(name: &str) -> Self {
         match name {
             "StringEquals" => Self::StringEquals,
+            "StringNotEquals" => Self::StringNotEquals,
             "StringLike" => Self::StringLike,
             "ForAllValues:StringLike" => Self::EachStringLike,
             "ForAllValues:StringNotLike" => Self::EachStringNotLike,
@@ -66,7 +69,7 @@ impl Operator {
     fn widens(self) -> bool {
         match self {
             Self::StringEquals | Self::StringLike | Self::EachStringLike => true,
-            Self::EachStringNotLike | Self::Null => false,
+            Self::StringNotEquals | Self::EachStringNotLike | Self::Null => false,
         }
     }
 }
@@ -78,6 +81,7 @@ impl Condition {
         let known = |value: &String| self.values.iter().any(|pattern| like(pattern, value));
         match self.operator {
             Operator::StringEquals => given.iter().any(|value| self.values.contains(value)),
+            Operator::StringNotEquals => !given.iter().any(|value| self.values.contains(value)),
             Operator::StringLike => given.iter().any(known),
             Operator::EachStringLike => given.iter().all(known),
             Operator::EachStringNotLike => !given.iter().any(known),
@@ -774,10 +778,17 @@ fn mail_goes_out_of_the_platforms_account_for_a_tenant_and_roles_are_those_made_
         )
     };
     assert_eq!(
-        permitted(&assume("clinic-comms-mail")),
+        permitted(&assume("clinic-ses/mail")),
         ["send", "worker", "config-test"]
     );
     assert_eq!(permitted(&assume("admin")), [""; 0]);
+    let own = arn("iam", "role/clinic-ses/mail").replace(REGION, "");
+    let own = with(
+        access("sts:AssumeRole", own),
+        "aws:ResourceAccount",
+        ACCOUNT,
+    );
+    assert_eq!(permitted(&own), [""; 0]);
 }
 
 #[test]
@@ -814,6 +825,7 @@ fn what_is_kept_is_encrypted_and_nothing_is_named_by_hand() {
         let all = entries(&TEMPLATE["Resources"]);
         all.filter(move |(_, resource)| resource["Type"] == kind)
     };
+    let customer_key = json!(["HasCustomerKey", "CustomerKeyArn", "AWS::NoValue"]);
     for (name, queue) in of_type("AWS::SQS::Queue") {
         assert_eq!(
             queue["Properties"]["KmsMasterKeyId"], "QueueKey.Arn",
@@ -823,6 +835,10 @@ fn what_is_kept_is_encrypted_and_nothing_is_named_by_hand() {
     for (name, table) in of_type("AWS::DynamoDB::Table") {
         let table = &table["Properties"];
         assert_eq!(table["SSESpecification"]["SSEEnabled"], true, "{name}");
+        assert_eq!(
+            table["SSESpecification"]["KMSMasterKeyId"], customer_key,
+            "{name}"
+        );
         assert_eq!(
             table["DeletionProtectionEnabled"][0], "IsProtected",
             "{name}"
@@ -836,6 +852,7 @@ fn what_is_kept_is_encrypted_and_nothing_is_named_by_hand() {
             logs["Properties"]["RetentionInDays"], "LogRetentionDays",
             "{name}"
         );
+        assert_eq!(logs["Properties"]["KmsKeyId"], customer_key, "{name}");
     }
     let names = [
         "TableName",
@@ -868,10 +885,12 @@ fn the_environment_has_names_and_places_and_no_secret() {
         let refers = value.strip_suffix(".Arn").unwrap_or(value);
         let parameter = &TEMPLATE["Parameters"][refers];
         let is_named_after_the_stack = value.ends_with("/${AWS::StackName}");
+        let is_the_account = value == "AWS::AccountId";
         assert!(
             parameter.is_object()
                 || TEMPLATE["Resources"][refers].is_object()
-                || is_named_after_the_stack,
+                || is_named_after_the_stack
+                || is_the_account,
             "{name} is written out"
         );
         // A parameter that is not to be seen is a secret.

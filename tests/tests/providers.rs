@@ -351,6 +351,11 @@ async fn a_clinic_can_not_name_another_clinics_tenant_or_role() {
             json!({"roleArn": "arn:aws:iam::123456789012:role/mail", "externalId": "clinic-456:x"}),
             "externalId",
         ),
+        // A role of the account in which the functions run.
+        (
+            json!({"roleArn": format!("arn:aws:iam::{}:role/clinic-ses/mail", comms_testkit::aws::ACCOUNT), "externalId": CLINIC}),
+            "roleArn",
+        ),
     ] {
         let mut credentials = account;
         credentials["region"] = json!("us-east-1");

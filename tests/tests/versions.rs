@@ -7,7 +7,7 @@ use comms_core::{Channel, EntryId, ProviderKind, Tenant};
 use comms_delivery::{SharedHealth, Usage};
 use comms_runtime::{Environment, auth::ClaimNames};
 use comms_settings::{
-    SettingsStore,
+    OwnAccount, SettingsStore,
     envelope::{Kms, Place, Purpose},
 };
 use comms_testkit::clock::ManualClock;
@@ -281,6 +281,16 @@ async fn settings_of_earlier_rules_are_shown_and_used_and_have_to_be_mended_by_t
 }
 
 #[tokio::test]
+async fn version_has_one_spelling_in_a_path() {
+    let world = World::saved().await;
+    rename(&world, "Second").await;
+    for spelling in ["01", "0000000001", "+1", "1.0", "%31 ", "0"] {
+        world.restore(CLINIC, spelling, &[]).await.expect(404);
+    }
+    world.restore(CLINIC, "1", &[]).await.expect(200);
+}
+
+#[tokio::test]
 async fn versions_expire_and_the_present_settings_do_not() {
     const DAY: Duration = Duration::from_hours(24);
     let mut world = World::new().await;
@@ -303,6 +313,7 @@ async fn versions_expire_and_the_present_settings_do_not() {
             clinic: "clinic_id".to_owned(),
             roles: "roles".to_owned(),
         },
+        own_account: OwnAccount::default(),
         clock: clock.clone(),
     };
     world.save_clinic().await;

@@ -35,8 +35,9 @@ use comms_runtime::{
     http::{answer, check_head, json_body, json_response, path_segments, serve, time_left},
 };
 use comms_settings::{
-    ChannelSettings, CommunicationSettings, LimitHolder, Limited, SettingsStore, StoreError,
-    TestLimitError, TestLimits, document::MAX_DOCUMENT_BYTES,
+    ChannelSettings, CommunicationSettings, LimitHolder, Limited, OwnAccount, SettingsStore,
+    StoreError, TestLimitError, TestLimits,
+    document::{MAX_DOCUMENT_BYTES, POINTER},
 };
 use futures_util::future::join_all;
 use lambda_http::{
@@ -67,6 +68,8 @@ pub struct Deps {
     pub factory: ProviderFactory,
     /// The names of the token's claims.
     pub claims: ClaimNames,
+    /// Whose roles no clinic may name.
+    pub own_account: OwnAccount,
     /// See [`HOLD_STEP`].
     pub hold_step: Duration,
 }
@@ -77,6 +80,7 @@ impl Deps {
         let sdk = aws::sdk_config(environment)?;
         let table = environment.required("SETTINGS_TABLE");
         let key = environment.required("KMS_KEY_ID");
+        let own_account = environment.parsed("STACK_ACCOUNT_ID");
         let claims = ClaimNames::from_environment(environment);
         let egress = EgressGuard::new(
             environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
@@ -90,6 +94,7 @@ impl Deps {
             store,
             factory: ProviderFactory::new(tls, egress, sdk, Arc::new(SystemClock), 1),
             claims,
+            own_account,
             hold_step: HOLD_STEP,
         })
     }
@@ -272,13 +277,12 @@ async fn settings_to_test(
         return stored.ok_or_else(|| HttpProblem::not_found("This clinic has no settings."));
     };
     let mut problems = Problems::default();
-    let settings = CommunicationSettings::read(
-        candidate,
-        "/settings/communicationSettings",
-        tenant,
-        stored.as_ref(),
-        &mut problems,
-    );
+    let settings =
+        CommunicationSettings::read(candidate, POINTER, tenant, stored.as_ref(), &mut problems);
+    if let Some(settings) = &settings {
+        deps.own_account
+            .check_roles(settings, POINTER, &mut problems);
+    }
     problems
         .or(settings)
         .map_err(|problems| HttpProblem::invalid(&problems))

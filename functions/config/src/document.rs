@@ -3,7 +3,7 @@
 use comms_adapters::tls::TlsConfigs;
 use comms_core::{Channel, Position, Problems, Tenant, json::Object};
 use comms_settings::{
-    CommunicationSettings, Credentials,
+    CommunicationSettings, Credentials, OwnAccount,
     document::{POINTER, take_document},
 };
 use serde_json::Value;
@@ -29,6 +29,7 @@ pub(crate) fn read_body(body: Value, tenant: &Tenant) -> Result<Value, Problems>
 
 /// Reads settings that are to be saved. Secrets that they leave out are taken from `stored`.
 pub(crate) fn read_settings(
+    own_account: &OwnAccount,
     document: Value,
     tenant: &Tenant,
     stored: Option<&CommunicationSettings>,
@@ -36,6 +37,7 @@ pub(crate) fn read_settings(
 ) -> Option<CommunicationSettings> {
     let settings = CommunicationSettings::read(document, POINTER, tenant, stored, problems)?;
     check_trust_roots(&settings, problems);
+    own_account.check_roles(&settings, POINTER, problems);
     Some(settings)
 }
 

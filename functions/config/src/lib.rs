@@ -37,7 +37,7 @@ use comms_runtime::{
     aws,
     http::{answer, check_head, path_segments, serve, source_address},
 };
-use comms_settings::{Author, SettingsStore, VersionRetention};
+use comms_settings::{Author, OwnAccount, SettingsStore, VersionRetention};
 use lambda_http::{
     Body, Request, Response,
     http::{HeaderValue, Method, StatusCode, header},
@@ -53,6 +53,8 @@ pub struct Deps {
     pub usage: Usage,
     /// The names of the token's claims.
     pub claims: ClaimNames,
+    /// Whose roles no clinic may name.
+    pub own_account: OwnAccount,
     /// The time of a save.
     pub clock: Arc<dyn Clock>,
 }
@@ -65,6 +67,7 @@ impl Deps {
         let key = environment.required("KMS_KEY_ID");
         let deliveries = environment.required("DELIVERIES_TABLE");
         let retention = environment.parsed::<VersionRetention>("SETTINGS_RETENTION_DAYS");
+        let own_account = environment.parsed("STACK_ACCOUNT_ID");
         let claims = ClaimNames::from_environment(environment);
         environment.finish()?;
         Ok(Self {
@@ -72,6 +75,7 @@ impl Deps {
             health: SharedHealth::new(&sdk, deliveries.clone(), Arc::new(SystemClock)),
             usage: Usage::new(&sdk, deliveries),
             claims,
+            own_account,
             clock: Arc::new(SystemClock),
         })
     }

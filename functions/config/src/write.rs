@@ -34,7 +34,7 @@ pub(crate) async fn put(
         }
         let document = read_body(body, &access.tenant).map_err(|error| HttpProblem::invalid(&error))?;
         let mut problems = Problems::default();
-        let settings = read_settings(document, &access.tenant, present.settings(), &mut problems);
+        let settings = read_settings(&deps.own_account, document, &access.tenant, present.settings(), &mut problems);
         let settings = problems
             .or(settings)
             .map_err(|problems| HttpProblem::invalid(&problems))?;
@@ -62,14 +62,15 @@ pub(crate) async fn patch(
             }
             Present::Nothing | Present::Deleted(_) => return Err(no_settings()),
         };
-        let settings =
-            patched(body, &access, stored).map_err(|problems| HttpProblem::invalid(&problems))?;
+        let settings = patched(deps, body, &access, stored)
+            .map_err(|problems| HttpProblem::invalid(&problems))?;
         save(deps, &access, present, &settings, None).await
     })
     .await
 }
 
 fn patched(
+    deps: &Deps,
     body: Value,
     access: &Access,
     stored: &CommunicationSettings,
@@ -78,7 +79,13 @@ fn patched(
     let mut patched = Patched::of(stored, patch);
     let mut problems = Problems::default();
     let document = patched.document.take();
-    let settings = read_settings(document, &access.tenant, Some(stored), &mut problems);
+    let settings = read_settings(
+        &deps.own_account,
+        document,
+        &access.tenant,
+        Some(stored),
+        &mut problems,
+    );
     if let Some(settings) = &settings {
         patched.check_removed_secrets(settings, &mut problems);
     }

@@ -33,7 +33,7 @@ use comms_testkit::{
 use mail_parser::MessageParser;
 use serde_json::json;
 
-const ROLE: &str = "arn:aws:iam::210987654321:role/clinic-comms-mail";
+const ROLE: &str = "arn:aws:iam::210987654321:role/clinic-ses/mail";
 
 fn keys() -> SesAccount {
     SesAccount::Keys {

@@ -15,6 +15,7 @@ pub mod envelope;
 mod fuzz;
 pub mod hash_key;
 mod item;
+mod own_account;
 pub mod rate_limit;
 pub mod reseal;
 pub mod store;
@@ -32,6 +33,7 @@ pub use credentials::{
 };
 pub use document::{ChannelSettings, CommunicationSettings, OnAmbiguous, ProviderEntry};
 pub use hash_key::HashKeys;
+pub use own_account::{OwnAccount, OwnAccountError};
 pub use rate_limit::{Period, RateLimit};
 pub use reseal::{FoundItem, ItemPage, Resealed, Sealing};
 pub use store::{Basis, Deleted, Past, Present, SettingsStore, StoreError, StoredSettings};

@@ -423,6 +423,7 @@ impl LocalAws {
             ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
             // Without it, an SDK that misses something asks the instance metadata address and waits.
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("STACK_ACCOUNT_ID", ACCOUNT.to_owned()),
             ("SETTINGS_TABLE", resources.settings_table.clone()),
             ("DELIVERIES_TABLE", resources.deliveries_table.clone()),
             ("KMS_KEY_ID", resources.kms_key_id.clone()),

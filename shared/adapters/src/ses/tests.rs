@@ -199,7 +199,7 @@ fn keys() -> SesAccount {
 
 fn role() -> SesAccount {
     SesAccount::Role {
-        role_arn: RoleArn::parse("arn:aws:iam::210987654321:role/clinic-comms-mail").unwrap(),
+        role_arn: RoleArn::parse("arn:aws:iam::210987654321:role/clinic-ses/mail").unwrap(),
         external_id: ExternalId::parse("clinic-123").unwrap(),
     }
 }
@@ -869,7 +869,7 @@ async fn a_role_is_assumed_at_the_first_message_and_kept_until_it_ends() {
     let form = seen[0].form();
     assert_eq!(
         form["RoleArn"],
-        "arn:aws:iam::210987654321:role/clinic-comms-mail"
+        "arn:aws:iam::210987654321:role/clinic-ses/mail"
     );
     assert_eq!(form["ExternalId"], "clinic-123");
     assert_eq!(form["RoleSessionName"], "clinic-comms");

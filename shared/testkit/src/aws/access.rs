@@ -55,7 +55,12 @@ impl Call<'_> {
             }
             ("sts", "AssumeRole") => {
                 let role = form(self.body).remove("RoleArn").unwrap_or_default();
-                vec![self.access("AssumeRole", &role)]
+                let account = role.split(':').nth(4).unwrap_or_default().to_owned();
+                let mut access = self.access("AssumeRole", &role);
+                access
+                    .context
+                    .insert("aws:ResourceAccount".to_owned(), [account].into());
+                vec![access]
             }
             (_, operation) => vec![self.access(operation, "*")],
         }
