@@ -57,7 +57,7 @@ async fn an_immediate_request_over_the_limit_is_refused_and_leaves_nothing_behin
     assert_eq!(refused.header("retry-after"), "42");
     assert_eq!(refused.header("content-type"), "application/problem+json");
     assert_eq!(refused.body["code"], "rate_limited");
-    let said = "limit of 3 email messages in a minute (rateLimit.maxPerMinute)";
+    let said = "limit of 3 email recipients in a minute (rateLimit.maxPerMinute)";
     assert!(detail(&refused).contains(said), "{}", refused.text);
     let after = world.aws.dump_tables().await.lines().count();
     assert_eq!(after, items, "nothing was recorded under its key");
@@ -66,7 +66,7 @@ async fn an_immediate_request_over_the_limit_is_refused_and_leaves_nothing_behin
     world.post(&to(1)).await.expect(200);
     clock.advance(MINUTE);
     let refused = world.post_with_key(&to(2), "refused").await.expect(429);
-    let said = "limit of 4 email messages in a day (rateLimit.maxPerDay)";
+    let said = "limit of 4 email recipients in a day (rateLimit.maxPerDay)";
     assert!(detail(&refused).contains(said), "{}", refused.text);
     assert_eq!(refused.header("retry-after"), (86_400 - 78).to_string());
     world.post(&to(1)).await.expect(200);
@@ -83,7 +83,7 @@ async fn more_at_once_than_a_limit_ever_lets_through_is_no_matter_of_waiting() {
     assert_eq!(answer.pointers(), ["/recipients"]);
     let said = answer.body["errors"][0]["detail"].as_str().unwrap();
     for part in [
-        "at most 3 email messages",
+        "at most 3 email recipients",
         "not 4",
         "rateLimit.maxPerSecond",
     ] {

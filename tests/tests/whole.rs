@@ -9,6 +9,7 @@
 )]
 
 mod authorization;
+mod ceilings;
 mod concurrency;
 mod config;
 mod config_test;
@@ -27,6 +28,7 @@ mod openapi;
 mod operator;
 mod patch;
 mod permissions;
+mod platform_account;
 mod privacy;
 mod process;
 mod producers;

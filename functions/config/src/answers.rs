@@ -7,7 +7,7 @@ use lambda_http::{
     Body, Response,
     http::{HeaderValue, StatusCode, header},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::{error, warn};
 
 use crate::Deps;
@@ -24,13 +24,27 @@ pub(crate) fn settings_response(
     version: &Version,
     settings: &CommunicationSettings,
 ) -> Response<Body> {
-    let body = json!({
+    settings_with_ceilings(status, tenant, version, settings, None)
+}
+
+/// The same with the ceilings that hold for the clinic.
+pub(crate) fn settings_with_ceilings(
+    status: StatusCode,
+    tenant: &Tenant,
+    version: &Version,
+    settings: &CommunicationSettings,
+    ceilings: Option<Value>,
+) -> Response<Body> {
+    let mut body = json!({
         "clinicId": tenant,
         "version": version.number,
         "savedAt": version.saved_at,
         "savedBy": version.saved_by,
         "settings": {"communicationSettings": settings.view()},
     });
+    if let Some(ceilings) = ceilings {
+        body["ceilings"] = ceilings;
+    }
     let mut response = json_response(status, &body);
     response
         .headers_mut()

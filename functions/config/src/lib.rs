@@ -16,6 +16,7 @@
 #![cfg_attr(all(test, fuzzing), no_main)]
 
 mod answers;
+mod ceilings;
 mod document;
 #[cfg(test)]
 mod fuzz;
@@ -171,6 +172,7 @@ fn method_not_allowed(allowed: &'static str) -> HttpProblem {
 
 /// Who asks, and about whom: known once the token allows it.
 struct Access {
+    principal: Principal,
     author: Author,
     tenant: Tenant,
 }
@@ -182,9 +184,13 @@ impl Access {
             .map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))?;
         principal.authorize(action, &tenant)?;
         let author = Author {
-            subject: principal.subject,
+            subject: principal.subject.clone(),
             source_address: source_address(request),
         };
-        Ok(Self { author, tenant })
+        Ok(Self {
+            principal,
+            author,
+            tenant,
+        })
     }
 }

@@ -10,8 +10,10 @@ use lambda_http::{
 use crate::{
     Access, Deps,
     answers::{
-        empty_response, etag, no_settings, settings_response, store_problem, unreadable, with_etag,
+        empty_response, etag, no_settings, settings_with_ceilings, store_problem, unreadable,
+        with_etag,
     },
+    ceilings,
     preconditions::{Failed, Preconditions},
 };
 
@@ -33,7 +35,14 @@ pub(crate) async fn get(
         Present::Settings(stored) => match conditions.check(number) {
             Ok(()) => {
                 let (version, settings) = (&stored.version, &stored.settings);
-                return Ok(settings_response(StatusCode::OK, tenant, version, settings));
+                let ceilings = ceilings::effective(deps, tenant, settings.ceilings).await;
+                return Ok(settings_with_ceilings(
+                    StatusCode::OK,
+                    tenant,
+                    version,
+                    settings,
+                    ceilings,
+                ));
             }
             Err(Failed::IfNoneMatch) => {
                 let mut response = empty_response(StatusCode::NOT_MODIFIED);

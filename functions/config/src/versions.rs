@@ -8,7 +8,11 @@ use serde_json::{Value, json};
 use tracing::error;
 
 use crate::{
-    Access, Deps, answers::store_problem, document::read_settings, preconditions::Preconditions,
+    Access, Deps,
+    answers::store_problem,
+    ceilings::{self, Wanted},
+    document::read_settings,
+    preconditions::Preconditions,
     write,
 };
 
@@ -138,9 +142,11 @@ pub(crate) async fn restore(
         // By today's rules, as if it came from outside; its secrets are its own.
         let mut problems = Problems::default();
         let settings = read_settings(&deps.own_account, past.view(), tenant, Some(&past), &mut problems);
-        let settings = problems
+        let mut settings = problems
             .or(settings)
             .map_err(|problems| HttpProblem::invalid(&problems))?;
+        // A restore is about what the clinic had set, not about what the platform allows it now.
+        ceilings::settle(&mut settings, Wanted::Stored, present, &access)?;
         write::save(deps, &access, present, &settings, Some(from)).await
     })
     .await

@@ -7,7 +7,7 @@ use lambda_http::{
     Body, Request, Response,
     http::{HeaderName, HeaderValue, StatusCode},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::warn;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     answers::{
         empty_response, no_settings, settings_response, store_problem, unreadable, with_etag,
     },
+    ceilings::{self, Wanted},
     document::{read_body, read_settings},
     merge_patch::{self, Patched},
     preconditions::Preconditions,
@@ -34,10 +35,12 @@ pub(crate) async fn put(
         }
         let document = read_body(body, &access.tenant).map_err(|error| HttpProblem::invalid(&error))?;
         let mut problems = Problems::default();
+        let wanted = Wanted::of_document(&document);
         let settings = read_settings(&deps.own_account, document, &access.tenant, present.settings(), &mut problems);
-        let settings = problems
+        let mut settings = problems
             .or(settings)
             .map_err(|problems| HttpProblem::invalid(&problems))?;
+        ceilings::settle(&mut settings, wanted, present, &access)?;
         save(deps, &access, present, &settings, None).await
     })
     .await
@@ -62,8 +65,10 @@ pub(crate) async fn patch(
             }
             Present::Nothing | Present::Deleted(_) => return Err(no_settings()),
         };
-        let settings = patched(deps, body, &access, stored)
+        let mut settings = patched(deps, body, &access, stored)
             .map_err(|problems| HttpProblem::invalid(&problems))?;
+        // The patched document has them unless the patch removed them.
+        ceilings::settle(&mut settings, Wanted::Document, present, &access)?;
         save(deps, &access, present, &settings, None).await
     })
     .await
@@ -114,13 +119,15 @@ pub(crate) async fn delete(
     let access = Access::to(deps, request, id, Action::DeleteSettings)?;
     let conditions = Preconditions::of(request.headers())?;
     let tenant = &access.tenant;
-    // Deleting opens nothing, and so deletes what can not be opened.
-    let number = deps.store.present_number(tenant).await;
-    let number = number.map_err(store_problem)?.ok_or_else(no_settings)?;
+    // Settings that cannot be opened are deleted as well.
+    let present = deps.store.load_present(tenant).await;
+    let present = present.map_err(store_problem)?;
+    let number = present.number().ok_or_else(no_settings)?;
+    let kept = present.ceilings().to_document();
     let deleted = match conditions.check(Some(number)) {
         Ok(()) => deps
             .store
-            .delete(tenant, number, &json!({}), &access.author, &*deps.clock)
+            .delete(tenant, number, &kept, &access.author, &*deps.clock)
             .await
             .map_err(store_problem),
         Err(failed) => Err(failed.into()),

@@ -18,7 +18,7 @@ use comms_core::{
     request::{self, Strategy, Submission},
 };
 use comms_delivery::{
-    Accepted, DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
+    Accepted, DeliveryResult, HandBack, Patience, Payer, Pipeline, PipelineConfig, PipelineError,
     QuotaError, quota::Exhausted,
 };
 use comms_runtime::{
@@ -425,18 +425,21 @@ fn quota_problem(error: QuotaError) -> HttpProblem {
         QuotaError::Store(error) => pipeline_problem(error.into()),
         QuotaError::Ledger(error) => pipeline_problem(error.into()),
         QuotaError::Exhausted {
+            payer,
             channel,
             exhausted: Exhausted { period, limit, .. },
             after,
         } => HttpProblem::rate_limited(
             format!(
-                "Nothing was sent: the clinic's limit of {limit} {channel} messages in a {period} (rateLimit.{}) leaves \
+                "Nothing was sent: {} limit of {limit} {channel} recipients in a {period} (rateLimit.{}) leaves \
                  no room for this request. Wait as long as Retry-After says, or use the queued strategy.",
+                whose(payer),
                 period.field()
             ),
             after,
         ),
         QuotaError::TooMany {
+            payer,
             channel,
             count,
             period,
@@ -444,11 +447,19 @@ fn quota_problem(error: QuotaError) -> HttpProblem {
         } => HttpProblem::invalid(&Problems::one(
             "/recipients",
             format!(
-                "must make at most {limit} {channel} messages together, not {count}: the clinic's limit for a {period} \
-                 (rateLimit.{}); send fewer at once, or use the queued strategy",
+                "must make at most {limit} {channel} recipients together, copies included, not {count}: {} limit for a \
+                 {period} (rateLimit.{}); send fewer at once, or use the queued strategy",
+                whose(payer),
                 period.field()
             ),
         )),
+    }
+}
+
+const fn whose(payer: Payer) -> &'static str {
+    match payer {
+        Payer::Clinic => "the clinic's",
+        Payer::Platform => "the platform account's",
     }
 }
 

@@ -109,6 +109,8 @@ pub enum ChainEnd {
         /// The time after which asking again makes sense.
         after: Duration,
     },
+    /// The platform's account was not allowed to send, and nobody else did.
+    GlobalRefused,
 }
 
 impl Chain {
@@ -152,7 +154,8 @@ impl Chain {
     /// Sends `message` through the first provider that takes it, trying none after `deadline`.
     ///
     /// Who is down goes last ([`crate::health`]). Before an entry's first attempt `pacing` is asked for its
-    /// turn; retries belong to the same turn. When a provider refuses its credentials, `renew` is
+    /// turn; retries belong to the same turn. Before the first attempt at the platform's account it is asked
+    /// whether that may send; if not, its entries are left out. When a provider refuses its credentials, `renew` is
     /// asked for newer settings, once for the tenant's own and once for the global account's, and the
     /// same entry is tried again with them.
     pub async fn send(
@@ -170,9 +173,12 @@ impl Chain {
         let mut chain = self.clone();
         let mut renewed = [false; 2];
         let mut turns = Turns::of(&chain, |_| true);
+        let mut may_use_global: Option<bool> = None;
         let end = loop {
             let Some((entry, turn)) = turns.next_of(&chain) else {
-                break if run.attempts.is_empty() {
+                break if may_use_global == Some(false) {
+                    ChainEnd::GlobalRefused
+                } else if run.attempts.is_empty() {
                     ChainEnd::NoProvider
                 } else {
                     ChainEnd::AllFailed
@@ -190,6 +196,16 @@ impl Chain {
             };
             if let Err(after) = entry.wait_for_turn(message, left.share(), pacing).await {
                 break ChainEnd::Paced { after };
+            }
+            if entry.position.is_global() {
+                let allowed = match may_use_global {
+                    Some(allowed) => allowed,
+                    None => pacing.may_use_global(message).await,
+                };
+                may_use_global = Some(allowed);
+                if !allowed {
+                    continue;
+                }
             }
             let error = match run.entry(&chain, entry, message, left).await {
                 Ok(receipt) => {

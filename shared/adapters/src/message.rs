@@ -26,6 +26,11 @@ const OTHER_CHANNEL: ProviderError = invalid(
 );
 
 impl Message {
+    /// How many recipients its envelope has.
+    pub fn envelope_recipients(&self) -> u32 {
+        self.content.envelope_recipients(self.target.channel())
+    }
+
     /// Who an e-mail goes to.
     pub(crate) fn mailbox(&self) -> Result<&Mailbox, ProviderError> {
         match &self.target {

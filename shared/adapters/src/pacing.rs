@@ -16,7 +16,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use comms_core::{Clock, HashKey};
+use comms_core::{Clock, EmailAddress, HashKey};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
@@ -44,6 +44,17 @@ pub trait Pacing: Send + Sync {
     /// When `message` may be given to an entry that is paced so. A turn is kept for it where it comes within
     /// [`LONGEST_WAIT`].
     async fn ask(&self, pace: &Pace, message: &Message) -> Leave;
+
+    /// Whether `message` may go out by the platform's account. Asked before the first attempt at one of its
+    /// entries; the answer holds for all of them.
+    async fn may_use_global(&self, _message: &Message) -> bool {
+        true
+    }
+
+    /// Whether a message that goes out by the platform's account may name this address for replies.
+    async fn may_reply_to(&self, _address: &EmailAddress) -> bool {
+        true
+    }
 }
 
 /// When a message may be given to a provider.
@@ -308,7 +319,7 @@ impl AskedRates {
 #[cfg(test)]
 mod tests {
     use comms_core::{
-        EmailAddress, Mailbox, Secret,
+        Mailbox, Secret,
         account::{AwsAccessKeyId, AwsRegion, ExternalId, RoleArn, SesName},
     };
     use comms_testkit::clock::ManualClock;

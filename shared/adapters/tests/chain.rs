@@ -194,6 +194,20 @@ impl Pacing for Turns {
     }
 }
 
+/// Does not let the platform's account send.
+struct WithoutGlobal;
+
+#[async_trait]
+impl Pacing for WithoutGlobal {
+    async fn ask(&self, _: &Pace, _: &Message) -> Leave {
+        Leave::NOW
+    }
+
+    async fn may_use_global(&self, _: &Message) -> bool {
+        false
+    }
+}
+
 /// A chain whose every entry is paced, each under its own name.
 fn paced(providers: &[&Arc<Scripted>], policy: AmbiguityPolicy, retries: u8) -> Arc<Chain> {
     let mut chain = Chain::clone(&chain(providers, policy, retries));
@@ -261,10 +275,27 @@ impl Expected {
                 ChainEnd::NoProvider => "no provider",
                 ChainEnd::OutOfTime => "out of time",
                 ChainEnd::Paced { .. } => "paced",
+                ChainEnd::GlobalRefused => "global refused",
             },
             unknown: report.unknown_outcomes,
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_global_account_that_may_not_send_is_not_tried() {
+    let own = Scripted::new("primary", &[error(Disposition::ProviderDown)]);
+    let global = Scripted::new("global", &[]);
+    let chain = Arc::new(Chain {
+        entries: vec![
+            entry(&own, Position::Primary, 0),
+            entry(&global, Position::Global, 0),
+        ],
+        ..Chain::empty()
+    });
+    let report = send_paced(&chain, Duration::from_mins(1), &WithoutGlobal).await;
+    assert_eq!(report.end, ChainEnd::GlobalRefused);
+    assert_eq!((own.calls(), global.calls()), (1, 0));
 }
 
 /// Three own entries and the global one, each accepting or failing with each disposition, under both

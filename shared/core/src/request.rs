@@ -221,6 +221,17 @@ pub struct Content {
     pub media: Option<Media>,
 }
 
+impl Content {
+    /// The envelope recipients of one delivery on `channel`. Each e-mail delivery repeats the copies.
+    pub fn envelope_recipients(&self, channel: Channel) -> u32 {
+        let copies = match channel {
+            Channel::Email => self.cc.len() + self.bcc.len(),
+            Channel::Whatsapp => 0,
+        };
+        u32::try_from(copies + 1).unwrap_or(u32::MAX)
+    }
+}
+
 /// A communication, checked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommunicationRequest {

@@ -5,6 +5,7 @@
 
 #![cfg_attr(all(test, fuzzing), no_main)]
 
+mod allowance;
 pub mod chain_spec;
 mod counted;
 pub mod deferral;
@@ -14,6 +15,7 @@ pub mod health;
 pub mod ledger;
 pub mod pacing;
 pub mod pipeline;
+mod policy;
 pub mod queue_claim;
 pub mod quota;
 mod recent;
@@ -29,6 +31,6 @@ pub use pipeline::{
     QueuedMessage, QuotaError,
 };
 pub use queue_claim::QueueClaim;
-pub use quota::{Paid, Quota, Quotas};
+pub use quota::{Paid, Payer, Quota, Quotas};
 pub use slots::Slots;
 pub use usage::Usage;

@@ -7,6 +7,9 @@
 //! its interval, so that in any time `t` there are at most `1 + t * rate` of them, in whichever processes; nothing
 //! is doubled at the edge of a window, as there is none. What is sent is late by what a process takes to wake up.
 //!
+//! A turn is one envelope recipient. A message with copies goes out at its first turn, and those after it wait for all
+//! of them.
+//!
 //! One write keeps turns for all who wait for one in this process: a batch of ten costs one. Nobody can keep
 //! turns for later, since a turn that is not used is lost to everybody.
 //!
@@ -97,6 +100,15 @@ struct Turns {
     none_before: i64,
 }
 
+/// How many turns are wanted.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    /// One for each of so many messages, or fewer.
+    UpTo(u32),
+    /// All of them for one message, which waits for the first.
+    Exactly(u32),
+}
+
 /// What asking for turns came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kept {
@@ -155,8 +167,8 @@ impl SharedPacing {
         self.clock.now().as_microsecond()
     }
 
-    /// A turn at an account.
-    async fn turn(&self, key: String, rate: Rate) -> Result<Leave, LedgerError> {
+    /// Turns at an account for a message of so many recipients.
+    async fn turn(&self, key: String, rate: Rate, recipients: u32) -> Result<Leave, LedgerError> {
         let line = self
             .accounts
             .lock()
@@ -164,8 +176,22 @@ impl SharedPacing {
             .entry(key.clone(), Arc::default)
             .clone();
         let interval = micros(rate.interval);
-        let _waiting = Waiting::new(&line.waiting);
+        let _waiting = (recipients == 1).then(|| Waiting::new(&line.waiting));
         let mut turns = line.turns.lock().await;
+        if recipients > 1 {
+            let now = self.now();
+            if (now..now + CLOCKS_DIFFER).contains(&turns.none_before) {
+                return Ok(not_before(turns.none_before + horizon(rate) - now));
+            }
+            let wanted = Wanted::Exactly(recipients);
+            return match self.keep(&key, rate, wanted, &mut turns.due).await? {
+                Kept::From(first, _) => Ok(Leave::After(duration(first - self.now()))),
+                Kept::None(due) => {
+                    turns.none_before = due - horizon(rate);
+                    Ok(not_before(due - self.now()))
+                }
+            };
+        }
         if turns.left == 0 || turns.next < self.now() - LATE {
             turns.left = 0;
             let now = self.now();
@@ -175,7 +201,7 @@ impl SharedPacing {
             }
             // Those who ask at the same time are to be counted.
             tokio::task::yield_now().await;
-            let wanted = line.waiting.load(Ordering::Relaxed);
+            let wanted = Wanted::UpTo(line.waiting.load(Ordering::Relaxed));
             match self.keep(&key, rate, wanted, &mut turns.due).await? {
                 Kept::From(first, count) => (turns.next, turns.left) = (first, count),
                 Kept::None(due) => {
@@ -209,19 +235,21 @@ impl SharedPacing {
         if is_first {
             return Ok(Leave::NOW);
         }
-        Ok(match self.keep(&key, rate, 1, &mut None).await? {
-            Kept::From(turn, _) => Leave::After(duration(turn - self.now())),
-            Kept::None(due) => not_before(due - borrowed(rate) - self.now()),
-        })
+        Ok(
+            match self.keep(&key, rate, Wanted::UpTo(1), &mut None).await? {
+                Kept::From(turn, _) => Leave::After(duration(turn - self.now())),
+                Kept::None(due) => not_before(due - borrowed(rate) - self.now()),
+            },
+        )
     }
 
-    /// Keeps up to `wanted` turns that come within [`LONGEST_WAIT`]. `seen` is what is known of the time that is
+    /// Keeps `wanted` turns, of which those that are waited for come within [`LONGEST_WAIT`]. `seen` is what is known of the time that is
     /// due, and is known better afterwards.
     async fn keep(
         &self,
         key: &str,
         rate: Rate,
-        wanted: u32,
+        wanted: Wanted,
         seen: &mut Option<i64>,
     ) -> Result<Kept, LedgerError> {
         let interval = micros(rate.interval);
@@ -237,9 +265,16 @@ impl SharedPacing {
                 return Ok(Kept::None(start));
             };
             // Where others are as fast, at least one: that fails only where there is none.
-            let wanted = if attempt < MODEST_TRIES { wanted } else { 1 };
-            let count = count.min(wanted).max(1);
+            let (count, waited_for) = match wanted {
+                Wanted::UpTo(wanted) => {
+                    let wanted = if attempt < MODEST_TRIES { wanted } else { 1 };
+                    let count = count.min(wanted).max(1);
+                    (count, count)
+                }
+                Wanted::Exactly(wanted) => (wanted, 1),
+            };
             let time = interval.saturating_mul(count.into());
+            let waiting_time = interval.saturating_mul(waited_for.into());
             let is_running = nobodys.is_none() && start > now;
             let request = self
                 .client
@@ -265,7 +300,7 @@ impl SharedPacing {
                     .expression_attribute_values(":now", number(now))
                     .expression_attribute_values(
                         ":latest",
-                        number(now + horizon(rate) + interval - time),
+                        number(now + horizon(rate) + interval - waiting_time),
                     )
                     .expression_attribute_values(":time", number(time))
             } else if let Some(nobodys) = nobodys {
@@ -331,7 +366,11 @@ impl KeyedPacing<'_> {
         // seconds.
         let turn = self
             .pacing
-            .turn(name("pace", &[account]), pace.rate())
+            .turn(
+                name("pace", &[account]),
+                pace.rate(),
+                message.envelope_recipients(),
+            )
             .await?;
         let (Leave::After(wait), Some(rate)) = (turn, pace.per_recipient()) else {
             return Ok(turn);

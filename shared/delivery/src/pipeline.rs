@@ -29,7 +29,7 @@ use comms_core::{
     request::{CommunicationRequest, PlannedDelivery, Recipient, Target},
 };
 use comms_settings::{
-    HashKeys, Period, RateLimit, SettingsCache, SettingsStore, StoreError, StoredSettings,
+    Ceilings, HashKeys, Period, SettingsCache, SettingsStore, StoreError, StoredSettings,
 };
 use futures_util::{StreamExt, future::join, stream};
 use jiff::Timestamp;
@@ -39,6 +39,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
 use crate::{
+    allowance::{Allowance, GlobalQuota, Refusal},
     chain_spec::chain_spec,
     deferral::{self, MAX_DEFERRALS},
     health::SharedHealth,
@@ -46,9 +47,10 @@ use crate::{
         Acceptance, Claim, Ledger, LedgerError, Origin, Outcome, Owner, Past, RecordedRequest,
         RequestRecord, Via,
     },
-    pacing::{self, KeyedPacing, SharedPacing},
+    pacing::{self, SharedPacing},
+    policy::{self, ChannelPolicy},
     queue_claim::{self, Proof, QueueClaim},
-    quota::{self, Exhausted, Grant, Paid, Quota, Quotas},
+    quota::{self, Exhausted, Paid, Payer, Quota, Quotas},
     slots::Slots,
     usage::Usage,
 };
@@ -97,8 +99,10 @@ pub enum QuotaError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// A limit of the clinic's is used up.
-    #[error("the limit of {} {channel} messages in a {} is used up", exhausted.limit, exhausted.period)]
+    #[error("the limit of {} {channel} recipients in a {} is used up", exhausted.limit, exhausted.period)]
     Exhausted {
+        /// Whose limit.
+        payer: Payer,
         /// On which channel.
         channel: Channel,
         /// Which limit.
@@ -106,9 +110,11 @@ pub enum QuotaError {
         /// The time until it is there again.
         after: Duration,
     },
-    /// The communication has more deliveries than a limit lets through at once.
-    #[error("{count} {channel} messages are more than the {limit} that a {period} has")]
+    /// The communication has more recipients than a limit lets through at once.
+    #[error("{count} {channel} recipients are more than the {limit} that a {period} has")]
     TooMany {
+        /// Whose limit.
+        payer: Payer,
         /// On which channel.
         channel: Channel,
         /// How many it has there.
@@ -542,7 +548,7 @@ impl Pipeline {
     }
 
     /// Takes quota for all deliveries of a communication that is to be sent at once: for all of them or for
-    /// none.
+    /// none. Where only the platform's account can send, its quota as well.
     ///
     /// Where there is none, and the communication was sent before and has ended, it needs none: then this costs
     /// one read, and gives nothing.
@@ -552,49 +558,76 @@ impl Pipeline {
         key: &IdempotencyKey,
     ) -> Result<Paid, QuotaError> {
         let tenant = request.tenant();
-        let settings = self.settings.get(&tenant).await?;
+        let (own, platform) = self.settings_of(&tenant).await?;
         let paid = Paid::default();
         for channel in &request.channels {
-            let limits = settings
-                .as_ref()
-                .and_then(|stored| stored.settings.channel(*channel)?.rate_limit);
+            let policy = channel_policy(&tenant, *channel, own.as_ref(), platform.as_ref());
             let has_address = |recipient: &&Recipient| match channel {
                 Channel::Email => recipient.email.is_some(),
                 Channel::Whatsapp => recipient.phone_number.is_some(),
             };
-            let count = request.recipients.iter().filter(has_address).count();
-            let count = u32::try_from(count).unwrap_or(u32::MAX);
-            let Some(limits) = limits.filter(|_| count > 0) else {
-                continue;
-            };
-            let refused = match self
-                .quotas
-                .take(&tenant, (*channel).into(), &limits, count)
-                .await?
-            {
-                Quota::Granted(grant) => {
-                    paid.add((*channel).into(), grant, count);
+            let messages = request.recipients.iter().filter(has_address).count();
+            let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+            let count = messages.saturating_mul(request.content.envelope_recipients(*channel));
+            let platform_limit = policy.global_limit.filter(|_| policy.is_global_only);
+            let limits = [
+                (Payer::Clinic, &tenant, policy.rate_limit),
+                (Payer::Platform, &Tenant::Global, platform_limit),
+            ];
+            for (payer, whose, limits) in limits {
+                let Some(limits) = limits.filter(|_| count > 0) else {
                     continue;
-                }
-                Quota::Exhausted(exhausted) => QuotaError::Exhausted {
-                    channel: *channel,
-                    exhausted,
-                    after: self.time_until(exhausted.until),
-                },
-                Quota::TooMany { period, limit } => QuotaError::TooMany {
-                    channel: *channel,
-                    count,
-                    period,
-                    limit,
-                },
-            };
-            return if self.has_ended(request, key).await? {
-                Ok(Paid::default())
-            } else {
-                Err(refused)
-            };
+                };
+                let counted = (*channel).into();
+                let refused = match self.quotas.take(whose, counted, &limits, count).await? {
+                    Quota::Granted(grant) => {
+                        paid.add(payer, counted, grant, count);
+                        continue;
+                    }
+                    Quota::Exhausted(exhausted) => QuotaError::Exhausted {
+                        payer,
+                        channel: *channel,
+                        exhausted,
+                        after: self.time_until(exhausted.until),
+                    },
+                    Quota::TooMany { period, limit } => QuotaError::TooMany {
+                        payer,
+                        channel: *channel,
+                        count,
+                        period,
+                        limit,
+                    },
+                };
+                return if self.has_ended(request, key).await? {
+                    Ok(Paid::default())
+                } else {
+                    Err(refused)
+                };
+            }
         }
         Ok(paid)
+    }
+
+    /// The ceilings that hold for a tenant.
+    pub async fn ceilings(&self, tenant: &Tenant) -> Result<Ceilings, StoreError> {
+        let (own, platform) = self.settings_of(tenant).await?;
+        Ok(policy::ceilings(
+            tenant,
+            own.as_deref().map(|stored| &stored.settings),
+            platform.as_deref().map(|stored| &stored.settings),
+        ))
+    }
+
+    /// A clinic's own settings, and the platform's.
+    async fn settings_of(
+        &self,
+        tenant: &Tenant,
+    ) -> Result<(Option<Arc<StoredSettings>>, Option<Arc<StoredSettings>>), StoreError> {
+        let own = match tenant {
+            Tenant::Clinic(_) => self.settings.get(tenant).await?,
+            Tenant::Global => None,
+        };
+        Ok((own, self.settings.get(&Tenant::Global).await?))
     }
 
     /// Whether all deliveries of a communication have ended.
@@ -814,11 +847,14 @@ impl Pipeline {
         let hash = self.hash_keys.get().await.map_err(unreachable)?;
         let pacing = self.pacing.with_key(hash);
         // Before the claim as well: what has to wait costs no write.
-        let mut allowance = if message.is_some() && !self.is_expired(limits) {
-            self.allowance(record, planned.channel, &chain, pacing, limits)
+        let recipients = message.as_ref().map_or(1, Message::envelope_recipients);
+        let global = GlobalQuota::new(&self.quotas, planned.channel, chain.policy.global_limit);
+        let mut allowance = Allowance::new(pacing, global, recipients, limits.was_given_back);
+        let is_refused = if message.is_some() && !self.is_expired(limits) {
+            self.fill(&mut allowance, &record.tenant, &chain.policy, limits)
                 .await?
         } else {
-            Allowance::unlimited(pacing, limits)
+            false
         };
         let owner = self.owner(limits.deadline);
         let address = planned.target.as_ref().map_or("", Target::address);
@@ -843,7 +879,15 @@ impl Pipeline {
             return self.record(record, planned, &owner, untouched, begun).await;
         }
         let (outcome, paced) = self
-            .outcome(record, &chain, message, limits, past, &mut allowance)
+            .outcome(
+                record,
+                &chain,
+                message,
+                limits,
+                past,
+                is_refused,
+                &mut allowance,
+            )
             .await;
         let begun = Begun { started, limits };
         let recorded = match self.record(record, planned, &owner, outcome, begun).await {
@@ -862,41 +906,41 @@ impl Pipeline {
         recorded
     }
 
-    /// The quota of one delivery: what was taken for it, or what it takes now; else it waits, or has waited
-    /// for long enough.
-    async fn allowance<'a>(
+    /// Gives a delivery its quota: what was taken for it, or what it takes now. If there is none it waits;
+    /// `true` if it has waited for long enough, or waiting would not help.
+    async fn fill(
         &self,
-        record: &RequestRecord,
-        channel: Channel,
-        chain: &ResolvedChain,
-        pacing: KeyedPacing<'a>,
-        limits: Limits<'a>,
-    ) -> Result<Allowance<'a>, HandBack> {
-        let mut allowance = Allowance::unlimited(pacing, limits);
-        match (limits.quota, &chain.rate_limit) {
-            (QuotaSource::Paid(paid), _) => allowance.quota = paid.one(channel.into()),
-            (QuotaSource::Deliveries { .. }, None) => {}
-            (QuotaSource::Deliveries { receives, .. }, Some(rate_limit)) => {
-                let taken = self
-                    .quotas
-                    .take(&record.tenant, channel.into(), rate_limit, 1);
-                match taken.await.map_err(unreachable)? {
-                    Quota::Granted(grant) => allowance.quota = Some(grant),
-                    Quota::Exhausted(exhausted) => {
-                        let now = self.clock.now();
-                        let after = quota::wait_for(&exhausted, *receives, now, jitter());
-                        let after = self.before_expiry(after, limits);
-                        if !self.has_waited_enough(after, limits) {
-                            return Err(HandBack::OverQuota { after });
-                        }
-                        allowance.is_refused = true;
-                    }
-                    // No limit is less than one.
-                    Quota::TooMany { .. } => return Err(HandBack::Unreachable),
-                }
+        allowance: &mut Allowance<'_>,
+        tenant: &Tenant,
+        policy: &ChannelPolicy,
+        limits: Limits<'_>,
+    ) -> Result<bool, HandBack> {
+        let taken = match limits.quota {
+            QuotaSource::Paid(paid) => {
+                allowance.take_from(paid);
+                Ok(())
             }
+            QuotaSource::Deliveries { .. } => allowance.take(tenant, policy).await,
+        };
+        match taken {
+            Ok(()) => Ok(false),
+            Err(refusal) => self.wait_for_quota(refusal, limits).map_or(Ok(true), Err),
         }
-        Ok(allowance)
+    }
+
+    /// How a delivery waits for a quota; `None` if it does not.
+    fn wait_for_quota(&self, refusal: Refusal, limits: Limits<'_>) -> Option<HandBack> {
+        match refusal {
+            Refusal::Exhausted(exhausted) => {
+                let now = self.clock.now();
+                let after = quota::wait_for(&exhausted, limits.receives(), now, jitter());
+                let after = self.before_expiry(after, limits);
+                let is_over = self.has_waited_enough(after, limits);
+                (!is_over).then_some(HandBack::OverQuota { after })
+            }
+            Refusal::TooMany => None,
+            Refusal::Unreachable => Some(HandBack::Unreachable),
+        }
     }
 
     /// Whether who waits for a quota, or for a turn at a provider, is not to wait for `after` more.
@@ -1021,6 +1065,10 @@ impl Pipeline {
         Ok(message)
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what one delivery has, and nobody else calls this"
+    )]
     async fn outcome(
         &self,
         record: &RequestRecord,
@@ -1028,9 +1076,9 @@ impl Pipeline {
         message: Option<Message>,
         limits: Limits<'_>,
         past: Past,
+        is_refused: bool,
         allowance: &mut Allowance<'_>,
     ) -> (Outcome, Option<HandBack>) {
-        let is_refused = allowance.is_refused;
         let message = match self.settled_before_sending(chain, message, limits, &past, is_refused) {
             Ok(message) => message,
             Err(outcome) => return (outcome, None),
@@ -1046,15 +1094,13 @@ impl Pipeline {
             Box::pin(self.newer_chain(&record.tenant, channel, chain, global, limits.deadline))
         };
         // From here on it may be used, whatever becomes of this process.
-        let grant = allowance.quota.take();
+        let grant = allowance.start();
         let deadline = limits.deadline.less(RECORDING_TIME);
         let report = chain
             .chain
-            .send(&message, deadline, &renew, &allowance.pacing)
+            .send(&message, deadline, &renew, allowance)
             .await;
-        if report.attempts.is_empty() {
-            allowance.quota = grant;
-        }
+        allowance.finish(grant, &report.attempts);
         let may_pass = report
             .attempts
             .iter()
@@ -1103,6 +1149,7 @@ impl Pipeline {
             // "Failed" would invite sending it again, and it may be there already.
             ChainEnd::Rejected
             | ChainEnd::AllFailed
+            | ChainEnd::GlobalRefused
             | ChainEnd::NoProvider
             | ChainEnd::OutOfTime
                 if unknown_outcomes > 0 =>
@@ -1111,7 +1158,7 @@ impl Pipeline {
                 outcome.reason = Some(FailureReason::OutcomeUnknown);
             }
             ChainEnd::Rejected => outcome.reason = Some(FailureReason::Rejected),
-            ChainEnd::AllFailed if may_pass && is_patient => {
+            ChainEnd::AllFailed | ChainEnd::GlobalRefused if may_pass && is_patient => {
                 let wait = deferral::before_next_try(deferrals, report.retry_after);
                 let at = self.clock.now().saturating_add(wait);
                 // What expires meanwhile is to be recorded as that, and then.
@@ -1122,6 +1169,14 @@ impl Pipeline {
             // Out of time on the last try: those that were reached failed, and no more will be.
             ChainEnd::AllFailed | ChainEnd::OutOfTime => {
                 outcome.reason = Some(FailureReason::AllProvidersFailed);
+            }
+            ChainEnd::GlobalRefused => {
+                let refusal = allowance.refusal();
+                paced = refusal.and_then(|refusal| self.wait_for_quota(refusal, limits));
+                match paced {
+                    Some(_) => outcome.status = DeliveryStatus::Queued,
+                    None => outcome.reason = Some(FailureReason::QuotaExceeded),
+                }
             }
             ChainEnd::NoProvider => outcome.reason = Some(FailureReason::NoProvider),
         }
@@ -1289,46 +1344,27 @@ impl Pipeline {
         }
     }
 
-    /// The chain of a tenant: its own entries, then the global account's unless it opted out. Without
-    /// settings for the channel, the global account's alone.
+    /// The chain of a tenant: its own entries, then the global account's, unless the tenant opted out or its ceilings
+    /// forbid it. Without settings for the channel, the global account's alone.
     async fn chain(
         &self,
         tenant: &Tenant,
         channel: Channel,
         deadline: Deadline,
     ) -> Result<ResolvedChain, StoreError> {
-        let settings = match tenant {
-            Tenant::Clinic(_) => self.settings.get(tenant).await?,
-            Tenant::Global => None,
-        };
+        let (settings, platform) = self.settings_of(tenant).await?;
+        let policy = channel_policy(tenant, channel, settings.as_ref(), platform.as_ref());
         let version = settings.as_ref().map(|own| own.version.number);
         let own = match &settings {
             Some(stored) => self.built(tenant, channel, stored, deadline).await,
             None => None,
         };
-        let opted_out = settings
-            .as_ref()
-            .and_then(|stored| stored.settings.channel(channel))
-            .is_some_and(|settings| !settings.use_global);
-        let limit_of = |stored: &Arc<StoredSettings>| {
-            let settings = stored.settings.channel(channel)?;
-            settings.rate_limit
-        };
-        let mut rate_limit = settings.as_ref().and_then(limit_of);
-        let global = if opted_out {
-            None
-        } else {
-            match self.settings.get(&Tenant::Global).await? {
-                Some(stored) => {
-                    // What a clinic sends through the global account is not the global account's own.
-                    if *tenant == Tenant::Global {
-                        rate_limit = limit_of(&stored);
-                    }
-                    self.built(&Tenant::Global, channel, &stored, deadline)
-                        .await
-                }
-                None => None,
+        let global = match platform.filter(|_| policy.may_use_global) {
+            Some(stored) => {
+                self.built(&Tenant::Global, channel, &stored, deadline)
+                    .await
             }
+            None => None,
         };
         let whole = match (&own, &global) {
             (Some(own), Some(global)) => Arc::new(own.chain.then_global(&global.chain)),
@@ -1341,7 +1377,7 @@ impl Pipeline {
             version,
             own,
             global,
-            rate_limit,
+            policy,
         })
     }
 
@@ -1425,36 +1461,6 @@ impl Limits<'_> {
     }
 }
 
-/// What one delivery may use: the clinic's quota, and turns at providers.
-struct Allowance<'a> {
-    /// Given back unless it was taken out.
-    quota: Option<Grant>,
-    /// There is none, and there was none for long enough.
-    is_refused: bool,
-    pacing: KeyedPacing<'a>,
-    was_given_back: &'a AtomicBool,
-}
-
-impl<'a> Allowance<'a> {
-    const fn unlimited(pacing: KeyedPacing<'a>, limits: Limits<'a>) -> Self {
-        Self {
-            quota: None,
-            is_refused: false,
-            pacing,
-            was_given_back: limits.was_given_back,
-        }
-    }
-}
-
-impl Drop for Allowance<'_> {
-    fn drop(&mut self) {
-        if let Some(grant) = self.quota.take() {
-            grant.put_back(1);
-            self.was_given_back.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
 /// A delivery that is worked on.
 #[derive(Debug, Clone, Copy)]
 struct Begun<'a> {
@@ -1473,8 +1479,7 @@ struct ResolvedChain {
     version: Option<u64>,
     own: Option<BuiltChain>,
     global: Option<BuiltChain>,
-    /// What the tenant may send on the channel.
-    rate_limit: Option<RateLimit>,
+    policy: ChannelPolicy,
 }
 
 /// One tenant's own entries, built from one version of its settings.
@@ -1508,6 +1513,17 @@ impl From<HandBack> for NotOurs {
     fn from(reason: HandBack) -> Self {
         Self::HandBack(reason)
     }
+}
+
+fn channel_policy(
+    tenant: &Tenant,
+    channel: Channel,
+    own: Option<&Arc<StoredSettings>>,
+    platform: Option<&Arc<StoredSettings>>,
+) -> ChannelPolicy {
+    let own = own.map(|stored| &stored.settings);
+    let platform = platform.map(|stored| &stored.settings);
+    ChannelPolicy::new(tenant, channel, own, platform)
 }
 
 fn unreachable(error: impl std::fmt::Display) -> HandBack {

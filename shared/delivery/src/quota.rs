@@ -1,4 +1,4 @@
-//! Quotas: how many messages a clinic may send on a channel in a second, a minute, an hour and a day.
+//! Quotas: how many recipients a clinic may reach on a channel in a second, a minute, an hour and a day.
 //!
 //! Time is cut into windows that begin at whole seconds, minutes, hours and days of UTC. One item per
 //! tenant and thing counted, in the deliveries table, has for each limit the window and how much of it is taken. One
@@ -136,27 +136,36 @@ impl std::fmt::Debug for Grant {
     }
 }
 
+/// Whose quota it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payer {
+    /// The clinic that sends.
+    Clinic,
+    /// The platform, whose account sends.
+    Platform,
+}
+
 /// Quota for all deliveries of a request, taken beforehand. What none of them takes out is given back when this
 /// is dropped.
 #[derive(Debug, Default)]
-pub struct Paid(Mutex<Vec<(Counted, Grant, u32)>>);
+pub struct Paid(Mutex<Vec<(Payer, Counted, Grant, u32)>>);
 
 impl Paid {
-    pub(crate) fn add(&self, counted: Counted, grant: Grant, count: u32) {
-        self.grants().push((counted, grant, count));
+    pub(crate) fn add(&self, payer: Payer, counted: Counted, grant: Grant, count: u32) {
+        self.grants().push((payer, counted, grant, count));
     }
 
-    /// Takes the quota of one delivery out; `None` where there is no limit.
-    pub(crate) fn one(&self, counted: Counted) -> Option<Grant> {
+    /// Takes `count` out, which one delivery needs; `None` where there is no limit.
+    pub(crate) fn take(&self, payer: Payer, counted: Counted, count: u32) -> Option<Grant> {
         let mut grants = self.grants();
-        let (_, grant, left) = grants
+        let (_, _, grant, left) = grants
             .iter_mut()
-            .find(|(of, _, left)| *of == counted && *left > 0)?;
-        *left -= 1;
+            .find(|(by, of, _, left)| *by == payer && *of == counted && *left >= count)?;
+        *left -= count;
         Some(grant.clone())
     }
 
-    fn grants(&self) -> MutexGuard<'_, Vec<(Counted, Grant, u32)>> {
+    fn grants(&self) -> MutexGuard<'_, Vec<(Payer, Counted, Grant, u32)>> {
         // Nothing panics while the lock is held.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -164,7 +173,7 @@ impl Paid {
 
 impl Drop for Paid {
     fn drop(&mut self) {
-        for (_, grant, left) in self.grants().drain(..) {
+        for (_, _, grant, left) in self.grants().drain(..) {
             grant.put_back(left);
         }
     }

@@ -45,6 +45,8 @@ pub enum Action {
     ViewSettings,
     /// Change settings.
     ManageSettings,
+    /// Change what the platform allows a clinic.
+    ManageCeilings,
     /// Delete settings.
     DeleteSettings,
     /// Test settings.
@@ -60,6 +62,7 @@ impl Action {
             Self::ViewCommunication => "view_communication",
             Self::ViewSettings => "view_settings",
             Self::ManageSettings => "manage_settings",
+            Self::ManageCeilings => "manage_ceilings",
             Self::DeleteSettings => "delete_settings",
             Self::TestSettings => "test_settings",
             Self::ViewStatistics => "view_statistics",
@@ -171,8 +174,8 @@ impl Principal {
 
     fn role_allows(&self, role: Role, action: Action, tenant: &Tenant) -> bool {
         use Action::{
-            DeleteSettings, ManageSettings, Send, TestSettings, ViewCommunication, ViewSettings,
-            ViewStatistics,
+            DeleteSettings, ManageCeilings, ManageSettings, Send, TestSettings, ViewCommunication,
+            ViewSettings, ViewStatistics,
         };
         let own_clinic = match tenant {
             Tenant::Clinic(clinic) => self.clinic.as_ref() == Some(clinic),
@@ -183,17 +186,17 @@ impl Principal {
             Role::ClinicAdmin => match action {
                 Send | ViewCommunication | ViewSettings | ManageSettings | DeleteSettings
                 | TestSettings | ViewStatistics => own_clinic,
+                ManageCeilings => false,
             },
             Role::ClinicManager => match action {
                 ViewCommunication | ViewSettings | ViewStatistics => own_clinic,
-                Send | ManageSettings | DeleteSettings | TestSettings => false,
+                Send | ManageSettings | ManageCeilings | DeleteSettings | TestSettings => false,
             },
             // The platform's backends send for every clinic, and without one.
             Role::Service => match action {
                 Send | ViewCommunication => true,
-                ViewSettings | ManageSettings | DeleteSettings | TestSettings | ViewStatistics => {
-                    false
-                }
+                ViewSettings | ManageSettings | ManageCeilings | DeleteSettings | TestSettings
+                | ViewStatistics => false,
             },
         }
     }
@@ -231,11 +234,12 @@ mod tests {
         Principal::from_claims(&claims, &names())
     }
 
-    const ACTIONS: [Action; 7] = [
+    const ACTIONS: [Action; 8] = [
         Action::Send,
         Action::ViewCommunication,
         Action::ViewSettings,
         Action::ManageSettings,
+        Action::ManageCeilings,
         Action::DeleteSettings,
         Action::TestSettings,
         Action::ViewStatistics,
@@ -246,10 +250,10 @@ mod tests {
     #[test]
     fn every_role_may_do_what_the_matrix_says_and_nothing_else() {
         for (role, own, other, global) in [
-            ("SUPER_ADMIN", "yyyyyyy", "yyyyyyy", "yyyyyyy"),
-            ("CLINIC_ADMIN", "yyyyyyy", "-------", "-------"),
-            ("CLINIC_MANAGER", "-yy---y", "-------", "-------"),
-            ("SERVICE", "yy-----", "yy-----", "yy-----"),
+            ("SUPER_ADMIN", "yyyyyyyy", "yyyyyyyy", "yyyyyyyy"),
+            ("CLINIC_ADMIN", "yyyy-yyy", "--------", "--------"),
+            ("CLINIC_MANAGER", "-yy----y", "--------", "--------"),
+            ("SERVICE", "yy------", "yy------", "yy------"),
         ] {
             let caller = principal(Some("clinic-a"), Some(role));
             for (tenant, allowed) in [("clinic-a", own), ("clinic-b", other), ("_global", global)] {

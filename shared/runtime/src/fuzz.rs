@@ -38,6 +38,7 @@ fn claims(input: &[u8]) {
         Action::ViewCommunication,
         Action::ViewSettings,
         Action::ManageSettings,
+        Action::ManageCeilings,
         Action::DeleteSettings,
         Action::TestSettings,
         Action::ViewStatistics,

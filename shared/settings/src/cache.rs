@@ -146,7 +146,7 @@ impl State {
     ) -> Result<Found, StoreError> {
         let ended = self.next_moment();
         let settings = match loaded {
-            Ok(Loaded::Absent | Loaded::Deleted(_)) => None,
+            Ok(Loaded::Absent) => None,
             // What was known when the read began: only who reads changes it.
             Ok(Loaded::Unchanged) => self.remembered.take().and_then(|found| found.settings),
             Ok(Loaded::Settings(settings)) => Some(Arc::new(*settings)),
@@ -190,7 +190,11 @@ impl SettingsCache {
     /// The tenant's settings, at most [`MAX_AGE`] old. An error is an error, never `None`.
     pub async fn get(&self, tenant: &Tenant) -> Result<Found, StoreError> {
         self.get_if(tenant, |found, now| {
-            let is_remembered = found.settings.is_some() || *tenant == Tenant::Global;
+            // Ceilings alone are as good as no settings: the clinic may save some at any time.
+            let has_entries =
+                |found: &Arc<StoredSettings>| found.settings.entries().next().is_some();
+            let is_remembered =
+                found.settings.as_ref().is_some_and(has_entries) || *tenant == Tenant::Global;
             is_remembered && found.is_young(now)
         })
         .await

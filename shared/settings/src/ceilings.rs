@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 
 use comms_core::{
-    Channel,
+    Channel, Problems,
     json::{Object, read},
 };
 use serde_json::{Map, Value, json};
@@ -36,6 +36,25 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
+    /// Those of a stored document; none where it has none that can be read.
+    pub(crate) fn of_document(document: &Value) -> Self {
+        let mut problems = Problems::default();
+        let ceilings = document.get(CEILINGS).cloned();
+        ceilings
+            .and_then(|value| Object::new(value, "", &mut problems))
+            .and_then(Self::read)
+            .unwrap_or_default()
+    }
+
+    /// The document of a deletion that keeps them.
+    pub fn to_document(self) -> Value {
+        if self.is_empty() {
+            json!({})
+        } else {
+            json!({CEILINGS: self.to_json()})
+        }
+    }
+
     /// Whether nothing is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -110,8 +129,6 @@ impl Ceilings {
 
 #[cfg(test)]
 mod tests {
-    use comms_core::Problems;
-
     use super::*;
     use crate::rate_limit::Period;
 

@@ -188,6 +188,15 @@ impl CommunicationSettings {
         })
     }
 
+    /// A document with nothing but ceilings.
+    pub(crate) const fn with_ceilings(ceilings: Ceilings) -> Self {
+        Self {
+            email: None,
+            whatsapp: None,
+            ceilings,
+        }
+    }
+
     /// The settings of one channel.
     pub fn channel(&self, channel: Channel) -> Option<&ChannelSettings> {
         match channel {

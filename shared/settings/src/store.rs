@@ -25,6 +25,7 @@ use tracing::info;
 
 use crate::{
     aws_error::error_code,
+    ceilings::Ceilings,
     document::CommunicationSettings,
     envelope::{EnvelopeError, Kms, Place, Purpose},
     item::{
@@ -142,6 +143,15 @@ impl Present {
         }
     }
 
+    /// The ceilings that a change of the settings keeps, unless the platform's administrators change them.
+    pub fn ceilings(&self) -> Ceilings {
+        match self {
+            Self::Settings(stored) => stored.settings.ceilings,
+            Self::Deleted(deleted) => Ceilings::of_document(&deleted.document),
+            Self::Nothing | Self::Unreadable { .. } => Ceilings::default(),
+        }
+    }
+
     /// What a change of them is made on.
     pub const fn basis(&self) -> Basis<'_> {
         let number = match self {
@@ -220,7 +230,7 @@ impl SettingsStore {
     /// The tenant's present settings. One strongly consistent read and one KMS Decrypt.
     pub async fn load(&self, tenant: &Tenant) -> Result<Option<StoredSettings>, StoreError> {
         match self.load_unless(tenant, None).await? {
-            Loaded::Absent | Loaded::Deleted(_) | Loaded::Unchanged => Ok(None),
+            Loaded::Absent | Loaded::Unchanged => Ok(None),
             Loaded::Settings(settings) => Ok(Some(*settings)),
         }
     }
@@ -237,7 +247,17 @@ impl SettingsStore {
         };
         let item = match StoredItem::from_item(item)? {
             StoredItem::Settings(item) => item,
-            StoredItem::Tombstone(tombstone) => return tombstone.outline().map(Loaded::Deleted),
+            StoredItem::Tombstone(tombstone) => {
+                let ceilings = Ceilings::of_document(&tombstone.outline()?);
+                if ceilings.is_empty() {
+                    return Ok(Loaded::Absent);
+                }
+                // What the platform allows the clinic holds on. There is nothing else in these settings.
+                return Ok(Loaded::Settings(Box::new(StoredSettings {
+                    version: tombstone.version,
+                    settings: CommunicationSettings::with_ceilings(ceilings),
+                })));
+            }
         };
         if known == Some(item.version.number) {
             return Ok(Loaded::Unchanged);
@@ -628,11 +648,8 @@ fn next_version(
 /// What [`SettingsStore::load_unless`] found.
 #[derive(Debug)]
 pub(crate) enum Loaded {
-    /// No settings were ever saved.
+    /// There are no settings.
     Absent,
-    /// They were deleted. The document holds the settings that the deletion kept.
-    #[allow(dead_code, reason = "its first reader are the platform's ceilings")]
-    Deleted(Value),
     Unchanged,
     Settings(Box<StoredSettings>),
 }

@@ -1,0 +1,209 @@
+//! What one delivery may use: its clinic's quota, that of the platform's account, and turns at providers.
+
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use comms_adapters::{Leave, Message, Pace, Pacing};
+use comms_core::{Attempt, Channel, Tenant};
+use comms_settings::RateLimit;
+use tracing::{info, warn};
+
+use crate::{
+    ledger::LedgerError,
+    pacing::KeyedPacing,
+    policy::ChannelPolicy,
+    quota::{Exhausted, Grant, Paid, Payer, Quota, Quotas},
+};
+
+/// Why a delivery may not go out for now, or ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A limit is used up.
+    Exhausted(Exhausted),
+    /// One message has more recipients than the limit ever lets through.
+    TooMany,
+    /// The quota's table did not answer.
+    Unreachable,
+}
+
+/// What one delivery may use. Whatever was taken and not used is given back when this is dropped.
+pub(crate) struct Allowance<'a> {
+    /// Its clinic's quota.
+    own: Option<Grant>,
+    global: GlobalQuota<'a>,
+    pacing: KeyedPacing<'a>,
+    /// Envelope recipients.
+    weight: u32,
+    /// Set when quota is given back that others may wait for.
+    was_given_back: &'a AtomicBool,
+}
+
+/// The quota of the platform's account.
+pub(crate) struct GlobalQuota<'a> {
+    quotas: &'a Quotas,
+    channel: Channel,
+    /// `None` where nothing limits it.
+    limit: Option<RateLimit>,
+    state: Mutex<GlobalState>,
+}
+
+#[derive(Default)]
+struct GlobalState {
+    grant: Option<Grant>,
+    /// From the first attempt on it may be used, whatever becomes of this process.
+    is_in_use: bool,
+    refusal: Option<Refusal>,
+}
+
+impl<'a> GlobalQuota<'a> {
+    pub(crate) fn new(quotas: &'a Quotas, channel: Channel, limit: Option<RateLimit>) -> Self {
+        Self {
+            quotas,
+            channel,
+            limit,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, GlobalState> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the quota for so many recipients, unless it is there already.
+    async fn take(&self, weight: u32) -> Result<(), Refusal> {
+        let Some(limit) = &self.limit else {
+            return Ok(());
+        };
+        if self.state().grant.is_some() {
+            return Ok(());
+        }
+        let taken = self
+            .quotas
+            .take(&Tenant::Global, self.channel.into(), limit, weight)
+            .await;
+        let grant = granted(taken)?;
+        self.state().grant = Some(grant);
+        Ok(())
+    }
+}
+
+/// The grant, or why there is none.
+fn granted(taken: Result<Quota, LedgerError>) -> Result<Grant, Refusal> {
+    match taken {
+        Ok(Quota::Granted(grant)) => Ok(grant),
+        Ok(Quota::Exhausted(exhausted)) => Err(Refusal::Exhausted(exhausted)),
+        Ok(Quota::TooMany { .. }) => Err(Refusal::TooMany),
+        Err(error) => {
+            warn!(%error, "there is no answer about a quota");
+            Err(Refusal::Unreachable)
+        }
+    }
+}
+
+impl<'a> Allowance<'a> {
+    pub(crate) const fn new(
+        pacing: KeyedPacing<'a>,
+        global: GlobalQuota<'a>,
+        weight: u32,
+        was_given_back: &'a AtomicBool,
+    ) -> Self {
+        Self {
+            own: None,
+            global,
+            pacing,
+            weight,
+            was_given_back,
+        }
+    }
+
+    /// Takes this delivery's part of the quota that was taken for all deliveries of a request.
+    pub(crate) fn take_from(&mut self, paid: &Paid) {
+        let counted = self.global.channel.into();
+        self.own = paid.take(Payer::Clinic, counted, self.weight);
+        let global = paid.take(Payer::Platform, counted, self.weight);
+        self.global.state().grant = global;
+    }
+
+    /// Takes the clinic's quota, and that of the platform's account if nothing else can send; or nothing.
+    pub(crate) async fn take(
+        &mut self,
+        tenant: &Tenant,
+        policy: &ChannelPolicy,
+    ) -> Result<(), Refusal> {
+        if let Some(limit) = &policy.rate_limit {
+            let (quotas, counted) = (self.global.quotas, self.global.channel.into());
+            let taken = quotas.take(tenant, counted, limit, self.weight).await;
+            self.own = Some(granted(taken)?);
+        }
+        if !policy.is_global_only {
+            return Ok(());
+        }
+        let taken = self.global.take(self.weight).await;
+        if taken.is_err() {
+            // Nobody was kept waiting by it, so that nobody is asked again.
+            if let Some(own) = self.own.take() {
+                own.put_back(self.weight);
+            }
+        }
+        taken
+    }
+
+    /// From here on the quota may be used, whatever becomes of this process.
+    pub(crate) fn start(&mut self) -> Option<Grant> {
+        self.global.state().is_in_use = true;
+        self.own.take()
+    }
+
+    /// Gives back what the attempts did not use.
+    pub(crate) fn finish(&mut self, own: Option<Grant>, attempts: &[Attempt]) {
+        if attempts.is_empty() {
+            if self.refusal().is_some() {
+                // As in `take_global`.
+                own.iter().for_each(|own| own.put_back(self.weight));
+            } else {
+                self.own = own;
+            }
+        }
+        let used_global = attempts.iter().any(|attempt| attempt.position.is_global());
+        self.global.state().is_in_use = used_global;
+    }
+
+    /// Why the platform's account did not send.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.global.state().refusal
+    }
+}
+
+#[async_trait]
+impl Pacing for Allowance<'_> {
+    async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
+        self.pacing.ask(pace, message).await
+    }
+
+    async fn may_use_global(&self, _message: &Message) -> bool {
+        let taken = self.global.take(self.weight).await;
+        if let Err(refusal) = taken {
+            info!(channel = %self.global.channel, "the platform's account has no quota left");
+            self.global.state().refusal = Some(refusal);
+        }
+        taken.is_ok()
+    }
+}
+
+impl Drop for Allowance<'_> {
+    fn drop(&mut self) {
+        let global = {
+            let mut state = self.global.state();
+            let is_unused = !state.is_in_use;
+            state.grant.take().filter(|_| is_unused)
+        };
+        for grant in self.own.take().into_iter().chain(global) {
+            grant.put_back(self.weight);
+            self.was_given_back.store(true, Ordering::Relaxed);
+        }
+    }
+}

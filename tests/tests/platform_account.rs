@@ -1,0 +1,128 @@
+//! What a clinic can do at the platform's cost: with its account, and with more recipients than its limits count.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use comms_testkit::{clock::ManualClock, smtp::SmtpServer};
+use serde_json::{Value, json};
+
+use crate::world::{CLINIC, FROM, World, claims, communication, email, immediate};
+
+/// Envelope recipients that a server took.
+fn envelope_recipients(server: &SmtpServer) -> usize {
+    let messages = server.messages();
+    messages.iter().map(|message| message.rcpt_to.len()).sum()
+}
+
+/// A world in which `_global` has this limit, and the clinic has switched its own provider off.
+async fn switched_off(limit: Value) -> (World, SmtpServer, Arc<ManualClock>) {
+    let mut world = Box::pin(World::new()).await;
+    let global = Box::pin(world.save_global()).await;
+    let patch = json!({"email": {"rateLimit": limit}});
+    Box::pin(world.patch_settings("_global", patch))
+        .await
+        .expect(200);
+    let mut entry = world.entry();
+    entry["enabled"] = json!(false);
+    Box::pin(world.put_settings(CLINIC, email(&entry, FROM)))
+        .await
+        .expect(201);
+    let clock = Arc::new(ManualClock::new());
+    world.send.pipeline = world.pipeline_with_clock("send", clock.clone());
+    (world, global, clock)
+}
+
+fn with_copies(mut communication: Value, copies: usize) -> Value {
+    let copies: Vec<_> = (0..copies)
+        .map(|n| format!("copy-{n}@example.com"))
+        .collect();
+    communication["bcc"] = json!(copies);
+    communication
+}
+
+#[tokio::test]
+async fn the_global_accounts_limit_holds_for_what_clinics_send_by_it() {
+    let (mut world, global, clock) = switched_off(json!({"maxPerDay": 3})).await;
+    let admin = || claims("CLINIC_ADMIN", Some(CLINIC));
+    let mut answers: BTreeMap<u16, usize> = BTreeMap::new();
+    for n in 0..60 {
+        if n == 30 {
+            // Another process, which knows nothing of what the first one took.
+            world.send.pipeline = world.pipeline_with_clock("send", clock.clone());
+        }
+        let answer = world.post_as(&immediate(), admin(), &[]).await;
+        *answers.entry(answer.status).or_default() += 1;
+    }
+    println!(
+        "60 immediate: answers {answers:?}, {} at the server",
+        envelope_recipients(&global)
+    );
+    let workers = [
+        world.worker_with_clock(clock.clone()),
+        world.worker_with_clock(clock.clone()),
+    ];
+    for _ in 0..60 {
+        world
+            .post_as(&communication(), admin(), &[])
+            .await
+            .expect(202);
+    }
+    let mut waiting = 0;
+    for n in 0..6 {
+        let batch = world
+            .run_worker_with(&workers[n % 2], Duration::from_secs(30))
+            .await;
+        waiting += batch.failed.len();
+    }
+    println!(
+        "60 queued: {waiting} returned, {} at the server in all",
+        envelope_recipients(&global)
+    );
+    assert_eq!(envelope_recipients(&global), 3);
+    assert_eq!(answers, BTreeMap::from([(200, 3), (429, 57)]));
+    assert!(waiting >= 10, "{waiting}");
+    // Nothing is lost: the next day has room for three more.
+    clock.advance(Duration::from_hours(24));
+    world
+        .run_worker_with(&workers[0], Duration::from_secs(30))
+        .await;
+    assert_eq!(envelope_recipients(&global), 6);
+}
+
+#[tokio::test]
+async fn copies_count_as_recipients_of_the_clinics_limit() {
+    let mut world = World::saved().await;
+    let patch = json!({"email": {"rateLimit": {"maxPerDay": 2}}});
+    world.patch_settings(CLINIC, patch).await.expect(200);
+    let clock = Arc::new(ManualClock::new());
+    world.send.pipeline = world.pipeline_with_clock("send", clock.clone());
+    let mut statuses = Vec::new();
+    for _ in 0..2 {
+        statuses.push(world.post(&with_copies(immediate(), 49)).await.status);
+    }
+    println!(
+        "2 requests: answers {statuses:?}, {} recipients",
+        envelope_recipients(&world.smtp)
+    );
+    assert_eq!(envelope_recipients(&world.smtp), 0);
+    assert_eq!(statuses, [422, 422]);
+
+    // From the queue it ends, and says why.
+    let queued = world
+        .post(&with_copies(communication(), 49))
+        .await
+        .expect(202);
+    let worker = world.worker_with_clock(clock);
+    let batch = world
+        .run_worker_with(&worker, Duration::from_secs(30))
+        .await;
+    assert!(batch.failed.is_empty(), "{batch:?}");
+    let answer = world.status(&queued.request_id()).await.expect(200);
+    assert_eq!(
+        answer.body["deliveries"][0]["reason"]["code"],
+        "QUOTA_EXCEEDED"
+    );
+    // Its two recipients are still there.
+    world.post(&with_copies(immediate(), 1)).await.expect(200);
+    assert_eq!(envelope_recipients(&world.smtp), 2);
+    world.post(&immediate()).await.expect(429);
+}
