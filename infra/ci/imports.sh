@@ -18,8 +18,9 @@ declare -A may_use=(
   # A developer's tool, never deployed: the one place where the testkit is an ordinary dependency. Of the adapters it
   # takes when a provider that is down is probed.
   [comms-local]="$functions comms-adapters comms-runtime comms-settings comms-core comms-testkit"
-  # The operator's commands, never deployed. Of the adapters it takes the TLS set-up.
-  [comms-operator]="comms-adapters comms-settings comms-runtime comms-core"
+  # The operator's commands, never deployed. Of the adapters it takes the TLS set-up, of delivery
+  # the ledger.
+  [comms-operator]="comms-adapters comms-delivery comms-settings comms-runtime comms-core"
   [comms-tests]=""
   [comms-bench]=""
 )

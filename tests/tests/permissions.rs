@@ -700,7 +700,7 @@ fn data_keys_are_made_and_opened_for_a_clinic_and_for_what_the_function_does() {
     let generate = "kms:GenerateDataKey";
     for (access, functions) in [
         (decrypt("settings", Some("clinic-1")), &all[..]),
-        (decrypt("hash-key", Some("_hash-key")), &["send", "worker"]),
+        (decrypt("hash-key", Some("_hash-key")), &all[..]),
         (
             data_key(generate, "settings", Some("clinic-1")),
             &["config"],

@@ -5,9 +5,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use comms_core::{Channel, EntryId, ProviderKind, Tenant};
 use comms_delivery::{SharedHealth, Usage};
-use comms_runtime::{Environment, auth::ClaimNames};
+use comms_runtime::{AuditSubjects, Environment, auth::ClaimNames};
 use comms_settings::{
-    OwnAccount, SettingsStore,
+    HashKeys, OwnAccount, SettingsStore,
     envelope::{Kms, Place, Purpose},
 };
 use comms_testkit::clock::ManualClock;
@@ -309,6 +309,12 @@ async fn versions_expire_and_the_present_settings_do_not() {
             clock.clone(),
         ),
         usage: Usage::new(&world.sdk_of("config"), &resources.deliveries_table),
+        hash_keys: HashKeys::new(SettingsStore::new(
+            &world.sdk_of("config"),
+            &resources.settings_table,
+            &resources.kms_key_id,
+        )),
+        audit_subjects: AuditSubjects::default(),
         claims: ClaimNames {
             clinic: "clinic_id".to_owned(),
             roles: "roles".to_owned(),

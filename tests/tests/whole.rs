@@ -8,6 +8,7 @@
     reason = "what is not as it should be is the test's failure"
 )]
 
+mod attribution;
 mod authorization;
 mod ceilings;
 mod concurrency;
@@ -27,6 +28,7 @@ mod observability;
 mod openapi;
 mod operator;
 mod patch;
+mod people;
 mod permissions;
 mod platform_account;
 mod privacy;

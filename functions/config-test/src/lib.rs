@@ -29,14 +29,14 @@ use comms_core::{
 };
 use comms_delivery::chain_spec::chain_spec;
 use comms_runtime::{
-    Environment, HttpProblem,
+    AuditSubjects, Environment, Exchange, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, check_head, json_body, json_response, path_segments, serve, time_left},
+    http::{check_head, json_body, json_response, path_segments, serve, time_left},
 };
 use comms_settings::{
-    ChannelSettings, CommunicationSettings, LimitHolder, Limited, OwnAccount, SettingsStore,
-    StoreError, TestLimitError, TestLimits,
+    ChannelSettings, CommunicationSettings, HashKeys, LimitHolder, Limited, OwnAccount,
+    SettingsStore, StoreError, TestLimitError, TestLimits,
     document::{MAX_DOCUMENT_BYTES, POINTER},
 };
 use futures_util::future::join_all;
@@ -70,6 +70,10 @@ pub struct Deps {
     pub claims: ClaimNames,
     /// Whose roles no clinic may name.
     pub own_account: OwnAccount,
+    /// The key of the callers' hashes.
+    pub hash_keys: HashKeys,
+    /// How logs name callers.
+    pub audit_subjects: AuditSubjects,
     /// See [`HOLD_STEP`].
     pub hold_step: Duration,
 }
@@ -82,6 +86,7 @@ impl Deps {
         let key = environment.required("KMS_KEY_ID");
         let own_account = environment.parsed("STACK_ACCOUNT_ID");
         let claims = ClaimNames::from_environment(environment);
+        let audit_subjects = environment.parsed("AUDIT_SUBJECTS");
         let egress = EgressGuard::new(
             environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
             Arc::new(SystemResolver),
@@ -90,6 +95,8 @@ impl Deps {
         environment.finish()?;
         let store = SettingsStore::new(&sdk, table, key);
         Ok(Self {
+            hash_keys: HashKeys::new(store.clone()),
+            audit_subjects,
             limits: TestLimits::new(store.clone(), Arc::new(SystemClock)),
             store,
             factory: ProviderFactory::new(tls, egress, sdk, Arc::new(SystemClock), 1),
@@ -109,28 +116,37 @@ pub async fn run() -> Result<(), lambda_http::Error> {
 }
 
 /// Answers one request.
-pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
-    let started = Instant::now();
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    if let Err(problem) = check_head(&request) {
-        return answer(&method, "unknown", started, Err(problem));
+pub async fn handle(deps: &Deps, mut request: Request) -> Response<Body> {
+    let exchange = Exchange::begin(&mut request, deps.audit_subjects);
+    let work = Box::pin(route(deps, &request));
+    exchange.answer(work, deps.hash_keys.for_logs()).await
+}
+
+/// The route of a request, and its result.
+async fn route(
+    deps: &Deps,
+    request: &Request,
+) -> (&'static str, Result<Response<Body>, HttpProblem>) {
+    if let Err(problem) = check_head(request) {
+        return ("unknown", Err(problem));
     }
-    let (route, result) = match (&method, path_segments(&path).as_slice()) {
+    match (
+        request.method(),
+        path_segments(request.uri().path()).as_slice(),
+    ) {
         (&Method::POST, ["api", "v1", "clinics", id, "communication", "test-email"]) => (
             "/api/v1/clinics/{clinicId}/communication/test-email",
-            test(deps, &request, id, Channel::Email).await,
+            test(deps, request, id, Channel::Email).await,
         ),
         (&Method::POST, ["api", "v1", "clinics", id, "communication", "test-whatsapp"]) => (
             "/api/v1/clinics/{clinicId}/communication/test-whatsapp",
-            test(deps, &request, id, Channel::Whatsapp).await,
+            test(deps, request, id, Channel::Whatsapp).await,
         ),
         _ => (
             "unknown",
             Err(HttpProblem::not_found("There is no such route.")),
         ),
-    };
-    answer(&method, route, started, result)
+    }
 }
 
 /// What is to be tested.

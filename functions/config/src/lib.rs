@@ -28,17 +28,17 @@ mod stats;
 mod versions;
 mod write;
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use comms_core::{Clock, SystemClock, Tenant};
 use comms_delivery::{SharedHealth, Usage};
 use comms_runtime::{
-    Environment, HttpProblem,
+    AuditSubjects, Environment, Exchange, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{answer, check_head, path_segments, serve, source_address},
+    http::{check_head, path_segments, serve, source_address},
 };
-use comms_settings::{Author, OwnAccount, SettingsStore, VersionRetention};
+use comms_settings::{Author, HashKeys, OwnAccount, SettingsStore, VersionRetention};
 use lambda_http::{
     Body, Request, Response,
     http::{HeaderValue, Method, StatusCode, header},
@@ -56,6 +56,10 @@ pub struct Deps {
     pub claims: ClaimNames,
     /// Whose roles no clinic may name.
     pub own_account: OwnAccount,
+    /// The key of the callers' hashes.
+    pub hash_keys: HashKeys,
+    /// How logs name callers.
+    pub audit_subjects: AuditSubjects,
     /// The time of a save.
     pub clock: Arc<dyn Clock>,
 }
@@ -70,13 +74,17 @@ impl Deps {
         let retention = environment.parsed::<VersionRetention>("SETTINGS_RETENTION_DAYS");
         let own_account = environment.parsed("STACK_ACCOUNT_ID");
         let claims = ClaimNames::from_environment(environment);
+        let audit_subjects = environment.parsed("AUDIT_SUBJECTS");
         environment.finish()?;
+        let store = SettingsStore::new(&sdk, table, key).keeping_versions_for(retention);
         Ok(Self {
-            store: SettingsStore::new(&sdk, table, key).keeping_versions_for(retention),
+            hash_keys: HashKeys::new(store.clone()),
+            store,
             health: SharedHealth::new(&sdk, deliveries.clone(), Arc::new(SystemClock)),
             usage: Usage::new(&sdk, deliveries),
             claims,
             own_account,
+            audit_subjects,
             clock: Arc::new(SystemClock),
         })
     }
@@ -91,46 +99,54 @@ pub async fn run() -> Result<(), lambda_http::Error> {
 }
 
 /// Answers one request.
-pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
+pub async fn handle(deps: &Deps, mut request: Request) -> Response<Body> {
+    let exchange = Exchange::begin(&mut request, deps.audit_subjects);
+    let work = Box::pin(route(deps, &request));
+    exchange.answer(work, deps.hash_keys.for_logs()).await
+}
+
+/// The route of a request, and its result.
+async fn route(
+    deps: &Deps,
+    request: &Request,
+) -> (&'static str, Result<Response<Body>, HttpProblem>) {
     const CLINIC: &str = "/api/v1/clinics/{clinicId}";
     const HEALTH: &str = "/api/v1/clinics/{clinicId}/communication/health";
     const STATS: &str = "/api/v1/clinics/{clinicId}/communication/stats";
     const VERSIONS: &str = "/api/v1/clinics/{clinicId}/communication/versions";
     const RESTORE: &str = "/api/v1/clinics/{clinicId}/communication/versions/{version}/restore";
-    let started = Instant::now();
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    if let Err(problem) = check_head(&request) {
-        return answer(&method, "unknown", started, Err(problem));
+    if let Err(problem) = check_head(request) {
+        return ("unknown", Err(problem));
     }
-    let (route, result) = match path_segments(&path).as_slice() {
+    let method = request.method();
+    match path_segments(request.uri().path()).as_slice() {
         ["api", "v1", "clinics", id] => {
-            let result = match method {
-                Method::GET => read::get(deps, &request, id).await,
-                Method::PUT => write::put(deps, &request, id).await,
-                Method::PATCH => write::patch(deps, &request, id).await,
-                Method::DELETE => write::delete(deps, &request, id).await,
+            let result = match *method {
+                Method::GET => read::get(deps, request, id).await,
+                Method::PUT => write::put(deps, request, id).await,
+                Method::PATCH => write::patch(deps, request, id).await,
+                Method::DELETE => write::delete(deps, request, id).await,
                 _ => Err(method_not_allowed("GET, PUT, PATCH, DELETE")),
             };
             (CLINIC, result)
         }
         ["api", "v1", "clinics", id, "communication", "health"] => {
-            let result = match method {
-                Method::GET => health::get(deps, &request, id).await,
+            let result = match *method {
+                Method::GET => health::get(deps, request, id).await,
                 _ => Err(method_not_allowed("GET")),
             };
             (HEALTH, result)
         }
         ["api", "v1", "clinics", id, "communication", "stats"] => {
-            let result = match method {
-                Method::GET => stats::get(deps, &request, id).await,
+            let result = match *method {
+                Method::GET => stats::get(deps, request, id).await,
                 _ => Err(method_not_allowed("GET")),
             };
             (STATS, result)
         }
         ["api", "v1", "clinics", id, "communication", "versions"] => {
-            let result = match method {
-                Method::GET => versions::list(deps, &request, id).await,
+            let result = match *method {
+                Method::GET => versions::list(deps, request, id).await,
                 _ => Err(method_not_allowed("GET")),
             };
             (VERSIONS, result)
@@ -145,8 +161,8 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
             version,
             "restore",
         ] => {
-            let result = match method {
-                Method::POST => versions::restore(deps, &request, id, version).await,
+            let result = match *method {
+                Method::POST => versions::restore(deps, request, id, version).await,
                 _ => Err(method_not_allowed("POST")),
             };
             (RESTORE, result)
@@ -155,8 +171,7 @@ pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
             "unknown",
             Err(HttpProblem::not_found("There is no such route.")),
         ),
-    };
-    answer(&method, route, started, result)
+    }
 }
 
 /// 405 with the methods that there are (RFC 9110 section 15.5.6).

@@ -9,7 +9,7 @@
 
 mod queue;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
 use comms_core::{
@@ -22,12 +22,12 @@ use comms_delivery::{
     QuotaError, quota::Exhausted,
 };
 use comms_runtime::{
-    Environment, HttpProblem,
+    AuditSubjects, Environment, Exchange, HttpProblem, Trail,
     auth::{Action, ClaimNames, Principal},
     aws,
     http::{
-        answer, body_bytes, check_head, json_response, json_text_response, path_segments, serve,
-        time_left, trace,
+        body_bytes, check_head, json_response, json_text_response, path_segments, serve, time_left,
+        trace,
     },
     telemetry::TraceHeader,
 };
@@ -56,6 +56,8 @@ pub struct Deps {
     pub queue: Queue,
     /// The names of the token's claims.
     pub claims: ClaimNames,
+    /// How logs name callers.
+    pub audit_subjects: AuditSubjects,
 }
 
 impl Deps {
@@ -74,11 +76,13 @@ impl Deps {
         let queue_url = environment.required("QUEUE_URL");
         let urgent_queue_url = environment.required("URGENT_QUEUE_URL");
         let claims = ClaimNames::from_environment(environment);
+        let audit_subjects = environment.parsed("AUDIT_SUBJECTS");
         environment.finish()?;
         Ok(Self {
             pipeline: Pipeline::assemble(&sdk, config),
             queue: Queue::new(&sdk, queue_url, urgent_queue_url),
             claims,
+            audit_subjects,
         })
     }
 }
@@ -92,28 +96,37 @@ pub async fn run() -> Result<(), lambda_http::Error> {
 }
 
 /// Answers one request.
-pub async fn handle(deps: &Deps, request: Request) -> Response<Body> {
-    let started = Instant::now();
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    if let Err(problem) = check_head(&request) {
-        return answer(&method, "unknown", started, Err(problem));
+pub async fn handle(deps: &Deps, mut request: Request) -> Response<Body> {
+    let exchange = Exchange::begin(&mut request, deps.audit_subjects);
+    let work = Box::pin(route(deps, &request));
+    exchange.answer(work, deps.pipeline.key_for_logs()).await
+}
+
+/// The route of a request, and its result.
+async fn route(
+    deps: &Deps,
+    request: &Request,
+) -> (&'static str, Result<Response<Body>, HttpProblem>) {
+    if let Err(problem) = check_head(request) {
+        return ("unknown", Err(problem));
     }
-    let (route, result) = match (&method, path_segments(&path).as_slice()) {
+    match (
+        request.method(),
+        path_segments(request.uri().path()).as_slice(),
+    ) {
         (&Method::POST, ["api", "v1", "communications"]) => {
-            ("/api/v1/communications", post(deps, &request).await)
+            ("/api/v1/communications", post(deps, request).await)
         }
         (&Method::GET, ["api", "v1", "communications", id]) => (
             "/api/v1/communications/{requestId}",
-            get(deps, &request, id).await,
+            get(deps, request, id).await,
         ),
         (&Method::GET, ["api", "v1", "health"]) => ("/api/v1/health", Ok(health())),
         _ => (
             "unknown",
             Err(HttpProblem::not_found("There is no such route.")),
         ),
-    };
-    answer(&method, route, started, result)
+    }
 }
 
 fn health() -> Response<Body> {
@@ -160,6 +173,7 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
         .accept(&submission.request, &key, &principal.subject)
         .await
         .map_err(pipeline_problem)?;
+    Trail::of(request).note_request_id(accepted.id());
     if let Some(quota) = quota {
         accepted = accepted.paid(quota);
     }
@@ -377,6 +391,7 @@ async fn get(deps: &Deps, request: &Request, id: &str) -> Result<Response<Body>,
     let unknown =
         || HttpProblem::not_found("There is no communication with this id, or no longer.");
     let id = RequestId::parse(id).map_err(|_| unknown())?;
+    Trail::of(request).note_request_id(&id);
     let found = deps
         .pipeline
         .status(&id)

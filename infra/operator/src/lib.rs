@@ -1,5 +1,6 @@
 //! The operator's commands: re-seal what is stored under another KMS key, count what is under which, import the
-//! settings of many clinics, and see to the dead letters. `infra/docs/OPERATIONS.md` says when and how.
+//! settings of many clinics, see to the dead letters, list who did what, and export or erase what the ledger has of a
+//! recipient. `infra/docs/OPERATIONS.md` says when and how.
 //!
 //! Each command can be stopped anywhere and started again: it does what is left. None prints anything of what settings
 //! or messages say: ids, names of items, queues and fields, and codes only.
@@ -19,12 +20,15 @@ use comms_settings::SettingsStore;
 use serde::Serialize;
 
 mod api;
+pub mod audit;
 pub mod clinics_file;
 mod console;
 pub mod dead_letters;
 pub mod import;
 mod pace;
+mod people;
 mod progress;
+pub mod recipient;
 pub mod reseal;
 pub mod stop;
 
@@ -33,13 +37,14 @@ pub use api::{Api, ApiError};
 use crate::{
     console::{note, say},
     dead_letters::command::{DeadLettersCommand, run_dead_letters},
+    people::{AuditArgs, EraseArgs, ExportArgs, run_audit, run_erase, run_export},
     progress::Progress,
 };
 
 /// The variable with the token for the API, where no file has it.
 const TOKEN_VARIABLE: &str = "COMMS_TOKEN";
 
-/// Keeps clinics' settings and the dead letters in order.
+/// Keeps clinics' settings, the dead letters and recipients' data in order.
 ///
 /// Exit codes: 0 nothing is left to do, 1 something is (the report says what), 2 the command could not be run, 130 it
 /// was interrupted. Every command can be started again and does what is left.
@@ -62,6 +67,12 @@ enum Command {
     /// Counts dead letters, puts them back on their queues, deletes them. Region and credentials as for `reseal`.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// Writes the deliveries of one recipient as lines of JSON. Region and credentials as for `reseal`.
+    Export(ExportArgs),
+    /// Erases what the ledger has of one recipient. Region and credentials as for `reseal`.
+    Erase(EraseArgs),
+    /// Lists who sent, who read and who changed. Region and credentials as for `reseal`.
+    Audit(AuditArgs),
 }
 
 #[derive(Debug, Args)]
@@ -182,6 +193,9 @@ pub fn main() -> ExitCode {
                     Command::Status(args) => run_status(args).await,
                     Command::Import(args) => run_import(args).await,
                     Command::DeadLetters(command) => run_dead_letters(command).await,
+                    Command::Export(args) => run_export(args).await,
+                    Command::Erase(args) => run_erase(args).await,
+                    Command::Audit(args) => run_audit(args).await,
                 }
             })
         });

@@ -1,7 +1,7 @@
 //! Re-sealing all that is stored: the walk over the table, its pace, its patience, its report.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     time::Duration,
 };
@@ -125,6 +125,16 @@ pub async fn count(store: &SettingsStore, tenants: &[Tenant]) -> Result<Count, S
         }
     }
     Ok(count)
+}
+
+/// The owners of all items of the table: tenants, and the names of items that are no tenant's.
+pub(crate) async fn owners(store: &SettingsStore) -> Result<BTreeSet<String>, StoreError> {
+    let mut owners = BTreeSet::new();
+    let mut pages = Pages::new(store, &[]);
+    while let Some(items) = pages.next().await? {
+        owners.extend(items.into_iter().map(|item| item.owner));
+    }
+    Ok(owners)
 }
 
 /// Re-seals what `plan` names, and keeps `report` up to date meanwhile, so that it is right whenever the run is stopped.

@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod address;
+pub mod audit;
 pub mod base_url;
 mod calling_codes;
 pub mod clock;

@@ -719,3 +719,4 @@ fn database<E: ProvideErrorMetadata, R>(
 
 #[cfg(test)]
 pub(crate) mod fuzz;
+pub mod records;

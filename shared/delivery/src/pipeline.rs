@@ -444,6 +444,11 @@ impl Pipeline {
         }
     }
 
+    /// The key by which logs name callers ([`HashKeys::for_logs`]).
+    pub async fn key_for_logs(&self) -> Option<&HashKey> {
+        self.hash_keys.for_logs().await
+    }
+
     /// Names a communication and its deliveries; writes nothing.
     pub async fn identify(
         &self,

@@ -7,7 +7,7 @@ use comms_core::{ClinicId, Tenant, metric::METRICS};
 use lambda_http::{Request, RequestExt, request::RequestContext};
 use tracing::{info, warn};
 
-use crate::http::HttpProblem;
+use crate::{audit::Trail, http::HttpProblem};
 
 /// What a caller may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +56,7 @@ pub enum Action {
 }
 
 impl Action {
-    const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Send => "send",
             Self::ViewCommunication => "view_communication",
@@ -96,12 +96,13 @@ impl ClaimNames {
 }
 
 /// A caller, as the token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Principal {
     /// The token's subject.
     pub subject: String,
     clinic: Option<ClinicId>,
     roles: BTreeSet<Role>,
+    trail: Trail,
 }
 
 impl Principal {
@@ -118,7 +119,7 @@ impl Principal {
             _ => None,
         };
         claims
-            .map(|claims| Self::from_claims(claims, names))
+            .map(|claims| Self::from_claims(claims, names).on(Trail::of(request)))
             .ok_or_else(|| {
                 warn!("a request came without verified claims");
                 info!(target: METRICS, callers_refused = 1_u64);
@@ -149,27 +150,27 @@ impl Principal {
             subject,
             clinic,
             roles,
+            trail: Trail::default(),
         }
     }
 
-    /// Whether the caller may do `action` for `tenant`. A refusal is logged.
+    /// Notes the caller on the request's trail, and whatever it is authorized for from now on.
+    fn on(self, trail: Trail) -> Self {
+        trail.note_caller(&self.subject, self.clinic.as_ref().map(ClinicId::as_str));
+        Self { trail, ..self }
+    }
+
+    /// Whether the caller may do `action` for `tenant`. That is noted on the request's trail, from which refusals are
+    /// logged.
     pub fn authorize(&self, action: Action, tenant: &Tenant) -> Result<(), HttpProblem> {
-        if self
-            .roles
-            .iter()
-            .any(|role| self.role_allows(*role, action, tenant))
-        {
-            return Ok(());
+        let mut roles = self.roles.iter();
+        let is_allowed = roles.any(|role| self.role_allows(*role, action, tenant));
+        self.trail.note_action(action, Some(tenant), is_allowed);
+        if is_allowed {
+            Ok(())
+        } else {
+            Err(HttpProblem::forbidden())
         }
-        warn!(
-            subject = self.subject,
-            callers_clinic = self.clinic.as_ref().map(tracing::field::display),
-            clinic_id = %tenant,
-            action = action.as_str(),
-            "refused"
-        );
-        info!(target: METRICS, callers_refused = 1_u64);
-        Err(HttpProblem::forbidden())
     }
 
     fn role_allows(&self, role: Role, action: Action, tenant: &Tenant) -> bool {

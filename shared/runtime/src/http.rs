@@ -333,7 +333,7 @@ pub fn trace(request: &Request) -> Option<TraceHeader> {
 }
 
 /// Turns a handler's result into the answer, and logs what was answered.
-pub fn answer(
+pub(crate) fn answer(
     method: &Method,
     route: &'static str,
     started: Instant,

@@ -3,6 +3,7 @@
 
 #![cfg_attr(all(test, fuzzing), no_main)]
 
+pub mod audit;
 pub mod auth;
 pub mod aws;
 pub mod environment;
@@ -12,5 +13,6 @@ pub mod http;
 pub mod sqs;
 pub mod telemetry;
 
+pub use audit::{AuditSubjects, Exchange, Trail};
 pub use environment::{Environment, EnvironmentError};
 pub use http::HttpProblem;

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use comms_core::metric::METRICS;
+use comms_core::{audit::AUDIT, metric::METRICS};
 use tracing::{Metadata, Span, Subscriber, info, info_span};
 use tracing_subscriber::{
     Layer,
@@ -124,11 +124,12 @@ fn targets(level: LogLevel) -> Targets {
         .with_target("lambda_runtime", level.0.min(LevelFilter::WARN))
 }
 
-/// Whether something is for our lines: our spans and metrics at every level, since the ids that spans hold are
+/// Whether something is for our lines: our spans, metrics and audit lines at every level, since the ids that spans hold are
 /// what a line is found by.
 fn is_ours(targets: &Targets, metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     target == METRICS
+        || target == AUDIT
         || if metadata.is_span() {
             target.starts_with("comms_")
         } else {
@@ -205,6 +206,7 @@ fn invocation_of(
         invocation_id = context.request_id,
         trace_id = trace.map(TraceHeader::id),
         cold_start = is_first,
+        subject = tracing::field::Empty,
     );
     if is_first {
         let init = process.and_then(|process| process.init.get());

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use comms_core::HashKey;
 use futures_util::FutureExt as _;
 use tokio::sync::OnceCell;
+use tracing::warn;
 
 use crate::{
     aws_error::error_code,
@@ -38,6 +39,25 @@ impl HashKeys {
     /// The key. The first call reads and decrypts it; later ones cost nothing.
     pub async fn get(&self) -> Result<&HashKey, StoreError> {
         self.key.get_or_try_init(|| self.load_or_create()).await
+    }
+
+    /// The key, or `None` where there is none yet. Makes none.
+    pub async fn find(&self) -> Result<Option<&HashKey>, StoreError> {
+        if self.key.get().is_none()
+            && let Some(key) = self.load().await?
+        {
+            // Whoever was first has read the same.
+            let _ = self.key.set(key);
+        }
+        Ok(self.key.get())
+    }
+
+    /// The key by which logs name callers. Where it cannot be read, that is logged, and they are not named.
+    pub async fn for_logs(&self) -> Option<&HashKey> {
+        self.find().await.unwrap_or_else(|error| {
+            warn!(%error, "callers are not named in the logs: the hash key cannot be read");
+            None
+        })
     }
 
     async fn load_or_create(&self) -> Result<HashKey, StoreError> {
