@@ -51,6 +51,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("infra/operator/src/dead_letters/report.rs", "MAX_FIELDS"),
     ("shared/core/src/dead_letter.rs", "MAX_POINTER"),
     ("shared/delivery/src/pacing.rs", "MOST_TRIES"),
+    ("shared/delivery/src/permits.rs", "MAX_TRIES"),
     ("shared/delivery/src/quota.rs", "MOST_TRIES"),
 ];
 

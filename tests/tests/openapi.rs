@@ -73,7 +73,7 @@ fn operations(contract: &Contract) -> Vec<Operation> {
     operations
 }
 
-fn operation(contract: &Contract, id: &str) -> Operation {
+pub(crate) fn operation(contract: &Contract, id: &str) -> Operation {
     let mut operations = contract.operations().into_iter();
     operations
         .find(|operation| operation.object["operationId"] == id)

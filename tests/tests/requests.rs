@@ -66,7 +66,7 @@ impl Meter {
         let clock = Arc::new(ManualClock::new());
         world.send.pipeline = world.pipeline_with_clock("send", clock.clone());
         let worker = world.worker_with_clock(clock.clone());
-        for warming in [communication(), immediate()] {
+        for warming in [normal(communication()), normal(immediate())] {
             world.post(&warming).await;
             world
                 .run_worker_with(&worker, Duration::from_secs(30))
@@ -136,6 +136,12 @@ impl Meter {
         );
         taken
     }
+}
+
+/// With a priority that needs no urgent quota.
+fn normal(mut communication: Value) -> Value {
+    communication["priority"] = json!("normal");
+    communication
 }
 
 /// Whose call it is, of those who have to do with messages.
@@ -248,7 +254,7 @@ fn row(name: &str, taken: &Taken) -> String {
 async fn queued_one_by_one() -> Taken {
     let meter = Box::pin(Meter::start()).await;
     for _ in 0..100 {
-        meter.post(&communication(), 202).await;
+        meter.post(&normal(communication()), 202).await;
     }
     meter.work_off().await;
     meter.end()
@@ -256,8 +262,7 @@ async fn queued_one_by_one() -> Taken {
 
 async fn queued_in_bulk() -> Taken {
     let meter = Box::pin(Meter::start()).await;
-    let mut campaign = communication();
-    campaign["priority"] = json!("normal");
+    let mut campaign = normal(communication());
     campaign["recipients"] = (0..500)
         .map(|n| json!({"email": format!("patient-{n}@example.com")}))
         .collect();
@@ -269,7 +274,7 @@ async fn queued_in_bulk() -> Taken {
 async fn immediately() -> Taken {
     let meter = Box::pin(Meter::start()).await;
     for _ in 0..100 {
-        meter.post(&immediate(), 200).await;
+        meter.post(&normal(immediate()), 200).await;
     }
     meter.end()
 }
@@ -294,7 +299,8 @@ async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
     let immediate = Box::pin(immediately()).await;
     immediate.expect(&[
         ("send dynamodb:PutItem", 100),
-        ("send dynamodb:UpdateItem", 200 + 100),
+        // The claim and the outcome, the usage, and the permit that is taken and released.
+        ("send dynamodb:UpdateItem", 200 + 100 + 200),
     ]);
 
     let rows = [
@@ -318,16 +324,18 @@ async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
 
 #[tokio::test]
 async fn settings_are_read_once_a_minute_and_decrypted_once_a_version() {
-    const READ: [&str; 3] = [
+    const READ: [&str; 4] = [
         "dynamodb:GetItem _global settings",
         "dynamodb:GetItem clinic-123 settings",
         // What other processes know of its providers.
         "dynamodb:GetItem health#clinic-123 1",
+        // Whether its deliveries are slow elsewhere.
+        "dynamodb:GetItem slow#normal#clinic-123 permits",
     ];
     let meter = Box::pin(Meter::start()).await;
     let deliver_some = async || {
         for _ in 0..25 {
-            meter.post(&communication(), 202).await;
+            meter.post(&normal(communication()), 202).await;
         }
         meter.work_off().await;
         meter.reads()
@@ -350,6 +358,7 @@ async fn settings_are_read_once_a_minute_and_decrypted_once_a_version() {
         READ[0],
         READ[1],
         "dynamodb:GetItem health#clinic-123 2",
+        READ[3],
         "kms:Decrypt",
     ]);
     assert_eq!(deliver_some().await, of_another_version);

@@ -39,6 +39,7 @@ mod quotas;
 mod requests;
 mod rotation;
 mod send;
+mod shares;
 mod usage;
 mod versions;
 mod worker;

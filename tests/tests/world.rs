@@ -13,7 +13,9 @@ use aws_sdk_sqs::{
 use aws_types::SdkConfig;
 use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
 use comms_core::Clock;
-use comms_delivery::{Ledger, Pipeline, Quotas, SharedHealth, SharedPacing, Usage};
+use comms_delivery::{
+    Ledger, Pipeline, Quotas, ShareLimits, SharedHealth, SharedPacing, Shares, Usage,
+};
 use comms_runtime::{Environment, http::invocation, sqs::SqsEvent};
 use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
@@ -648,6 +650,12 @@ pub(crate) fn pipeline_with(
         Quotas::new(sdk, &resources.deliveries_table, clock.clone()),
         SharedPacing::new(sdk, &resources.deliveries_table, clock.clone()),
         Usage::new(sdk, &resources.deliveries_table),
+        Shares::new(
+            sdk,
+            &resources.deliveries_table,
+            clock.clone(),
+            ShareLimits::default(),
+        ),
         Ledger::new(sdk, &resources.deliveries_table),
         clock,
     )

@@ -7,9 +7,10 @@
 //! | `GET /api/v1/communications/{requestId}` | 200, 404 |
 //! | `GET /api/v1/health` | 200 |
 
+mod immediate;
 mod queue;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
 use comms_core::{
@@ -18,8 +19,8 @@ use comms_core::{
     request::{self, Strategy, Submission},
 };
 use comms_delivery::{
-    Accepted, DeliveryResult, HandBack, Patience, Payer, Pipeline, PipelineConfig, PipelineError,
-    QuotaError, quota::Exhausted,
+    Accepted, DeliveryResult, HandBack, Immediate, Patience, Payer, Pipeline, PipelineConfig,
+    PipelineError, QuotaError, in_flight::InFlightPermit, quota::Exhausted,
 };
 use comms_runtime::{
     AuditSubjects, Environment, Exchange, HttpProblem, Trail,
@@ -71,6 +72,7 @@ impl Deps {
             address_mask: environment.parsed("ADDRESS_MASK"),
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
             concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
+            shares: immediate::share_limits(environment),
             tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
         };
         let queue_url = environment.required("QUEUE_URL");
@@ -137,10 +139,22 @@ fn health() -> Response<Body> {
 }
 
 async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProblem> {
-    let principal = Principal::of(request, &deps.claims)?;
     let deadline = Deadline::after(time_left(request));
+    let answer = accept(deps, request, deadline).await;
+    // Nothing is left to do where it was sent.
+    deps.pipeline.release_in_flight(deadline).await;
+    answer
+}
+
+async fn accept(
+    deps: &Deps,
+    request: &Request,
+    deadline: Deadline,
+) -> Result<Response<Body>, HttpProblem> {
+    let principal = Principal::of(request, &deps.claims)?;
     let mut submission = read_submission(request)?;
     principal.authorize(Action::Send, &submission.request.tenant())?;
+    immediate::check_priority(deps, &principal, &submission.request).await?;
     let is_own_key = submission.idempotency_key.is_some();
     let key = submission
         .idempotency_key
@@ -150,7 +164,7 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
     let unknown_key = (!is_own_key).then_some(key.as_str());
     // Before anything is recorded under the key: what is too large for the queue can still be sent
     // at once, under the same key.
-    let messages = match submission.request.strategy {
+    let mut messages = match submission.request.strategy {
         Strategy::Queued => {
             Some(QueueMessages::new(&submission).map_err(|error| too_large(&error))?)
         }
@@ -161,11 +175,20 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
         }
     };
     // Before anything is recorded as well: what is refused has left nothing behind.
-    let quota = match submission.request.strategy {
-        Strategy::Queued => None,
+    let urgent = deps.pipeline.take_urgent(&submission.request, &key).await;
+    let urgent = urgent.map_err(immediate::urgent_problem)?;
+    let (quota, permit) = match submission.request.strategy {
+        Strategy::Queued => (None, None),
         Strategy::Immediate => {
-            let taken = deps.pipeline.take_quota(&submission.request, &key).await;
-            Some(taken.map_err(quota_problem)?)
+            let pipeline = &deps.pipeline;
+            let admitted = pipeline.admit_immediate(&submission.request, &key, deadline);
+            match Box::pin(admitted).await.map_err(immediate::problem)? {
+                Immediate::Now { quota, permit } => (Some(quota), permit),
+                Immediate::Queue => {
+                    messages = Some(immediate::queued_instead(&submission)?);
+                    (None, None)
+                }
+            }
         }
     };
     let mut accepted = deps
@@ -174,6 +197,9 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
         .await
         .map_err(pipeline_problem)?;
     Trail::of(request).note_request_id(accepted.id());
+    if !accepted.is_repeated() {
+        urgent.spend();
+    }
     if let Some(quota) = quota {
         accepted = accepted.paid(quota);
     }
@@ -191,7 +217,18 @@ async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProb
             );
             (StatusCode::ACCEPTED, accepted.queued())
         }
-        None => send_now(deps, &submission, unknown_key, &accepted, deadline, trace).await?,
+        None => {
+            let sent = send_now(
+                deps,
+                &submission,
+                unknown_key,
+                &accepted,
+                deadline,
+                permit,
+                trace,
+            );
+            sent.await?
+        }
     };
     let mut body = json!({"requestId": accepted.id(), "deliveries": deliveries});
     if status == StatusCode::ACCEPTED {
@@ -213,9 +250,11 @@ async fn send_now(
     unknown_key: Option<&str>,
     accepted: &Accepted,
     deadline: Deadline,
+    permit: Option<InFlightPermit>,
     trace: Option<&TraceHeader>,
 ) -> Result<(StatusCode, Vec<Delivery>), HttpProblem> {
     let pipeline = &deps.pipeline;
+    let started = Instant::now();
     let results = pipeline
         .deliver(
             &submission.request,
@@ -224,6 +263,9 @@ async fn send_now(
             Patience::GiveUp,
         )
         .await;
+    if let Some(permit) = permit {
+        permit.end_with(&results, started.elapsed());
+    }
     pipeline.tell_connections();
     pipeline.settle(deadline).await;
     let mut deliveries = accepted.queued();
@@ -242,6 +284,7 @@ async fn send_now(
                 | HandBack::NotRecorded { .. }
                 | HandBack::Deferred { .. }
                 | HandBack::OverQuota { .. }
+                | HandBack::ShareTaken { .. }
                 | HandBack::Paced { .. },
             ) => {
                 handed_back += 1;

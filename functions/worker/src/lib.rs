@@ -21,7 +21,7 @@ use comms_core::{
 };
 use comms_delivery::{
     DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError, QueueClaim,
-    QueuedMessage,
+    QueuedMessage, ShareLimits, WorkerShares,
     queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, PAYLOAD_HASH},
 };
 use comms_runtime::{
@@ -66,6 +66,7 @@ impl Deps {
             address_mask: environment.parsed("ADDRESS_MASK"),
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
             concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
+            shares: share_limits(environment),
             tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
         };
         let sources = ["QUEUE_URL", "URGENT_QUEUE_URL"].map(|name| environment.required(name));
@@ -75,6 +76,20 @@ impl Deps {
             pipeline: Pipeline::assemble(&sdk, config),
             queues: Queues::new(&sdk, sources, dead_letters),
         })
+    }
+}
+
+/// The platform's limits, of which the environment may name others.
+fn share_limits(environment: &Environment<'_>) -> ShareLimits {
+    let defaults = ShareLimits::default();
+    let workers = environment.parsed_or("WORKER_CONCURRENCY", ShareLimits::WORKERS);
+    let urgent_workers =
+        environment.parsed_or("URGENT_WORKER_CONCURRENCY", ShareLimits::URGENT_WORKERS);
+    let percent = environment.parsed_or("SLOW_WORKER_SHARE_PERCENT", ShareLimits::WORKER_PERCENT);
+    ShareLimits {
+        urgent_per_hour: environment.parsed_or("URGENT_PER_HOUR", defaults.urgent_per_hour),
+        workers: WorkerShares::of(percent, workers, urgent_workers),
+        ..defaults
     }
 }
 
@@ -187,7 +202,7 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
     // On the heap, which has it back when the deliveries begin.
     let accepted = Box::pin(deps.pipeline.accept_queued(queued)).await;
     let accepted = match accepted {
-        Ok(accepted) => accepted.brought(
+        Ok(accepted) => accepted.from_queue(deps.queues.kind_of(message)).brought(
             message.receive_count(),
             message
                 .sent_at()

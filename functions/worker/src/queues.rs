@@ -17,6 +17,7 @@ use comms_core::{
         CLINIC_ID, DEAD_AT, FIELDS, REASON, SOURCE_MESSAGE_ID, SOURCE_QUEUE, is_message_id,
     },
 };
+use comms_delivery::WorkQueue;
 use comms_runtime::sqs::SqsMessage;
 use comms_settings::error_code;
 use futures_util::FutureExt as _;
@@ -71,7 +72,7 @@ pub struct Queues {
 }
 
 impl Queues {
-    /// Takes messages from the queues with the URLs `sources`, and sets them aside on `dead_letters`.
+    /// Takes messages from the queues with the URLs `sources`, the second of which is the urgent one, and sets them aside on `dead_letters`.
     pub fn new(
         config: &SdkConfig,
         sources: [impl Into<String>; 2],
@@ -177,6 +178,16 @@ impl Queues {
                 operation: "ChangeMessageVisibilityBatch",
                 code: entry.code,
             }),
+        }
+    }
+
+    /// Which of the queues a message is from.
+    pub fn kind_of(&self, message: &SqsMessage) -> WorkQueue {
+        let [_, urgent] = &self.sources;
+        if urgent.rsplit('/').next() == Some(message.queue()) {
+            WorkQueue::Urgent
+        } else {
+            WorkQueue::Normal
         }
     }
 

@@ -5,7 +5,8 @@
 //! same time; a function error, an answer that is no answer, or an identifier that was not in the batch leaves the whole
 //! batch on the queue; visibility is left alone, so what failed comes back when its visibility timeout is over, or when
 //! the worker said. Unlike in production that timeout is [`VISIBILITY_TIMEOUT`] rather than three minutes, because
-//! somebody is waiting.
+//! somebody is waiting. Unlike in SQS, whose fair queues deliver the messages of quiet groups first once one group is
+//! noisy, the local SQS delivers in the order of arrival: here only the worker itself keeps a slow clinic to its share.
 
 use std::collections::HashSet;
 use std::sync::Arc;

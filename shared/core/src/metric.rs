@@ -163,6 +163,10 @@ pub const ALL: &[Metric] = &[
         "deferred_by_pacing",
         "deliveries that wait for their turn at a provider",
     ),
+    summed(
+        "deferred_by_worker_share",
+        "deliveries that wait because their clinic's slow ones hold its share of the workers",
+    ),
     // The service itself.
     each(
         "dead_lettered",

@@ -12,14 +12,18 @@ pub mod deferral;
 #[cfg(test)]
 mod fuzz;
 pub mod health;
+pub mod in_flight;
 pub mod ledger;
 pub mod pacing;
+mod permits;
 pub mod pipeline;
 mod policy;
 pub mod queue_claim;
 pub mod quota;
 mod recent;
+pub mod shares;
 pub mod slots;
+pub mod slow_workers;
 pub mod usage;
 
 pub use counted::Counted;
@@ -27,10 +31,12 @@ pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
 pub use pacing::SharedPacing;
 pub use pipeline::{
-    Accepted, DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError,
-    QueuedMessage, QuotaError,
+    Accepted, DeliveryResult, HandBack, Immediate, ImmediateError, Patience, Pipeline,
+    PipelineConfig, PipelineError, QueuedMessage, QuotaError, UrgentError, UrgentQuota,
 };
 pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Payer, Quota, Quotas};
+pub use shares::{ShareLimits, Shares};
 pub use slots::Slots;
+pub use slow_workers::{WorkQueue, WorkerShares};
 pub use usage::Usage;

@@ -1,6 +1,10 @@
 //! The pipeline: an accepted communication becomes deliveries, each claimed in the ledger, sent
 //! through its tenant's chain, and recorded.
 
+mod immediate;
+mod urgent;
+mod worker_share;
+
 use std::{
     collections::HashSet,
     num::{NonZeroUsize, ParseIntError},
@@ -51,9 +55,15 @@ use crate::{
     policy::{self, ChannelPolicy},
     queue_claim::{self, Proof, QueueClaim},
     quota::{self, Exhausted, Paid, Payer, Quota, Quotas},
+    shares::{ShareLimits, Shares},
     slots::Slots,
+    slow_workers::WorkQueue,
     usage::Usage,
 };
+
+pub use immediate::{Immediate, ImmediateError};
+pub use urgent::{UrgentError, UrgentQuota};
+use worker_share::Start;
 
 /// Deliveries of one request that are worked on at once.
 const CONCURRENT_DELIVERIES: usize = 10;
@@ -133,6 +143,12 @@ pub struct Accepted {
     planned: Vec<PlannedDelivery>,
     quota: QuotaSource,
     hash_key: HashKey,
+    /// The queue that it came from.
+    queue: Option<WorkQueue>,
+    /// Whether it was accepted by HTTP, and its urgent quota was taken then.
+    was_counted: bool,
+    /// Whether the ledger knew it already.
+    is_repeated: bool,
 }
 
 /// Where the deliveries of a communication have their quota from.
@@ -163,6 +179,20 @@ impl Accepted {
                 receives,
                 queued_at,
             },
+            ..self
+        }
+    }
+
+    /// Whether the ledger knew it already.
+    pub const fn is_repeated(&self) -> bool {
+        self.is_repeated
+    }
+
+    /// The same, received from a queue of which a clinic's slow deliveries may hold some workers only.
+    #[must_use]
+    pub fn from_queue(self, queue: WorkQueue) -> Self {
+        Self {
+            queue: Some(queue),
             ..self
         }
     }
@@ -258,6 +288,11 @@ pub enum HandBack {
         /// The time before which there is no use in trying.
         after: Duration,
     },
+    /// The clinic's slow deliveries hold its share of the workers. Nothing was written.
+    ShareTaken {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
     /// The provider whose turn it is takes no more for now, as far as is known here.
     Paced {
         /// The time before which there is no use in trying.
@@ -286,6 +321,7 @@ impl HandBack {
             Self::KeyConflict => "key_conflict",
             Self::Deferred { .. } => "deferred",
             Self::OverQuota { .. } => "over_quota",
+            Self::ShareTaken { .. } => "share_taken",
             Self::Paced { .. } => "paced",
         }
     }
@@ -298,7 +334,10 @@ impl HandBack {
             Self::Busy { after } | Self::NotRecorded { after } => after + AFTER_A_LEASE,
             Self::OutOfTime => Duration::ZERO,
             Self::Unreachable | Self::KeyConflict => deferral::backoff(receives.saturating_sub(1)),
-            Self::Deferred { after } | Self::OverQuota { after } | Self::Paced { after } => after,
+            Self::Deferred { after }
+            | Self::OverQuota { after }
+            | Self::ShareTaken { after }
+            | Self::Paced { after } => after,
         }
     }
 }
@@ -313,6 +352,7 @@ pub struct Pipeline {
     quotas: Quotas,
     pacing: SharedPacing,
     usage: Usage,
+    shares: Shares,
     deferred: Deferred,
     slots: Slots,
     mask: AddressMask,
@@ -324,6 +364,7 @@ pub struct Pipeline {
 struct Deferred {
     by_quota: AtomicU64,
     by_pacing: AtomicU64,
+    by_worker_share: AtomicU64,
 }
 
 /// Where the pipeline's parts are.
@@ -341,6 +382,8 @@ pub struct PipelineConfig {
     pub address_mask: AddressMask,
     /// How many invocations the process may have at once.
     pub concurrency: Concurrency,
+    /// What one clinic may take of what all share.
+    pub shares: ShareLimits,
     /// Trust roots beside the public ones.
     pub tls: TlsConfigs,
 }
@@ -402,6 +445,7 @@ impl Pipeline {
             Quotas::new(sdk, config.deliveries_table.clone(), clock.clone()),
             SharedPacing::new(sdk, config.deliveries_table.clone(), clock.clone()),
             Usage::new(sdk, config.deliveries_table.clone()),
+            Shares::new(sdk, &config.deliveries_table, clock.clone(), config.shares),
             Ledger::new(sdk, config.deliveries_table),
             clock,
         );
@@ -425,6 +469,7 @@ impl Pipeline {
         quotas: Quotas,
         pacing: SharedPacing,
         usage: Usage,
+        shares: Shares,
         ledger: Ledger,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -437,6 +482,7 @@ impl Pipeline {
             quotas,
             pacing,
             usage,
+            shares,
             deferred: Deferred::default(),
             slots: Concurrency::default().slots(),
             mask: AddressMask::default(),
@@ -474,6 +520,9 @@ impl Pipeline {
                 queued_at: None,
             },
             hash_key: hash.clone(),
+            queue: None,
+            was_counted: false,
+            is_repeated: false,
         })
     }
 
@@ -511,6 +560,7 @@ impl Pipeline {
                     claim
                         .payload_hash
                         .clone_into(&mut identified.record.payload_hash);
+                    identified.was_counted = true;
                     return Ok(identified);
                 }
                 Proof::Missing => part_of = Some(claim.payload_hash),
@@ -538,9 +588,14 @@ impl Pipeline {
         let (record, planned) = (&identified.record, &identified.planned);
         let (ledger, now) = (&self.ledger, self.clock.now());
         match ledger.accept(record, planned, origin, part_of, now).await? {
-            Acceptance::New | Acceptance::Repeated => Ok(identified),
+            Acceptance::New => Ok(identified),
+            Acceptance::Repeated => Ok(Accepted {
+                is_repeated: true,
+                ..identified
+            }),
             Acceptance::Part { payload_hash } => {
                 identified.record.payload_hash = payload_hash;
+                identified.was_counted = true;
                 Ok(identified)
             }
             Acceptance::OtherPayload => Err(PipelineError::KeyConflict),
@@ -664,20 +719,27 @@ impl Pipeline {
     /// what became of deliveries to their tenants' usage, and tells as metrics what quotas and pacing did since this
     /// was done last.
     pub async fn settle(&self, deadline: Deadline) {
-        join(self.quotas.give_back(deadline), self.usage.write(deadline)).await;
+        let releases = join(
+            self.shares.in_flight.release(deadline),
+            self.shares.slow.release(deadline),
+        );
+        let writes = join(self.quotas.give_back(deadline), self.usage.write(deadline));
+        join(writes, releases).await;
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         let (quota_writes, pacing_writes) = (self.quotas.take_writes(), self.pacing.take_writes());
         let (by_quota, by_pacing) = (
             take(&self.deferred.by_quota),
             take(&self.deferred.by_pacing),
         );
-        if quota_writes + pacing_writes + by_quota + by_pacing > 0 {
+        let by_worker_share = take(&self.deferred.by_worker_share);
+        if quota_writes + pacing_writes + by_quota + by_pacing + by_worker_share > 0 {
             info!(
                 target: METRICS,
                 quota_writes,
                 pacing_writes,
                 deferred_by_quota = by_quota,
                 deferred_by_pacing = by_pacing,
+                deferred_by_worker_share = by_worker_share,
             );
         }
     }
@@ -723,6 +785,8 @@ impl Pipeline {
             deadline,
             patience,
             quota: &accepted.quota,
+            queue: accepted.queue,
+            counts_as_urgent: accepted.queue == Some(WorkQueue::Urgent) && !accepted.was_counted,
             was_given_back: &was_given_back,
         };
         let all = accepted.planned.iter().enumerate().collect();
@@ -763,6 +827,7 @@ impl Pipeline {
         let deferred = match reason {
             HandBack::OverQuota { .. } => Some(&self.deferred.by_quota),
             HandBack::Paced { .. } => Some(&self.deferred.by_pacing),
+            HandBack::ShareTaken { .. } => Some(&self.deferred.by_worker_share),
             HandBack::Busy { .. }
             | HandBack::OutOfTime
             | HandBack::Unreachable
@@ -845,19 +910,26 @@ impl Pipeline {
             return Err(HandBack::OutOfTime);
         }
         // Before the claim: where the settings can not be read, nothing has been touched.
-        let chain = self
-            .chain(&record.tenant, planned.channel, limits.deadline)
-            .await
-            .map_err(unreachable)?;
+        let chain = self.chain(&record.tenant, planned.channel, limits.deadline);
+        let look = Box::pin(self.look_at_workers(&record.tenant, limits));
+        let (chain, ()) = join(chain, look).await;
+        let chain = chain.map_err(unreachable)?;
         let hash = self.hash_keys.get().await.map_err(unreachable)?;
         let pacing = self.pacing.with_key(hash);
         // Before the claim as well: what has to wait costs no write.
         let recipients = message.as_ref().map_or(1, Message::envelope_recipients);
         let global = GlobalQuota::new(&self.quotas, planned.channel, chain.policy.global_limit);
         let mut allowance = Allowance::new(pacing, global, recipients, limits.was_given_back);
+        let (mut working, mut urgent) = (None, UrgentQuota::default());
         let is_refused = if message.is_some() && !self.is_expired(limits) {
-            self.fill(&mut allowance, &record.tenant, &chain.policy, limits)
-                .await?
+            match Box::pin(self.start(&record.tenant, planned.channel, limits)).await? {
+                Start::Now(begun, taken) => {
+                    (working, urgent) = (begun, taken);
+                    self.fill(&mut allowance, &record.tenant, &chain.policy, limits)
+                        .await?
+                }
+                Start::WaitedEnough => true,
+            }
         } else {
             false
         };
@@ -870,6 +942,10 @@ impl Pipeline {
             Err(NotOurs::Ended(delivery)) => return Ok(*delivery),
             Err(NotOurs::HandBack(reason)) => return Err(reason),
         };
+        // A delivery that was begun before took its urgent quota then.
+        if past.deferrals > 0 || !past.attempts.is_empty() {
+            urgent = UrgentQuota::default();
+        }
         // Reading settings and claiming may have taken long: then it is given back untouched.
         if limits.deadline.remaining() < STARTING_TIME {
             let untouched = Outcome {
@@ -883,17 +959,25 @@ impl Pipeline {
             let begun = Begun { started, limits };
             return self.record(record, planned, &owner, untouched, begun).await;
         }
-        let (outcome, paced) = self
-            .outcome(
-                record,
-                &chain,
-                message,
-                limits,
-                past,
-                is_refused,
-                &mut allowance,
-            )
-            .await;
+        let attempts_before = past.attempts.len();
+        let outcome = self.outcome(
+            record,
+            &chain,
+            message,
+            limits,
+            past,
+            is_refused,
+            &mut allowance,
+        );
+        let (outcome, paced) = self.watch(working.as_mut(), limits, outcome).await;
+        if outcome.attempts.len() > attempts_before {
+            urgent.spend();
+        }
+        if outcome.status == DeliveryStatus::Sent
+            && let Some(working) = &working
+        {
+            working.sent();
+        }
         let begun = Begun { started, limits };
         let recorded = match self.record(record, planned, &owner, outcome, begun).await {
             Err(HandBack::OutOfTime) => Err(paced.unwrap_or(HandBack::OutOfTime)),
@@ -1328,6 +1412,7 @@ impl Pipeline {
                 | HandBack::NotRecorded { .. }
                 | HandBack::KeyConflict
                 | HandBack::OverQuota { .. }
+                | HandBack::ShareTaken { .. }
                 | HandBack::Paced { .. },
             ) => {}
         }
@@ -1453,6 +1538,9 @@ struct Limits<'a> {
     deadline: Deadline,
     patience: Patience,
     quota: &'a QuotaSource,
+    queue: Option<WorkQueue>,
+    /// Whether each delivery takes urgent quota of its own.
+    counts_as_urgent: bool,
     /// Whether quota that was taken turned out not to be needed.
     was_given_back: &'a AtomicBool,
 }

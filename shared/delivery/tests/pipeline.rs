@@ -16,7 +16,8 @@ use comms_core::{
     Clock, DeliveryStatus, FailureReason, IdempotencyKey, Problems, Tenant, request::Submission,
 };
 use comms_delivery::{
-    DeliveryResult, HandBack, Ledger, Patience, Pipeline, Quotas, SharedHealth, SharedPacing, Usage,
+    DeliveryResult, HandBack, Ledger, Patience, Pipeline, Quotas, ShareLimits, SharedHealth,
+    SharedPacing, Shares, Usage,
 };
 use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
@@ -127,6 +128,12 @@ impl World {
             Usage::new(
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
+            ),
+            Shares::new(
+                &self.aws.sdk_config(),
+                &self.aws.resources().deliveries_table,
+                clock.clone(),
+                ShareLimits::default(),
             ),
             Ledger::new(
                 &self.aws.sdk_config(),

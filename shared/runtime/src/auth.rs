@@ -173,6 +173,14 @@ impl Principal {
         }
     }
 
+    /// Whether the caller is one of the platform's people or backends, and not one of a clinic's users.
+    pub fn is_of_platform(&self) -> bool {
+        self.roles.iter().any(|role| match role {
+            Role::SuperAdmin | Role::Service => true,
+            Role::ClinicAdmin | Role::ClinicManager => false,
+        })
+    }
+
     fn role_allows(&self, role: Role, action: Action, tenant: &Tenant) -> bool {
         use Action::{
             DeleteSettings, ManageCeilings, ManageSettings, Send, TestSettings, ViewCommunication,

@@ -80,6 +80,19 @@ impl<'a> Environment<'a> {
         }
     }
 
+    /// A variable that may be absent or empty, and must be well-formed where it is there.
+    pub fn parsed_or<T: FromStr<Err: fmt::Display>>(&self, name: &str, default: T) -> T {
+        let value = self.optional(name).filter(|value| !value.is_empty());
+        match value.map(|value| value.parse::<T>()) {
+            None => default,
+            Some(Ok(value)) => value,
+            Some(Err(error)) => {
+                self.malformed(name, &error);
+                default
+            }
+        }
+    }
+
     /// The text of the file that a variable names, where it is there and not empty.
     pub fn file(&self, name: &str) -> Option<String> {
         let path = self.optional(name).filter(|path| !path.is_empty())?;
@@ -118,6 +131,7 @@ mod tests {
         let environment = Environment::from_lookup(|name| match name {
             "EMPTY" => Some(String::new()),
             "NUMBER" => Some("x".to_owned()),
+            "RATE" => Some("0".to_owned()),
             "FILE" => Some("/does/not/exist".to_owned()),
             "GOOD" => Some("5".to_owned()),
             _ => None,
@@ -126,9 +140,11 @@ mod tests {
         environment.required("EMPTY");
         assert_eq!(environment.parsed::<u8>("GOOD"), 5);
         environment.parsed::<u8>("NUMBER");
+        assert_eq!(environment.parsed_or("EMPTY", 7_u8), 7);
+        environment.parsed_or("RATE", std::num::NonZeroU32::MIN);
         environment.file("FILE");
         let error = environment.finish().unwrap_err().to_string();
-        for name in ["ABSENT", "EMPTY", "NUMBER", "FILE"] {
+        for name in ["ABSENT", "EMPTY", "NUMBER", "RATE", "FILE"] {
             assert!(error.contains(name), "{error}");
         }
         assert!(!error.contains("GOOD"));

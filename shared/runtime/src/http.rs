@@ -124,6 +124,17 @@ impl HttpProblem {
         Self::too_many(code, "The limit is used up", detail.into(), retry_after)
     }
 
+    /// 429: the clinic has as many requests at work as it may; one of them ends in about `retry_after`.
+    pub fn too_many_in_flight(detail: impl Into<String>, retry_after: Duration) -> Self {
+        let code = "too_many_in_flight";
+        Self::too_many(
+            code,
+            "Too many requests in flight",
+            detail.into(),
+            retry_after,
+        )
+    }
+
     fn too_many(
         code: &'static str,
         title: &'static str,

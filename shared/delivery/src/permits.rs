@@ -1,0 +1,316 @@
+//! Permits that all processes share: one item per holder's partition key, in the deliveries table, with a numbered
+//! slot for each permit.
+//!
+//! A slot's value is the time at which the permit ends, in nanoseconds of Unix time, of which the last six digits are
+//! random: they tell one permit from another. Taking a permit is one conditional write to a slot that is free or has
+//! expired; where the condition fails, DynamoDB returns the item, which shows the slots that are free. Releasing is one
+//! write that removes the slot if it still has that value. A process that is killed releases nothing, and its permits
+//! expire.
+//!
+//! Both writes are idempotent, so the SDK may retry them: a permit whose response was lost is taken by the retry under
+//! the same value.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::{
+    Client,
+    operation::update_item::{UpdateItemError, UpdateItemOutput},
+    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
+};
+use comms_adapters::retry::jitter;
+use comms_core::Clock;
+use comms_settings::error_code;
+use futures_util::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use crate::ledger::LedgerError;
+
+pub(crate) type Item = HashMap<String, AttributeValue>;
+
+/// How often a slot is tried that somebody else took first.
+const MAX_TRIES: u32 = 8;
+/// How long an item is kept after its last permit has ended.
+const RETENTION: SignedDuration = SignedDuration::from_hours(1);
+/// Digits of a slot's value below a millisecond.
+const NONCE: u128 = 1_000_000;
+
+const SORT_KEY: &str = "permits";
+const SLOT_PREFIX: &str = "slot";
+
+/// The permits of a table.
+#[derive(Clone)]
+pub(crate) struct Permits {
+    client: Client,
+    table: String,
+    clock: Arc<dyn Clock>,
+}
+
+/// A permit that was taken. It is held until it is released or `value` is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TakenSlot {
+    partition_key: String,
+    slot: u32,
+    value: i64,
+}
+
+/// A further condition and further changes of the write that takes or releases a permit.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Rider {
+    /// `AND`ed to the write's condition.
+    pub(crate) condition: Option<String>,
+    /// Clauses of `SET`.
+    pub(crate) sets: Vec<String>,
+    /// Names of `REMOVE`.
+    pub(crate) removes: Vec<String>,
+    /// Expression attribute names.
+    pub(crate) names: Vec<(String, String)>,
+    /// Expression attribute values.
+    pub(crate) values: Vec<(String, i64)>,
+}
+
+/// What became of asking for a permit.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// It was taken; the item as it is now.
+    Slot(TakenSlot, Item),
+    /// All are taken.
+    Full,
+    /// The rider's condition may not hold for this item: the caller decides.
+    Refused(Item),
+}
+
+impl TakenSlot {
+    /// When it expires.
+    pub(crate) fn until(&self) -> Timestamp {
+        Timestamp::from_nanosecond(i128::from(self.value)).unwrap_or(Timestamp::MAX)
+    }
+}
+
+impl Permits {
+    pub(crate) fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            client: Client::new(config),
+            table: table.into(),
+            clock,
+        }
+    }
+
+    /// Takes one of `limit` permits until `until`, in one write if the first guess is free.
+    ///
+    /// `is_refused` says of the item of a failed condition whether it was the rider's.
+    pub(crate) async fn take(
+        &self,
+        partition_key: &str,
+        limit: u32,
+        until: Timestamp,
+        rider: &Rider,
+        is_refused: impl Fn(&Item) -> bool,
+    ) -> Result<Taken, LedgerError> {
+        let mut free: Vec<u32> = (0..limit).collect();
+        for _ in 0..MAX_TRIES {
+            let Some(slot) = pick(&free) else {
+                return Ok(Taken::Full);
+            };
+            let taken = TakenSlot {
+                partition_key: partition_key.to_owned(),
+                slot,
+                value: value_until(until),
+            };
+            match self.write_taking(&taken, until, rider).await? {
+                Written::Done(item) => return Ok(Taken::Slot(taken, item)),
+                Written::ConditionFailed(item) if is_refused(&item) => {
+                    return Ok(Taken::Refused(item));
+                }
+                Written::ConditionFailed(item) => {
+                    let live = self.live_slots(&item);
+                    free = (0..limit).filter(|slot| !live.contains(slot)).collect();
+                }
+            }
+        }
+        // So many others came first that there is none now.
+        Ok(Taken::Full)
+    }
+
+    /// Releases a permit, and makes the rider's changes if it was still held.
+    pub(crate) async fn release(
+        &self,
+        taken: &TakenSlot,
+        rider: &Rider,
+    ) -> Result<(), LedgerError> {
+        let slot = name(taken.slot);
+        let mut removes = rider.removes.clone();
+        removes.push("#slot".to_owned());
+        let mut expression = format!("REMOVE {}", removes.join(", "));
+        if !rider.sets.is_empty() {
+            expression = format!("SET {} {expression}", rider.sets.join(", "));
+        }
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&taken.partition_key)))
+            .update_expression(expression)
+            .condition_expression("#slot = :mine")
+            .expression_attribute_names("#slot", slot)
+            .expression_attribute_values(":mine", number(taken.value));
+        // A permit that has expired may be somebody else's by now: then there is nothing to do.
+        written(with_values(request, rider).send().boxed().await).map(drop)
+    }
+
+    /// The permits of `partition_key` that are held now. One eventually consistent read.
+    pub(crate) async fn held(&self, partition_key: &str) -> Result<usize, LedgerError> {
+        let answer = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key(partition_key)))
+            .send()
+            .boxed()
+            .await
+            .map_err(|error| LedgerError::Database {
+                operation: "GetItem",
+                code: error_code(&error),
+            })?;
+        Ok(self.live_slots(&answer.item.unwrap_or_default()).len())
+    }
+
+    async fn write_taking(
+        &self,
+        taken: &TakenSlot,
+        until: Timestamp,
+        rider: &Rider,
+    ) -> Result<Written, LedgerError> {
+        let kept_until = until.saturating_add(RETENTION).unwrap_or(Timestamp::MAX);
+        let mut sets = rider.sets.clone();
+        sets.push("#slot = :mine, expiresAt = :expiresAt".to_owned());
+        let mut expression = format!("SET {}", sets.join(", "));
+        if !rider.removes.is_empty() {
+            expression = format!("{expression} REMOVE {}", rider.removes.join(", "));
+        }
+        // Its own value is there if the first response was lost.
+        let is_free = "(attribute_not_exists(#slot) OR #slot < :now OR #slot = :mine)";
+        let condition = rider.condition.as_ref().map_or_else(
+            || is_free.to_owned(),
+            |condition| format!("{is_free} AND {condition}"),
+        );
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&taken.partition_key)))
+            .update_expression(expression)
+            .condition_expression(condition)
+            .expression_attribute_names("#slot", name(taken.slot))
+            .expression_attribute_values(":mine", number(taken.value))
+            .expression_attribute_values(":now", number(nanoseconds(self.clock.now())))
+            .expression_attribute_values(":expiresAt", number(kept_until.as_second()))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        written(with_values(request, rider).send().boxed().await)
+    }
+
+    fn live_slots(&self, item: &Item) -> Vec<u32> {
+        let now = nanoseconds(self.clock.now());
+        item.iter()
+            .filter(|(_, value)| number_of(value).is_some_and(|until| until >= now))
+            .filter_map(|(name, _)| name.strip_prefix(SLOT_PREFIX)?.parse().ok())
+            .collect()
+    }
+
+    /// How many permits of an item are held now.
+    pub(crate) fn count(&self, item: &Item) -> usize {
+        self.live_slots(item).len()
+    }
+}
+
+impl std::fmt::Debug for Permits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Permits(…)")
+    }
+}
+
+type UpdateItem = aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+
+fn with_values(mut request: UpdateItem, rider: &Rider) -> UpdateItem {
+    for (name, attribute) in &rider.names {
+        request = request.expression_attribute_names(name, attribute);
+    }
+    for (name, value) in &rider.values {
+        request = request.expression_attribute_values(name, number(*value));
+    }
+    request
+}
+
+enum Written {
+    Done(Item),
+    ConditionFailed(Item),
+}
+
+fn written(
+    answer: Result<
+        UpdateItemOutput,
+        aws_sdk_dynamodb::error::SdkError<
+            UpdateItemError,
+            aws_sdk_dynamodb::config::http::HttpResponse,
+        >,
+    >,
+) -> Result<Written, LedgerError> {
+    let error = match answer {
+        Ok(answer) => return Ok(Written::Done(answer.attributes.unwrap_or_default())),
+        Err(error) => error,
+    };
+    if let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error()
+    {
+        return Ok(Written::ConditionFailed(
+            failed.item().cloned().unwrap_or_default(),
+        ));
+    }
+    Err(LedgerError::Database {
+        operation: "UpdateItem",
+        code: error_code(&error),
+    })
+}
+
+/// One of `free`, at random: two that take at the same time rarely take the same.
+fn pick(free: &[u32]) -> Option<u32> {
+    let count = u32::try_from(free.len()).ok().filter(|count| *count > 0)?;
+    let index = Uuid::new_v4().as_u128() % u128::from(count);
+    free.get(usize::try_from(index).ok()?).copied()
+}
+
+fn value_until(until: Timestamp) -> i64 {
+    let nonce = i64::try_from(Uuid::new_v4().as_u128() % NONCE).unwrap_or(0);
+    let milliseconds = until.as_millisecond();
+    milliseconds.saturating_mul(1_000_000).saturating_add(nonce)
+}
+
+fn nanoseconds(time: Timestamp) -> i64 {
+    i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+fn name(slot: u32) -> String {
+    format!("{SLOT_PREFIX}{slot}")
+}
+
+fn key(partition_key: &str) -> HashMap<String, AttributeValue> {
+    HashMap::from([
+        ("pk".to_owned(), AttributeValue::S(partition_key.to_owned())),
+        ("sk".to_owned(), AttributeValue::S(SORT_KEY.to_owned())),
+    ])
+}
+
+fn number(value: i64) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+/// A number of an item; `None` for anything else.
+pub(crate) fn number_of(value: &AttributeValue) -> Option<i64> {
+    value.as_n().ok()?.parse().ok()
+}
+
+/// `time`, spread by up to half of it, so that those who were refused together do not return together.
+pub(crate) fn spread_by_half(time: Duration) -> Duration {
+    time.mul_f64(0.5_f64.mul_add(jitter(), 1.0))
+}

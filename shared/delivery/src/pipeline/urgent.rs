@@ -1,0 +1,141 @@
+//! The quota of urgent messages: deliveries of priority `high` and `critical` that a clinic may have in an hour.
+//!
+//! What comes by HTTP takes it for all deliveries before anything is recorded. What a producer put on the urgent queue
+//! takes it delivery by delivery, and waits on the queue where there is none.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use comms_core::{
+    IdempotencyKey, RequestId, Tenant,
+    request::{CommunicationRequest, Priority},
+};
+use comms_settings::{Period, RateLimit, StoreError};
+use thiserror::Error;
+
+use super::{HandBack, Limits, Pipeline, PipelineError, unreachable};
+use crate::{
+    allowance::Refusal,
+    counted::Counted,
+    quota::{Grant, Quota},
+};
+
+/// Urgent quota that was taken for a request. Dropped it is given back.
+#[derive(Debug, Default)]
+pub struct UrgentQuota(Option<(Grant, u32)>);
+
+impl UrgentQuota {
+    /// Uses it.
+    pub fn spend(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for UrgentQuota {
+    fn drop(&mut self) {
+        if let Some((grant, count)) = self.0.take() {
+            grant.put_back(count);
+        }
+    }
+}
+
+/// Why there is no urgent quota for a request.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UrgentError {
+    /// A store cannot be reached.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// The limit of this hour is used up.
+    #[error("the limit of {limit} urgent messages in an hour is used up")]
+    Exhausted {
+        /// The limit.
+        limit: u32,
+        /// The time until the next hour.
+        after: Duration,
+    },
+    /// The request has more deliveries than the limit lets through at once.
+    #[error("{count} urgent messages are more than the {limit} of an hour")]
+    TooMany {
+        /// How many it has.
+        count: u32,
+        /// The limit.
+        limit: u32,
+    },
+}
+
+const fn is_urgent(priority: Priority) -> bool {
+    match priority {
+        Priority::High | Priority::Critical => true,
+        Priority::Low | Priority::Normal => false,
+    }
+}
+
+impl Pipeline {
+    /// Takes the urgent quota of a request, all of it or nothing; nothing where it is not urgent, where no clinic
+    /// sends it, or where it has been accepted before.
+    pub async fn take_urgent(
+        &self,
+        request: &CommunicationRequest,
+        key: &IdempotencyKey,
+    ) -> Result<UrgentQuota, UrgentError> {
+        let tenant = request.tenant();
+        if !is_urgent(request.priority) || tenant == Tenant::Global {
+            return Ok(UrgentQuota::default());
+        }
+        let count = request.recipients.len() * request.channels.len();
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let limit = self.urgent_limit(&tenant).await;
+        let limit = limit.map_err(PipelineError::from)?;
+        let Some(rate_limit) = per_hour(limit) else {
+            return Ok(UrgentQuota::default());
+        };
+        let taken = self
+            .quotas
+            .take(&tenant, Counted::Urgent, &rate_limit, count);
+        let refused = match taken.await.map_err(PipelineError::from)? {
+            Quota::Granted(grant) => return Ok(UrgentQuota(Some((grant, count)))),
+            Quota::Exhausted(exhausted) => UrgentError::Exhausted {
+                limit: exhausted.limit,
+                after: self.time_until(exhausted.until),
+            },
+            Quota::TooMany { limit, .. } => UrgentError::TooMany { count, limit },
+        };
+        let hash = self.hash_keys.get().await.map_err(PipelineError::from)?;
+        let id = RequestId::derive(hash, &tenant, key);
+        if self.status(&id).await?.is_some() {
+            return Ok(UrgentQuota::default());
+        }
+        Err(refused)
+    }
+
+    /// The urgent quota of a delivery that a producer put on the urgent queue; `None` if it has waited for it for long
+    /// enough.
+    pub(super) async fn urgent_quota(
+        &self,
+        tenant: &Tenant,
+        limits: Limits<'_>,
+    ) -> Result<Option<UrgentQuota>, HandBack> {
+        if !limits.counts_as_urgent || *tenant == Tenant::Global {
+            return Ok(Some(UrgentQuota::default()));
+        }
+        let limit = self.urgent_limit(tenant).await.map_err(unreachable)?;
+        let Some(rate_limit) = per_hour(limit) else {
+            return Ok(Some(UrgentQuota::default()));
+        };
+        let taken = self.quotas.take(tenant, Counted::Urgent, &rate_limit, 1);
+        let refusal = match taken.await.map_err(unreachable)? {
+            Quota::Granted(grant) => return Ok(Some(UrgentQuota(Some((grant, 1))))),
+            Quota::Exhausted(exhausted) => Refusal::Exhausted(exhausted),
+            Quota::TooMany { .. } => Refusal::TooMany,
+        };
+        self.wait_for_quota(refusal, limits).map_or(Ok(None), Err)
+    }
+
+    async fn urgent_limit(&self, tenant: &Tenant) -> Result<NonZeroU32, StoreError> {
+        let ceiling = self.ceilings(tenant).await?.urgent_per_hour;
+        Ok(ceiling.unwrap_or(self.shares.limits.urgent_per_hour))
+    }
+}
+
+fn per_hour(limit: NonZeroU32) -> Option<RateLimit> {
+    RateLimit::new([(Period::Hour, limit)])
+}

@@ -1,0 +1,63 @@
+//! The share of a queue's workers that a clinic's slow deliveries may hold.
+
+use comms_core::{Channel, Tenant};
+
+use super::{HandBack, Limits, Pipeline, UrgentQuota};
+use crate::slow_workers::{self, ShareTaken, Working};
+
+/// Whether a delivery may begin.
+pub(super) enum Start<'a> {
+    /// It may, with its urgent quota; where it came from a queue, its worker is watched.
+    Now(Option<Working<'a>>, UrgentQuota),
+    /// It waited for a worker, or for urgent quota, for so long that it has failed.
+    WaitedEnough,
+}
+
+impl Pipeline {
+    /// Learns what other workers know of the clinic.
+    pub(super) async fn look_at_workers(&self, tenant: &Tenant, limits: Limits<'_>) {
+        if let Some(queue) = limits.queue {
+            self.shares.slow.look(queue, tenant, limits.deadline).await;
+        }
+    }
+
+    /// Lets a delivery begin, or returns it to the queue untouched.
+    pub(super) async fn start(
+        &self,
+        tenant: &Tenant,
+        channel: Channel,
+        limits: Limits<'_>,
+    ) -> Result<Start<'_>, HandBack> {
+        let Some(urgent) = self.urgent_quota(tenant, limits).await? else {
+            return Ok(Start::WaitedEnough);
+        };
+        let Some(queue) = limits.queue else {
+            return Ok(Start::Now(None, urgent));
+        };
+        let slow = &self.shares.slow;
+        match slow.begin(queue, tenant, channel, limits.deadline).await {
+            Ok(working) => Ok(Start::Now(Some(working), urgent)),
+            Err(ShareTaken) => {
+                let after = slow_workers::wait(limits.receives());
+                let after = self.before_expiry(after, limits);
+                if self.has_waited_enough(after, limits) {
+                    return Ok(Start::WaitedEnough);
+                }
+                Err(HandBack::ShareTaken { after })
+            }
+        }
+    }
+
+    /// Waits for a delivery, and registers its worker while it is slow.
+    pub(super) async fn watch<F: Future>(
+        &self,
+        working: Option<&mut Working<'_>>,
+        limits: Limits<'_>,
+        work: F,
+    ) -> F::Output {
+        match working {
+            Some(working) => self.shares.slow.watch(working, limits.deadline, work).await,
+            None => work.await,
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! What one clinic may take of what all clinics share: immediate requests in flight, workers, urgent messages.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use comms_adapters::Deadline;
+use comms_core::{Channel, SystemClock, Tenant};
+use comms_delivery::{
+    ShareLimits, WorkQueue,
+    in_flight::{Dispatch, HUNG_REQUESTS, InFlight, InFlightPermit, RequestEnd},
+    slow_workers::{SLOW_AFTER, SlowWorkers},
+};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::openapi::{contract::Contract, operation};
+use crate::world::{
+    Answer, CLINIC, FROM, World, claims, communication, email, immediate, service, super_admin,
+};
+
+const INVOCATION: Duration = Duration::from_secs(29);
+const OTHER: &str = "clinic-456";
+
+fn deadline() -> Deadline {
+    Deadline::after(INVOCATION)
+}
+
+/// Immediate sends as another process of `send` counts them.
+fn in_flight(world: &World) -> InFlight {
+    let table = &world.aws.resources().deliveries_table;
+    InFlight::new(&world.sdk_of("send"), table, Arc::new(SystemClock))
+}
+
+async fn take(process: &InFlight, count: u32) -> Vec<InFlightPermit> {
+    let clinic = Tenant::parse(CLINIC).unwrap();
+    let mut permits = Vec::new();
+    for _ in 0..count {
+        let limit = NonZeroU32::MIN.saturating_add(99);
+        let asked = process.dispatch(&clinic, &[Channel::Email], limit, deadline());
+        match asked.await.unwrap() {
+            Dispatch::Now(permit) => permits.push(permit),
+            other @ (Dispatch::Queue | Dispatch::TooMany { .. }) => panic!("{other:?}"),
+        }
+    }
+    permits
+}
+
+async fn items(world: &World) -> usize {
+    world.aws.dump_tables().await.lines().count()
+}
+
+/// Fails if the answer is not one that the API's document has.
+#[track_caller]
+fn documented(answer: &Answer) {
+    let contract = Contract::read();
+    let post = operation(&contract, "postCommunication");
+    contract.check(&post, answer).unwrap();
+}
+
+fn clinic_admin() -> Value {
+    claims("CLINIC_ADMIN", Some(CLINIC))
+}
+
+fn critical() -> Value {
+    let mut communication = communication();
+    communication["priority"] = json!("critical");
+    communication
+}
+
+async fn set_ceilings(world: &World, tenant: &str, ceilings: Value) {
+    let patch = json!({"ceilings": ceilings});
+    Box::pin(world.patch_settings(tenant, patch))
+        .await
+        .expect(200);
+}
+
+// ---- Immediate requests in flight --------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn immediate_request_over_the_limit_is_refused_and_recorded_nowhere() {
+    let world = Box::pin(World::saved()).await;
+    set_ceilings(&world, CLINIC, json!({"immediateInFlight": 2})).await;
+    world
+        .post_with_key(&immediate(), "before")
+        .await
+        .expect(200);
+    let other = in_flight(&world);
+    // Slots are numbered: those of the other process are to be among the clinic's two.
+    let clinic = Tenant::parse(CLINIC).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let two = NonZeroU32::MIN.saturating_add(1);
+        let asked = other.dispatch(&clinic, &[Channel::Email], two, deadline());
+        held.push(asked.await.unwrap());
+    }
+    let before = items(&world).await;
+    let refused = world.post_with_key(&immediate(), "k").await.expect(429);
+    assert_eq!(refused.body["code"], "too_many_in_flight");
+    documented(&refused);
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=10).contains(&seconds), "{seconds}");
+    assert_eq!(items(&world).await, before);
+    // What has ended needs no permit, and neither does another strategy or clinic.
+    world
+        .post_with_key(&immediate(), "before")
+        .await
+        .expect(200);
+    world.post(&communication()).await.expect(202);
+    drop(held);
+    other.release(deadline()).await;
+    world.post_with_key(&immediate(), "k").await.expect(200);
+}
+
+#[tokio::test]
+async fn immediate_request_goes_to_the_queue_while_the_circuit_is_open() {
+    let world = Box::pin(World::saved()).await;
+    let other = in_flight(&world);
+    for permit in take(&other, HUNG_REQUESTS).await {
+        permit.end(RequestEnd::Hung);
+    }
+    other.release(deadline()).await;
+    let queued = world.post_with_key(&immediate(), "k").await.expect(202);
+    assert_eq!(queued.body["status"], "queued");
+    assert!(world.smtp.messages().is_empty());
+    let batch = world.run_worker().await;
+    assert_eq!((batch.records.len(), batch.failed.len()), (1, 0));
+    assert_eq!(world.smtp.messages().len(), 1);
+    // What has ended is answered as ever.
+    world.post_with_key(&immediate(), "k").await.expect(200);
+    assert_eq!(world.smtp.messages().len(), 1);
+}
+
+// ---- Urgent messages ---------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn critical_is_for_the_platform_and_for_clinics_that_it_allowed() {
+    let world = Box::pin(World::saved()).await;
+    let before = items(&world).await;
+    for mut refused in [critical(), critical()] {
+        refused["strategy"] = json!("immediate");
+        let answer = world.post_as(&refused, clinic_admin(), &[]).await;
+        let answer = answer.expect(403);
+        assert_eq!(answer.pointers(), ["/priority"]);
+        documented(&answer);
+    }
+    assert_eq!(items(&world).await, before);
+    for caller in [service(), super_admin()] {
+        world.post_as(&critical(), caller, &[]).await.expect(202);
+    }
+    let allowed = async |status: u16| {
+        let mut world = Box::pin(World::saved()).await;
+        let own = (status == 403).then(|| json!({"critical": false}));
+        Box::pin(world.save_global()).await;
+        set_ceilings(&world, "_global", json!({"critical": true})).await;
+        if let Some(own) = own {
+            set_ceilings(&world, CLINIC, own).await;
+        }
+        world.restart();
+        let posted = critical();
+        let posted = world.post_as(&posted, clinic_admin(), &[]).await;
+        posted.expect(status);
+    };
+    allowed(202).await;
+    allowed(403).await;
+}
+
+#[tokio::test]
+async fn urgent_messages_over_the_quota_are_refused_and_counted_once() {
+    let world = Box::pin(World::saved()).await;
+    set_ceilings(&world, CLINIC, json!({"urgentPerHour": 2})).await;
+    world.post_with_key(&communication(), "1").await.expect(202);
+    world.post_with_key(&immediate(), "2").await.expect(200);
+    let before = items(&world).await;
+    let refused = world.post_with_key(&communication(), "3").await;
+    let refused = refused.expect(429);
+    assert_eq!(refused.body["code"], "rate_limited");
+    documented(&refused);
+    assert!(!refused.header("retry-after").is_empty());
+    assert_eq!(items(&world).await, before);
+    // What was accepted is accepted again, and the worker takes no quota for it.
+    world.post_with_key(&communication(), "1").await.expect(202);
+    let batch = world.run_worker().await;
+    assert_eq!(batch.failed, [""; 0]);
+    assert_eq!(world.smtp.messages().len(), 2);
+    let mut normal = communication();
+    normal["priority"] = json!("normal");
+    world.post(&normal).await.expect(202);
+}
+
+#[tokio::test]
+async fn producers_urgent_message_over_the_quota_waits() {
+    let world = Box::pin(World::saved()).await;
+    set_ceilings(&world, CLINIC, json!({"urgentPerHour": 1})).await;
+    world.post(&immediate()).await.expect(200);
+    let mut record = crate::world::record("m-1", &communication().to_string());
+    let name = world.aws.resources().urgent_queue_url.clone();
+    let name = name.rsplit('/').next().unwrap();
+    record["eventSourceARN"] = json!(format!("arn:aws:sqs:us-east-1:123456789012:{name}"));
+    assert_eq!(world.work_on(&[record.clone()]).await, ["m-1"]);
+    assert_eq!(world.smtp.messages().len(), 1);
+    set_ceilings(&world, CLINIC, json!({"urgentPerHour": 10})).await;
+    let mut world = world;
+    world.restart();
+    assert_eq!(world.work_on(&[record]).await, [""; 0]);
+    assert_eq!(world.smtp.messages().len(), 2);
+}
+
+// ---- Workers -----------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn slow_clinic_gets_no_worker_beyond_its_share_and_others_do() {
+    let mut world = Box::pin(World::saved()).await;
+    let other = email(&world.entry(), FROM);
+    world.put_settings(OTHER, other).await.expect(201);
+    let limits = ShareLimits::default().workers;
+    let table = &world.aws.resources().deliveries_table;
+    let process = || {
+        SlowWorkers::new(
+            &world.sdk_of("worker"),
+            table,
+            Arc::new(SystemClock),
+            limits,
+        )
+    };
+    let processes: Vec<_> = (0..limits.urgent.get()).map(|_| process()).collect();
+    let clinic = Tenant::parse(CLINIC).unwrap();
+    let slow = join_all(processes.iter().map(async |process| {
+        let begun = process.begin(WorkQueue::Urgent, &clinic, Channel::Email, deadline());
+        let mut working = begun.await.unwrap();
+        let silent = tokio::time::sleep(SLOW_AFTER + Duration::from_millis(100));
+        process.watch(&mut working, deadline(), silent).await;
+        working
+    }));
+    let slow = slow.await;
+
+    world.post(&communication()).await.expect(202);
+    let mut neighbor = communication();
+    neighbor["metadata"]["clinicId"] = json!(OTHER);
+    world.post(&neighbor).await.expect(202);
+    let before = items(&world).await;
+    let batch = world.run_worker().await;
+    assert_eq!((batch.records.len(), batch.failed.len()), (2, 1));
+    assert_eq!(world.smtp.messages().len(), 1, "the neighbor's");
+    let neighbors_items = 2;
+    assert_eq!(items(&world).await, before + neighbors_items);
+
+    drop(slow);
+    for process in &processes {
+        process.release(deadline()).await;
+    }
+    world.restart();
+    let batch = world.run_worker().await;
+    assert_eq!((batch.records.len(), batch.failed.len()), (1, 0));
+    assert_eq!(world.smtp.messages().len(), 2);
+}
