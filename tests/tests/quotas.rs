@@ -134,11 +134,16 @@ async fn without_an_answer_about_the_quota_nothing_is_sent() {
 #[tokio::test]
 async fn a_clinic_without_limits_makes_no_request_for_them() {
     let world = World::saved().await;
-    world.post(&to(1)).await.expect(200);
+    let mut normal = to(1);
+    normal["priority"] = json!("normal");
+    world.post(&normal).await.expect(200);
     world.aws.clear_calls();
-    world.post(&to(1)).await.expect(200);
+    world.post(&normal).await.expect(200);
     let writes = world.aws.count("dynamodb", "UpdateItem");
-    assert_eq!(writes, 3, "the claim, the outcome and the usage");
+    assert_eq!(
+        writes, 5,
+        "the claim, the outcome, the usage, and the permit taken and released"
+    );
 }
 
 #[tokio::test]
@@ -251,9 +256,13 @@ async fn no_item_of_a_quota_or_a_turn_has_an_address_in_it() {
     let dump = world.aws.dump_tables().await;
     let items: Vec<_> = dump
         .lines()
-        .filter(|item| item.contains("quota#") || item.contains("pace#"))
+        .filter(|item| {
+            let prefixes = ["quota#", "pace#", "in-flight#"];
+            prefixes.iter().any(|prefix| item.contains(prefix))
+        })
         .collect();
-    assert_eq!(items.len(), 2, "{items:?}");
+    // Two quotas, e-mail and urgent, the turns, and the permits.
+    assert_eq!(items.len(), 4, "{items:?}");
     for item in items {
         assert!(!item.contains('@') && !item.contains("127.0.0.1"), "{item}");
     }
