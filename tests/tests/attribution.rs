@@ -1,5 +1,7 @@
 //! Who did what: audit lines, callers in log lines, and origins in the ledger.
 
+use std::sync::Arc;
+
 use comms_core::{HashKey, SubjectHash};
 use comms_operator::audit::{self, About, Deed};
 use comms_runtime::{
@@ -8,10 +10,11 @@ use comms_runtime::{
 };
 use comms_settings::{HashKeys, SettingsStore};
 use comms_testkit::{
-    aws::Fault,
+    aws::{Fault, Moment},
     logs::{Captured, listen},
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::world::{CLINIC, World, claims, communication, email, record, super_admin};
@@ -128,6 +131,33 @@ async fn a_request_is_answered_where_its_caller_cannot_be_hashed() {
     let lines = audit_lines(&lines);
     assert_eq!(lines[0]["outcome"], "done");
     assert!(lines[0]["subject"].is_null(), "{lines:?}");
+}
+
+/// A process that has read nothing yet. The settings' answer waits until the hash key is asked for, and the key's
+/// answer until the settings are: whichever were read first, the other would never be.
+#[tokio::test]
+async fn the_hash_key_is_read_beside_what_the_request_needs() {
+    let mut world = World::saved().await;
+    hash_key(&world).await;
+    world.restart();
+    let asked = [Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0))];
+    world.aws.watch(move |passing| {
+        let key = passing.request["Key"]["pk"]["S"].as_str();
+        let place = match (key, passing.moment) {
+            (Some("_hash-key"), Moment::Arrived) => Some(0),
+            (Some(CLINIC), Moment::Arrived) => Some(1),
+            _ => None,
+        };
+        let asked = asked.clone();
+        Box::pin(async move {
+            if let Some(place) = place {
+                asked[place].add_permits(1);
+                drop(asked[1 - place].acquire().await.unwrap());
+            }
+            None
+        })
+    });
+    world.get_settings(CLINIC).await.expect(200);
 }
 
 #[tokio::test]

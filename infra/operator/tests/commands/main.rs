@@ -8,6 +8,7 @@
 
 mod dead_letters;
 mod import;
+mod people;
 mod program;
 mod reseal;
 mod table;

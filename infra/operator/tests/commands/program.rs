@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The program with nothing of this machine's environment but where its parts are.
-fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_comms-operator"));
     command.env_clear();
     command
@@ -36,7 +36,7 @@ async fn run(mut command: Command) -> Output {
         .unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
