@@ -116,7 +116,8 @@ bench: bench-functions
 
 # Measure deliveries through the functions' release programs, with a plot
 bench-functions *ARGS:
-    cargo build --release --package comms-send --package comms-worker --package comms-config --package comms-config-test
+    cargo build --release --package comms-send --package comms-status --package comms-worker --package comms-config \
+        --package comms-config-test
     cargo build --release --package comms-bench --example hello
     cargo bench --package comms-bench --bench functions -- --plot {{ justfile_directory() }}/infra/docs/throughput.svg {{ ARGS }}
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-functions="comms-send comms-worker comms-config comms-config-test"
+functions="comms-send comms-status comms-worker comms-config comms-config-test"
 
 # A crate of the workspace -> the crates of the workspace it may use.
 declare -A may_use=(

@@ -24,7 +24,7 @@ use crate::{
     process::Process,
     world::{
         CLINIC, FROM, World, claims, communication, email, entry, http_event, immediate, record,
-        service,
+        service, super_admin,
     },
 };
 
@@ -382,8 +382,26 @@ async fn callers_that_are_refused_are_counted() {
         .await
         .expect(403);
     assert_eq!(listening.sum("CallersRefused"), 2);
-    world.post(&immediate()).await.expect(200);
+    let sent = world.post(&immediate()).await.expect(200);
     assert_eq!(listening.sum("CallersRefused"), 2);
+    // What is answered as an unknown id is logged as what it is.
+    let path = format!("/api/v1/communications/{}", sent.request_id());
+    let stranger = claims("CLINIC_ADMIN", Some("clinic-456"));
+    let event = http_event("GET", &path, None, &stranger, &[]);
+    world.ask_status(&event).await.expect(404);
+    assert_eq!(listening.sum("CallersRefused"), 3);
+    assert_eq!(listening.said("refused").len(), 2);
+    let event = http_event(
+        "GET",
+        &path,
+        None,
+        &super_admin(),
+        &[("authorization", "Bearer x")],
+    );
+    world.ask_status(&event).await.expect(403);
+    assert_eq!(listening.sum("CallersRefused"), 4);
+    let line = &listening.said("a token was refused that the authorizer accepted")[0];
+    assert_eq!(line["error"], "the token is not a signed JWT");
 }
 
 const TRACE: &str = "5759e988bd862e3fe1be46a994272793";
@@ -456,7 +474,7 @@ async fn messages_of_one_batch_keep_their_own_traces_and_a_dead_letter_its() {
 #[tokio::test]
 async fn a_process_says_once_that_it_was_cold() {
     let world = World::new().await;
-    let process = Process::start(&world, "send").await;
+    let process = Process::start(&world, "status").await;
     let event = http_event("GET", "/api/v1/health", None, &Value::Null, &[]);
     for _ in 0..2 {
         assert_eq!(process.invoke(&event).await["statusCode"], 200);

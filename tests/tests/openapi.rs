@@ -172,6 +172,7 @@ impl Request {
         let event = self.event(operation, claims);
         match function_of(operation) {
             Function::Send => world.ask_send(&event).await,
+            Function::Status => world.ask_status(&event).await,
             Function::Config => world.ask_config(&event).await,
             Function::ConfigTest => world.ask_config_test(&event).await,
         }
@@ -620,8 +621,8 @@ async fn what_is_larger_than_a_request_may_be_is_refused_as_documented() {
             request.ask(&world, &operation, &claims).await
         };
         let plain = || Request::of(&operation, Body::Json(json!({})));
-        let event: Value =
-            serde_json::from_str(&plain().event(&operation, &super_admin())).unwrap();
+        let event = plain().event(&operation, &another_super_admin(number));
+        let event: Value = serde_json::from_str(&event).unwrap();
         let headers = event["headers"].as_object().unwrap();
         let bytes: usize = headers
             .iter()

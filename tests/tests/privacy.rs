@@ -434,6 +434,7 @@ async fn what_stands_in_paths_queries_and_headers_is_not_repeated() {
             let event = http_event(method, &path, body, &super_admin(), &headers);
             for answer in [
                 world.ask_send(&event).await,
+                world.ask_status(&event).await,
                 world.ask_config(&event).await,
                 world.ask_config_test(&event).await,
             ] {

@@ -34,6 +34,7 @@ async fn the_process_of_a_function() {
     }
     let ended = match std::env::var(FUNCTION_NAME).unwrap().as_str() {
         "send" => comms_send::run().await,
+        "status" => comms_status::run().await,
         "worker" => comms_worker::run().await,
         "config" => comms_config::run().await,
         "config-test" => comms_config_test::run().await,

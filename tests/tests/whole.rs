@@ -1,4 +1,4 @@
-//! The four functions as they are deployed, from the event to the mail server: their own handlers, the real AWS SDK
+//! The functions as they are deployed, from the event to the mail server: their own handlers, the real AWS SDK
 //! against a local AWS, real SMTP conversations with STARTTLS.
 
 #![allow(

@@ -1,4 +1,4 @@
-//! A world for one test: AWS, a certificate authority, a mail server, and the four functions with what they need.
+//! A world for one test: AWS, a certificate authority, a mail server, and the functions with what they need.
 
 use std::{
     io::Write,
@@ -21,6 +21,7 @@ use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
     aws::{LocalAws, Resources},
     http::HttpServer,
+    jwt,
     smtp::{ReceivedMessage, SmtpServer, SmtpServerBuilder, TlsMode},
     tls::TestCa,
 };
@@ -34,7 +35,7 @@ use tracing::Instrument;
 use crate::permissions;
 
 /// The functions, by the names of their programs.
-pub(crate) const FUNCTIONS: [&str; 4] = ["send", "worker", "config", "config-test"];
+pub(crate) const FUNCTIONS: [&str; 5] = ["send", "status", "worker", "config", "config-test"];
 /// The clinic of most tests.
 pub(crate) const CLINIC: &str = "clinic-123";
 /// The clinic's sender.
@@ -126,6 +127,7 @@ pub(crate) struct World {
     /// The clinic's own mail server.
     pub(crate) smtp: SmtpServer,
     pub(crate) send: comms_send::Deps,
+    pub(crate) status: comms_status::Deps,
     pub(crate) worker: comms_worker::Deps,
     pub(crate) config: comms_config::Deps,
     pub(crate) config_test: comms_config_test::Deps,
@@ -203,6 +205,7 @@ impl World {
         roots.write_all(ca.pem().as_bytes()).unwrap();
         Self {
             send: start("send", &aws, &roots, comms_send::Deps::from_environment),
+            status: start("status", &aws, &roots, comms_status::Deps::from_environment),
             worker: start("worker", &aws, &roots, comms_worker::Deps::from_environment),
             config: start("config", &aws, &roots, comms_config::Deps::from_environment),
             config_test: start(
@@ -224,6 +227,7 @@ impl World {
     pub(crate) fn restart(&mut self) {
         let (aws, roots) = (&self.aws, &self.roots);
         self.send = start("send", aws, roots, comms_send::Deps::from_environment);
+        self.status = start("status", aws, roots, comms_status::Deps::from_environment);
         self.worker = start("worker", aws, roots, comms_worker::Deps::from_environment);
         self.config = start("config", aws, roots, comms_config::Deps::from_environment);
         self.config_test = start(
@@ -432,7 +436,7 @@ impl World {
     pub(crate) async fn status(&self, id: &str) -> Answer {
         let path = format!("/api/v1/communications/{id}");
         let event = http_event("GET", &path, None, &service(), &[]);
-        self.ask_send(&event).await
+        self.ask_status(&event).await
     }
 
     /// Gives an event to the send function.
@@ -440,6 +444,14 @@ impl World {
         let request = request(event);
         let span = invocation(&request);
         let answer = Box::pin(comms_send::handle(&self.send, request).instrument(span)).await;
+        self.remember(Answer::of(answer))
+    }
+
+    /// Gives an event to the status function.
+    pub(crate) async fn ask_status(&self, event: &str) -> Answer {
+        let request = request(event);
+        let span = invocation(&request);
+        let answer = Box::pin(comms_status::handle(&self.status, request).instrument(span)).await;
         self.remember(Answer::of(answer))
     }
 
@@ -708,8 +720,8 @@ fn clinic_path(tenant: &str) -> String {
     format!("/api/v1/clinics/{tenant}")
 }
 
-/// An event of API Gateway's payload format 2.0. `claims` are those of the verified token; `null` is a request that
-/// no authorizer has seen.
+/// An event of API Gateway's payload format 2.0. `claims` are those of the verified token, which is in the
+/// `authorization` header unless `headers` has another; `null` is a request that no authorizer has seen.
 pub(crate) fn http_event(
     method: &str,
     path: &str,
@@ -718,6 +730,9 @@ pub(crate) fn http_event(
     headers: &[(&str, &str)],
 ) -> String {
     let mut all = json!({"host": "api.clinic-comms.example", "content-type": "application/json"});
+    if !claims.is_null() {
+        all["authorization"] = json!(format!("Bearer {}", jwt::token(claims)));
+    }
     for (name, value) in headers {
         all[*name] = json!(value);
     }
@@ -734,7 +749,9 @@ pub(crate) fn http_event(
         },
     });
     if !claims.is_null() {
-        event["requestContext"]["authorizer"] = json!({"jwt": {"claims": claims, "scopes": null}});
+        let rendered = jwt::rendered_claims(claims);
+        event["requestContext"]["authorizer"] =
+            json!({"jwt": {"claims": rendered, "scopes": null}});
     }
     if let Some(body) = body {
         event["body"] = json!(body);
@@ -742,11 +759,12 @@ pub(crate) fn http_event(
     event.to_string()
 }
 
-/// The claims of a token with these roles, and this clinic if there is one.
+/// The claims of a token with these roles, separated by blanks, and this clinic if there is one.
 pub(crate) fn claims(roles: &str, clinic: Option<&str>) -> Value {
-    let mut claims = json!({"sub": "user-1", "aud": "clinic-comms", "exp": "4102444800"});
+    let mut claims = json!({"sub": "user-1", "iss": "https://issuer.example.com/", "aud": "clinic-comms",
+        "iat": 1_796_115_600, "exp": 4_102_444_800_u64});
     if !roles.is_empty() {
-        claims["roles"] = json!(format!("[{roles}]"));
+        claims["roles"] = roles.split(' ').collect();
     }
     if let Some(clinic) = clinic {
         claims["clinic_id"] = json!(clinic);

@@ -1,11 +1,8 @@
-//! The `send` function: accepts a communication and queues it, or sends it while the caller waits;
-//! tells what became of one.
+//! The `send` function: accepts a communication and queues it, or sends it while the caller waits.
 //!
 //! | route | answers |
 //! | --- | --- |
 //! | `POST /api/v1/communications` | 202 queued; 200, 207 or 502 when sent at once |
-//! | `GET /api/v1/communications/{requestId}` | 200, 404 |
-//! | `GET /api/v1/health` | 200 |
 
 mod immediate;
 mod queue;
@@ -14,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
 use comms_core::{
-    Delivery, DeliveryStatus, IdempotencyKey, Problems, RequestId,
-    delivery::MAX_ATTEMPTS,
+    Delivery, DeliveryStatus, IdempotencyKey, Problems,
     request::{self, Strategy, Submission},
 };
 use comms_delivery::{
@@ -26,10 +22,7 @@ use comms_runtime::{
     AuditSubjects, Environment, Exchange, HttpProblem, Trail,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{
-        body_bytes, check_head, json_response, json_text_response, path_segments, serve, time_left,
-        trace,
-    },
+    http::{body_bytes, check_head, json_response, path_segments, serve, time_left, trace},
     telemetry::TraceHeader,
 };
 use lambda_http::{
@@ -43,10 +36,6 @@ pub use queue::{Queue, QueueError, QueueMessages};
 
 /// What is kept of the time of an immediate send for putting on the queue what it could not end.
 const QUEUE_TIME: Duration = Duration::from_secs(3);
-
-/// Bytes of an answer. Lambda takes 6 MB (AWS Lambda quotas, 6,291,456 bytes), in which the answer stands as a JSON
-/// string: its quotation marks, an eighth of it, count twice.
-const MAX_ANSWER_BYTES: usize = 5_000_000;
 
 /// What the handler works with.
 #[derive(Debug)]
@@ -119,23 +108,11 @@ async fn route(
         (&Method::POST, ["api", "v1", "communications"]) => {
             ("/api/v1/communications", post(deps, request).await)
         }
-        (&Method::GET, ["api", "v1", "communications", id]) => (
-            "/api/v1/communications/{requestId}",
-            get(deps, request, id).await,
-        ),
-        (&Method::GET, ["api", "v1", "health"]) => ("/api/v1/health", Ok(health())),
         _ => (
             "unknown",
             Err(HttpProblem::not_found("There is no such route.")),
         ),
     }
-}
-
-fn health() -> Response<Body> {
-    json_response(
-        StatusCode::OK,
-        &json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}),
-    )
 }
 
 async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProblem> {
@@ -429,46 +406,6 @@ fn too_large(error: &QueueError) -> HttpProblem {
     }
 }
 
-async fn get(deps: &Deps, request: &Request, id: &str) -> Result<Response<Body>, HttpProblem> {
-    let principal = Principal::of(request, &deps.claims)?;
-    let unknown =
-        || HttpProblem::not_found("There is no communication with this id, or no longer.");
-    let id = RequestId::parse(id).map_err(|_| unknown())?;
-    Trail::of(request).note_request_id(&id);
-    let found = deps
-        .pipeline
-        .status(&id)
-        .await
-        .map_err(pipeline_problem)?
-        .ok_or_else(unknown)?;
-    principal.authorize(Action::ViewCommunication, &found.tenant)?;
-    let clinic = found.tenant.clinic();
-    let body = answer_that_fits(found.deliveries, MAX_ANSWER_BYTES, |deliveries| {
-        json!({"requestId": id, "clinicId": clinic, "deliveries": deliveries}).to_string()
-    });
-    Ok(json_text_response(StatusCode::OK, body))
-}
-
-/// The answer with all attempts; or, where that has more than `most` bytes, with as many of the newest of each delivery
-/// as fit, and one at least. With one each, the most deliveries that a communication can have fit.
-fn answer_that_fits(
-    mut deliveries: Vec<Delivery>,
-    most: usize,
-    write: impl Fn(&[Delivery]) -> String,
-) -> String {
-    let mut body = write(&deliveries);
-    let mut attempts = MAX_ATTEMPTS;
-    while body.len() > most && attempts > 1 {
-        attempts /= 2;
-        for delivery in &mut deliveries {
-            let oldest = delivery.attempts.len().saturating_sub(attempts);
-            delivery.attempts.drain(..oldest);
-        }
-        body = write(&deliveries);
-    }
-    body
-}
-
 fn key_conflict() -> HttpProblem {
     HttpProblem::new(
         StatusCode::CONFLICT,
@@ -536,69 +473,5 @@ fn pipeline_problem(error: PipelineError) -> HttpProblem {
             error!(%error, "the ledger can not be used");
             HttpProblem::unavailable()
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use comms_core::{
-        Attempt, AttemptOutcome, Channel, DeliveryId, EntryId, Position, ProviderKind,
-    };
-
-    use super::*;
-
-    #[test]
-    fn an_answer_that_is_too_large_has_fewer_attempts_the_newest_of_each_delivery() {
-        let attempt = |number: usize| Attempt {
-            provider: ProviderKind::Smtp,
-            entry: EntryId::primary(),
-            position: Position::Primary,
-            outcome: AttemptOutcome::Accepted {
-                refused_copies: Vec::new(),
-            },
-            duration: Duration::from_millis(number.try_into().unwrap()),
-            possible_duplicate: false,
-        };
-        let delivery = |attempts: usize| {
-            let id = DeliveryId::parse(&"ab".repeat(16)).unwrap();
-            let mut delivery = Delivery::queued(id, Channel::Email, "p***@example.com".to_owned());
-            delivery.attempts = (0..attempts).map(attempt).collect();
-            delivery
-        };
-        let deliveries = || vec![delivery(MAX_ATTEMPTS), delivery(3)];
-        let write = |deliveries: &[Delivery]| json!(deliveries).to_string();
-        let whole = write(&deliveries());
-        assert_eq!(answer_that_fits(deliveries(), whole.len(), write), whole);
-
-        let body = answer_that_fits(deliveries(), whole.len() - 1, write);
-        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-        let attempts = body[0]["attempts"].as_array().unwrap();
-        assert_eq!(attempts.len(), MAX_ATTEMPTS / 2);
-        assert_eq!(attempts.last().unwrap()["durationMs"], MAX_ATTEMPTS - 1);
-        assert_eq!(body[1]["attempts"].as_array().unwrap().len(), 3);
-
-        let least = answer_that_fits(deliveries(), 0, write);
-        assert_eq!(
-            least,
-            write(&[
-                Delivery {
-                    attempts: vec![attempt(MAX_ATTEMPTS - 1)],
-                    ..delivery(0)
-                },
-                Delivery {
-                    attempts: vec![attempt(2)],
-                    ..delivery(0)
-                },
-            ])
-        );
-    }
-
-    /// Every delivery with one attempt, and every text of both as long as it may be.
-    #[test]
-    fn the_most_deliveries_fit_into_an_answer_with_an_attempt_each() {
-        const LONGEST_DELIVERY: usize = 2_000;
-        assert!(
-            request::MAX_RECIPIENTS * Channel::ALL.len() * LONGEST_DELIVERY <= MAX_ANSWER_BYTES
-        );
     }
 }

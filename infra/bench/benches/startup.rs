@@ -42,7 +42,7 @@ use self::{
 
 /// The program that ours are compared with, below the directory of the functions' programs.
 const HELLO: &str = "examples/hello";
-const FUNCTIONS: [&str; 4] = ["send", "worker", "config", "config-test"];
+const FUNCTIONS: [&str; 5] = ["send", "status", "worker", "config", "config-test"];
 /// A POST that is put on the queue, as API Gateway gives it.
 const POST: &str = include_str!("../../../tests/events/send-post-queued.json");
 /// The number in it, which is too short for North America, so that the numbering plans are asked; and one that is complete.

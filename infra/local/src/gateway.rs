@@ -4,6 +4,7 @@
 //! API Gateway refuses by itself is refused here with its own words and without an invocation: unknown routes,
 //! missing or bad tokens, bodies over 10 MB. Claims arrive as text, an array as `[A B]`.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -56,7 +57,11 @@ const CLINIC: &str = "/api/v1/clinics/{clinicId}";
 /// The same routes as in the deployed template.
 const ROUTES: [Route; 13] = [
     route("POST", "/api/v1/communications", Function::Send),
-    route("GET", "/api/v1/communications/{requestId}", Function::Send),
+    route(
+        "GET",
+        "/api/v1/communications/{requestId}",
+        Function::Status,
+    ),
     route("GET", CLINIC, Function::Config),
     route("PUT", CLINIC, Function::Config),
     route("PATCH", CLINIC, Function::Config),
@@ -94,7 +99,7 @@ const ROUTES: [Route; 13] = [
     Route {
         method: "GET",
         path: "/api/v1/health",
-        function: Function::Send,
+        function: Function::Status,
         authorized: false,
     },
 ];
@@ -199,7 +204,7 @@ fn unauthorized(reason: &str) -> Response {
 }
 
 /// The claims of the request's bearer token, or what is wrong with it.
-fn authorize(key: &DeveloperKey, headers: &HeaderMap) -> Result<Map<String, Value>, String> {
+fn authorize(key: &DeveloperKey, headers: &HeaderMap) -> Result<HashMap<String, String>, String> {
     let header = headers
         .get(AUTHORIZATION)
         .ok_or("no Authorization header")?
@@ -275,7 +280,7 @@ struct Received {
     variables: Vec<(&'static str, String)>,
     parts: request::Parts,
     body: Bytes,
-    claims: Option<Map<String, Value>>,
+    claims: Option<HashMap<String, String>>,
     source: SocketAddr,
     id: String,
     now: Timestamp,
@@ -489,7 +494,7 @@ mod tests {
     use super::*;
     use crate::token::Claims;
 
-    fn received(request: http::Request<&str>, claims: Option<Map<String, Value>>) -> Received {
+    fn received(request: http::Request<&str>, claims: Option<HashMap<String, String>>) -> Received {
         let (parts, body) = request.into_parts();
         let (route, variables) = find(&parts.method, parts.uri.path()).unwrap();
         Received {
@@ -517,10 +522,7 @@ mod tests {
             .header("Content-Type", "application/json; charset=utf-8")
             .body(r#"{"a":1}"#)
             .unwrap();
-        let claims = json!({"roles": "[CLINIC_ADMIN]"})
-            .as_object()
-            .unwrap()
-            .clone();
+        let claims = HashMap::from([("roles".to_owned(), "[CLINIC_ADMIN]".to_owned())]);
         assert_eq!(
             received(request, Some(claims)).event(),
             json!({
@@ -590,7 +592,7 @@ mod tests {
         );
         assert_eq!(
             function("GET", "/api/v1/communications/a"),
-            Some(Function::Send)
+            Some(Function::Status)
         );
         assert_eq!(
             function("PATCH", "/api/v1/clinics/_global"),

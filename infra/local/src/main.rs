@@ -1,6 +1,6 @@
 //! The local stack: every part of clinic-comms on one machine, in one command.
 //!
-//! `cargo run` starts AWS's services (emulated), the four functions as real Lambda processes, an HTTP gateway, the
+//! `cargo run` starts AWS's services (emulated), the functions as real Lambda processes, an HTTP gateway, the
 //! queues' pollers, a mail inbox and a page of the deliveries, saves a demo clinic and sends its first message. Nothing
 //! else has to be installed, and nothing leaves the machine: every listener is on loopback. Only what a function in a
 //! container has to reach, the AWS endpoint and the inbox's SMTP side, may be put on a private address such as that of

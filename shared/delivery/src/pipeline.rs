@@ -48,8 +48,7 @@ use crate::{
     deferral::{self, MAX_DEFERRALS},
     health::SharedHealth,
     ledger::{
-        Acceptance, Claim, Ledger, LedgerError, Origin, Outcome, Owner, Past, RecordedRequest,
-        RequestRecord, Via,
+        Acceptance, Claim, Ledger, LedgerError, Origin, Outcome, Owner, Past, RequestRecord, Via,
     },
     pacing::{self, SharedPacing},
     policy::{self, ChannelPolicy},
@@ -600,11 +599,6 @@ impl Pipeline {
             }
             Acceptance::OtherPayload => Err(PipelineError::KeyConflict),
         }
-    }
-
-    /// A request with its deliveries, or `None` where there is none of that id.
-    pub async fn status(&self, id: &RequestId) -> Result<Option<RecordedRequest>, PipelineError> {
-        Ok(self.ledger.read(id, self.clock.now()).await?)
     }
 
     /// Takes quota for all deliveries of a communication that is to be sent at once: for all of them or for

@@ -505,10 +505,10 @@ async fn a_store_that_fails_hands_the_delivery_back_untouched() {
         assert_eq!(handed_back(&result), HandBack::Unreachable);
         world.aws.clear_faults();
     }
-    assert!(
-        pipeline.status(accepted.id()).await.unwrap().is_none(),
-        "nothing was claimed"
-    );
+    let deliveries_table = &world.aws.resources().deliveries_table;
+    let ledger = Ledger::new(&world.aws.sdk_config(), deliveries_table);
+    let recorded = ledger.read(accepted.id(), world.clock.now()).await;
+    assert!(recorded.unwrap().is_none(), "nothing was claimed");
     assert_eq!(world.server.connections(), 0);
 }
 

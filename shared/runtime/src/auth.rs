@@ -1,13 +1,14 @@
 //! Who may do what. API Gateway has verified the token; here its claims decide, and where a claim is
 //! missing or is not as it should be, the answer is no.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use comms_core::{ClinicId, Tenant, metric::METRICS};
 use lambda_http::{Request, RequestExt, request::RequestContext};
+use serde_json::{Map, Value};
 use tracing::{info, warn};
 
-use crate::{audit::Trail, http::HttpProblem};
+use crate::{audit::Trail, bearer, http::HttpProblem};
 
 /// What a caller may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,10 +107,10 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// The caller of a request. Without verified claims there is none, and the answer is 403.
+    /// The caller of a request. Without verified claims, or without the token that they are of, there is none, and the
+    /// answer is 403.
     pub fn of(request: &Request, names: &ClaimNames) -> Result<Self, HttpProblem> {
-        let context = request.request_context_ref();
-        let claims = match context {
+        let verified = match request.request_context_ref() {
             Some(RequestContext::ApiGatewayV2(context)) => context
                 .authorizer
                 .as_ref()
@@ -118,38 +119,33 @@ impl Principal {
             // Another kind of event has no place for claims that API Gateway has verified.
             _ => None,
         };
-        claims
-            .map(|claims| Self::from_claims(claims, names).on(Trail::of(request)))
-            .ok_or_else(|| {
-                warn!("a request came without verified claims");
+        let Some(verified) = verified else {
+            warn!("a request came without verified claims");
+            info!(target: METRICS, callers_refused = 1_u64);
+            return Err(HttpProblem::forbidden());
+        };
+        match bearer::payload(request.headers(), verified) {
+            Ok(payload) => Ok(Self::from_payload(&payload, names).on(Trail::of(request))),
+            Err(error) => {
+                warn!(%error, "a token was refused that the authorizer accepted");
                 info!(target: METRICS, callers_refused = 1_u64);
-                HttpProblem::forbidden()
-            })
+                Err(HttpProblem::forbidden())
+            }
+        }
     }
 
-    /// The caller that `claims` describe. What can not be read grants nothing.
-    pub fn from_claims(claims: &HashMap<String, String>, names: &ClaimNames) -> Self {
-        let clinic = claims
-            .get(&names.clinic)
-            .and_then(|text| ClinicId::parse(text).ok());
-        let roles = claims
-            .get(&names.roles)
-            .map(|text| parse_roles(text))
-            .unwrap_or_default();
-        let subject = claims
-            .get("sub")
-            .map(|subject| {
-                subject
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(128)
-                    .collect()
-            })
-            .unwrap_or_default();
+    /// The caller that a token's payload describes. A claim of another type than it should have grants nothing.
+    pub(crate) fn from_payload(payload: &Map<String, Value>, names: &ClaimNames) -> Self {
+        let text = |name: &str| payload.get(name).and_then(Value::as_str);
+        let subject = text("sub").unwrap_or_default();
         Self {
-            subject,
-            clinic,
-            roles,
+            subject: subject
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(128)
+                .collect(),
+            clinic: text(&names.clinic).and_then(|text| ClinicId::parse(text).ok()),
+            roles: roles(payload.get(&names.roles)),
             trail: Trail::default(),
         }
     }
@@ -178,6 +174,29 @@ impl Principal {
         self.roles.iter().any(|role| match role {
             Role::SuperAdmin | Role::Service => true,
             Role::ClinicAdmin | Role::ClinicManager => false,
+        })
+    }
+
+    /// The tenants for which the caller may do `action`: for what is authorized before it is known whose it is. A
+    /// caller who may do it for none is refused. That is noted on the request's trail.
+    pub fn scope(&self, action: Action) -> Result<Scope<'_>, HttpProblem> {
+        let is_allowed = |tenant: &Tenant| {
+            let mut roles = self.roles.iter();
+            roles.any(|role| self.role_allows(*role, action, tenant))
+        };
+        let own = self.clinic.clone().map(Tenant::Clinic);
+        // The global account belongs to no clinic: only who acts for all tenants acts for it.
+        let tenants = if is_allowed(&Tenant::Global) {
+            Some(Tenants::All)
+        } else {
+            own.clone().filter(is_allowed).map(Tenants::One)
+        };
+        let tenant = own.as_ref().filter(|_| tenants != Some(Tenants::All));
+        self.trail.note_action(action, tenant, tenants.is_some());
+        Ok(Scope {
+            principal: self,
+            action,
+            tenants: tenants.ok_or_else(HttpProblem::forbidden)?,
         })
     }
 
@@ -211,22 +230,52 @@ impl Principal {
     }
 }
 
-/// Roles as API Gateway gives them: an array as `[A B]` or as JSON text, a string claim as it is.
-fn parse_roles(text: &str) -> BTreeSet<Role> {
-    match text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
-        Some(list) => list
-            .split([' ', ','])
-            .filter_map(|word| Role::parse(word.trim_matches('"')))
-            .collect(),
-        None => Role::parse(text).into_iter().collect(),
+/// The tenants for which a caller may do one thing.
+#[derive(Debug)]
+pub struct Scope<'p> {
+    principal: &'p Principal,
+    action: Action,
+    tenants: Tenants,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Tenants {
+    All,
+    One(Tenant),
+}
+
+impl Scope<'_> {
+    /// True if `tenant` is one of them. That is noted on the request's trail, from which refusals are logged.
+    pub fn includes(&self, tenant: &Tenant) -> bool {
+        let is_included = match &self.tenants {
+            Tenants::All => true,
+            Tenants::One(own) => own == tenant,
+        };
+        let trail = &self.principal.trail;
+        trail.note_action(self.action, Some(tenant), is_included);
+        is_included
+    }
+}
+
+/// The roles of a claim that is one string or an array of strings. Only a whole string is a role.
+fn roles(claim: Option<&Value>) -> BTreeSet<Role> {
+    match claim {
+        Some(Value::String(role)) => Role::parse(role).into_iter().collect(),
+        Some(Value::Array(roles)) if roles.iter().all(Value::is_string) => {
+            let roles = roles.iter().filter_map(Value::as_str);
+            roles.filter_map(Role::parse).collect()
+        }
+        Some(
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) | Value::Array(_),
+        )
+        | None => BTreeSet::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn names() -> ClaimNames {
@@ -236,11 +285,10 @@ mod tests {
         }
     }
 
-    fn principal(clinic: Option<&str>, roles: Option<&str>) -> Principal {
-        let mut claims = HashMap::from([("sub".to_owned(), "subject".to_owned())]);
-        claims.extend(clinic.map(|clinic| ("clinic_id".to_owned(), clinic.to_owned())));
-        claims.extend(roles.map(|roles| ("roles".to_owned(), roles.to_owned())));
-        Principal::from_claims(&claims, &names())
+    /// The caller of a token with these claims beside its subject.
+    fn principal(clinic: &Value, roles: &Value) -> Principal {
+        let payload = json!({"sub": "subject", "clinic_id": clinic, "roles": roles});
+        Principal::from_payload(payload.as_object().unwrap(), &names())
     }
 
     const ACTIONS: [Action; 8] = [
@@ -264,7 +312,7 @@ mod tests {
             ("CLINIC_MANAGER", "-yy----y", "--------", "--------"),
             ("SERVICE", "yy------", "yy------", "yy------"),
         ] {
-            let caller = principal(Some("clinic-a"), Some(role));
+            let caller = principal(&json!("clinic-a"), &json!([role]));
             for (tenant, allowed) in [("clinic-a", own), ("clinic-b", other), ("_global", global)] {
                 let tenant = Tenant::parse(tenant).unwrap();
                 let got: String = ACTIONS
@@ -285,48 +333,118 @@ mod tests {
     #[test]
     fn missing_or_garbled_claims_allow_nothing() {
         let clinic = Tenant::parse("clinic-a").unwrap();
+        let (own, admin) = (json!("clinic-a"), json!(["CLINIC_ADMIN"]));
         for (clinic_claim, roles) in [
-            (None, None),
-            (Some("clinic-a"), None),
-            (None, Some("CLINIC_ADMIN")),
-            (Some(""), Some("CLINIC_ADMIN")),
-            (Some("clinic-a "), Some("CLINIC_ADMIN")),
-            (Some("clinic-a,clinic-b"), Some("CLINIC_ADMIN")),
-            (Some("[clinic-a]"), Some("CLINIC_ADMIN")),
-            (Some("_global"), Some("CLINIC_ADMIN")),
-            (Some("clinic-a"), Some("")),
-            (Some("clinic-a"), Some("clinic_admin")),
-            (Some("clinic-a"), Some("CLINIC_ADMINS")),
-            (Some("clinic-a"), Some("NOT_SUPER_ADMIN")),
-            (Some("clinic-a"), Some("NOT SUPER_ADMIN")),
-            (Some("clinic-a"), Some("{\"SUPER_ADMIN\":true}")),
+            (json!(null), json!(null)),
+            (own.clone(), json!(null)),
+            (json!(null), admin.clone()),
+            (json!(""), admin.clone()),
+            (json!("clinic-a "), admin.clone()),
+            (json!("clinic-a,clinic-b"), admin.clone()),
+            (json!("[clinic-a]"), admin.clone()),
+            (json!(["clinic-a"]), admin.clone()),
+            (json!({"id": "clinic-a"}), admin.clone()),
+            (json!("_global"), admin),
+            (own.clone(), json!("")),
+            (own.clone(), json!([])),
+            (own.clone(), json!(true)),
+            (own.clone(), json!("clinic_admin")),
+            (own.clone(), json!("CLINIC_ADMINS")),
+            (own.clone(), json!("CLINIC_ADMIN CLINIC_MANAGER")),
+            (own.clone(), json!({"SUPER_ADMIN": true})),
+            (own.clone(), json!(["CLINIC_ADMIN", 1])),
+            (own, json!([["CLINIC_ADMIN"]])),
         ] {
-            let caller = principal(clinic_claim, roles);
+            let caller = principal(&clinic_claim, &roles);
+            for action in ACTIONS {
+                let place = format!("{clinic_claim} {roles} {action:?}");
+                assert!(caller.authorize(action, &clinic).is_err(), "{place}");
+                assert!(
+                    caller.authorize(action, &Tenant::Global).is_err(),
+                    "{place}"
+                );
+                assert!(caller.scope(action).is_err(), "{place}");
+            }
+        }
+    }
+
+    /// Claims that API Gateway renders as text in which SUPER_ADMIN stands between blanks, commas or quotation marks.
+    #[test]
+    fn a_role_inside_another_string_is_no_role() {
+        let other = Tenant::parse("clinic-b").unwrap();
+        for roles in [
+            json!(["Front SUPER_ADMIN"]),
+            json!(["staff,SUPER_ADMIN"]),
+            json!(["\"SUPER_ADMIN\""]),
+            json!("[x SUPER_ADMIN y]"),
+            json!("[SUPER_ADMIN]"),
+            json!("[\"SUPER_ADMIN\"]"),
+            json!("SUPER_ADMIN "),
+            json!("NOT_SUPER_ADMIN"),
+            json!(["SUPER_ADMIN\u{0}"]),
+        ] {
+            let caller = principal(&json!("clinic-a"), &roles);
             for action in ACTIONS {
                 assert!(
-                    caller.authorize(action, &clinic).is_err(),
-                    "{clinic_claim:?} {roles:?} {action:?}"
+                    caller.authorize(action, &other).is_err(),
+                    "{roles} {action:?}"
                 );
-                assert!(caller.authorize(action, &Tenant::Global).is_err());
             }
         }
     }
 
     #[test]
-    fn roles_are_read_in_every_form_that_api_gateway_gives_them() {
+    fn a_role_is_one_string_or_an_element_of_an_array_of_strings() {
         let clinic = Tenant::parse("clinic-a").unwrap();
         for roles in [
-            "SERVICE",
-            "[SERVICE]",
-            "[OTHER SERVICE]",
-            "[\"OTHER\", \"SERVICE\"]",
+            json!("SERVICE"),
+            json!(["SERVICE"]),
+            json!(["Front desk", "SERVICE", ""]),
         ] {
-            assert!(
-                principal(None, Some(roles))
+            let caller = principal(&json!(null), &roles);
+            assert!(caller.authorize(Action::Send, &clinic).is_ok(), "{roles}");
+        }
+    }
+
+    #[test]
+    fn claims_may_have_the_names_that_issuers_give_them() {
+        let clinic = Tenant::parse("clinic-a").unwrap();
+        for name in ["https://clinic.example/roles", "cognito:groups"] {
+            let names = ClaimNames {
+                roles: name.to_owned(),
+                ..names()
+            };
+            let caller = |claims: Value| {
+                Principal::from_payload(claims.as_object().unwrap(), &names)
                     .authorize(Action::Send, &clinic)
-                    .is_ok(),
-                "{roles}"
-            );
+            };
+            assert!(caller(json!({name: ["SERVICE"]})).is_ok(), "{name}");
+            assert!(caller(json!({"roles": ["SERVICE"]})).is_err(), "{name}");
+            assert!(caller(json!({"https:": {"roles": ["SERVICE"]}})).is_err());
+        }
+    }
+
+    #[test]
+    fn a_scope_has_the_tenants_that_the_matrix_allows() {
+        let tenants = ["clinic-a", "clinic-b", "_global"].map(|id| Tenant::parse(id).unwrap());
+        for role in [
+            "SUPER_ADMIN",
+            "CLINIC_ADMIN",
+            "CLINIC_MANAGER",
+            "SERVICE",
+            "x",
+        ] {
+            for clinic in [json!("clinic-a"), json!(null)] {
+                let caller = principal(&clinic, &json!([role]));
+                for action in ACTIONS {
+                    for tenant in &tenants {
+                        let scope = caller.scope(action);
+                        let is_included = scope.is_ok_and(|scope| scope.includes(tenant));
+                        let is_allowed = caller.authorize(action, tenant).is_ok();
+                        assert_eq!(is_included, is_allowed, "{role} {clinic} {tenant}");
+                    }
+                }
+            }
         }
     }
 }

@@ -1,35 +1,67 @@
 //! Fuzz targets of claims, and of metrics: see [`comms_testkit::fuzz`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use comms_core::{ClinicId, Tenant};
+use comms_testkit::jwt;
+use lambda_http::http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use serde_json::Value;
 
-use crate::auth::{Action, ClaimNames, Principal};
+use crate::{
+    auth::{Action, ClaimNames, Principal},
+    bearer,
+};
 
 comms_testkit::fuzz_targets! {
-    claims = crate::fuzz::claims, 20_000 + 300 * length;
+    claims = crate::fuzz::claims, 100_000 + 800 * length;
     metric_lines = crate::telemetry::metrics::fuzz::lines, 20_000 + 300 * length;
 }
 
-/// Who has no role of the platform's may do nothing for another clinic, and whose claims have no role at all nothing
-/// anywhere.
+/// A token's payload, and the same bytes as the header itself. A caller has the roles that are whole strings of the
+/// payload, as `serde_json` reads it, and no others; a header is read only where the authorizer's claims are the
+/// token's.
 fn claims(input: &[u8]) {
-    let claims: HashMap<String, String> = serde_json::from_slice(input).unwrap_or_default();
+    let headers = |value: &[u8]| {
+        let value = HeaderValue::from_bytes(value).ok()?;
+        Some(HeaderMap::from_iter([(AUTHORIZATION, value)]))
+    };
+    if let Some(headers) = headers(input) {
+        let nobody = HashMap::from([("sub".to_owned(), "nobody".to_owned())]);
+        let read = bearer::payload(&headers, &nobody);
+        assert!(read.is_err() || read.is_ok_and(|read| read["sub"] == "nobody"));
+    }
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let Some(headers) = headers(jwt::token_of_text(text).as_bytes()) else {
+        return;
+    };
+    let theirs: Value = serde_json::from_str(text).unwrap_or_default();
+    let Ok(payload) = bearer::payload(&headers, &jwt::rendered_claims(&theirs)) else {
+        return;
+    };
+    assert_eq!(Some(&payload), theirs.as_object());
+    check(&payload);
+}
+
+fn check(payload: &serde_json::Map<String, Value>) {
     let names = ClaimNames {
         clinic: "clinic_id".to_owned(),
         roles: "roles".to_owned(),
     };
-    let principal = Principal::from_claims(&claims, &names);
+    let principal = Principal::from_payload(payload, &names);
     assert!(
         principal.subject.chars().count() <= 128 && !principal.subject.contains(char::is_control)
     );
-    let roles = claims.get("roles").map(String::as_str).unwrap_or_default();
-    let has = |role: &str| {
-        let words = roles.split(|c: char| !c.is_ascii_uppercase() && c != '_');
-        words.into_iter().any(|word| word == role)
+    let roles: BTreeSet<&str> = match payload.get("roles") {
+        Some(Value::String(role)) => [role.as_str()].into(),
+        Some(Value::Array(roles)) => roles.iter().filter_map(Value::as_str).collect(),
+        _ => BTreeSet::new(),
     };
-    let own = claims
+    let has = |role: &str| roles.contains(role);
+    let own = payload
         .get("clinic_id")
+        .and_then(Value::as_str)
         .and_then(|id| ClinicId::parse(id).ok());
     let other = Tenant::parse("another-clinic").unwrap();
     let is_other = own.as_ref().map(ClinicId::as_str) != Some("another-clinic");

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod auth;
 pub mod aws;
+mod bearer;
 pub mod environment;
 #[cfg(test)]
 mod fuzz;

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod dynamodb;
 pub mod fuzz;
 pub mod http;
+pub mod jwt;
 pub mod logs;
 pub mod runtime_api;
 pub mod smtp;

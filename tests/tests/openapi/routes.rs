@@ -10,6 +10,7 @@ use super::contract::{file, yaml};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Function {
     Send,
+    Status,
     Config,
     ConfigTest,
 }
@@ -19,6 +20,7 @@ impl Function {
     pub(crate) fn program(self) -> &'static str {
         match self {
             Self::Send => "send",
+            Self::Status => "status",
             Self::Config => "config",
             Self::ConfigTest => "config-test",
         }
@@ -52,6 +54,7 @@ pub(crate) fn deployed() -> Vec<Deployed> {
                 path: text("Path"),
                 function: match name.as_str() {
                     "SendFunction" => Function::Send,
+                    "StatusFunction" => Function::Status,
                     "ConfigFunction" => Function::Config,
                     "ConfigTestFunction" => Function::ConfigTest,
                     other => panic!("{other} has a route and is unknown here"),

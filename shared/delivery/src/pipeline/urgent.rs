@@ -101,7 +101,8 @@ impl Pipeline {
         };
         let hash = self.hash_keys.get().await.map_err(PipelineError::from)?;
         let id = RequestId::derive(hash, &tenant, key);
-        if self.status(&id).await?.is_some() {
+        let recorded = self.ledger.read(&id, self.clock.now()).await;
+        if recorded.map_err(PipelineError::from)?.is_some() {
             return Ok(UrgentQuota::default());
         }
         Err(refused)

@@ -1,0 +1,220 @@
+//! The `status` function: says what became of a communication, and that the service is up. It is a function of its own
+//! so that no send in progress holds it up.
+//!
+//! | route | answers |
+//! | --- | --- |
+//! | `GET /api/v1/communications/{requestId}` | 200, 403, 404 |
+//! | `GET /api/v1/health` | 200 |
+
+use comms_core::{Delivery, RequestId, delivery::MAX_ATTEMPTS};
+use comms_delivery::{Ledger, LedgerError};
+use comms_runtime::{
+    AuditSubjects, Environment, Exchange, HttpProblem, Trail,
+    auth::{Action, ClaimNames, Principal},
+    aws,
+    http::{check_head, json_response, json_text_response, path_segments, serve},
+};
+use comms_settings::{HashKeys, SettingsStore};
+use jiff::Timestamp;
+use lambda_http::{
+    Body, Request, Response,
+    http::{Method, StatusCode},
+};
+use serde_json::json;
+use tracing::error;
+
+/// Bytes of an answer. Lambda takes 6 MB (AWS Lambda quotas, 6,291,456 bytes), in which the answer stands as a JSON
+/// string: its quotation marks, an eighth of it, count twice.
+const MAX_ANSWER_BYTES: usize = 5_000_000;
+
+/// What the handler works with.
+#[derive(Debug)]
+pub struct Deps {
+    /// Where deliveries are recorded.
+    pub ledger: Ledger,
+    /// The names of the token's claims.
+    pub claims: ClaimNames,
+    /// The key of the callers' hashes.
+    pub hash_keys: HashKeys,
+    /// How logs name callers.
+    pub audit_subjects: AuditSubjects,
+}
+
+impl Deps {
+    /// Reads the environment and puts the parts together. Connects to nothing.
+    pub fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_http::Error> {
+        let sdk = aws::sdk_config(environment)?;
+        let deliveries_table = environment.required("DELIVERIES_TABLE");
+        let settings_table = environment.required("SETTINGS_TABLE");
+        let key = environment.required("KMS_KEY_ID");
+        let claims = ClaimNames::from_environment(environment);
+        let audit_subjects = environment.parsed("AUDIT_SUBJECTS");
+        environment.finish()?;
+        Ok(Self {
+            ledger: Ledger::new(&sdk, deliveries_table),
+            claims,
+            hash_keys: HashKeys::new(SettingsStore::new(&sdk, settings_table, key)),
+            audit_subjects,
+        })
+    }
+}
+
+/// Runs the function under the Lambda runtime until the environment ends.
+pub async fn run() -> Result<(), lambda_http::Error> {
+    serve(Deps::from_environment, |deps, request| {
+        Box::pin(handle(deps, request))
+    })
+    .await
+}
+
+/// Answers one request.
+pub async fn handle(deps: &Deps, mut request: Request) -> Response<Body> {
+    let exchange = Exchange::begin(&mut request, deps.audit_subjects);
+    let work = Box::pin(route(deps, &request));
+    exchange.answer(work, deps.hash_keys.for_logs()).await
+}
+
+/// The route of a request, and its result.
+async fn route(
+    deps: &Deps,
+    request: &Request,
+) -> (&'static str, Result<Response<Body>, HttpProblem>) {
+    if let Err(problem) = check_head(request) {
+        return ("unknown", Err(problem));
+    }
+    match (
+        request.method(),
+        path_segments(request.uri().path()).as_slice(),
+    ) {
+        (&Method::GET, ["api", "v1", "communications", id]) => (
+            "/api/v1/communications/{requestId}",
+            get(deps, request, id).await,
+        ),
+        (&Method::GET, ["api", "v1", "health"]) => ("/api/v1/health", Ok(health())),
+        _ => (
+            "unknown",
+            Err(HttpProblem::not_found("There is no such route.")),
+        ),
+    }
+}
+
+fn health() -> Response<Body> {
+    json_response(
+        StatusCode::OK,
+        &json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}),
+    )
+}
+
+/// Authorizes before it reads. Another clinic's communication is answered like one that does not exist, because whether
+/// it exists is the other clinic's business.
+async fn get(deps: &Deps, request: &Request, id: &str) -> Result<Response<Body>, HttpProblem> {
+    let principal = Principal::of(request, &deps.claims)?;
+    let scope = principal.scope(Action::ViewCommunication)?;
+    let unknown =
+        || HttpProblem::not_found("There is no communication with this id, or no longer.");
+    let id = RequestId::parse(id).map_err(|_| unknown())?;
+    Trail::of(request).note_request_id(&id);
+    let found = deps
+        .ledger
+        .read(&id, Timestamp::now())
+        .await
+        .map_err(|error| ledger_problem(&error))?
+        .filter(|found| scope.includes(&found.tenant))
+        .ok_or_else(unknown)?;
+    let clinic = found.tenant.clinic();
+    let body = answer_that_fits(found.deliveries, MAX_ANSWER_BYTES, |deliveries| {
+        json!({"requestId": id, "clinicId": clinic, "deliveries": deliveries}).to_string()
+    });
+    Ok(json_text_response(StatusCode::OK, body))
+}
+
+fn ledger_problem(error: &LedgerError) -> HttpProblem {
+    error!(%error, "the ledger can not be used");
+    HttpProblem::unavailable()
+}
+
+/// The answer with all attempts; or, where that has more than `most` bytes, with as many of the newest of each delivery
+/// as fit, and one at least. With one each, the most deliveries that a communication can have fit.
+fn answer_that_fits(
+    mut deliveries: Vec<Delivery>,
+    most: usize,
+    write: impl Fn(&[Delivery]) -> String,
+) -> String {
+    let mut body = write(&deliveries);
+    let mut attempts = MAX_ATTEMPTS;
+    while body.len() > most && attempts > 1 {
+        attempts /= 2;
+        for delivery in &mut deliveries {
+            let oldest = delivery.attempts.len().saturating_sub(attempts);
+            delivery.attempts.drain(..oldest);
+        }
+        body = write(&deliveries);
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use comms_core::{
+        Attempt, AttemptOutcome, Channel, DeliveryId, EntryId, Position, ProviderKind, request,
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_too_large_has_fewer_attempts_the_newest_of_each_delivery() {
+        let attempt = |number: usize| Attempt {
+            provider: ProviderKind::Smtp,
+            entry: EntryId::primary(),
+            position: Position::Primary,
+            outcome: AttemptOutcome::Accepted {
+                refused_copies: Vec::new(),
+            },
+            duration: Duration::from_millis(number.try_into().unwrap()),
+            possible_duplicate: false,
+        };
+        let delivery = |attempts: usize| {
+            let id = DeliveryId::parse(&"ab".repeat(16)).unwrap();
+            let mut delivery = Delivery::queued(id, Channel::Email, "p***@example.com".to_owned());
+            delivery.attempts = (0..attempts).map(attempt).collect();
+            delivery
+        };
+        let deliveries = || vec![delivery(MAX_ATTEMPTS), delivery(3)];
+        let write = |deliveries: &[Delivery]| json!(deliveries).to_string();
+        let whole = write(&deliveries());
+        assert_eq!(answer_that_fits(deliveries(), whole.len(), write), whole);
+
+        let body = answer_that_fits(deliveries(), whole.len() - 1, write);
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let attempts = body[0]["attempts"].as_array().unwrap();
+        assert_eq!(attempts.len(), MAX_ATTEMPTS / 2);
+        assert_eq!(attempts.last().unwrap()["durationMs"], MAX_ATTEMPTS - 1);
+        assert_eq!(body[1]["attempts"].as_array().unwrap().len(), 3);
+
+        let least = answer_that_fits(deliveries(), 0, write);
+        assert_eq!(
+            least,
+            write(&[
+                Delivery {
+                    attempts: vec![attempt(MAX_ATTEMPTS - 1)],
+                    ..delivery(0)
+                },
+                Delivery {
+                    attempts: vec![attempt(2)],
+                    ..delivery(0)
+                },
+            ])
+        );
+    }
+
+    /// Every delivery with one attempt, and every text of both as long as it may be.
+    #[test]
+    fn the_most_deliveries_fit_into_an_answer_with_an_attempt_each() {
+        const LONGEST_DELIVERY: usize = 2_000;
+        assert!(
+            request::MAX_RECIPIENTS * Channel::ALL.len() * LONGEST_DELIVERY <= MAX_ANSWER_BYTES
+        );
+    }
+}

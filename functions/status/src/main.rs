@@ -1,0 +1,6 @@
+//! The `status` Lambda function: see the library for what it does.
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    comms_status::run().await
+}
