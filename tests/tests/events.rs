@@ -191,7 +191,8 @@ fn the_environment_for_sam_sets_what_the_template_declares() {
             "JWT_ROLES_CLAIM",
             "METRICS_BY_CLINIC",
             "METRICS_NAMESPACE",
-            "SETTINGS_RETENTION_DAYS"
+            "SETTINGS_RETENTION_DAYS",
+            "STACK_ACCOUNT_ID"
         ]
     );
 }

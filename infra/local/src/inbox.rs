@@ -404,6 +404,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
+    use comms_testkit::host_guard::{CrossOrigin, HostGuard};
 
     const MESSAGE: &str = "From: Clinic <a@clinic.example>\r\n\
         To: =?utf-8?q?J=C3=B6rg?= <p@example.com>, q@example.com\r\n\
@@ -441,7 +442,9 @@ mod tests {
             .header("host", "127.0.0.1:8025")
             .body(Body::empty())
             .unwrap();
-        let response = web::guarded(inbox.routes()).oneshot(request).await.unwrap();
+        let guard = HostGuard::new(([127, 0, 0, 1], 8025).into(), CrossOrigin::Read, &[]);
+        let routes = web::guarded(inbox.routes(), guard);
+        let response = routes.oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let body = String::from_utf8_lossy(&body).into_owned();

@@ -36,6 +36,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use comms_testkit::host_guard::AllowedHost;
 use jiff::SignedDuration;
 
 use crate::function::Function;
@@ -85,6 +86,10 @@ pub(crate) struct StackArgs {
     /// Keeps tables and keys in this directory (default: in memory).
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// A further host name by which the listeners may be asked; may be given several times. With a port it is also the
+    /// origin of a page that may change things.
+    #[arg(long = "allow-host", value_name = "NAME[:PORT]")]
+    allow_hosts: Vec<AllowedHost>,
     /// Neither saves the demo clinic nor sends its message.
     #[arg(long)]
     no_demo: bool,

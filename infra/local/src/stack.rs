@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use comms_testkit::aws::LocalAws;
+use comms_testkit::host_guard::{CrossOrigin, HostGuard};
 use comms_testkit::runtime_api::RuntimeApi;
 use comms_testkit::tls::TestCa;
 use tempfile::NamedTempFile;
@@ -55,7 +56,7 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     );
     let key = DeveloperKey::of_user()?;
 
-    let aws = LocalAws::start_on(aws, args.data.as_deref()).await?;
+    let aws = LocalAws::start_on(aws, args.data.as_deref(), &args.allow_hosts).await?;
     let resources = aws.resources();
     let kept = args.data.as_ref().map_or_else(
         || "in memory".to_owned(),
@@ -83,7 +84,8 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     let deliveries = Deliveries::new(aws.clone(), format!("http://{http_address}"), key.clone())?;
     deliveries.follow().await?;
     let pages = inbox.routes().merge(deliveries.routes());
-    spawn_http("inbox", web, web::guarded(pages));
+    let guard = |address| HostGuard::new(address, CrossOrigin::Read, &args.allow_hosts);
+    spawn_http("inbox", web, web::guarded(pages, guard(web_address)));
     progress.step(
         "Inbox",
         format_args!("http://{web_address} (SMTP with STARTTLS on {smtp_address})"),
@@ -105,7 +107,7 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     spawn_http(
         "gateway",
         http,
-        gateway::service(processes.clone(), key.clone()),
+        guard(http_address).protect(gateway::service(processes.clone(), key.clone())),
     );
     progress.step("API", format_args!("http://{http_address}/api/v1"));
     announce(args.cold);

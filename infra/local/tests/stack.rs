@@ -106,3 +106,77 @@ async fn the_demo_message_arrives_and_settings_saved_on_disk_work_after_a_restar
     assert_eq!(status, 200, "{answer}");
     assert_eq!(messages(&inbox).await[0]["subject"], "After the restart");
 }
+
+/// The ports of loopback on which this process listens.
+fn listening(process: u32) -> Vec<u16> {
+    let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{process}/fd"))
+        .unwrap()
+        .flatten()
+        .filter_map(|file| std::fs::read_link(file.path()).ok())
+        .filter_map(|file| {
+            let socket = file.to_str()?.strip_prefix("socket:[")?;
+            Some(socket.strip_suffix(']')?.to_owned())
+        })
+        .collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ports = table.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // Local address, state (0A listens) and inode (proc_net_tcp).
+        let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        let is_own = *state == "0A" && sockets.iter().any(|socket| socket == inode);
+        let port = local.rsplit_once(':').filter(|_| is_own)?.1;
+        u16::from_str_radix(port, 16).ok()
+    });
+    ports.collect()
+}
+
+/// A page whose name resolves to this machine (DNS rebinding), and one that needs no such name because an answer allows
+/// every origin.
+#[tokio::test]
+async fn no_listener_answers_a_page_of_another_site() {
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["--inbox", FREE, "--smtp", FREE, "--no-demo"];
+    let mut stack = Stack::start(home.path(), &arguments).unwrap();
+    stack.line(" Queues ").unwrap();
+    let smtp = stack.line("SMTP with STARTTLS on").unwrap();
+    let smtp = smtp
+        .trim_end_matches(')')
+        .rsplit_once(':')
+        .unwrap()
+        .1
+        .parse();
+    let ports = listening(stack.child.id());
+    let web: Vec<u16> = ports.into_iter().filter(|port| Ok(*port) != smtp).collect();
+    assert_eq!(web.len(), 4, "API, AWS, pages and Runtime API: {web:?}");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let target = "DynamoDB_20120810.ListTables";
+    let key = "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0";
+    let mut answers = Vec::new();
+    for port in web {
+        let url = format!("http://127.0.0.1:{port}/");
+        let post = || {
+            let post = client
+                .post(&url)
+                .header("content-type", "application/x-amz-json-1.0");
+            post.header("x-amz-target", target)
+                .header("x-amz-date", "20260101T000000Z")
+                .header("authorization", key)
+                .body("{}")
+        };
+        let rebinding = post().header("host", format!("attacker.example:{port}"));
+        let cross_site = post().header("origin", "https://attacker.example");
+        for (request, expected) in [(rebinding, 421), (cross_site, 403)] {
+            let answer = request.send().await.unwrap();
+            let allowed = answer.headers().get("access-control-allow-origin").cloned();
+            let status = answer.status().as_u16();
+            let line = format!(
+                "{port}: {status} {allowed:?} {:?}",
+                answer.text().await.unwrap()
+            );
+            if status != expected || allowed.is_some() {
+                answers.push(line);
+            }
+        }
+    }
+    assert!(answers.is_empty(), "{answers:#?}");
+}

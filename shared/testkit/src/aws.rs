@@ -19,6 +19,7 @@
 
 mod access;
 mod messages;
+mod tables;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -37,14 +38,12 @@ use dynoxide::actions::create_table::CreateTableRequest;
 use dynoxide::actions::get_item::GetItemRequest;
 use dynoxide::actions::scan::ScanRequest;
 use dynoxide::actions::update_time_to_live::{TimeToLiveSpecification, UpdateTimeToLiveRequest};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -56,6 +55,7 @@ use winterbaume_sqs::SqsService;
 
 pub use self::access::Access;
 use self::messages::Messages;
+use crate::host_guard::{AllowedHost, CrossOrigin, HostGuard};
 
 /// The region of every resource that is created at start.
 pub const REGION: &str = "us-east-1";
@@ -291,8 +291,7 @@ impl fmt::Debug for LocalAws {
 /// What answers the requests.
 struct Services {
     tables: dynoxide::Database,
-    tables_address: SocketAddr,
-    tables_client: Client<HttpConnector, Full<Bytes>>,
+    guard: HostGuard,
     kms: KmsService,
     sqs: SqsService,
     ses: SesV2Service,
@@ -312,7 +311,7 @@ impl LocalAws {
     )]
     pub async fn start() -> Self {
         let started = match TcpListener::bind(("127.0.0.1", 0)).await {
-            Ok(listener) => Self::start_on(listener, None).await,
+            Ok(listener) => Self::start_on(listener, None, &[]).await,
             Err(source) => Err(LocalAwsError::Io {
                 what: "bind 127.0.0.1".to_owned(),
                 source,
@@ -325,10 +324,12 @@ impl LocalAws {
     }
 
     /// Starts on `listener`. With `data`, tables and KMS keys are kept in that directory (made when missing, the
-    /// keys' file readable by its owner only) and found again by the next start.
+    /// keys' file readable by its owner only) and found again by the next start. It answers by the listener's own names
+    /// and `allowed_hosts` ([`HostGuard`]).
     pub async fn start_on(
         listener: TcpListener,
         data: Option<&Path>,
+        allowed_hosts: &[AllowedHost],
     ) -> Result<Self, LocalAwsError> {
         let io = |what: &str| {
             let what = what.to_owned();
@@ -355,19 +356,9 @@ impl LocalAws {
         enable_time_to_live(&tables, SETTINGS_TABLE)?;
         enable_time_to_live(&tables, DELIVERIES_TABLE)?;
 
-        // The table engine offers its HTTP server, not its dispatch, so it listens on a port of its own.
-        let tables_listener = TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .map_err(io("bind the tables' port"))?;
-        let tables_address = tables_listener
-            .local_addr()
-            .map_err(io("the tables' address"))?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
         let services = Arc::new(Services {
-            tables: tables.clone(),
-            tables_address,
-            tables_client: Client::builder(TokioExecutor::new()).build(connector),
+            tables,
+            guard: HostGuard::new(address, CrossOrigin::Nothing, allowed_hosts),
             kms: KmsService::new(),
             sqs: SqsService::new(),
             ses: SesV2Service::new(),
@@ -388,10 +379,7 @@ impl LocalAws {
             urgent_queue_url: format!("{base}/{ACCOUNT}/{URGENT_QUEUE}"),
             dlq_url: format!("{base}/{ACCOUNT}/{DLQ}"),
         };
-        let tasks = vec![
-            tokio::spawn(dynoxide::server::serve_on(tables_listener, tables)),
-            tokio::spawn(serve(listener, Arc::clone(&services))),
-        ];
+        let tasks = vec![tokio::spawn(serve(listener, Arc::clone(&services)))];
         Ok(Self {
             inner: Arc::new(Inner {
                 address,
@@ -896,6 +884,11 @@ impl Services {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HangUp> {
         let (parts, body) = request.into_parts();
+        let checked = self.guard.check(&parts.method, &parts.uri, &parts.headers);
+        if let Err(refusal) = checked {
+            let kind = "RequestRefusedException";
+            return Ok(error_answer(refusal.status, kind, &refusal.message));
+        }
         let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
             return Ok(error_answer(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -976,7 +969,7 @@ impl Services {
     ) -> Response<Full<Bytes>> {
         let AwsCall { service, operation } = call;
         let emulated: &dyn MockService = match service.as_str() {
-            "dynamodb" => return self.forward_to_tables(parts, body).await,
+            "dynamodb" => return tables::answer(&self.tables, operation, &body),
             "kms" => &self.kms,
             "sqs" => &self.sqs,
             "ses" => &self.ses,
@@ -1122,38 +1115,6 @@ impl Services {
         record.assumed_roles.push_back(assumed);
         xml(StatusCode::OK, answer)
     }
-
-    async fn forward_to_tables(
-        &self,
-        mut parts: http::request::Parts,
-        body: Bytes,
-    ) -> Response<Full<Bytes>> {
-        let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-        match format!("http://{}{path}", self.tables_address).parse() {
-            Ok(uri) => parts.uri = uri,
-            Err(error) => return bad_gateway(&error),
-        }
-        parts.headers.remove(HOST);
-        parts.headers.remove(http::header::CONNECTION);
-        let request = Request::from_parts(parts, Full::new(body));
-        let answer = match self.tables_client.request(request).await {
-            Ok(answer) => answer,
-            Err(error) => return bad_gateway(&error),
-        };
-        let (parts, body) = answer.into_parts();
-        match body.collect().await {
-            Ok(body) => Response::from_parts(parts, Full::new(body.to_bytes())),
-            Err(error) => bad_gateway(&error),
-        }
-    }
-}
-
-fn bad_gateway(error: &dyn fmt::Display) -> Response<Full<Bytes>> {
-    error_answer(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "InternalServerError",
-        &format!("the tables do not answer: {error}"),
-    )
 }
 
 /// A batch of SQS of which some entries fail and the others are passed on.
@@ -1863,12 +1824,55 @@ mod tests {
         assert_eq!(error.meta().code(), Some("AccessDenied"));
     }
 
+    /// A page whose name resolves to this machine is of the endpoint's own origin, and signs with any key.
+    #[tokio::test]
+    async fn a_request_by_another_host_name_is_refused() {
+        let aws = LocalAws::start().await;
+        let ask = async |host: &str| {
+            let client =
+                hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
+            let request = Request::post(aws.endpoint())
+                .header("host", host)
+                .header(CONTENT_TYPE, "application/x-amz-json-1.0")
+                .header("x-amz-target", "DynamoDB_20120810.ListTables")
+                .header("x-amz-date", "20260101T000000Z")
+                .header(
+                    AUTHORIZATION,
+                    "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/dynamodb/aws4_request",
+                )
+                .body(Full::new(Bytes::from("{}")))
+                .unwrap();
+            let answer = client.build_http::<Full<Bytes>>().request(request).await;
+            let (parts, body) = answer.unwrap().into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            (
+                parts.status.as_u16(),
+                String::from_utf8_lossy(&body).into_owned(),
+            )
+        };
+        let port = aws.inner.address.port();
+        let (status, body) = ask(&format!("localhost:{port}")).await;
+        assert_eq!(status, 200, "{body}");
+        let (status, body) = ask(&format!("attacker.example:{port}")).await;
+        assert_eq!(status, 421, "{body}");
+        assert!(
+            body.contains("--allow-host") && !body.contains("attacker"),
+            "{body}"
+        );
+        assert!(
+            aws.calls()
+                .iter()
+                .all(|call| call.operation == "ListTables")
+        );
+        assert_eq!(aws.calls().len(), 1);
+    }
+
     #[tokio::test]
     async fn what_was_sealed_before_a_restart_opens_after_it() {
         let dir = tempfile::tempdir().unwrap();
         let start = || async {
             let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-            LocalAws::start_on(listener, Some(dir.path()))
+            LocalAws::start_on(listener, Some(dir.path()), &[])
                 .await
                 .unwrap()
         };
@@ -1912,7 +1916,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(KEYS_FILE), "{").unwrap();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let error = LocalAws::start_on(listener, Some(dir.path()))
+        let error = LocalAws::start_on(listener, Some(dir.path()), &[])
             .await
             .unwrap_err();
         assert!(matches!(error, LocalAwsError::Keys { .. }), "{error}");

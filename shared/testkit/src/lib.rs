@@ -4,6 +4,7 @@ pub mod aws;
 pub mod clock;
 pub mod dynamodb;
 pub mod fuzz;
+pub mod host_guard;
 pub mod http;
 pub mod jwt;
 pub mod logs;

@@ -27,6 +27,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::host_guard::{CrossOrigin, HostGuard};
+
 /// The largest payload of a synchronous invocation and of its answer, in bytes (6 MB).
 pub const MAX_PAYLOAD: usize = 6 * 1024 * 1024;
 
@@ -225,6 +227,8 @@ impl RuntimeApi {
         let app = Router::new()
             .nest("/{function}/{process}/2018-06-01", routes)
             .with_state(functions.clone());
+        // Only the functions' processes, which are given this address, have business here.
+        let app = HostGuard::new(address, CrossOrigin::Nothing, &[]).protect(app);
         let server = tokio::spawn(async move {
             // It ends with its task; accept errors are retried inside.
             let _ = axum::serve(listener, app).await;
