@@ -40,6 +40,7 @@ mod requests;
 mod rotation;
 mod send;
 mod shares;
+mod stalls;
 mod usage;
 mod versions;
 mod worker;

@@ -4,6 +4,8 @@
 //! address: nobody resolves the name again in between. Addresses that are not on the public internet
 //! are refused unless the operator allows them (`EGRESS_ALLOW`); a clinic can not.
 
+mod lookups;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -15,6 +17,8 @@ use async_trait::async_trait;
 use comms_core::{Host, public_address::is_public};
 use ipnet::IpNet;
 use thiserror::Error;
+
+use self::lookups::Lookups;
 
 /// Ports for SMTP submission: 465 (RFC 8314), 587 (RFC 6409), and 2525, which providers offer where
 /// the other two are blocked.
@@ -109,24 +113,23 @@ impl Resolver for SystemResolver {
 #[derive(Clone)]
 pub struct EgressGuard {
     allow: EgressAllow,
-    resolver: Arc<dyn Resolver>,
+    lookups: Lookups,
 }
 
 impl EgressGuard {
     /// Allows the public internet and `allow`.
     pub fn new(allow: EgressAllow, resolver: Arc<dyn Resolver>) -> Self {
-        Self { allow, resolver }
+        Self {
+            allow,
+            lookups: Lookups::new(resolver),
+        }
     }
 
-    /// The addresses of `host`: one lookup, or none for an address.
+    /// The addresses of `host`, the first sixteen of them: one lookup, or none for an address.
     pub async fn resolve(&self, host: &Host) -> Result<Vec<IpAddr>, EgressError> {
         let addresses = match host {
             Host::Ip(address) => vec![*address],
-            Host::Name(name) => self
-                .resolver
-                .resolve(name)
-                .await
-                .map_err(|_| EgressError::Unresolved)?,
+            Host::Name(name) => self.lookups.addresses(name).await?,
         };
         if addresses.is_empty() {
             Err(EgressError::Unresolved)

@@ -20,6 +20,7 @@ pub mod health;
 pub mod http;
 pub mod message;
 pub mod meta;
+mod metered;
 mod mime;
 pub mod pacing;
 pub mod provider;

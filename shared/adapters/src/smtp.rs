@@ -35,7 +35,6 @@ use comms_core::{
 };
 use jiff::SignedDuration;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::TcpStream;
 
 use self::{
     connection::{COMMAND_TIME, Connection, Encrypted, RESOLVE_TIME, connect, encrypt, within},
@@ -52,6 +51,7 @@ use crate::{
     deadline::Deadline,
     egress::{EgressError, EgressGuard, SMTP_PORTS},
     message::Message,
+    metered::Metered,
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
     sockets::{Retirement, Sockets},
     tls::{TlsConfigs, TlsError},
@@ -249,7 +249,7 @@ impl SmtpProvider {
             .await
     }
 
-    async fn encrypt(&self, socket: TcpStream, deadline: Deadline) -> Result<Encrypted, Failure> {
+    async fn encrypt(&self, socket: Metered, deadline: Deadline) -> Result<Encrypted, Failure> {
         let name = match &self.host {
             Host::Ip(ip) => ServerName::IpAddress((*ip).into()),
             Host::Name(name) => ServerName::try_from(name.clone())

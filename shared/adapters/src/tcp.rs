@@ -4,7 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::net::TcpStream;
 
-use crate::deadline::{Deadline, Elapsed};
+use crate::{
+    deadline::{Deadline, Elapsed},
+    metered::{MAX_HANDSHAKE_BYTES, Metered},
+};
 
 /// The longest that is waited for a TCP connection to one address.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
@@ -20,11 +23,12 @@ pub(crate) enum ConnectFailure {
     TimedOut,
 }
 
-/// Connects to the first of the checked `addresses` that answers.
+/// Connects to the first of the checked `addresses` that answers. The connection may read a TLS handshake, until it is
+/// allowed something else.
 pub(crate) async fn connect(
     addresses: &[SocketAddr],
     deadline: Deadline,
-) -> Result<TcpStream, ConnectFailure> {
+) -> Result<Metered, ConnectFailure> {
     let mut failure = ConnectFailure::Refused;
     for address in addresses.iter().take(MOST_ADDRESSES) {
         match deadline
@@ -37,7 +41,7 @@ pub(crate) async fn connect(
                 socket
                     .set_nodelay(true)
                     .map_err(|_| ConnectFailure::Refused)?;
-                return Ok(socket);
+                return Ok(Metered::new(socket, MAX_HANDSHAKE_BYTES));
             }
             Ok(Err(_)) => failure = ConnectFailure::Refused,
             Err(Elapsed) => failure = ConnectFailure::TimedOut,

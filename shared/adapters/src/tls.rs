@@ -10,6 +10,8 @@ use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 
+use crate::metered::BudgetExceeded;
+
 /// Why a set of trust roots can not be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TlsError {
@@ -84,6 +86,9 @@ pub(crate) enum HandshakeFailure {
 
 impl From<&io::Error> for HandshakeFailure {
     fn from(error: &io::Error) -> Self {
+        if BudgetExceeded::is_in(error) {
+            return Self::Refused;
+        }
         let rustls = error
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<rustls::Error>());

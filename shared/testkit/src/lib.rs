@@ -5,6 +5,7 @@ pub mod clock;
 pub mod dynamodb;
 pub mod fuzz;
 pub mod host_guard;
+pub mod hostile;
 pub mod http;
 pub mod jwt;
 pub mod logs;

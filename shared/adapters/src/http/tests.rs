@@ -12,8 +12,22 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::*;
-use crate::egress::Resolver;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use comms_core::{Disposition, ErrorKind, Secret};
+use http::{
+    HeaderName, Method,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
+use jiff::Timestamp;
+use url::Url;
+
+use super::{answer::NotJson, *};
+use crate::egress::{EgressError, Resolver};
 
 /// 2026-01-01T00:00:00Z.
 const RECEIVED: Timestamp = Timestamp::constant(1_767_225_600, 0);
@@ -171,10 +185,7 @@ fn polled(body: &mut Tracked) -> Option<Bytes> {
 #[test]
 fn a_body_is_begun_when_it_is_asked_for_and_not_before() {
     let begun = Arc::new(AtomicBool::new(false));
-    let mut body = Tracked {
-        bytes: Some(Bytes::from_static(b"text")),
-        begun: begun.clone(),
-    };
+    let mut body = Tracked::new("text".into(), begun.clone());
     assert!(!body.is_end_stream());
     assert_eq!(body.size_hint().exact(), Some(4));
     assert!(!begun.load(Ordering::Acquire));
@@ -187,10 +198,7 @@ fn a_body_is_begun_when_it_is_asked_for_and_not_before() {
 
 #[test]
 fn an_empty_body_is_at_its_end() {
-    let mut body = Tracked {
-        bytes: Some(Bytes::new()),
-        begun: Arc::default(),
-    };
+    let mut body = Tracked::new(reqwest::Body::default(), Arc::default());
     assert!(body.is_end_stream());
     assert_eq!(body.size_hint().exact(), Some(0));
     assert_eq!(polled(&mut body), None);
@@ -318,28 +326,35 @@ fn url() -> Url {
 }
 
 fn header(request: &HttpRequest, name: &HeaderName) -> String {
-    request.headers[name].to_str().unwrap().to_owned()
+    request.0.headers()[name].to_str().unwrap().to_owned()
+}
+
+fn sent_body(request: &HttpRequest) -> &[u8] {
+    request.0.body().unwrap().as_bytes().unwrap()
 }
 
 #[test]
 fn a_request_says_what_its_body_is() {
     let json = HttpRequest::post_json(url(), &json!({"name": "Müller"})).unwrap();
-    assert_eq!(json.method, Method::POST);
+    assert_eq!(json.0.method(), Method::POST);
     assert_eq!(header(&json, &CONTENT_TYPE), "application/json");
-    assert_eq!(*json.body, *"{\"name\":\"Müller\"}".as_bytes());
+    assert_eq!(sent_body(&json), "{\"name\":\"Müller\"}".as_bytes());
     assert_eq!(json.body_len(), 18);
     let form = HttpRequest::post_form(url(), &[("To", "whatsapp:+1555"), ("Body", "a & b=ü")]);
     assert_eq!(
         header(&form, &CONTENT_TYPE),
         "application/x-www-form-urlencoded"
     );
-    assert_eq!(*form.body, *b"To=whatsapp%3A%2B1555&Body=a+%26+b%3D%C3%BC");
+    assert_eq!(
+        sent_body(&form),
+        *b"To=whatsapp%3A%2B1555&Body=a+%26+b%3D%C3%BC"
+    );
     let question = HttpRequest::get(url());
     assert_eq!(
-        (question.method.clone(), question.body_len()),
+        (question.0.method().clone(), question.body_len()),
         (Method::GET, 0)
     );
-    assert!(!question.headers.contains_key(CONTENT_TYPE));
+    assert!(!question.0.headers().contains_key(CONTENT_TYPE));
 }
 
 #[test]
@@ -356,7 +371,7 @@ fn credentials_go_into_a_header_that_is_not_printed() {
         "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
     );
     for request in [bearer, basic] {
-        assert!(request.headers[AUTHORIZATION].is_sensitive());
+        assert!(request.0.headers()[AUTHORIZATION].is_sensitive());
         assert_eq!(format!("{request:?}"), "HttpRequest(…)");
     }
     let error = HttpRequest::get(url())
@@ -471,23 +486,12 @@ async fn exchange(
 const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\nX-Message-Id: id\r\nContent-Length: 0\r\n\r\n";
 
 #[tokio::test]
-async fn a_client_is_made_without_a_crypto_provider_of_the_process_and_once_for_a_place() {
+async fn tls_is_set_up_without_a_crypto_provider_of_the_process_and_once() {
     let clients = clients("", None, None);
-    for (https, port) in [(true, 443), (true, 443), (false, 80)] {
-        assert!(clients.client(Place { https, port }).is_ok());
-    }
-    assert_eq!(clients.clients.lock().unwrap().len(), 2);
+    let first = clients.tls_config().unwrap();
+    assert!(Arc::ptr_eq(&first, &clients.tls_config().unwrap()));
     // What was made used its own, and left none behind for others.
     assert!(rustls::crypto::CryptoProvider::get_default().is_none());
-}
-
-#[tokio::test]
-async fn clients_for_ports_of_all_kinds_do_not_pile_up() {
-    let clients = clients("", None, None);
-    for port in 1..100 {
-        clients.client(Place { https: true, port }).unwrap();
-        assert!(clients.clients.lock().unwrap().len() <= MOST_CLIENTS);
-    }
 }
 
 #[tokio::test]
@@ -607,7 +611,10 @@ async fn what_does_not_speak_tls_is_sent_nothing() {
             b"HTTP/1.1 400 Bad Request\r\n\r\n".as_slice(),
             TransportFailure::Handshake(HandshakeFailure::Refused),
         ),
-        (b"".as_slice(), TransportFailure::NotConnected),
+        (
+            b"".as_slice(),
+            TransportFailure::Handshake(HandshakeFailure::Closed),
+        ),
     ] {
         let (listener, port) = listen().await;
         let allowed = clients(ALLOWED, None, None);
@@ -799,4 +806,112 @@ async fn what_is_reached_is_reported_stage_by_stage_up_to_the_first_failure() {
     let expected = vec![(Resolve, true), (Egress, true), (Connect, true)];
     assert_eq!(plain, (true, expected));
     assert!(was_connected_to(listener));
+}
+
+/// Answers each request on a connection.
+async fn serve_all(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), requests: usize) {
+    for _ in 0..requests {
+        read_request(stream).await;
+        stream.write_all(ACCEPTED).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_connection_carries_the_next_request_to_the_same_host() {
+    let allowed = clients(ALLOWED, None, None);
+    let (listener, port) = listen().await;
+    let base = format!("http://{LOOPBACK}:{port}");
+    let posting = async {
+        for _ in 0..3 {
+            assert_eq!(post(&allowed, &base).await.unwrap().status, 202);
+            assert_eq!(allowed.idle.len(), 1);
+        }
+    };
+    let serving = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        serve_all(&mut stream, 3).await;
+        stream
+    };
+    let ((), _stream) = tokio::join!(posting, serving);
+    assert!(!was_connected_to(listener));
+}
+
+/// What a provider does with a connection between two requests.
+async fn after_a_rest(ends: impl AsyncFnOnce(&mut tokio::net::TcpStream)) {
+    let allowed = clients(ALLOWED, None, None);
+    let (listener, port) = listen().await;
+    let base = format!("http://{LOOPBACK}:{port}");
+    let (first, (mut stream, _)) = tokio::join!(post(&allowed, &base), async {
+        let mut accepted = listener.accept().await.unwrap();
+        serve_all(&mut accepted.0, 1).await;
+        accepted
+    });
+    assert_eq!(first.unwrap().status, 202);
+    ends(&mut stream).await;
+    let (second, _) = exchange(post(&allowed, &base), listener, ACCEPTED).await;
+    assert_eq!(second.unwrap().status, 202);
+    // Not a byte went over the first one.
+    let rest = stream.read_to_end(&mut Vec::new()).await;
+    assert_eq!(rest.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_costs_no_message() {
+    after_a_rest(async |stream| stream.shutdown().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_spoke_while_idle_is_not_used_again() {
+    after_a_rest(async |stream| stream.write_all(ACCEPTED).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_after_their_time() {
+    let allowed = clients(ALLOWED, None, None);
+    let (listener, port) = listen().await;
+    let base = format!("http://{LOOPBACK}:{port}");
+    let (first, mut stream) = tokio::join!(post(&allowed, &base), async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        serve_all(&mut stream, 1).await;
+        stream
+    });
+    assert_eq!(first.unwrap().status, 202);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(46)).await;
+    tokio::time::resume();
+    // Of another host, which takes it from nobody.
+    let (other, port) = listen().await;
+    let base = format!("http://{LOOPBACK}:{port}");
+    let (second, _) = exchange(post(&allowed, &base), other, ACCEPTED).await;
+    assert_eq!(second.unwrap().status, 202);
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn informational_responses_are_read_up_to_their_number() {
+    for (number, fits) in [
+        (connection::MAX_INFORMATIONAL_RESPONSES, true),
+        (connection::MAX_INFORMATIONAL_RESPONSES + 1, false),
+    ] {
+        let allowed = clients(ALLOWED, None, None);
+        let (listener, port) = listen().await;
+        let base = format!("http://{LOOPBACK}:{port}");
+        let early = b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(number);
+        let (sent, ()) = tokio::join!(post(&allowed, &base), async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_request(&mut stream).await;
+            stream.write_all(&early).await.unwrap();
+            // The final response comes once the others were read, or the connection has ended.
+            let mut byte = [0];
+            let ended = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut byte));
+            let _ = ended.await;
+            let _ = stream.write_all(ACCEPTED).await;
+        });
+        let expected = if fits {
+            Ok(202)
+        } else {
+            Err(TransportFailure::AnswerTooLong)
+        };
+        assert_eq!(sent.map(|answer| answer.status), expected, "{number}");
+    }
 }

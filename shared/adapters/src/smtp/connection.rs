@@ -12,11 +12,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use comms_core::{RefusedCopy, Secret};
 use futures_util::FutureExt;
 use rustls::{ClientConfig, pki_types::ServerName};
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
@@ -24,6 +20,7 @@ use super::{
 };
 use crate::{
     deadline::{Deadline, Elapsed},
+    metered::{MAX_HANDSHAKE_BYTES, Metered},
     tcp::{self, ConnectFailure},
     tls::HandshakeFailure,
 };
@@ -174,7 +171,7 @@ pub(super) fn expect(reply: Reply, code: u16, stage: Stage) -> Result<(), Failur
 pub(super) async fn connect(
     addresses: &[SocketAddr],
     deadline: Deadline,
-) -> Result<TcpStream, Failure> {
+) -> Result<Metered, Failure> {
     tcp::connect(addresses, deadline).await.map_err(|failure| {
         let cause = match failure {
             ConnectFailure::Refused => Cause::Closed,
@@ -186,13 +183,13 @@ pub(super) async fn connect(
 
 /// A conversation over TLS, before its first EHLO.
 pub(super) struct Encrypted {
-    wire: Wire<TlsStream<TcpStream>>,
+    wire: Wire<TlsStream<Metered>>,
     greeted: bool,
 }
 
 /// Sets up TLS: at once, or after the server agreed to STARTTLS.
 pub(super) async fn encrypt(
-    socket: TcpStream,
+    socket: Metered,
     security: Security,
     name: ServerName<'static>,
     config: Arc<ClientConfig>,
@@ -203,13 +200,15 @@ pub(super) async fn encrypt(
         Security::ImplicitTls => (socket, false),
         Security::StartTls => (start_tls(socket, hello, deadline).await?, true),
     };
+    let budget = socket.budget().clone();
+    budget.allow(MAX_HANDSHAKE_BYTES);
     let handshake = async {
         let handshake = TlsConnector::from(config).connect(name, socket);
         handshake.await.map_err(|error| tls_cause(&error))
     };
     let tls = within(Stage::Tls, TLS_TIME, deadline, handshake).await?;
     Ok(Encrypted {
-        wire: Wire::new(tls, usize::from(!greeted)),
+        wire: Wire::metered(tls, usize::from(!greeted), budget),
         greeted,
     })
 }
@@ -217,12 +216,9 @@ pub(super) async fn encrypt(
 /// Greeting, EHLO and STARTTLS in clear. Nothing that arrived in clear is ever read as if it had come
 /// over TLS (response injection, RFC 3207 section 6): a byte more than the replies ends it here, and
 /// one that comes later is no TLS.
-async fn start_tls(
-    socket: TcpStream,
-    hello: &str,
-    deadline: Deadline,
-) -> Result<TcpStream, Failure> {
-    let mut wire = Wire::new(socket, 1);
+async fn start_tls(socket: Metered, hello: &str, deadline: Deadline) -> Result<Metered, Failure> {
+    let budget = socket.budget().clone();
+    let mut wire = Wire::metered(socket, 1, budget);
     greeting(&mut wire, deadline).await?;
     let offer = say_hello(&mut wire, hello, deadline).await?;
     if !offer.start_tls {
@@ -298,7 +294,7 @@ impl Encrypted {
 /// A connection that is logged in and in step: the last reply was read.
 pub(super) struct Connection {
     /// Boxed: TLS keeps more than a kilobyte, and a connection moves with every message.
-    wire: Box<Wire<TlsStream<TcpStream>>>,
+    wire: Box<Wire<TlsStream<Metered>>>,
     offer: Offer,
     messages: u32,
 }
@@ -330,12 +326,8 @@ impl Connection {
         }
         // After a freeze the runtime may not have heard yet what the socket has: ask the socket.
         let (socket, _) = self.wire.stream().get_ref();
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        match SockRef::from(socket).peek(&mut byte) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            // End of stream; or bytes, a good-bye or TLS closing; or a reset.
-            Ok(_) | Err(_) => Some(Cause::Closed),
-        }
+        // Else it is the end of the stream; or bytes, a good-bye or TLS closing; or a reset.
+        (!socket.is_silent()).then_some(Cause::Closed)
     }
 
     /// Sends one message to its recipient and the copies. Success is the server's 250 to the message

@@ -13,16 +13,21 @@ use super::{
     connection::Cause,
     reply::{MOST, Reply, parse_reply},
 };
+use crate::metered::{Budget, BudgetExceeded};
 
 /// Bytes that are read at a time at most.
 pub(super) const READ: usize = 2_048;
 /// The end of a message that is handed over last, its final dot included: a TLS record's worth
 /// (RFC 8446 section 5.1), so that all but large messages go out in one write.
 const TAIL: usize = 16_384;
+/// Bytes on the wire for one reply, with all that TLS puts around it.
+const MAX_REPLY_WIRE_BYTES: usize = 65_536;
 
 /// One side of a conversation.
 pub(super) struct Wire<S> {
     stream: S,
+    /// What the server may send, where the stream is a socket.
+    budget: Budget,
     /// What was received and not read as a reply yet.
     input: Vec<u8>,
     /// Replies that are still to come.
@@ -34,9 +39,17 @@ pub(super) struct Wire<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A conversation in which the server has `owed` replies to give before anything is asked: its
     /// greeting, or none.
-    pub(super) const fn new(stream: S, owed: usize) -> Self {
+    #[cfg(test)]
+    pub(super) fn new(stream: S, owed: usize) -> Self {
+        Self::metered(stream, owed, Budget::default())
+    }
+
+    /// The same over a socket with this budget.
+    pub(super) fn metered(stream: S, owed: usize, budget: Budget) -> Self {
+        budget.allow(MAX_REPLY_WIRE_BYTES);
         Self {
             stream,
+            budget,
             input: Vec::new(),
             owed,
             message_ended: false,
@@ -135,7 +148,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Err(Cause::Malformed);
             }
             match self.receive().await {
-                Ok(0) | Err(_) => return Err(Cause::Closed),
+                Ok(0) => return Err(Cause::Closed),
+                Err(error) if BudgetExceeded::is_in(&error) => return Err(Cause::Malformed),
+                Err(_) => return Err(Cause::Closed),
                 Ok(_) => {}
             }
         }
@@ -156,6 +171,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             return Err(cause);
         }
         self.owed = replies;
+        self.budget
+            .allow(MAX_REPLY_WIRE_BYTES.saturating_mul(replies));
         Ok(())
     }
 
@@ -174,8 +191,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if self.input.is_empty() {
             // Unconstrained, since tokio makes a task that has done much wait where there is something to
             // read: here that would pass for silence.
-            let arrived = tokio::task::unconstrained(self.receive());
-            match arrived.now_or_never() {
+            // For the same reason without the pauses of the socket.
+            let budget = self.budget.clone();
+            let unpaced = budget.unpaced();
+            let arrived = tokio::task::unconstrained(self.receive()).now_or_never();
+            drop(unpaced);
+            match arrived {
                 None => return None,
                 Some(Ok(0) | Err(_)) => return Some(Cause::Closed),
                 Some(Ok(_)) => {}

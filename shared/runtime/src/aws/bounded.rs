@@ -1,4 +1,4 @@
-//! How many requests an AWS endpoint has from this process at once.
+//! How many requests an AWS endpoint has from this process at once, and how long its responses may be.
 //!
 //! Each takes a connection of its own (DynamoDB, SQS and KMS speak HTTP/1.1), with some tens of KB of buffers. Where a
 //! process has a hundred invocations, a thousand of them would take all its memory, and of its 1,024 file descriptors
@@ -22,12 +22,17 @@ use aws_smithy_runtime_api::{
         runtime_components::{RuntimeComponents, RuntimeComponentsBuilder},
     },
 };
-use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::{body::SdkBody, config_bag::ConfigBag};
+use http_body_util::Limited;
 use tokio::sync::Semaphore;
 
 /// Requests that one endpoint has at once. Answers come within some milliseconds: this many carry thousands a second, more
 /// than one process can make.
 const REQUESTS: usize = 64;
+
+/// Bytes of a response's body. The largest are a page of DynamoDB (1 MB before base64) and a batch of SQS (1 MB before
+/// escapes).
+const MAX_RESPONSE_BYTES: usize = 16 * 1024 * 1024;
 
 /// A client that keeps to it.
 #[derive(Debug)]
@@ -109,7 +114,10 @@ impl HttpConnector for BoundedConnector {
         HttpConnectorFuture::new(async move {
             // An error says that it was closed, which nobody does.
             let _request = endpoint.acquire().await.ok();
-            inner.call(request).await
+            let mut response = inner.call(request).await?;
+            let body = std::mem::replace(response.body_mut(), SdkBody::taken());
+            *response.body_mut() = SdkBody::from_body_1_x(Limited::new(body, MAX_RESPONSE_BYTES));
+            Ok(response)
         })
     }
 }
@@ -119,8 +127,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use aws_smithy_runtime_api::client::{orchestrator::HttpResponse, result::ConnectorError};
-    use aws_smithy_types::body::SdkBody;
     use futures_util::FutureExt as _;
+    use http_body_util::BodyExt as _;
 
     use super::*;
 
@@ -181,5 +189,34 @@ mod tests {
 
         let _waiting = ask("https://kms.eu-central-1.amazonaws.com/");
         assert_eq!(asked(), REQUESTS + 3);
+    }
+
+    /// Answers with a body of so many bytes.
+    #[derive(Debug)]
+    struct Long(usize);
+
+    impl HttpConnector for Long {
+        fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+            let status = 200_u16.try_into().unwrap();
+            let body = SdkBody::from(vec![b' '; self.0]);
+            HttpConnectorFuture::ready(Ok(HttpResponse::new(status, body)))
+        }
+    }
+
+    #[test]
+    fn a_response_is_read_up_to_its_limit() {
+        for (bytes, fits) in [(MAX_RESPONSE_BYTES, true), (MAX_RESPONSE_BYTES + 1, false)] {
+            let bounded = BoundedConnector {
+                inner: SharedHttpConnector::new(Long(bytes)),
+                endpoints: Arc::default(),
+            };
+            let mut request = HttpRequest::empty();
+            request
+                .set_uri("https://kms.eu-central-1.amazonaws.com/")
+                .unwrap();
+            let response = bounded.call(request).now_or_never().unwrap().unwrap();
+            let read = response.into_body().collect().now_or_never().unwrap();
+            assert_eq!(read.is_ok(), fits, "{bytes}");
+        }
     }
 }
