@@ -249,7 +249,7 @@ async fn audit_tells_who_sent_who_read_and_who_changed() {
     );
     let person = |address| {
         let person = comms_delivery::ledger::records::AddressedPerson::parse(address, key.clone());
-        About::Recipient(person.unwrap())
+        About::Recipient(Box::new(person.unwrap()))
     };
     let about_patient = deeds(&world, person("patient@example.com"), &log).await;
     assert_eq!(

@@ -32,7 +32,7 @@ pub enum About {
         hashes: Vec<SubjectHash>,
     },
     /// A recipient.
-    Recipient(AddressedPerson),
+    Recipient(Box<AddressedPerson>),
 }
 
 /// Where to look.
@@ -110,8 +110,8 @@ async fn sends(plan: &Plan, deeds: &mut Vec<Deed>) -> Result<HashSet<RequestId>,
     let mut from = None;
     loop {
         pace.turn().await;
-        let page = plan.ledger.walk(from).await?;
-        for request in page.requests {
+        let found = plan.ledger.walk(from).await?;
+        for request in found.requests {
             let is_recipients =
                 matches!(&plan.about, About::Recipient(person) if request.concerns(person));
             if is_recipients {
@@ -138,7 +138,7 @@ async fn sends(plan: &Plan, deeds: &mut Vec<Deed>) -> Result<HashSet<RequestId>,
                 });
             }
         }
-        from = page.next;
+        from = found.next;
         if from.is_none() {
             return Ok(requests);
         }
@@ -242,10 +242,10 @@ impl fmt::Display for Report {
         }
         for row in &rows {
             let cells = row.iter().zip(widths);
-            let line: String = cells
-                .map(|(cell, width)| format!("{cell:<width$}  "))
+            let cells: Vec<_> = cells
+                .map(|(cell, width)| format!("{cell:<width$}"))
                 .collect();
-            writeln!(f, "{}", line.trim_end())?;
+            writeln!(f, "{}", cells.join("  ").trim_end())?;
         }
         if self.has_logs {
             write!(

@@ -193,9 +193,9 @@ pub fn main() -> ExitCode {
                     Command::Status(args) => run_status(args).await,
                     Command::Import(args) => run_import(args).await,
                     Command::DeadLetters(command) => run_dead_letters(command).await,
-                    Command::Export(args) => run_export(args).await,
-                    Command::Erase(args) => run_erase(args).await,
-                    Command::Audit(args) => run_audit(args).await,
+                    Command::Export(args) => Box::pin(run_export(args)).await,
+                    Command::Erase(args) => Box::pin(run_erase(args)).await,
+                    Command::Audit(args) => Box::pin(run_audit(args)).await,
                 }
             })
         });

@@ -194,7 +194,7 @@ pub(crate) async fn run_audit(args: AuditArgs) -> Result<Ended, AnyError> {
         }
         (None, None, address) => {
             let address = address.unwrap_or_default();
-            audit::About::Recipient(tables.person(&address).await?)
+            audit::About::Recipient(Box::new(tables.person(&address).await?))
         }
     };
     let mut logs: Vec<Box<dyn BufRead>> = Vec::new();

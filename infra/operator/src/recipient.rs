@@ -84,10 +84,10 @@ pub async fn run(
     let (mut from, mut pages) = (None, 0);
     loop {
         pace.turn().await;
-        let page = plan.ledger.walk(from).await?;
-        let found = page.requests.into_iter();
-        let found = found.filter(|request| request.concerns(&plan.person));
-        for id in found.map(|request| request.id) {
+        let found = plan.ledger.walk(from).await?;
+        let requests = found.requests.into_iter();
+        let requests = requests.filter(|request| request.concerns(&plan.person));
+        for id in requests.map(|request| request.id) {
             if stop.is_requested() {
                 report.is_interrupted = true;
                 return Ok(());
@@ -101,7 +101,7 @@ pub async fn run(
         }
         pages += 1;
         on_page(pages, report.requests);
-        from = page.next;
+        from = found.next;
         if from.is_none() {
             return Ok(());
         }

@@ -74,7 +74,7 @@ fn is_public_name(name: &str) -> bool {
         name.strip_suffix(*suffix)
             .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
-    name.contains('.') && !PRIVATE_SUFFIXES.iter().any(|suffix| is_private(&suffix))
+    name.contains('.') && !PRIVATE_SUFFIXES.iter().any(is_private)
 }
 
 /// A medium's URL often is a capability (a signed link), so it is not printed.
