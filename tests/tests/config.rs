@@ -440,11 +440,16 @@ async fn settings_that_do_not_open_any_more_can_be_restored_or_deleted() {
 }
 
 #[tokio::test]
-async fn settings_whose_number_can_not_be_read_are_not_written_over() {
-    let world = World::saved().await;
+async fn settings_whose_number_can_not_be_told_are_not_written_over() {
+    let mut world = World::saved().await;
     let mut stored = item(&world, CLINIC, "settings").await.unwrap();
     stored.remove("version");
     put_item(&world, stored).await;
+    // Neither by themselves nor by their counter.
+    let mut counter = item(&world, CLINIC, "counter").await.unwrap();
+    counter.remove("mac");
+    put_item(&world, counter).await;
+    world.restart();
     let before = items(&world).await;
     let document = email(&world.entry(), FROM);
     world.put_settings(CLINIC, document).await.expect(500);

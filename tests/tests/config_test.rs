@@ -220,7 +220,11 @@ async fn a_candidate_with_a_wrong_password_fails_at_the_login_and_is_not_saved()
     assert_eq!(
         calls,
         [
+            // The settings with their counter, and the key of the counter's MAC.
             "dynamodb:GetItem",
+            "dynamodb:GetItem",
+            "dynamodb:GetItem",
+            "kms:Decrypt",
             "kms:Decrypt",
             "dynamodb:TransactWriteItems"
         ]
@@ -483,8 +487,8 @@ async fn a_request_that_can_not_be_understood_is_refused_and_connects_to_nobody(
     // What was not understood does not count.
     assert_eq!(
         world.aws.count("dynamodb", "TransactWriteItems"),
-        1,
-        "the save"
+        2,
+        "the save, and the limit of saves"
     );
 }
 

@@ -184,15 +184,22 @@ fn the_environment_for_sam_sets_what_the_template_declares() {
     assert_eq!(
         defaults,
         [
+            "ACCEPT_UNSEALED_SETTINGS",
             "ADDRESS_MASK",
             "AUDIT_SUBJECTS",
             "EXTRA_CA_FILE",
+            "IMMEDIATE_SENDS_IN_FLIGHT",
             "JWT_CLINIC_CLAIM",
             "JWT_ROLES_CLAIM",
             "METRICS_BY_CLINIC",
             "METRICS_NAMESPACE",
+            "PURGE_AFTER_DAYS",
             "SETTINGS_RETENTION_DAYS",
-            "STACK_ACCOUNT_ID"
+            "SLOW_WORKER_SHARE_PERCENT",
+            "STACK_ACCOUNT_ID",
+            "URGENT_PER_HOUR",
+            "URGENT_WORKER_CONCURRENCY",
+            "WORKER_CONCURRENCY"
         ]
     );
 }

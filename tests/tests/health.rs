@@ -110,8 +110,9 @@ async fn others_are_read_once_a_minute_and_the_way_back_is_told_too() {
     failing.clock.advance(MINUTE);
     failing.send(&first).await;
     failing.send(&first).await;
-    // Versions of the clinic's and the platform's settings, and the clinic's health: once each.
-    assert_eq!(failing.calls("GetItem"), reads + 3);
+    // Versions of the clinic's and the platform's settings with their counters, the clinic's health, and whether its
+    // deliveries are slow: once each.
+    assert_eq!(failing.calls("GetItem"), reads + 6);
 
     // The second one still has the cool-down before it, but has heard.
     assert_eq!(failing.send(&second).await, ["primary"]);

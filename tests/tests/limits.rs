@@ -18,8 +18,9 @@ const TABLE: &str = "infra/docs/LIMITS.md";
 /// Constants with such names that limit nothing that comes in: what the service does by itself, or a developer's machine.
 const OTHERS: &[(&str, &str)] = &[
     ("shared/settings/src/cache.rs", "MAX_BYTES"),
-    ("shared/settings/src/test_limits.rs", "MOST_TRIES"),
+    ("shared/settings/src/gcra.rs", "MAX_TRIES"),
     ("shared/settings/src/credentials.rs", "MAX_CREDENTIAL_BYTES"),
+    ("shared/settings/src/version.rs", "MAX_DAYS"),
     ("shared/adapters/src/factory.rs", "MAX_BYTES"),
     ("shared/adapters/src/http/idle.rs", "MAX_IDLE"),
     ("shared/adapters/src/http/idle.rs", "MAX_IDLE_PER_HOST"),

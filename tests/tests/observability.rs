@@ -727,6 +727,7 @@ fn dashboard_and_alarms_look_at_what_is_written_and_the_dashboard_at_all_of_it()
         "LoginsRefused",
         "CallersRefused",
         "KmsErrors",
+        "SettingsRefused",
         "AwsErrors",
         "AwsThrottled",
     ]);

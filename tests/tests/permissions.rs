@@ -471,6 +471,14 @@ async fn forget_hash_key(world: &World) {
 async fn everything() -> LocalAws {
     let mut world = World::new().await;
 
+    // The first to need the key of the hashes makes it, whoever that is; all others find it.
+    world.post(&communication()).await.expect(202);
+    forget_hash_key(&world).await;
+    world.restart();
+    world.run_worker().await;
+    forget_hash_key(&world).await;
+    world.restart();
+
     // Settings: saved, read, changed, listed, brought back, deleted; and what the providers' health is.
     world.save_clinic().await;
     world.restart();
@@ -494,11 +502,19 @@ async fn everything() -> LocalAws {
         .await
         .expect(200);
     world.delete_settings(CLINIC, &[]).await.expect(204);
+    let purged = format!("/api/v1/clinics/{CLINIC}?purge=true");
+    let admin = crate::world::super_admin();
+    world
+        .config("DELETE", &purged, None, admin, &[])
+        .await
+        .expect(200);
+    // Nobody sees settings before the counter's key is opened.
+    world.restart();
+    let test = json!({"testEmail": "admin@clinic.example"});
+    world.test_email(CLINIC, &test).await.expect(404);
 
     for (number, account) in [platform(), role()].into_iter().enumerate() {
         world.put_settings(CLINIC, account).await;
-        // The first to need the key of the hashes is now the one, now the other; both then find it.
-        forget_hash_key(&world).await;
         world.restart();
         if number == 0 {
             world.post(&immediate()).await.expect(200);
@@ -719,7 +735,7 @@ fn data_keys_are_made_and_opened_for_a_clinic_and_for_what_the_function_does() {
         ),
         (
             data_key(generate, "hash-key", Some("_hash-key")),
-            &["send", "worker"],
+            &["send", "worker", "config"],
         ),
         (data_key(generate, "hash-key", Some("clinic-1")), &[]),
         // Without saying whose, or for anything else.
@@ -747,12 +763,16 @@ fn items_are_changed_by_the_function_whose_they_are() {
     for (access, functions) in [
         (item("PutItem", settings, "clinic-1"), &["config"][..]),
         (item("PutItem", settings, "_global"), &["config"]),
-        (item("PutItem", settings, "_hash-key"), &["send", "worker"]),
+        (
+            item("PutItem", settings, "_hash-key"),
+            &["send", "worker", "config"],
+        ),
         (
             item("UpdateItem", settings, "_test-limit#clinic#clinic-1"),
             &["config-test"],
         ),
-        (item("UpdateItem", settings, "clinic-1"), &[]),
+        (item("UpdateItem", settings, "clinic-1"), &["config"]),
+        (item("UpdateItem", settings, "_hash-key"), &[]),
         (
             item("PutItem", settings, "_test-limit#clinic#clinic-1"),
             &[],

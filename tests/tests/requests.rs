@@ -323,10 +323,32 @@ async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_clinic_without_settings_costs_two_reads_a_message() {
+    let meter = Box::pin(Meter::start()).await;
+    let global = meter.world.save_global().await;
+    meter.clock.advance(Duration::from_secs(61));
+    let mut message = communication();
+    message["metadata"]["clinicId"] = json!("clinic-456");
+    for _ in 0..2 {
+        meter.world.post(&message).await.expect(202);
+        meter.work_off().await;
+    }
+    let reads = meter.reads();
+    for sort_key in ["settings", "counter"] {
+        let read = format!("dynamodb:GetItem clinic-456 {sort_key}");
+        assert_eq!(reads.get(&read), Some(&2), "{reads:?}");
+    }
+    assert_eq!(global.messages().len(), 2);
+}
+
+#[tokio::test]
 async fn settings_are_read_once_a_minute_and_decrypted_once_a_version() {
-    const READ: [&str; 4] = [
+    const READ: [&str; 6] = [
         "dynamodb:GetItem _global settings",
         "dynamodb:GetItem clinic-123 settings",
+        // What both are held against.
+        "dynamodb:GetItem _global counter",
+        "dynamodb:GetItem clinic-123 counter",
         // What other processes know of its providers.
         "dynamodb:GetItem health#clinic-123 1",
         // Whether its deliveries are slow elsewhere.
@@ -357,8 +379,10 @@ async fn settings_are_read_once_a_minute_and_decrypted_once_a_version() {
     let of_another_version = once(&[
         READ[0],
         READ[1],
-        "dynamodb:GetItem health#clinic-123 2",
+        READ[2],
         READ[3],
+        "dynamodb:GetItem health#clinic-123 2",
+        READ[5],
         "kms:Decrypt",
     ]);
     assert_eq!(deliver_some().await, of_another_version);

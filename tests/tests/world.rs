@@ -17,7 +17,7 @@ use comms_delivery::{
     Ledger, Pipeline, Quotas, ShareLimits, SharedHealth, SharedPacing, Shares, Usage,
 };
 use comms_runtime::{Environment, http::invocation, sqs::SqsEvent};
-use comms_settings::{HashKeys, SettingsCache, SettingsStore};
+use comms_settings::{HashKeys, SaveLimits, SettingsCache, SettingsStore};
 use comms_testkit::{
     aws::{LocalAws, Resources},
     http::HttpServer,
@@ -182,6 +182,16 @@ fn start<D>(
     read(&environment).unwrap()
 }
 
+/// The config function, which lets a test change a clinic's settings as often as it has to.
+fn config(aws: &LocalAws, roots: &NamedTempFile) -> comms_config::Deps {
+    let deps = start("config", aws, roots, comms_config::Deps::from_environment);
+    let limits = SaveLimits::new(deps.store.clone(), deps.clock.clone()).with_burst(10_000);
+    comms_config::Deps {
+        save_limits: limits,
+        ..deps
+    }
+}
+
 impl World {
     /// A world in which nothing is saved.
     pub(crate) async fn new() -> Self {
@@ -207,7 +217,7 @@ impl World {
             send: start("send", &aws, &roots, comms_send::Deps::from_environment),
             status: start("status", &aws, &roots, comms_status::Deps::from_environment),
             worker: start("worker", &aws, &roots, comms_worker::Deps::from_environment),
-            config: start("config", &aws, &roots, comms_config::Deps::from_environment),
+            config: config(&aws, &roots),
             config_test: start(
                 "config-test",
                 &aws,
@@ -229,7 +239,7 @@ impl World {
         self.send = start("send", aws, roots, comms_send::Deps::from_environment);
         self.status = start("status", aws, roots, comms_status::Deps::from_environment);
         self.worker = start("worker", aws, roots, comms_worker::Deps::from_environment);
-        self.config = start("config", aws, roots, comms_config::Deps::from_environment);
+        self.config = config(aws, roots);
         self.config_test = start(
             "config-test",
             aws,

@@ -85,6 +85,7 @@ impl Deps {
         let table = environment.required("SETTINGS_TABLE");
         let key = environment.required("KMS_KEY_ID");
         let own_account = environment.parsed("STACK_ACCOUNT_ID");
+        let accepts_unsealed = environment.parsed("ACCEPT_UNSEALED_SETTINGS");
         let claims = ClaimNames::from_environment(environment);
         let audit_subjects = environment.parsed("AUDIT_SUBJECTS");
         let egress = EgressGuard::new(
@@ -93,7 +94,7 @@ impl Deps {
         );
         let tls = TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?;
         environment.finish()?;
-        let store = SettingsStore::new(&sdk, table, key);
+        let store = SettingsStore::new(&sdk, table, key).accepting_unsealed(accepts_unsealed);
         Ok(Self {
             hash_keys: HashKeys::new(store.clone()),
             audit_subjects,
@@ -444,7 +445,7 @@ fn store_problem(error: &StoreError) -> HttpProblem {
         HttpProblem::unavailable()
     } else {
         error!(%error, "the settings can not be used");
-        HttpProblem::internal()
+        HttpProblem::unreadable_settings(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 

@@ -90,12 +90,7 @@ pub(crate) fn no_settings() -> HttpProblem {
 /// Settings that are stored and can not be read: to be replaced by somebody who has them.
 pub(crate) fn unreadable(status: StatusCode, error: &StoreError) -> HttpProblem {
     error!(%error, "the stored settings can not be read");
-    HttpProblem::new(
-        status,
-        "unreadable_settings",
-        "The stored settings can not be read",
-        "Replace them by PUT, with every secret in it, or restore an earlier version.",
-    )
+    HttpProblem::unreadable_settings(status)
 }
 
 /// What a failure of the store is answered with.
@@ -121,6 +116,7 @@ pub(crate) fn store_problem(error: StoreError) -> HttpProblem {
         StoreError::Database { .. }
         | StoreError::Envelope(_)
         | StoreError::Corrupt(_)
+        | StoreError::Refused(_)
         | StoreError::Invalid(_) => {
             error!(%error, "the settings can not be used");
             HttpProblem::internal()

@@ -30,6 +30,17 @@ impl Wanted {
     }
 }
 
+/// Settings that cannot be read do not say what the platform allows the clinic: 403 for a change of them by anybody
+/// who may not set that.
+pub(crate) fn check_readable(present: &Present, access: &Access) -> Result<(), HttpProblem> {
+    match present {
+        Present::Unreadable { .. } => access
+            .principal
+            .authorize(Action::ManageCeilings, &access.tenant),
+        Present::Nothing | Present::Deleted(_) | Present::Settings(_) => Ok(()),
+    }
+}
+
 /// Settles the ceilings of settings that are to be saved. 403 where the caller may not change them, and would.
 pub(crate) fn settle(
     settings: &mut CommunicationSettings,

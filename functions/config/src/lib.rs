@@ -5,7 +5,7 @@
 //! | `GET /api/v1/clinics/{clinicId}` | 200 with `ETag`, 304; 404 |
 //! | `PUT /api/v1/clinics/{clinicId}` | 200 or 201 with `ETag`; 409, 412, 422 |
 //! | `PATCH /api/v1/clinics/{clinicId}` | 200 with `ETag`; 404, 409, 412, 415, 422 |
-//! | `DELETE /api/v1/clinics/{clinicId}` | 204; 404, 409, 412 |
+//! | `DELETE /api/v1/clinics/{clinicId}` | 204; 404, 409, 412; with `purge=true` 200 |
 //! | `GET /api/v1/clinics/{clinicId}/communication/health` | 200; 404 |
 //! | `GET /api/v1/clinics/{clinicId}/communication/stats` | 200; 400 |
 //! | `GET /api/v1/clinics/{clinicId}/communication/versions` | 200, the newest first |
@@ -23,6 +23,7 @@ mod fuzz;
 mod health;
 mod merge_patch;
 mod preconditions;
+mod purge;
 mod read;
 mod stats;
 mod versions;
@@ -38,7 +39,9 @@ use comms_runtime::{
     aws,
     http::{check_head, path_segments, serve, source_address},
 };
-use comms_settings::{Author, HashKeys, OwnAccount, SettingsStore, VersionRetention};
+use comms_settings::{
+    Author, HashKeys, OwnAccount, PurgeDelay, SaveLimits, SettingsStore, VersionRetention,
+};
 use lambda_http::{
     Body, Request, Response,
     http::{HeaderValue, Method, StatusCode, header},
@@ -48,6 +51,10 @@ use lambda_http::{
 pub struct Deps {
     /// Where settings are kept.
     pub store: SettingsStore,
+    /// How often they may be changed.
+    pub save_limits: SaveLimits,
+    /// How long a purge can be undone.
+    pub purge_delay: PurgeDelay,
     /// What the sends have shown of providers.
     pub health: SharedHealth,
     /// What became of messages.
@@ -73,13 +80,19 @@ impl Deps {
         let deliveries = environment.required("DELIVERIES_TABLE");
         let retention = environment.parsed::<VersionRetention>("SETTINGS_RETENTION_DAYS");
         let own_account = environment.parsed("STACK_ACCOUNT_ID");
+        let purge_delay = environment.parsed::<PurgeDelay>("PURGE_AFTER_DAYS");
+        let accepts_unsealed = environment.parsed("ACCEPT_UNSEALED_SETTINGS");
         let claims = ClaimNames::from_environment(environment);
         let audit_subjects = environment.parsed("AUDIT_SUBJECTS");
         environment.finish()?;
-        let store = SettingsStore::new(&sdk, table, key).keeping_versions_for(retention);
+        let store = SettingsStore::new(&sdk, table, key)
+            .keeping_versions_for(retention)
+            .accepting_unsealed(accepts_unsealed);
         Ok(Self {
             hash_keys: HashKeys::new(store.clone()),
+            save_limits: SaveLimits::new(store.clone(), Arc::new(SystemClock)),
             store,
+            purge_delay,
             health: SharedHealth::new(&sdk, deliveries.clone(), Arc::new(SystemClock)),
             usage: Usage::new(&sdk, deliveries),
             claims,

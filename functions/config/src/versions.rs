@@ -106,6 +106,7 @@ fn version_json(version: &Version) -> Value {
     match version.change {
         Change::Saved | Change::Deleted => {}
         Change::Restored { from } => json["restoredFrom"] = json!(from),
+        Change::Purged { at } => json["purgeAt"] = json!(at),
     }
     json
 }
@@ -122,10 +123,16 @@ pub(crate) async fn restore(
     let conditions = Preconditions::of(request.headers())?;
     let tenant = &access.tenant;
     write::change(deps, &access, &conditions, async |present| {
+        ceilings::check_readable(present, &access)?;
         let past = deps.store.load_version(tenant, from, &*deps.clock).await;
         let past = match past {
             Ok(Past::Settings(past)) => past.settings,
             Ok(Past::Nothing) => return Err(no_version()),
+            Ok(Past::ContentRemoved) => {
+                return Err(HttpProblem::not_found(
+                    "The content of this version was removed: by a purge, or because newer versions fill the limits. Only who changed what is left of it.",
+                ));
+            }
             Ok(Past::Deletion) => {
                 return Err(not_restorable(
                     "This version is a deletion. DELETE deletes the settings; to have them back, restore an earlier version.",

@@ -1,6 +1,6 @@
 //! PUT, PATCH, DELETE: a change is made to the version that its author has seen, as a whole or not at all.
 
-use comms_core::Problems;
+use comms_core::{Problems, Tenant};
 use comms_runtime::{HttpProblem, auth::Action, http::json_body};
 use comms_settings::{CommunicationSettings, Present, document::MAX_DOCUMENT_BYTES};
 use lambda_http::{
@@ -19,6 +19,7 @@ use crate::{
     document::{read_body, read_settings},
     merge_patch::{self, Patched},
     preconditions::Preconditions,
+    purge,
 };
 
 pub(crate) async fn put(
@@ -30,6 +31,7 @@ pub(crate) async fn put(
     let conditions = Preconditions::of(request.headers())?;
     let body = json_body(request.body(), MAX_DOCUMENT_BYTES)?;
     change(deps, &access, &conditions, async |present| {
+        ceilings::check_readable(present, &access)?;
         if let Present::Unreadable { error, .. } = present {
             warn!(%error, clinic_id = %access.tenant, "settings that can not be read are being replaced");
         }
@@ -116,6 +118,9 @@ pub(crate) async fn delete(
     request: &Request,
     id: &str,
 ) -> Result<Response<Body>, HttpProblem> {
+    if purge::is_asked_for(request)? {
+        return purge::purge(deps, request, id).await;
+    }
     let access = Access::to(deps, request, id, Action::DeleteSettings)?;
     let conditions = Preconditions::of(request.headers())?;
     let tenant = &access.tenant;
@@ -123,13 +128,17 @@ pub(crate) async fn delete(
     let present = deps.store.load_present(tenant).await;
     let present = present.map_err(store_problem)?;
     let number = present.number().ok_or_else(no_settings)?;
+    ceilings::check_readable(&present, &access)?;
     let kept = present.ceilings().to_document();
     let deleted = match conditions.check(Some(number)) {
-        Ok(()) => deps
-            .store
-            .delete(tenant, number, &kept, &access.author, &*deps.clock)
-            .await
-            .map_err(store_problem),
+        Ok(()) => match acquire_save(deps, tenant).await {
+            Ok(()) => deps
+                .store
+                .delete(tenant, number, &kept, &access.author, &*deps.clock)
+                .await
+                .map_err(store_problem),
+            Err(problem) => Err(problem),
+        },
         Err(failed) => Err(failed.into()),
     };
     match deleted {
@@ -177,6 +186,7 @@ pub(crate) async fn save(
         Present::Unreadable { .. } => StatusCode::OK,
         Present::Nothing | Present::Deleted(_) => StatusCode::CREATED,
     };
+    acquire_save(deps, tenant).await?;
     let (basis, author, clock) = (present.basis(), &access.author, &*deps.clock);
     let saved = match restored_from {
         None => {
@@ -193,4 +203,16 @@ pub(crate) async fn save(
     };
     let version = saved.map_err(store_problem)?;
     Ok(settings_response(status, tenant, &version, settings))
+}
+
+/// Takes a change from the clinic's limit, or answers 429.
+pub(crate) async fn acquire_save(deps: &Deps, tenant: &Tenant) -> Result<(), HttpProblem> {
+    let taken = deps.save_limits.take(tenant).await.map_err(store_problem)?;
+    taken.map_err(|retry_after| {
+        warn!(clinic_id = %tenant, "settings are changed too often");
+        HttpProblem::too_many_requests(
+            "The settings of this clinic were changed too often, and nothing was changed now. Wait as long as Retry-After says.",
+            retry_after,
+        )
+    })
 }

@@ -59,6 +59,7 @@ impl Deps {
             deliveries_table: environment.required("DELIVERIES_TABLE"),
             kms_key_id: environment.required("KMS_KEY_ID"),
             address_mask: environment.parsed("ADDRESS_MASK"),
+            accept_unsealed_settings: environment.parsed("ACCEPT_UNSEALED_SETTINGS"),
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
             concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
             shares: immediate::share_limits(environment),
@@ -466,8 +467,8 @@ fn pipeline_problem(error: PipelineError) -> HttpProblem {
             HttpProblem::unavailable()
         }
         PipelineError::Store(error) => {
-            error!(%error, "the settings store can not be used");
-            HttpProblem::internal()
+            error!(%error, "the stored settings can not be used");
+            HttpProblem::unreadable_settings(StatusCode::INTERNAL_SERVER_ERROR)
         }
         PipelineError::Ledger(error) => {
             error!(%error, "the ledger can not be used");

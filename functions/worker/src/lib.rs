@@ -64,6 +64,7 @@ impl Deps {
             deliveries_table: environment.required("DELIVERIES_TABLE"),
             kms_key_id: environment.required("KMS_KEY_ID"),
             address_mask: environment.parsed("ADDRESS_MASK"),
+            accept_unsealed_settings: environment.parsed("ACCEPT_UNSEALED_SETTINGS"),
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
             concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
             shares: share_limits(environment),

@@ -27,6 +27,7 @@ mod gateway;
 mod inbox;
 mod poller;
 mod processes;
+mod sealed;
 mod stack;
 mod token;
 mod web;

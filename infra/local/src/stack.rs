@@ -20,7 +20,7 @@ use crate::inbox::Inbox;
 use crate::poller::{Lane, Poller, VISIBILITY_TIMEOUT};
 use crate::processes::{Processes, announce, this_program};
 use crate::token::DeveloperKey;
-use crate::{AnyError, StackArgs, dead_letters, demo, gateway, inbox, web};
+use crate::{AnyError, StackArgs, dead_letters, demo, gateway, inbox, sealed, web};
 
 /// How often expired deliveries are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
@@ -76,6 +76,10 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
         aws_address,
         "reads and changes all of it: no key is asked for",
     );
+
+    if let Some(advice) = sealed::advice(&aws).await? {
+        warn(advice);
+    }
 
     let ca = TestCa::new();
     let password = key.password("inbox")?;
@@ -218,6 +222,7 @@ fn environment(aws: &LocalAws, roots: &NamedTempFile, smtp: IpAddr) -> Vec<(OsSt
     for (name, default) in [
         ("EGRESS_ALLOW", egress_allow(smtp)),
         ("LOG_LEVEL", "info".to_owned()),
+        (sealed::ACCEPT, "false".to_owned()),
     ] {
         let value = std::env::var_os(name).unwrap_or_else(|| default.into());
         environment.push((name.into(), value));

@@ -14,7 +14,7 @@ use std::{
 
 use aws_config::SdkConfig;
 use clap::{Args, Parser, Subcommand, builder::RangedU64ValueParser};
-use comms_core::{Secret, Tenant};
+use comms_core::{Clock as _, Secret, SystemClock, Tenant};
 use comms_runtime::{Environment, aws};
 use comms_settings::SettingsStore;
 use serde::Serialize;
@@ -28,8 +28,10 @@ pub mod import;
 mod pace;
 mod people;
 mod progress;
+pub mod purge;
 pub mod recipient;
 pub mod reseal;
+pub mod seal;
 pub mod stop;
 
 pub use api::{Api, ApiError};
@@ -62,6 +64,12 @@ enum Command {
     Reseal(ResealArgs),
     /// Counts what is sealed under which KMS key, and changes nothing. Region and credentials as for `reseal`.
     Status(StatusArgs),
+    /// Seals settings that an earlier version of the service wrote without a seal. Opens their credentials for it. Region
+    /// and credentials as for `reseal`.
+    Seal(SealArgs),
+    /// Removes the content of expired and purged versions with their data keys, which `DynamoDB` does within days. Region
+    /// and credentials as for `reseal`.
+    Purge(PurgeArgs),
     /// Saves the settings of the clinics in a file, through the HTTP API.
     Import(ImportArgs),
     /// Counts dead letters, puts them back on their queues, deletes them. Region and credentials as for `reseal`.
@@ -88,6 +96,47 @@ struct ResealArgs {
     clinics: Vec<Tenant>,
     /// Re-sealed items a second, at most.
     #[arg(long, default_value = "5", value_parser = rate())]
+    rate: u32,
+    /// Counts what there is to do, and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// The report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SealArgs {
+    /// The settings table.
+    #[arg(long)]
+    table: String,
+    /// The KMS key of the stack, for the key of the hashes where there is none yet.
+    #[arg(long, value_name = "KEY_ARN", value_parser = key_arn)]
+    key: String,
+    /// Only this clinic (or `_global`); may be given several times.
+    #[arg(long = "clinic", value_name = "ID", value_parser = tenant)]
+    clinics: Vec<Tenant>,
+    /// Clinics a second, at most.
+    #[arg(long, default_value = "5", value_parser = rate())]
+    rate: u32,
+    /// Counts what there is to do, and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// The report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct PurgeArgs {
+    /// The settings table.
+    #[arg(long)]
+    table: String,
+    /// Only this clinic (or `_global`); may be given several times.
+    #[arg(long = "clinic", value_name = "ID", value_parser = tenant)]
+    clinics: Vec<Tenant>,
+    /// Versions a second, at most.
+    #[arg(long, default_value = "20", value_parser = rate())]
     rate: u32,
     /// Counts what there is to do, and changes nothing.
     #[arg(long)]
@@ -191,6 +240,8 @@ pub fn main() -> ExitCode {
                 match cli.command {
                     Command::Reseal(args) => run_reseal(args).await,
                     Command::Status(args) => run_status(args).await,
+                    Command::Seal(args) => run_seal(args).await,
+                    Command::Purge(args) => run_purge(args).await,
                     Command::Import(args) => run_import(args).await,
                     Command::DeadLetters(command) => run_dead_letters(command).await,
                     Command::Export(args) => Box::pin(run_export(args)).await,
@@ -251,6 +302,46 @@ async fn run_reseal(args: ResealArgs) -> Result<Ended, AnyError> {
     Ok(match ended {
         None => Ended::Interrupted,
         Some(()) if report.is_complete(&plan.key_arn) => Ended::Done,
+        Some(()) => Ended::SomethingLeft,
+    })
+}
+
+async fn run_seal(args: SealArgs) -> Result<Ended, AnyError> {
+    let plan = seal::Plan {
+        store: store(&args.table, &args.key)?,
+        tenants: args.clinics,
+        rate: args.rate,
+        dry_run: args.dry_run,
+    };
+    let mut report = seal::Report::default();
+    let mut progress = Progress::new("sealing", "clinics", std::io::stderr().is_terminal());
+    let ended = until_interrupted(seal::run(&plan, &mut report, &mut |done, total| {
+        progress.at(done, total, "");
+    }))
+    .await;
+    progress.finish();
+    print_report(&report, args.json)?;
+    Ok(match ended.transpose()? {
+        None => Ended::Interrupted,
+        Some(()) if report.is_complete() => Ended::Done,
+        Some(()) => Ended::SomethingLeft,
+    })
+}
+
+async fn run_purge(args: PurgeArgs) -> Result<Ended, AnyError> {
+    let plan = purge::Plan {
+        store: store(&args.table, "")?,
+        tenants: args.clinics,
+        rate: args.rate,
+        dry_run: args.dry_run,
+        now: SystemClock.now(),
+    };
+    let mut report = purge::Report::default();
+    let ended = until_interrupted(purge::run(&plan, &mut report)).await;
+    print_report(&report, args.json)?;
+    Ok(match ended.transpose()? {
+        None => Ended::Interrupted,
+        Some(()) if report.is_complete() => Ended::Done,
         Some(()) => Ended::SomethingLeft,
     })
 }

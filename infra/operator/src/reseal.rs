@@ -39,6 +39,8 @@ pub struct Count {
     pub items_by_key: BTreeMap<String, u64>,
     /// Items with nothing sealed in them.
     pub without_seal: u64,
+    /// Items of settings that have no seal over the whole of them (`comms-operator seal`).
+    pub unsealed: u64,
     /// Items that do not say under which key they are.
     pub unreadable: Vec<FailedItem>,
 }
@@ -72,7 +74,7 @@ pub struct FailedItem {
 }
 
 impl FailedItem {
-    fn new(item: &FoundItem, error: impl fmt::Display) -> Self {
+    pub(crate) fn new(item: &FoundItem, error: impl fmt::Display) -> Self {
         Self {
             clinic_id: item.owner.clone(),
             item: item.name.clone(),
@@ -108,6 +110,7 @@ pub async fn count(store: &SettingsStore, tenants: &[Tenant]) -> Result<Count, S
     let mut pages = Pages::new(store, tenants);
     while let Some(items) = pages.next().await? {
         for item in items {
+            count.unsealed += u64::from(item.is_unsealed);
             match &item.sealing {
                 Sealing::None => count.without_seal += 1,
                 Sealing::Under(data_key) => {
@@ -177,14 +180,14 @@ pub async fn run(
 }
 
 /// The pages of a walk over the items of some tenants, or of all.
-struct Pages<'a> {
+pub(crate) struct Pages<'a> {
     store: &'a SettingsStore,
     rest: VecDeque<Option<&'a Tenant>>,
     from: Option<PageStart>,
 }
 
 impl<'a> Pages<'a> {
-    fn new(store: &'a SettingsStore, tenants: &'a [Tenant]) -> Self {
+    pub(crate) fn new(store: &'a SettingsStore, tenants: &'a [Tenant]) -> Self {
         let rest = if tenants.is_empty() {
             VecDeque::from([None])
         } else {
@@ -197,7 +200,7 @@ impl<'a> Pages<'a> {
         }
     }
 
-    async fn next(&mut self) -> Result<Option<Vec<FoundItem>>, StoreError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<FoundItem>>, StoreError> {
         let Some(&of) = self.rest.front() else {
             return Ok(None);
         };
@@ -239,7 +242,9 @@ const PASSING: [&str; 12] = [
 ];
 
 /// Makes `call` again, later and later, while what it fails with passes by itself.
-async fn patiently<T>(call: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+pub(crate) async fn patiently<T>(
+    call: impl AsyncFn() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     for wait in WAITS {
         match call().await {
             Err(error) if passes(&error) => sleep(wait).await,
@@ -258,6 +263,7 @@ fn passes(error: &StoreError) -> bool {
         )
         | StoreError::Conflict
         | StoreError::Corrupt(_)
+        | StoreError::Refused(_)
         | StoreError::Invalid(_)
         | StoreError::TooLarge => false,
     }
@@ -268,7 +274,12 @@ impl fmt::Display for Count {
         for (key, items) in &self.items_by_key {
             writeln!(f, "{items:>8} items under {key}")?;
         }
-        write!(f, "{:>8} items with nothing sealed", self.without_seal)?;
+        writeln!(f, "{:>8} items with nothing sealed", self.without_seal)?;
+        write!(
+            f,
+            "{:>8} items of settings without a seal over the whole",
+            self.unsealed
+        )?;
         write_failed(f, "do not say under which key they are", &self.unreadable)
     }
 }
@@ -292,7 +303,11 @@ impl fmt::Display for Report {
     }
 }
 
-fn write_failed(f: &mut fmt::Formatter<'_>, what: &str, items: &[FailedItem]) -> fmt::Result {
+pub(crate) fn write_failed(
+    f: &mut fmt::Formatter<'_>,
+    what: &str,
+    items: &[FailedItem],
+) -> fmt::Result {
     if items.is_empty() {
         return Ok(());
     }

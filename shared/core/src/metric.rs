@@ -193,6 +193,10 @@ pub const ALL: &[Metric] = &[
         "settings that were remembered and looked up again, being a minute old or refused",
     ),
     summed("config_cache_misses", "settings that were read and opened"),
+    summed(
+        "settings_refused",
+        "stored settings that are not as this service wrote them last, and were not used",
+    ),
     summed("kms_decrypts", "data keys that KMS opened"),
     summed("kms_data_keys", "data keys that KMS made"),
     summed("kms_errors", "requests that KMS did not answer as asked"),

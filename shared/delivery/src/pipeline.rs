@@ -375,6 +375,8 @@ pub struct PipelineConfig {
     pub deliveries_table: String,
     /// The KMS key of the settings.
     pub kms_key_id: String,
+    /// Whether settings are read that have no seal ([`SettingsStore::accepting_unsealed`]).
+    pub accept_unsealed_settings: bool,
     /// Where connections may go beyond the public internet.
     pub egress_allow: EgressAllow,
     /// How much of an address the ledger and answers show.
@@ -423,7 +425,8 @@ impl Pipeline {
     pub fn assemble(sdk: &SdkConfig, config: PipelineConfig) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let slots = config.concurrency.slots();
-        let store = SettingsStore::new(sdk, config.settings_table, config.kms_key_id);
+        let store = SettingsStore::new(sdk, config.settings_table, config.kms_key_id)
+            .accepting_unsealed(config.accept_unsealed_settings);
         let egress = EgressGuard::new(config.egress_allow, Arc::new(SystemResolver));
         let pipeline = Self::new(
             Arc::new(SettingsCache::new(

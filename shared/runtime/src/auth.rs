@@ -50,6 +50,8 @@ pub enum Action {
     ManageCeilings,
     /// Delete settings.
     DeleteSettings,
+    /// Delete settings with all their versions.
+    PurgeSettings,
     /// Test settings.
     TestSettings,
     /// See statistics.
@@ -65,6 +67,7 @@ impl Action {
             Self::ManageSettings => "manage_settings",
             Self::ManageCeilings => "manage_ceilings",
             Self::DeleteSettings => "delete_settings",
+            Self::PurgeSettings => "purge_settings",
             Self::TestSettings => "test_settings",
             Self::ViewStatistics => "view_statistics",
         }
@@ -202,8 +205,8 @@ impl Principal {
 
     fn role_allows(&self, role: Role, action: Action, tenant: &Tenant) -> bool {
         use Action::{
-            DeleteSettings, ManageCeilings, ManageSettings, Send, TestSettings, ViewCommunication,
-            ViewSettings, ViewStatistics,
+            DeleteSettings, ManageCeilings, ManageSettings, PurgeSettings, Send, TestSettings,
+            ViewCommunication, ViewSettings, ViewStatistics,
         };
         let own_clinic = match tenant {
             Tenant::Clinic(clinic) => self.clinic.as_ref() == Some(clinic),
@@ -214,17 +217,18 @@ impl Principal {
             Role::ClinicAdmin => match action {
                 Send | ViewCommunication | ViewSettings | ManageSettings | DeleteSettings
                 | TestSettings | ViewStatistics => own_clinic,
-                ManageCeilings => false,
+                ManageCeilings | PurgeSettings => false,
             },
             Role::ClinicManager => match action {
                 ViewCommunication | ViewSettings | ViewStatistics => own_clinic,
-                Send | ManageSettings | ManageCeilings | DeleteSettings | TestSettings => false,
+                Send | ManageSettings | ManageCeilings | DeleteSettings | PurgeSettings
+                | TestSettings => false,
             },
             // The platform's backends send for every clinic, and without one.
             Role::Service => match action {
                 Send | ViewCommunication => true,
-                ViewSettings | ManageSettings | ManageCeilings | DeleteSettings | TestSettings
-                | ViewStatistics => false,
+                ViewSettings | ManageSettings | ManageCeilings | DeleteSettings | PurgeSettings
+                | TestSettings | ViewStatistics => false,
             },
         }
     }
@@ -291,7 +295,7 @@ mod tests {
         Principal::from_payload(payload.as_object().unwrap(), &names())
     }
 
-    const ACTIONS: [Action; 8] = [
+    const ACTIONS: [Action; 9] = [
         Action::Send,
         Action::ViewCommunication,
         Action::ViewSettings,
@@ -300,6 +304,7 @@ mod tests {
         Action::DeleteSettings,
         Action::TestSettings,
         Action::ViewStatistics,
+        Action::PurgeSettings,
     ];
 
     /// The design's matrix: role, then what it may do for its own clinic, for another, for the global
@@ -307,10 +312,10 @@ mod tests {
     #[test]
     fn every_role_may_do_what_the_matrix_says_and_nothing_else() {
         for (role, own, other, global) in [
-            ("SUPER_ADMIN", "yyyyyyyy", "yyyyyyyy", "yyyyyyyy"),
-            ("CLINIC_ADMIN", "yyyy-yyy", "--------", "--------"),
-            ("CLINIC_MANAGER", "-yy----y", "--------", "--------"),
-            ("SERVICE", "yy------", "yy------", "yy------"),
+            ("SUPER_ADMIN", "yyyyyyyyy", "yyyyyyyyy", "yyyyyyyyy"),
+            ("CLINIC_ADMIN", "yyyy-yyy-", "---------", "---------"),
+            ("CLINIC_MANAGER", "-yy----y-", "---------", "---------"),
+            ("SERVICE", "yy-------", "yy-------", "yy-------"),
         ] {
             let caller = principal(&json!("clinic-a"), &json!([role]));
             for (tenant, allowed) in [("clinic-a", own), ("clinic-b", other), ("_global", global)] {

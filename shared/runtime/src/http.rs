@@ -169,6 +169,16 @@ impl HttpProblem {
         )
     }
 
+    /// The stored settings cannot be used: they were changed past this service, or are of earlier rules.
+    pub fn unreadable_settings(status: StatusCode) -> Self {
+        Self::new(
+            status,
+            "unreadable_settings",
+            "The stored settings can not be read",
+            "Replace them by PUT, with every secret in it, or restore an earlier version.",
+        )
+    }
+
     /// The same with a header more, such as what its status asks for (`Allow`, `Accept-Patch`).
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {

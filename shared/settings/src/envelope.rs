@@ -3,8 +3,9 @@
 //!
 //! What is sealed is bound to where it belongs. The data key opens only with the encryption context
 //! of its tenant, which KMS enforces; an entry opens only with the additional authenticated data of
-//! its format, tenant, channel, entry id, provider and version, which GCM enforces. Nothing moved to
-//! another clinic, channel, entry or version opens.
+//! its format, tenant, channel, entry id, provider, version and the hash of that version's content, which GCM enforces.
+//! Nothing moved to another clinic, channel, entry, version or document opens. The content itself has a seal under
+//! the same data key ([`crate::seal`]).
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_sdk_kms::{
@@ -19,10 +20,15 @@ use thiserror::Error;
 use tracing::info;
 use zeroize::Zeroizing;
 
-use crate::aws_error::error_code;
+use crate::{
+    aws_error::error_code,
+    seal::{Content, ContentHash},
+};
 
-/// The format of what is sealed here; part of what is authenticated.
-const FORMAT: u8 = 1;
+/// The format of entries that name no content; part of what is authenticated.
+const FORMAT_ENTRY: u8 = 1;
+/// The format of entries that belong to a content, and of the content's own seal.
+const FORMAT_CONTENT: u8 = 2;
 
 /// Why something could not be sealed or opened.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -232,15 +238,35 @@ impl DataKey {
 
     /// Seals `plaintext` for `place`: format, nonce, ciphertext and tag.
     pub fn seal(&self, place: &Place<'_>, plaintext: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
+        self.seal_for(place.format(), &place.authenticated_data(), plaintext)
+    }
+
+    /// The seal of `content`: that of nothing, with the content as what is authenticated.
+    pub(crate) fn seal_content(&self, content: &Content) -> Result<Vec<u8>, EnvelopeError> {
+        self.seal_for(FORMAT_CONTENT, content.as_bytes(), &[])
+    }
+
+    /// Whether `seal` is a seal of `content`.
+    pub(crate) fn is_content_seal(&self, content: &Content, seal: &[u8]) -> bool {
+        self.open_for(FORMAT_CONTENT, content.as_bytes(), seal)
+            .is_ok_and(|nothing| nothing.is_empty())
+    }
+
+    fn seal_for(
+        &self,
+        format: u8,
+        authenticated: &[u8],
+        plaintext: &[u8],
+    ) -> Result<Vec<u8>, EnvelopeError> {
         let mut sealed =
             Zeroizing::new(Vec::with_capacity(plaintext.len() + AES_256_GCM.tag_len()));
         sealed.extend_from_slice(plaintext);
         let nonce = self
             .cipher
-            .seal_in_place_append_tag(Aad::from(place.authenticated_data()), &mut *sealed)
+            .seal_in_place_append_tag(Aad::from(authenticated), &mut *sealed)
             .map_err(|_| EnvelopeError::Sealing)?;
         let mut whole = Vec::with_capacity(1 + NONCE_LEN + sealed.len());
-        whole.push(FORMAT);
+        whole.push(format);
         whole.extend_from_slice(nonce.as_ref());
         whole.extend_from_slice(&sealed);
         Ok(whole)
@@ -252,20 +278,27 @@ impl DataKey {
         place: &Place<'_>,
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, EnvelopeError> {
-        let Some((&FORMAT, rest)) = sealed.split_first() else {
-            return Err(EnvelopeError::WrongEntry);
-        };
+        self.open_for(place.format(), &place.authenticated_data(), sealed)
+    }
+
+    fn open_for(
+        &self,
+        format: u8,
+        authenticated: &[u8],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, EnvelopeError> {
+        let rest = sealed
+            .split_first()
+            .filter(|(found, _)| **found == format)
+            .map(|(_, rest)| rest)
+            .ok_or(EnvelopeError::WrongEntry)?;
         let (nonce, ciphertext) = rest
             .split_first_chunk::<NONCE_LEN>()
             .ok_or(EnvelopeError::WrongEntry)?;
         let mut bytes = Zeroizing::new(ciphertext.to_vec());
         let length = self
             .cipher
-            .open_in_place(
-                Nonce::from(nonce),
-                Aad::from(place.authenticated_data()),
-                &mut bytes,
-            )
+            .open_in_place(Nonce::from(nonce), Aad::from(authenticated), &mut bytes)
             .map_err(|_| EnvelopeError::WrongEntry)?
             .len();
         bytes.truncate(length);
@@ -292,22 +325,34 @@ pub struct Place<'a> {
     pub provider: ProviderKind,
     /// The version of the settings.
     pub version: u64,
+    /// The hash of that version's content; `None` for entries of versions without a seal, which earlier versions of this
+    /// service wrote.
+    pub content: Option<&'a ContentHash>,
 }
 
 impl Place<'_> {
+    const fn format(&self) -> u8 {
+        match self.content {
+            None => FORMAT_ENTRY,
+            Some(_) => FORMAT_CONTENT,
+        }
+    }
+
     /// Each part after its length (4 bytes, big-endian), so that no two places give the same bytes.
     fn authenticated_data(&self) -> Vec<u8> {
         let version = self.version.to_be_bytes();
+        let format = [self.format()];
         let parts: [&[u8]; 6] = [
-            &[FORMAT],
+            &format,
             self.tenant.as_str().as_bytes(),
             self.channel.as_str().as_bytes(),
             self.entry.as_str().as_bytes(),
             self.provider.as_str().as_bytes(),
             &version,
         ];
-        let mut data = Vec::with_capacity(128);
-        for part in parts {
+        let mut data = Vec::with_capacity(160);
+        let content = self.content.map(<[u8; 32]>::as_slice);
+        for part in parts.into_iter().chain(content) {
             // No part is longer than an id's 64 bytes.
             data.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
             data.extend_from_slice(part);
@@ -339,6 +384,7 @@ mod tests {
             entry: &entry,
             provider: ProviderKind::Smtp,
             version: 1,
+            content: Some(&[7; 32]),
         };
         let sealed = key(1).seal(&place, b"planted").unwrap();
         assert_eq!(key(1).open(&place, &sealed).unwrap().as_slice(), b"planted");
@@ -368,6 +414,7 @@ mod tests {
             entry: &entry,
             provider: ProviderKind::Smtp,
             version: 1,
+            content: None,
         };
         let key = key(1);
         assert_ne!(
@@ -382,16 +429,21 @@ mod tests {
             clinics in ("[a-z]{1,3}", "[a-z]{1,3}"), entries in ("[a-z]{1,3}", "[a-z]{1,3}"),
             versions in (0_u64..3, 0_u64..3), channels in (0_usize..2, 0_usize..2),
             providers in (0_usize..5, 0_usize..5), keys in (0_u8..2, 0_u8..2),
+            contents in (0_u8..3, 0_u8..3),
             plaintext in proptest::collection::vec(any::<u8>(), 0..64),
         ) {
             let tenants = (tenant(&clinics.0), tenant(&clinics.1));
             let ids = (EntryId::parse(&entries.0).unwrap(), EntryId::parse(&entries.1).unwrap());
+            let hashes = ([contents.0; 32], [contents.1; 32]);
             let here = Place { tenant: &tenants.0, channel: Channel::ALL[channels.0], entry: &ids.0,
-                               provider: ProviderKind::ALL[providers.0], version: versions.0 };
+                               provider: ProviderKind::ALL[providers.0], version: versions.0,
+                               content: (contents.0 > 0).then_some(&hashes.0) };
             let there = Place { tenant: &tenants.1, channel: Channel::ALL[channels.1], entry: &ids.1,
-                                provider: ProviderKind::ALL[providers.1], version: versions.1 };
+                                provider: ProviderKind::ALL[providers.1], version: versions.1,
+                                content: (contents.1 > 0).then_some(&hashes.1) };
             let same = clinics.0 == clinics.1 && entries.0 == entries.1 && versions.0 == versions.1
-                && channels.0 == channels.1 && providers.0 == providers.1 && keys.0 == keys.1;
+                && channels.0 == channels.1 && providers.0 == providers.1 && keys.0 == keys.1
+                && contents.0 == contents.1;
             let sealed = key(keys.0).seal(&here, &plaintext).unwrap();
             let opened = key(keys.1).open(&there, &sealed);
             prop_assert_eq!(opened.is_ok(), same);
@@ -401,7 +453,7 @@ mod tests {
         #[test]
         fn opening_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let (clinic, entry) = (tenant("a"), EntryId::primary());
-            let place = Place { tenant: &clinic, channel: Channel::Email, entry: &entry, provider: ProviderKind::Smtp, version: 1 };
+            let place = Place { tenant: &clinic, channel: Channel::Email, entry: &entry, provider: ProviderKind::Smtp, version: 1, content: None };
             prop_assert_eq!(key(1).open(&place, &bytes), Err(EnvelopeError::WrongEntry));
         }
     }

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use comms_core::HashKey;
 use futures_util::FutureExt as _;
-use tokio::sync::OnceCell;
 use tracing::warn;
 
 use crate::{
@@ -24,32 +23,22 @@ const SK: &str = "key";
 #[derive(Debug)]
 pub struct HashKeys {
     store: SettingsStore,
-    key: OnceCell<HashKey>,
 }
 
 impl HashKeys {
     /// Keeps the key in `store`'s table.
-    pub fn new(store: SettingsStore) -> Self {
-        Self {
-            store,
-            key: OnceCell::new(),
-        }
+    pub const fn new(store: SettingsStore) -> Self {
+        Self { store }
     }
 
     /// The key. The first call reads and decrypts it; later ones cost nothing.
     pub async fn get(&self) -> Result<&HashKey, StoreError> {
-        self.key.get_or_try_init(|| self.load_or_create()).await
+        self.store.hash_key().await
     }
 
     /// The key, or `None` where there is none yet. Makes none.
     pub async fn find(&self) -> Result<Option<&HashKey>, StoreError> {
-        if self.key.get().is_none()
-            && let Some(key) = self.load().await?
-        {
-            // Whoever was first has read the same.
-            let _ = self.key.set(key);
-        }
-        Ok(self.key.get())
+        self.store.existing_hash_key().await
     }
 
     /// The key by which logs name callers. Where it cannot be read, that is logged, and they are not named.
@@ -59,17 +48,36 @@ impl HashKeys {
             None
         })
     }
+}
 
-    async fn load_or_create(&self) -> Result<HashKey, StoreError> {
-        if let Some(key) = self.load().await? {
+impl SettingsStore {
+    /// The deployment's key, which is made where there is none. Clones of a store read it once together.
+    pub(crate) async fn hash_key(&self) -> Result<&HashKey, StoreError> {
+        self.hash_key
+            .get_or_try_init(|| self.load_or_create_hash_key())
+            .await
+    }
+
+    /// The deployment's key, where there is one.
+    pub(crate) async fn existing_hash_key(&self) -> Result<Option<&HashKey>, StoreError> {
+        const NONE: StoreError = StoreError::Corrupt(SK);
+        let existing = async || self.load_hash_key().await?.ok_or(NONE);
+        match self.hash_key.get_or_try_init(existing).await {
+            Ok(key) => Ok(Some(key)),
+            Err(error) if error == NONE => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn load_or_create_hash_key(&self) -> Result<HashKey, StoreError> {
+        if let Some(key) = self.load_hash_key().await? {
             return Ok(key);
         }
-        let (key, encrypted) = self.store.kms.generate(PK, Purpose::HashKey).await?;
+        let (key, encrypted) = self.kms.generate(PK, Purpose::HashKey).await?;
         let put = self
-            .store
             .dynamodb
             .put_item()
-            .table_name(&self.store.table)
+            .table_name(&self.table)
             .set_item(Some(HashMap::from([
                 text(attribute::PK, PK),
                 text(attribute::SK, SK),
@@ -88,7 +96,7 @@ impl HashKeys {
                     .as_service_error()
                     .is_some_and(aws_sdk_dynamodb::operation::put_item::PutItemError::is_conditional_check_failed_exception) =>
             {
-                self.load().await?.ok_or(StoreError::Conflict)
+                self.load_hash_key().await?.ok_or(StoreError::Conflict)
             }
             Err(error) => Err(StoreError::Database {
                 operation: "PutItem",
@@ -97,19 +105,15 @@ impl HashKeys {
         }
     }
 
-    async fn load(&self) -> Result<Option<HashKey>, StoreError> {
-        let Some(mut item) = self.store.raw_item(PK, SK).await? else {
+    async fn load_hash_key(&self) -> Result<Option<HashKey>, StoreError> {
+        let Some(mut item) = self.raw_item(PK, SK).await? else {
             return Ok(None);
         };
         let encrypted = EncryptedDataKey {
             ciphertext: take_bytes(&mut item, attribute::DATA_KEY)?,
             key_arn: take_text_or_number(&mut item, attribute::KEY_ARN)?,
         };
-        let key = self
-            .store
-            .kms
-            .decrypt(&encrypted, PK, Purpose::HashKey)
-            .await?;
+        let key = self.kms.decrypt(&encrypted, PK, Purpose::HashKey).await?;
         Ok(Some(HashKey::from_bytes(key.bytes())))
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::{
     envelope::EncryptedDataKey,
+    seal::Content,
     store::StoreError,
     version::{Change, Version},
 };
@@ -33,6 +34,19 @@ pub(crate) mod attribute {
     pub(crate) const CHANGED: &str = "changed";
     /// The table's time to live: seconds of the Unix epoch.
     pub(crate) const EXPIRES_AT: &str = "expiresAt";
+    /// What makes the version authentic as a whole ([`crate::seal`]).
+    pub(crate) const SEAL: &str = "seal";
+    /// On a version that lost its content: when, in seconds of the Unix epoch.
+    pub(crate) const CONTENT_REMOVED_AT: &str = "contentRemovedAt";
+    /// On a version that is to be purged: the `expiresAt` it had before.
+    pub(crate) const RETAINED_UNTIL: &str = "retainedUntil";
+    /// When a purge takes effect, in seconds of the Unix epoch.
+    pub(crate) const PURGE_AT: &str = "purgeAt";
+    /// On the counter: up to which version a purge goes.
+    pub(crate) const PURGE_THROUGH: &str = "purgeThrough";
+    /// On the counter: the versions that still have their content.
+    pub(crate) const KEPT: &str = "kept";
+    pub(crate) const MAC: &str = "mac";
 }
 
 /// The document of a deletion that keeps nothing.
@@ -46,6 +60,11 @@ pub(crate) fn version_key(version: u64) -> String {
     format!("version#{version:010}")
 }
 
+/// The version whose sort key this is.
+pub(crate) fn version_of_key(sort_key: &str) -> Option<u64> {
+    sort_key.strip_prefix("version#")?.parse().ok()
+}
+
 /// What a settings item may be.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum StoredItem {
@@ -53,6 +72,19 @@ pub(crate) enum StoredItem {
     Settings(SettingsItem),
     /// That there are none any more.
     Tombstone(Tombstone),
+    /// Who changed what, of a version whose content was removed.
+    Record(Version),
+}
+
+impl StoredItem {
+    /// Whether it has a seal. Whether the seal is its own is another question.
+    pub(crate) const fn has_seal(&self) -> bool {
+        match self {
+            Self::Settings(item) => item.seal.is_some(),
+            Self::Tombstone(tombstone) => tombstone.seal.is_some(),
+            Self::Record(_) => false,
+        }
+    }
 }
 
 /// One version of a tenant's settings as it is stored.
@@ -64,6 +96,8 @@ pub(crate) struct SettingsItem {
     /// Sealed credentials by `channel/entry`.
     pub(crate) sealed: HashMap<String, Vec<u8>>,
     pub(crate) data_key: EncryptedDataKey,
+    /// `None` for what earlier versions of this service wrote.
+    pub(crate) seal: Option<Vec<u8>>,
     /// When the item may be forgotten, in seconds of the Unix epoch. `None` for the present settings.
     pub(crate) expires_at: Option<i64>,
 }
@@ -76,6 +110,8 @@ pub(crate) struct Tombstone {
     /// The settings that a deletion keeps, as JSON text: `{}` where it keeps none.
     pub(crate) document: String,
     /// As in [`SettingsItem`].
+    pub(crate) seal: Option<Vec<u8>>,
+    /// As in [`SettingsItem`].
     pub(crate) expires_at: Option<i64>,
 }
 
@@ -84,7 +120,7 @@ impl StoredItem {
         let deleted = item
             .get(attribute::CHANGE)
             .and_then(|change| change.as_s().ok())
-            .is_some_and(|change| change == Change::Deleted.as_str());
+            .is_some_and(|change| matches!(change.as_str(), "deleted" | "purged"));
         if deleted {
             let expires_at = take_expires_at(&mut item)?;
             let version = take_version(&mut item)?;
@@ -97,8 +133,11 @@ impl StoredItem {
             Ok(Self::Tombstone(Tombstone {
                 version,
                 document,
+                seal: take_seal(&mut item)?,
                 expires_at,
             }))
+        } else if item.contains_key(attribute::CONTENT_REMOVED_AT) {
+            take_version(&mut item).map(Self::Record)
         } else {
             SettingsItem::from_item(item).map(Self::Settings)
         }
@@ -109,7 +148,12 @@ impl Tombstone {
     pub(crate) fn to_item(&self, tenant: &Tenant, sort_key: &str) -> Item {
         let mut item = version_item(tenant, sort_key, &self.version, self.expires_at);
         item.extend([text(attribute::DOCUMENT, &self.document)]);
+        item.extend(self.seal.as_ref().map(|seal| bytes(attribute::SEAL, seal)));
         item
+    }
+
+    pub(crate) fn content(&self, tenant: &Tenant) -> Content {
+        Content::new(tenant, &self.version, &self.document, [])
     }
 
     pub(crate) fn outline(&self) -> Result<Value, StoreError> {
@@ -131,6 +175,7 @@ impl SettingsItem {
             bytes(attribute::DATA_KEY, &self.data_key.ciphertext),
             text(attribute::KEY_ARN, &self.data_key.key_arn),
         ]);
+        item.extend(self.seal.as_ref().map(|seal| bytes(attribute::SEAL, seal)));
         item
     }
 
@@ -147,8 +192,13 @@ impl SettingsItem {
                 ciphertext: take_bytes(&mut item, attribute::DATA_KEY)?,
                 key_arn: take_text_or_number(&mut item, attribute::KEY_ARN)?,
             },
+            seal: take_seal(&mut item)?,
             expires_at,
         })
+    }
+
+    pub(crate) fn content(&self, tenant: &Tenant) -> Content {
+        Content::new(tenant, &self.version, &self.document, self.sealed.keys())
     }
 
     /// Bytes of everything in it that can be long.
@@ -189,6 +239,7 @@ fn version_item(
     match version.change {
         Change::Saved | Change::Deleted => {}
         Change::Restored { from } => item.extend([number(attribute::RESTORED_FROM, &from)]),
+        Change::Purged { at } => item.extend([number(attribute::PURGE_AT, &at.as_second())]),
     }
     if let Some(expires_at) = expires_at {
         item.extend([number(attribute::EXPIRES_AT, &expires_at)]);
@@ -235,6 +286,10 @@ fn take_change(item: &mut Item) -> Result<Change, StoreError> {
     match take_text_or_number(item, attribute::CHANGE)?.as_str() {
         "saved" => Ok(Change::Saved),
         "deleted" => Ok(Change::Deleted),
+        "purged" => Ok(Change::Purged {
+            at: Timestamp::from_second(take_parsed(item, attribute::PURGE_AT)?)
+                .map_err(|_| StoreError::Corrupt(attribute::PURGE_AT))?,
+        }),
         "restored" => Ok(Change::Restored {
             from: take_parsed(item, attribute::RESTORED_FROM)?,
         }),
@@ -248,13 +303,19 @@ fn take_expires_at(item: &mut Item) -> Result<Option<i64>, StoreError> {
         .transpose()
 }
 
+fn take_seal(item: &mut Item) -> Result<Option<Vec<u8>>, StoreError> {
+    item.contains_key(attribute::SEAL)
+        .then(|| take_bytes(item, attribute::SEAL))
+        .transpose()
+}
+
 fn take_parsed<T: FromStr>(item: &mut Item, name: &'static str) -> Result<T, StoreError> {
     take_text_or_number(item, name)?
         .parse()
         .map_err(|_| StoreError::Corrupt(name))
 }
 
-fn number(name: &str, value: &impl ToString) -> (String, AttributeValue) {
+pub(crate) fn number(name: &str, value: &impl ToString) -> (String, AttributeValue) {
     (name.to_owned(), AttributeValue::N(value.to_string()))
 }
 
@@ -326,6 +387,7 @@ mod tests {
                 ciphertext: vec![4, 5],
                 key_arn: "arn".into(),
             },
+            seal: Some(vec![6, 7]),
             expires_at: Some(1_734_560_000),
         }
     }
@@ -344,6 +406,7 @@ mod tests {
                 ..stored().version
             },
             document: r#"{"kept":1}"#.into(),
+            seal: Some(vec![8]),
             expires_at: None,
         };
         let item = tombstone.to_item(&tenant, CURRENT);
@@ -379,7 +442,8 @@ mod tests {
             if matches!(name.as_str(), "pk" | "sk") {
                 continue;
             }
-            let optional = ["sourceAddress", "change", "expiresAt"].contains(&name.as_str());
+            let optional =
+                ["sourceAddress", "change", "seal", "expiresAt"].contains(&name.as_str());
             let mut item = whole.clone();
             item.remove(name);
             assert!(

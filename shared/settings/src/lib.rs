@@ -8,20 +8,27 @@
 mod aws_error;
 pub mod cache;
 pub mod ceilings;
+pub mod counter;
 pub mod credentials;
 pub mod document;
 pub mod envelope;
 #[cfg(test)]
 mod fuzz;
+mod gcra;
 pub mod hash_key;
 mod item;
 mod own_account;
 pub mod rate_limit;
 pub mod reseal;
+pub mod save_limits;
+pub mod seal;
 pub mod store;
 mod submission_port;
 pub mod test_limits;
+mod upgrade;
+mod verified;
 pub mod version;
+mod write;
 
 pub use aws_error::error_code;
 pub use cache::SettingsCache;
@@ -36,6 +43,8 @@ pub use hash_key::HashKeys;
 pub use own_account::{OwnAccount, OwnAccountError};
 pub use rate_limit::{Period, RateLimit};
 pub use reseal::{FoundItem, ItemPage, Resealed, Sealing};
+pub use save_limits::SaveLimits;
 pub use store::{Basis, Deleted, Past, Present, SettingsStore, StoreError, StoredSettings};
 pub use test_limits::{LimitHolder, Limited, TestLimitError, TestLimits};
-pub use version::{Author, Change, Version, VersionPage, VersionRetention};
+pub use verified::Refusal;
+pub use version::{Author, Change, PurgeDelay, Version, VersionPage, VersionRetention};

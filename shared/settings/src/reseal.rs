@@ -13,12 +13,13 @@ use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError, primitives::Blob, types::AttributeValue,
 };
 use comms_core::Tenant;
+use jiff::Timestamp;
 
 use crate::{
     aws_error::error_code,
     envelope::{EncryptedDataKey, Purpose},
     hash_key,
-    item::{Item, attribute, take_bytes, take_text_or_number},
+    item::{CURRENT, Item, attribute, take_bytes, take_text_or_number, version_of_key},
     store::{SettingsStore, StoreError},
 };
 
@@ -31,6 +32,10 @@ pub struct FoundItem {
     pub name: String,
     /// Under which key it is sealed.
     pub sealing: Sealing,
+    /// Whether it is of settings and has no seal over the whole of it.
+    pub is_unsealed: bool,
+    /// When DynamoDB may remove it, in seconds of the Unix epoch.
+    pub expires_at: Option<i64>,
 }
 
 /// Under which key an item is sealed.
@@ -79,6 +84,9 @@ impl SettingsStore {
             attribute::SK,
             attribute::DATA_KEY,
             attribute::KEY_ARN,
+            attribute::SEAL,
+            attribute::CONTENT_REMOVED_AT,
+            attribute::EXPIRES_AT,
         ]
         .join(", ");
         let from = from.map(|PageStart(key)| key);
@@ -172,6 +180,27 @@ impl SettingsStore {
     }
 }
 
+impl SettingsStore {
+    /// Removes the content of `item`, a version that has expired by `now`, with its data key: what DynamoDB would do
+    /// within days. Gives whether there was one.
+    pub async fn remove_expired(
+        &self,
+        item: &FoundItem,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let is_expired = item.expires_at.is_some_and(|at| at <= now.as_second());
+        let has_content = item.sealing != Sealing::None;
+        let (Ok(tenant), Some(version)) = (Tenant::parse(&item.owner), version_of_key(&item.name))
+        else {
+            return Ok(false);
+        };
+        if is_expired && has_content {
+            self.remove_contents(&tenant, &[version], now).await?;
+        }
+        Ok(is_expired && has_content)
+    }
+}
+
 impl FoundItem {
     fn of(mut item: Item) -> Result<Self, StoreError> {
         let owner = take_text_or_number(&mut item, attribute::PK)?;
@@ -179,6 +208,13 @@ impl FoundItem {
         let sealed = [attribute::DATA_KEY, attribute::KEY_ARN]
             .iter()
             .any(|name| item.contains_key(*name));
+        let is_version = name == CURRENT || version_of_key(&name).is_some();
+        let has_seal = [attribute::SEAL, attribute::CONTENT_REMOVED_AT]
+            .iter()
+            .any(|name| item.contains_key(*name));
+        let expires_at = item
+            .get(attribute::EXPIRES_AT)
+            .and_then(|value| value.as_n().ok()?.parse().ok());
         let sealing = if sealed {
             let key_arn = take_text_or_number(&mut item, attribute::KEY_ARN);
             let ciphertext = take_bytes(&mut item, attribute::DATA_KEY);
@@ -197,6 +233,8 @@ impl FoundItem {
             owner,
             name,
             sealing,
+            is_unsealed: is_version && !has_seal,
+            expires_at,
         })
     }
 }

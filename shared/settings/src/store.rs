@@ -3,36 +3,33 @@
 //! "Not found" is an answer (`Ok(None)`); every failure of DynamoDB or KMS is an error. Nothing here
 //! turns one into the other.
 //!
-//! Every change is one transaction of two items: the present one, on the condition that it still is
-//! what the change was made on, and the version's own, on the condition that there is none of that
-//! number. The version's item is the audit entry too, so that there is no change without one. It
-//! expires after the [`VersionRetention`]; the present one never does. A deletion leaves a tombstone
-//! with the number, which every reader takes for "not found", and after which the next save counts on.
+//! Every change is one transaction ([`crate::write`]) of the present item, the version's own and the counter. The
+//! version's item is the audit entry too, so that there is no change without one. It expires after the
+//! [`VersionRetention`]; the present one never does. A deletion leaves a tombstone with the number, which every reader
+//! takes for "not found", and after which the next save counts on.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use aws_config::SdkConfig;
-use aws_sdk_dynamodb::{
-    Client,
-    operation::transact_write_items::TransactWriteItemsError,
-    types::{AttributeValue, Put, TransactWriteItem},
-};
-use comms_core::{Channel, Clock, EntryId, Problems, ProviderKind, Tenant};
-use futures_util::FutureExt as _;
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use comms_core::{Channel, Clock, EntryId, HashKey, Problems, ProviderKind, Tenant};
+use futures_util::{FutureExt as _, future::try_join};
 use serde_json::Value;
 use thiserror::Error;
-use tracing::info;
+use tokio::sync::OnceCell;
 
 use crate::{
     aws_error::error_code,
     ceilings::Ceilings,
+    counter::COUNTER,
     document::CommunicationSettings,
     envelope::{EnvelopeError, Kms, Place, Purpose},
     item::{
-        CURRENT, Item, SettingsItem, StoredItem, Tombstone, attribute, is_expired, take_version,
-        version_key, version_number,
+        Item, SettingsItem, StoredItem, attribute, is_expired, take_version, version_key,
+        version_number,
     },
-    version::{Author, Change, MAX_VERSION, Version, VersionPage, VersionRetention},
+    verified::{Refusal, SeenVersions, Verified, count_refusal},
+    version::{MAX_VERSION, Version, VersionPage, VersionRetention},
 };
 
 /// Why settings could not be read or saved. No text here comes from a document or a credential.
@@ -55,6 +52,9 @@ pub enum StoreError {
     /// A stored item is not as it was written.
     #[error("a stored item can not be read: attribute {0}")]
     Corrupt(&'static str),
+    /// A stored item is not what this service wrote last.
+    #[error("the stored settings are refused: {0}")]
+    Refused(Refusal),
     /// Stored settings are not valid any more.
     #[error("stored settings can not be read: {0}")]
     Invalid(Problems),
@@ -75,14 +75,12 @@ impl StoreError {
             )
             | Self::Conflict
             | Self::Corrupt(_)
+            | Self::Refused(_)
             | Self::Invalid(_)
             | Self::TooLarge => false,
         }
     }
 }
-
-/// Bytes of the settings in an item: DynamoDB takes 400 KB, names and small attributes included.
-const MAX_ITEM_BYTES: usize = 380_000;
 
 /// Bytes of the names of changed fields in one page of versions. One version may have 30 KB of them, and a hundred of those,
 /// with what JSON escapes, more than Lambda answers (6 MB).
@@ -135,6 +133,11 @@ impl Present {
         }
     }
 
+    /// The last number that was given, to a deletion too.
+    pub const fn last_number(&self) -> Option<u64> {
+        self.basis().number
+    }
+
     /// The settings, where they can be read.
     pub const fn settings(&self) -> Option<&CommunicationSettings> {
         match self {
@@ -171,9 +174,9 @@ impl Present {
 #[derive(Debug, Clone, Copy)]
 pub struct Basis<'s> {
     /// The last number that was given; `None` where none was.
-    number: Option<u64>,
+    pub(crate) number: Option<u64>,
     /// What the changed fields are told from.
-    settings: Option<&'s CommunicationSettings>,
+    pub(crate) settings: Option<&'s CommunicationSettings>,
 }
 
 impl<'s> From<Option<&'s StoredSettings>> for Basis<'s> {
@@ -190,6 +193,8 @@ impl<'s> From<Option<&'s StoredSettings>> for Basis<'s> {
 pub enum Past {
     /// Nothing, or nothing any more.
     Nothing,
+    /// Who changed what. The content was removed, because newer versions filled the limits.
+    ContentRemoved,
     /// That the settings were deleted.
     Deletion,
     /// Settings.
@@ -202,7 +207,10 @@ pub struct SettingsStore {
     pub(crate) dynamodb: Client,
     pub(crate) table: String,
     pub(crate) kms: Kms,
-    retention: VersionRetention,
+    pub(crate) retention: VersionRetention,
+    pub(crate) accepts_unsealed: bool,
+    pub(crate) hash_key: Arc<OnceCell<HashKey>>,
+    pub(crate) seen: SeenVersions,
 }
 
 impl SettingsStore {
@@ -217,7 +225,18 @@ impl SettingsStore {
             table: table.into(),
             kms: Kms::new(aws_sdk_kms::Client::new(config), kms_key_id),
             retention: VersionRetention::default(),
+            accepts_unsealed: false,
+            hash_key: Arc::default(),
+            seen: SeenVersions::default(),
         }
+    }
+
+    /// Whether settings are read that have neither a seal nor a counter: for the upgrade from an earlier version of
+    /// this service, until `comms-operator seal` has sealed them.
+    #[must_use]
+    pub const fn accepting_unsealed(mut self, accepts: bool) -> Self {
+        self.accepts_unsealed = accepts;
+        self
     }
 
     /// Keeps the versions that are saved from now on for another time than the usual one.
@@ -227,7 +246,7 @@ impl SettingsStore {
         self
     }
 
-    /// The tenant's present settings. One strongly consistent read and one KMS Decrypt.
+    /// The tenant's present settings. Two strongly consistent reads at the same time and one KMS Decrypt.
     pub async fn load(&self, tenant: &Tenant) -> Result<Option<StoredSettings>, StoreError> {
         match self.load_unless(tenant, None).await? {
             Loaded::Absent | Loaded::Unchanged => Ok(None),
@@ -242,12 +261,20 @@ impl SettingsStore {
         tenant: &Tenant,
         known: Option<u64>,
     ) -> Result<Loaded, StoreError> {
-        let Some(item) = self.item(tenant, CURRENT).await? else {
-            return Ok(Loaded::Absent);
-        };
-        let item = match StoredItem::from_item(item)? {
-            StoredItem::Settings(item) => item,
-            StoredItem::Tombstone(tombstone) => {
+        let loaded = self.load_verified(tenant, known).await;
+        loaded.inspect_err(count_refusal)
+    }
+
+    async fn load_verified(
+        &self,
+        tenant: &Tenant,
+        known: Option<u64>,
+    ) -> Result<Loaded, StoreError> {
+        let (_, verified) = self.read_verified(tenant).await?;
+        let item = match verified? {
+            Verified::Nothing => return Ok(Loaded::Absent),
+            Verified::Settings(item) => item,
+            Verified::Deleted(tombstone) => {
                 let ceilings = Ceilings::of_document(&tombstone.outline()?);
                 if ceilings.is_empty() {
                     return Ok(Loaded::Absent);
@@ -262,49 +289,48 @@ impl SettingsStore {
         if known == Some(item.version.number) {
             return Ok(Loaded::Unchanged);
         }
-        let settings = self.open(tenant, &item).await?;
-        Ok(Loaded::Settings(Box::new(StoredSettings {
-            version: item.version,
-            settings,
-        })))
+        let settings = self.open(tenant, item).await?;
+        Ok(Loaded::Settings(Box::new(settings)))
     }
 
     /// What is stored of the tenant, for somebody who is about to change it. Settings that can not be
     /// read are an answer here, and an error only where not even their number can be.
     pub async fn load_present(&self, tenant: &Tenant) -> Result<Present, StoreError> {
-        let Some(item) = self.item(tenant, CURRENT).await? else {
-            return Ok(Present::Nothing);
-        };
-        let number = version_number(&item)?;
-        let opened = match StoredItem::from_item(item) {
-            Ok(StoredItem::Tombstone(tombstone)) => {
+        let (reading, verified) = self.read_verified(tenant).await?;
+        let opened = match verified {
+            Ok(Verified::Nothing) => return Ok(Present::Nothing),
+            Ok(Verified::Deleted(tombstone)) => {
                 let document = tombstone.outline()?;
+                let number = tombstone.version.number;
                 return Ok(Present::Deleted(Deleted { number, document }));
             }
-            Ok(StoredItem::Settings(item)) => {
-                let settings = self.open(tenant, &item).await;
-                settings.map(|settings| StoredSettings {
-                    version: item.version,
-                    settings,
-                })
-            }
+            Ok(Verified::Settings(item)) => self.open(tenant, item).await,
             Err(error) => Err(error),
         };
         match opened {
             Ok(stored) => Ok(Present::Settings(Box::new(stored))),
             Err(error) if error.is_worth_a_retry() => Err(error),
-            Err(error) => Ok(Present::Unreadable { number, error }),
+            Err(error) => {
+                count_refusal(&error);
+                let number = reading.last_number();
+                let number = number.ok_or(StoreError::Corrupt(attribute::VERSION))?;
+                Ok(Present::Unreadable { number, error })
+            }
         }
     }
 
-    /// The version of the tenant's present settings, readable or not. One strongly consistent read.
+    /// The version of the tenant's present settings, readable or not. Nothing is opened.
     pub async fn present_number(&self, tenant: &Tenant) -> Result<Option<u64>, StoreError> {
-        let Some(item) = self.item(tenant, CURRENT).await? else {
-            return Ok(None);
-        };
-        match StoredItem::from_item(item.clone()) {
-            Ok(StoredItem::Tombstone(_)) => Ok(None),
-            Ok(StoredItem::Settings(_)) | Err(_) => version_number(&item).map(Some),
+        let (reading, verified) = self.read_verified(tenant).await?;
+        match verified {
+            Ok(Verified::Nothing | Verified::Deleted(_)) => Ok(None),
+            Err(error) if error.is_worth_a_retry() => Err(error),
+            Ok(Verified::Settings(_)) | Err(_) => {
+                let number = reading.last_number();
+                number
+                    .ok_or(StoreError::Corrupt(attribute::VERSION))
+                    .map(Some)
+            }
         }
     }
 
@@ -316,7 +342,9 @@ impl SettingsStore {
         number: u64,
         clock: &dyn Clock,
     ) -> Result<Past, StoreError> {
-        let item = self.item(tenant, &version_key(number)).await?;
+        let sort_key = version_key(number);
+        let reads = try_join(self.item(tenant, &sort_key), self.item(tenant, COUNTER));
+        let (item, counter) = reads.await?;
         let Some(item) = item.filter(|item| !is_expired(item, clock.now())) else {
             return Ok(Past::Nothing);
         };
@@ -324,14 +352,21 @@ impl SettingsStore {
         if version_number(&item)? != number {
             return Err(StoreError::Corrupt(attribute::VERSION));
         }
+        // Whoever restores a version to mend a tenant whose counter is gone has the version's own seal to go by.
+        let counter = self.counter_state(tenant, counter.as_ref()).await?;
+        let is_kept = counter
+            .valid()
+            .is_none_or(|counter| counter.keeps(number, clock.now()));
         match StoredItem::from_item(item)? {
             StoredItem::Tombstone(_) => Ok(Past::Deletion),
+            StoredItem::Record(_) => Ok(Past::ContentRemoved),
+            StoredItem::Settings(_) if !is_kept => Ok(Past::ContentRemoved),
+            StoredItem::Settings(item) if item.seal.is_none() && !self.accepts_unsealed => {
+                Err(StoreError::Refused(Refusal::Unsealed))
+            }
             StoredItem::Settings(item) => {
-                let settings = self.open(tenant, &item).await?;
-                Ok(Past::Settings(Box::new(StoredSettings {
-                    version: item.version,
-                    settings,
-                })))
+                let settings = self.open(tenant, item).await?;
+                Ok(Past::Settings(Box::new(settings)))
             }
         }
     }
@@ -435,12 +470,22 @@ impl SettingsStore {
     async fn open(
         &self,
         tenant: &Tenant,
-        item: &SettingsItem,
-    ) -> Result<CommunicationSettings, StoreError> {
+        item: SettingsItem,
+    ) -> Result<StoredSettings, StoreError> {
         let key = self
             .kms
             .decrypt(&item.data_key, tenant.as_str(), Purpose::Settings)
             .await?;
+        let hash = match &item.seal {
+            None => None,
+            Some(seal) => {
+                let content = item.content(tenant);
+                if !key.is_content_seal(&content, seal) {
+                    return Err(StoreError::Refused(Refusal::WrongSeal));
+                }
+                Some(content.hash())
+            }
+        };
         let mut document = item.outline()?;
         let places = entry_places(&document);
         for (pointer, channel, id, provider) in places {
@@ -450,6 +495,7 @@ impl SettingsStore {
                 entry: &id,
                 provider,
                 version: item.version.number,
+                content: hash.as_ref(),
             };
             let sealed = item
                 .sealed
@@ -462,188 +508,28 @@ impl SettingsStore {
                 entry["credentials"] = credentials;
             }
         }
-        CommunicationSettings::read_stored(document, tenant).map_err(StoreError::Invalid)
-    }
-
-    /// Saves `settings` as the version after what the change was made on. Everything is written or
-    /// nothing.
-    pub async fn save<'s>(
-        &self,
-        tenant: &Tenant,
-        settings: &CommunicationSettings,
-        basis: impl Into<Basis<'s>>,
-        author: &Author,
-        clock: &dyn Clock,
-    ) -> Result<Version, StoreError> {
-        self.write_settings(tenant, settings, basis.into(), Change::Saved, author, clock)
-            .await
-    }
-
-    /// Saves `settings`, which those of the version `from` were, as a new version.
-    pub async fn restore<'s>(
-        &self,
-        tenant: &Tenant,
-        settings: &CommunicationSettings,
-        from: u64,
-        basis: impl Into<Basis<'s>>,
-        author: &Author,
-        clock: &dyn Clock,
-    ) -> Result<Version, StoreError> {
-        let change = Change::Restored { from };
-        self.write_settings(tenant, settings, basis.into(), change, author, clock)
-            .await
-    }
-
-    /// Deletes the settings, which are at the version `expected`, except for `kept`: a document that
-    /// every reader of the deletion gets. What they were stays in their versions for as long as those
-    /// are kept.
-    pub async fn delete(
-        &self,
-        tenant: &Tenant,
-        expected: u64,
-        kept: &Value,
-        author: &Author,
-        clock: &dyn Clock,
-    ) -> Result<Version, StoreError> {
-        let version = next_version(Some(expected), Change::Deleted, Vec::new(), author, clock);
-        let mut tombstone = Tombstone {
-            version,
-            document: kept.to_string(),
-            expires_at: None,
-        };
-        let current = tombstone.to_item(tenant, CURRENT);
-        tombstone.expires_at = Some(self.retention.expires_at(tombstone.version.saved_at));
-        let own = tombstone.to_item(tenant, &version_key(tombstone.version.number));
-        self.write(Some(expected), current, own).await?;
-        info!(clinic_id = %tenant, version = tombstone.version.number, "settings deleted");
-        Ok(tombstone.version)
-    }
-
-    async fn write_settings(
-        &self,
-        tenant: &Tenant,
-        settings: &CommunicationSettings,
-        basis: Basis<'_>,
-        change: Change,
-        author: &Author,
-        clock: &dyn Clock,
-    ) -> Result<Version, StoreError> {
-        let changed = settings.changed_fields(basis.settings);
-        let version = next_version(basis.number, change, changed, author, clock);
-        let (key, data_key) = self
-            .kms
-            .generate(tenant.as_str(), Purpose::Settings)
-            .await?;
-        let mut sealed = HashMap::new();
-        for (channel, entry) in settings.entries() {
-            let place = Place {
-                tenant,
-                channel,
-                entry: &entry.id,
-                provider: entry.credentials.provider(),
-                version: version.number,
-            };
-            let plaintext = entry.plaintext().ok_or(EnvelopeError::Sealing)?;
-            sealed.insert(
-                sealed_name(channel.as_str(), entry.id.as_str()),
-                key.seal(&place, &plaintext)?,
-            );
-        }
-        let mut item = SettingsItem {
-            version,
-            document: settings.outline().to_string(),
-            sealed,
-            data_key,
-            expires_at: None,
-        };
-        if item.size() > MAX_ITEM_BYTES {
-            return Err(StoreError::TooLarge);
-        }
-        let current = item.to_item(tenant, CURRENT);
-        item.expires_at = Some(self.retention.expires_at(item.version.saved_at));
-        let own = item.to_item(tenant, &version_key(item.version.number));
-        self.write(basis.number, current, own).await?;
-        info!(
-            clinic_id = %tenant,
-            version = item.version.number,
-            change = item.version.change.as_str(),
-            changed_fields = item.version.changed.len(),
-            "settings saved"
-        );
-        Ok(item.version)
-    }
-
-    /// Writes a version's two items, or neither: `current` where the present one has the number
-    /// `expected`, or there is none and none is expected, and the version's `own`.
-    async fn write(
-        &self,
-        expected: Option<u64>,
-        current: Item,
-        own: Item,
-    ) -> Result<(), StoreError> {
-        let operation = "TransactWriteItems";
-        let put = |item| Put::builder().table_name(&self.table).set_item(Some(item));
-        let current = match expected {
-            None => put(current).condition_expression("attribute_not_exists(pk)"),
-            Some(expected) => put(current)
-                .condition_expression("#version = :expected")
-                .expression_attribute_names("#version", attribute::VERSION)
-                .expression_attribute_values(":expected", AttributeValue::N(expected.to_string())),
-        };
-        let own = put(own).condition_expression("attribute_not_exists(pk)");
-        let built = |put: Result<Put, aws_sdk_dynamodb::error::BuildError>| {
-            put.map(|put| TransactWriteItem::builder().put(put).build())
-                .map_err(|_| StoreError::Database {
-                    operation,
-                    code: "RequestNotBuilt".to_owned(),
-                })
-        };
-        let written = self
-            .dynamodb
-            .transact_write_items()
-            .transact_items(built(current.build())?)
-            .transact_items(built(own.build())?)
-            .send()
-            .boxed()
-            .await;
-        let Err(error) = written else {
-            return Ok(());
-        };
-        let code = error_code(&error);
-        let cancelled = error.as_service_error().and_then(cancelled);
-        Err(cancelled.unwrap_or(StoreError::Database { operation, code }))
+        let settings =
+            CommunicationSettings::read_stored(document, tenant).map_err(StoreError::Invalid)?;
+        Ok(StoredSettings {
+            version: item.version,
+            settings,
+        })
     }
 }
 
 /// The attributes of a version that are not its content, each after the name that an expression has
 /// for it.
-const AUDIT_ATTRIBUTES: [(&str, &str); 8] = [
+const AUDIT_ATTRIBUTES: [(&str, &str); 9] = [
     ("#version", attribute::VERSION),
     ("#savedAt", attribute::SAVED_AT),
     ("#savedBy", attribute::SAVED_BY),
     ("#sourceAddress", attribute::SOURCE_ADDRESS),
     ("#change", attribute::CHANGE),
     ("#restoredFrom", attribute::RESTORED_FROM),
+    ("#purgeAt", attribute::PURGE_AT),
     ("#changed", attribute::CHANGED),
     ("#expiresAt", attribute::EXPIRES_AT),
 ];
-
-fn next_version(
-    last: Option<u64>,
-    change: Change,
-    changed: Vec<String>,
-    author: &Author,
-    clock: &dyn Clock,
-) -> Version {
-    Version {
-        number: last.unwrap_or(0) + 1,
-        saved_at: clock.now(),
-        saved_by: author.subject.clone(),
-        source_address: author.source_address.clone(),
-        change,
-        changed,
-    }
-}
 
 /// What [`SettingsStore::load_unless`] found.
 #[derive(Debug)]
@@ -654,34 +540,13 @@ pub(crate) enum Loaded {
     Settings(Box<StoredSettings>),
 }
 
-/// Why the transaction of [`SettingsStore::write`] was cancelled, if it was. The reasons stand in the
-/// order of its items (API reference of `TransactWriteItems`).
-fn cancelled(error: &TransactWriteItemsError) -> Option<StoreError> {
-    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error else {
-        return None;
-    };
-    let reasons = cancelled.cancellation_reasons().iter();
-    let codes: Vec<_> = reasons
-        .map(|reason| reason.code().unwrap_or_default())
-        .collect();
-    if codes.first() == Some(&"ConditionalCheckFailed") || codes.contains(&"TransactionConflict") {
-        Some(StoreError::Conflict)
-    } else if codes.contains(&"ConditionalCheckFailed") {
-        // The present item is as it was expected, and yet there is a version of the next number: to
-        // write over it would take it out of the audit trail.
-        Some(StoreError::Corrupt(attribute::VERSION))
-    } else {
-        None
-    }
-}
-
-fn sealed_name(channel: &str, entry: &str) -> String {
+pub(crate) fn sealed_name(channel: &str, entry: &str) -> String {
     format!("{channel}/{entry}")
 }
 
 /// Where the entries of an outline are: pointer, channel, id, provider. An entry that is not as it
 /// was written is left out, and then found to have no credentials.
-fn entry_places(outline: &Value) -> Vec<(String, Channel, EntryId, ProviderKind)> {
+pub(crate) fn entry_places(outline: &Value) -> Vec<(String, Channel, EntryId, ProviderKind)> {
     let mut places = Vec::new();
     for channel in Channel::ALL {
         let fallbacks = outline

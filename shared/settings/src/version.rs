@@ -38,6 +38,11 @@ pub enum Change {
         /// The number of the earlier version.
         from: u64,
     },
+    /// Somebody deleted the settings with all versions up to this one.
+    Purged {
+        /// Until then an earlier version can be restored. In whole seconds.
+        at: Timestamp,
+    },
 }
 
 impl Change {
@@ -47,6 +52,7 @@ impl Change {
             Self::Saved => "saved",
             Self::Deleted => "deleted",
             Self::Restored { .. } => "restored",
+            Self::Purged { .. } => "purged",
         }
     }
 }
@@ -89,6 +95,46 @@ impl VersionRetention {
 impl Default for VersionRetention {
     fn default() -> Self {
         Self { days: 400 }
+    }
+}
+
+/// How long a purge of settings can be undone: 1 to 30 days, 7 where nothing is said. It is read from a whole number of
+/// days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PurgeDelay {
+    days: u8,
+}
+
+impl PurgeDelay {
+    const MAX_DAYS: u8 = 30;
+
+    /// When a purge that is asked for `now` takes effect, in whole seconds.
+    pub fn after(self, now: Timestamp) -> Timestamp {
+        let seconds = now.as_second() + i64::from(self.days) * 86_400;
+        Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
+    }
+}
+
+impl Default for PurgeDelay {
+    fn default() -> Self {
+        Self { days: 7 }
+    }
+}
+
+/// The text is no [`PurgeDelay`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("must be a whole number of days from 1 to {}", PurgeDelay::MAX_DAYS)]
+pub struct PurgeDelayError;
+
+impl FromStr for PurgeDelay {
+    type Err = PurgeDelayError;
+
+    fn from_str(text: &str) -> Result<Self, PurgeDelayError> {
+        let days = text.parse().map_err(|_| PurgeDelayError)?;
+        (1..=Self::MAX_DAYS)
+            .contains(&days)
+            .then_some(Self { days })
+            .ok_or(PurgeDelayError)
     }
 }
 

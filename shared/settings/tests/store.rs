@@ -12,8 +12,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{Channel, Problems, Tenant};
 use comms_settings::{
-    Author, Change, CommunicationSettings, Credentials, HashKeys, Past, Present, SettingsCache,
-    SettingsStore, StoreError, StoredSettings, envelope::EnvelopeError,
+    Author, Change, CommunicationSettings, Credentials, HashKeys, Past, Present, Refusal,
+    SettingsCache, SettingsStore, StoreError, StoredSettings, envelope::EnvelopeError,
 };
 use comms_testkit::{
     aws::{Fault, LocalAws},
@@ -204,6 +204,8 @@ async fn a_dump_of_the_tables_contains_no_secret() {
 #[tokio::test]
 async fn one_data_key_per_save_seals_all_entries_and_one_decrypt_opens_them() {
     let world = World::new().await;
+    // The key of the hashes is there.
+    world.save("clinic-b", PASSWORD, None).await.unwrap();
     world.aws.clear_calls();
     world.save("clinic-a", PASSWORD, None).await.unwrap();
     assert_eq!(world.aws.count("kms", "GenerateDataKey"), 1);
@@ -255,7 +257,7 @@ async fn sealed_entries_of_an_earlier_version_do_not_open_in_a_later_one() {
     replayed.insert("version".into(), AttributeValue::N("2".into()));
     world.put(replayed).await;
     let error = world.store.load(&tenant("clinic-a")).await.unwrap_err();
-    assert_eq!(error, StoreError::Envelope(EnvelopeError::WrongEntry));
+    assert_eq!(error, StoreError::Refused(Refusal::OtherVersion));
 }
 
 #[tokio::test]
@@ -506,7 +508,7 @@ async fn settings_are_remembered_for_a_minute_and_then_only_the_version_is_looke
             world.aws.count("dynamodb", "GetItem"),
             world.aws.count("kms", "Decrypt")
         ),
-        (1, 1)
+        (2, 1)
     );
 
     world.clock.advance(Duration::from_mins(1));
@@ -516,7 +518,7 @@ async fn settings_are_remembered_for_a_minute_and_then_only_the_version_is_looke
             world.aws.count("dynamodb", "GetItem"),
             world.aws.count("kms", "Decrypt")
         ),
-        (2, 1)
+        (4, 1)
     );
 
     let previous = world.store.load(&clinic).await.unwrap().unwrap();
@@ -572,7 +574,7 @@ async fn many_callers_of_one_clinic_share_one_load() {
             world.aws.count("dynamodb", "GetItem"),
             world.aws.count("kms", "Decrypt")
         ),
-        (1, 1)
+        (2, 1)
     );
 }
 
@@ -603,7 +605,7 @@ async fn that_there_is_nothing_is_remembered_of_the_global_account_and_of_no_cli
         assert!(cache.get(&tenant(id)).await.unwrap().is_none());
         reads.push(world.aws.count("dynamodb", "GetItem"));
     }
-    assert_eq!(reads, [1, 0, 1, 1]);
+    assert_eq!(reads, [2, 0, 2, 2]);
     world.save("_global", PASSWORD, None).await.unwrap();
     world.clock.advance(Duration::from_mins(1));
     assert!(cache.get(&tenant("_global")).await.unwrap().is_some());

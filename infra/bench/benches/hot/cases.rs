@@ -191,6 +191,7 @@ fn credentials_opened() -> Case {
 
 fn place<'a>(tenant: &'a Tenant, entry: &'a EntryId) -> Place<'a> {
     Place {
+        content: Some(&[7; 32]),
         tenant,
         channel: Channel::Email,
         entry,

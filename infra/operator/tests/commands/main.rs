@@ -11,4 +11,5 @@ mod import;
 mod people;
 mod program;
 mod reseal;
+mod seal;
 mod table;

@@ -1,0 +1,166 @@
+//! Sealing what an earlier version of this service wrote without a seal, and beginning its counters.
+//!
+//! Whatever is stored when this runs is taken for right, so it belongs into the upgrade and nowhere else. A tenant's
+//! versions come first, then its present item together with the counter, each write on the condition that the item is
+//! still the one that was read: stopped anywhere, the next run does what is left.
+
+use aws_sdk_dynamodb::{
+    operation::transact_write_items::TransactWriteItemsError,
+    types::{Put, TransactWriteItem},
+};
+use comms_core::{Clock, Tenant};
+use futures_util::FutureExt as _;
+
+use crate::{
+    aws_error::error_code,
+    counter::CounterState,
+    envelope::{EnvelopeError, Place, Purpose},
+    item::{Item, SettingsItem, StoredItem, attribute, take_text_or_number, version_number},
+    store::{SettingsStore, StoreError, entry_places, sealed_name},
+    verified::Refusal,
+};
+
+impl SettingsStore {
+    /// Seals the items of `tenant` that have no seal, and begins its counter. Gives how many items were sealed. One
+    /// KMS Decrypt for each version with credentials.
+    pub async fn seal_unsealed(
+        &self,
+        tenant: &Tenant,
+        clock: &dyn Clock,
+    ) -> Result<u64, StoreError> {
+        let reading = self.read(tenant).await?;
+        if reading.counter == CounterState::Forged {
+            return Err(StoreError::Refused(Refusal::CounterForged));
+        }
+        let mut sealed = 0;
+        for item in self.version_items(tenant).await? {
+            if let Some(put) = self.sealed_anew(tenant, &item).await? {
+                self.replace(vec![put]).await?;
+                sealed += 1;
+            }
+        }
+        if reading.counter.valid().is_some() {
+            return Ok(sealed);
+        }
+        let Some(current) = &reading.item else {
+            return Err(StoreError::Refused(Refusal::Missing));
+        };
+        let number = version_number(current)?;
+        let put = self
+            .sealed_anew(tenant, current)
+            .await?
+            .ok_or(StoreError::Refused(Refusal::CounterMissing))?;
+        let mut counter = self.count_versions(tenant, number).await?;
+        if counter.number != number {
+            return Err(StoreError::Refused(Refusal::OtherVersion));
+        }
+        let dropped = counter.trim();
+        self.remove_contents(tenant, &dropped, clock.now()).await?;
+        let counter = counter.to_item(tenant, self.hash_key().await?);
+        let counter = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(counter))
+            .condition_expression("attribute_not_exists(pk)")
+            .build();
+        self.replace(vec![put, counter.map_err(|_| not_built())?])
+            .await?;
+        Ok(sealed + 1)
+    }
+
+    /// The item with a seal, to be put in its place; `None` where it has one, or nothing to seal.
+    async fn sealed_anew(&self, tenant: &Tenant, item: &Item) -> Result<Option<Put>, StoreError> {
+        let sort_key = take_text_or_number(&mut item.clone(), attribute::SK)?;
+        let (sealed, unchanged) = match StoredItem::from_item(item.clone())? {
+            stored if stored.has_seal() => return Ok(None),
+            StoredItem::Record(_) => return Ok(None),
+            StoredItem::Settings(settings) => {
+                let sealed = self.seal_anew(tenant, settings).await?;
+                (sealed.to_item(tenant, &sort_key), attribute::DATA_KEY)
+            }
+            StoredItem::Tombstone(mut tombstone) => {
+                let key = self.hash_key().await?;
+                tombstone.seal = Some(tombstone.content(tenant).deletion_seal(key));
+                (tombstone.to_item(tenant, &sort_key), attribute::VERSION)
+            }
+        };
+        let found = item.get(unchanged).ok_or(StoreError::Corrupt(unchanged))?;
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(sealed))
+            // No two saves have the same data key, and no two versions the same number.
+            .condition_expression("#unchanged = :found AND attribute_not_exists(#seal)")
+            .expression_attribute_names("#unchanged", unchanged)
+            .expression_attribute_names("#seal", attribute::SEAL)
+            .expression_attribute_values(":found", found.clone())
+            .build();
+        put.map(Some).map_err(|_| not_built())
+    }
+
+    /// Opens entries that name no content, and seals them with their content under the same data key.
+    async fn seal_anew(
+        &self,
+        tenant: &Tenant,
+        mut item: SettingsItem,
+    ) -> Result<SettingsItem, StoreError> {
+        let key = self
+            .kms
+            .decrypt(&item.data_key, tenant.as_str(), Purpose::Settings)
+            .await?;
+        let content = item.content(tenant);
+        let hash = content.hash();
+        let places = entry_places(&item.outline()?);
+        if places.len() != item.sealed.len() {
+            return Err(StoreError::Corrupt(attribute::SEALED));
+        }
+        for (_, channel, id, provider) in places {
+            let mut place = Place {
+                tenant,
+                channel,
+                entry: &id,
+                provider,
+                version: item.version.number,
+                content: None,
+            };
+            let entry = item
+                .sealed
+                .get_mut(&sealed_name(channel.as_str(), id.as_str()))
+                .ok_or(EnvelopeError::WrongEntry)?;
+            let plaintext = key.open(&place, entry)?;
+            place.content = Some(&hash);
+            *entry = key.seal(&place, &plaintext)?;
+        }
+        item.seal = Some(key.seal_content(&content)?);
+        Ok(item)
+    }
+
+    async fn replace(&self, puts: Vec<Put>) -> Result<(), StoreError> {
+        let puts = puts.into_iter();
+        let items = puts.map(|put| TransactWriteItem::builder().put(put).build());
+        let written = self
+            .dynamodb
+            .transact_write_items()
+            .set_transact_items(Some(items.collect()))
+            .send()
+            .boxed()
+            .await;
+        written.map(drop).map_err(|error| {
+            let code = error_code(&error);
+            match error.as_service_error() {
+                Some(TransactWriteItemsError::TransactionCanceledException(_)) => {
+                    StoreError::Conflict
+                }
+                _ => StoreError::Database {
+                    operation: "TransactWriteItems",
+                    code,
+                },
+            }
+        })
+    }
+}
+
+fn not_built() -> StoreError {
+    StoreError::Database {
+        operation: "TransactWriteItems",
+        code: "RequestNotBuilt".to_owned(),
+    }
+}
