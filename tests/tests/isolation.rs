@@ -502,7 +502,12 @@ async fn send_everything(seed: u64) -> Outcome {
         });
         let document = channels.collect::<serde_json::Map<_, _>>().into();
         let world = &world;
-        async move { world.put_settings(tenant, document).await.expect(201) }
+        async move {
+            if tenant != "_global" {
+                world.verify_reply_to(tenant, &desk(tenant)).await;
+            }
+            world.put_settings(tenant, document).await.expect(201)
+        }
     });
     stream::iter(saves)
         .buffer_unordered(AT_ONCE)

@@ -51,6 +51,7 @@ impl Accounts {
         document["email"]["onAmbiguous"] = json!(policy);
         document["email"]["fallbackStrategy"]["retryAttempts"] = json!(1);
         self.world.put_settings(clinic, document).await.expect(201);
+        self.world.verify_reply_to(clinic, FROM).await;
     }
 
     /// Makes an account fail, as often as it may be asked.

@@ -553,6 +553,18 @@ async fn everything() -> LocalAws {
     world.put_settings(CLINIC, unlimited).await.expect(200);
     world.restart();
 
+    // An address for replies is verified; the key of the hashes is made for that as well.
+    let global = world.save_global().await;
+    forget_hash_key(&world).await;
+    world.restart();
+    let link = crate::platform_account::link_to(&world, &global, "desk@clinic.example").await;
+    for method in ["GET", "POST"] {
+        world
+            .config(method, &link, None, Value::Null, &[])
+            .await
+            .expect(200);
+    }
+
     // What can not be worked on is set aside; what has to wait is told for how long, on either queue.
     world.enqueue("{").await;
     world.run_worker().await;
@@ -735,7 +747,7 @@ fn data_keys_are_made_and_opened_for_a_clinic_and_for_what_the_function_does() {
         ),
         (
             data_key(generate, "hash-key", Some("_hash-key")),
-            &["send", "worker", "config"],
+            &["send", "worker", "config", "config-test"],
         ),
         (data_key(generate, "hash-key", Some("clinic-1")), &[]),
         // Without saying whose, or for anything else.
@@ -765,7 +777,7 @@ fn items_are_changed_by_the_function_whose_they_are() {
         (item("PutItem", settings, "_global"), &["config"]),
         (
             item("PutItem", settings, "_hash-key"),
-            &["send", "worker", "config"],
+            &["send", "worker", "config", "config-test"],
         ),
         (
             item("UpdateItem", settings, "_test-limit#clinic#clinic-1"),

@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use comms_testkit::{clock::ManualClock, smtp::SmtpServer};
+use mail_parser::MessageParser;
 use serde_json::{Value, json};
 
-use crate::world::{CLINIC, FROM, World, claims, communication, email, immediate};
+use crate::world::{
+    CLINIC, FROM, Mail, World, claims, communication, email, http_event, immediate,
+};
 
 /// Envelope recipients that a server took.
 fn envelope_recipients(server: &SmtpServer) -> usize {
@@ -125,4 +128,119 @@ async fn copies_count_as_recipients_of_the_clinics_limit() {
     world.post(&with_copies(immediate(), 1)).await.expect(200);
     assert_eq!(envelope_recipients(&world.smtp), 2);
     world.post(&immediate()).await.expect(429);
+}
+
+/// The path of the link that is mailed to an address of the clinic, through the platform's account.
+pub(crate) async fn link_to(world: &World, global: &SmtpServer, address: &str) -> String {
+    let path = format!("/api/v1/clinics/{CLINIC}/communication/reply-to");
+    let body = json!({"address": address}).to_string();
+    let admin = claims("CLINIC_ADMIN", Some(CLINIC));
+    let event = http_event("POST", &path, Some(&body), &admin, &[]);
+    world.ask_config_test(&event).await.expect(202);
+    let message = global.messages().pop().unwrap();
+    assert_eq!(message.rcpt_to, [address]);
+    let parsed = MessageParser::default().parse(&message.data).unwrap();
+    let text = parsed.body_text(0).unwrap().into_owned();
+    let (_, link) = text.split_once("https://api.clinic-comms.example").unwrap();
+    link.split_whitespace().next().unwrap().to_owned()
+}
+
+/// What the platform's server got last, and what the delivery says of it.
+async fn sent_with_reply_to(
+    world: &World,
+    global: &SmtpServer,
+    address: &str,
+) -> (Option<String>, Value) {
+    let mut communication = immediate();
+    communication["replyTo"] = json!(address);
+    let admin = claims("CLINIC_ADMIN", Some(CLINIC));
+    let answer = world.post_as(&communication, admin, &[]).await.expect(200);
+    let status = world.status(&answer.request_id()).await.expect(200);
+    let attempt = status.body["deliveries"][0]["attempts"][0].clone();
+    assert_eq!(attempt["position"], "global");
+    (
+        Mail::of(&global.messages().pop().unwrap()).reply_to,
+        attempt["replyTo"].clone(),
+    )
+}
+
+#[tokio::test]
+async fn an_unverified_reply_to_does_not_go_by_the_global_account() {
+    let (world, global, _) = switched_off(Value::Null).await;
+    let sent = sent_with_reply_to(&world, &global, "attacker@evil.example").await;
+    println!(
+        "replyTo attacker@evil.example arrived as {:?}, attempt says {}",
+        sent.0, sent.1
+    );
+    assert_eq!(sent, (None, json!("dropped")));
+    // Neither does the address of the clinic's settings.
+    world.post(&immediate()).await.expect(200);
+    assert_eq!(Mail::of(&global.messages().pop().unwrap()).reply_to, None);
+}
+
+#[tokio::test]
+async fn an_address_that_confirmed_its_link_is_named_for_replies() {
+    const DESK: &str = "desk@clinic.example";
+    let (mut world, global, clock) = switched_off(Value::Null).await;
+    let link = link_to(&world, &global, DESK).await;
+    assert!(!link.contains("desk"), "{link}");
+    // A mail scanner that opens the link confirms nothing.
+    let page = world
+        .config("GET", &link, None, Value::Null, &[])
+        .await
+        .expect(200);
+    assert!(
+        page.header("content-security-policy")
+            .starts_with("default-src 'none'")
+    );
+    assert!(page.text.contains("<form method="), "{}", page.text);
+    let dropped = (None, json!("dropped"));
+    assert_eq!(sent_with_reply_to(&world, &global, DESK).await, dropped);
+    for _ in 0..2 {
+        world
+            .config("POST", &link, None, Value::Null, &[])
+            .await
+            .expect(200);
+    }
+    // What a process remembers is up to a minute old.
+    clock.advance(Duration::from_mins(1));
+    let named = (Some(DESK.to_owned()), Value::Null);
+    assert_eq!(sent_with_reply_to(&world, &global, DESK).await, named);
+    assert_eq!(
+        sent_with_reply_to(&world, &global, "other@clinic.example").await,
+        dropped
+    );
+    // It was verified for this clinic only.
+    world.send.pipeline = world.pipeline_with_clock("send", clock);
+    let mut other = immediate();
+    other["replyTo"] = json!(DESK);
+    other["metadata"]["clinicId"] = json!("clinic-of-another");
+    world.post(&other).await.expect(200);
+    assert_eq!(Mail::of(&global.messages().pop().unwrap()).reply_to, None);
+}
+
+#[tokio::test]
+async fn links_that_are_not_good_have_one_answer() {
+    let (world, global, _) = switched_off(Value::Null).await;
+    let link = link_to(&world, &global, "desk@clinic.example").await;
+    let forged = [
+        link.replace(CLINIC, "clinic-of-another"),
+        format!("{link}0"),
+        link[..link.len() - 1].to_owned(),
+        "/api/v1/reply-to/x".to_owned(),
+    ];
+    let mut answers = Vec::new();
+    for method in ["GET", "POST"] {
+        for link in &forged {
+            answers.push(
+                world
+                    .config(method, link, None, Value::Null, &[])
+                    .await
+                    .expect(404)
+                    .text,
+            );
+        }
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
 }

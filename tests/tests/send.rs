@@ -204,6 +204,7 @@ async fn when_the_clinics_provider_fails_the_global_account_sends_for_it_under_i
         }
         let saved = world.put_settings(CLINIC, email(&entry, FROM)).await;
         saved.expect(201);
+        world.verify_reply_to(CLINIC, FROM).await;
         let answer = world.post(&immediate()).await.expect(200);
         assert_eq!(
             attempts(only(&answer)),

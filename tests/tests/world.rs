@@ -12,12 +12,14 @@ use aws_sdk_sqs::{
 };
 use aws_types::SdkConfig;
 use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
-use comms_core::Clock;
+use comms_core::{Clock, EmailAddress, Tenant};
 use comms_delivery::{
     Ledger, Pipeline, Quotas, ShareLimits, SharedHealth, SharedPacing, Shares, Usage,
 };
 use comms_runtime::{Environment, http::invocation, sqs::SqsEvent};
-use comms_settings::{HashKeys, SaveLimits, SettingsCache, SettingsStore};
+use comms_settings::{
+    HashKeys, SaveLimits, SettingsCache, SettingsStore, reply_to::ReplyToAddress,
+};
 use comms_testkit::{
     aws::{LocalAws, Resources},
     http::HttpServer,
@@ -73,6 +75,7 @@ impl Answer {
             status: parts.status.as_u16(),
             body: match text.as_str() {
                 "" => Value::Null,
+                html if html.starts_with("<!doctype html>") => Value::Null,
                 text => serde_json::from_str(text).unwrap(),
             },
             text: format!("{:?} {text}", parts.headers),
@@ -306,6 +309,21 @@ impl World {
             .await
             .expect(201);
         server
+    }
+
+    /// Records that the clinic's address was verified for replies through the platform's account.
+    pub(crate) async fn verify_reply_to(&self, clinic: &str, address: &str) {
+        let (sdk, resources) = (self.aws.sdk_config(), self.aws.resources());
+        let store = SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
+        let keys = HashKeys::new(store.clone());
+        let key = keys.get().await.unwrap();
+        let tenant = Tenant::parse(clinic).unwrap();
+        let address = EmailAddress::parse(address).unwrap();
+        let address = ReplyToAddress::new(key, &tenant, &address);
+        store
+            .confirm_reply_to(key, &address, jiff::Timestamp::now())
+            .await
+            .unwrap();
     }
 
     /// PUTs the `communicationSettings` of a tenant as the platform's own people.

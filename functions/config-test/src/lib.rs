@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | `POST /api/v1/clinics/{clinicId}/communication/test-email` | 200 with a report per entry and stage; 429 |
 //! | `POST /api/v1/clinics/{clinicId}/communication/test-whatsapp` | the same for the `WhatsApp` channel |
+//! | `POST /api/v1/clinics/{clinicId}/communication/reply-to` | 202: a link that verifies the address is on its way; 429 |
 //!
 //! Every entry of the clinic's own chain is tried, disabled ones too: an admin wants to know before
 //! enabling one. The entries of the global account are the platform's, and are tested as `_global`.
 
 mod message;
+mod reply_to;
 mod report;
 
 use std::{
@@ -70,7 +72,7 @@ pub struct Deps {
     pub claims: ClaimNames,
     /// Whose roles no clinic may name.
     pub own_account: OwnAccount,
-    /// The key of the callers' hashes.
+    /// The key of the callers' hashes, which signs links as well.
     pub hash_keys: HashKeys,
     /// How logs name callers.
     pub audit_subjects: AuditSubjects,
@@ -142,6 +144,10 @@ async fn route(
         (&Method::POST, ["api", "v1", "clinics", id, "communication", "test-whatsapp"]) => (
             "/api/v1/clinics/{clinicId}/communication/test-whatsapp",
             test(deps, request, id, Channel::Whatsapp).await,
+        ),
+        (&Method::POST, ["api", "v1", "clinics", id, "communication", "reply-to"]) => (
+            "/api/v1/clinics/{clinicId}/communication/reply-to",
+            reply_to::send_link(deps, request, id).await,
         ),
         _ => (
             "unknown",

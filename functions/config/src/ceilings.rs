@@ -5,7 +5,7 @@ use comms_runtime::{HttpProblem, auth::Action};
 use comms_settings::{
     Ceilings, CommunicationSettings, Present, ceilings::CEILINGS, document::POINTER,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tracing::warn;
 
 use crate::{Access, Deps};
@@ -67,7 +67,8 @@ pub(crate) fn settle(
     Ok(())
 }
 
-/// The ceilings that hold for a clinic, as GET shows them beside its settings; `None` where that is not known now.
+/// The ceilings that hold for a clinic, as GET shows them beside its settings; `None` where there are none, or
+/// that is not known now.
 pub(crate) async fn effective(deps: &Deps, tenant: &Tenant, own: Ceilings) -> Option<Value> {
     match tenant {
         Tenant::Global => return None,
@@ -76,7 +77,8 @@ pub(crate) async fn effective(deps: &Deps, tenant: &Tenant, own: Ceilings) -> Op
     match deps.store.load(&Tenant::Global).await {
         Ok(platform) => {
             let defaults = platform.map(|stored| stored.settings.ceilings);
-            Some(json!(own.or(defaults.unwrap_or_default()).to_json()))
+            let effective = own.or(defaults.unwrap_or_default());
+            (!effective.is_empty()).then(|| effective.to_json())
         }
         Err(error) => {
             warn!(%error, "the platform's default ceilings cannot be read");

@@ -10,6 +10,8 @@
 //! | `GET /api/v1/clinics/{clinicId}/communication/stats` | 200; 400 |
 //! | `GET /api/v1/clinics/{clinicId}/communication/versions` | 200, the newest first |
 //! | `POST /api/v1/clinics/{clinicId}/communication/versions/{version}/restore` | as PUT; 404 |
+//! | `GET /api/v1/reply-to/{token}` | 200, a page; changes nothing; 404 |
+//! | `POST /api/v1/reply-to/{token}` | 200, a page; confirms the address; 404 |
 //!
 //! Secrets go in and do not come out.
 
@@ -25,6 +27,7 @@ mod merge_patch;
 mod preconditions;
 mod purge;
 mod read;
+mod reply_to;
 mod stats;
 mod versions;
 mod write;
@@ -63,7 +66,7 @@ pub struct Deps {
     pub claims: ClaimNames,
     /// Whose roles no clinic may name.
     pub own_account: OwnAccount,
-    /// The key of the callers' hashes.
+    /// The key of the callers' hashes, which signs links as well.
     pub hash_keys: HashKeys,
     /// How logs name callers.
     pub audit_subjects: AuditSubjects,
@@ -128,6 +131,7 @@ async fn route(
     const STATS: &str = "/api/v1/clinics/{clinicId}/communication/stats";
     const VERSIONS: &str = "/api/v1/clinics/{clinicId}/communication/versions";
     const RESTORE: &str = "/api/v1/clinics/{clinicId}/communication/versions/{version}/restore";
+    const REPLY_TO: &str = "/api/v1/reply-to/{token}";
     if let Err(problem) = check_head(request) {
         return ("unknown", Err(problem));
     }
@@ -179,6 +183,14 @@ async fn route(
                 _ => Err(method_not_allowed("POST")),
             };
             (RESTORE, result)
+        }
+        ["api", "v1", "reply-to", token] => {
+            let result = match *method {
+                Method::GET => reply_to::show(deps, token).await,
+                Method::POST => reply_to::confirm(deps, token).await,
+                _ => Err(method_not_allowed("GET, POST")),
+            };
+            (REPLY_TO, result)
         }
         _ => (
             "unknown",

@@ -174,6 +174,7 @@ mod tests {
             },
             duration: Duration::from_millis(number.try_into().unwrap()),
             possible_duplicate: false,
+            reply_to_dropped: false,
         };
         let delivery = |attempts: usize| {
             let id = DeliveryId::parse(&"ab".repeat(16)).unwrap();

@@ -55,7 +55,7 @@ const fn route(method: &'static str, path: &'static str, function: Function) -> 
 const CLINIC: &str = "/api/v1/clinics/{clinicId}";
 
 /// The same routes as in the deployed template.
-const ROUTES: [Route; 13] = [
+const ROUTES: [Route; 16] = [
     route("POST", "/api/v1/communications", Function::Send),
     route(
         "GET",
@@ -96,6 +96,23 @@ const ROUTES: [Route; 13] = [
         "/api/v1/clinics/{clinicId}/communication/test-whatsapp",
         Function::ConfigTest,
     ),
+    route(
+        "POST",
+        "/api/v1/clinics/{clinicId}/communication/reply-to",
+        Function::ConfigTest,
+    ),
+    Route {
+        method: "GET",
+        path: "/api/v1/reply-to/{token}",
+        function: Function::Config,
+        authorized: false,
+    },
+    Route {
+        method: "POST",
+        path: "/api/v1/reply-to/{token}",
+        function: Function::Config,
+        authorized: false,
+    },
     Route {
         method: "GET",
         path: "/api/v1/health",

@@ -207,7 +207,8 @@ impl Chain {
                     continue;
                 }
             }
-            let error = match run.entry(&chain, entry, message, left).await {
+            let reply = reply_to(&chain, entry, message, pacing).await;
+            let error = match run.entry(entry, message, reply, left).await {
                 Ok(receipt) => {
                     entry.take_in(Sample::Success);
                     chain.tell_of_failover(entry, message, run.attempts.len());
@@ -431,6 +432,46 @@ impl Left {
     }
 }
 
+/// Where replies to a message go that an entry sends.
+#[derive(Clone, Copy)]
+struct ReplyTo<'m> {
+    address: Option<&'m EmailAddress>,
+    /// Whether there was an address that may not be named.
+    is_dropped: bool,
+}
+
+/// The message's own address, or the clinic's when the platform's account sends; of these only those that `pacing` lets
+/// that account name.
+async fn reply_to<'m>(
+    chain: &'m Chain,
+    entry: &ChainEntry,
+    message: &'m Message,
+    pacing: &dyn Pacing,
+) -> ReplyTo<'m> {
+    let own = message.reply_to.as_ref();
+    if !entry.position.is_global() {
+        return ReplyTo {
+            address: own,
+            is_dropped: false,
+        };
+    }
+    let wanted = own.or(chain.clinic_reply_to.as_ref());
+    let is_dropped = match wanted {
+        Some(address) => !pacing.may_reply_to(address).await,
+        None => false,
+    };
+    if is_dropped {
+        warn!(
+            delivery_id = %message.delivery,
+            "sent without Reply-To: the address was not verified for the platform's account"
+        );
+    }
+    ReplyTo {
+        address: wanted.filter(|_| !is_dropped),
+        is_dropped,
+    }
+}
+
 struct Run {
     attempts: Vec<Attempt>,
     unknown_outcomes: usize,
@@ -439,20 +480,20 @@ struct Run {
 impl Run {
     async fn entry(
         &mut self,
-        chain: &Chain,
         entry: &ChainEntry,
         message: &Message,
+        reply: ReplyTo<'_>,
         left: Left,
     ) -> Result<Receipt, ProviderError> {
-        let for_global;
-        let message = if entry.position.is_global() && message.reply_to.is_none() {
-            for_global = Message {
-                reply_to: chain.clinic_reply_to.clone(),
+        let changed;
+        let message = if reply.address == message.reply_to.as_ref() {
+            message
+        } else {
+            changed = Message {
+                reply_to: reply.address.cloned(),
                 ..message.clone()
             };
-            &for_global
-        } else {
-            message
+            &changed
         };
         let policy = left.retries(entry.retry);
         let mut until = left.share();
@@ -474,6 +515,7 @@ impl Run {
                 },
                 duration,
                 possible_duplicate: self.unknown_outcomes > 0,
+                reply_to_dropped: reply.is_dropped,
             });
             let error = match result {
                 Ok(receipt) => return Ok(receipt),

@@ -194,6 +194,8 @@ pub struct Attempt {
     pub duration: Duration,
     /// Whether an earlier attempt of the same delivery may already have been accepted.
     pub possible_duplicate: bool,
+    /// Whether the message went without its Reply-To, which was not verified for the platform's account.
+    pub reply_to_dropped: bool,
 }
 
 /// How an attempt ended.
@@ -268,7 +270,7 @@ impl Delivery {
 // The same JSON in the ledger and in answers.
 impl Serialize for Attempt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut json = serializer.serialize_struct("Attempt", 11)?;
+        let mut json = serializer.serialize_struct("Attempt", 12)?;
         json.serialize_field("provider", &self.provider)?;
         json.serialize_field("entry", &self.entry)?;
         json.serialize_field("position", &self.position)?;
@@ -300,9 +302,15 @@ impl Serialize for Attempt {
         if self.possible_duplicate {
             json.serialize_field("possibleDuplicate", &true)?;
         }
+        if self.reply_to_dropped {
+            json.serialize_field("replyTo", REPLY_TO_DROPPED)?;
+        }
         json.end()
     }
 }
+
+/// The `replyTo` of an attempt without the Reply-To that was wanted.
+const REPLY_TO_DROPPED: &str = "dropped";
 
 impl Attempt {
     /// Reads what `Serialize` writes; `None` for anything else.
@@ -334,6 +342,10 @@ impl Attempt {
             duration: Duration::from_millis(value.get("durationMs")?.as_u64()?),
             possible_duplicate: match value.get("possibleDuplicate") {
                 Some(flag) => flag.as_bool()?,
+                None => false,
+            },
+            reply_to_dropped: match value.get("replyTo") {
+                Some(what) => (what.as_str()? == REPLY_TO_DROPPED).then_some(true)?,
                 None => false,
             },
         })
@@ -464,6 +476,7 @@ mod tests {
                 outcome,
                 duration: Duration::from_millis(12),
                 possible_duplicate,
+                reply_to_dropped: possible_duplicate,
             };
             let json = serde_json::to_value(&attempt).unwrap();
             assert_eq!(Attempt::from_json(&json), Some(attempt), "{json}");
@@ -481,6 +494,7 @@ mod tests {
             ("code", serde_json::json!("planted@example.com")),
             ("code", Value::Null),
             ("possibleDuplicate", serde_json::json!("true")),
+            ("replyTo", serde_json::json!("kept")),
             ("durationMs", serde_json::json!(-1)),
         ] {
             let mut attempt = attempt.clone();
@@ -500,6 +514,7 @@ mod tests {
             },
             duration: Duration::from_millis(milliseconds),
             possible_duplicate: false,
+            reply_to_dropped: false,
         };
         let most = u64::try_from(MAX_ATTEMPTS).unwrap();
         let mut attempts = Vec::new();

@@ -7,7 +7,7 @@ use std::sync::{
 
 use async_trait::async_trait;
 use comms_adapters::{Leave, Message, Pace, Pacing};
-use comms_core::{Attempt, Channel, Tenant};
+use comms_core::{Attempt, Channel, EmailAddress, Tenant};
 use comms_settings::RateLimit;
 use tracing::{info, warn};
 
@@ -16,6 +16,7 @@ use crate::{
     pacing::KeyedPacing,
     policy::ChannelPolicy,
     quota::{Exhausted, Grant, Paid, Payer, Quota, Quotas},
+    reply_to::ReplyToGate,
 };
 
 /// Why a delivery may not go out for now, or ever.
@@ -35,6 +36,7 @@ pub(crate) struct Allowance<'a> {
     own: Option<Grant>,
     global: GlobalQuota<'a>,
     pacing: KeyedPacing<'a>,
+    reply_to: ReplyToGate<'a>,
     /// Envelope recipients.
     weight: u32,
     /// Set when quota is given back that others may wait for.
@@ -108,6 +110,7 @@ impl<'a> Allowance<'a> {
     pub(crate) const fn new(
         pacing: KeyedPacing<'a>,
         global: GlobalQuota<'a>,
+        reply_to: ReplyToGate<'a>,
         weight: u32,
         was_given_back: &'a AtomicBool,
     ) -> Self {
@@ -115,6 +118,7 @@ impl<'a> Allowance<'a> {
             own: None,
             global,
             pacing,
+            reply_to,
             weight,
             was_given_back,
         }
@@ -163,7 +167,9 @@ impl<'a> Allowance<'a> {
         if attempts.is_empty() {
             if self.refusal().is_some() {
                 // As in `take_global`.
-                own.iter().for_each(|own| own.put_back(self.weight));
+                if let Some(own) = own {
+                    own.put_back(self.weight);
+                }
             } else {
                 self.own = own;
             }
@@ -191,6 +197,10 @@ impl Pacing for Allowance<'_> {
             self.global.state().refusal = Some(refusal);
         }
         taken.is_ok()
+    }
+
+    async fn may_reply_to(&self, address: &EmailAddress) -> bool {
+        self.reply_to.is_allowed(address).await
     }
 }
 

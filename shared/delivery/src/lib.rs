@@ -21,6 +21,7 @@ mod policy;
 pub mod queue_claim;
 pub mod quota;
 mod recent;
+mod reply_to;
 pub mod shares;
 pub mod slots;
 pub mod slow_workers;

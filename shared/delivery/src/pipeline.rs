@@ -54,6 +54,7 @@ use crate::{
     policy::{self, ChannelPolicy},
     queue_claim::{self, Proof, QueueClaim},
     quota::{self, Exhausted, Paid, Payer, Quota, Quotas},
+    reply_to::ReplyTos,
     shares::{ShareLimits, Shares},
     slots::Slots,
     slow_workers::WorkQueue,
@@ -344,6 +345,7 @@ impl HandBack {
 /// Everything between an accepted communication and its recorded outcome.
 pub struct Pipeline {
     settings: Arc<SettingsCache>,
+    reply_tos: ReplyTos,
     hash_keys: HashKeys,
     factory: ProviderFactory,
     ledger: Ledger,
@@ -476,6 +478,7 @@ impl Pipeline {
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
+            reply_tos: ReplyTos::new(settings.store().clone(), clock.clone()),
             settings,
             hash_keys,
             factory,
@@ -916,7 +919,9 @@ impl Pipeline {
         // Before the claim as well: what has to wait costs no write.
         let recipients = message.as_ref().map_or(1, Message::envelope_recipients);
         let global = GlobalQuota::new(&self.quotas, planned.channel, chain.policy.global_limit);
-        let mut allowance = Allowance::new(pacing, global, recipients, limits.was_given_back);
+        let reply_to = self.reply_tos.gate(hash, &record.tenant, planned.channel);
+        let mut allowance =
+            Allowance::new(pacing, global, reply_to, recipients, limits.was_given_back);
         let (mut working, mut urgent) = (None, UrgentQuota::default());
         let is_refused = if message.is_some() && !self.is_expired(limits) {
             match Box::pin(self.start(&record.tenant, planned.channel, limits)).await? {

@@ -481,6 +481,7 @@ mod tests {
             },
             duration: Duration::from_millis(1),
             possible_duplicate: false,
+            reply_to_dropped: false,
         }];
         delivery
     }

@@ -137,6 +137,7 @@ fn sent() -> Outcome {
             },
             duration: Duration::from_millis(7),
             possible_duplicate: false,
+            reply_to_dropped: false,
         }],
         not_before: None,
     }

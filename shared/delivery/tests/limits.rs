@@ -39,6 +39,7 @@ fn long_attempt(outcome: AttemptOutcome) -> Attempt {
         outcome,
         duration: Duration::from_millis(u64::MAX),
         possible_duplicate: true,
+        reply_to_dropped: false,
     }
 }
 

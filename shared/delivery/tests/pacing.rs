@@ -13,7 +13,7 @@ use comms_adapters::{
     pacing::{LONGEST_WAIT, Rate},
 };
 use comms_core::{
-    Clock, DeliveryId, HashKey, PhoneNumber,
+    Clock, DeliveryId, EmailAddress, HashKey, Mailbox, PhoneNumber,
     request::{Content, Target},
 };
 use comms_delivery::{SharedPacing, pacing::UNTOLD};
@@ -294,5 +294,39 @@ async fn a_turn_kept_for_somebody_who_went_away_is_used_by_the_next_unless_it_is
     assert_eq!(
         (next, world.requests()),
         (Leave::After(Duration::from_millis(100)), 0)
+    );
+}
+
+#[tokio::test]
+async fn a_message_with_copies_keeps_a_turn_for_each_recipient() {
+    let world = World::new().await;
+    let pace = per_second(10);
+    let (process, other) = (world.process(), world.process());
+    let mailbox = Mailbox {
+        address: EmailAddress::parse("patient@example.com").unwrap(),
+        name: None,
+    };
+    let copy = EmailAddress::parse("copy@example.com").unwrap();
+    let with_copies = Message {
+        target: Target::Email(mailbox),
+        content: Arc::new(Content {
+            bcc: vec![copy; 49],
+            ..Content::default()
+        }),
+        ..message(NUMBER)
+    };
+    let first = process.with_key(&world.key).ask(&pace, &with_copies).await;
+    assert!(is_now(first), "it goes out at its first turn: {first:?}");
+    // Fifty turns of a tenth of a second each are taken, for every process.
+    for process in [&process, &other] {
+        match world.ask(process, &pace, NUMBER).await {
+            Leave::NotBefore(wait) => assert_eq!(wait, Duration::from_secs(5)),
+            Leave::After(wait) => panic!("after {wait:?}"),
+        }
+    }
+    world.clock.advance(Duration::from_millis(3_500));
+    assert_eq!(
+        after(world.ask(&other, &pace, NUMBER).await),
+        Duration::from_millis(1_500)
     );
 }

@@ -187,6 +187,11 @@ impl SettingsCache {
         Self { max_bytes, ..self }
     }
 
+    /// The store that is read.
+    pub const fn store(&self) -> &SettingsStore {
+        &self.store
+    }
+
     /// The tenant's settings, at most [`MAX_AGE`] old. An error is an error, never `None`.
     pub async fn get(&self, tenant: &Tenant) -> Result<Found, StoreError> {
         self.get_if(tenant, |found, now| {

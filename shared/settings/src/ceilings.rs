@@ -42,7 +42,7 @@ impl Ceilings {
         let ceilings = document.get(CEILINGS).cloned();
         ceilings
             .and_then(|value| Object::new(value, "", &mut problems))
-            .and_then(Self::read)
+            .map(Self::read)
             .unwrap_or_default()
     }
 
@@ -82,7 +82,7 @@ impl Ceilings {
     }
 
     /// Reads the `ceilings` of a document.
-    pub(crate) fn read(mut object: Object<'_>) -> Option<Self> {
+    pub(crate) fn read(mut object: Object<'_>) -> Self {
         let number = |object: &mut Object<'_>, name, max| {
             let number = object.optional(name, read::number(1, max));
             number.and_then(NonZeroU32::new)
@@ -96,7 +96,7 @@ impl Ceilings {
             whatsapp: object.object(Channel::Whatsapp.as_str(), RateLimit::read),
         };
         object.finish();
-        Some(ceilings)
+        ceilings
     }
 
     /// As they stand in a document: only what is set.
@@ -134,7 +134,7 @@ mod tests {
 
     fn read(value: Value) -> Result<Ceilings, Problems> {
         let mut problems = Problems::default();
-        let ceilings = Object::new(value, "/c", &mut problems).and_then(Ceilings::read);
+        let ceilings = Object::new(value, "/c", &mut problems).map(Ceilings::read);
         problems.or(ceilings)
     }
 

@@ -179,7 +179,9 @@ impl CommunicationSettings {
         };
         let email = channel(&mut object, Channel::Email);
         let whatsapp = channel(&mut object, Channel::Whatsapp);
-        let ceilings = object.object(CEILINGS, Ceilings::read).unwrap_or_default();
+        let ceilings = object
+            .object(CEILINGS, |object| Some(Ceilings::read(object)))
+            .unwrap_or_default();
         object.finish();
         Some(Self {
             email,

@@ -19,6 +19,7 @@ pub mod hash_key;
 mod item;
 mod own_account;
 pub mod rate_limit;
+pub mod reply_to;
 pub mod reseal;
 pub mod save_limits;
 pub mod seal;

@@ -1,0 +1,134 @@
+//! Mails the link that verifies an address for replies, through the platform's account.
+
+use std::sync::Arc;
+
+use comms_adapters::{Deadline, Message};
+use comms_core::{
+    Clock as _, DeliveryId, EmailAddress, Mailbox, Problems, SystemClock, Tenant,
+    json::{Object, read},
+    request::{Content, Target},
+};
+use comms_delivery::chain_spec::chain_spec;
+use comms_runtime::{
+    HttpProblem,
+    auth::{Action, Principal},
+    http::{json_body, json_response, time_left},
+};
+use comms_settings::{Ceilings, document::MAX_DOCUMENT_BYTES, reply_to::ReplyToAddress};
+use lambda_http::{Body, Request, RequestExt, Response, http::StatusCode, request::RequestContext};
+use serde_json::{Value, json};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::{Deps, limit_problem, store_problem};
+
+pub(crate) async fn send_link(
+    deps: &Deps,
+    request: &Request,
+    id: &str,
+) -> Result<Response<Body>, HttpProblem> {
+    let principal = Principal::of(request, &deps.claims)?;
+    let tenant = Tenant::parse(id)
+        .map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))?;
+    principal.authorize(Action::TestSettings, &tenant)?;
+    let deadline = Deadline::after(time_left(request));
+    let address = read_address(json_body(request.body(), MAX_DOCUMENT_BYTES)?)?;
+    let platform = deps.store.load(&Tenant::Global).await;
+    let platform = platform.map_err(|error| store_problem(&error))?;
+    let own = deps
+        .store
+        .load(&tenant)
+        .await
+        .map_err(|error| store_problem(&error))?;
+    let ceilings = |stored: Option<&comms_settings::StoredSettings>| {
+        stored.map_or_else(Ceilings::default, |stored| stored.settings.ceilings)
+    };
+    let ceilings = ceilings(own.as_ref()).or(ceilings(platform.as_ref()));
+    let entries = platform
+        .filter(|_| tenant != Tenant::Global && ceilings.use_global != Some(false))
+        .and_then(|stored| stored.settings.email)
+        .map(|email| chain_spec(&email).entries)
+        .filter(|entries| !entries.is_empty())
+        .ok_or_else(|| {
+            HttpProblem::not_found(
+                "The platform's account does not send for this clinic, so that there is nothing to verify.",
+            )
+        })?;
+    deps.limits
+        .take(&tenant, &principal.subject, 1, 1)
+        .await
+        .map_err(|error| limit_problem(&error, &tenant))?;
+    let key = deps
+        .hash_keys
+        .get()
+        .await
+        .map_err(|error| store_problem(&error))?;
+    let token = ReplyToAddress::new(key, &tenant, &address).token(key, SystemClock.now());
+    let link = format!("{}/api/v1/reply-to/{token}", origin(request));
+    let message = message(address, &tenant, &link);
+    for spec in entries {
+        let Ok(provider) = deps.factory.provider(spec.settings) else {
+            warn!(clinic_id = %tenant, entry = %spec.id, "the platform's trust roots are unusable");
+            continue;
+        };
+        match provider.send(&message, deadline).await {
+            Ok(_) => {
+                info!(clinic_id = %tenant, "a link to verify a reply address was sent");
+                return Ok(json_response(StatusCode::ACCEPTED, &json!({"sent": true})));
+            }
+            Err(error) => warn!(
+                clinic_id = %tenant, entry = %spec.id, kind = error.kind.as_str(),
+                "a link to verify a reply address was not sent"
+            ),
+        }
+    }
+    Err(HttpProblem::unavailable()
+        .with_detail("No provider of the platform's account took the message; try again later."))
+}
+
+fn read_address(body: Value) -> Result<EmailAddress, HttpProblem> {
+    let mut problems = Problems::default();
+    let address = Object::new(body, "", &mut problems).and_then(|mut object| {
+        let address = object.required("address", read::parsed(EmailAddress::parse));
+        object.finish();
+        address
+    });
+    problems
+        .or(address)
+        .map_err(|problems| HttpProblem::invalid(&problems))
+}
+
+/// The API's own origin, as API Gateway names it; a client's Host header has no part in it.
+fn origin(request: &Request) -> String {
+    let context = request.request_context_ref();
+    let host = match context {
+        Some(RequestContext::ApiGatewayV2(context)) => context.domain_name.as_deref(),
+        _ => None,
+    };
+    let host = host.unwrap_or("localhost");
+    let is_local = ["localhost", "127.0.0.1", "[::1]"]
+        .iter()
+        .any(|name| host.split(':').next() == Some(name) || host.starts_with("[::1]"));
+    format!("{}://{host}", if is_local { "http" } else { "https" })
+}
+
+/// Fixed texts, with nothing of the caller's but the address: of no use for saying something to somebody.
+fn message(address: EmailAddress, tenant: &Tenant, link: &str) -> Message {
+    Message {
+        delivery: DeliveryId::of_uuid(Uuid::new_v4()),
+        target: Target::Email(Mailbox {
+            address,
+            name: None,
+        }),
+        content: Arc::new(Content {
+            title: Some("Confirm this address for replies".to_owned()),
+            body: Some(format!(
+                "The clinic {tenant} wants replies to its messages to come to this address.\n\n\
+                 Open this link within 48 hours to confirm:\n{link}\n\n\
+                 If you do not know the clinic, ignore this message. Nothing happens then.\n"
+            )),
+            ..Content::default()
+        }),
+        reply_to: None,
+    }
+}
