@@ -199,7 +199,7 @@ fn the_environment_for_sam_sets_what_the_template_declares() {
             "STACK_ACCOUNT_ID",
             "URGENT_PER_HOUR",
             "URGENT_WORKER_CONCURRENCY",
-            "WORKER_CONCURRENCY"
+            "WORKER_CONCURRENCY",
         ]
     );
 }

@@ -9,7 +9,7 @@ use comms_core::Channel;
 pub enum Counted {
     /// Envelope recipients on a channel.
     Channel(Channel),
-    /// Requests marked urgent (`high` or `critical`).
+    /// Deliveries marked urgent (`high` or `critical`).
     Urgent,
 }
 

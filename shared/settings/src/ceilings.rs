@@ -27,7 +27,7 @@ pub struct Ceilings {
     pub critical: Option<bool>,
     /// Immediate requests at the same time.
     pub immediate_in_flight: Option<NonZeroU32>,
-    /// Urgent (`high` and `critical`) requests in an hour.
+    /// Urgent (`high` and `critical`) deliveries in an hour.
     pub urgent_per_hour: Option<NonZeroU32>,
     /// Envelope recipients by e-mail.
     pub email: Option<RateLimit>,
