@@ -1,6 +1,5 @@
 //! One communication is one message, however often it is brought and by whichever way.
 
-use comms_testkit::aws::Fault;
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -39,13 +38,11 @@ async fn without_a_key_two_posts_are_two_communications() {
 async fn what_an_immediate_send_could_not_end_goes_on_the_queue_and_is_sent_once() {
     let world = World::saved().await;
     // The acceptance is recorded; then the ledger can not be written.
-    world
-        .aws
-        .fail_next("dynamodb", "UpdateItem", 1_000, Fault::AccessDenied);
+    world.fail_deliveries(1_000);
     let accepted = world.post(&immediate()).await.expect(202);
     assert_eq!(accepted.body["deliveries"][0]["status"], "queued");
     assert!(world.smtp.messages().is_empty());
-    world.aws.clear_faults();
+    world.fail_deliveries(0);
     assert!(world.run_worker().await.failed.is_empty());
     let status = world.status(&accepted.request_id()).await.expect(200);
     assert_eq!(status.body["deliveries"][0]["status"], "sent");
@@ -55,6 +52,8 @@ async fn what_an_immediate_send_could_not_end_goes_on_the_queue_and_is_sent_once
 #[tokio::test]
 async fn twenty_at_once_with_one_key_are_one_message() {
     let world = World::saved().await;
+    let ceilings = json!({"ceilings": {"immediateInFlight": 100}});
+    world.patch_settings(CLINIC, ceilings).await.expect(200);
     let communication = immediate();
     let posts = (0..20).map(|_| world.post_with_key(&communication, "key-1"));
     let answers = join_all(posts).await;

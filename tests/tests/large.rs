@@ -166,9 +166,7 @@ async fn an_immediate_send_puts_on_the_queue_only_those_whom_it_could_not_end() 
     let mut some = to(3);
     some["strategy"] = json!("immediate");
     // The claim of one of the three is refused; the other two are sent.
-    world
-        .aws
-        .fail_next("dynamodb", "UpdateItem", 1, Fault::AccessDenied);
+    world.fail_deliveries(1);
     let answer = world.post(&some).await.expect(207);
     assert_eq!(world.smtp.messages().len(), 2);
     assert_eq!(work_off(&world).await, [1]);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use comms_delivery::quota::MOST_RECEIVES;
-use comms_testkit::{aws::Fault, clock::ManualClock};
+use comms_testkit::clock::ManualClock;
 use serde_json::{Value, json};
 
 use crate::world::{Answer, CLINIC, Mail, World, communication, handle_records, immediate, record};
@@ -123,9 +123,7 @@ async fn an_immediate_request_that_has_ended_is_answered_again_whatever_the_limi
 #[tokio::test]
 async fn without_an_answer_about_the_quota_nothing_is_sent() {
     let (world, _) = limited(json!({"maxPerDay": 2})).await;
-    world
-        .aws
-        .fail_next("dynamodb", "UpdateItem", 1, Fault::AccessDenied);
+    world.fail_updates(1, |pk, _| pk == "quota#clinic-123#email");
     world.post(&to(1)).await.expect(503);
     assert!(world.smtp.messages().is_empty());
     world.post(&to(2)).await.expect(200);

@@ -21,7 +21,7 @@ use comms_settings::{
     HashKeys, SaveLimits, SettingsCache, SettingsStore, reply_to::ReplyToAddress,
 };
 use comms_testkit::{
-    aws::{LocalAws, Resources},
+    aws::{Fault, LocalAws, Moment, Resources},
     http::HttpServer,
     jwt,
     smtp::{ReceivedMessage, SmtpServer, SmtpServerBuilder, TlsMode},
@@ -510,6 +510,28 @@ impl World {
     pub(crate) fn answers(&self) -> String {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.join("\n")
+    }
+
+    /// Refuses the next `times` writes of deliveries to the ledger.
+    pub(crate) fn fail_deliveries(&self, times: usize) {
+        self.fail_updates(times, |_, sk| sk.starts_with("delivery#"));
+    }
+
+    /// Refuses the next `times` updates of the items whose keys are chosen.
+    pub(crate) fn fail_updates(&self, times: usize, is_chosen: fn(&str, &str) -> bool) {
+        let left = Arc::new(Mutex::new(times));
+        self.aws.watch(move |call| {
+            let key = |name: &str| call.request["Key"][name]["S"].as_str().unwrap_or_default();
+            let is_chosen = call.moment == Moment::Arrived
+                && call.call.operation == "UpdateItem"
+                && is_chosen(key("pk"), key("sk"));
+            let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+            let fails = is_chosen && *left > 0;
+            if fails {
+                *left -= 1;
+            }
+            Box::pin(async move { fails.then_some(Fault::AccessDenied) })
+        });
     }
 
     /// Puts a body on the queue, as a producer does that does not come by HTTP.
