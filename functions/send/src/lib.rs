@@ -183,30 +183,27 @@ async fn accept(
     }
     let trace = trace(request);
     let trace = trace.as_ref();
-    let (status, deliveries) = match messages {
-        Some(messages) => {
-            let queued = deps.queue.send(messages, &accepted, trace).await;
-            queued.map_err(|error| not_queued(error, &accepted, unknown_key))?;
-            info!(
-                clinic_id = %submission.request.tenant(),
-                request_id = %accepted.id(),
-                deliveries = accepted.queued().len(),
-                "queued"
-            );
-            (StatusCode::ACCEPTED, accepted.queued())
-        }
-        None => {
-            let sent = send_now(
-                deps,
-                &submission,
-                unknown_key,
-                &accepted,
-                deadline,
-                permit,
-                trace,
-            );
-            sent.await?
-        }
+    let (status, deliveries) = if let Some(messages) = messages {
+        let queued = deps.queue.send(messages, &accepted, trace).await;
+        queued.map_err(|error| not_queued(error, &accepted, unknown_key))?;
+        info!(
+            clinic_id = %submission.request.tenant(),
+            request_id = %accepted.id(),
+            deliveries = accepted.queued().len(),
+            "queued"
+        );
+        (StatusCode::ACCEPTED, accepted.queued())
+    } else {
+        let sent = send_now(
+            deps,
+            &submission,
+            unknown_key,
+            &accepted,
+            deadline,
+            permit,
+            trace,
+        );
+        sent.await?
     };
     let mut body = json!({"requestId": accepted.id(), "deliveries": deliveries});
     if status == StatusCode::ACCEPTED {

@@ -363,9 +363,9 @@ pub struct Pipeline {
 /// What was handed back since it was told last.
 #[derive(Default)]
 struct Deferred {
-    by_quota: AtomicU64,
-    by_pacing: AtomicU64,
-    by_worker_share: AtomicU64,
+    quota: AtomicU64,
+    pacing: AtomicU64,
+    worker_share: AtomicU64,
 }
 
 /// Where the pipeline's parts are.
@@ -727,11 +727,8 @@ impl Pipeline {
         join(writes, releases).await;
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         let (quota_writes, pacing_writes) = (self.quotas.take_writes(), self.pacing.take_writes());
-        let (by_quota, by_pacing) = (
-            take(&self.deferred.by_quota),
-            take(&self.deferred.by_pacing),
-        );
-        let by_worker_share = take(&self.deferred.by_worker_share);
+        let (by_quota, by_pacing) = (take(&self.deferred.quota), take(&self.deferred.pacing));
+        let by_worker_share = take(&self.deferred.worker_share);
         if quota_writes + pacing_writes + by_quota + by_pacing + by_worker_share > 0 {
             info!(
                 target: METRICS,
@@ -825,9 +822,9 @@ impl Pipeline {
 
     fn tell_of_hand_back(&self, record: &RequestRecord, id: &DeliveryId, reason: HandBack) {
         let deferred = match reason {
-            HandBack::OverQuota { .. } => Some(&self.deferred.by_quota),
-            HandBack::Paced { .. } => Some(&self.deferred.by_pacing),
-            HandBack::ShareTaken { .. } => Some(&self.deferred.by_worker_share),
+            HandBack::OverQuota { .. } => Some(&self.deferred.quota),
+            HandBack::Paced { .. } => Some(&self.deferred.pacing),
+            HandBack::ShareTaken { .. } => Some(&self.deferred.worker_share),
             HandBack::Busy { .. }
             | HandBack::OutOfTime
             | HandBack::Unreachable

@@ -3,7 +3,7 @@
 use comms_core::{Channel, Tenant};
 
 use super::{HandBack, Limits, Pipeline, UrgentQuota};
-use crate::slow_workers::{self, ShareTaken, Working};
+use crate::slow_workers::{self, Working};
 
 /// Whether a delivery may begin.
 pub(super) enum Start<'a> {
@@ -35,17 +35,16 @@ impl Pipeline {
             return Ok(Start::Now(None, urgent));
         };
         let slow = &self.shares.slow;
-        match slow.begin(queue, tenant, channel, limits.deadline).await {
-            Ok(working) => Ok(Start::Now(Some(working), urgent)),
-            Err(ShareTaken) => {
-                let after = slow_workers::wait(limits.receives());
-                let after = self.before_expiry(after, limits);
-                if self.has_waited_enough(after, limits) {
-                    return Ok(Start::WaitedEnough);
-                }
-                Err(HandBack::ShareTaken { after })
-            }
+        let begun = slow.begin(queue, tenant, channel, limits.deadline);
+        if let Ok(working) = begun.await {
+            return Ok(Start::Now(Some(working), urgent));
         }
+        let after = slow_workers::wait(limits.receives());
+        let after = self.before_expiry(after, limits);
+        if self.has_waited_enough(after, limits) {
+            return Ok(Start::WaitedEnough);
+        }
+        Err(HandBack::ShareTaken { after })
     }
 
     /// Waits for a delivery, and registers its worker while it is slow.
