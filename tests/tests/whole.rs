@@ -43,6 +43,7 @@ mod send;
 mod shares;
 mod stalls;
 mod tampering;
+mod threat_model;
 mod usage;
 mod versions;
 mod worker;
