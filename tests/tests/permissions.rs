@@ -553,9 +553,8 @@ async fn everything() -> LocalAws {
     world.put_settings(CLINIC, unlimited).await.expect(200);
     world.restart();
 
-    // An address for replies is verified; the key of the hashes is made for that as well.
+    // An address for replies is verified.
     let global = world.save_global().await;
-    forget_hash_key(&world).await;
     world.restart();
     let link = crate::platform_account::link_to(&world, &global, "desk@clinic.example").await;
     for method in ["GET", "POST"] {
@@ -747,7 +746,7 @@ fn data_keys_are_made_and_opened_for_a_clinic_and_for_what_the_function_does() {
         ),
         (
             data_key(generate, "hash-key", Some("_hash-key")),
-            &["send", "worker", "config", "config-test"],
+            &["send", "worker", "config"],
         ),
         (data_key(generate, "hash-key", Some("clinic-1")), &[]),
         // Without saying whose, or for anything else.
@@ -777,7 +776,7 @@ fn items_are_changed_by_the_function_whose_they_are() {
         (item("PutItem", settings, "_global"), &["config"]),
         (
             item("PutItem", settings, "_hash-key"),
-            &["send", "worker", "config", "config-test"],
+            &["send", "worker", "config"],
         ),
         (
             item("UpdateItem", settings, "_test-limit#clinic#clinic-1"),

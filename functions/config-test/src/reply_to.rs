@@ -58,11 +58,13 @@ pub(crate) async fn send_link(
         .take(&tenant, &principal.subject, 1, 1)
         .await
         .map_err(|error| limit_problem(&error, &tenant))?;
+    // Whoever saved the platform's settings made it.
     let key = deps
         .hash_keys
-        .get()
+        .find()
         .await
-        .map_err(|error| store_problem(&error))?;
+        .map_err(|error| store_problem(&error))?
+        .ok_or_else(HttpProblem::unavailable)?;
     let token = ReplyToAddress::new(key, &tenant, &address).token(key, SystemClock.now());
     let link = format!("{}/api/v1/reply-to/{token}", origin(request));
     let message = message(address, &tenant, &link);

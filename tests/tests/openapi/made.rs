@@ -266,6 +266,9 @@ impl<'c> Judge<'c> {
                         Some("integer") => value
                             .parse::<u64>()
                             .map_or_else(|_| json!(value), Value::from),
+                        Some("boolean") => value
+                            .parse::<bool>()
+                            .map_or_else(|_| json!(value), Value::from),
                         _ => json!(value),
                     };
                     self.contract

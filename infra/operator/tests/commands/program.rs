@@ -105,7 +105,10 @@ async fn status_says_when_the_old_key_can_go() {
     assert_eq!(before.status.code(), Some(1));
     assert_eq!(
         text(&before.stdout),
-        format!("       4 items under {old}\n       0 items with nothing sealed\n")
+        format!(
+            "       4 items under {old}\n       1 items with nothing sealed\n       0 items of settings without a seal \
+             over the whole\n"
+        )
     );
 
     let resealed = run(on_table(&table, &["reseal", "--key", &new])).await;

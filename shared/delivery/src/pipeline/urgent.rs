@@ -11,6 +11,7 @@ use comms_core::{
 };
 use comms_settings::{Period, RateLimit, StoreError};
 use thiserror::Error;
+use tracing::warn;
 
 use super::{HandBack, Limits, Pipeline, PipelineError, unreachable};
 use crate::{
@@ -83,8 +84,11 @@ impl Pipeline {
         }
         let count = request.recipients.len() * request.channels.len();
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let limit = self.urgent_limit(&tenant).await;
-        let limit = limit.map_err(PipelineError::from)?;
+        // Settings that cannot be read keep no urgent request from the queue; there it waits until they can be.
+        let limit = self.urgent_limit(&tenant).await.unwrap_or_else(|error| {
+            warn!(%error, "the urgent limit is the platform's: the clinic's settings cannot be read");
+            self.shares.limits.urgent_per_hour
+        });
         let Some(rate_limit) = per_hour(limit) else {
             return Ok(UrgentQuota::default());
         };

@@ -296,7 +296,7 @@ mod tests {
         let form = "Action=AssumeRole&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fr";
         assert_eq!(
             asked("sts", "AssumeRole", form),
-            ["sts:AssumeRole iam::1:role/r"]
+            ["sts:AssumeRole iam::1:role/r aws:ResourceAccount=1"]
         );
         assert_eq!(asked("ses", "GetAccount", ""), ["ses:GetAccount *"]);
         assert_eq!(
