@@ -132,9 +132,9 @@ instructions *ARGS:
 # Show how large the functions' binaries are, as built and zipped
 sizes:
     cargo build --locked --release --package comms-send --package comms-worker \
-        --package comms-config --package comms-config-test
+        --package comms-config --package comms-config-test --package comms-status
     @dir=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'); \
-    for name in send worker config config-test; do \
+    for name in send status worker config config-test; do \
         printf '%-12s %6d kB, %6d kB zipped\n' "$name" \
             "$(($(wc -c < "$dir/release/$name") / 1000))" "$(($(gzip -9c "$dir/release/$name" | wc -c) / 1000))"; \
     done

@@ -57,9 +57,9 @@ async fn everything(world: &World) -> String {
     world.patch_settings(CLINIC, patch).await.expect(200);
     let test = json!({"testEmail": "admin@clinic.example"});
     world.test_email(CLINIC, &test).await.expect(200);
-    let path = format!("/api/v1/clinics/{CLINIC}");
+    let settings = format!("/api/v1/clinics/{CLINIC}");
     let stranger = claims("CLINIC_MANAGER", Some("clinic-other"));
-    let answer = world.config("GET", &path, None, stranger, &[]).await;
+    let answer = world.config("GET", &settings, None, stranger, &[]).await;
     answer.expect(403);
     id
 }

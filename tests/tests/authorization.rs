@@ -285,7 +285,7 @@ async fn another_clinics_communication_is_answered_as_an_unknown_id() {
     }
 }
 
-/// What API Gateway makes of each of these is text in which SUPER_ADMIN is a word.
+/// What API Gateway makes of each of these is text in which `SUPER_ADMIN` is a word.
 #[tokio::test]
 async fn a_role_inside_another_string_opens_no_route() {
     let world = World::saved().await;

@@ -124,7 +124,7 @@ async fn a_clinic_sees_the_ceilings_that_hold_for_it() {
     world.patch_settings("_global", defaults).await.expect(200);
     let seen = world.as_admin("GET", PATH, None).await.expect(200);
     assert_eq!(
-        seen.body["ceilings"],
+        seen.body["effectiveCeilings"],
         json!({
             "useGlobal": false, "critical": false, "immediateInFlight": 3, "urgentPerHour": 9,
             "email": {"maxPerMinute": 1, "maxPerDay": 2},

@@ -55,10 +55,6 @@ async fn the_global_accounts_limit_holds_for_what_clinics_send_by_it() {
         let answer = world.post_as(&immediate(), admin(), &[]).await;
         *answers.entry(answer.status).or_default() += 1;
     }
-    println!(
-        "60 immediate: answers {answers:?}, {} at the server",
-        envelope_recipients(&global)
-    );
     let workers = [
         world.worker_with_clock(clock.clone()),
         world.worker_with_clock(clock.clone()),
@@ -76,10 +72,6 @@ async fn the_global_accounts_limit_holds_for_what_clinics_send_by_it() {
             .await;
         waiting += batch.failed.len();
     }
-    println!(
-        "60 queued: {waiting} returned, {} at the server in all",
-        envelope_recipients(&global)
-    );
     assert_eq!(envelope_recipients(&global), 3);
     assert_eq!(answers, BTreeMap::from([(200, 3), (429, 57)]));
     assert!(waiting >= 10, "{waiting}");
@@ -102,10 +94,6 @@ async fn copies_count_as_recipients_of_the_clinics_limit() {
     for _ in 0..2 {
         statuses.push(world.post(&with_copies(immediate(), 49)).await.status);
     }
-    println!(
-        "2 requests: answers {statuses:?}, {} recipients",
-        envelope_recipients(&world.smtp)
-    );
     assert_eq!(envelope_recipients(&world.smtp), 0);
     assert_eq!(statuses, [422, 422]);
 
@@ -168,10 +156,6 @@ async fn sent_with_reply_to(
 async fn an_unverified_reply_to_does_not_go_by_the_global_account() {
     let (world, global, _) = switched_off(Value::Null).await;
     let sent = sent_with_reply_to(&world, &global, "attacker@evil.example").await;
-    println!(
-        "replyTo attacker@evil.example arrived as {:?}, attempt says {}",
-        sent.0, sent.1
-    );
     assert_eq!(sent, (None, json!("dropped")));
     // Neither does the address of the clinic's settings.
     world.post(&immediate()).await.expect(200);

@@ -111,17 +111,12 @@ async fn nothing_goes_out_with_settings_that_were_tampered_with() {
         world.restart();
         let sent = world.post(&immediate()).await;
         let code = sent.body["code"].clone();
-        println!("{attack:?}: immediate {} {code}", sent.status);
         assert_eq!((sent.status, code), (500, json!("unreadable_settings")));
         let mut queued = communication();
         queued["priority"] = json!("normal");
         world.post(&queued).await.expect(202);
         let batch = world.run_worker().await;
         let mails = (world.smtp.messages().len(), global.messages().len());
-        println!(
-            "{attack:?}: queued, {} waits, mails {mails:?}",
-            batch.failed.len()
-        );
         assert_eq!((batch.failed.len(), mails), (1, (0, 0)), "{attack:?}");
         let read = world.get_settings(CLINIC).await.expect(500);
         assert_eq!(read.body["code"], "unreadable_settings", "{attack:?}");
@@ -145,8 +140,8 @@ async fn tampered_settings_are_replaced_restored_or_deleted() {
             .clone();
     let forged = with(&world, "document", text("{}")).await;
     put_item(&world, forged).await;
-    let patch = json!({"email": {"defaultFromName": "Front desk"}});
-    world.patch_settings(CLINIC, patch).await.expect(409);
+    let renamed = json!({"email": {"defaultFromName": "Front desk"}});
+    world.patch_settings(CLINIC, renamed).await.expect(409);
     // The clinic's own people would be rid of what the platform allows them.
     let admin = || crate::world::claims("CLINIC_ADMIN", Some(CLINIC));
     let path = format!("/api/v1/clinics/{CLINIC}");

@@ -43,7 +43,7 @@ pub(crate) fn settings_with_ceilings(
         "settings": {"communicationSettings": settings.view()},
     });
     if let Some(ceilings) = ceilings {
-        body["ceilings"] = ceilings;
+        body["effectiveCeilings"] = ceilings;
     }
     let mut response = json_response(status, &body);
     response

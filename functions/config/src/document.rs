@@ -13,7 +13,7 @@ pub(crate) fn read_body(body: Value, tenant: &Tenant) -> Result<Value, Problems>
     let mut problems = Problems::default();
     let document = Object::new(body, "", &mut problems).and_then(|mut whole| {
         // What GET shows beside the settings may come back with them.
-        for read_only in ["version", "savedAt", "savedBy", "ceilings"] {
+        for read_only in ["version", "savedAt", "savedBy", "effectiveCeilings"] {
             whole.take(read_only);
         }
         whole.optional("clinicId", |value| match value.as_str() {

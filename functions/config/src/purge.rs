@@ -23,7 +23,7 @@ pub(crate) fn is_asked_for(request: &Request) -> Result<bool, HttpProblem> {
                 return Err(HttpProblem::new(
                     StatusCode::BAD_REQUEST,
                     "malformed_query",
-                    "The query can not be read",
+                    "The query cannot be read",
                     "It may have purge (true or false), and nothing else.",
                 ));
             }

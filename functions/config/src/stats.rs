@@ -71,7 +71,7 @@ fn malformed_query() -> HttpProblem {
     HttpProblem::new(
         StatusCode::BAD_REQUEST,
         "malformed_query",
-        "The query can not be read",
+        "The query cannot be read",
         format!(
             "It may have from and to, days of UTC as YYYY-MM-DD, of which from is not the later one and which are at most \
              {RETENTION_DAYS} days together, and nothing else."

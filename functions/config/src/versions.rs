@@ -72,7 +72,7 @@ fn malformed_query() -> HttpProblem {
     HttpProblem::new(
         StatusCode::BAD_REQUEST,
         "malformed_query",
-        "The query can not be read",
+        "The query cannot be read",
         format!(
             "It may have limit (1 to {MAX_LIMIT}) and before (the number of a version, as next gives it), and nothing else."
         ),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
-use comms_testkit::aws::LocalAws;
+use comms_testkit::aws::{LocalAws, Resources};
 use comms_testkit::host_guard::{CrossOrigin, HostGuard};
 use comms_testkit::runtime_api::RuntimeApi;
 use comms_testkit::tls::TestCa;
@@ -63,15 +63,7 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
         |dir| format!("kept in {}", dir.display()),
     );
     progress.step("AWS", format_args!("{} ({kept})", aws.endpoint()));
-    say(format_args!(
-        "           tables {}, {}\n           key    {}\n           queue  {}\n           urgent {}\n           dead   {}",
-        resources.settings_table,
-        resources.deliveries_table,
-        resources.kms_key_id,
-        resources.queue_url,
-        resources.urgent_queue_url,
-        resources.dlq_url
-    ));
+    say_resources(resources);
     tell_exposure(
         aws_address,
         "reads and changes all of it: no key is asked for",
@@ -149,6 +141,19 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     }
     say("stopping");
     Ok(())
+}
+
+/// Where everything of the local AWS is.
+fn say_resources(resources: &Resources) {
+    say(format_args!(
+        "           tables {}, {}\n           key    {}\n           queue  {}\n           urgent {}\n           dead   {}",
+        resources.settings_table,
+        resources.deliveries_table,
+        resources.kms_key_id,
+        resources.queue_url,
+        resources.urgent_queue_url,
+        resources.dlq_url
+    ));
 }
 
 /// Says who else can connect when a listener is not on loopback, and what they can do then.

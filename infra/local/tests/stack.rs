@@ -108,6 +108,10 @@ async fn the_demo_message_arrives_and_settings_saved_on_disk_work_after_a_restar
 }
 
 /// The ports of loopback on which this process listens.
+#[allow(
+    clippy::unwrap_used,
+    reason = "a process that cannot be looked at fails the test"
+)]
 fn listening(process: u32) -> Vec<u16> {
     let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{process}/fd"))
         .unwrap()

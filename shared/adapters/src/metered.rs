@@ -44,7 +44,9 @@ pub(crate) struct BudgetExceeded;
 impl BudgetExceeded {
     /// Whether an error of a connection says this.
     pub(crate) fn is_in(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+        error
+            .get_ref()
+            .is_some_and(<dyn std::error::Error + Send + Sync>::is::<Self>)
     }
 }
 

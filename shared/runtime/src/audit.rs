@@ -12,7 +12,10 @@ use std::{
 
 use comms_core::{HashKey, RequestId, SubjectHash, Tenant, audit::AUDIT, metric::METRICS};
 use futures_util::future::join;
-use lambda_http::{Body, Request, Response, http::Method};
+use lambda_http::{
+    Body, Request, Response,
+    http::{Method, StatusCode},
+};
 use tracing::{Span, info, warn};
 
 use crate::{auth::Action, http::HttpProblem};
@@ -141,18 +144,23 @@ impl Exchange {
 
     fn write_audit(&self, subject: Option<&str>, result: &Result<Response<Body>, HttpProblem>) {
         let noted = self.trail.noted();
-        let Some(action) = noted.action.map(Action::as_str) else {
+        if noted.subject.is_none() {
             return;
-        };
+        }
+        // Refused before it was known what was asked for, such as a body that is no JSON.
+        let action = noted.action.map_or("malformed", Action::as_str);
+        let is_forbidden =
+            matches!(result, Err(problem) if problem.status() == StatusCode::FORBIDDEN);
+        let is_refused = noted.is_refused || is_forbidden;
         let clinic_id = noted.tenant.as_ref().map(tracing::field::display);
-        if noted.is_refused {
+        if is_refused {
             let callers_clinic = noted.clinic.as_deref();
             warn!(subject, callers_clinic, clinic_id, action, "refused");
             info!(target: METRICS, callers_refused = 1_u64);
         }
         let (outcome, status) = match result {
             Ok(response) => ("done", response.status()),
-            Err(problem) if noted.is_refused => ("refused", problem.status()),
+            Err(problem) if is_refused => ("refused", problem.status()),
             Err(problem) => ("failed", problem.status()),
         };
         info!(

@@ -373,7 +373,7 @@ mod tests {
         }
     }
 
-    /// Claims that API Gateway renders as text in which SUPER_ADMIN stands between blanks, commas or quotation marks.
+    /// Claims that API Gateway renders as text in which `SUPER_ADMIN` stands between blanks, commas or quotation marks.
     #[test]
     fn a_role_inside_another_string_is_no_role() {
         let other = Tenant::parse("clinic-b").unwrap();

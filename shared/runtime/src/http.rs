@@ -115,7 +115,7 @@ impl HttpProblem {
     /// 429: the caller asks too often, and may ask again after `retry_after`, rounded up to seconds.
     pub fn too_many_requests(detail: &'static str, retry_after: Duration) -> Self {
         let code = "too_many_requests";
-        Self::too_many(code, "Too often", detail.to_owned(), retry_after)
+        Self::too_many(code, "Too many requests", detail.to_owned(), retry_after)
     }
 
     /// 429: a limit that is the clinic's own is used up, until `retry_after` has passed.

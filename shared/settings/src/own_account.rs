@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::{
     credentials::{Credentials, SesAccountCredentials},
-    document::CommunicationSettings,
+    document::{ChannelSettings, CommunicationSettings},
 };
 
 /// The AWS account that the stack runs in: `STACK_ACCOUNT_ID`. Unknown where the variable is absent.
@@ -50,7 +50,7 @@ impl OwnAccount {
         };
         for channel in Channel::ALL {
             let entries = settings.channel(channel).into_iter();
-            for (position, entry) in entries.flat_map(|channel| channel.entries()) {
+            for (position, entry) in entries.flat_map(ChannelSettings::entries) {
                 if let Credentials::AwsSes(ses) = &entry.credentials
                     && let SesAccountCredentials::Role { role_arn, .. } = &ses.account
                     && role_arn.account() == own

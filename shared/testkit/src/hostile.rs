@@ -171,13 +171,16 @@ impl Shared {
     /// Goes on after an error that says no more than that nothing happened for a while.
     fn wait_after(&self, error: io::Error) -> io::Result<()> {
         let is_over = self.is_stopped.load(Ordering::Relaxed);
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-                if !is_over =>
-            {
-                Ok(())
-            }
-            _ => Err(error),
+        let is_pause = [
+            io::ErrorKind::WouldBlock,
+            io::ErrorKind::TimedOut,
+            io::ErrorKind::Interrupted,
+        ]
+        .contains(&error.kind());
+        if is_pause && !is_over {
+            Ok(())
+        } else {
+            Err(error)
         }
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn check(header: &Header, claims: &Value, now: Timestamp) -> Result<(
     if !is_for_us {
         return refuse("neither aud nor, without aud, client_id is the audience");
     }
-    if !time(&claims["exp"]).is_some_and(|end| end > now) {
+    if time(&claims["exp"]).is_none_or(|end| end <= now) {
         return refuse("exp is not in the future");
     }
     for (name, rule) in [
@@ -36,14 +36,14 @@ pub(super) fn check(header: &Header, claims: &Value, now: Timestamp) -> Result<(
         ("iat", "iat is not in the past"),
     ] {
         let claim = claims.get(name);
-        if claim.is_some_and(|claim| !time(claim).is_some_and(|begin| begin <= now)) {
+        if claim.is_some_and(|claim| time(claim).is_none_or(|begin| begin > now)) {
             return refuse(rule);
         }
     }
     Ok(())
 }
 
-/// A NumericDate (RFC 7519 section 2), of which parts of a second are dropped.
+/// A `NumericDate` (RFC 7519 section 2), of which parts of a second are dropped.
 fn time(claim: &Value) -> Option<Timestamp> {
     let seconds = claim.as_i64().or_else(|| {
         let seconds = claim.as_f64()?.trunc();
@@ -184,6 +184,8 @@ mod tests {
                     .as_array()
                     .is_some_and(|all| all.contains(&json!(AUDIENCE)))
         };
+        // Seconds of this century, which a float holds exactly.
+        let now: f64 = format!("{now}").parse().unwrap();
         let rules = [
             // "Check the token's algorithm and signature"
             row.signature == Signature::Issuer,
@@ -198,15 +200,11 @@ mod tests {
                 (None, None) => false,
             },
             // "exp: must be after the current time in UTC"
-            claims.get("exp").and_then(Value::as_f64) > Some(now as f64),
+            claims.get("exp").and_then(Value::as_f64) > Some(now),
             // "nbf: must be before the current time in UTC"
-            claims
-                .get("nbf")
-                .is_none_or(|nbf| nbf.as_f64() < Some(now as f64)),
+            claims.get("nbf").is_none_or(|nbf| nbf.as_f64() < Some(now)),
             // "iat: must be before the current time in UTC"
-            claims
-                .get("iat")
-                .is_none_or(|iat| iat.as_f64() < Some(now as f64)),
+            claims.get("iat").is_none_or(|iat| iat.as_f64() < Some(now)),
         ];
         rules.into_iter().all(|is_kept| is_kept)
     }

@@ -144,7 +144,7 @@ pub(crate) fn classify_status(answer: &Answer) -> ProviderError {
         200..=299 => error(
             Ambiguous,
             Unexpected,
-            "The provider's answer can not be read; it may have taken the message.",
+            "The provider's answer cannot be read; it may have taken the message.",
         ),
         300..=399 => error(
             ProviderDown,

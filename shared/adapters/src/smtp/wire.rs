@@ -148,9 +148,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Err(Cause::Malformed);
             }
             match self.receive().await {
-                Ok(0) => return Err(Cause::Closed),
                 Err(error) if BudgetExceeded::is_in(&error) => return Err(Cause::Malformed),
-                Err(_) => return Err(Cause::Closed),
+                Ok(0) | Err(_) => return Err(Cause::Closed),
                 Ok(_) => {}
             }
         }
