@@ -107,6 +107,9 @@ async fn ceilings_outlive_every_change_that_a_clinic_admin_makes() {
         .as_admin("PUT", PATH, Some(&email(&world.entry(), FROM)))
         .await;
     assert_eq!(*stored(&created.expect(201)), ceilings());
+    let list = world.versions(CLINIC, "?limit=1").await.expect(200);
+    let changed = list.body["versions"][0]["changed"].to_string();
+    assert!(!changed.contains("ceilings"), "{changed}");
     // The platform's own people lift them.
     world
         .patch_settings(CLINIC, json!({"ceilings": null}))

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use comms_settings::{PurgeDelay, SaveLimits, SettingsStore};
-use comms_testkit::clock::ManualClock;
+use comms_testkit::{
+    aws::{Fault, Moment},
+    clock::ManualClock,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -33,6 +36,36 @@ async fn rename(world: &World, name: &str) -> Answer {
 async fn purge(world: &World, claims: Value) -> Answer {
     let path = format!("/api/v1/clinics/{CLINIC}?purge=true");
     world.config("DELETE", &path, None, claims, &[]).await
+}
+
+async fn restore_as(world: &World, version: &str, claims: Value) -> Answer {
+    let path = format!("/api/v1/clinics/{CLINIC}/communication/versions/{version}/restore");
+    world.config("POST", &path, None, claims, &[]).await
+}
+
+/// When DynamoDB may remove version 1, in seconds of the Unix epoch.
+async fn first_expires_at(world: &World) -> i64 {
+    let first = item(world, CLINIC, "version#0000000001").await.unwrap();
+    first["expiresAt"].as_n().unwrap().parse().unwrap()
+}
+
+async fn remove_due(world: &World, clock: &ManualClock) -> comms_operator::purge::Report {
+    let plan = comms_operator::purge::Plan {
+        store: SettingsStore::new(
+            &world.aws.sdk_config(),
+            &world.aws.resources().settings_table,
+            "",
+        ),
+        tenants: Vec::new(),
+        rate: 1_000,
+        dry_run: false,
+        now: comms_core::Clock::now(clock),
+    };
+    let mut report = comms_operator::purge::Report::default();
+    comms_operator::purge::run(&plan, &mut report)
+        .await
+        .unwrap();
+    report
 }
 
 /// The numbers of versions that still have a data key.
@@ -82,6 +115,97 @@ async fn a_purge_can_be_undone_until_its_period_is_over() {
 }
 
 #[tokio::test]
+async fn a_clinics_own_admin_cannot_undo_a_purge() {
+    let (world, _) = world().await;
+    purge(&world, super_admin()).await.expect(200);
+    let admin = || claims("CLINIC_ADMIN", Some(CLINIC));
+    restore_as(&world, "1", admin()).await.expect(403);
+    world.get_settings(CLINIC).await.expect(404);
+    // What the clinic saves afterwards is not under the purge.
+    world.save_clinic().await;
+    rename(&world, "Third").await.expect(200);
+    restore_as(&world, "4", admin()).await.expect(200);
+    restore_as(&world, "2", admin()).await.expect(403);
+    restore_as(&world, "2", super_admin()).await.expect(200);
+    restore_as(&world, "1", admin()).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_restore_that_changes_no_field_undoes_a_purge_too() {
+    let (world, clock) = world().await;
+    let before = first_expires_at(&world).await;
+    purge(&world, super_admin()).await.expect(200);
+    world.save_clinic().await;
+    let restored = world.restore(CLINIC, "1", &[]).await.expect(200);
+    assert_eq!(restored.body["version"], 5);
+    assert_eq!(first_expires_at(&world).await, before);
+    clock.advance(8 * DAY);
+    world.restore(CLINIC, "2", &[]).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_second_purge_brings_nothing_back_that_the_first_removed() {
+    let (world, clock) = world().await;
+    purge(&world, super_admin()).await.expect(200);
+    world.save_clinic().await;
+    clock.advance(8 * DAY);
+    purge(&world, super_admin()).await.expect(200);
+    assert_eq!(with_data_keys(&world).await, ["version#0000000004"]);
+    world.restore(CLINIC, "4", &[]).await.expect(201);
+    for version in ["1", "2"] {
+        world.restore(CLINIC, version, &[]).await.expect(404);
+    }
+}
+
+#[tokio::test]
+async fn a_second_purge_extends_the_period_of_the_first() {
+    let (world, clock) = world().await;
+    let before = first_expires_at(&world).await;
+    purge(&world, super_admin()).await.expect(200);
+    clock.advance(5 * DAY);
+    purge(&world, super_admin()).await.expect(200);
+    clock.advance(5 * DAY);
+    world.restore(CLINIC, "1", &[]).await.expect(201);
+    assert_eq!(first_expires_at(&world).await, before);
+}
+
+#[tokio::test]
+async fn a_restore_that_fails_leaves_the_purge_as_it_is() {
+    let (world, clock) = world().await;
+    purge(&world, super_admin()).await.expect(200);
+    let purged = first_expires_at(&world).await;
+    // The save itself fails; the rate limit before it is another transaction.
+    world.aws.watch(|call| {
+        let is_save = call.call.operation == "TransactWriteItems"
+            && call.request.to_string().contains("counter");
+        let fault = (is_save && call.moment == Moment::Arrived).then_some(Fault::AccessDenied);
+        Box::pin(async move { fault })
+    });
+    world.restore(CLINIC, "1", &[]).await.expect(503);
+    world.aws.watch(|_| Box::pin(async { None }));
+    assert_eq!(first_expires_at(&world).await, purged);
+    clock.advance(7 * DAY);
+    world.restore(CLINIC, "1", &[]).await.expect(404);
+}
+
+#[tokio::test]
+async fn the_operator_removes_what_an_interrupted_purge_left() {
+    let (world, clock) = world().await;
+    let before = first_expires_at(&world).await;
+    world
+        .aws
+        .fail_next("dynamodb", "UpdateItem", 2, Fault::AccessDenied);
+    purge(&world, super_admin()).await.expect(503);
+    assert_eq!(first_expires_at(&world).await, before);
+    clock.advance(6 * DAY);
+    assert_eq!(remove_due(&world, &clock).await.due, 0);
+    clock.advance(DAY);
+    let report = remove_due(&world, &clock).await;
+    assert_eq!((report.removed, report.is_complete()), (2, true));
+    assert!(with_data_keys(&world).await.is_empty());
+}
+
+#[tokio::test]
 async fn after_its_period_a_purge_leaves_nothing_to_restore() {
     let (world, clock) = world().await;
     purge(&world, super_admin()).await.expect(200);
@@ -126,21 +250,9 @@ async fn settings_that_were_deleted_can_be_purged_and_none_cannot() {
 async fn the_operator_removes_at_once_what_is_due() {
     let (world, clock) = world().await;
     purge(&world, super_admin()).await.expect(200);
-    let resources = world.aws.resources();
-    let plan = |now| comms_operator::purge::Plan {
-        store: SettingsStore::new(&world.aws.sdk_config(), &resources.settings_table, ""),
-        tenants: Vec::new(),
-        rate: 1_000,
-        dry_run: false,
-        now,
-    };
     for (days, removed, left) in [(6, 0, 2), (1, 2, 0), (1, 0, 0)] {
         clock.advance(days * DAY);
-        let mut report = comms_operator::purge::Report::default();
-        let now = comms_core::Clock::now(&*clock);
-        comms_operator::purge::run(&plan(now), &mut report)
-            .await
-            .unwrap();
+        let report = remove_due(&world, &clock).await;
         assert_eq!((report.removed, report.is_complete()), (removed, true));
         assert_eq!(with_data_keys(&world).await.len(), left);
     }

@@ -13,7 +13,7 @@ use crate::{
     ceilings::{self, Wanted},
     document::read_settings,
     preconditions::Preconditions,
-    write,
+    write::{self, Restored},
 };
 
 /// Versions in one answer, where the request does not say how many.
@@ -125,8 +125,8 @@ pub(crate) async fn restore(
     write::change(deps, &access, &conditions, async |present| {
         ceilings::check_readable(present, &access)?;
         let past = deps.store.load_version(tenant, from, &*deps.clock).await;
-        let past = match past {
-            Ok(Past::Settings(past)) => past.settings,
+        let (past, undoes_purge) = match past {
+            Ok(Past::Settings { settings, is_purge_pending }) => (settings.settings, is_purge_pending),
             Ok(Past::Nothing) => return Err(no_version()),
             Ok(Past::ContentRemoved) => {
                 return Err(HttpProblem::not_found(
@@ -146,6 +146,12 @@ pub(crate) async fn restore(
                 ));
             }
         };
+        if undoes_purge {
+            let allowed = access.principal.authorize(Action::PurgeSettings, tenant);
+            allowed.map_err(|problem| {
+                problem.with_detail("This version is under a purge, which the platform's administrators alone undo.")
+            })?;
+        }
         // By today's rules, as if it came from outside; its secrets are its own.
         let mut problems = Problems::default();
         let settings = read_settings(&deps.own_account, past.view(), tenant, Some(&past), &mut problems);
@@ -154,7 +160,8 @@ pub(crate) async fn restore(
             .map_err(|problems| HttpProblem::invalid(&problems))?;
         // A restore is about what the clinic had set, not about what the platform allows it now.
         ceilings::settle(&mut settings, Wanted::Stored, present, &access)?;
-        write::save(deps, &access, present, &settings, Some(from)).await
+        let restored = Some(Restored { from, undoes_purge });
+        write::save(deps, &access, present, &settings, restored).await
     })
     .await
 }

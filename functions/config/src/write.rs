@@ -166,18 +166,27 @@ pub(crate) async fn change(
     }
 }
 
+/// The earlier version that is restored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Restored {
+    pub(crate) from: u64,
+    /// Whether this undoes a pending purge, which is a change even where no field changes.
+    pub(crate) undoes_purge: bool,
+}
+
 /// Saves settings, perhaps those of an earlier version, unless they are what is stored.
 pub(crate) async fn save(
     deps: &Deps,
     access: &Access,
     present: &Present,
     settings: &CommunicationSettings,
-    restored_from: Option<u64>,
+    restored: Option<Restored>,
 ) -> Result<Response<Body>, HttpProblem> {
     let tenant = &access.tenant;
     let status = match present {
         Present::Settings(stored) => {
-            if settings.changed_fields(Some(&stored.settings)).is_empty() {
+            let undoes_purge = restored.is_some_and(|restored| restored.undoes_purge);
+            if !undoes_purge && settings.changed_fields(Some(&stored.settings)).is_empty() {
                 let version = &stored.version;
                 return Ok(settings_response(StatusCode::OK, tenant, version, settings));
             }
@@ -188,13 +197,13 @@ pub(crate) async fn save(
     };
     acquire_save(deps, tenant).await?;
     let (basis, author, clock) = (present.basis(), &access.author, &*deps.clock);
-    let saved = match restored_from {
+    let saved = match restored {
         None => {
             deps.store
                 .save(tenant, settings, basis, author, clock)
                 .await
         }
-        Some(from) => {
+        Some(Restored { from, .. }) => {
             let store = &deps.store;
             store
                 .restore(tenant, settings, from, basis, author, clock)

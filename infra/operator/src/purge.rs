@@ -1,9 +1,12 @@
-//! Removing the content of what has expired, with its data keys, at once: DynamoDB takes days for that.
+//! Removing the content of what has expired or is purged, with its data keys, at once: DynamoDB takes days for that.
+//!
+//! A version is due when its own item has expired, or when the counter, whose MAC holds, has a purge of it that is due: a
+//! purge that was interrupted has not moved every item's time.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use comms_core::Tenant;
-use comms_settings::{Sealing, SettingsStore, StoreError};
+use comms_settings::{FoundItem, Sealing, SettingsStore, StoreError};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -48,12 +51,30 @@ impl Report {
 
 /// Removes what `plan` names, and keeps `report` up to date meanwhile.
 pub async fn run(plan: &Plan, report: &mut Report) -> Result<(), StoreError> {
+    let now = plan.now.as_second();
     let mut pace = Pace::per_second(plan.rate);
     let mut pages = Pages::new(&plan.store, &plan.tenants);
+    // Up to which version a clinic is purged. A clinic's counter comes before its versions.
+    let mut purged: BTreeMap<String, u64> = BTreeMap::new();
     while let Some(items) = pages.next().await? {
         for item in items {
-            let is_due = item.expires_at.is_some_and(|at| at <= plan.now.as_second());
-            if !is_due || item.sealing == Sealing::None {
+            if item.purge_at.is_some_and(|at| at <= now) {
+                match purge_due(plan, &item).await {
+                    Ok(through) => {
+                        purged.extend(through.map(|through| (item.owner.clone(), through)));
+                    }
+                    Err(error) => report.failed.push(FailedItem::new(&item, error)),
+                }
+                continue;
+            }
+            let Some(version) = item.version() else {
+                continue;
+            };
+            let is_expired = item.expires_at.is_some_and(|at| at <= now);
+            let is_purged = purged
+                .get(&item.owner)
+                .is_some_and(|through| version <= *through);
+            if !(is_expired || is_purged) || item.sealing == Sealing::None {
                 continue;
             }
             report.due += 1;
@@ -61,14 +82,18 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<(), StoreError> {
                 continue;
             }
             pace.turn().await;
-            match patiently(async || plan.store.remove_expired(&item, plan.now).await).await {
-                Ok(true) => report.removed += 1,
-                Ok(false) => {}
+            match patiently(async || plan.store.remove_content(&item, plan.now).await).await {
+                Ok(()) => report.removed += 1,
                 Err(error) => report.failed.push(FailedItem::new(&item, error)),
             }
         }
     }
     Ok(())
+}
+
+async fn purge_due(plan: &Plan, counter: &FoundItem) -> Result<Option<u64>, StoreError> {
+    let tenant = Tenant::parse(&counter.owner).map_err(|_| StoreError::Corrupt("pk"))?;
+    patiently(async || plan.store.purge_due(&tenant, plan.now).await).await
 }
 
 impl fmt::Display for Report {

@@ -36,14 +36,15 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    /// Those of a stored document; none where it has none that can be read.
-    pub(crate) fn of_document(document: &Value) -> Self {
+    /// Those of the document of a deletion, which has nothing else.
+    pub(crate) fn read_kept(document: Value) -> Result<Self, Problems> {
         let mut problems = Problems::default();
-        let ceilings = document.get(CEILINGS).cloned();
-        ceilings
-            .and_then(|value| Object::new(value, "", &mut problems))
-            .map(Self::read)
-            .unwrap_or_default()
+        let ceilings = Object::new(document, "", &mut problems).map(|mut object| {
+            let ceilings = object.object(CEILINGS, |object| Some(Self::read(object)));
+            object.finish();
+            ceilings.unwrap_or_default()
+        });
+        problems.or(ceilings)
     }
 
     /// The document of a deletion that keeps them.
@@ -154,6 +155,27 @@ mod tests {
         let nothing = read(json!({"useGlobal": null})).unwrap();
         assert!(nothing.is_empty());
         assert_eq!(nothing.to_json(), json!({}));
+    }
+
+    #[test]
+    fn kept_ceilings_that_cannot_be_read_are_not_none() {
+        let kept = read(all()).unwrap();
+        assert_eq!(Ceilings::read_kept(kept.to_document()), Ok(kept));
+        let none = Ceilings::default();
+        assert_eq!(Ceilings::read_kept(none.to_document()), Ok(none));
+        for (document, pointer) in [
+            (
+                json!({"ceilings": {"email": {"maxPerDay": 0}}}),
+                "/ceilings/email/maxPerDay",
+            ),
+            (json!({"ceilings": {"sms": {}}}), "/ceilings/sms"),
+            (json!({"ceilings": 1}), "/ceilings"),
+            (json!({"email": {}}), "/email"),
+            (json!([]), ""),
+        ] {
+            let problems = Ceilings::read_kept(document).unwrap_err();
+            assert_eq!(problems.as_slice()[0].pointer, pointer);
+        }
     }
 
     #[test]

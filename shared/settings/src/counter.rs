@@ -72,21 +72,32 @@ impl Counter {
             kept: self.kept.clone(),
             purge: self.purge,
         };
-        let mut dropped = Vec::new();
-        if let Some(purge) = next.purge.filter(|purge| purge.is_due(now)) {
-            let due = |kept: &Kept| kept.number <= purge.through;
-            dropped.extend(
-                next.kept
-                    .iter()
-                    .filter(|kept| due(kept))
-                    .map(|kept| kept.number),
-            );
-            next.kept.retain(|kept| !due(kept));
-            next.purge = None;
-        }
+        let mut dropped = next.end_due_purge(now);
         next.kept.extend(bytes.map(|bytes| Kept { number, bytes }));
         dropped.extend(next.trim());
         (next, dropped)
+    }
+
+    /// Carries out a purge that is due. Gives the versions that lose their content by it.
+    pub(crate) fn end_due_purge(&mut self, now: Timestamp) -> Vec<u64> {
+        let Some(purge) = self.purge.take_if(|purge| purge.is_due(now)) else {
+            return Vec::new();
+        };
+        let is_due = |kept: &mut Kept| kept.number <= purge.through;
+        let ended = self.kept.extract_if(.., is_due);
+        ended.map(|kept| kept.number).collect()
+    }
+
+    /// Whether the version `number` is under a purge that can still be undone.
+    pub(crate) fn is_purge_pending(&self, number: u64, now: Timestamp) -> bool {
+        self.purge
+            .is_some_and(|purge| number <= purge.through && !purge.is_due(now))
+    }
+
+    /// Takes back the purge that the version `number` is under, if it can still be undone.
+    pub(crate) fn take_pending_purge(&mut self, number: u64, now: Timestamp) -> Option<Purge> {
+        let is_pending = self.is_purge_pending(number, now);
+        self.purge.take_if(|_| is_pending)
     }
 
     /// Lets the oldest versions go until the rest keeps to the limits. The newest one always stays.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
+    ceilings::Ceilings,
     envelope::EncryptedDataKey,
     seal::Content,
     store::StoreError,
@@ -156,8 +157,11 @@ impl Tombstone {
         Content::new(tenant, &self.version, &self.document, [])
     }
 
-    pub(crate) fn outline(&self) -> Result<Value, StoreError> {
-        serde_json::from_str(&self.document).map_err(|_| StoreError::Corrupt(attribute::DOCUMENT))
+    /// The ceilings that the deletion kept.
+    pub(crate) fn ceilings(&self) -> Result<Ceilings, StoreError> {
+        let document = serde_json::from_str(&self.document);
+        let document = document.map_err(|_| StoreError::Corrupt(attribute::DOCUMENT))?;
+        Ceilings::read_kept(document).map_err(StoreError::Invalid)
     }
 }
 

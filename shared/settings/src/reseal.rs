@@ -17,10 +17,12 @@ use jiff::Timestamp;
 
 use crate::{
     aws_error::error_code,
+    counter::{COUNTER, CounterState},
     envelope::{EncryptedDataKey, Purpose},
     hash_key,
     item::{CURRENT, Item, attribute, take_bytes, take_text_or_number, version_of_key},
     store::{SettingsStore, StoreError},
+    verified::Refusal,
 };
 
 /// An item of the settings table: where it is, and under which key.
@@ -36,6 +38,8 @@ pub struct FoundItem {
     pub is_unsealed: bool,
     /// When DynamoDB may remove it, in seconds of the Unix epoch.
     pub expires_at: Option<i64>,
+    /// On a counter with a purge: when that takes effect. Not authenticated: [`SettingsStore::purge_due`] is.
+    pub purge_at: Option<i64>,
 }
 
 /// Under which key an item is sealed.
@@ -87,6 +91,7 @@ impl SettingsStore {
             attribute::SEAL,
             attribute::CONTENT_REMOVED_AT,
             attribute::EXPIRES_AT,
+            attribute::PURGE_AT,
         ]
         .join(", ");
         let from = from.map(|PageStart(key)| key);
@@ -181,27 +186,38 @@ impl SettingsStore {
 }
 
 impl SettingsStore {
-    /// Removes the content of `item`, a version that has expired by `now`, with its data key: what DynamoDB would do
-    /// within days. Gives whether there was one.
-    pub async fn remove_expired(
-        &self,
-        item: &FoundItem,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let is_expired = item.expires_at.is_some_and(|at| at <= now.as_second());
-        let has_content = item.sealing != Sealing::None;
-        let (Ok(tenant), Some(version)) = (Tenant::parse(&item.owner), version_of_key(&item.name))
-        else {
-            return Ok(false);
-        };
-        if is_expired && has_content {
-            self.remove_contents(&tenant, &[version], now).await?;
+    /// Removes the content of `item`, a version, with its data key.
+    pub async fn remove_content(&self, item: &FoundItem, now: Timestamp) -> Result<(), StoreError> {
+        match (Tenant::parse(&item.owner), item.version()) {
+            (Ok(tenant), Some(version)) => self.remove_contents(&tenant, &[version], now).await,
+            (Err(_), _) | (_, None) => Ok(()),
         }
-        Ok(is_expired && has_content)
+    }
+
+    /// Up to which version a purge of `tenant` is due by `now`, if its counter says so and the counter's MAC holds.
+    pub async fn purge_due(
+        &self,
+        tenant: &Tenant,
+        now: Timestamp,
+    ) -> Result<Option<u64>, StoreError> {
+        let item = self.item(tenant, COUNTER).await?;
+        match self.counter_state(tenant, item.as_ref()).await? {
+            CounterState::Missing => Ok(None),
+            CounterState::Forged => Err(StoreError::Refused(Refusal::CounterForged)),
+            CounterState::Valid(counter) => Ok(counter
+                .purge
+                .filter(|purge| purge.is_due(now))
+                .map(|purge| purge.through)),
+        }
     }
 }
 
 impl FoundItem {
+    /// The version that it is the item of.
+    pub fn version(&self) -> Option<u64> {
+        version_of_key(&self.name)
+    }
+
     fn of(mut item: Item) -> Result<Self, StoreError> {
         let owner = take_text_or_number(&mut item, attribute::PK)?;
         let name = take_text_or_number(&mut item, attribute::SK)?;
@@ -212,9 +228,9 @@ impl FoundItem {
         let has_seal = [attribute::SEAL, attribute::CONTENT_REMOVED_AT]
             .iter()
             .any(|name| item.contains_key(*name));
-        let expires_at = item
-            .get(attribute::EXPIRES_AT)
-            .and_then(|value| value.as_n().ok()?.parse().ok());
+        let seconds = |name| item.get(name)?.as_n().ok()?.parse().ok();
+        let expires_at = seconds(attribute::EXPIRES_AT);
+        let purge_at = seconds(attribute::PURGE_AT).filter(|_| name == COUNTER);
         let sealing = if sealed {
             let key_arn = take_text_or_number(&mut item, attribute::KEY_ARN);
             let ciphertext = take_bytes(&mut item, attribute::DATA_KEY);
@@ -235,6 +251,7 @@ impl FoundItem {
             sealing,
             is_unsealed: is_version && !has_seal,
             expires_at,
+            purge_at,
         })
     }
 }

@@ -115,12 +115,12 @@ pub enum Present {
 }
 
 /// A deletion of settings.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Deleted {
     /// The number of the version that deleted them.
     pub number: u64,
-    /// The settings that the deletion kept; `{}` where it kept none.
-    pub document: Value,
+    /// The settings that the deletion kept: ceilings, or nothing.
+    pub kept: Box<CommunicationSettings>,
 }
 
 impl Present {
@@ -150,23 +150,20 @@ impl Present {
     pub fn ceilings(&self) -> Ceilings {
         match self {
             Self::Settings(stored) => stored.settings.ceilings,
-            Self::Deleted(deleted) => Ceilings::of_document(&deleted.document),
+            Self::Deleted(deleted) => deleted.kept.ceilings,
             Self::Nothing | Self::Unreadable { .. } => Ceilings::default(),
         }
     }
 
     /// What a change of them is made on.
     pub const fn basis(&self) -> Basis<'_> {
-        let number = match self {
-            Self::Nothing => None,
-            Self::Deleted(deleted) => Some(deleted.number),
-            Self::Unreadable { number, .. } => Some(*number),
-            Self::Settings(stored) => Some(stored.version.number),
+        let (number, settings) = match self {
+            Self::Nothing => (None, None),
+            Self::Deleted(deleted) => (Some(deleted.number), Some(&*deleted.kept)),
+            Self::Unreadable { number, .. } => (Some(*number), None),
+            Self::Settings(stored) => (Some(stored.version.number), Some(&stored.settings)),
         };
-        Basis {
-            number,
-            settings: self.settings(),
-        }
+        Basis { number, settings }
     }
 }
 
@@ -198,7 +195,12 @@ pub enum Past {
     /// That the settings were deleted.
     Deletion,
     /// Settings.
-    Settings(Box<StoredSettings>),
+    Settings {
+        /// What they were.
+        settings: Box<StoredSettings>,
+        /// Whether they are under a purge, which a restore of them undoes.
+        is_purge_pending: bool,
+    },
 }
 
 /// The settings table with the key that seals what is in it.
@@ -275,7 +277,7 @@ impl SettingsStore {
             Verified::Nothing => return Ok(Loaded::Absent),
             Verified::Settings(item) => item,
             Verified::Deleted(tombstone) => {
-                let ceilings = Ceilings::of_document(&tombstone.outline()?);
+                let ceilings = tombstone.ceilings()?;
                 if ceilings.is_empty() {
                     return Ok(Loaded::Absent);
                 }
@@ -299,16 +301,20 @@ impl SettingsStore {
         let (reading, verified) = self.read_verified(tenant).await?;
         let opened = match verified {
             Ok(Verified::Nothing) => return Ok(Present::Nothing),
-            Ok(Verified::Deleted(tombstone)) => {
-                let document = tombstone.outline()?;
-                let number = tombstone.version.number;
-                return Ok(Present::Deleted(Deleted { number, document }));
+            Ok(Verified::Deleted(tombstone)) => tombstone.ceilings().map(|ceilings| {
+                Present::Deleted(Deleted {
+                    number: tombstone.version.number,
+                    kept: Box::new(CommunicationSettings::with_ceilings(ceilings)),
+                })
+            }),
+            Ok(Verified::Settings(item)) => {
+                let stored = self.open(tenant, item).await;
+                stored.map(|stored| Present::Settings(Box::new(stored)))
             }
-            Ok(Verified::Settings(item)) => self.open(tenant, item).await,
             Err(error) => Err(error),
         };
         match opened {
-            Ok(stored) => Ok(Present::Settings(Box::new(stored))),
+            Ok(present) => Ok(present),
             Err(error) if error.is_worth_a_retry() => Err(error),
             Err(error) => {
                 count_refusal(&error);
@@ -354,9 +360,9 @@ impl SettingsStore {
         }
         // Whoever restores a version to mend a tenant whose counter is gone has the version's own seal to go by.
         let counter = self.counter_state(tenant, counter.as_ref()).await?;
-        let is_kept = counter
-            .valid()
-            .is_none_or(|counter| counter.keeps(number, clock.now()));
+        let (counter, now) = (counter.valid(), clock.now());
+        let is_kept = counter.is_none_or(|counter| counter.keeps(number, now));
+        let is_purge_pending = counter.is_some_and(|counter| counter.is_purge_pending(number, now));
         match StoredItem::from_item(item)? {
             StoredItem::Tombstone(_) => Ok(Past::Deletion),
             StoredItem::Record(_) => Ok(Past::ContentRemoved),
@@ -365,8 +371,11 @@ impl SettingsStore {
                 Err(StoreError::Refused(Refusal::Unsealed))
             }
             StoredItem::Settings(item) => {
-                let settings = self.open(tenant, item).await?;
-                Ok(Past::Settings(Box::new(settings)))
+                let settings = Box::new(self.open(tenant, item).await?);
+                Ok(Past::Settings {
+                    settings,
+                    is_purge_pending,
+                })
             }
         }
     }

@@ -52,8 +52,8 @@ impl SettingsStore {
             .await
     }
 
-    /// Saves `settings`, which those of the version `from` were, as a new version. Where that version was
-    /// to be purged, the purge is undone.
+    /// Saves `settings`, which those of the version `from` were, as a new version. Where that version is under a
+    /// pending purge, the purge is undone. An error after the save leaves versions that still end at the purge's time.
     pub async fn restore<'s>(
         &self,
         tenant: &Tenant,
@@ -99,23 +99,33 @@ impl SettingsStore {
         clock: &dyn Clock,
     ) -> Result<(Version, usize), StoreError> {
         let mut base = self.base(tenant, Some(expected)).await?;
+        let now = clock.now();
+        // What an earlier purge has ended stays so, also when this one is undone.
+        let ended = base.counter.end_due_purge(now);
+        self.remove_contents(tenant, &ended, now).await?;
         let versions: Vec<_> = base.counter.kept.iter().map(|kept| kept.number).collect();
         let through = base.counter.number;
-        base.counter.purge = Some(Purge { through, at });
+        let pending = base.counter.purge.replace(Purge { through, at });
         let change = Change::Purged { at };
         let version = self
             .write_deletion(tenant, base, change, kept, author, clock)
             .await?;
         let until = AttributeValue::N(at.as_second().to_string());
+        // The versions under a pending purge get the period of this one.
+        let pending = pending.map_or(at, |pending| pending.at);
+        let pending = AttributeValue::N(pending.as_second().to_string());
         self.update_versions(tenant, &versions, &|update| {
             update
                 .update_expression(
                     "SET #retained = if_not_exists(#retained, #expiresAt), #expiresAt = :at",
                 )
-                .condition_expression("#expiresAt > :at")
+                .condition_expression(
+                    "#expiresAt > :at OR (#expiresAt = :pending AND #retained > :at)",
+                )
                 .expression_attribute_names("#retained", attribute::RETAINED_UNTIL)
                 .expression_attribute_names("#expiresAt", attribute::EXPIRES_AT)
                 .expression_attribute_values(":at", until.clone())
+                .expression_attribute_values(":pending", pending.clone())
         })
         .await?;
         Ok((version, versions.len()))
@@ -204,9 +214,10 @@ impl SettingsStore {
         if item.size() > MAX_ITEM_BYTES {
             return Err(StoreError::TooLarge);
         }
-        if let Change::Restored { from } = change {
-            self.undo_purge(tenant, from, &mut base.counter).await?;
-        }
+        let undone = match change {
+            Change::Restored { from } => base.counter.take_pending_purge(from, now),
+            Change::Saved | Change::Deleted | Change::Purged { .. } => None,
+        };
         let (counter, dropped) = base.counter.next(Some(item.size()), now);
         let current = item.to_item(tenant, CURRENT);
         item.expires_at = Some(self.retention.expires_at(now));
@@ -215,6 +226,9 @@ impl SettingsStore {
         self.remove_contents(tenant, &dropped, now).await?;
         self.write(tenant, &base.reading, current, own, &counter)
             .await?;
+        if let Some(purge) = undone {
+            self.keep_again(tenant, purge, &counter).await?;
+        }
         info!(
             clinic_id = %tenant,
             version = item.version.number,
@@ -308,24 +322,24 @@ impl SettingsStore {
         }
     }
 
-    /// Takes back the purge that the version `from` is under.
-    async fn undo_purge(
+    /// Lets the versions that were under `purge`, which `counter` no longer has, end when they would have without it.
+    async fn keep_again(
         &self,
         tenant: &Tenant,
-        from: u64,
-        counter: &mut Counter,
+        purge: Purge,
+        counter: &Counter,
     ) -> Result<(), StoreError> {
-        let Some(purge) = counter.purge.take_if(|purge| from <= purge.through) else {
-            return Ok(());
-        };
         let kept = counter.kept.iter().map(|kept| kept.number);
         let versions: Vec<_> = kept.filter(|number| *number <= purge.through).collect();
+        let at = AttributeValue::N(purge.at.as_second().to_string());
         self.update_versions(tenant, &versions, &|update| {
             update
                 .update_expression("SET #expiresAt = #retained REMOVE #retained")
-                .condition_expression("attribute_exists(#retained)")
+                // A later purge has a time of its own.
+                .condition_expression("attribute_exists(#retained) AND #expiresAt = :at")
                 .expression_attribute_names("#retained", attribute::RETAINED_UNTIL)
                 .expression_attribute_names("#expiresAt", attribute::EXPIRES_AT)
+                .expression_attribute_values(":at", at.clone())
         })
         .await
     }

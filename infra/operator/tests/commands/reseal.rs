@@ -32,7 +32,10 @@ async fn with_the_old_key_disabled_everything_opens_that_was_re_sealed() {
     let first = store
         .load_version(&tenant("clinic-a"), 1, &SystemClock)
         .await;
-    let Ok(Past::Settings(first)) = first else {
+    let Ok(Past::Settings {
+        settings: first, ..
+    }) = first
+    else {
         panic!("{first:?}")
     };
     assert_eq!(password(&first), format!("{PLANTED}clinic-a-one"));
