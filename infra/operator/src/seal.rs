@@ -32,8 +32,10 @@ pub struct Report {
     pub unsealed: u64,
     /// Items that have one now.
     pub sealed: u64,
-    /// Items that could not be sealed.
+    /// Clinics whose present settings could not be sealed.
     pub failed: Vec<FailedItem>,
+    /// Earlier versions that cannot be sealed, and so not be restored. Their clinics' present settings are not affected.
+    pub unsealable: Vec<FailedItem>,
     /// Items without a seal afterwards; `None` where the run did not come to its end.
     pub left: Option<u64>,
 }
@@ -82,7 +84,17 @@ pub async fn run(
             Err(_) => Err(StoreError::Corrupt("pk")),
         };
         match sealed {
-            Ok(sealed) => report.sealed += sealed,
+            Ok(upgraded) => {
+                report.sealed += upgraded.sealed;
+                let versions = upgraded.unsealable.into_iter();
+                report
+                    .unsealable
+                    .extend(versions.map(|(item, error)| FailedItem {
+                        clinic_id: clinic.clone(),
+                        item,
+                        error: error.to_string(),
+                    }));
+            }
             Err(error) => report.failed.push(FailedItem {
                 clinic_id: clinic.clone(),
                 item: "settings".to_owned(),
@@ -103,6 +115,8 @@ impl fmt::Display for Report {
         if let Some(left) = self.left {
             write!(f, "\n{left:>8} items without a seal are left")?;
         }
-        crate::reseal::write_failed(f, "failed", &self.failed)
+        crate::reseal::write_failed(f, "failed", &self.failed)?;
+        let what = "are earlier versions that cannot be sealed or restored";
+        crate::reseal::write_failed(f, what, &self.unsealable)
     }
 }

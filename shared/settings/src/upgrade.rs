@@ -2,7 +2,8 @@
 //!
 //! Whatever is stored when this runs is taken for right, so it belongs into the upgrade and nowhere else. A tenant's
 //! versions come first, then its present item together with the counter, each write on the condition that the item is
-//! still the one that was read: stopped anywhere, the next run does what is left.
+//! still the one that was read: stopped anywhere, the next run does what is left. A version that cannot be sealed is left
+//! as it is and cannot be restored; the present settings do not depend on it.
 
 use aws_sdk_dynamodb::{
     operation::transact_write_items::TransactWriteItemsError,
@@ -20,27 +21,44 @@ use crate::{
     verified::Refusal,
 };
 
+/// What became of a tenant's items.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Upgraded {
+    /// Items that were sealed.
+    pub sealed: u64,
+    /// Versions that cannot be sealed: their sort keys, and why.
+    pub unsealable: Vec<(String, StoreError)>,
+}
+
 impl SettingsStore {
-    /// Seals the items of `tenant` that have no seal, and begins its counter. Gives how many items were sealed. One
-    /// KMS Decrypt for each version with credentials.
+    /// Seals the items of `tenant` that have no seal, and begins its counter. One KMS Decrypt for each version with
+    /// credentials.
     pub async fn seal_unsealed(
         &self,
         tenant: &Tenant,
         clock: &dyn Clock,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Upgraded, StoreError> {
         let reading = self.read(tenant).await?;
         if reading.counter == CounterState::Forged {
             return Err(StoreError::Refused(Refusal::CounterForged));
         }
-        let mut sealed = 0;
+        let mut upgraded = Upgraded::default();
         for item in self.version_items(tenant).await? {
-            if let Some(put) = self.sealed_anew(tenant, &item).await? {
-                self.replace(vec![put]).await?;
-                sealed += 1;
+            match self.sealed_anew(tenant, &item).await {
+                Ok(None) => {}
+                Ok(Some(put)) => {
+                    self.replace(vec![put]).await?;
+                    upgraded.sealed += 1;
+                }
+                Err(error) if error.is_worth_a_retry() => return Err(error),
+                Err(error) => {
+                    let sort_key = take_text_or_number(&mut item.clone(), attribute::SK)?;
+                    upgraded.unsealable.push((sort_key, error));
+                }
             }
         }
         if reading.counter.valid().is_some() {
-            return Ok(sealed);
+            return Ok(upgraded);
         }
         let Some(current) = &reading.item else {
             return Err(StoreError::Refused(Refusal::Missing));
@@ -64,7 +82,8 @@ impl SettingsStore {
             .build();
         self.replace(vec![put, counter.map_err(|_| not_built())?])
             .await?;
-        Ok(sealed + 1)
+        upgraded.sealed += 1;
+        Ok(upgraded)
     }
 
     /// The item with a seal, to be put in its place; `None` where it has one, or nothing to seal.

@@ -148,7 +148,7 @@ async fn what_is_refused_without_a_seal_is_read_with_one() {
     let first = store
         .load_version(&tenant("clinic-a"), 1, &SystemClock)
         .await;
-    assert!(matches!(first, Ok(Past::Settings(_))), "{first:?}");
+    assert!(matches!(first, Ok(Past::Settings { .. })), "{first:?}");
     // The next save counts on.
     table.save(&table.old, "clinic-a", "three").await;
     assert_eq!(table.load(&table.old, "clinic-a").await.version.number, 3);
@@ -178,8 +178,42 @@ async fn a_save_during_the_upgrade_keeps_the_versions_before_it() {
     for number in 1..=3 {
         let store = table.store(&table.old);
         let past = store.load_version(&tenant, number, &SystemClock).await;
-        assert!(matches!(past, Ok(Past::Settings(_))), "{number}: {past:?}");
+        assert!(
+            matches!(past, Ok(Past::Settings { .. })),
+            "{number}: {past:?}"
+        );
     }
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_open_does_not_hold_its_clinic_up() {
+    let table = earlier().await;
+    for mut item in table.items().await {
+        if item["pk"].as_s().unwrap() == "clinic-a"
+            && item["sk"].as_s().unwrap() == "version#0000000001"
+        {
+            let nothing = AttributeValue::M(HashMap::new());
+            item.insert("sealed".to_owned(), nothing);
+            table.put(item).await;
+        }
+    }
+    let report = seal(&plan(&table)).await;
+    assert_eq!(
+        (report.sealed, report.failed.len(), report.left),
+        (5, 0, Some(1))
+    );
+    assert_eq!(report.unsealable[0].item, "version#0000000001");
+    assert!(!report.is_complete(), "{report}");
+    let store = table.store(&table.old);
+    for clinic in ["clinic-a", "clinic-b"] {
+        assert_eq!(refusal(&store, clinic).await, None, "{clinic}");
+    }
+    let past = store
+        .load_version(&tenant("clinic-a"), 1, &SystemClock)
+        .await;
+    assert!(past.is_err(), "{past:?}");
+    let again = seal(&plan(&table)).await;
+    assert_eq!((again.sealed, again.unsealable.len()), (0, 1));
 }
 
 #[tokio::test]
