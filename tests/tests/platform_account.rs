@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use comms_testkit::{clock::ManualClock, smtp::SmtpServer};
+use comms_testkit::{
+    clock::ManualClock,
+    smtp::{Action, SmtpServer, Stage},
+};
 use mail_parser::MessageParser;
 use serde_json::{Value, json};
 
 use crate::world::{
-    CLINIC, FROM, Mail, World, claims, communication, email, http_event, immediate,
+    Answer, CLINIC, FROM, Mail, World, claims, communication, email, http_event, immediate,
 };
 
 /// Envelope recipients that a server took.
@@ -118,13 +121,18 @@ async fn copies_count_as_recipients_of_the_clinics_limit() {
     world.post(&immediate()).await.expect(429);
 }
 
+/// Asks for a link to an address, as the admin of `clinic`.
+async fn ask_for_link(world: &World, clinic: &str, address: &str) -> Answer {
+    let path = format!("/api/v1/clinics/{clinic}/communication/reply-to");
+    let body = json!({"address": address}).to_string();
+    let admin = claims("CLINIC_ADMIN", Some(clinic));
+    let event = http_event("POST", &path, Some(&body), &admin, &[]);
+    world.ask_config_test(&event).await
+}
+
 /// The path of the link that is mailed to an address of the clinic, through the platform's account.
 pub(crate) async fn link_to(world: &World, global: &SmtpServer, address: &str) -> String {
-    let path = format!("/api/v1/clinics/{CLINIC}/communication/reply-to");
-    let body = json!({"address": address}).to_string();
-    let admin = claims("CLINIC_ADMIN", Some(CLINIC));
-    let event = http_event("POST", &path, Some(&body), &admin, &[]);
-    world.ask_config_test(&event).await.expect(202);
+    ask_for_link(world, CLINIC, address).await.expect(202);
     let message = global.messages().pop().unwrap();
     assert_eq!(message.rcpt_to, [address]);
     let parsed = MessageParser::default().parse(&message.data).unwrap();
@@ -160,6 +168,46 @@ async fn an_unverified_reply_to_does_not_go_by_the_global_account() {
     // Neither does the address of the clinic's settings.
     world.post(&immediate()).await.expect(200);
     assert_eq!(Mail::of(&global.messages().pop().unwrap()).reply_to, None);
+}
+
+#[tokio::test]
+async fn an_address_gets_three_links_from_all_clinics_together() {
+    let (world, global, _) = switched_off(Value::Null).await;
+    for (clinic, address, status) in [
+        (CLINIC, "victim@example.com", 202),
+        (CLINIC, "VICTIM@example.com", 202),
+        ("clinic-456", "victim@example.com", 202),
+        ("clinic-789", "victim@example.com", 429),
+        (CLINIC, "victim@example.com", 429),
+        (CLINIC, "another@example.com", 202),
+    ] {
+        ask_for_link(&world, clinic, address).await.expect(status);
+    }
+    assert_eq!(global.messages().len(), 4);
+}
+
+#[tokio::test]
+async fn a_link_that_may_have_been_sent_is_not_sent_again() {
+    let (world, global, _) = switched_off(Value::Null).await;
+    let patch = json!({"email": {"fallback": [world.entry()]}});
+    world.patch_settings("_global", patch).await.expect(200);
+    global.on(Stage::Body, Action::AcceptThenClose);
+    ask_for_link(&world, CLINIC, "desk@clinic.example")
+        .await
+        .expect(503);
+    assert_eq!(
+        (global.messages().len(), world.smtp.messages().len()),
+        (1, 0)
+    );
+    // What was surely not sent goes by the next entry.
+    global.on(Stage::Mail, Action::reply("451 4.3.0 later"));
+    ask_for_link(&world, CLINIC, "desk@clinic.example")
+        .await
+        .expect(202);
+    assert_eq!(
+        (global.messages().len(), world.smtp.messages().len()),
+        (1, 1)
+    );
 }
 
 #[tokio::test]

@@ -429,6 +429,10 @@ fn limit_problem(error: &TestLimitError, tenant: &Tenant) -> HttpProblem {
                     "You have tested settings too often, and nothing was tried now. Wait as long as Retry-After says, \
                      or test one entry at a time."
                 }
+                (LimitHolder::Address, Limited::Entries | Limited::Messages) => {
+                    "Too many links were asked for to this address, and none was sent now. Use one of those, or wait as \
+                     long as Retry-After says."
+                }
                 (LimitHolder::Clinic, Limited::Messages) => {
                     "Too many test messages were asked for by this clinic, and nothing was tried now. Set verifyOnly, \
                      which sends none, or wait as long as Retry-After says."

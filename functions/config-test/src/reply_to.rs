@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comms_adapters::{Deadline, Message};
 use comms_core::{
-    Clock as _, DeliveryId, EmailAddress, Mailbox, Problems, SystemClock, Tenant,
+    Clock as _, DeliveryId, Disposition, EmailAddress, Mailbox, Problems, SystemClock, Tenant,
     json::{Object, read},
     request::{Content, Target},
 };
@@ -54,10 +54,6 @@ pub(crate) async fn send_link(
                 "The platform's account does not send for this clinic, so that there is nothing to verify.",
             )
         })?;
-    deps.limits
-        .take(&tenant, &principal.subject, 1, 1)
-        .await
-        .map_err(|error| limit_problem(&error, &tenant))?;
     // Whoever saved the platform's settings made it.
     let key = deps
         .hash_keys
@@ -65,6 +61,10 @@ pub(crate) async fn send_link(
         .await
         .map_err(|error| store_problem(&error))?
         .ok_or_else(HttpProblem::unavailable)?;
+    deps.limits
+        .take_link(&tenant, &principal.subject, &address, key)
+        .await
+        .map_err(|error| limit_problem(&error, &tenant))?;
     let token = ReplyToAddress::new(key, &tenant, &address).token(key, SystemClock.now());
     let link = format!("{}/api/v1/reply-to/{token}", origin(request));
     let message = message(address, &tenant, &link);
@@ -78,14 +78,21 @@ pub(crate) async fn send_link(
                 info!(clinic_id = %tenant, "a link to verify a reply address was sent");
                 return Ok(json_response(StatusCode::ACCEPTED, &json!({"sent": true})));
             }
-            Err(error) => warn!(
-                clinic_id = %tenant, entry = %spec.id, kind = error.kind.as_str(),
-                "a link to verify a reply address was not sent"
-            ),
+            Err(error) => {
+                warn!(
+                    clinic_id = %tenant, entry = %spec.id, kind = error.kind.as_str(),
+                    "a link to verify a reply address was not sent"
+                );
+                match error.disposition {
+                    Disposition::Transient | Disposition::ProviderDown => {}
+                    // The next entry would send a second mail, or be refused for the same reason.
+                    Disposition::Ambiguous | Disposition::Final => break,
+                }
+            }
         }
     }
     Err(HttpProblem::unavailable()
-        .with_detail("No provider of the platform's account took the message; try again later."))
+        .with_detail("No provider of the platform's account took the message, as far as is known; try again later."))
 }
 
 fn read_address(body: Value) -> Result<EmailAddress, HttpProblem> {

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use comms_core::{Clock, HashKey, Tenant};
+use comms_core::{Clock, EmailAddress, HashKey, Tenant};
 use thiserror::Error;
 
 use crate::{
@@ -21,6 +21,11 @@ const PK_PREFIX: &str = "_test-limit#";
 /// The entries that one request can test.
 const LONGEST_CHAIN: usize = 1 + MAX_FALLBACKS;
 
+/// Links to verify an address for replies that are mailed to it at once.
+pub const MAX_LINKS: u32 = 3;
+/// The interval of links after those.
+pub const LINK_INTERVAL: Duration = Duration::from_hours(8);
+
 /// Whose limit it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitHolder {
@@ -28,6 +33,8 @@ pub enum LimitHolder {
     Clinic,
     /// Who tests, for whichever clinics.
     Author,
+    /// The address to which links are mailed, for whichever clinics.
+    Address,
 }
 
 /// What a limit counts.
@@ -77,6 +84,11 @@ const fn rate_of(holder: LimitHolder, limited: Limited) -> Rate {
         // stolen scans no faster over hundreds of clinics than over two.
         (LimitHolder::Author, Limited::Entries) => rate(60, Duration::from_secs(15)),
         (LimitHolder::Author, Limited::Messages) => rate(40, Duration::from_mins(30)),
+        // One link at a time: whoever did not ask for it gets no more, from however many clinics.
+        (LimitHolder::Address, Limited::Entries | Limited::Messages) => Rate {
+            burst: MAX_LINKS,
+            interval: LINK_INTERVAL,
+        },
     }
 }
 
@@ -103,23 +115,28 @@ impl TestLimits {
         entries: u32,
         messages: u32,
     ) -> Result<(), TestLimitError> {
-        // A subject may be an address. The key is no secret: the hash keeps the address out of sight, and is
-        // gone with the item.
-        let author = HashKey::from_bytes(&[0; HashKey::LENGTH])
-            .digest("test-limit", &[author.as_bytes()])
-            .hex128();
-        let holders = [
-            (LimitHolder::Clinic, format!("{PK_PREFIX}clinic#{tenant}")),
-            (LimitHolder::Author, format!("{PK_PREFIX}author#{author}")),
-        ];
-        let counts = [(Limited::Entries, entries), (Limited::Messages, messages)];
-        let limits: Vec<_> = holders
-            .into_iter()
-            .flat_map(|(holder, pk)| {
-                let counts = counts.into_iter().filter(|(_, count)| *count > 0);
-                counts.map(move |(limited, count)| (holder, limited, count, pk.clone()))
-            })
-            .collect();
+        let limits = limits_of(tenant, author, entries, messages);
+        self.take_all(limits).await
+    }
+
+    /// Takes a link that is mailed to `address` from its limit, and from those of a test that sends one message. `key` is
+    /// the deployment's hash key.
+    pub async fn take_link(
+        &self,
+        tenant: &Tenant,
+        author: &str,
+        address: &EmailAddress,
+        key: &HashKey,
+    ) -> Result<(), TestLimitError> {
+        let mut limits = limits_of(tenant, author, 1, 1);
+        let address = address.as_str().to_lowercase();
+        let address = key.digest("link-limit", &[address.as_bytes()]).hex128();
+        let pk = format!("{PK_PREFIX}address#{address}");
+        limits.push((LimitHolder::Address, Limited::Messages, 1, pk));
+        self.take_all(limits).await
+    }
+
+    async fn take_all(&self, limits: Vec<Limit>) -> Result<(), TestLimitError> {
         let withdrawals = limits.iter().map(|(holder, limited, count, pk)| {
             let rate = rate_of(*holder, *limited);
             Withdrawal::new(pk.clone(), sort_key(*limited), rate, *count)
@@ -141,6 +158,30 @@ impl TestLimits {
             retry_after,
         })
     }
+}
+
+/// Whose limit of what, how much is taken from it, and its partition key.
+type Limit = (LimitHolder, Limited, u32, String);
+
+/// The limits of a test by `author`.
+fn limits_of(tenant: &Tenant, author: &str, entries: u32, messages: u32) -> Vec<Limit> {
+    // A subject may be an address. The key is no secret: the hash keeps the address out of sight, and is
+    // gone with the item.
+    let author = HashKey::from_bytes(&[0; HashKey::LENGTH])
+        .digest("test-limit", &[author.as_bytes()])
+        .hex128();
+    let holders = [
+        (LimitHolder::Clinic, format!("{PK_PREFIX}clinic#{tenant}")),
+        (LimitHolder::Author, format!("{PK_PREFIX}author#{author}")),
+    ];
+    let counts = [(Limited::Entries, entries), (Limited::Messages, messages)];
+    holders
+        .into_iter()
+        .flat_map(|(holder, pk)| {
+            let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+            counts.map(move |(limited, count)| (holder, limited, count, pk.clone()))
+        })
+        .collect()
 }
 
 impl std::fmt::Debug for TestLimits {
