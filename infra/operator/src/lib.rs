@@ -434,13 +434,12 @@ fn in_file(path: &Path, error: &std::io::Error) -> String {
     format!("{}: {}", path.display(), error.kind())
 }
 
-fn print_report(report: &(impl Display + Serialize), json: bool) -> Result<(), serde_json::Error> {
+fn print_report(report: &(impl Display + Serialize), json: bool) -> std::io::Result<()> {
     if json {
-        say(serde_json::to_string_pretty(report)?);
+        say(serde_json::to_string_pretty(report)?)
     } else {
-        say(report);
+        say(report)
     }
-    Ok(())
 }
 
 /// What `work` gives, or `None` when Ctrl-C came first.

@@ -1,9 +1,9 @@
 //! `export`, `erase` and `audit` on the command line.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{BufRead, BufReader, IsTerminal as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{ArgGroup, Args};
@@ -124,7 +124,7 @@ pub(crate) async fn run_export(args: ExportArgs) -> Result<Ended, AnyError> {
         ..recipient::Report::default()
     };
     let mut out: Box<dyn std::io::Write> = match &args.output {
-        Some(path) => Box::new(File::create(path).map_err(|error| in_file(path, &error))?),
+        Some(path) => Box::new(create_private(path).map_err(|error| in_file(path, &error))?),
         None => Box::new(std::io::stdout()),
     };
     let ended = carry_out(
@@ -138,6 +138,18 @@ pub(crate) async fn run_export(args: ExportArgs) -> Result<Ended, AnyError> {
     // Standard output has the lines alone.
     note(&report);
     ended
+}
+
+/// Creates a file that only its owner reads and writes; an older one of this name becomes so.
+fn create_private(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(file)
 }
 
 pub(crate) async fn run_erase(args: EraseArgs) -> Result<Ended, AnyError> {

@@ -171,7 +171,7 @@ async fn carry_out(
     progress.finish();
     if shown == Shown::EachLetter && !which.json && !report.letters.is_empty() {
         // With an empty line after it.
-        say(EachLetter(&report));
+        say(EachLetter(&report))?;
     }
     print_report(&report, which.json)?;
     ended.map_err(|error| {

@@ -126,6 +126,56 @@ async fn a_recipients_data_is_exported_and_erased_without_the_address() {
     assert_eq!(line["recipient"], "(erased)");
 }
 
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exported_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let table = Table::with(&["clinic-a"]).await;
+    sent(&table).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("export.jsonl");
+    // Also where others could read the file before.
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let export = [
+        "export",
+        "--recipient",
+        "-",
+        "--output",
+        path.to_str().unwrap(),
+    ];
+    let exported = run(&table, &export, ADDRESS).await;
+    assert_eq!(exported.status.code(), Some(0));
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_nobody_reads_ends_quietly() {
+    let table = Table::with(&["clinic-a"]).await;
+    let resources = table.aws.resources();
+    let mut command = program();
+    command
+        .envs(table.aws.env())
+        .args(["audit", "--clinic", "clinic-a"])
+        .args(["--settings-table", &resources.settings_table])
+        .args(["--deliveries-table", &resources.deliveries_table])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        child.wait_with_output().unwrap()
+    });
+    let ended = ended.await.unwrap();
+    assert_eq!(
+        (ended.status.code(), text(&ended.stderr)),
+        (Some(0), String::new())
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_is_none_is_refused_and_not_repeated() {
     let table = Table::with(&["clinic-a"]).await;
