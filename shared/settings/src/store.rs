@@ -318,7 +318,7 @@ impl SettingsStore {
             Err(error) if error.is_worth_a_retry() => Err(error),
             Err(error) => {
                 count_refusal(&error);
-                let number = reading.last_number();
+                let number = self.last_number(tenant, &reading).await?;
                 let number = number.ok_or(StoreError::Corrupt(attribute::VERSION))?;
                 Ok(Present::Unreadable { number, error })
             }
@@ -332,7 +332,7 @@ impl SettingsStore {
             Ok(Verified::Nothing | Verified::Deleted(_)) => Ok(None),
             Err(error) if error.is_worth_a_retry() => Err(error),
             Ok(Verified::Settings(_)) | Err(_) => {
-                let number = reading.last_number();
+                let number = self.last_number(tenant, &reading).await?;
                 number
                     .ok_or(StoreError::Corrupt(attribute::VERSION))
                     .map(Some)

@@ -20,6 +20,7 @@ use crate::{
     envelope::EnvelopeError,
     item::{CURRENT, Item, SettingsItem, StoredItem, Tombstone, attribute, version_number},
     store::{SettingsStore, StoreError},
+    version::MAX_VERSION,
 };
 
 /// Why stored settings are not believed.
@@ -97,6 +98,25 @@ impl Reading {
             Some(counter) => Some(counter.number),
             None => version_number(self.item.as_ref()?).ok(),
         }
+    }
+}
+
+impl SettingsStore {
+    /// The last number that was given. Where neither counter nor present item says one that another can follow, it is
+    /// that of the newest version, so that settings can be put in the place of what was damaged.
+    pub(crate) async fn last_number(
+        &self,
+        tenant: &Tenant,
+        reading: &Reading,
+    ) -> Result<Option<u64>, StoreError> {
+        let said = reading.last_number();
+        let is_usable = said.is_some_and(|number| number < MAX_VERSION);
+        let is_empty = reading.item.is_none() && reading.counter_item.is_none();
+        if is_usable || is_empty || reading.counter.valid().is_some() {
+            return Ok(said);
+        }
+        let counter = self.count_versions(tenant, 0).await?;
+        Ok(Some(counter.number))
     }
 }
 

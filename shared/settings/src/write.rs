@@ -19,7 +19,9 @@ use crate::{
     counter::{Counter, Kept, Purge},
     document::CommunicationSettings,
     envelope::{EnvelopeError, Place, Purpose},
-    item::{CURRENT, Item, SettingsItem, StoredItem, Tombstone, attribute, version_key},
+    item::{
+        CURRENT, Item, SettingsItem, StoredItem, Tombstone, attribute, version_key, version_number,
+    },
     seal::Content,
     store::{Basis, SettingsStore, StoreError, sealed_name},
     verified::Reading,
@@ -243,7 +245,7 @@ impl SettingsStore {
     /// newest version that there is.
     async fn base(&self, tenant: &Tenant, expected: Option<u64>) -> Result<Base, StoreError> {
         let reading = self.read(tenant).await?;
-        if reading.last_number() != expected {
+        if self.last_number(tenant, &reading).await? != expected {
             return Err(StoreError::Conflict);
         }
         let counter = match reading.counter.valid() {
@@ -268,6 +270,10 @@ impl SettingsStore {
             purge: None,
         };
         for item in self.version_items(tenant).await? {
+            // Nothing can follow such a number, which no save has given.
+            if version_number(&item).is_ok_and(|number| number >= MAX_VERSION) {
+                continue;
+            }
             match StoredItem::from_item(item) {
                 Ok(StoredItem::Settings(item)) => {
                     let number = item.version.number;

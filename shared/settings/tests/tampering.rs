@@ -373,6 +373,31 @@ async fn refused_settings_are_replaced_under_the_next_number() {
 }
 
 #[tokio::test]
+async fn what_says_no_usable_number_can_be_replaced() {
+    const LARGEST: u64 = 9_999_999_999;
+    for is_item_gone in [true, false] {
+        let world = World::new().await;
+        if is_item_gone {
+            let mut counter = world.item("counter").await;
+            counter.insert("version".into(), number(7));
+            world.put(counter).await;
+            world.take_away("settings").await;
+        } else {
+            world.take_away("counter").await;
+            let mut item = world.item("settings").await;
+            item.insert("version".into(), number(LARGEST));
+            world.put(item.clone()).await;
+            item.insert("sk".into(), text(&format!("version#{LARGEST}")));
+            world.put(item).await;
+        }
+        assert!(world.refusal().await.is_some());
+        assert_eq!(world.save("third.example").await, 3);
+        assert_eq!(world.refusal().await, None, "{is_item_gone}");
+        assert_eq!(world.save("fourth.example").await, 4);
+    }
+}
+
+#[tokio::test]
 async fn a_changed_version_is_not_restored() {
     let world = World::new().await;
     let mut version = world.item("version#0000000001").await;
