@@ -238,10 +238,10 @@ pub fn main() -> ExitCode {
         .and_then(|runtime| {
             runtime.block_on(async {
                 match cli.command {
-                    Command::Reseal(args) => run_reseal(args).await,
+                    Command::Reseal(args) => Box::pin(run_reseal(args)).await,
                     Command::Status(args) => run_status(args).await,
-                    Command::Seal(args) => run_seal(args).await,
-                    Command::Purge(args) => run_purge(args).await,
+                    Command::Seal(args) => Box::pin(run_seal(args)).await,
+                    Command::Purge(args) => Box::pin(run_purge(args)).await,
                     Command::Import(args) => run_import(args).await,
                     Command::DeadLetters(command) => run_dead_letters(command).await,
                     Command::Export(args) => Box::pin(run_export(args)).await,
