@@ -11,6 +11,8 @@ use crate::{
 
 /// The longest that is waited for a TCP connection to one address.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
+/// The same while another address can still be tried.
+const SHORT_CONNECT_TIME: Duration = Duration::from_millis(1_500);
 /// Addresses of one host that are tried.
 const MOST_ADDRESSES: usize = 3;
 
@@ -30,11 +32,15 @@ pub(crate) async fn connect(
     deadline: Deadline,
 ) -> Result<Metered, ConnectFailure> {
     let mut failure = ConnectFailure::Refused;
-    for address in addresses.iter().take(MOST_ADDRESSES) {
-        match deadline
-            .bound(CONNECT_TIME, TcpStream::connect(address))
-            .await
-        {
+    let tried = in_turn(addresses);
+    let last = tried.len().saturating_sub(1);
+    for (number, address) in tried.into_iter().enumerate() {
+        let limit = if number < last {
+            SHORT_CONNECT_TIME
+        } else {
+            CONNECT_TIME
+        };
+        match deadline.bound(limit, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => {
                 // Without it every message waits 40 ms: Nagle's algorithm holds the last bytes back
                 // until the peer's delayed acknowledgement.
@@ -48,4 +54,47 @@ pub(crate) async fn connect(
         }
     }
     Err(failure)
+}
+
+/// The addresses that are tried: the families in turn, beginning with that of the first, so that a network without a
+/// route for one of them costs one attempt (RFC 8305 section 4).
+fn in_turn(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let family = |wanted: bool| {
+        addresses
+            .iter()
+            .filter(move |address| address.is_ipv6() == wanted)
+    };
+    let (mut own, mut other) = (family(first), family(!first));
+    let mut tried = Vec::with_capacity(MOST_ADDRESSES);
+    while tried.len() < MOST_ADDRESSES {
+        let next = if tried.len() % 2 == 0 {
+            own.next().or_else(|| other.next())
+        } else {
+            other.next().or_else(|| own.next())
+        };
+        let Some(next) = next else { break };
+        tried.push(*next);
+    }
+    tried
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_tried_in_turn() {
+        let parse = |texts: &[&str]| -> Vec<SocketAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let (a, b, c) = ("[2606:4700::1]:443", "[2606:4700::2]:443", "1.1.1.1:443");
+        assert_eq!(in_turn(&parse(&[a, b, c])), parse(&[a, c, b]));
+        assert_eq!(
+            in_turn(&parse(&[c, "1.0.0.1:443", a, b])),
+            parse(&[c, a, "1.0.0.1:443"])
+        );
+        assert_eq!(in_turn(&parse(&[a, b])), parse(&[a, b]));
+        assert!(in_turn(&[]).is_empty());
+    }
 }

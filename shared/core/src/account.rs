@@ -107,6 +107,8 @@ fn is_role_arn(text: &str) -> bool {
         && account.len() == 12
         && account.bytes().all(|b| b.is_ascii_digit())
         && (1..=512).contains(&role.len())
+        // IAM has no such names; whatever compares paths must not see two of one role.
+        && role.split('/').all(|part| !matches!(part, "" | "." | ".."))
         && role
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"_+=,.@/-".contains(&b))
@@ -147,6 +149,8 @@ mod tests {
             "arn:aws:iam::12345678901:role/x",
             "arn:aws:sts::123456789012:role/x",
             "arn:aws:iam:eu:123456789012:role/x",
+            "arn:aws:iam::123456789012:role/../x",
+            "arn:aws:iam::123456789012:role//x",
             "role/x",
         ] {
             assert!(RoleArn::parse(arn).is_err(), "{arn}");

@@ -8,9 +8,25 @@ use url::Url;
 
 use crate::{host::Host, public_address::is_public};
 
-/// Names that never lead to the public internet (RFC 6761, RFC 6762, RFC 8375, and `internal`, which ICANN reserves for
-/// private use: resolution 2024.07.29.06).
-const PRIVATE_SUFFIXES: [&str; 5] = ["localhost", "local", "internal", "home.arpa", "invalid"];
+/// Names that never lead to the public internet: special uses (RFC 6761, RFC 6762, RFC 7686, RFC 8375), `internal`, which
+/// ICANN reserves for private use (resolution 2024.07.29.06), and names that private networks use although nobody
+/// reserved them (RFC 6762 appendix G; `svc` is Kubernetes' own).
+const PRIVATE_SUFFIXES: [&str; 14] = [
+    "localhost",
+    "local",
+    "internal",
+    "home.arpa",
+    "invalid",
+    "test",
+    "onion",
+    "intranet",
+    "private",
+    "corp",
+    "home",
+    "lan",
+    "svc",
+    "localdomain",
+];
 
 /// The text is not a public https URL. The text itself is not repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -136,6 +152,10 @@ mod tests {
             "https://printer.local/",
             "https://vault.internal/",
             "https://router.home.arpa/",
+            "https://kubernetes.default.svc/",
+            "https://nas.lan/",
+            "https://wiki.corp/",
+            "https://a.onion/",
             "https://127.0.0.1/",
             "https://127.1/",
             "https://2130706433/",
