@@ -31,12 +31,12 @@ use crate::{
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// What is written on this thread.
-struct Listening {
+pub(crate) struct Listening {
     lines: Captured,
     _guard: tracing::subscriber::DefaultGuard,
 }
 
-fn start_listening() -> Listening {
+pub(crate) fn start_listening() -> Listening {
     let lines = Captured::default();
     let layer = telemetry::layer(TelemetryConfig::default(), lines.clone());
     Listening {
@@ -60,13 +60,13 @@ impl Listening {
         lines
     }
 
-    fn sum(&self, name: &str) -> u64 {
+    pub(crate) fn sum(&self, name: &str) -> u64 {
         let lines = self.metrics(name).into_iter();
         lines.map(|line| line[name].as_u64().unwrap()).sum()
     }
 
     /// The log lines with this message.
-    fn said(&self, message: &str) -> Vec<Value> {
+    pub(crate) fn said(&self, message: &str) -> Vec<Value> {
         let mut lines = self.lines();
         lines.retain(|line| line["message"] == message);
         lines

@@ -9,12 +9,15 @@ use comms_delivery::{
     in_flight::{Dispatch, HUNG_REQUESTS, InFlight, InFlightPermit, RequestEnd},
     slow_workers::{SLOW_AFTER, SlowWorkers},
 };
+use comms_testkit::clock::ManualClock;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use crate::observability::start_listening;
 use crate::openapi::{contract::Contract, operation};
 use crate::world::{
-    Answer, CLINIC, FROM, World, claims, communication, email, immediate, service, super_admin,
+    Answer, CLINIC, FROM, World, claims, communication, email, handle_records, immediate, service,
+    super_admin,
 };
 
 const INVOCATION: Duration = Duration::from_secs(29);
@@ -129,6 +132,131 @@ async fn immediate_request_goes_to_the_queue_while_the_circuit_is_open() {
     assert_eq!(world.smtp.messages().len(), 1);
 }
 
+#[tokio::test]
+async fn answers_of_no_provider_do_not_close_the_circuit() {
+    let world = Box::pin(World::saved()).await;
+    world.post_with_key(&immediate(), "ended").await.expect(200);
+    let other = in_flight(&world);
+    let hang = async |count| {
+        for permit in take(&other, count).await {
+            permit.end(RequestEnd::Hung);
+        }
+        other.release(deadline()).await;
+    };
+    hang(HUNG_REQUESTS - 1).await;
+    world.post_with_key(&immediate(), "ended").await.expect(200);
+    let mut nowhere = immediate();
+    nowhere["recipients"] = json!([{"phoneNumber": "+15551234567"}]);
+    let failed = world.post(&nowhere).await.expect(502);
+    assert_eq!(failed.body["deliveries"][0]["error"]["code"], "NO_ADDRESS");
+    hang(1).await;
+    world.post(&immediate()).await.expect(202);
+}
+
+#[tokio::test]
+async fn operators_see_the_circuit_and_who_is_refused_or_diverted() {
+    let world = Box::pin(World::saved()).await;
+    set_ceilings(&world, CLINIC, json!({"immediateInFlight": 1})).await;
+    let other = in_flight(&world);
+    let held = hold_the_only_permit(&other).await;
+    let listening = start_listening();
+    world.post(&immediate()).await.expect(429);
+    assert_eq!(listening.sum("ImmediateRefused"), 1);
+    let refused = listening.said("too many immediate requests in flight");
+    assert_eq!(refused[0]["clinicId"], CLINIC);
+    drop(held);
+    other.release(deadline()).await;
+    for permit in take(&other, HUNG_REQUESTS).await {
+        permit.end(RequestEnd::Hung);
+    }
+    other.release(deadline()).await;
+    let opened = listening.said("circuit opened");
+    assert_eq!(opened.len(), 1);
+    assert_eq!(
+        (&opened[0]["clinicId"], &opened[0]["channels"]),
+        (&json!(CLINIC), &json!("email"))
+    );
+    world.post(&immediate()).await.expect(202);
+    assert_eq!(listening.sum("ImmediateDiverted"), 1);
+    let diverted = listening.said("immediate request diverted to the queue");
+    assert_eq!(
+        (diverted.len(), &diverted[0]["clinicId"]),
+        (1, &json!(CLINIC))
+    );
+    assert_eq!(listening.said("circuit closed").len(), 0);
+}
+
+/// The only permit of the clinic, held by another process.
+async fn hold_the_only_permit(process: &InFlight) -> Dispatch {
+    let clinic = Tenant::parse(CLINIC).unwrap();
+    let asked = process.dispatch(&clinic, &[Channel::Email], NonZeroU32::MIN, deadline());
+    asked.await.unwrap()
+}
+
+fn to(mut communication: Value, recipients: usize) -> Value {
+    let patient = |n| json!({"email": format!("patient-{n}@example.com")});
+    communication["recipients"] = (0..recipients).map(patient).collect();
+    communication
+}
+
+fn normal(mut communication: Value) -> Value {
+    communication["priority"] = json!("normal");
+    communication
+}
+
+/// A clinic with these ceilings and this hourly limit, and `send` as a process that has counted nothing.
+async fn limited(ceilings: Value, max_per_hour: u32) -> World {
+    let mut world = Box::pin(World::saved()).await;
+    let patch = json!({"ceilings": ceilings, "email": {"rateLimit": {"maxPerHour": max_per_hour}}});
+    Box::pin(world.patch_settings(CLINIC, patch))
+        .await
+        .expect(200);
+    world.restart();
+    world
+}
+
+#[tokio::test]
+async fn refused_requests_leave_their_quota_to_other_processes() {
+    let ceilings = json!({"immediateInFlight": 1, "urgentPerHour": 40});
+    let mut world = Box::pin(limited(ceilings, 40)).await;
+    let other = in_flight(&world);
+    let held = hold_the_only_permit(&other).await;
+    for _ in 0..3 {
+        let refused = world.post(&to(immediate(), 12)).await.expect(429);
+        assert_eq!(refused.body["code"], "too_many_in_flight");
+    }
+    drop(held);
+    other.release(deadline()).await;
+    world.restart();
+    world.post(&to(immediate(), 40)).await.expect(200);
+    assert_eq!(world.smtp.messages().len(), 40);
+}
+
+#[tokio::test]
+async fn diverted_requests_leave_their_quota_to_the_workers() {
+    let world = Box::pin(limited(json!({}), 20)).await;
+    let other = in_flight(&world);
+    for permit in take(&other, HUNG_REQUESTS).await {
+        permit.end(RequestEnd::Hung);
+    }
+    other.release(deadline()).await;
+    world.post(&to(normal(immediate()), 20)).await.expect(202);
+    let batch = world.run_worker().await;
+    assert_eq!(batch.failed, [""; 0]);
+    assert_eq!(world.smtp.messages().len(), 20);
+}
+
+#[tokio::test]
+async fn request_without_urgent_quota_leaves_the_other_quota_to_all() {
+    let mut world = Box::pin(limited(json!({"urgentPerHour": 12}), 30)).await;
+    world.post(&to(immediate(), 10)).await.expect(200);
+    for _ in 0..2 {
+        world.post(&to(immediate(), 10)).await.expect(429);
+    }
+    world.restart();
+    world.post(&to(normal(immediate()), 20)).await.expect(200);
+}
+
 // ---- Urgent messages ---------------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -189,15 +317,21 @@ async fn urgent_messages_over_the_quota_are_refused_and_counted_once() {
     world.post(&normal).await.expect(202);
 }
 
+/// A producer's message on the urgent queue.
+fn urgent_record(world: &World, communication: &Value) -> Value {
+    let mut record = crate::world::record("m-1", &communication.to_string());
+    let name = world.aws.resources().urgent_queue_url.clone();
+    let name = name.rsplit('/').next().unwrap();
+    record["eventSourceARN"] = json!(format!("arn:aws:sqs:us-east-1:123456789012:{name}"));
+    record
+}
+
 #[tokio::test]
 async fn producers_urgent_message_over_the_quota_waits() {
     let world = Box::pin(World::saved()).await;
     set_ceilings(&world, CLINIC, json!({"urgentPerHour": 1})).await;
     world.post(&immediate()).await.expect(200);
-    let mut record = crate::world::record("m-1", &communication().to_string());
-    let name = world.aws.resources().urgent_queue_url.clone();
-    let name = name.rsplit('/').next().unwrap();
-    record["eventSourceARN"] = json!(format!("arn:aws:sqs:us-east-1:123456789012:{name}"));
+    let record = urgent_record(&world, &communication());
     assert_eq!(world.work_on(&[record.clone()]).await, ["m-1"]);
     assert_eq!(world.smtp.messages().len(), 1);
     set_ceilings(&world, CLINIC, json!({"urgentPerHour": 10})).await;
@@ -205,6 +339,40 @@ async fn producers_urgent_message_over_the_quota_waits() {
     world.restart();
     assert_eq!(world.work_on(&[record]).await, [""; 0]);
     assert_eq!(world.smtp.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn repeat_of_an_urgent_request_takes_no_urgent_quota() {
+    let mut world = Box::pin(limited(json!({"urgentPerHour": 10}), 100)).await;
+    for strategy in [immediate(), communication()] {
+        let request = to(strategy, 4);
+        let key = request["strategy"].as_str().unwrap();
+        let first = world.post_with_key(&request, key).await;
+        for _ in 0..2 {
+            world.restart();
+            let again = world.post_with_key(&request, key).await;
+            assert_eq!(again.status, first.status, "{}", again.text);
+        }
+    }
+    world.restart();
+    world.post(&to(immediate(), 2)).await.expect(200);
+    world.post(&to(immediate(), 2)).await.expect(429);
+}
+
+#[tokio::test]
+async fn producers_urgent_message_over_an_hours_quota_ends_in_the_next() {
+    let world = Box::pin(World::saved()).await;
+    set_ceilings(&world, CLINIC, json!({"urgentPerHour": 5})).await;
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    let record = urgent_record(&world, &to(communication(), 10));
+    let time = Duration::from_secs(30);
+    let work = async || handle_records(&worker, std::slice::from_ref(&record), time).await;
+    assert_eq!(work().await, ["m-1"]);
+    assert_eq!(world.smtp.messages().len(), 5);
+    clock.advance(Duration::from_hours(1));
+    assert_eq!(work().await, [""; 0]);
+    assert_eq!(world.smtp.messages().len(), 10);
 }
 
 // ---- Workers -----------------------------------------------------------------------------------------------------
@@ -254,4 +422,75 @@ async fn slow_clinic_gets_no_worker_beyond_its_share_and_others_do() {
     let batch = world.run_worker().await;
     assert_eq!((batch.records.len(), batch.failed.len()), (1, 0));
     assert_eq!(world.smtp.messages().len(), 2);
+}
+
+#[tokio::test]
+async fn ten_slow_deliveries_of_one_process_take_one_worker_of_the_share() {
+    let world = Box::pin(World::saved()).await;
+    let table = &world.aws.resources().deliveries_table;
+    let limits = ShareLimits::default().workers;
+    let process = SlowWorkers::new(
+        &world.sdk_of("worker"),
+        table,
+        Arc::new(SystemClock),
+        limits,
+    );
+    let clinic = Tenant::parse(CLINIC).unwrap();
+    let begin = async || {
+        let begun = process.begin(WorkQueue::Normal, &clinic, Channel::Email, deadline());
+        begun.await.unwrap()
+    };
+    let ten = || (0..10).map(|_| begin());
+    let slots = async || {
+        let item = world
+            .aws
+            .item(table, &format!("slow#normal#{CLINIC}"), "permits")
+            .await
+            .unwrap()
+            .unwrap_or_default();
+        let names = item.as_object().into_iter().flatten();
+        names.filter(|(name, _)| name.starts_with("slot")).count()
+    };
+    // All become slow at the same time.
+    let slow = join_all(ten().map(async |begun| {
+        let mut working = begun.await;
+        let silent = tokio::time::sleep(SLOW_AFTER + Duration::from_millis(100));
+        process.watch(&mut working, deadline(), silent).await;
+        working
+    }));
+    let slow = slow.await;
+    assert_eq!((slots().await, process.take_writes()), (1, 1));
+    drop(slow);
+    process.release(deadline()).await;
+    assert_eq!(slots().await, 0);
+    process.take_writes();
+    // And all take the permit first from now on.
+    let begun = join_all(ten()).await;
+    assert_eq!((slots().await, process.take_writes()), (1, 1));
+    drop(begun);
+    process.release(deadline()).await;
+    assert_eq!(slots().await, 0);
+}
+
+#[tokio::test]
+async fn delivery_that_is_cancelled_leaves_its_worker_to_others() {
+    let world = Box::pin(World::saved()).await;
+    let table = &world.aws.resources().deliveries_table;
+    let limits = ShareLimits::default().workers;
+    let process = SlowWorkers::new(
+        &world.sdk_of("worker"),
+        table,
+        Arc::new(SystemClock),
+        limits,
+    );
+    let clinic = Tenant::parse(CLINIC).unwrap();
+    let begun = process.begin(WorkQueue::Normal, &clinic, Channel::Email, deadline());
+    let mut working = begun.await.unwrap();
+    let silent = std::future::pending::<()>();
+    let watched = process.watch(&mut working, deadline(), silent);
+    let cancelled = tokio::time::timeout(SLOW_AFTER + Duration::from_secs(1), watched).await;
+    assert!(cancelled.is_err());
+    drop(working);
+    process.release(deadline()).await;
+    assert_eq!(process.take_writes(), 2, "it was taken and released");
 }

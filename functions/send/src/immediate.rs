@@ -48,8 +48,9 @@ pub(crate) fn problem(error: ImmediateError) -> HttpProblem {
         ImmediateError::Quota(error) => quota_problem(error),
         ImmediateError::TooManyInFlight { limit, after } => HttpProblem::too_many_in_flight(
             format!(
-                "Nothing was sent: the clinic has {limit} immediate requests in flight, as many as it may. Wait as long \
-                 as Retry-After says and send the same request again, or use the queued strategy."
+                "This request was not started: the clinic has {limit} immediate requests in flight, as many as it may. \
+                 A first copy of it, with the same idempotency key, may be one of them. Wait as long as Retry-After says \
+                 and send the same request again with the same key, or use the queued strategy."
             ),
             after,
         ),
@@ -80,8 +81,8 @@ pub(crate) fn urgent_problem(error: UrgentError) -> HttpProblem {
 pub(crate) fn queued_instead(submission: &Submission) -> Result<QueueMessages, HttpProblem> {
     QueueMessages::new(submission).map_err(|_| {
         HttpProblem::unavailable().with_detail(
-            "Nothing was sent: the clinic's providers did not answer its last requests, and this one is too large for \
-             the queue. Send it again later, or with fewer attachments.",
+            "This request was not started: the clinic's providers did not answer its last requests, and this one is too \
+             large for the queue. Send it again later, or with fewer attachments.",
         )
     })
 }

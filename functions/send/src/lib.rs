@@ -119,8 +119,8 @@ async fn route(
 async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProblem> {
     let deadline = Deadline::after(time_left(request));
     let answer = accept(deps, request, deadline).await;
-    // Nothing is left to do where it was sent.
-    deps.pipeline.release_in_flight(deadline).await;
+    // What was refused has given back its permit and quota by now: others can use them at once.
+    deps.pipeline.settle(deadline).await;
     answer
 }
 
@@ -153,8 +153,6 @@ async fn accept(
         }
     };
     // Before anything is recorded as well: what is refused has left nothing behind.
-    let urgent = deps.pipeline.take_urgent(&submission.request, &key).await;
-    let urgent = urgent.map_err(immediate::urgent_problem)?;
     let (quota, permit) = match submission.request.strategy {
         Strategy::Queued => (None, None),
         Strategy::Immediate => {
@@ -169,6 +167,10 @@ async fn accept(
             }
         }
     };
+    // Last, since only what is accepted is to take any.
+    let own_key = is_own_key.then_some(&key);
+    let urgent = deps.pipeline.take_urgent(&submission.request, own_key);
+    let mut urgent = urgent.await.map_err(immediate::urgent_problem)?;
     let mut accepted = deps
         .pipeline
         .accept(&submission.request, &key, &principal.subject)
@@ -178,6 +180,7 @@ async fn accept(
     if !accepted.is_repeated() {
         urgent.spend();
     }
+    drop(urgent);
     if let Some(quota) = quota {
         accepted = accepted.paid(quota);
     }
@@ -239,9 +242,10 @@ async fn send_now(
         )
         .await;
     if let Some(permit) = permit {
-        permit.end_with(&results, started.elapsed());
+        permit.end_with(accepted, &results, started.elapsed());
     }
     pipeline.tell_connections();
+    // Before the queue, which may take what is left of the time.
     pipeline.settle(deadline).await;
     let mut deliveries = accepted.queued();
     let mut handed_back = 0;

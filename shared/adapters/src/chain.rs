@@ -154,7 +154,7 @@ impl Chain {
     /// Sends `message` through the first provider that takes it, trying none after `deadline`.
     ///
     /// Who is down goes last ([`crate::health`]). Before an entry's first attempt `pacing` is asked for its
-    /// turn; retries belong to the same turn. Before the first attempt at the platform's account it is asked
+    /// turn; retries belong to the same turn. Before the first turn at the platform's account it is asked
     /// whether that may send; if not, its entries are left out. When a provider refuses its credentials, `renew` is
     /// asked for newer settings, once for the tenant's own and once for the global account's, and the
     /// same entry is tried again with them.
@@ -194,9 +194,6 @@ impl Chain {
                 policy: chain.on_ambiguous,
                 is_probe: matches!(turn, Turn::Probe(_)),
             };
-            if let Err(after) = entry.wait_for_turn(message, left.share(), pacing).await {
-                break ChainEnd::Paced { after };
-            }
             if entry.position.is_global() {
                 let allowed = match may_use_global {
                     Some(allowed) => allowed,
@@ -206,6 +203,9 @@ impl Chain {
                 if !allowed {
                     continue;
                 }
+            }
+            if let Err(after) = entry.wait_for_turn(message, left.share(), pacing).await {
+                break ChainEnd::Paced { after };
             }
             let reply = reply_to(&chain, entry, message, pacing).await;
             let error = match run.entry(entry, message, reply, left).await {

@@ -195,12 +195,12 @@ impl Pacing for Turns {
 }
 
 /// Does not let the platform's account send.
-struct WithoutGlobal;
+struct WithoutGlobal(Turns);
 
 #[async_trait]
 impl Pacing for WithoutGlobal {
-    async fn ask(&self, _: &Pace, _: &Message) -> Leave {
-        Leave::NOW
+    async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
+        self.0.ask(pace, message).await
     }
 
     async fn may_use_global(&self, _: &Message) -> bool {
@@ -283,19 +283,25 @@ impl Expected {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_global_account_that_may_not_send_is_not_tried() {
+async fn global_account_that_may_not_send_is_not_tried_and_takes_no_turn() {
     let own = Scripted::new("primary", &[error(Disposition::ProviderDown)]);
     let global = Scripted::new("global", &[]);
+    let mut entries = vec![
+        entry(&own, Position::Primary, 0),
+        entry(&global, Position::Global, 0),
+    ];
+    for entry in &mut entries {
+        entry.pace = Some(Pace::new(entry.id.as_str(), NonZeroU32::MIN, None));
+    }
     let chain = Arc::new(Chain {
-        entries: vec![
-            entry(&own, Position::Primary, 0),
-            entry(&global, Position::Global, 0),
-        ],
+        entries,
         ..Chain::empty()
     });
-    let report = send_paced(&chain, Duration::from_mins(1), &WithoutGlobal).await;
+    let pacing = WithoutGlobal(Turns::default());
+    let report = send_paced(&chain, Duration::from_mins(1), &pacing).await;
     assert_eq!(report.end, ChainEnd::GlobalRefused);
     assert_eq!((own.calls(), global.calls()), (1, 0));
+    assert_eq!(pacing.0.asked(), ["primary"]);
 }
 
 /// Three own entries and the global one, each accepting or failing with each disposition, under both

@@ -148,6 +148,14 @@ pub const ALL: &[Metric] = &[
     summed("connection_wait_ms", "how long they waited, together"),
     // Limits.
     summed(
+        "immediate_refused",
+        "immediate requests beyond those that a clinic may have in flight (429)",
+    ),
+    summed(
+        "immediate_diverted",
+        "immediate requests that went to the queue because their clinic's providers do not answer",
+    ),
+    summed(
         "quota_writes",
         "writes that count messages against clinics' limits",
     ),

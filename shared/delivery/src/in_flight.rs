@@ -70,30 +70,43 @@ pub enum RequestEnd {
 pub struct InFlight {
     permits: Permits,
     clock: Arc<dyn Clock>,
-    ended: Arc<Mutex<Vec<(TakenSlot, Rider)>>>,
+    ended: Arc<Mutex<Vec<Ended>>>,
+}
+
+/// A permit that is to be released.
+struct Ended {
+    slot: TakenSlot,
+    tenant: Tenant,
+    circuit: Circuit,
+    /// What the request says of the providers.
+    end: Option<RequestEnd>,
+    at: Timestamp,
 }
 
 /// The right to send one request now. [`InFlight::release`] gives back what was ended or dropped.
 pub struct InFlightPermit {
     slot: Option<TakenSlot>,
+    tenant: Tenant,
     circuit: Circuit,
     clock: Arc<dyn Clock>,
-    ended: Arc<Mutex<Vec<(TakenSlot, Rider)>>>,
+    ended: Arc<Mutex<Vec<Ended>>>,
 }
 
 impl InFlightPermit {
     /// Says how the request ended, which opens or closes the circuit.
     pub fn end(mut self, end: RequestEnd) {
-        let rider = match end {
-            RequestEnd::Answered => self.circuit.closing(),
-            RequestEnd::Hung => self.circuit.counting(self.clock.now()),
-        };
-        self.put_back(rider);
+        self.put_back(Some(end));
     }
 
-    fn put_back(&mut self, rider: Rider) {
+    fn put_back(&mut self, end: Option<RequestEnd>) {
         if let Some(slot) = self.slot.take() {
-            lock(&self.ended).push((slot, rider));
+            lock(&self.ended).push(Ended {
+                slot,
+                tenant: self.tenant.clone(),
+                circuit: self.circuit.clone(),
+                end,
+                at: self.clock.now(),
+            });
         }
     }
 }
@@ -106,7 +119,7 @@ impl std::fmt::Debug for InFlightPermit {
 
 impl Drop for InFlightPermit {
     fn drop(&mut self) {
-        self.put_back(Rider::default());
+        self.put_back(None);
     }
 }
 
@@ -178,18 +191,16 @@ impl InFlight {
         Ok(match taken {
             Taken::Slot(slot, _) => Dispatch::Now(InFlightPermit {
                 slot: Some(slot),
+                tenant: tenant.clone(),
                 circuit,
                 clock: self.clock.clone(),
                 ended: self.ended.clone(),
             }),
             Taken::Refused(_) => Dispatch::Queue,
-            Taken::Full => {
-                info!(clinic_id = %tenant, limit = limit.get(), "too many immediate sends in flight");
-                Dispatch::TooMany {
-                    limit,
-                    after: spread_by_half(RETRY_AFTER),
-                }
-            }
+            Taken::Full => Dispatch::TooMany {
+                limit,
+                after: spread_by_half(RETRY_AFTER),
+            },
         })
     }
 
@@ -197,14 +208,44 @@ impl InFlight {
     /// process may be frozen afterwards. A permit that is not released expires.
     pub async fn release(&self, deadline: Deadline) {
         let ended = std::mem::take(&mut *lock(&self.ended));
-        let writes = ended.iter().map(|(slot, rider)| async move {
-            if let Err(error) = self.permits.release(slot, rider).await {
-                warn!(%error, "an immediate send's permit was not released, and expires");
+        let writes = ended.iter().map(|ended| async move {
+            match self.permits.release(&ended.slot, &ended.rider()).await {
+                Ok(Some(before)) => ended.tell(&before),
+                Ok(None) => {}
+                Err(error) => {
+                    warn!(%error, "an immediate send's permit was not released, and expires");
+                }
             }
         });
         let released = deadline.bound(RELEASE_TIMEOUT, join_all(writes)).await;
         if released.is_err() {
             warn!("permits of immediate sends were not released in time, and expire");
+        }
+    }
+}
+
+impl Ended {
+    fn rider(&self) -> Rider {
+        match self.end {
+            Some(RequestEnd::Answered) => self.circuit.closing(),
+            Some(RequestEnd::Hung) => self.circuit.counting(self.at),
+            None => Rider::default(),
+        }
+    }
+
+    /// Logs that the circuit opened or closed, by the item as it was before.
+    fn tell(&self, before: &Item) {
+        let hung = self.circuit.hung(before);
+        let (tenant, channels) = (&self.tenant, &self.circuit.channels);
+        let is_open = hung >= i64::from(HUNG_REQUESTS);
+        match self.end {
+            Some(RequestEnd::Hung) if hung + 1 == i64::from(HUNG_REQUESTS) => {
+                warn!(clinic_id = %tenant, channels, "circuit opened");
+            }
+            Some(RequestEnd::Answered) if is_open => {
+                info!(clinic_id = %tenant, channels, "circuit closed");
+            }
+            Some(RequestEnd::Hung | RequestEnd::Answered) | None => {}
         }
     }
 }
@@ -226,6 +267,8 @@ fn nanoseconds(time: SignedDuration) -> i64 {
 /// The attributes of a clinic's circuit: one circuit for each set of channels.
 #[derive(Debug, Clone)]
 struct Circuit {
+    /// The channels, as logs name them.
+    channels: String,
     /// Consecutive requests that hung.
     hung: String,
     /// When the last one did, or the last probe began; in nanoseconds.
@@ -243,12 +286,16 @@ impl Circuit {
         Self {
             hung: format!("{name}Hung"),
             hung_at: format!("{name}HungAt"),
+            channels: name,
         }
     }
 
     fn is_open(&self, item: &Item) -> bool {
-        let hung = item.get(&self.hung).and_then(number_of);
-        hung.is_some_and(|hung| hung >= i64::from(HUNG_REQUESTS))
+        self.hung(item) >= i64::from(HUNG_REQUESTS)
+    }
+
+    fn hung(&self, item: &Item) -> i64 {
+        item.get(&self.hung).and_then(number_of).unwrap_or(0)
     }
 
     fn hung_at(&self, item: &Item) -> i64 {

@@ -133,12 +133,12 @@ impl Permits {
         Ok(Taken::Full)
     }
 
-    /// Releases a permit, and makes the rider's changes if it was still held.
+    /// Releases a permit, and makes the rider's changes, if it was still held: the item as it was before, or `None`.
     pub(crate) async fn release(
         &self,
         taken: &TakenSlot,
         rider: &Rider,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Option<Item>, LedgerError> {
         let slot = name(taken.slot);
         let mut removes = rider.removes.clone();
         removes.push("#slot".to_owned());
@@ -154,9 +154,14 @@ impl Permits {
             .update_expression(expression)
             .condition_expression("#slot = :mine")
             .expression_attribute_names("#slot", slot)
-            .expression_attribute_values(":mine", number(taken.value));
-        // A permit that has expired may be somebody else's by now: then there is nothing to do.
-        written(with_values(request, rider).send().boxed().await).map(drop)
+            .expression_attribute_values(":mine", number(taken.value))
+            .return_values(ReturnValue::AllOld);
+        let released = written(with_values(request, rider).send().boxed().await)?;
+        Ok(match released {
+            Written::Done(before) => Some(before),
+            // A permit that has expired may be somebody else's by now: then there is nothing to do.
+            Written::ConditionFailed(_) => None,
+        })
     }
 
     /// The permits of `partition_key` that are held now. One eventually consistent read.

@@ -612,13 +612,13 @@ impl Pipeline {
     ///
     /// Where there is none, and the communication was sent before and has ended, it needs none: then this costs
     /// one read, and gives nothing.
-    pub async fn take_quota(
+    async fn take_quota(
         &self,
         request: &CommunicationRequest,
         key: &IdempotencyKey,
+        (own, platform): &SettingsOfBoth,
     ) -> Result<Paid, QuotaError> {
         let tenant = request.tenant();
-        let (own, platform) = self.settings_of(&tenant).await?;
         let paid = Paid::default();
         for channel in &request.channels {
             let policy = channel_policy(&tenant, *channel, own.as_ref(), platform.as_ref());
@@ -670,19 +670,11 @@ impl Pipeline {
 
     /// The ceilings that hold for a tenant.
     pub async fn ceilings(&self, tenant: &Tenant) -> Result<Ceilings, StoreError> {
-        let (own, platform) = self.settings_of(tenant).await?;
-        Ok(policy::ceilings(
-            tenant,
-            own.as_deref().map(|stored| &stored.settings),
-            platform.as_deref().map(|stored| &stored.settings),
-        ))
+        Ok(ceilings(tenant, &self.settings_of(tenant).await?))
     }
 
     /// A clinic's own settings, and the platform's.
-    async fn settings_of(
-        &self,
-        tenant: &Tenant,
-    ) -> Result<(Option<Arc<StoredSettings>>, Option<Arc<StoredSettings>>), StoreError> {
+    async fn settings_of(&self, tenant: &Tenant) -> Result<SettingsOfBoth, StoreError> {
         let own = match tenant {
             Tenant::Clinic(_) => self.settings.get(tenant).await?,
             Tenant::Global => None,
@@ -871,12 +863,20 @@ impl Pipeline {
                 let start_by = deadline.less(STARTING_TIME);
                 let ended = match self.slots.take(&accepted.record.tenant, start_by).await {
                     Some(_slot) => {
-                        let one = self.deliver_one(&accepted.record, planned, message, limits);
+                        let mut urgent = UrgentQuota::default();
+                        let record = &accepted.record;
+                        let one = self.deliver_one(record, planned, message, limits, &mut urgent);
                         // Everything inside has limits of its own; this one is for what they add up to.
                         let ended = deadline.bound(Duration::MAX, one).await;
-                        ended.unwrap_or(Err(HandBack::NotRecorded {
+                        let ended = ended.unwrap_or(Err(HandBack::NotRecorded {
                             after: LEASE_MARGIN,
-                        }))
+                        }));
+                        // One that waits for quota itself would be asked again without end.
+                        let waits = matches!(ended, Err(HandBack::OverQuota { .. }));
+                        if urgent.is_held() && !waits {
+                            limits.was_given_back.store(true, Ordering::Relaxed);
+                        }
+                        ended
                     }
                     None => Err(HandBack::OutOfTime),
                 };
@@ -901,6 +901,7 @@ impl Pipeline {
         planned: &PlannedDelivery,
         message: Option<Message>,
         limits: Limits<'_>,
+        urgent: &mut UrgentQuota,
     ) -> Result<Delivery, HandBack> {
         let started = Instant::now();
         if limits.deadline.remaining() < STARTING_TIME {
@@ -919,11 +920,11 @@ impl Pipeline {
         let reply_to = self.reply_tos.gate(hash, &record.tenant, planned.channel);
         let mut allowance =
             Allowance::new(pacing, global, reply_to, recipients, limits.was_given_back);
-        let (mut working, mut urgent) = (None, UrgentQuota::default());
+        let mut working = None;
         let is_refused = if message.is_some() && !self.is_expired(limits) {
             match Box::pin(self.start(&record.tenant, planned.channel, limits)).await? {
                 Start::Now(begun, taken) => {
-                    (working, urgent) = (begun, taken);
+                    (working, *urgent) = (begun, taken);
                     self.fill(&mut allowance, &record.tenant, &chain.policy, limits)
                         .await?
                 }
@@ -942,9 +943,7 @@ impl Pipeline {
             Err(NotOurs::HandBack(reason)) => return Err(reason),
         };
         // A delivery that was begun before took its urgent quota then.
-        if past.deferrals > 0 || !past.attempts.is_empty() {
-            urgent = UrgentQuota::default();
-        }
+        let has_paid = past.deferrals > 0 || !past.attempts.is_empty();
         // Reading settings and claiming may have taken long: then it is given back untouched.
         if limits.deadline.remaining() < STARTING_TIME {
             let untouched = Outcome {
@@ -969,7 +968,7 @@ impl Pipeline {
             &mut allowance,
         );
         let (outcome, paced) = self.watch(working.as_mut(), limits, outcome).await;
-        if outcome.attempts.len() > attempts_before {
+        if !has_paid && outcome.attempts.len() > attempts_before {
             urgent.spend();
         }
         if outcome.status == DeliveryStatus::Sent
@@ -1605,6 +1604,17 @@ impl From<HandBack> for NotOurs {
     fn from(reason: HandBack) -> Self {
         Self::HandBack(reason)
     }
+}
+
+/// A clinic's own settings, and the platform's.
+type SettingsOfBoth = (Option<Arc<StoredSettings>>, Option<Arc<StoredSettings>>);
+
+fn ceilings(tenant: &Tenant, (own, platform): &SettingsOfBoth) -> Ceilings {
+    policy::ceilings(
+        tenant,
+        own.as_deref().map(|stored| &stored.settings),
+        platform.as_deref().map(|stored| &stored.settings),
+    )
 }
 
 fn channel_policy(

@@ -126,6 +126,7 @@ impl Grant {
             let count = min(count, lease.spent);
             lease.spent -= count;
             lease.left = lease.left.saturating_add(count);
+            lease.was_put_back |= count > 0;
         }
     }
 }
@@ -210,6 +211,23 @@ struct State {
     refused: Option<Refused>,
 }
 
+impl State {
+    /// The lease, of which what is left is given back. One that is live stays, empty: more may be put back to it.
+    fn give_away(&mut self, now: Timestamp) -> Option<Lease> {
+        let lease = self.lease.take()?;
+        if lease.is_live(&lease.limits, now) {
+            self.lease = Some(Lease {
+                // It was not used up, so that the next one is not larger.
+                total: 0,
+                left: 0,
+                was_put_back: false,
+                ..lease.clone()
+            });
+        }
+        Some(lease)
+    }
+}
+
 /// What was taken ahead.
 #[derive(Clone)]
 struct Lease {
@@ -223,6 +241,8 @@ struct Lease {
     spent: u32,
     left: u32,
     until: Timestamp,
+    /// Whether something of `left` was granted and not used.
+    was_put_back: bool,
 }
 
 impl Lease {
@@ -232,15 +252,27 @@ impl Lease {
         self.limits == *limits && time > SignedDuration::ZERO && time <= LONGEST_LEASE
     }
 
-    /// Whether giving back would matter: to a limit that lasts, in the window that still runs.
+    /// Whether giving back would matter, in a window that still runs: of a lease that has ended, to a limit that
+    /// lasts; of a live one, if more was put back than is ever taken ahead.
     fn is_worth_giving_back(&self, now: Timestamp) -> bool {
-        self.left > 0
-            && !self.is_live(&self.limits, now)
-            && self
-                .windows
-                .iter()
-                .any(|(period, window)| lasts(*period) && *window == window_at(*period, now))
+        let is_live = self.is_live(&self.limits, now);
+        if self.left == 0 || (is_live && !self.was_put_back) {
+            return false;
+        }
+        self.limits.limits().any(|(period, limit)| {
+            let matters = if is_live {
+                period != Period::Second && self.left > limit / share_ahead(period)
+            } else {
+                lasts(period)
+            };
+            matters && self.windows.get(&period) == Some(&window_at(period, now))
+        })
     }
+}
+
+/// Which part of what is left a lease takes ahead at most.
+const fn share_ahead(period: Period) -> u32 {
+    if lasts(period) { 100 } else { 10 }
 }
 
 /// That less was left than was wanted.
@@ -372,8 +404,9 @@ impl Quotas {
         self.lease(&account, limits, count).await
     }
 
-    /// Gives back what is left of leases that have ended, where others would miss it: once at the end of an
-    /// invocation, since the process may be frozen for good afterwards. Mostly there is nothing to be done.
+    /// Gives back what is left of leases that have ended, and what a refused request did not use, where others would
+    /// miss it: once at the end of an invocation, since the process may be frozen for good afterwards. Mostly there is
+    /// nothing to be done.
     pub async fn give_back(&self, deadline: Deadline) {
         let now = self.clock.now();
         let accounts: Vec<_> = self
@@ -392,7 +425,7 @@ impl Quotas {
             let Ok(_writing) = account.writing.try_lock() else {
                 return;
             };
-            let Some(lease) = account.state().lease.take() else {
+            let Some(lease) = account.state().give_away(now) else {
                 return;
             };
             let write = GivingBack::of(&lease, now);
@@ -621,6 +654,7 @@ impl Account {
             .map_or((state.leases, 0, 0), |lease| {
                 (lease.id, lease.spent, lease.left)
             });
+        let was_put_back = put_back > 0;
         state.lease = Some(Lease {
             id,
             limits: *limits,
@@ -629,6 +663,7 @@ impl Account {
             total: taking.count,
             spent: spent.saturating_add(count),
             left: (taking.count.saturating_sub(count)).saturating_add(put_back),
+            was_put_back,
         });
         state.seen = seen;
         state.refused = None;
@@ -749,8 +784,7 @@ impl Taking {
             asked.count
         } else {
             let ahead = |standing: &Standing| {
-                let share = if lasts(standing.period) { 100 } else { 10 };
-                max(standing.room() / share, 1)
+                max(standing.room() / i64::from(share_ahead(standing.period)), 1)
             };
             let ahead = standings.iter().map(ahead).min().unwrap_or(1);
             let ahead = min(i64::from(asked.size), ahead);

@@ -128,8 +128,11 @@ struct Clinic {
     /// Until when a permit is taken first, by channel.
     cautious_until: [Option<Timestamp>; Channel::ALL.len()],
     full_at: Option<Timestamp>,
+    /// Held by the delivery that takes a permit for all that wait.
+    taking: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// A permit of this process.
 #[derive(Debug)]
 struct Held {
     key: Key,
@@ -146,8 +149,33 @@ pub struct Working<'a> {
     workers: &'a SlowWorkers,
     key: Key,
     channel: Channel,
-    has_permit: bool,
+    permit: Option<HeldUse<'a>>,
     was_slow: bool,
+}
+
+/// A delivery's use of a permit of its process.
+#[derive(Debug)]
+struct HeldUse<'a> {
+    workers: &'a SlowWorkers,
+    slot: TakenSlot,
+}
+
+impl Drop for HeldUse<'_> {
+    fn drop(&mut self) {
+        let mut known = self.workers.known();
+        let held = known.held.iter_mut().find(|held| held.slot == self.slot);
+        if let Some(held) = held {
+            held.users = held.users.saturating_sub(1);
+        }
+    }
+}
+
+/// What became of asking for a permit.
+enum Asked<'a> {
+    Permit(HeldUse<'a>),
+    Full,
+    /// DynamoDB did not answer.
+    Unknown,
 }
 
 impl SlowWorkers {
@@ -207,38 +235,38 @@ impl SlowWorkers {
     ) -> Result<Working<'_>, ShareTaken> {
         let key = (queue, tenant.clone());
         let now = self.clock.now();
-        let working = |has_permit| Working {
+        let working = |permit| Working {
             workers: self,
             key: key.clone(),
             channel,
-            has_permit,
+            permit,
             was_slow: false,
         };
-        if self.join_held(&key) {
-            return Ok(working(true));
+        if let Some(permit) = self.join_held(&key) {
+            return Ok(working(Some(permit)));
+        }
+        if self.is_full(&key) {
+            return Err(ShareTaken);
         }
         {
             let mut known = self.known();
             let clinic = known.clinics.entry(key.clone(), Clinic::default);
-            if is_recent(clinic.full_at, FULL_IS_BELIEVED, now) {
-                return Err(ShareTaken);
-            }
             let until = clinic.cautious_until.get(place(channel)).copied().flatten();
             if until.is_none_or(|until| until <= now) {
-                return Ok(working(false));
+                return Ok(working(None));
             }
         }
-        match self.take(&key, deadline).await {
-            Some(true) => Ok(working(true)),
-            Some(false) => Err(ShareTaken),
-            None => Ok(working(false)),
+        match self.ask(&key, deadline).await {
+            Asked::Permit(permit) => Ok(working(Some(permit))),
+            Asked::Full => Err(ShareTaken),
+            Asked::Unknown => Ok(working(None)),
         }
     }
 
     /// Waits for `work`, and registers the process as slow while it takes long.
-    pub async fn watch<F: Future>(
-        &self,
-        working: &mut Working<'_>,
+    pub async fn watch<'a, F: Future>(
+        &'a self,
+        working: &mut Working<'a>,
         deadline: Deadline,
         work: F,
     ) -> F::Output {
@@ -248,22 +276,28 @@ impl SlowWorkers {
         }
         working.was_slow = true;
         self.be_cautious(&working.key, working.channel);
-        if working.has_permit {
+        if working.permit.is_some() {
             return work.await;
         }
         let key = working.key.clone();
         let register = Box::pin(async {
-            self.join_held(&key) || self.take(&key, deadline).await == Some(true)
+            match self.ask(&key, deadline).await {
+                Asked::Permit(permit) => Some(permit),
+                Asked::Full | Asked::Unknown => None,
+            }
         });
-        let (done, has_permit) = join(work, register).await;
-        working.has_permit = has_permit;
+        let (done, permit) = join(work, register).await;
+        working.permit = permit;
         done
     }
 
     /// Releases the permits that no delivery of this process uses: once before an invocation ends.
     pub async fn release(&self, deadline: Deadline) {
+        let now = self.clock.now();
         let released: Vec<_> = {
             let mut known = self.known();
+            // What has expired may be somebody else's by now.
+            known.held.retain(|held| held.slot.until() > now);
             let (used, unused) = known.held.drain(..).partition(|held| held.users > 0);
             known.held = used;
             unused
@@ -286,8 +320,33 @@ impl SlowWorkers {
         self.writes.swap(0, Ordering::Relaxed)
     }
 
-    /// Takes a permit for the process: whether there was one, or `None` if DynamoDB does not answer.
-    async fn take(&self, key: &Key, deadline: Deadline) -> Option<bool> {
+    /// Uses the process's permit, or takes one: one for all deliveries that ask at the same time.
+    async fn ask(&self, key: &Key, deadline: Deadline) -> Asked<'_> {
+        let taking = {
+            let mut known = self.known();
+            let clinic = known.clinics.entry(key.clone(), Clinic::default);
+            clinic.taking.clone()
+        };
+        let ask = Box::pin(async {
+            let _taking = taking.lock().await;
+            if let Some(permit) = self.join_held(key) {
+                return Asked::Permit(permit);
+            }
+            if self.is_full(key) {
+                return Asked::Full;
+            }
+            self.take(key, deadline).await
+        });
+        // Those who wait for the one that writes wait no longer than that one.
+        let asked = deadline.bound(REQUEST_TIMEOUT, ask).await;
+        asked.unwrap_or_else(|_| {
+            warn!("a slow worker was not registered in time");
+            Asked::Unknown
+        })
+    }
+
+    /// Takes a permit for the process.
+    async fn take(&self, key: &Key, deadline: Deadline) -> Asked<'_> {
         let (queue, tenant) = key;
         let until = self
             .clock
@@ -303,15 +362,11 @@ impl SlowWorkers {
             &rider,
             |_| false,
         ));
-        let taken = match deadline.bound(REQUEST_TIMEOUT, take).await {
-            Ok(Ok(taken)) => taken,
-            Ok(Err(error)) => {
+        let taken = match take.await {
+            Ok(taken) => taken,
+            Err(error) => {
                 warn!(%error, "a slow worker was not registered");
-                return None;
-            }
-            Err(_) => {
-                warn!("a slow worker was not registered in time");
-                return None;
+                return Asked::Unknown;
             }
         };
         let now = self.clock.now();
@@ -321,35 +376,46 @@ impl SlowWorkers {
                 let others = self.permits.count(&item).saturating_sub(1);
                 known.held.push(Held {
                     key: key.clone(),
-                    slot,
+                    slot: slot.clone(),
                     users: 1,
                     others,
                 });
-                Some(true)
+                Asked::Permit(HeldUse {
+                    workers: self,
+                    slot,
+                })
             }
             Taken::Full | Taken::Refused(_) => {
                 let clinic = known.clinics.entry(key.clone(), Clinic::default);
                 clinic.full_at = Some(now);
                 drop(known);
                 info!(clinic_id = %tenant, queue = queue.as_str(), limit, "a clinic's slow deliveries hold its share of the workers");
-                Some(false)
+                Asked::Full
             }
         }
     }
 
+    /// Whether the clinic's share was seen to be taken a moment ago.
+    fn is_full(&self, key: &Key) -> bool {
+        let now = self.clock.now();
+        let mut known = self.known();
+        let clinic = known.clinics.entry(key.clone(), Clinic::default);
+        is_recent(clinic.full_at, FULL_IS_BELIEVED, now)
+    }
+
     /// Uses a permit that the process has.
-    fn join_held(&self, key: &Key) -> bool {
+    fn join_held(&self, key: &Key) -> Option<HeldUse<'_>> {
         let now = self.clock.now();
         let mut known = self.known();
         let held = known
             .held
             .iter_mut()
-            .find(|held| held.key == *key && held.slot.until() > now);
-        if let Some(held) = held {
-            held.users += 1;
-            return true;
-        }
-        false
+            .find(|held| held.key == *key && held.slot.until() > now)?;
+        held.users += 1;
+        Some(HeldUse {
+            workers: self,
+            slot: held.slot.clone(),
+        })
     }
 
     fn be_cautious(&self, key: &Key, channel: Channel) {
@@ -391,18 +457,6 @@ impl Working<'_> {
         };
         if is_alone {
             self.workers.set_caution(&self.key, self.channel, None);
-        }
-    }
-}
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        if self.has_permit {
-            let mut known = self.workers.known();
-            let mut held = known.held.iter_mut();
-            if let Some(held) = held.find(|held| held.key == self.key && held.users > 0) {
-                held.users -= 1;
-            }
         }
     }
 }

@@ -291,6 +291,35 @@ async fn nobody_waits_for_a_window_that_can_be_nobodys() {
     assert_eq!(join_all(takes).await.iter().flatten().count(), 10);
 }
 
+#[tokio::test]
+async fn quota_of_a_refused_request_is_given_back_before_its_lease_ends() {
+    for period in [Period::Minute, Period::Hour] {
+        let world = World::new().await;
+        let limits = limits(&[(period, 200)]);
+        let process = world.process();
+        let refused = take(&process, &limits, 150).await.unwrap();
+        let sent = take(&process, &limits, 10).await.unwrap();
+        refused.put_back(150);
+        process.give_back(Deadline::after(MINUTE)).await;
+        assert_eq!(world.used(period).await, 10);
+        assert!(take(&world.process(), &limits, 190).await.is_some());
+        // More of the same lease can be put back, and is given back as well.
+        world.requests();
+        process.give_back(Deadline::after(MINUTE)).await;
+        assert_eq!(world.requests(), 0);
+        sent.put_back(10);
+        // As much as may be taken ahead stays.
+        process.give_back(Deadline::after(MINUTE)).await;
+        let (left, writes) = if period == Period::Minute {
+            (200, 0)
+        } else {
+            (190, 1)
+        };
+        assert_eq!((world.used(period).await, world.requests()), (left, writes));
+        assert!(take(&process, &limits, 10).await.is_some());
+    }
+}
+
 // ---- Faults ------------------------------------------------------------------------------------------------------
 
 #[tokio::test]

@@ -4,10 +4,10 @@ use std::{num::NonZeroU32, time::Duration};
 
 use comms_adapters::Deadline;
 use comms_core::{DeliveryStatus, IdempotencyKey, request::CommunicationRequest};
-use futures_util::future::join;
 use thiserror::Error;
+use tracing::info;
 
-use super::{DeliveryResult, Pipeline, QuotaError};
+use super::{Accepted, DeliveryResult, METRICS, Pipeline, QuotaError, SettingsOfBoth};
 use crate::{
     in_flight::{Dispatch, HANGS_AFTER, InFlightPermit, RequestEnd},
     quota::Paid,
@@ -45,11 +45,14 @@ pub enum ImmediateError {
 
 impl InFlightPermit {
     /// Says how the request ended, by what became of its deliveries in the time that it `took`.
-    pub fn end_with(self, results: &[DeliveryResult], took: Duration) {
-        let mut statuses = results.iter().filter_map(|result| match result {
-            DeliveryResult::Recorded(delivery) => Some(delivery.status),
-            DeliveryResult::HandBack(..) => None,
+    pub fn end_with(self, accepted: &Accepted, results: &[DeliveryResult], took: Duration) {
+        // What a repeat returns may be the outcome of the first copy.
+        let answered = results.iter().filter_map(|result| match result {
+            DeliveryResult::Recorded(delivery) if !accepted.is_repeated() => Some(delivery),
+            DeliveryResult::Recorded(_) | DeliveryResult::HandBack(..) => None,
         });
+        let answered = answered.filter(|delivery| !delivery.attempts.is_empty());
+        let mut statuses = answered.map(|delivery| delivery.status);
         if statuses
             .clone()
             .any(|status| status == DeliveryStatus::Sent)
@@ -60,32 +63,31 @@ impl InFlightPermit {
         } else if statuses.next().is_some() {
             self.end(RequestEnd::Answered);
         }
-        // Else no provider was asked, which says nothing of any.
+        // Else no provider answered, which says nothing of any.
     }
 }
 
 impl Pipeline {
-    /// Takes a permit and the quota for a communication that is to be sent at once, both at the same time. The repeat
-    /// of a request that has ended needs neither.
+    /// Takes a permit for a communication that is to be sent at once, and then its quota: a request that is refused or
+    /// diverted takes none from others. The repeat of a request that has ended needs neither.
     pub async fn admit_immediate(
         &self,
         request: &CommunicationRequest,
         key: &IdempotencyKey,
         deadline: Deadline,
     ) -> Result<Immediate, ImmediateError> {
-        let dispatch = Box::pin(self.dispatch(request, deadline));
-        let (dispatch, quota) = join(dispatch, self.take_quota(request, key)).await;
-        let refused = match dispatch? {
+        // Once for both: of a clinic without settings nothing is remembered.
+        let settings = self.settings_of(&request.tenant()).await;
+        let settings = settings.map_err(QuotaError::from)?;
+        let dispatch = Box::pin(self.dispatch(request, &settings, deadline));
+        let dispatched = match dispatch.await? {
             Dispatch::Now(permit) => {
                 return Ok(Immediate::Now {
-                    quota: quota?,
+                    quota: self.take_quota(request, key, &settings).await?,
                     permit: Some(permit),
                 });
             }
-            Dispatch::Queue => Ok(Immediate::Queue),
-            Dispatch::TooMany { limit, after } => {
-                Err(ImmediateError::TooManyInFlight { limit, after })
-            }
+            dispatched @ (Dispatch::Queue | Dispatch::TooMany { .. }) => dispatched,
         };
         if self.has_ended(request, key).await? {
             return Ok(Immediate::Now {
@@ -93,25 +95,34 @@ impl Pipeline {
                 permit: None,
             });
         }
-        refused
+        let tenant = request.tenant();
+        match dispatched {
+            Dispatch::TooMany { limit, after } => {
+                info!(clinic_id = %tenant, limit, "too many immediate requests in flight");
+                info!(target: METRICS, immediate_refused = 1_u64);
+                Err(ImmediateError::TooManyInFlight { limit, after })
+            }
+            // A permit was returned above.
+            Dispatch::Queue | Dispatch::Now(_) => {
+                info!(clinic_id = %tenant, "immediate request diverted to the queue");
+                info!(target: METRICS, immediate_diverted = 1_u64);
+                Ok(Immediate::Queue)
+            }
+        }
     }
 
     async fn dispatch(
         &self,
         request: &CommunicationRequest,
+        settings: &SettingsOfBoth,
         deadline: Deadline,
     ) -> Result<Dispatch, QuotaError> {
         let tenant = request.tenant();
-        let ceiling = self.ceilings(&tenant).await?.immediate_in_flight;
+        let ceiling = super::ceilings(&tenant, settings).immediate_in_flight;
         let limit = ceiling.unwrap_or(self.shares.limits.immediate_in_flight);
         let in_flight = &self.shares.in_flight;
         Ok(in_flight
             .dispatch(&tenant, &request.channels, limit, deadline)
             .await?)
-    }
-
-    /// Releases the permits of immediate requests that have been answered; [`Pipeline::settle`] does it as well.
-    pub async fn release_in_flight(&self, deadline: Deadline) {
-        self.shares.in_flight.release(deadline).await;
     }
 }

@@ -26,8 +26,13 @@ pub struct UrgentQuota(Option<(Grant, u32)>);
 
 impl UrgentQuota {
     /// Uses it.
-    pub fn spend(mut self) {
+    pub fn spend(&mut self) {
         self.0 = None;
+    }
+
+    /// Whether there is some that was not used.
+    pub(super) const fn is_held(&self) -> bool {
+        self.0.is_some()
     }
 }
 
@@ -72,11 +77,11 @@ const fn is_urgent(priority: Priority) -> bool {
 
 impl Pipeline {
     /// Takes the urgent quota of a request, all of it or nothing; nothing where it is not urgent, where no clinic
-    /// sends it, or where it has been accepted before.
+    /// sends it, or where it has been accepted before. `key` is the caller's own; without one it is new.
     pub async fn take_urgent(
         &self,
         request: &CommunicationRequest,
-        key: &IdempotencyKey,
+        key: Option<&IdempotencyKey>,
     ) -> Result<UrgentQuota, UrgentError> {
         let tenant = request.tenant();
         if !is_urgent(request.priority) || tenant == Tenant::Global {
@@ -92,24 +97,31 @@ impl Pipeline {
         let Some(rate_limit) = per_hour(limit) else {
             return Ok(UrgentQuota::default());
         };
+        // Before it takes any: what it gave back, others would have gone without for a while.
+        if let Some(key) = key
+            && self.is_known(&tenant, key).await?
+        {
+            return Ok(UrgentQuota::default());
+        }
         let taken = self
             .quotas
             .take(&tenant, Counted::Urgent, &rate_limit, count);
-        let refused = match taken.await.map_err(PipelineError::from)? {
-            Quota::Granted(grant) => return Ok(UrgentQuota(Some((grant, count)))),
-            Quota::Exhausted(exhausted) => UrgentError::Exhausted {
+        match taken.await.map_err(PipelineError::from)? {
+            Quota::Granted(grant) => Ok(UrgentQuota(Some((grant, count)))),
+            Quota::Exhausted(exhausted) => Err(UrgentError::Exhausted {
                 limit: exhausted.limit,
                 after: self.time_until(exhausted.until),
-            },
-            Quota::TooMany { limit, .. } => UrgentError::TooMany { count, limit },
-        };
-        let hash = self.hash_keys.get().await.map_err(PipelineError::from)?;
-        let id = RequestId::derive(hash, &tenant, key);
-        let recorded = self.ledger.read(&id, self.clock.now()).await;
-        if recorded.map_err(PipelineError::from)?.is_some() {
-            return Ok(UrgentQuota::default());
+            }),
+            Quota::TooMany { limit, .. } => Err(UrgentError::TooMany { count, limit }),
         }
-        Err(refused)
+    }
+
+    /// Whether a request was accepted under the key.
+    async fn is_known(&self, tenant: &Tenant, key: &IdempotencyKey) -> Result<bool, PipelineError> {
+        let hash = self.hash_keys.get().await?;
+        let id = RequestId::derive(hash, tenant, key);
+        let recorded = self.ledger.read(&id, self.clock.now()).await?;
+        Ok(recorded.is_some())
     }
 
     /// The urgent quota of a delivery that a producer put on the urgent queue; `None` if it has waited for it for long

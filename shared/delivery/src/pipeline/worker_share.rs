@@ -48,9 +48,9 @@ impl Pipeline {
     }
 
     /// Waits for a delivery, and registers its worker while it is slow.
-    pub(super) async fn watch<F: Future>(
-        &self,
-        working: Option<&mut Working<'_>>,
+    pub(super) async fn watch<'a, F: Future>(
+        &'a self,
+        working: Option<&mut Working<'a>>,
         limits: Limits<'_>,
         work: F,
     ) -> F::Output {
