@@ -553,8 +553,10 @@ async fn everything() -> LocalAws {
     world.put_settings(CLINIC, unlimited).await.expect(200);
     world.restart();
 
-    // An address for replies is verified.
+    // An address for replies is verified, by a link that counts under the platform's limit.
     let global = world.save_global().await;
+    let limited = json!({"email": {"rateLimit": {"maxPerDay": 1_000}}});
+    world.patch_settings("_global", limited).await.expect(200);
     world.restart();
     let link = crate::platform_account::link_to(&world, &global, "desk@clinic.example").await;
     for method in ["GET", "POST"] {
@@ -791,6 +793,14 @@ fn items_are_changed_by_the_function_whose_they_are() {
         (item("DeleteItem", settings, "clinic-1"), &[]),
         (item("PutItem", deliveries, "r-1"), &["send", "worker"]),
         (item("UpdateItem", deliveries, "r-1"), &["send", "worker"]),
+        (
+            item("UpdateItem", deliveries, "quota#_global#email"),
+            &["send", "worker", "config-test"],
+        ),
+        (
+            item("UpdateItem", deliveries, "quota#clinic-1#email"),
+            &["send", "worker"],
+        ),
         (
             item("UpdateItem", deliveries, "health#clinic-1"),
             &["send", "worker"],

@@ -29,7 +29,7 @@ use comms_core::{
     json::{Object, read},
     request::{Target, Template, read_template},
 };
-use comms_delivery::chain_spec::chain_spec;
+use comms_delivery::{Quotas, chain_spec::chain_spec};
 use comms_runtime::{
     AuditSubjects, Environment, Exchange, HttpProblem,
     auth::{Action, ClaimNames, Principal},
@@ -74,6 +74,8 @@ pub struct Deps {
     pub own_account: OwnAccount,
     /// The key of the callers' hashes, which signs links as well.
     pub hash_keys: HashKeys,
+    /// What the platform's account may send.
+    pub quotas: Quotas,
     /// How logs name callers.
     pub audit_subjects: AuditSubjects,
     /// See [`HOLD_STEP`].
@@ -85,6 +87,7 @@ impl Deps {
     pub fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_http::Error> {
         let sdk = aws::sdk_config(environment)?;
         let table = environment.required("SETTINGS_TABLE");
+        let deliveries = environment.required("DELIVERIES_TABLE");
         let key = environment.required("KMS_KEY_ID");
         let own_account = environment.parsed("STACK_ACCOUNT_ID");
         let accepts_unsealed = environment.parsed("ACCEPT_UNSEALED_SETTINGS");
@@ -99,6 +102,7 @@ impl Deps {
         let store = SettingsStore::new(&sdk, table, key).accepting_unsealed(accepts_unsealed);
         Ok(Self {
             hash_keys: HashKeys::new(store.clone()),
+            quotas: Quotas::new(&sdk, deliveries, Arc::new(SystemClock)),
             audit_subjects,
             limits: TestLimits::new(store.clone(), Arc::new(SystemClock)),
             store,

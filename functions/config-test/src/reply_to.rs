@@ -1,20 +1,21 @@
 //! Mails the link that verifies an address for replies, through the platform's account.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use comms_adapters::{Deadline, Message};
 use comms_core::{
-    Clock as _, DeliveryId, Disposition, EmailAddress, Mailbox, Problems, SystemClock, Tenant,
+    Channel, Clock as _, DeliveryId, Disposition, EmailAddress, Mailbox, Problems, SystemClock,
+    Tenant,
     json::{Object, read},
     request::{Content, Target},
 };
-use comms_delivery::chain_spec::chain_spec;
+use comms_delivery::{Quota, chain_spec::chain_spec};
 use comms_runtime::{
     HttpProblem,
     auth::{Action, Principal},
     http::{json_body, json_response, time_left},
 };
-use comms_settings::{Ceilings, document::MAX_DOCUMENT_BYTES, reply_to::ReplyToAddress};
+use comms_settings::{Ceilings, RateLimit, document::MAX_DOCUMENT_BYTES, reply_to::ReplyToAddress};
 use lambda_http::{Body, Request, RequestExt, Response, http::StatusCode, request::RequestContext};
 use serde_json::{Value, json};
 use tracing::{info, warn};
@@ -44,6 +45,9 @@ pub(crate) async fn send_link(
         stored.map_or_else(Ceilings::default, |stored| stored.settings.ceilings)
     };
     let ceilings = ceilings(own.as_ref()).or(ceilings(platform.as_ref()));
+    let limit = platform
+        .as_ref()
+        .and_then(|stored| stored.settings.email.as_ref()?.rate_limit);
     let entries = platform
         .filter(|_| tenant != Tenant::Global && ceilings.use_global != Some(false))
         .and_then(|stored| stored.settings.email)
@@ -65,6 +69,7 @@ pub(crate) async fn send_link(
         .take_link(&tenant, &principal.subject, &address, key)
         .await
         .map_err(|error| limit_problem(&error, &tenant))?;
+    take_quota(deps, limit.as_ref()).await?;
     let token = ReplyToAddress::new(key, &tenant, &address).token(key, SystemClock.now());
     let link = format!("{}/api/v1/reply-to/{token}", origin(request));
     let message = message(address, &tenant, &link);
@@ -93,6 +98,32 @@ pub(crate) async fn send_link(
     }
     Err(HttpProblem::unavailable()
         .with_detail("No provider of the platform's account took the message, as far as is known; try again later."))
+}
+
+/// A link is a mail of the platform's account: it counts under the limit of `_global`, as everything that goes out by it.
+async fn take_quota(deps: &Deps, limit: Option<&RateLimit>) -> Result<(), HttpProblem> {
+    let Some(limit) = limit else {
+        return Ok(());
+    };
+    let taken = deps
+        .quotas
+        .take(&Tenant::Global, Channel::Email.into(), limit, 1)
+        .await;
+    let until = match taken {
+        Ok(Quota::Granted(_)) => return Ok(()),
+        Ok(Quota::Exhausted(exhausted)) => exhausted.until,
+        // No limit is less than one.
+        Ok(Quota::TooMany { .. }) => return Err(HttpProblem::unavailable()),
+        Err(error) => {
+            warn!(%error, "the quota of the platform's account cannot be taken");
+            return Err(HttpProblem::unavailable());
+        }
+    };
+    let after = until.duration_since(SystemClock.now());
+    Err(HttpProblem::rate_limited(
+        "Nothing was sent: the limit of the platform's account is used up. Wait as long as Retry-After says.",
+        Duration::try_from(after).unwrap_or_default(),
+    ))
 }
 
 fn read_address(body: Value) -> Result<EmailAddress, HttpProblem> {

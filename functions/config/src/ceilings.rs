@@ -17,6 +17,8 @@ pub(crate) enum Wanted {
     Stored,
     /// They are as the document has them.
     Document,
+    /// The stored ones stay; where they cannot be read, those of the version that is restored.
+    Version,
 }
 
 impl Wanted {
@@ -50,7 +52,25 @@ pub(crate) fn settle(
 ) -> Result<(), HttpProblem> {
     let stored = present.ceilings();
     match wanted {
-        Wanted::Stored => settings.ceilings = stored,
+        Wanted::Stored => match present {
+            // They do not say what the platform allowed: that is said anew, not lifted in silence.
+            Present::Unreadable { .. } => {
+                return Err(HttpProblem::invalid(&Problems::one(
+                    format!("{POINTER}/{CEILINGS}"),
+                    "is required where the stored settings cannot be read: the clinic's ceilings, or {} for none",
+                )));
+            }
+            Present::Nothing | Present::Deleted(_) | Present::Settings(_) => {
+                settings.ceilings = stored;
+            }
+        },
+        // The version's seal holds; of settings that cannot be read nothing does.
+        Wanted::Version => match present {
+            Present::Unreadable { .. } => {}
+            Present::Nothing | Present::Deleted(_) | Present::Settings(_) => {
+                settings.ceilings = stored;
+            }
+        },
         Wanted::Document if settings.ceilings == stored => {}
         Wanted::Document => {
             let allowed = access

@@ -50,7 +50,7 @@ pub(crate) async fn purge(
     let number = present.number();
     let purged = async {
         conditions.check(number)?;
-        acquire_save(deps, tenant).await?;
+        acquire_save(deps, &access).await?;
         let at = deps.purge_delay.after(deps.clock.now());
         let (author, clock) = (&access.author, &*deps.clock);
         let kept = present.ceilings().to_document();

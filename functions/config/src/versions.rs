@@ -159,7 +159,7 @@ pub(crate) async fn restore(
             .or(settings)
             .map_err(|problems| HttpProblem::invalid(&problems))?;
         // A restore is about what the clinic had set, not about what the platform allows it now.
-        ceilings::settle(&mut settings, Wanted::Stored, present, &access)?;
+        ceilings::settle(&mut settings, Wanted::Version, present, &access)?;
         let restored = Some(Restored { from, undoes_purge });
         write::save(deps, &access, present, &settings, restored).await
     })

@@ -1,8 +1,8 @@
 //! PUT, PATCH, DELETE: a change is made to the version that its author has seen, as a whole or not at all.
 
-use comms_core::{Problems, Tenant};
+use comms_core::Problems;
 use comms_runtime::{HttpProblem, auth::Action, http::json_body};
-use comms_settings::{CommunicationSettings, Present, document::MAX_DOCUMENT_BYTES};
+use comms_settings::{CommunicationSettings, Present, Saver, document::MAX_DOCUMENT_BYTES};
 use lambda_http::{
     Body, Request, Response,
     http::{HeaderName, HeaderValue, StatusCode},
@@ -131,7 +131,7 @@ pub(crate) async fn delete(
     ceilings::check_readable(&present, &access)?;
     let kept = present.ceilings().to_document();
     let deleted = match conditions.check(Some(number)) {
-        Ok(()) => match acquire_save(deps, tenant).await {
+        Ok(()) => match acquire_save(deps, &access).await {
             Ok(()) => deps
                 .store
                 .delete(tenant, number, &kept, &access.author, &*deps.clock)
@@ -195,7 +195,7 @@ pub(crate) async fn save(
         Present::Unreadable { .. } => StatusCode::OK,
         Present::Nothing | Present::Deleted(_) => StatusCode::CREATED,
     };
-    acquire_save(deps, tenant).await?;
+    acquire_save(deps, access).await?;
     let (basis, author, clock) = (present.basis(), &access.author, &*deps.clock);
     let saved = match restored {
         None => {
@@ -215,8 +215,15 @@ pub(crate) async fn save(
 }
 
 /// Takes a change from the clinic's limit, or answers 429.
-pub(crate) async fn acquire_save(deps: &Deps, tenant: &Tenant) -> Result<(), HttpProblem> {
-    let taken = deps.save_limits.take(tenant).await.map_err(store_problem)?;
+pub(crate) async fn acquire_save(deps: &Deps, access: &Access) -> Result<(), HttpProblem> {
+    let tenant = &access.tenant;
+    let saver = if access.principal.is_of_platform() {
+        Saver::Platform
+    } else {
+        Saver::Clinic
+    };
+    let taken = deps.save_limits.take(tenant, saver).await;
+    let taken = taken.map_err(store_problem)?;
     taken.map_err(|retry_after| {
         warn!(clinic_id = %tenant, "settings are changed too often");
         HttpProblem::too_many_requests(

@@ -44,7 +44,7 @@ pub use hash_key::HashKeys;
 pub use own_account::{OwnAccount, OwnAccountError};
 pub use rate_limit::{Period, RateLimit};
 pub use reseal::{FoundItem, ItemPage, Resealed, Sealing};
-pub use save_limits::SaveLimits;
+pub use save_limits::{SaveLimits, Saver};
 pub use store::{Basis, Deleted, Past, Present, SettingsStore, StoreError, StoredSettings};
 pub use test_limits::{LimitHolder, Limited, TestLimitError, TestLimits};
 pub use verified::Refusal;

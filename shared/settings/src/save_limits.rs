@@ -18,6 +18,16 @@ pub const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 /// write is given for this beginning.
 const PK_PREFIX: &str = "_save-limit#";
 
+/// Whose limit a change is taken from. The platform has one of its own for each clinic: the clinic's people cannot use up
+/// what the platform needs to lower a ceiling or to delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saver {
+    /// The clinic's own people.
+    Clinic,
+    /// The platform's administrators.
+    Platform,
+}
+
 /// The limits of changes.
 pub struct SaveLimits {
     store: SettingsStore,
@@ -45,9 +55,17 @@ impl SaveLimits {
         self
     }
 
-    /// Takes one change from the limit of `tenant`, or gives how long it has to wait: more than zero.
-    pub async fn take(&self, tenant: &Tenant) -> Result<Result<(), Duration>, StoreError> {
-        let pk = format!("{PK_PREFIX}{tenant}");
+    /// Takes one change of the settings of `tenant`, or gives how long it has to wait: more than zero.
+    pub async fn take(
+        &self,
+        tenant: &Tenant,
+        saver: Saver,
+    ) -> Result<Result<(), Duration>, StoreError> {
+        // No clinic's id has a # in it.
+        let pk = match saver {
+            Saver::Clinic => format!("{PK_PREFIX}{tenant}"),
+            Saver::Platform => format!("{PK_PREFIX}platform#{tenant}"),
+        };
         let mut withdrawal = [Withdrawal::new(pk, "saves", self.rate, 1)];
         let taken = self.store.take(&mut withdrawal, &*self.clock).await?;
         Ok(taken.map_err(|Reached { retry_after, .. }| retry_after))
