@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use aws_sdk_dynamodb::types::AttributeValue;
+use comms_core::Clock as _;
 use comms_testkit::{
     clock::ManualClock,
     smtp::{Action, Stage},
@@ -168,4 +170,43 @@ async fn an_admin_sees_how_each_provider_works_since_when_and_why() {
 
     failing.world.delete_settings(CLINIC, &[]).await.expect(204);
     failing.world.ask_config(&event).await.expect(404);
+}
+
+#[tokio::test]
+async fn forged_health_record_sends_nothing_by_the_global_account() {
+    let world = World::new().await;
+    world.save_clinic().await;
+    let global = world.save_global().await;
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    let since = clock.now().as_microsecond().to_string();
+    let record = [
+        ("state".to_owned(), text("down")),
+        ("since".to_owned(), AttributeValue::N(since)),
+        ("lastError".to_owned(), text("unauthenticated")),
+    ];
+    aws_sdk_dynamodb::Client::new(&world.aws.sdk_config())
+        .put_item()
+        .table_name(&world.aws.resources().deliveries_table)
+        .item("pk", text(&format!("health#{CLINIC}")))
+        .item("sk", text("1"))
+        .item("email/primary", AttributeValue::M(record.into()))
+        .send()
+        .await
+        .unwrap();
+
+    world.post(&communication()).await.expect(202);
+    let time = Duration::from_secs(30);
+    assert!(world.run_worker_with(&worker, time).await.failed.is_empty());
+    let sent = [world.smtp.messages().len(), global.messages().len()];
+    assert_eq!(sent, [1, 0], "by the clinic's server, by the platform's");
+
+    let path = format!("/api/v1/clinics/{CLINIC}/communication/health");
+    let manager = claims("CLINIC_MANAGER", Some(CLINIC));
+    let event = http_event("GET", &path, None, &manager, &[]);
+    let answer = world.ask_config(&event).await.expect(200);
+    let provider = &answer.body["providers"][0];
+    assert_eq!(provider["health"], "healthy");
+    assert!(provider.get("since").is_none());
 }

@@ -4,6 +4,9 @@
 //! A change of state costs one write, by whoever saw it. Each process reads a tenant's item at most once
 //! per [`MAX_AGE`]; in between it goes by what it sees itself. Nothing here can keep a message from being
 //! sent: what can not be read or written in [`PATIENCE`] is left for the next time.
+//!
+//! A record decides whose account a message goes by: an entry that is down comes after the platform's. So each record
+//! has a MAC under the deployment's hash key, and one without its MAC counts for nothing.
 
 use std::{
     collections::HashMap,
@@ -14,7 +17,9 @@ use std::{
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{Client, operation::update_item::UpdateItemError, types::AttributeValue};
 use comms_adapters::{Chain, Deadline};
-use comms_core::{Channel, Clock, EntryId, ErrorKind, HealthRecord, HealthState, Tenant};
+use comms_core::{
+    Channel, Clock, EntryId, ErrorKind, HashKey, HealthRecord, HealthState, Tenant, hash::Digest,
+};
 use comms_settings::error_code;
 use futures_util::{FutureExt as _, future::join_all};
 use jiff::{SignedDuration, Timestamp};
@@ -34,6 +39,7 @@ const REMEMBERED_TENANTS: usize = 1_000;
 const STATE: &str = "state";
 const SINCE: &str = "since";
 const LAST_ERROR: &str = "lastError";
+const MAC: &str = "mac";
 
 /// What was said of a tenant's entries, by [`name`].
 pub type Records = HashMap<String, HealthRecord>;
@@ -67,6 +73,7 @@ impl SharedHealth {
     /// have seen of them.
     pub async fn hear(
         &self,
+        key: &HashKey,
         tenant: &Tenant,
         version: u64,
         channel: Channel,
@@ -78,7 +85,7 @@ impl SharedHealth {
             // Who comes next goes by what was known until the answer is there.
             self.remember(tenant, version, None);
             // Boxed, as it is rare and would make every delivery's future as large as itself.
-            let read = Box::pin(self.read(tenant, version));
+            let read = Box::pin(self.read(key, tenant, version));
             match deadline.bound(PATIENCE, read).await {
                 Ok(Ok(read)) => {
                     let read = Arc::new(read);
@@ -102,6 +109,7 @@ impl SharedHealth {
     /// Tells the others of what changed in `chain`, which is the tenant's own at `version`.
     pub async fn tell(
         &self,
+        key: &HashKey,
         tenant: &Tenant,
         version: u64,
         channel: Channel,
@@ -112,7 +120,9 @@ impl SharedHealth {
             let change = entry.health.unshared()?;
             Some(async move {
                 let name = name(channel, &entry.id);
-                let write = self.write(tenant, version, &name, change.record());
+                let record = change.record();
+                let mac = mac(key, tenant, version, &name, record);
+                let write = self.write(tenant, version, &name, record, mac);
                 match deadline.bound(PATIENCE, write).await {
                     Ok(Ok(())) => change.done(),
                     Ok(Err(error)) => warn!(%error, "a provider's health was not told to others"),
@@ -123,13 +133,19 @@ impl SharedHealth {
         join_all(changes).await;
     }
 
-    /// What was said of the tenant's entries at `version`. One eventually consistent read.
-    pub async fn read(&self, tenant: &Tenant, version: u64) -> Result<Records, LedgerError> {
+    /// What was said of the tenant's entries at `version`, as far as its MACs are right. One eventually consistent
+    /// read.
+    pub async fn read(
+        &self,
+        key: &HashKey,
+        tenant: &Tenant,
+        version: u64,
+    ) -> Result<Records, LedgerError> {
         let answer = self
             .client
             .get_item()
             .table_name(&self.table)
-            .set_key(Some(key(tenant, version)))
+            .set_key(Some(item_key(tenant, version)))
             .send()
             .boxed()
             .await
@@ -138,11 +154,29 @@ impl SharedHealth {
                 code: error_code(&error),
             })?;
         let item = answer.item.unwrap_or_default();
-        // One that can not be read is one that nobody has said anything of.
-        Ok(item
-            .iter()
-            .filter_map(|(name, value)| Some((name.clone(), record(value)?)))
-            .collect())
+        let entries = item.iter().filter(|(_, value)| value.is_m());
+        let mut ignored = 0_usize;
+        let mut records = Records::new();
+        for (name, value) in entries {
+            let authentic = record(value).filter(|record| {
+                let given = value
+                    .as_m()
+                    .ok()
+                    .and_then(|value| value.get(MAC)?.as_s().ok());
+                let expected = mac(key, tenant, version, name, record);
+                given.is_some_and(|given| expected.is_hex128(given))
+            });
+            match authentic {
+                Some(record) => {
+                    records.insert(name.clone(), record);
+                }
+                None => ignored += 1,
+            }
+        }
+        if ignored > 0 {
+            warn!(ignored, "health records without a valid MAC were ignored");
+        }
+        Ok(records)
     }
 
     /// One write; a newer change that somebody else has told of stays.
@@ -152,6 +186,7 @@ impl SharedHealth {
         version: u64,
         name: &str,
         record: &HealthRecord,
+        mac: Digest,
     ) -> Result<(), LedgerError> {
         let mut value = HashMap::from([
             (
@@ -159,6 +194,7 @@ impl SharedHealth {
                 AttributeValue::S(record.state.as_str().to_owned()),
             ),
             (SINCE.to_owned(), number(record.since.as_microsecond())),
+            (MAC.to_owned(), AttributeValue::S(mac.hex128())),
         ]);
         if let Some(kind) = record.last_error {
             let kind = AttributeValue::S(kind.as_str().to_owned());
@@ -170,7 +206,7 @@ impl SharedHealth {
             .client
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(key(tenant, version)))
+            .set_key(Some(item_key(tenant, version)))
             .update_expression("SET #entry = :value, expiresAt = :expiresAt")
             .condition_expression("attribute_not_exists(#entry) OR #entry.#since < :since")
             .expression_attribute_names("#entry", name)
@@ -257,7 +293,7 @@ pub fn name(channel: Channel, entry: &EntryId) -> String {
     format!("{channel}/{entry}")
 }
 
-fn key(tenant: &Tenant, version: u64) -> HashMap<String, AttributeValue> {
+fn item_key(tenant: &Tenant, version: u64) -> HashMap<String, AttributeValue> {
     HashMap::from([
         (
             "pk".to_owned(),
@@ -267,10 +303,24 @@ fn key(tenant: &Tenant, version: u64) -> HashMap<String, AttributeValue> {
     ])
 }
 
+/// The MAC of a record: over all that is believed of it, and where it belongs.
+fn mac(key: &HashKey, tenant: &Tenant, version: u64, name: &str, record: &HealthRecord) -> Digest {
+    let parts = [
+        tenant.as_str().as_bytes(),
+        &version.to_be_bytes(),
+        name.as_bytes(),
+        record.state.as_str().as_bytes(),
+        &record.since.as_microsecond().to_be_bytes(),
+        record.last_error.map_or("", ErrorKind::as_str).as_bytes(),
+    ];
+    key.digest("health", &parts)
+}
+
 fn number(value: i64) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
+/// What a record says, whoever wrote it.
 pub(crate) fn record(value: &AttributeValue) -> Option<HealthRecord> {
     let value = value.as_m().ok()?;
     let text = |name: &str| value.get(name)?.as_s().ok();

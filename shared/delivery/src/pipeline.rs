@@ -986,7 +986,7 @@ impl Pipeline {
         for part in chain.parts(&record.tenant) {
             let (tenant, version, own) = part;
             self.health
-                .tell(tenant, version, planned.channel, own, limits.deadline)
+                .tell(hash, tenant, version, planned.channel, own, limits.deadline)
                 .await;
         }
         chain.chain.learn_rates(limits.deadline).await;
@@ -1443,13 +1443,14 @@ impl Pipeline {
         let (settings, platform) = self.settings_of(tenant).await?;
         let policy = channel_policy(tenant, channel, settings.as_ref(), platform.as_ref());
         let version = settings.as_ref().map(|own| own.version.number);
+        let hash = self.hash_keys.get().await?;
         let own = match &settings {
-            Some(stored) => self.built(tenant, channel, stored, deadline).await,
+            Some(stored) => self.built(hash, tenant, channel, stored, deadline).await,
             None => None,
         };
         let global = match platform.filter(|_| policy.may_use_global) {
             Some(stored) => {
-                self.built(&Tenant::Global, channel, &stored, deadline)
+                self.built(hash, &Tenant::Global, channel, &stored, deadline)
                     .await
             }
             None => None,
@@ -1473,6 +1474,7 @@ impl Pipeline {
     /// without settings for the channel.
     async fn built(
         &self,
+        hash: &HashKey,
         tenant: &Tenant,
         channel: Channel,
         stored: &StoredSettings,
@@ -1484,7 +1486,7 @@ impl Pipeline {
             .factory
             .own_chain(tenant, channel, version, || chain_spec(settings));
         self.health
-            .hear(tenant, version, channel, &chain, deadline)
+            .hear(hash, tenant, version, channel, &chain, deadline)
             .await;
         Some(BuiltChain { chain, version })
     }

@@ -6,9 +6,10 @@
     reason = "a test that can not go on has failed"
 )]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
+use aws_sdk_dynamodb::types::AttributeValue;
 use comms_adapters::{
     Chain, ChainSpec, Deadline, EgressGuard, EntrySpec, ProviderFactory, ProviderSettings,
     chain::AmbiguityPolicy,
@@ -18,10 +19,13 @@ use comms_adapters::{
     tls::TlsConfigs,
 };
 use comms_core::{
-    BaseUrl, Channel, EmailAddress, EntryId, ErrorKind, HealthState, Mailbox, Position, Secret,
-    Tenant,
+    BaseUrl, Channel, EmailAddress, EntryId, ErrorKind, HashKey, HealthState, Mailbox, Position,
+    Secret, Tenant,
 };
-use comms_delivery::{SharedHealth, health::name};
+use comms_delivery::{
+    SharedHealth,
+    health::{Records, name},
+};
 use comms_testkit::{
     aws::{Fault, LocalAws},
     clock::ManualClock,
@@ -32,6 +36,8 @@ const REFUSED: Sample = Sample::Failure {
     is_conclusive: true,
 };
 
+type Item = HashMap<String, AttributeValue>;
+
 struct World {
     aws: LocalAws,
     clock: Arc<ManualClock>,
@@ -41,6 +47,7 @@ struct World {
 /// A process: what it was told, and its own view of the one entry.
 struct Process {
     shared: SharedHealth,
+    key: HashKey,
     chain: Arc<Chain>,
     tenant: Tenant,
 }
@@ -81,6 +88,7 @@ impl World {
         let table = &self.aws.resources().deliveries_table;
         Process {
             shared: SharedHealth::new(&self.aws.sdk_config(), table, self.clock.clone()),
+            key: HashKey::from_bytes(&[1; HashKey::LENGTH]),
             chain: factory.own_chain(&self.tenant, Channel::Email, 1, || ChainSpec {
                 entries: vec![entry],
                 on_ambiguous: AmbiguityPolicy::Failover,
@@ -88,6 +96,26 @@ impl World {
             }),
             tenant: self.tenant.clone(),
         }
+    }
+
+    async fn item(&self) -> Item {
+        let pk = AttributeValue::S(format!("health#{}", self.tenant));
+        let item = aws_sdk_dynamodb::Client::new(&self.aws.sdk_config())
+            .get_item()
+            .table_name(&self.aws.resources().deliveries_table)
+            .key("pk", pk)
+            .key("sk", AttributeValue::S("1".to_owned()))
+            .send();
+        item.await.unwrap().item.unwrap()
+    }
+
+    async fn put(&self, item: &Item) {
+        let put = aws_sdk_dynamodb::Client::new(&self.aws.sdk_config())
+            .put_item()
+            .table_name(&self.aws.resources().deliveries_table)
+            .set_item(Some(item.clone()))
+            .send();
+        put.await.unwrap();
     }
 
     fn calls(&self, operation: &str) -> usize {
@@ -99,15 +127,34 @@ impl Process {
     async fn hear(&self) {
         let deadline = Deadline::after(Duration::from_secs(20));
         self.shared
-            .hear(&self.tenant, 1, Channel::Email, &self.chain, deadline)
+            .hear(
+                &self.key,
+                &self.tenant,
+                1,
+                Channel::Email,
+                &self.chain,
+                deadline,
+            )
             .await;
     }
 
     async fn tell(&self) {
         let deadline = Deadline::after(Duration::from_secs(20));
         self.shared
-            .tell(&self.tenant, 1, Channel::Email, &self.chain, deadline)
+            .tell(
+                &self.key,
+                &self.tenant,
+                1,
+                Channel::Email,
+                &self.chain,
+                deadline,
+            )
             .await;
+    }
+
+    async fn read(&self, version: u64) -> Records {
+        let read = self.shared.read(&self.key, &self.tenant, version);
+        read.await.unwrap()
     }
 
     fn record(&self, sample: Sample) {
@@ -137,20 +184,13 @@ async fn a_change_costs_one_write_and_nothing_is_written_without_one() {
     assert_eq!(there.state(), HealthState::Down);
     there.tell().await;
     assert_eq!(world.calls("UpdateItem"), 1, "it is no news");
-    let records = there.shared.read(&there.tenant, 1).await.unwrap();
+    let records = there.read(1).await;
     let record = &records[&name(Channel::Email, &EntryId::primary())];
     assert_eq!(
         (record.state, record.last_error),
         (HealthState::Down, Some(ErrorKind::Unauthenticated))
     );
-    assert!(
-        there
-            .shared
-            .read(&there.tenant, 2)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(there.read(2).await.is_empty());
 }
 
 #[tokio::test]
@@ -201,4 +241,69 @@ async fn what_can_not_be_read_holds_nothing_up_and_what_can_not_be_told_is_told_
     assert_eq!(world.calls("UpdateItem"), 2);
     process.tell().await;
     assert_eq!(world.calls("UpdateItem"), 2);
+}
+
+#[tokio::test]
+async fn a_record_is_believed_where_it_was_written_as_it_was_written() {
+    const ENTRY: &str = "email/primary";
+    let world = World::new().await;
+    let teller = world.process();
+    teller.record(REFUSED);
+    teller.tell().await;
+    let genuine = world.item().await;
+    let hears = async |item: &Item| {
+        world.put(item).await;
+        let process = world.process();
+        process.hear().await;
+        process.state()
+    };
+    assert_eq!(hears(&genuine).await, HealthState::Down);
+
+    let AttributeValue::M(record) = &genuine[ENTRY] else {
+        panic!("{genuine:?}");
+    };
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    let changes = [
+        ("state", Some(text("degraded"))),
+        ("since", Some(AttributeValue::N("1".to_owned()))),
+        ("lastError", Some(text("account_suspended"))),
+        ("lastError", None),
+        ("mac", Some(text(&"0".repeat(32)))),
+        ("mac", Some(text(""))),
+        ("mac", None),
+    ];
+    for (field, value) in changes {
+        let mut record = record.clone();
+        match value {
+            Some(value) => record.insert(field.to_owned(), value),
+            None => record.remove(field),
+        };
+        let mut forged = genuine.clone();
+        forged.insert(ENTRY.to_owned(), AttributeValue::M(record));
+        assert_eq!(hears(&forged).await, HealthState::Healthy, "{field}");
+        assert!(world.process().read(1).await.is_empty(), "{field}");
+    }
+
+    let mut other_entry = genuine.clone();
+    let record = other_entry[ENTRY].clone();
+    other_entry.insert("email/fallback-1".to_owned(), record);
+    world.put(&other_entry).await;
+    assert_eq!(world.process().read(1).await.len(), 1);
+
+    let mut other_version = genuine.clone();
+    other_version.insert("sk".to_owned(), text("2"));
+    world.put(&other_version).await;
+    assert!(world.process().read(2).await.is_empty());
+
+    let mut other_tenant = genuine.clone();
+    other_tenant.insert("pk".to_owned(), text("health#clinic-b"));
+    world.put(&other_tenant).await;
+    let other_clinic = Tenant::parse("clinic-b").unwrap();
+    let process = world.process();
+    let read = process.shared.read(&process.key, &other_clinic, 1).await;
+    assert!(read.unwrap().is_empty());
+
+    let other_key = HashKey::from_bytes(&[2; HashKey::LENGTH]);
+    let read = process.shared.read(&other_key, &world.tenant, 1).await;
+    assert!(read.unwrap().is_empty());
 }
