@@ -162,11 +162,14 @@ async fn tampered_settings_are_replaced_restored_or_deleted() {
     take_away(&world, "settings").await;
     // Without its secrets the document is no replacement.
     world.put_settings(CLINIC, document).await.expect(422);
-    let replaced = world.put_settings(
-        CLINIC,
-        crate::world::email(&world.entry(), crate::world::FROM),
-    );
-    assert_eq!(replaced.await.expect(200).header("etag"), "\"3\"");
+    // Nor is one that says nothing of the ceilings: they would be lifted in silence.
+    let mut replacement = crate::world::email(&world.entry(), crate::world::FROM);
+    let refused = world.put_settings(CLINIC, replacement.clone()).await;
+    let pointer = "/settings/communicationSettings/ceilings";
+    assert_eq!(refused.expect(422).pointers(), [pointer]);
+    replacement["ceilings"] = json!({"useGlobal": false});
+    let replaced = world.put_settings(CLINIC, replacement).await.expect(200);
+    assert_eq!(replaced.header("etag"), "\"3\"");
 
     take_away(&world, "counter").await;
     world.get_settings(CLINIC).await.expect(500);
