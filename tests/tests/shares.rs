@@ -332,7 +332,7 @@ async fn producers_urgent_message_over_the_quota_waits() {
     set_ceilings(&world, CLINIC, json!({"urgentPerHour": 1})).await;
     world.post(&immediate()).await.expect(200);
     let record = urgent_record(&world, &communication());
-    assert_eq!(world.work_on(&[record.clone()]).await, ["m-1"]);
+    assert_eq!(world.work_on(std::slice::from_ref(&record)).await, ["m-1"]);
     assert_eq!(world.smtp.messages().len(), 1);
     set_ceilings(&world, CLINIC, json!({"urgentPerHour": 10})).await;
     let mut world = world;
@@ -465,9 +465,9 @@ async fn ten_slow_deliveries_of_one_process_take_one_worker_of_the_share() {
     assert_eq!(slots().await, 0);
     process.take_writes();
     // And all take the permit first from now on.
-    let begun = join_all(ten()).await;
+    let all_at_once = join_all(ten()).await;
     assert_eq!((slots().await, process.take_writes()), (1, 1));
-    drop(begun);
+    drop(all_at_once);
     process.release(deadline()).await;
     assert_eq!(slots().await, 0);
 }
