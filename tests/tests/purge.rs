@@ -305,9 +305,9 @@ async fn a_clinics_settings_are_changed_ten_times_at_once_and_then_slowly() {
     rename(&world, "Name 11").await.expect(200);
     rename(&world, "Name 12").await.expect(429);
     // The platform's people, who did all this, have a limit of their own: the clinic's has not been touched.
-    let path = format!("/api/v1/clinics/{CLINIC}");
+    let clinic = format!("/api/v1/clinics/{CLINIC}");
     let patch = json!({"settings": {"communicationSettings": {"email": {"defaultFromName": "Front desk"}}}}).to_string();
     let admin = crate::world::claims("CLINIC_ADMIN", Some(CLINIC));
-    let changed = world.config("PATCH", &path, Some(&patch), admin, &[]);
+    let changed = world.config("PATCH", &clinic, Some(&patch), admin, &[]);
     changed.await.expect(200);
 }
