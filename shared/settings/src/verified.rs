@@ -65,7 +65,7 @@ pub(crate) struct SeenVersions(Arc<Mutex<HashMap<Tenant, u64>>>);
 
 impl SeenVersions {
     /// Notes `number`, and says whether nothing higher was seen before.
-    fn note(&self, tenant: &Tenant, number: u64) -> bool {
+    pub(crate) fn note(&self, tenant: &Tenant, number: u64) -> bool {
         // Nothing panics while the lock is held; a poisoned lock still guards a whole map.
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(highest) = seen.get_mut(tenant) {

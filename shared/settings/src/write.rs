@@ -430,6 +430,7 @@ impl SettingsStore {
         counter: &Counter,
     ) -> Result<(), StoreError> {
         let operation = "TransactWriteItems";
+        let number = counter.number;
         let counter = counter.to_item(tenant, self.hash_key().await?);
         let put = |item| Put::builder().table_name(&self.table).set_item(Some(item));
         let puts = [
@@ -453,6 +454,8 @@ impl SettingsStore {
             .boxed()
             .await;
         let Err(error) = written else {
+            // This process has seen it, although it never read it.
+            self.seen.note(tenant, number);
             return Ok(());
         };
         let code = error_code(&error);

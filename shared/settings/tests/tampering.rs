@@ -339,6 +339,17 @@ async fn a_process_that_saw_a_version_accepts_no_earlier_one() {
 }
 
 #[tokio::test]
+async fn the_process_that_saved_a_version_accepts_no_earlier_one() {
+    let world = World::new().await;
+    let (settings, counter) = (world.item("settings").await, world.item("counter").await);
+    world.save("third.example").await;
+    world.put(settings).await;
+    world.put(counter).await;
+    let error = world.store.load(&tenant()).await.unwrap_err();
+    assert_eq!(error, StoreError::Refused(Refusal::RolledBack));
+}
+
+#[tokio::test]
 async fn refused_settings_are_replaced_under_the_next_number() {
     let world = World::new().await;
     let huge = AttributeValue::N("9999999999".to_owned());
