@@ -288,7 +288,7 @@ impl SettingsStore {
                 ) => {
                     counter.number = counter.number.max(version.number);
                 }
-                // It can not be restored either.
+                // It cannot be restored either.
                 Err(_) => {}
             }
         }
