@@ -244,7 +244,6 @@ async fn send_now(
     if let Some(permit) = permit {
         permit.end_with(accepted, &results, started.elapsed());
     }
-    pipeline.tell_connections();
     // Before the queue, which may take what is left of the time.
     pipeline.settle(deadline).await;
     let mut deliveries = accepted.queued();

@@ -30,6 +30,7 @@ use comms_runtime::{
     sqs::{MessageResult, SqsEvent, SqsMessage, batch_response, handle_batch},
     telemetry::{self, TraceHeader},
 };
+use futures_util::future::join;
 use jiff::Timestamp;
 use lambda_runtime::{LambdaEvent, service_fn};
 use tracing::{Instrument, error, info, info_span, warn};
@@ -149,14 +150,14 @@ async fn handle_invocation(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatc
             MessageResult::Done | MessageResult::Panicked => None,
         })
         .collect();
+    // At the same time: what others wait for is free as soon as possible.
     let told = answer_by.bound(ANSWER_TIME / 2, deps.queues.let_wait(&waits));
-    match told.await {
+    let (told, ()) = join(told, deps.pipeline.settle(answer_by)).await;
+    match told {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, "messages wait for the queue's own time"),
         Err(_) => warn!("messages wait for the queue's own time: SQS did not answer"),
     }
-    deps.pipeline.tell_connections();
-    deps.pipeline.settle(answer_by).await;
     info!(
         received = event.payload.records.len(),
         failed = response.batch_item_failures.len(),

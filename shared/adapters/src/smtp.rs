@@ -10,6 +10,7 @@
 
 mod auth;
 mod connection;
+mod host_limit;
 mod lease;
 mod memory;
 mod offer;
@@ -38,6 +39,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 
 use self::{
     connection::{COMMAND_TIME, Connection, Encrypted, RESOLVE_TIME, connect, encrypt, within},
+    host_limit::HostLimit,
     lease::Lease,
     pool::{CheckedOut, Pool, Rest, out_of_time},
     slots::{Room, Slot},
@@ -130,7 +132,12 @@ impl SmtpProvider {
     ) -> Result<Self, TlsError> {
         Ok(Self {
             tls: tls.client(settings.ca_pem.as_deref())?,
-            pool: Pool::new(settings.max_connections, sockets.clone(), clock),
+            pool: Pool::new(
+                settings.max_connections,
+                HostLimit::of(&settings.host) == HostLimit::Relay,
+                sockets.clone(),
+                clock,
+            ),
             hello: hello(settings.ehlo_name.as_ref(), &settings.sender.address),
             host: settings.host,
             port: settings.port,

@@ -73,6 +73,8 @@ pub(crate) trait IdleConnections: Send + Sync {
     fn least_recent_use(&self) -> Option<u64>;
     /// Closes that one. Whether there was one.
     fn close_least_recently_used(&self) -> bool;
+    /// Closes those that must not outlive the invocation.
+    fn close_at_invocation_end(&self);
 }
 
 impl Sockets {
@@ -209,12 +211,22 @@ impl Sockets {
         turned
     }
 
+    /// Closes the idle connections that must not outlive the invocation: a frozen process cannot notice that somebody
+    /// else needs its place at the server. Each gets a QUIT; nothing is awaited.
+    pub fn close_at_invocation_end(&self) {
+        for pool in self.pools() {
+            pool.close_at_invocation_end();
+        }
+    }
+
+    /// The pools' own locks are taken without the one of their list.
+    fn pools(&self) -> Vec<Arc<dyn IdleConnections>> {
+        let pools = self.0.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().filter_map(Weak::upgrade).collect()
+    }
+
     fn close_least_recently_used(&self) -> bool {
-        // The pools' own locks are taken without this one.
-        let pools: Vec<_> = {
-            let pools = self.0.pools.lock().unwrap_or_else(PoisonError::into_inner);
-            pools.iter().filter_map(Weak::upgrade).collect()
-        };
+        let pools = self.pools();
         loop {
             let least_recent = pools
                 .iter()

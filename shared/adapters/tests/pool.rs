@@ -86,6 +86,16 @@ impl Process {
             .tls(TlsMode::Implicit, self.ca.server_config(&["127.0.0.1"]))
             .credentials("clinic-user", "planted-password");
         let server = script(builder).start().await;
+        let provider = self.provider(&server, max_connections, self.sockets.clone());
+        Clinic { server, provider }
+    }
+
+    /// The same mailbox as another process has it.
+    fn another_process(&self, server: &SmtpServer) -> SmtpProvider {
+        self.provider(server, 1, Sockets::default())
+    }
+
+    fn provider(&self, server: &SmtpServer, max_connections: u8, sockets: Sockets) -> SmtpProvider {
         let settings = SmtpSettings {
             host: Host::parse("127.0.0.1").unwrap(),
             port: server.port(),
@@ -97,15 +107,9 @@ impl Process {
             sender: mailbox("appointments@clinic.example"),
             ehlo_name: None,
         };
-        let provider = SmtpProvider::new(
-            settings,
-            &self.tls(),
-            guard(),
-            self.sockets.clone(),
-            self.clock.clone(),
-        );
-        let provider = provider.unwrap();
-        Clinic { server, provider }
+        let provider =
+            SmtpProvider::new(settings, &self.tls(), guard(), sockets, self.clock.clone());
+        provider.unwrap()
     }
 
     fn tls(&self) -> TlsConfigs {
@@ -532,6 +536,27 @@ async fn a_server_that_allows_fewer_connections_than_the_settings_costs_no_messa
     process.clock.advance(Duration::from_mins(10));
     all_sent(&clinic.send_at_once(10).await);
     assert_eq!((clinic.sent(), clinic.said("421")), (40, 6));
+    process.assert_nothing_is_lost();
+}
+
+#[tokio::test]
+async fn idle_connections_end_with_the_invocation_and_say_goodbye() {
+    let process = Process::new(100);
+    let limited = |server: SmtpServerBuilder| server.max_connections(2);
+    let clinic = process.clinic(2, limited).await;
+    all_sent(&clinic.send_at_once(4).await);
+    assert_eq!(clinic.server.open_connections(), 2);
+    process.sockets.close_at_invocation_end();
+    for connection in [1, 2] {
+        let is_closed = |event: &Event| *event == Event::Closed { connection };
+        clinic.server.wait_for_event(is_closed).await;
+    }
+    assert_eq!(clinic.said("221"), 2);
+    let now = process.statistics();
+    assert_eq!((now.open, now.idle, now.retired.invocation_end), (0, 0, 2));
+    // Another client of the mailbox has its turn while this process is idle.
+    let other = process.another_process(&clinic.server);
+    assert!(other.send(&message(9), Deadline::after(TIME)).await.is_ok());
     process.assert_nothing_is_lost();
 }
 

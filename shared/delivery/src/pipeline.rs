@@ -707,10 +707,12 @@ impl Pipeline {
         Ok(planned.iter().all(|planned| ended.contains(&planned.id)))
     }
 
-    /// What is to be done when an invocation ends: gives back quota that was taken ahead and not needed, writes
+    /// What is to be done when an invocation ends: closes idle connections, gives back quota that was taken ahead and not needed, writes
     /// what became of deliveries to their tenants' usage, and tells as metrics what quotas and pacing did since this
     /// was done last.
     pub async fn settle(&self, deadline: Deadline) {
+        self.factory.sockets().close_at_invocation_end();
+        self.tell_connections();
         let releases = join(
             self.shares.in_flight.release(deadline),
             self.shares.slow.release(deadline),
@@ -735,7 +737,7 @@ impl Pipeline {
 
     /// Tells as metrics what became of the connections to providers since this was told last; nothing
     /// where nothing happened and nothing is open.
-    pub fn tell_connections(&self) {
+    fn tell_connections(&self) {
         let seen = self.factory.sockets().take_statistics();
         if seen == SocketStatistics::default() {
             return;

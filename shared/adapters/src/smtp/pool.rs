@@ -63,8 +63,16 @@ pub(super) struct Rest {
 }
 
 impl Pool {
-    pub(super) fn new(most: u8, sockets: Sockets, clock: Arc<dyn Clock>) -> Self {
-        let idle = Arc::new(Idle::default());
+    pub(super) fn new(
+        most: u8,
+        outlives_invocation: bool,
+        sockets: Sockets,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let idle = Arc::new(Idle {
+            outlives_invocation,
+            ..Idle::default()
+        });
         let weak = Arc::downgrade(&idle);
         sockets.register(weak);
         Self {
@@ -267,6 +275,8 @@ struct Idle {
     connections: Mutex<Vec<Resting>>,
     /// Tells one who waits at the ceiling that a connection of the own pool came back.
     put_back: Notify,
+    /// Whether idle connections stay open while the process is frozen.
+    outlives_invocation: bool,
 }
 
 impl Idle {
@@ -293,5 +303,15 @@ impl IdleConnections for Idle {
         };
         resting.lease.retire(Retirement::Ceiling);
         true
+    }
+
+    fn close_at_invocation_end(&self) {
+        if self.outlives_invocation {
+            return;
+        }
+        let idle = std::mem::take(&mut *self.connections());
+        for resting in idle {
+            resting.lease.retire(Retirement::InvocationEnd);
+        }
     }
 }

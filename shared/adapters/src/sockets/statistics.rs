@@ -54,6 +54,8 @@ pub struct Retirements {
     pub server_closed: u64,
     /// Another provider needed their place under the ceiling.
     pub ceiling: u64,
+    /// The invocation ended: a frozen process leaves its place at the server to others.
+    pub invocation_end: u64,
     /// Their conversation was cut short, or their provider is not used any more.
     pub dropped: u64,
 }
@@ -61,7 +63,13 @@ pub struct Retirements {
 impl Retirements {
     /// All of them.
     pub const fn total(&self) -> u64 {
-        self.messages + self.learned + self.idle + self.server_closed + self.ceiling + self.dropped
+        self.messages
+            + self.learned
+            + self.idle
+            + self.server_closed
+            + self.ceiling
+            + self.invocation_end
+            + self.dropped
     }
 
     pub(crate) const fn add(&mut self, why: Retirement) {
@@ -71,6 +79,7 @@ impl Retirements {
             Retirement::Idle => &mut self.idle,
             Retirement::ServerClosed => &mut self.server_closed,
             Retirement::Ceiling => &mut self.ceiling,
+            Retirement::InvocationEnd => &mut self.invocation_end,
             Retirement::Dropped => &mut self.dropped,
         };
         *count += 1;
@@ -85,6 +94,7 @@ pub(crate) enum Retirement {
     Idle,
     ServerClosed,
     Ceiling,
+    InvocationEnd,
     Dropped,
 }
 
