@@ -176,7 +176,7 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
             return set_aside(deps, message, reason, fields, None).await;
         }
     };
-    let clinic = submission.request.clinic.as_ref();
+    let clinic = submission.request.requested.clinic();
     // A producer's own key, or SQS's id of the message: both survive a redelivery. One that was a dead
     // letter has a new id, and says which one it had.
     let key = submission

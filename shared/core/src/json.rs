@@ -11,6 +11,8 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
+use crate::near::{is_near_miss, nearest};
+
 /// One thing wrong with a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -250,6 +252,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
 pub struct Object<'p> {
     pointer: String,
     fields: Map<String, Value>,
+    /// The names that were asked for.
+    known: Vec<&'static str>,
     problems: &'p mut Problems,
 }
 
@@ -265,6 +269,7 @@ impl<'p> Object<'p> {
             Some(Self {
                 pointer,
                 fields,
+                known: Vec::new(),
                 problems,
             })
         } else {
@@ -284,7 +289,8 @@ impl<'p> Object<'p> {
     }
 
     /// Takes a field out as it is. `null` is the same as absent.
-    pub fn take(&mut self, name: &str) -> Option<Value> {
+    pub fn take(&mut self, name: &'static str) -> Option<Value> {
+        self.known.push(name);
         self.fields
             .shift_remove(name)
             .filter(|value| !value.is_null())
@@ -293,7 +299,7 @@ impl<'p> Object<'p> {
     /// Reads a field that must be there.
     pub fn required<T>(
         &mut self,
-        name: &str,
+        name: &'static str,
         read: impl FnOnce(Value) -> Result<T, String>,
     ) -> Option<T> {
         if let Some(value) = self.take(name) {
@@ -307,7 +313,7 @@ impl<'p> Object<'p> {
     /// Reads a field that may be absent.
     pub fn optional<T>(
         &mut self,
-        name: &str,
+        name: &'static str,
         read: impl FnOnce(Value) -> Result<T, String>,
     ) -> Option<T> {
         let value = self.take(name)?;
@@ -328,7 +334,7 @@ impl<'p> Object<'p> {
     /// Reads an object that may be absent, with `read`.
     pub fn object<T>(
         &mut self,
-        name: &str,
+        name: &'static str,
         read: impl FnOnce(Object<'_>) -> Option<T>,
     ) -> Option<T> {
         let value = self.take(name)?;
@@ -339,7 +345,7 @@ impl<'p> Object<'p> {
     /// Reads an array of objects that may be absent, at most `most` of them, each with `read`.
     pub fn objects<T>(
         &mut self,
-        name: &str,
+        name: &'static str,
         most: usize,
         mut read: impl FnMut(usize, Object<'_>) -> Option<T>,
     ) -> Vec<T> {
@@ -376,7 +382,8 @@ impl<'p> Object<'p> {
     }
 
     /// Takes all fields that are left, at most `most`, as a map: names that `name_ok` accepts, values
-    /// that `read` accepts. A field that does not fit is a problem with `detail`.
+    /// that `read` accepts. A field that does not fit is a problem with `detail`, and so is one whose name is nearly
+    /// that of a field that was read before: a misspelt field must not pass for one of the caller's own.
     pub fn rest<T>(
         mut self,
         most: usize,
@@ -390,6 +397,14 @@ impl<'p> Object<'p> {
         }
         let mut rest = BTreeMap::new();
         for (name, value) in std::mem::take(&mut self.fields) {
+            let known = self.known.iter().find(|known| is_near_miss(&name, known));
+            if let Some(known) = known {
+                let detail =
+                    format!("is not {known}; write {known}, or choose a name that is less like it");
+                let pointer = self.pointer_to(&name);
+                self.problems.add_foreign(pointer, detail);
+                continue;
+            }
             match read(value) {
                 Ok(value) if name_ok(&name) => {
                     rest.insert(name, value);
@@ -430,10 +445,16 @@ impl<'p> Object<'p> {
     /// Ends the reading: each field that was not taken is unknown, and a problem.
     pub fn finish(self) {
         for name in self.fields.keys() {
-            self.problems.add_foreign(
-                pointer_to(&self.pointer, name),
-                "is not a known field; remove it",
-            );
+            // What is beyond the limit is not kept, and not compared either.
+            if self.problems.0.len() >= Problems::MOST {
+                return;
+            }
+            let detail = match nearest(name, &self.known) {
+                Some(known) => format!("is not a known field; did you mean {known}?"),
+                None => "is not a known field; remove it".to_owned(),
+            };
+            self.problems
+                .add_foreign(pointer_to(&self.pointer, name), detail);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! A communication as backend teams post it or put it on the queue: one content, some recipients,
 //! some channels.
 
+mod expiry;
+mod metadata;
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -12,10 +15,15 @@ use crate::{
     address::{AddressMask, EmailAddress, Mailbox, PhoneNumber},
     delivery::Channel,
     hash::HashKey,
-    id::{ClinicId, DeliveryId, IdempotencyKey, RequestId, Tenant},
+    id::{DeliveryId, IdempotencyKey, RequestId, Tenant},
     json::{self, Object, Problems, read},
     public_url::PublicUrl,
 };
+
+pub use metadata::{MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, RequestedTenant};
+
+use expiry::parse_expiry;
+use metadata::read_metadata;
 
 /// Bytes of a communication as JSON. Lambda takes 6 MB per synchronous invocation (AWS Lambda quotas:
 /// 6,291,456 bytes), in which the body stands as a JSON string beside headers and claims.
@@ -54,13 +62,6 @@ pub const MAX_TEMPLATE_COMPONENT_BYTES: usize = 32_768;
 /// Receivers of copies, `cc` and `bcc` together. With the recipient they make the 50 that SES takes
 /// (SES v2, `Destination`).
 pub const MAX_COPIES: usize = 49;
-/// Fields of `metadata` beside `clinicId`.
-pub const MAX_METADATA: usize = 20;
-/// Bytes of the name of a field of `metadata`.
-pub const MAX_METADATA_NAME: usize = 64;
-/// Characters of the value of a field of `metadata`.
-pub const MAX_METADATA_VALUE: usize = 256;
-
 /// How urgent a communication is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -251,8 +252,8 @@ pub struct CommunicationRequest {
     pub reply_to: Option<EmailAddress>,
     /// After this it is not sent any more.
     pub expires_at: Option<Timestamp>,
-    /// The clinic that it is sent for; without one the global account sends.
-    pub clinic: Option<ClinicId>,
+    /// Whose account it asks for.
+    pub requested: RequestedTenant,
     /// The caller's own references, such as `appointmentId`.
     pub references: BTreeMap<String, String>,
 }
@@ -324,15 +325,21 @@ impl Submission {
 impl CommunicationRequest {
     /// Whose chain sends it.
     pub fn tenant(&self) -> Tenant {
-        self.clinic.clone().map_or(Tenant::Global, Tenant::Clinic)
+        self.requested.tenant()
     }
 
     /// A keyed hash of everything in the request, to tell a repetition from another request under
     /// the same key.
     pub fn payload_hash(&self, hash: &HashKey) -> Result<String, serde_json::Error> {
-        Ok(hash
-            .digest("payload", &[&serde_json::to_vec(self)?])
-            .hex128())
+        let json = match self.requested {
+            RequestedTenant::Clinic(_) | RequestedTenant::Unnamed => serde_json::to_vec(self)?,
+            // It is the same communication as without a `clinicId`.
+            RequestedTenant::Global => serde_json::to_vec(&Self {
+                requested: RequestedTenant::Unnamed,
+                ..self.clone()
+            })?,
+        };
+        Ok(hash.digest("payload", &[&json]).hex128())
     }
 
     /// The deliveries of this request: every recipient on every channel, shown as `mask` says.
@@ -467,12 +474,8 @@ fn read_submission(mut object: Object<'_>) -> Option<Submission> {
         &recipients,
     );
     let reply_to = object.optional("replyTo", read::parsed(EmailAddress::parse));
-    let expires_at = object.optional("expiresAt", |value| {
-        let text = read::string(value)?;
-        text.parse::<Timestamp>()
-            .map_err(|_| "must be a time with its offset, such as 2026-12-01T10:00:00Z".to_owned())
-    });
-    let (clinic, references) = object
+    let expires_at = object.optional("expiresAt", read::parsed(parse_expiry));
+    let (requested, references) = object
         .object("metadata", |metadata| Some(read_metadata(metadata)))
         .unwrap_or_default();
     object.finish();
@@ -486,7 +489,7 @@ fn read_submission(mut object: Object<'_>) -> Option<Submission> {
             channels: channels?,
             reply_to,
             expires_at,
-            clinic,
+            requested: requested.unwrap_or(RequestedTenant::Unnamed),
             references,
         },
         idempotency_key,
@@ -684,7 +687,7 @@ fn read_copies(
         .filter_map(|recipient| recipient.email.as_ref().map(mailbox_key))
         .collect();
     let recipients_with_mail = seen.len();
-    let mut read_field = |name: &str| {
+    let mut read_field = |name: &'static str| {
         let Some(addresses) = object.optional(name, read_addresses) else {
             return Vec::new();
         };
@@ -903,19 +906,6 @@ fn parse_content_type(text: &str) -> Result<String, String> {
     }
 }
 
-fn read_metadata(mut object: Object<'_>) -> (Option<ClinicId>, BTreeMap<String, String>) {
-    let clinic = object.optional("clinicId", read::parsed(ClinicId::parse));
-    let references = object.rest(
-        MAX_METADATA,
-        |name| name.len() <= MAX_METADATA_NAME,
-        read::text(0, MAX_METADATA_VALUE),
-        &format!(
-            "must be a string of at most {MAX_METADATA_VALUE} characters under a name of at most {MAX_METADATA_NAME} bytes"
-        ),
-    );
-    (clinic, references)
-}
-
 fn as_base64<S: Serializer>(bytes: &Arc<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
 }
@@ -927,7 +917,7 @@ impl Serialize for CommunicationRequest {
         #[serde(rename_all = "camelCase")]
         struct Metadata<'a> {
             #[serde(skip_serializing_if = "Option::is_none")]
-            clinic_id: Option<&'a ClinicId>,
+            clinic_id: Option<&'a str>,
             #[serde(flatten)]
             references: &'a BTreeMap<String, String>,
         }
@@ -1010,7 +1000,7 @@ impl Serialize for CommunicationRequest {
             attachments: &self.content.attachments,
             expires_at: self.expires_at.as_ref(),
             metadata: Metadata {
-                clinic_id: self.clinic.as_ref(),
+                clinic_id: self.requested.as_json(),
                 references: &self.references,
             },
         }
@@ -1076,7 +1066,7 @@ mod tests {
     fn the_documented_example_is_read_whole_and_written_back_the_same() {
         let submission = parse(&example()).unwrap();
         let request = &submission.request;
-        assert_eq!(request.clinic.as_ref().unwrap().as_str(), "clinic-123");
+        assert_eq!(request.requested.clinic().unwrap().as_str(), "clinic-123");
         assert_eq!(request.content.attachments[0].content.as_ref(), b"BEGIN");
         let written: Value = serde_json::from_str(&submission.to_json().unwrap()).unwrap();
         assert_eq!(written, example());

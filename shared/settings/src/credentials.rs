@@ -783,7 +783,7 @@ fn read_twilio_login(
 
 /// Takes out those of `names` that are `null`. Where there are several ways to say something, those
 /// that are not used are not looked at, and would be taken for unknown fields.
-fn drop_unset(object: &mut Object<'_>, names: &[&str]) {
+fn drop_unset(object: &mut Object<'_>, names: &[&'static str]) {
     for name in names {
         if object.is_missing(name) {
             object.take(name);
@@ -811,7 +811,7 @@ struct Kept<'s> {
 /// `place` names the fields that decide where it goes.
 fn read_secret(
     object: &mut Object<'_>,
-    name: &str,
+    name: &'static str,
     kept: Option<Kept<'_>>,
     place: &str,
 ) -> Option<Secret> {
