@@ -123,7 +123,7 @@ async fn handle_invocation(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatc
     let time = remaining(&event.context);
     let (answer_by, deadline) = (
         Deadline::after(time),
-        Deadline::after(time).less(ANSWER_TIME),
+        Deadline::after(time).less(ANSWER_TIME).queued(),
     );
     let mut results = handle_batch(&event.payload.records, CONCURRENT_MESSAGES, |message| {
         let trace = message.trace();

@@ -33,7 +33,9 @@ use zeroize::Zeroizing;
 
 pub(crate) use self::{
     answer::{Answer, provider_id},
-    failure::{causes, classify_status, classify_transport, of_question},
+    failure::{
+        CONTENT_TOO_LARGE, causes, classify_status, classify_transport, of_question, too_large,
+    },
     request::HttpRequest,
 };
 use self::{

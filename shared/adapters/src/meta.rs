@@ -26,8 +26,8 @@ use serde_json::Value;
 use crate::{
     deadline::Deadline,
     http::{
-        Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question,
-        provider_id,
+        Answer, CONTENT_TOO_LARGE, HttpClients, HttpRequest, classify_status, classify_transport,
+        of_question, provider_id, too_large,
     },
     message::{Message, check_template_text, invalid, not_carried},
     pacing::Rate,
@@ -482,6 +482,9 @@ fn receipt(answer: &Answer) -> Result<Receipt, ProviderError> {
 
 /// What an answer means that is not what was asked for.
 fn refusal(answer: &Answer) -> ProviderError {
+    if answer.status == CONTENT_TOO_LARGE {
+        return too_large(answer);
+    }
     let body = answer.json().unwrap_or_default();
     let number = |name: &str| body.get("error")?.get(name)?.as_i64();
     let Some(code) = number("code") else {
@@ -551,7 +554,8 @@ fn classify(code: i64, subcode: Option<i64>, status: u16) -> Option<ProviderErro
             "Meta does not let this account send to the recipient's country.",
         )
         .health_unchanged(),
-        (4 | 17 | 80_007 | 130_429, _) => error(
+        // 341 and 80008: from experience.
+        (4 | 17 | 341 | 613 | 80_007 | 80_008 | 130_429, _) => error(
             Transient,
             RateLimited,
             "Meta was asked for too much at once.",
@@ -600,7 +604,14 @@ fn classify(code: i64, subcode: Option<i64>, status: u16) -> Option<ProviderErro
             InvalidMessage,
             "Meta refused the form of the message, or could not fetch its media; check parameters and media.",
         ),
-        (130_403 | 131_021 | 131_026 | 131_030 | 131_062, _) => error(
+        // The test number has a list of recipients; another number of the clinic's may have none.
+        (131_030, _) => error(
+            ProviderDown,
+            SenderNotAllowed,
+            "Meta's test number sends to the recipients on its list alone; add the recipient there, or send from a number of your own.",
+        )
+        .health_unchanged(),
+        (130_403 | 131_021 | 131_026 | 131_062, _) => error(
             Final,
             InvalidRecipient,
             "The recipient can not be reached by WhatsApp from this phone number; use another channel.",

@@ -468,6 +468,8 @@ enum Fault {
     Credits,
     /// The account is blocked for a while, for too many requests that were wrong.
     Blocked,
+    /// The account is on trial, and may not send to this recipient.
+    Trial,
     /// The sender.
     Sender,
     /// The recipient's address.
@@ -484,9 +486,10 @@ impl Fault {
         let rank = |fault: &Self| match fault {
             Self::Credits => 0,
             Self::Blocked => 1,
-            Self::Sender => 2,
-            Self::Recipient => 3,
-            Self::Other => 4,
+            Self::Trial => 2,
+            Self::Sender => 3,
+            Self::Recipient => 4,
+            Self::Other => 5,
         };
         faults.min_by_key(rank).unwrap_or(Self::Other)
     }
@@ -501,6 +504,11 @@ impl Fault {
             Self::Blocked
         } else if message.contains("verified sender identity") {
             Self::Sender
+        } else if ["trial", "verified recipient"]
+            .iter()
+            .any(|word| message.contains(word))
+        {
+            Self::Trial
         } else {
             match field.as_slice() {
                 ["from", ..] => Self::Sender,
@@ -532,6 +540,13 @@ fn classify(status: u16, fault: Fault) -> Option<ProviderError> {
             SenderNotAllowed,
             "SendGrid does not take the sender's address; check fromEmail.",
         ),
+        // A limit of the sender's own account, which says nothing of the recipient. SendGrid has no document of its text.
+        (400 | 403, Fault::Trial) => error(
+            ProviderDown,
+            SenderNotAllowed,
+            "The SendGrid account is on trial and may not send to this recipient; upgrade the account.",
+        )
+        .health_unchanged(),
         (400, Fault::Recipient) => error(
             Final,
             InvalidRecipient,

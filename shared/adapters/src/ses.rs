@@ -263,7 +263,14 @@ impl Provider for SesProvider {
                 Some(id) => return Ok(Receipt::new(id)),
                 None => Failure::Answered(Answer::without_id()),
             },
-            Ok(Err(error)) => Failure::of(&error, begun.get()),
+            Ok(Err(error)) => {
+                let failure = Failure::of(&error, begun.get());
+                if names_only_others(error.message().unwrap_or_default(), &self.sender.address) {
+                    failure.in_sandbox()
+                } else {
+                    failure
+                }
+            }
             Err(Elapsed) => Failure::out_of_time(begun.get()),
         };
         Err(classify(failure))
@@ -345,6 +352,27 @@ fn identities(sender: &EmailAddress) -> impl Iterator<Item = &str> {
     let domains = domains.filter(|domain| domain.contains('.'));
     // Further up there is nothing that a clinic could have verified.
     std::iter::once(sender.as_str()).chain(domains.take(MOST_DOMAINS))
+}
+
+/// Whether the identities that a refusal names as not verified are others than the sender's: those of recipients, which
+/// have to be verified while the account is in the sandbox (SES developer guide, "Moving out of the sandbox").
+fn names_only_others(text: &str, sender: &EmailAddress) -> bool {
+    let text = text.to_ascii_lowercase();
+    let Some((_, rest)) = text.split_once("failed the check in region ") else {
+        return false;
+    };
+    let Some((_, named)) = rest.split_once(": ") else {
+        return false;
+    };
+    let sender = EmailAddress::parse(&sender.as_str().to_ascii_lowercase());
+    sender.is_ok_and(|sender| {
+        named
+            .split(',')
+            .map(|named| named.trim().trim_end_matches('.'))
+            .all(|named| {
+                !named.contains(sender.as_str()) && identities(&sender).all(|own| own != named)
+            })
+    })
 }
 
 /// The rate as a whole number: rounded down, at least one; `None` for what is no rate.
@@ -613,6 +641,8 @@ enum Saying {
     DailyQuota,
     /// "Email address is not verified. The following identities failed the check in region …".
     NotVerified,
+    /// The same, and the sender is not among those identities: the account is in the sandbox.
+    RecipientNotVerified,
     /// Something else.
     Else,
 }
@@ -691,6 +721,16 @@ impl Failure {
             (false, true) => Self::NotConnected,
             (false, false) => Self::Local,
         }
+    }
+
+    /// The same where the refusal names recipients as not verified, and not the sender.
+    fn in_sandbox(mut self) -> Self {
+        if let Self::Answered(answer) = &mut self
+            && answer.saying == Saying::NotVerified
+        {
+            answer.saying = Saying::RecipientNotVerified;
+        }
+        self
     }
 
     const fn out_of_time(begun: bool) -> Self {
@@ -784,6 +824,12 @@ fn classify_answer(answer: Answer) -> ProviderError {
             Unexpected,
             "SES's answer can not be read; it may have taken the message.",
         ),
+        // 413 whatever else it says: it comes from what stands in front of SES as well.
+        ("RequestEntityTooLargeException" | "RequestEntityTooLarge", _, _) | (_, _, 413) => error(
+            Final,
+            InvalidMessage,
+            "SES refused the message for its size.",
+        ),
         (
             "TooManyRequestsException" | "ThrottlingException" | "Throttling",
             Saying::DailyQuota,
@@ -819,6 +865,13 @@ fn classify_answer(answer: Answer) -> ProviderError {
             SenderNotAllowed,
             "The MAIL FROM domain is not verified; set its MX record as SES says.",
         ),
+        // A limit of the sender's own account, which verified recipients do not meet.
+        ("MessageRejected", Saying::RecipientNotVerified, _) => error(
+            ProviderDown,
+            SenderNotAllowed,
+            "The account is in the SES sandbox, and the recipient is not verified; request production access.",
+        )
+        .health_unchanged(),
         ("MessageRejected", Saying::NotVerified, _) => error(
             ProviderDown,
             SenderNotAllowed,
@@ -841,11 +894,6 @@ fn classify_answer(answer: Answer) -> ProviderError {
             Final,
             InvalidMessage,
             "SES refused the message for its form; check addresses and content.",
-        ),
-        ("RequestEntityTooLargeException" | "RequestEntityTooLarge", _, _) | ("", _, 413) => error(
-            Final,
-            InvalidMessage,
-            "SES refused the message for its size.",
         ),
         ("NotFoundException", _, _) => error(
             ProviderDown,
@@ -904,11 +952,13 @@ fn classify_answer(answer: Answer) -> ProviderError {
             "SES failed while it had the message; it may have taken it.",
         ),
         ("", _, 300..=499) => error(ProviderDown, Unexpected, "What answered is not SES."),
+        // A refusal, so the next provider cannot make a second copy; and whose fault it is nobody knows.
         (_, _, 300..=499) => error(
-            Final,
-            InvalidMessage,
-            "SES refused the message with a code that is not known.",
-        ),
+            ProviderDown,
+            Unexpected,
+            "SES refused the message with a code that is not known here; look it up in its documentation.",
+        )
+        .health_unchanged(),
         _ => error(
             Ambiguous,
             Unexpected,

@@ -16,6 +16,7 @@ mod memory;
 mod offer;
 mod pool;
 mod reply;
+mod saying;
 mod session;
 mod slots;
 mod submission;
@@ -37,17 +38,18 @@ use comms_core::{
 use jiff::SignedDuration;
 use rustls::{ClientConfig, pki_types::ServerName};
 
+pub use self::{
+    connection::{Cause, Failure, Security, Stage},
+    reply::{Reply, Throttling},
+    saying::Saying,
+};
 use self::{
-    connection::{COMMAND_TIME, Connection, Encrypted, RESOLVE_TIME, connect, encrypt, within},
+    connection::{Connection, Encrypted, RESOLVE_TIME, command_time, connect, encrypt, within},
     host_limit::HostLimit,
     lease::Lease,
     pool::{CheckedOut, Pool, Rest, out_of_time},
     slots::{Room, Slot},
     submission::Draft,
-};
-pub use self::{
-    connection::{Cause, Failure, Security, Stage},
-    reply::{Reply, Throttling},
 };
 use crate::{
     deadline::Deadline,
@@ -186,7 +188,7 @@ impl SmtpProvider {
             let Lease { connection, held } = lease;
             let carried = connection.messages();
             let sent = connection
-                .send(&submission, first_reply_time(rest), deadline)
+                .send(&submission, first_reply_time(rest, deadline), deadline)
                 .await;
             match (sent.result, sent.connection, rest) {
                 (Ok(refused_copies), connection, _) => {
@@ -208,7 +210,7 @@ impl SmtpProvider {
                 // Too late for another: it is our connection that was dead, and not the server.
                 (Err(failure), _, Some(rest)) if failure.is_stale_connection() => {
                     drop(self.pool.replace(held, carried, rest, failure));
-                    return Err(classify(failure).health_unchanged());
+                    return Err(classify(failure.without_another()).health_unchanged());
                 }
                 (Err(failure), connection, None) if failure.is_one_too_many() => {
                     refusals += 1;
@@ -281,12 +283,13 @@ impl SmtpProvider {
     }
 }
 
-/// How long the first reply on a connection is waited for that has been idle for so long, or is new.
-fn first_reply_time(rest: Option<Rest>) -> Duration {
-    if rest.is_some_and(|rest| rest.time >= SUSPICIOUS_REST) {
-        SUSPICIOUS_TIME
-    } else {
-        COMMAND_TIME
+/// How long the first reply on a connection is waited for that has been idle for so long, or is new. A kept one leaves time
+/// for another.
+fn first_reply_time(rest: Option<Rest>, deadline: Deadline) -> Duration {
+    match rest {
+        Some(rest) if rest.time >= SUSPICIOUS_REST => SUSPICIOUS_TIME,
+        Some(_) => command_time(deadline).min(deadline.remaining() / 2),
+        None => command_time(deadline),
     }
 }
 
@@ -501,58 +504,94 @@ pub fn classify(failure: Failure) -> ProviderError {
 }
 
 fn classify_reply(stage: Stage, reply: Reply) -> ProviderError {
+    let classified = classify_account(reply).unwrap_or_else(|| classify_by_stage(stage, reply));
+    classified.with_code(reply.provider_code())
+}
+
+/// What a refusal says of the account, at whatever stage it does.
+fn classify_account(reply: Reply) -> Option<ProviderError> {
     use Disposition::{ProviderDown, Transient};
-    use ErrorKind::{QuotaExceeded, RateLimited, Unavailable, Unexpected};
+    use ErrorKind::{QuotaExceeded, RateLimited, Unauthenticated};
     let error = ProviderError::new;
-    let by_stage = match (stage, reply.throttling) {
-        (_, Some(Throttling::Rate)) => error(
+    let account = match (reply.throttling, reply.enhanced, reply.saying) {
+        (Some(Throttling::Rate), _, _) => error(
             Transient,
             RateLimited,
             "The account sends more messages per second than its limit.",
         )
         .health_unchanged(),
-        (_, Some(Throttling::Quota)) => error(
+        (Some(Throttling::Quota), _, _) => error(
             ProviderDown,
             QuotaExceeded,
             "The account has used up its messages of the day.",
         ),
         // RFC 3463 section 3.5 has "mail system congestion" for it; Google sends it for the day's limit
         // (Gmail SMTP errors and codes, 550 5.4.5).
-        (_, None) if reply.enhanced == Some((5, 4, 5)) => error(
+        (None, Some((5, 4, 5)), _) => error(
             ProviderDown,
             QuotaExceeded,
             "The account has used up its messages of the day.",
         ),
-        (Stage::Auth, None) => classify_auth(reply),
-        (Stage::Body, None) => classify_body(reply),
-        (Stage::Mail | Stage::Rcpt | Stage::Data, None) if reply.code < 400 => error(
+        (None, _, _) if reply.code < 500 => return None,
+        (None, _, Some(Saying::SmtpAuthOff)) => error(
+            ProviderDown,
+            Unauthenticated,
+            "SMTP AUTH is off for the tenant or the mailbox; let its administrator turn on authenticated SMTP for this mailbox, or send by another provider.",
+        ),
+        // Exchange Online has 5.7.139 for a wrong password too, and says so in the text alone.
+        (None, Some((5, 7, 30 | 139)), saying) if saying != Some(Saying::WrongLogin) => error(
+            ProviderDown,
+            Unauthenticated,
+            "The server takes no user name and password for this mailbox (basic authentication is off); let its administrator allow it while the provider still does, or send by another provider.",
+        ),
+        (None, Some((5, 7, 30 | 139)), _) => WRONG_LOGIN,
+        // The sender's own mailbox and day, and no recipient's, although the codes are a recipient's (5.2.x).
+        (None, Some((5, 2, _)), Some(Saying::SubmissionLimit)) => error(
+            ProviderDown,
+            QuotaExceeded,
+            "The sender's own mailbox is full, or its account has sent all that it may in a day; empty the mailbox (Sent Items too), or wait for the next day.",
+        ),
+        (None, _, _) => return None,
+    };
+    Some(account)
+}
+
+fn classify_by_stage(stage: Stage, reply: Reply) -> ProviderError {
+    use Disposition::Transient;
+    use ErrorKind::{Unavailable, Unexpected};
+    let error = ProviderError::new;
+    match stage {
+        Stage::Auth => classify_auth(reply),
+        Stage::Body => classify_body(reply),
+        Stage::Mail | Stage::Rcpt | Stage::Data if reply.code < 400 => error(
             Transient,
             Unexpected,
             "The server answered with a code that means nothing here; the message was not sent.",
         ),
-        (Stage::Rcpt, None) => classify_rcpt(reply),
-        (Stage::Mail, None) if reply.code >= 500 => classify_mail(reply),
-        (Stage::Data, None) if reply.code >= 500 => classify_refused_message(reply),
-        (
-            Stage::Pool
-            | Stage::Resolve
-            | Stage::Connect
-            | Stage::Greeting
-            | Stage::Ehlo
-            | Stage::StartTls
-            | Stage::Tls
-            | Stage::Mail
-            | Stage::Data,
-            None,
-        ) => error(
+        Stage::Rcpt => classify_rcpt(reply),
+        Stage::Mail if reply.code >= 500 => classify_mail(reply),
+        Stage::Data if reply.code >= 500 => classify_refused_message(reply),
+        Stage::Pool
+        | Stage::Resolve
+        | Stage::Connect
+        | Stage::Greeting
+        | Stage::Ehlo
+        | Stage::StartTls
+        | Stage::Tls
+        | Stage::Mail
+        | Stage::Data => error(
             Transient,
             Unavailable,
             "The server does not take mail at the moment.",
         ),
-    };
-    by_stage.with_code(reply.provider_code())
+    }
 }
 
+const WRONG_LOGIN: ProviderError = ProviderError::new(
+    Disposition::ProviderDown,
+    ErrorKind::Unauthenticated,
+    "The server refused the user or the password; check both (some providers want an app password).",
+);
 const WANTS_LOGIN: ProviderError = ProviderError::new(
     Disposition::ProviderDown,
     ErrorKind::Unauthenticated,
@@ -567,6 +606,11 @@ const SENDER_NOT_ALLOWED: ProviderError = ProviderError::new(
     Disposition::ProviderDown,
     ErrorKind::SenderNotAllowed,
     "The server does not let this user send from this address; check defaultFrom.",
+);
+const NOT_VERIFIED: ProviderError = ProviderError::new(
+    Disposition::ProviderDown,
+    ErrorKind::SenderNotAllowed,
+    "The sender is not verified, or the account is in its provider's sandbox and the recipient is not verified; verify the sender, or request production access.",
 );
 const NO_SUCH_RECIPIENT: ProviderError = ProviderError::new(
     Disposition::Final,
@@ -594,11 +638,17 @@ fn classify_auth(reply: Reply) -> ProviderError {
             ErrorKind::Unavailable,
             "The server can not check logins at the moment.",
         ),
-        (_, _) => ProviderError::new(
+        (_, _) if reply.saying == Some(Saying::AppPassword) => ProviderError::new(
             ProviderDown,
             ErrorKind::Unauthenticated,
-            "The server refused the user or the password; check both (some providers want an app password).",
+            "The provider wants an app password in place of the mailbox's own; make one in the account's security settings and save it.",
         ),
+        (501 | 504, _) => ProviderError::new(
+            ProviderDown,
+            ErrorKind::Unauthenticated,
+            "The server offers AUTH PLAIN or AUTH LOGIN, and takes neither; its administrator has to look.",
+        ),
+        (_, _) => WRONG_LOGIN,
     }
 }
 
@@ -607,6 +657,8 @@ fn classify_mail(reply: Reply) -> ProviderError {
     match (reply.code, reply.enhanced) {
         (530 | 534 | 535, _) => WANTS_LOGIN,
         (552, _) | (_, Some((5, 3, 4))) => MESSAGE_TOO_LARGE,
+        (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
+        (_, _) if reply.saying == Some(Saying::Sender) => SENDER_NOT_ALLOWED,
         (_, Some((5, 1 | 7, _))) => SENDER_NOT_ALLOWED,
         (500..=504 | 555, _) => NOT_UNDERSTOOD,
         (_, _) => SENDER_NOT_ALLOWED,
@@ -639,7 +691,12 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
         .with_retry_after(GREYLISTING_TIME),
         (530 | 534 | 535, _) => WANTS_LOGIN,
         // RFC 3463 section 3.2: the sender's address. Many servers say only at RCPT what is wrong with MAIL.
-        (_, Some((5, 1, 7 | 8))) => SENDER_NOT_ALLOWED,
+        (_, Some((5, 1, 7 | 8) | (5, 7, 60) | (5, 2, 252))) => SENDER_NOT_ALLOWED,
+        (_, _) if reply.saying == Some(Saying::Sender) => SENDER_NOT_ALLOWED,
+        (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
+        // Postfix says 553 5.7.1 for `reject_sender_login_mismatch` and its like alone, and by default at RCPT
+        // (`smtpd_delay_reject`).
+        (553, Some((5, 7, 1))) if reply.saying != Some(Saying::Recipient) => SENDER_NOT_ALLOWED,
         // 5.6.7: the address needs SMTPUTF8, which some server behind this one does not have (RFC 6531).
         (_, Some((5, 1 | 2, _) | (5, 6, 7))) => NO_SUCH_RECIPIENT,
         // RFC 1870 section 6.1 has it here as well as at MAIL.
@@ -663,24 +720,21 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
 
 /// The reply to a message of which every byte was sent.
 fn classify_body(reply: Reply) -> ProviderError {
-    use Disposition::{Ambiguous, Transient};
+    use Disposition::Transient;
     match reply.code {
-        421 => ProviderError::new(
-            Ambiguous,
-            ErrorKind::Timeout,
-            "The server closed the connection in place of saying whether it took the message.",
-        ),
+        // 421 among them, by which the server ends the connection as well (RFC 5321 section 3.8).
         400..500 => ProviderError::new(
             Transient,
             ErrorKind::Unavailable,
             "The server could not take the message; it may later.",
         ),
         500.. => classify_refused_message(reply),
-        // A success that is not 250: nothing says that it was taken, or that it was not.
+        // A 3yz: what the server was given is not complete to it (RFC 5321 section 4.2.1), and only a 2yz makes the
+        // message its own (section 4.2.5).
         _ => ProviderError::new(
-            Ambiguous,
+            Transient,
             ErrorKind::Unexpected,
-            "The server answered the message with a code that means nothing here.",
+            "The server asked for more when it had the whole message; it did not take it.",
         ),
     }
 }
@@ -693,6 +747,8 @@ fn classify_refused_message(reply: Reply) -> ProviderError {
         // The sender's address (RFC 3463 section 3.2); 5.7.60 and 5.2.252 are Exchange's "may not send
         // as this sender", from experience.
         (_, Some((5, 1, 7 | 8) | (5, 7, 60) | (5, 2, 252))) => SENDER_NOT_ALLOWED,
+        (_, _) if reply.saying == Some(Saying::Sender) => SENDER_NOT_ALLOWED,
+        (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
         // 5.2.3: longer than the recipient's mailbox takes (RFC 3463 section 3.3).
         (_, Some((5, 2, 3) | (5, 3, 4))) => MESSAGE_TOO_LARGE,
         (_, Some((5, 1 | 2, _))) => NO_SUCH_RECIPIENT,

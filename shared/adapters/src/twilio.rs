@@ -27,8 +27,8 @@ use url::Url;
 use crate::{
     deadline::Deadline,
     http::{
-        Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question,
-        provider_id,
+        Answer, CONTENT_TOO_LARGE, HttpClients, HttpRequest, classify_status, classify_transport,
+        of_question, provider_id, too_large,
     },
     message::{Message, check_template_text, invalid, not_carried},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
@@ -402,6 +402,9 @@ fn receipt(answer: &Answer) -> Result<Receipt, ProviderError> {
 
 /// What an answer means that is not what was asked for.
 fn refusal(answer: &Answer) -> ProviderError {
+    if answer.status == CONTENT_TOO_LARGE {
+        return too_large(answer);
+    }
     let body = answer.read::<Refusal>().ok();
     let code = body.as_ref().and_then(|body| body.code.as_i64());
     let inactive = body
@@ -473,16 +476,24 @@ fn classify(code: i64, status: u16, inactive: bool) -> Option<ProviderError> {
         )
         .health_unchanged()
         .with_retry_after(LATER),
-        21_211 | 21_608 | 21_614 | 63_003 | 63_024 => error(
+        21_211 | 21_614 | 63_003 | 63_024 => error(
             Final,
             InvalidRecipient,
             "The recipient's number can not be reached by WhatsApp; check it or use another channel.",
         ),
+        // Limits of the sender's own account, which another provider does not have.
+        21_219 | 21_608 => error(
+            ProviderDown,
+            SenderNotAllowed,
+            "A trial account at Twilio sends to verified numbers alone; upgrade the account, or verify the recipient's number there.",
+        )
+        .health_unchanged(),
         63_015 => error(
-            Final,
-            InvalidRecipient,
-            "The recipient has not joined Twilio's sandbox; send from a number of your own.",
-        ),
+            ProviderDown,
+            SenderNotAllowed,
+            "The recipient has not joined Twilio's sandbox; send from a WhatsApp sender of your own.",
+        )
+        .health_unchanged(),
         21_610 | 63_033 => error(
             Final,
             PolicyRefused,
@@ -494,7 +505,7 @@ fn classify(code: i64, status: u16, inactive: bool) -> Option<ProviderError> {
             "The Twilio account may not send to the recipient's country; allow it in Twilio's console (geo permissions).",
         )
         .health_unchanged(),
-        21_212 | 21_606 | 21_701 | 21_703 | 21_704 | 63_001 | 63_002 | 63_007 => error(
+        21_212 | 21_606 | 21_659 | 21_660 | 21_701 | 21_703 | 21_704 | 63_001 | 63_002 | 63_007 => error(
             ProviderDown,
             SenderNotAllowed,
             "The sender is no WhatsApp sender of this Twilio account; check fromNumber and messagingServiceSid.",

@@ -103,8 +103,8 @@ pub enum Stage {
 
 /// What the server does at a [`Stage`] in place of its ordinary reply.
 ///
-/// After a reply of one's own the conversation goes on as its code says: `250` to MAIL opens a transaction, `550`
-/// does not; `250` to the body accepts the message.
+/// After a reply of one's own the conversation goes on as its first digit says (RFC 5321, section 4.2.1): `250` to MAIL
+/// opens a transaction, `550` does not; `252` to the body accepts the message as `250` does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// This reply instead; several lines are separated by `\n` and sent with CRLF.
@@ -247,6 +247,7 @@ struct Config {
     max_text_line: usize,
     max_recipients: usize,
     data_without_recipients: bool,
+    keeps_refused_transactions: bool,
     replies_together: bool,
     max_connections: usize,
     max_messages_per_session: Option<usize>,
@@ -424,6 +425,14 @@ impl SmtpServerBuilder {
         self
     }
 
+    /// Leaves the transaction open after a message that was refused at its end, as Postfix does for some refusals:
+    /// only RSET, EHLO or a new connection ends it, and MAIL is answered by `503 5.5.1`.
+    #[must_use]
+    pub fn keeps_refused_transactions(mut self) -> Self {
+        self.config.keeps_refused_transactions = true;
+        self
+    }
+
     /// Answers commands that came together in one write, as RFC 2920 section 3.2 wants it. Without it each reply is a
     /// segment (and a TLS record) of its own, which is harder on a client.
     #[must_use]
@@ -532,6 +541,7 @@ impl SmtpServer {
                 max_text_line: 1_000,
                 max_recipients: 100,
                 data_without_recipients: false,
+                keeps_refused_transactions: false,
                 replies_together: false,
                 max_connections: 1_000,
                 max_messages_per_session: None,

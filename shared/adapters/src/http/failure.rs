@@ -133,11 +133,27 @@ pub(crate) fn classify_transport(failure: TransportFailure) -> ProviderError {
     }
 }
 
+/// 413 (RFC 9110 section 15.5.14). It comes from whatever stands in front of the API as well, so its body says nothing.
+pub(crate) const CONTENT_TOO_LARGE: u16 = 413;
+
+/// What [`CONTENT_TOO_LARGE`] means, whatever is in its body.
+pub(crate) fn too_large(answer: &Answer) -> ProviderError {
+    ProviderError::new(
+        Disposition::Final,
+        ErrorKind::InvalidMessage,
+        "The message with its files is too large for the provider; send smaller files, or links to them.",
+    )
+    .with_code(ProviderCode::parse(&answer.status.to_string()))
+}
+
 /// What an answer means whose code is not known: by its status alone (RFC 9110 section 15).
 pub(crate) fn classify_status(answer: &Answer) -> ProviderError {
-    use Disposition::{Ambiguous, Final, ProviderDown, Transient};
-    use ErrorKind::{InvalidMessage, RateLimited, Unauthenticated, Unavailable, Unexpected};
+    use Disposition::{Ambiguous, ProviderDown, Transient};
+    use ErrorKind::{RateLimited, Unauthenticated, Unavailable, Unexpected};
     let error = ProviderError::new;
+    if answer.status == CONTENT_TOO_LARGE {
+        return too_large(answer);
+    }
     // What does not come as JSON does not come from the API: a portal, a firewall, another server.
     let foreign = answer.read::<IgnoredAny>().is_err();
     let classified = match answer.status {
@@ -179,11 +195,13 @@ pub(crate) fn classify_status(answer: &Answer) -> ProviderError {
             Unexpected,
             "What answered is not the provider's API; check apiUrl.",
         ),
+        // A refusal, so the next provider cannot make a second copy; and whose fault it is nobody knows.
         400..=499 => error(
-            Final,
-            InvalidMessage,
-            "The provider refused the message with a code that is not known.",
-        ),
+            ProviderDown,
+            Unexpected,
+            "The provider refused the message with a code that is not known here; look it up in the provider's documentation.",
+        )
+        .health_unchanged(),
         500..=599 => error(
             Ambiguous,
             Unavailable,

@@ -213,16 +213,17 @@ fn an_answer_with_an_unknown_code_is_classified_by_its_status() {
         (204, (Ambiguous, Unexpected), (Ambiguous, Unexpected)),
         (301, (ProviderDown, Unexpected), (ProviderDown, Unexpected)),
         (307, (ProviderDown, Unexpected), (ProviderDown, Unexpected)),
-        (400, (Final, InvalidMessage), (ProviderDown, Unexpected)),
+        (400, (ProviderDown, Unexpected), (ProviderDown, Unexpected)),
         (
             401,
             (ProviderDown, Unauthenticated),
             (ProviderDown, Unauthenticated),
         ),
-        (403, (Final, InvalidMessage), (ProviderDown, Unexpected)),
-        (404, (Final, InvalidMessage), (ProviderDown, Unexpected)),
+        (403, (ProviderDown, Unexpected), (ProviderDown, Unexpected)),
+        (404, (ProviderDown, Unexpected), (ProviderDown, Unexpected)),
         (408, (Transient, Unavailable), (Transient, Unavailable)),
-        (422, (Final, InvalidMessage), (ProviderDown, Unexpected)),
+        (422, (ProviderDown, Unexpected), (ProviderDown, Unexpected)),
+        (413, (Final, InvalidMessage), (Final, InvalidMessage)),
         (429, (Transient, RateLimited), (Transient, RateLimited)),
         (500, (Ambiguous, Unavailable), (Ambiguous, Unavailable)),
         (502, (Ambiguous, Unavailable), (Ambiguous, Unavailable)),
@@ -240,11 +241,30 @@ fn an_answer_with_an_unknown_code_is_classified_by_its_status() {
             let error = classify_status(&answer(status, &[("content-type", content_type)], body));
             let found = (error.disposition, error.kind);
             assert_eq!(found, expected, "{status} {content_type} {body}");
-            let blamed = !matches!(expected, (Final, _) | (_, RateLimited));
+            // A code that nobody knows here says nothing of the provider; an answer that is not its own does.
+            let is_unknown_refusal =
+                (400..500).contains(&status) && body == "{}" && expected.1 == Unexpected;
+            let blamed = !matches!(expected, (Final, _) | (_, RateLimited)) && !is_unknown_refusal;
             assert_eq!(error.unhealthy, blamed, "{status}");
             let code = error.code.unwrap();
             assert_eq!(code.as_str(), status.to_string());
         }
+    }
+}
+
+/// A refusal by an unknown code is nobody's fault that is known here: the next provider is asked, whatever the status.
+#[test]
+fn a_refusal_that_no_table_knows_goes_to_the_next_provider() {
+    for status in (400..500).filter(|status| ![401, 408, 413, 429].contains(status)) {
+        let body = r#"{"code":1,"error":{"code":2},"errors":[]}"#;
+        let error = classify_status(&answer(
+            status,
+            &[("content-type", "application/json")],
+            body,
+        ));
+        let found = (error.disposition, error.kind, error.unhealthy);
+        let expected = (Disposition::ProviderDown, ErrorKind::Unexpected, false);
+        assert_eq!(found, expected, "{status}");
     }
 }
 

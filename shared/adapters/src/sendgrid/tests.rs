@@ -549,6 +549,7 @@ fn only_the_messages_own_faults_are_final_and_only_failures_of_the_server_are_in
     let faults = [
         Fault::Credits,
         Fault::Blocked,
+        Fault::Trial,
         Fault::Sender,
         Fault::Recipient,
         Fault::Other,
@@ -558,7 +559,9 @@ fn only_the_messages_own_faults_are_final_and_only_failures_of_the_server_are_in
             continue;
         };
         let fits = match error.disposition {
-            Disposition::Final => status == 413 || (status == 400 && fault != Fault::Sender),
+            Disposition::Final => {
+                status == 413 || (status == 400 && !matches!(fault, Fault::Sender | Fault::Trial))
+            }
             Disposition::Transient => status == 429,
             Disposition::ProviderDown => (400..500).contains(&status),
             Disposition::Ambiguous => (500..600).contains(&status),

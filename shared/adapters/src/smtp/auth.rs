@@ -1,14 +1,17 @@
 //! AUTH PLAIN and AUTH LOGIN (RFC 4954, RFC 4616). Every buffer of ours that holds the password is wiped.
 
+use std::time::Duration;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::Secret;
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
 use super::{
-    connection::{COMMAND_TIME, Cause, Failure, Stage, within},
-    offer::Mechanism,
+    connection::{Cause, Failure, Stage, within},
+    offer::{Mechanism, Mechanisms},
     reply::Reply,
+    saying::Saying,
     wire::Wire,
 };
 use crate::deadline::Deadline;
@@ -19,8 +22,40 @@ const COMMAND_LINE: usize = 512;
 /// Bytes of a line of an AUTH exchange (RFC 4954 section 4).
 const AUTH_LINE: usize = 12_288;
 
-/// Logs in. Success is a 2yz, which here is 235.
+/// Logs in by the first of the mechanisms that the server takes. Where it does not take one that it offers, the next is
+/// tried (RFC 4954 sections 4 and 6); where it refuses the login, nothing else is, since that would count as one more
+/// wrong password.
 pub(super) async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    mechanisms: Mechanisms,
+    user: &str,
+    password: &Secret,
+    deadline: Deadline,
+) -> Result<(), Failure> {
+    let mut result = Err(Failure::new(Stage::Auth, Cause::NotOffered));
+    for mechanism in mechanisms.in_order() {
+        result = log_in_by(wire, mechanism, user, password, deadline).await;
+        match result {
+            Err(Failure {
+                cause: Cause::Reply(reply),
+                ..
+            }) if is_not_taken(reply) => {}
+            Ok(()) | Err(_) => return result,
+        }
+    }
+    result
+}
+
+/// Whether a reply refuses the mechanism, or its initial response, and not the login. Google says by 534 that it wants an
+/// app password; 5.7.30 and 5.7.139 are Exchange Online's for all passwords.
+fn is_not_taken(reply: Reply) -> bool {
+    matches!(reply.code, 501 | 504 | 534)
+        && !matches!(reply.enhanced, Some((5, 7, 8 | 30 | 139)))
+        && reply.saying != Some(Saying::AppPassword)
+}
+
+/// Logs in. Success is a 2yz, which here is 235.
+async fn log_in_by<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     mechanism: Mechanism,
     user: &str,
@@ -44,8 +79,8 @@ pub(super) async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let mut reply = say(wire, &exchange.command, deadline).await?;
     for response in exchange.responses.drain(..) {
-        // 334 asks for the next response. Some servers ask even for what came with the command.
-        if reply.code != 334 {
+        // 334, or any 3yz, asks for the next response. Some servers ask even for what came with the command.
+        if !reply.asks_for_more() {
             break;
         }
         reply = say(wire, &response, deadline).await?;
@@ -117,13 +152,13 @@ async fn say<S: AsyncRead + AsyncWrite + Unpin>(
         wire.write(line, 1).await?;
         wire.reply().await
     };
-    within(Stage::Auth, COMMAND_TIME, deadline, exchange).await
+    // No limit but the deadline: servers answer a login late that was wrong before (Dovecot's and Postfix's penalty), or
+    // that a directory has to confirm.
+    within(Stage::Auth, Duration::MAX, deadline, exchange).await
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
     use super::*;
@@ -179,7 +214,7 @@ mod tests {
                 let mut wire = Wire::new(stream, 0);
                 let deadline = Deadline::after(Duration::from_secs(5));
                 let secret = Secret::new(password.to_owned());
-                let result = log_in(&mut wire, mechanism, user, &secret, deadline).await;
+                let result = log_in_by(&mut wire, mechanism, user, &secret, deadline).await;
                 assert_eq!(result, Err(Failure::new(Stage::Auth, Cause::Local)));
                 drop(wire);
                 let mut said = Vec::new();
@@ -196,7 +231,7 @@ mod tests {
         let deadline = Deadline::after(Duration::from_secs(5));
         let secret = Secret::new("password".to_owned());
         let client = async {
-            let result = log_in(&mut wire, mechanism, "user", &secret, deadline).await;
+            let result = log_in_by(&mut wire, mechanism, "user", &secret, deadline).await;
             drop(wire);
             result
         };

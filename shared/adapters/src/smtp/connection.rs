@@ -16,7 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    auth, offer::Offer, reply::Reply, submission::Submission, transaction::hand_over, wire::Wire,
+    auth,
+    offer::Offer,
+    reply::Reply,
+    submission::Submission,
+    transaction::{Start, hand_over},
+    wire::Wire,
 };
 use crate::{
     deadline::{Deadline, Elapsed},
@@ -29,8 +34,8 @@ use crate::{
 pub(super) const RESOLVE_TIME: Duration = Duration::from_secs(4);
 /// The longest that is waited for a TLS handshake.
 const TLS_TIME: Duration = Duration::from_secs(8);
-/// The longest that is waited for the reply to one command. RFC 5321 section 4.5.3.2 would wait
-/// minutes, which a Lambda does not have: a server that hangs must leave time for the next provider.
+/// The longest that is waited for the reply to one command while a caller waits for the outcome: a server that hangs
+/// must leave time for the next provider, and the caller an answer. See [`command_time`].
 pub(super) const COMMAND_TIME: Duration = Duration::from_secs(8);
 /// The longest that is waited for a reply that changes nothing any more: to RSET and QUIT.
 pub(super) const QUIT_TIME: Duration = Duration::from_secs(2);
@@ -110,8 +115,19 @@ impl Failure {
         match (self.stage, self.cause) {
             (Stage::Mail, Cause::Closed | Cause::Malformed | Cause::TimedOut)
             | (Stage::Rcpt | Stage::Data, Cause::Closed) => true,
-            (Stage::Mail | Stage::Rcpt | Stage::Data, Cause::Reply(reply)) => reply.code == 421,
+            // 503 says that the server is at another point than we are, and nothing of the message.
+            (Stage::Mail | Stage::Rcpt | Stage::Data, Cause::Reply(reply)) => {
+                matches!(reply.code, 421 | 503)
+            }
             (_, _) => false,
+        }
+    }
+
+    /// The same where there is no time for another connection: "out of order" is no word about the message.
+    pub(super) fn without_another(self) -> Self {
+        match self.cause {
+            Cause::Reply(reply) if reply.code == 503 => Self::new(Stage::Pool, Cause::TimedOut),
+            _ => self,
         }
     }
 
@@ -145,6 +161,16 @@ pub enum Security {
     StartTls,
 }
 
+/// How long the reply to one command is waited for. RFC 5321 section 4.5.3.2 waits 2 to 10 minutes; a queued message
+/// waits for as long as its deadline allows, of which the chain keeps a share for the next provider.
+pub(super) const fn command_time(deadline: Deadline) -> Duration {
+    if deadline.is_queued() {
+        Duration::MAX
+    } else {
+        COMMAND_TIME
+    }
+}
+
 /// Does `work` within the time of its stage.
 pub(super) async fn within<T>(
     stage: Stage,
@@ -159,8 +185,9 @@ pub(super) async fn within<T>(
     }
 }
 
-pub(super) fn expect(reply: Reply, code: u16, stage: Stage) -> Result<(), Failure> {
-    if reply.code == code {
+/// That a command was carried out. The first digit decides (RFC 5321 sections 4.2.1 and 4.3.2).
+pub(super) fn succeeded(reply: Reply, stage: Stage) -> Result<(), Failure> {
+    if reply.is_success() {
         Ok(())
     } else {
         Err(Failure::new(stage, Cause::Reply(reply)))
@@ -206,7 +233,8 @@ pub(super) async fn encrypt(
         let handshake = TlsConnector::from(config).connect(name, socket);
         handshake.await.map_err(|error| tls_cause(&error))
     };
-    let tls = within(Stage::Tls, TLS_TIME, deadline, handshake).await?;
+    let limit = TLS_TIME.max(command_time(deadline));
+    let tls = within(Stage::Tls, limit, deadline, handshake).await?;
     Ok(Encrypted {
         wire: Wire::metered(tls, usize::from(!greeted), budget),
         greeted,
@@ -228,8 +256,8 @@ async fn start_tls(socket: Metered, hello: &str, deadline: Deadline) -> Result<M
         wire.write(b"STARTTLS\r\n", 1).await?;
         wire.reply().await
     };
-    let reply = within(Stage::StartTls, COMMAND_TIME, deadline, exchange).await?;
-    expect(reply, 220, Stage::StartTls)?;
+    let reply = within(Stage::StartTls, command_time(deadline), deadline, exchange).await?;
+    succeeded(reply, Stage::StartTls)?;
     wire.into_stream()
         .map_err(|cause| Failure::new(Stage::StartTls, cause))
 }
@@ -242,12 +270,13 @@ fn tls_cause(error: &io::Error) -> Cause {
     }
 }
 
-async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    let reply = within(Stage::Greeting, COMMAND_TIME, deadline, wire.reply()).await?;
-    expect(reply, 220, Stage::Greeting)
+    let limit = command_time(deadline);
+    let reply = within(Stage::Greeting, limit, deadline, wire.reply()).await?;
+    succeeded(reply, Stage::Greeting)
 }
 
 /// EHLO. There is no falling back to HELO: who has neither STARTTLS nor AUTH is of no use here.
@@ -261,8 +290,8 @@ async fn say_hello<S: AsyncRead + AsyncWrite + Unpin>(
             .await?;
         wire.reply_with_lines().await
     };
-    let (lines, reply) = within(Stage::Ehlo, COMMAND_TIME, deadline, exchange).await?;
-    expect(reply, 250, Stage::Ehlo)?;
+    let (lines, reply) = within(Stage::Ehlo, command_time(deadline), deadline, exchange).await?;
+    succeeded(reply, Stage::Ehlo)?;
     Ok(Offer::parse(&lines))
 }
 
@@ -279,14 +308,12 @@ impl Encrypted {
             greeting(&mut self.wire, deadline).await?;
         }
         let offer = say_hello(&mut self.wire, hello, deadline).await?;
-        let mechanism = offer
-            .mechanism
-            .ok_or(Failure::new(Stage::Auth, Cause::NotOffered))?;
-        auth::log_in(&mut self.wire, mechanism, user, password, deadline).await?;
+        auth::log_in(&mut self.wire, offer.mechanisms, user, password, deadline).await?;
         Ok(Connection {
             wire: Box::new(self.wire),
             offer,
             messages: 0,
+            must_reset: false,
         })
     }
 }
@@ -297,6 +324,8 @@ pub(super) struct Connection {
     wire: Box<Wire<TlsStream<Metered>>>,
     offer: Offer,
     messages: u32,
+    /// Whether the last message was refused, so that its transaction may be open still.
+    must_reset: bool,
 }
 
 /// What became of a message, and of the connection it went over.
@@ -330,31 +359,33 @@ impl Connection {
         (!socket.is_silent()).then_some(Cause::Closed)
     }
 
-    /// Sends one message to its recipient and the copies. Success is the server's 250 to the message
+    /// Sends one message to its recipient and the copies. Success is the server's 2yz to the message
     /// and nothing less.
+    ///
+    /// After a refusal, the transaction may be open still, even where the whole message was refused: RFC 5321
+    /// section 4.1.1.4 has it closed then, and Postfix may leave it open. RSET closes it: together with the next
+    /// MAIL where the server takes commands together, at once where it does not.
     pub(super) async fn send(
         mut self,
         submission: &Submission<'_>,
         first_reply: Duration,
         deadline: Deadline,
     ) -> Sent {
-        let sending = hand_over(
-            &mut *self.wire,
-            &self.offer,
-            submission,
+        let start = Start {
             first_reply,
-            deadline,
-        );
+            after_refusal: std::mem::take(&mut self.must_reset),
+        };
+        let sending = hand_over(&mut *self.wire, &self.offer, submission, start, deadline);
         let result = sending.await;
         self.messages += 1;
         let can_go_on = match &result {
             Ok(_) => true,
             Err(Failure {
                 cause: Cause::Reply(reply),
-                stage,
+                ..
             }) if reply.is_refusal() && self.wire.is_in_step() => {
-                // A refused message ends the transaction; a refusal before it leaves one to be reset.
-                *stage == Stage::Body || self.reset(deadline).await
+                self.must_reset = self.offer.pipelining;
+                self.must_reset || self.reset(deadline).await
             }
             Err(_) => false,
         };
@@ -382,7 +413,7 @@ impl Connection {
             self.wire.reply().await
         };
         let reply = deadline.bound(QUIT_TIME, exchange).await;
-        matches!(reply, Ok(Ok(Reply { code: 250, .. })))
+        matches!(reply, Ok(Ok(reply)) if reply.is_success())
     }
 
     /// Asks whether the server is there, and says good-bye.
@@ -391,10 +422,8 @@ impl Connection {
             self.wire.write(b"NOOP\r\n", 1).await?;
             self.wire.reply().await
         };
-        let reply = within(Stage::Auth, COMMAND_TIME, deadline, exchange).await?;
-        if !reply.is_success() {
-            return Err(Failure::new(Stage::Auth, Cause::Reply(reply)));
-        }
+        let reply = within(Stage::Auth, command_time(deadline), deadline, exchange).await?;
+        succeeded(reply, Stage::Auth)?;
         // What the server says to a good-bye does not matter any more.
         let good_bye = async {
             self.wire.write(b"QUIT\r\n", 1).await?;

@@ -21,7 +21,7 @@ use super::{
     offer::Offer,
     reply::{MOST, Reply, parse_reply},
     submission::Draft,
-    transaction::hand_over,
+    transaction::{Start, hand_over},
     wire::{READ, Wire},
 };
 use crate::{deadline::Deadline, fuzz::check_error, message::Message};
@@ -159,7 +159,7 @@ pub(crate) fn offers(input: &[u8]) {
         (offer.smtputf8, "SMTPUTF8"),
         (offer.size.is_some(), "SIZE"),
         (offer.messages.is_some(), "MAILMAX="),
-        (offer.mechanism.is_some(), "AUTH"),
+        (offer.mechanisms.in_order().next().is_some(), "AUTH"),
     ] {
         assert!(!offered || says(word), "{word} was not offered");
     }
@@ -190,8 +190,8 @@ fn message(copies: usize) -> Message {
 
 /// A message counts as accepted only where the server said yes to every command, in its turn and no sooner.
 ///
-/// The first line of the input says what the server offers (`P`: PIPELINING), how many copies there are, and whether
-/// it hangs up at the end (`H`). The rest is what it says, an empty line after each of its turns.
+/// The first line of the input says what the server offers (`P`: PIPELINING), how many copies there are, whether a refused
+/// message was before (`R`), and whether it hangs up at the end (`H`). The rest is what it says, an empty line after each of its turns.
 pub(crate) fn transactions(input: &[u8]) {
     let (line, said) = input.split_at(
         input
@@ -213,7 +213,11 @@ pub(crate) fn transactions(input: &[u8]) {
     }
     turns.push(rest);
 
-    let is_yes = says_yes(&turns[1..], offer.pipelining, copies);
+    let start = Start {
+        first_reply: COMMAND_TIME,
+        after_refusal: line.contains(&b'R'),
+    };
+    let is_yes = says_yes(&turns[1..], offer.pipelining, start.after_refusal, copies);
     let server = Server {
         turns,
         said: 0,
@@ -231,7 +235,7 @@ pub(crate) fn transactions(input: &[u8]) {
         .unwrap();
     let sent = runtime.block_on(async {
         let deadline = Deadline::after(Duration::from_mins(1));
-        hand_over(&mut wire, &offer, &submission, COMMAND_TIME, deadline).await
+        hand_over(&mut wire, &offer, &submission, start, deadline).await
     });
     match sent {
         Ok(refused) => {
@@ -247,7 +251,7 @@ pub(crate) fn transactions(input: &[u8]) {
 
 /// Whether a server that says this has taken a message with so many copies: RFC 5321 section 3.3, told in another way
 /// than the code tells it.
-fn says_yes(turns: &[&[u8]], pipelining: bool, copies: usize) -> bool {
+fn says_yes(turns: &[&[u8]], pipelining: bool, after_refusal: bool, copies: usize) -> bool {
     let mut turns = turns.iter();
     // The replies of one turn, if they are as many as were asked for.
     let mut hear = |count: usize, last: bool| -> Option<Vec<u16>> {
@@ -265,14 +269,15 @@ fn says_yes(turns: &[&[u8]], pipelining: bool, copies: usize) -> bool {
     };
     let is_yes = |code: &u16| code / 100 == 2;
     let is_answer = |code: &u16| is_yes(code) || (*code >= 400 && *code != 421);
-    let envelope = if pipelining {
-        let Some(codes) = hear(2 + copies + usize::from(copies == 0), false) else {
+    let resets = usize::from(after_refusal);
+    let mut envelope = if pipelining {
+        let Some(codes) = hear(resets + 2 + copies + usize::from(copies == 0), false) else {
             return false;
         };
         codes
     } else {
         let mut codes = Vec::new();
-        for _ in 0..2 + copies {
+        for _ in 0..resets + 2 + copies {
             let Some(code) = hear(1, false) else {
                 return false;
             };
@@ -280,6 +285,9 @@ fn says_yes(turns: &[&[u8]], pipelining: bool, copies: usize) -> bool {
         }
         codes
     };
+    if !envelope.drain(..resets).all(|code| is_yes(&code)) {
+        return false;
+    }
     let (to_sender_and_recipient, others) = envelope.split_at(2);
     if !to_sender_and_recipient.iter().all(is_yes) || !others.iter().take(copies).all(is_answer) {
         return false;
@@ -288,7 +296,8 @@ fn says_yes(turns: &[&[u8]], pipelining: bool, copies: usize) -> bool {
         Some(code) => Some(*code),
         None => hear(1, false).and_then(|codes| codes.first().copied()),
     };
-    data == Some(354) && hear(1, true).is_some_and(|codes| codes == [250])
+    data.is_some_and(|code| code / 100 == 3)
+        && hear(1, true).is_some_and(|codes| codes.iter().all(is_yes))
 }
 
 /// How much of a reply comes at once decides nothing, not even about one that is too long by a byte.

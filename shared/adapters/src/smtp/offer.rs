@@ -24,8 +24,36 @@ pub(super) struct Offer {
     /// LIMITS (RFC 9422), with the messages that one connection may carry (MAILMAX), where it says so.
     /// RCPTMAX is no less than the 100 that RFC 5321 section 4.5.3.1.8 asks for, or it is a refused copy.
     pub(super) messages: Option<u32>,
-    /// AUTH (RFC 4954), with the best mechanism that we know.
-    pub(super) mechanism: Option<Mechanism>,
+    /// AUTH (RFC 4954), with the mechanisms that we know.
+    pub(super) mechanisms: Mechanisms,
+}
+
+/// The mechanisms that we know, of those that are offered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Mechanisms {
+    plain: bool,
+    login: bool,
+}
+
+impl Mechanisms {
+    #[cfg(test)]
+    pub(super) const ALL: Self = Self {
+        plain: true,
+        login: true,
+    };
+    #[cfg(test)]
+    pub(super) const NONE: Self = Self {
+        plain: false,
+        login: false,
+    };
+
+    /// In the order in which they are tried.
+    pub(super) fn in_order(self) -> impl Iterator<Item = Mechanism> {
+        let plain = self.plain.then_some(Mechanism::Plain);
+        plain
+            .into_iter()
+            .chain(self.login.then_some(Mechanism::Login))
+    }
 }
 
 /// How to log in. Both give the password to the server, inside TLS.
@@ -80,11 +108,8 @@ impl Offer {
     }
 
     fn add_mechanism(&mut self, name: &[u8]) {
-        if name.eq_ignore_ascii_case(b"PLAIN") {
-            self.mechanism = Some(Mechanism::Plain);
-        } else if name.eq_ignore_ascii_case(b"LOGIN") {
-            self.mechanism.get_or_insert(Mechanism::Login);
-        }
+        self.mechanisms.plain |= name.eq_ignore_ascii_case(b"PLAIN");
+        self.mechanisms.login |= name.eq_ignore_ascii_case(b"LOGIN");
     }
 }
 
@@ -122,7 +147,10 @@ mod tests {
             smtputf8: true,
             size: Some(35_882_577),
             messages: Some(1_000),
-            mechanism: Some(Mechanism::Plain),
+            mechanisms: Mechanisms {
+                plain: true,
+                login: true,
+            },
         };
         assert_eq!(offer, all);
     }
@@ -152,20 +180,20 @@ mod tests {
 
     #[test]
     fn mechanisms_are_read_from_both_forms_of_the_line() {
-        for (lines, mechanism) in [
-            ("250 AUTH LOGIN", Some(Mechanism::Login)),
-            ("250 AUTH=LOGIN", Some(Mechanism::Login)),
-            ("250 AUTH=LOGIN PLAIN", Some(Mechanism::Plain)),
-            (
-                "250-AUTH=LOGIN\r\n250 AUTH plain login",
-                Some(Mechanism::Plain),
-            ),
-            ("250-AUTH PLAIN\r\n250 AUTH=LOGIN", Some(Mechanism::Plain)),
-            ("250 AUTH CRAM-MD5 XOAUTH2", None),
-            ("250 AUTH", None),
+        use Mechanism::{Login, Plain};
+        for (lines, mechanisms) in [
+            ("250 AUTH LOGIN", vec![Login]),
+            ("250 AUTH=LOGIN", vec![Login]),
+            ("250 AUTH=LOGIN PLAIN", vec![Plain, Login]),
+            ("250-AUTH=LOGIN\r\n250 AUTH plain login", vec![Plain, Login]),
+            ("250-AUTH PLAIN\r\n250 AUTH=LOGIN", vec![Plain, Login]),
+            ("250 AUTH PLAIN", vec![Plain]),
+            ("250 AUTH CRAM-MD5 XOAUTH2", vec![]),
+            ("250 AUTH", vec![]),
         ] {
             let offer = Offer::parse(format!("250-mail.example\r\n{lines}\r\n").as_bytes());
-            assert_eq!(offer.mechanism, mechanism, "{lines}");
+            let offered: Vec<_> = offer.mechanisms.in_order().collect();
+            assert_eq!(offered, mechanisms, "{lines}");
         }
     }
 

@@ -3,7 +3,7 @@
 use comms_core::ProviderCode;
 use memchr::memchr;
 
-use super::connection::Cause;
+use super::{connection::Cause, saying::Saying};
 
 /// Bytes of a reply, all lines together. RFC 5321 section 4.5.3.1.5 has 512 per line.
 pub(super) const MOST: usize = 16_384;
@@ -17,6 +17,8 @@ pub struct Reply {
     pub enhanced: Option<(u8, u16, u16)>,
     /// Which limit the sender is over, where the text says so in SES's words.
     pub throttling: Option<Throttling>,
+    /// What the text of a refusal says beside.
+    pub saying: Option<Saying>,
 }
 
 /// The limits that Amazon SES names in the text of a 454 and nowhere else
@@ -36,12 +38,18 @@ impl Reply {
             code,
             enhanced: parse_enhanced(text),
             throttling: (code == 454).then(|| parse_throttling(text)).flatten(),
+            saying: (code >= 400).then(|| Saying::of(text)).flatten(),
         }
     }
 
     /// Whether it says that the command was carried out (RFC 5321 section 4.2.1: the first digit tells).
     pub(super) const fn is_success(self) -> bool {
         self.code / 100 == 2
+    }
+
+    /// Whether it asks for more: a response to AUTH, the message to DATA.
+    pub(super) const fn asks_for_more(self) -> bool {
+        self.code / 100 == 3
     }
 
     /// Whether it refuses the command and leaves the connection as it was; 421 ends it (RFC 5321
@@ -109,6 +117,7 @@ pub(super) fn parse_reply(bytes: &[u8]) -> Option<Result<(usize, Reply), Cause>>
             }
             reply.enhanced = before.enhanced.or(reply.enhanced);
             reply.throttling = before.throttling.or(reply.throttling);
+            reply.saying = before.saying.max(reply.saying);
         }
         if is_last {
             return Some(Ok((end, reply)));

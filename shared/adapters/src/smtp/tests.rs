@@ -1,3 +1,5 @@
+mod slow;
+
 use std::{
     io,
     pin::Pin,
@@ -10,9 +12,24 @@ use comms_core::{
     request::{Content, Target},
 };
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf,
+};
 
-use super::{offer::Offer, reply::parse_reply, transaction::hand_over, wire::Wire, *};
+use super::{
+    connection::COMMAND_TIME,
+    offer::{Mechanisms, Offer},
+    reply::parse_reply,
+    transaction::{Start, hand_over},
+    wire::Wire,
+    *,
+};
+
+/// A message on a new connection.
+pub(super) const START: Start = Start {
+    first_reply: COMMAND_TIME,
+    after_refusal: false,
+};
 
 /// A reply that is on record, and what it means.
 struct Recorded {
@@ -108,6 +125,17 @@ fn every_reply_that_a_stage_is_known_for_is_on_record() {
         (Stage::Body, "554 5.6.0"),
         (Stage::Body, "554 5.7.1"),
         (Stage::Body, "571"),
+        (Stage::Rcpt, "553 5.7.1"),
+        (Stage::Auth, "535 5.7.139"),
+        (Stage::Auth, "550 5.7.30"),
+        (Stage::Mail, "550 5.7.30"),
+        (Stage::Rcpt, "550 5.7.30"),
+        (Stage::Data, "550 5.7.30"),
+        (Stage::Body, "550 5.7.30"),
+        (Stage::Mail, "535 5.7.139"),
+        (Stage::Rcpt, "554 5.2.0"),
+        (Stage::Body, "554 5.2.0"),
+        (Stage::Body, "554 5.2.2"),
     ];
     let recorded = recorded();
     for (stage, code) in known {
@@ -125,10 +153,15 @@ fn every_code_from_200_to_599_has_a_meaning_at_every_stage() {
     for code in 200..600 {
         for stage in STAGES {
             let error = classify(Failure::new(stage, Cause::Reply(Reply::new(code, ""))));
-            let may_be_accepted = stage == Stage::Body && (code < 400 || code == 421);
-            assert_eq!(
-                error.disposition == Disposition::Ambiguous,
-                may_be_accepted,
+            // A reply is a decision: only none at all leaves a doubt.
+            assert_ne!(
+                error.disposition,
+                Disposition::Ambiguous,
+                "{stage:?} {code}"
+            );
+            let passes = code < 500 && !matches!(stage, Stage::Auth);
+            assert!(
+                !passes || error.disposition == Disposition::Transient,
                 "{stage:?} {code}"
             );
             if error.disposition == Disposition::Final {
@@ -388,6 +421,10 @@ struct Told {
 
 /// Hands `message` over to a server that says each reply when it has heard what is before it.
 async fn tell(message: &Message, offer: Offer, script: &[(&str, &str)]) -> Told {
+    tell_from(START, message, offer, script).await
+}
+
+async fn tell_from(start: Start, message: &Message, offer: Offer, script: &[(&str, &str)]) -> Told {
     let (stream, mut server) = tokio::io::duplex(65_536);
     let writes = Arc::<Mutex<Vec<String>>>::default();
     let tapped = Tapped {
@@ -417,7 +454,7 @@ async fn tell(message: &Message, offer: Offer, script: &[(&str, &str)]) -> Told 
     let submission = draft.for_server(&offer).unwrap();
     let mut wire = Wire::new(tapped, 0);
     let deadline = Deadline::after(Duration::from_secs(5));
-    let result = hand_over(&mut wire, &offer, &submission, COMMAND_TIME, deadline).await;
+    let result = hand_over(&mut wire, &offer, &submission, start, deadline).await;
     let in_step = wire.is_in_step();
     drop(wire);
     server.await.unwrap();
@@ -436,7 +473,7 @@ const PIPELINING: Offer = Offer {
     smtputf8: false,
     size: None,
     messages: None,
-    mechanism: None,
+    mechanisms: Mechanisms::NONE,
 };
 
 fn message(cc: &[&str], bcc: &[&str]) -> Message {
@@ -533,6 +570,7 @@ async fn a_refusal_within_a_group_counts_and_the_replies_behind_it_are_read() {
             code,
             enhanced: Some(enhanced),
             throttling: None,
+            saying: None,
         };
         Err(Failure::new(stage, Cause::Reply(reply)))
     };
@@ -700,8 +738,7 @@ async fn a_word_before_the_end_of_a_large_message_is_no_reply_to_it() {
             let submission = draft.for_server(&PIPELINING).unwrap();
             let mut wire = Wire::new(stream, 0);
             let deadline = Deadline::after(Duration::from_secs(5));
-            let result =
-                hand_over(&mut wire, &PIPELINING, &submission, COMMAND_TIME, deadline).await;
+            let result = hand_over(&mut wire, &PIPELINING, &submission, START, deadline).await;
             (result, wire.is_in_step())
         };
         let ((result, in_step), heard) = tokio::join!(sending, server);
@@ -741,11 +778,45 @@ async fn a_message_whose_end_never_left_is_not_in_doubt() {
         let submission = draft.for_server(&PIPELINING).unwrap();
         let mut wire = Wire::new(stream, 0);
         let deadline = Deadline::after(Duration::from_secs(5));
-        let sending = hand_over(&mut wire, &PIPELINING, &submission, COMMAND_TIME, deadline);
+        let sending = hand_over(&mut wire, &PIPELINING, &submission, START, deadline);
         let (result, ()) = tokio::join!(sending, server);
         assert_eq!(result, Err(Failure::new(Stage::Data, cause)));
         assert!(!wire.is_in_step());
     }
+}
+
+/// RSET after a refused message costs no round trip where commands may go together.
+#[tokio::test]
+async fn the_reset_after_a_refusal_goes_out_with_the_next_mail() {
+    let after = Start {
+        after_refusal: true,
+        ..START
+    };
+    let group = "RSET\r\nMAIL FROM:<appointments@clinic.example>\r\nRCPT TO:<patient@example.com>\r\nDATA\r\n";
+    let script = [
+        ("DATA\r\n", "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"),
+        ("\r\n.\r\n", "252 ok\r\n"),
+    ];
+    let told = tell_from(after, &message(&[], &[]), PIPELINING, &script).await;
+    assert_eq!(told.result, Ok(Vec::new()));
+    assert!(told.in_step);
+    assert_eq!(told.writes[0], group);
+    assert_eq!(told.writes.len(), 2);
+    // Each on its own elsewhere.
+    let offer = Offer {
+        pipelining: false,
+        ..PIPELINING
+    };
+    let script = [
+        ("RSET\r\n", "200 ok\r\n"),
+        ("example>\r\n", "250 ok\r\n"),
+        ("example.com>\r\n", "250 ok\r\n"),
+        ("DATA\r\n", "354 go\r\n"),
+        ("\r\n.\r\n", "250 ok\r\n"),
+    ];
+    let told = tell_from(after, &message(&[], &[]), offer, &script).await;
+    assert_eq!(told.result, Ok(Vec::new()));
+    assert_eq!(told.writes[0], "RSET\r\n");
 }
 
 /// What a server says to one command of a group: a reply, or nothing, since it hangs up there.
@@ -823,7 +894,7 @@ async fn group(copies: usize, words: &[Option<&str>], byte_by_byte: bool) -> Hea
         let submission = draft.for_server(&PIPELINING).unwrap();
         let mut wire = Wire::new(stream, 0);
         let deadline = Deadline::after(Duration::from_secs(20));
-        let result = hand_over(&mut wire, &PIPELINING, &submission, COMMAND_TIME, deadline).await;
+        let result = hand_over(&mut wire, &PIPELINING, &submission, START, deadline).await;
         (result, wire.is_in_step())
     };
     let ((result, in_step), (messages, dots)) = tokio::join!(client, server);

@@ -10,7 +10,7 @@ use comms_core::{EmailAddress, RefusedCopy};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    connection::{COMMAND_TIME, Cause, Failure, QUIT_TIME, Stage, expect, within},
+    connection::{Cause, Failure, QUIT_TIME, Stage, command_time, succeeded, within},
     offer::Offer,
     reply::Reply,
     submission::Submission,
@@ -23,18 +23,28 @@ use crate::{
 
 /// The longest that the message and the reply to it may take.
 const BODY_TIME: Duration = Duration::from_mins(1);
-/// The longest that all commands up to the message may take: a server that takes its time over each of
-/// fifty recipients must leave some for the next provider.
+/// The longest that all commands up to the message may take while a caller waits for the outcome. A queued message has
+/// no such limit: each recipient has the time of its own command (RFC 5321 section 4.5.3.2.3).
 const ENVELOPE_TIME: Duration = Duration::from_secs(12);
 /// Bytes that hold the commands of almost every message to one recipient.
 const COMMANDS: usize = 256;
+/// Ends whatever transaction is open (RFC 5321 section 4.1.1.5).
+const RSET: &str = "RSET\r\n";
 
-/// Hands `submission` over. `Ok` is the server's 250 to the message and nothing less, with the copies
+/// How a message is begun on its connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Start {
+    /// How long the first reply is waited for.
+    pub(super) first_reply: Duration,
+    /// Whether a refused message was before it, whose transaction RSET has to close first.
+    pub(super) after_refusal: bool,
+}
+
+/// Hands `submission` over. `Ok` is the server's 2yz to the message and nothing less, with the copies
 /// that it does not go to. A copy that is refused for the moment counts as refused, also by 452 4.5.3
 /// (too many recipients): the message goes out once, and not again for a copy's sake.
 ///
-/// The reply to MAIL, the first on the connection since its last message, is waited for no longer than
-/// `first_reply`.
+/// The first reply on the connection since its last message is waited for no longer than `start` says.
 ///
 /// After an error the transaction may be open still. [`Wire::is_in_step`] says whether the connection
 /// can be used any more.
@@ -42,14 +52,19 @@ pub(super) async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     offer: &Offer,
     submission: &Submission<'_>,
-    first_reply: Duration,
+    start: Start,
     deadline: Deadline,
 ) -> Result<Vec<RefusedCopy>, Failure> {
-    let envelope_deadline = deadline.min(Deadline::after(ENVELOPE_TIME));
-    let refused = if offer.pipelining {
-        pipelined(wire, offer, submission, first_reply, envelope_deadline).await?
+    let envelope_deadline = if deadline.is_queued() {
+        deadline
     } else {
-        one_by_one(wire, offer, submission, first_reply, envelope_deadline).await?
+        deadline.min(Deadline::after(ENVELOPE_TIME))
+    };
+    wire.forget_slowest_reply();
+    let refused = if offer.pipelining {
+        pipelined(wire, offer, submission, start, envelope_deadline).await?
+    } else {
+        one_by_one(wire, offer, submission, start, envelope_deadline).await?
     };
     message(wire, submission.body.as_bytes(), deadline).await?;
     Ok(refused)
@@ -60,9 +75,19 @@ async fn one_by_one<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     offer: &Offer,
     submission: &Submission<'_>,
-    first_reply: Duration,
+    start: Start,
     deadline: Deadline,
 ) -> Result<Vec<RefusedCopy>, Failure> {
+    let mut first_reply = start.first_reply;
+    if start.after_refusal {
+        let exchange = async {
+            wire.write(RSET.as_bytes(), 1).await?;
+            wire.reply().await
+        };
+        let reset = within(Stage::Mail, first_reply, deadline, exchange).await?;
+        was_reset(wire, reset)?;
+        first_reply = command_time(deadline);
+    }
     let mut command = String::with_capacity(COMMANDS);
     push_mail(&mut command, submission, offer);
     let exchange = async {
@@ -95,28 +120,38 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     offer: &Offer,
     submission: &Submission<'_>,
-    first_reply: Duration,
+    start: Start,
     deadline: Deadline,
 ) -> Result<Vec<RefusedCopy>, Failure> {
     let with_data = submission.copies.is_empty();
     let mut group = String::with_capacity(COMMANDS);
+    if start.after_refusal {
+        group.push_str(RSET);
+    }
     push_mail(&mut group, submission, offer);
     push_rcpt(&mut group, submission.recipient);
     for copy in &submission.copies {
         push_rcpt(&mut group, copy.address);
     }
     if with_data {
-        enough_time(deadline)?;
+        enough_time(wire, deadline)?;
         group.push_str("DATA\r\n");
     }
-    // 51 commands of 300 bytes at most: less than any socket's buffers, so that neither side can wait
+    // 52 commands of 300 bytes at most: less than any socket's buffers, so that neither side can wait
     // for the other to read (RFC 2920 section 3.1).
-    let replies = 2 + submission.copies.len() + usize::from(with_data);
+    let replies =
+        2 + submission.copies.len() + usize::from(start.after_refusal) + usize::from(with_data);
     let exchange = async {
         wire.write(group.as_bytes(), replies).await?;
         wire.reply().await
     };
-    let mail = within(Stage::Mail, first_reply, deadline, exchange).await?;
+    let first = within(Stage::Mail, start.first_reply, deadline, exchange).await?;
+    let mail = if start.after_refusal {
+        was_reset(wire, first)?;
+        hear(wire, Stage::Mail, deadline).await?
+    } else {
+        first
+    };
     if let Err(refusal) = succeeded(mail, Stage::Mail) {
         let recipients = 1 + submission.copies.len();
         hear_out(wire, mail, recipients, with_data, deadline).await;
@@ -135,7 +170,7 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     if with_data {
-        expect(hear(wire, Stage::Data, deadline).await?, 354, Stage::Data)?;
+        is_asked_for(hear(wire, Stage::Data, deadline).await?)?;
     } else {
         data(wire, deadline).await?;
     }
@@ -178,7 +213,7 @@ async fn hear_rest<S: AsyncRead + AsyncWrite + Unpin>(
         return Ok(true);
     }
     let reply = hear(wire, Stage::Data, deadline).await?;
-    if reply.code == 354 && nobody_is_taken {
+    if reply.asks_for_more() && nobody_is_taken {
         // RFC 2920 section 3.1: a server may ask for the message although it took no recipient; a
         // message of nothing to nobody ends that, whatever it says to it.
         say(wire, Stage::Data, ".\r\n", deadline).await?;
@@ -191,10 +226,35 @@ async fn data<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    enough_time(deadline)?;
-    let reply = say(wire, Stage::Data, "DATA\r\n", deadline).await?;
-    // Only 354 asks for the message (RFC 5321 section 4.1.1.4).
-    expect(reply, 354, Stage::Data)
+    enough_time(wire, deadline)?;
+    is_asked_for(say(wire, Stage::Data, "DATA\r\n", deadline).await?)
+}
+
+/// That the server asks for the message, which is a 3yz (RFC 5321 section 4.2.1).
+fn is_asked_for(reply: Reply) -> Result<(), Failure> {
+    if reply.asks_for_more() {
+        Ok(())
+    } else {
+        Err(Failure::new(Stage::Data, Cause::Reply(reply)))
+    }
+}
+
+/// That RSET, to which no refusal is known (RFC 5321 section 4.1.1.5), closed the transaction of the message before. Else
+/// the connection is of no use, and the message that is begun not at fault.
+fn was_reset<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &mut Wire<S>,
+    reply: Reply,
+) -> Result<(), Failure> {
+    if reply.is_success() {
+        return Ok(());
+    }
+    wire.spoil();
+    let cause = if reply.code == 421 {
+        Cause::Reply(reply)
+    } else {
+        Cause::Malformed
+    };
+    Err(Failure::new(Stage::Mail, cause))
 }
 
 /// The message up to its final dot, and the reply to it.
@@ -204,7 +264,7 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
     deadline: Deadline,
 ) -> Result<(), Failure> {
     // What was before may have taken long, and not on this connection alone: nobody is to blame.
-    enough_time(deadline).map_err(|_| {
+    enough_time(wire, deadline).map_err(|_| {
         wire.spoil();
         Failure::new(Stage::Pool, Cause::TimedOut)
     })?;
@@ -212,7 +272,7 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
     let cause = match deadline.bound(BODY_TIME, wire.write_message(bytes)).await {
         Ok(Ok(())) => {
             let reply = within(Stage::Body, BODY_TIME, deadline, wire.reply()).await?;
-            return expect(reply, 250, Stage::Body);
+            return succeeded(reply, Stage::Body);
         }
         Ok(Err(cause)) => cause,
         Err(Elapsed) => Cause::TimedOut,
@@ -234,19 +294,16 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
     Err(Failure::new(Stage::Data, cause))
 }
 
-fn enough_time(deadline: Deadline) -> Result<(), Failure> {
-    if deadline.remaining() < LEAST_TIME {
+/// That the message may be begun: what the deadline cuts off behind its end may have been accepted. A server that took
+/// long over a command is expected to take as long over the message.
+fn enough_time<S: AsyncRead + AsyncWrite + Unpin>(
+    wire: &Wire<S>,
+    deadline: Deadline,
+) -> Result<(), Failure> {
+    if deadline.remaining() < LEAST_TIME.max(wire.slowest_reply()) {
         Err(Failure::new(Stage::Data, Cause::TimedOut))
     } else {
         Ok(())
-    }
-}
-
-fn succeeded(reply: Reply, stage: Stage) -> Result<(), Failure> {
-    if reply.is_success() {
-        Ok(())
-    } else {
-        Err(Failure::new(stage, Cause::Reply(reply)))
     }
 }
 
@@ -298,7 +355,7 @@ async fn say<S: AsyncRead + AsyncWrite + Unpin>(
         wire.write(command.as_bytes(), 1).await?;
         wire.reply().await
     };
-    within(stage, COMMAND_TIME, deadline, exchange).await
+    within(stage, command_time(deadline), deadline, exchange).await
 }
 
 async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
@@ -306,5 +363,5 @@ async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
     stage: Stage,
     deadline: Deadline,
 ) -> Result<Reply, Failure> {
-    within(stage, COMMAND_TIME, deadline, wire.reply()).await
+    within(stage, command_time(deadline), deadline, wire.reply()).await
 }

@@ -4,10 +4,13 @@
 //! pass for sent on the wrong 250. Therefore replies are counted, and before anything is written the
 //! server must have said all that it was asked for, and nothing more.
 
-use std::io;
+use std::{io, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::Instant,
+};
 
 use super::{
     connection::Cause,
@@ -34,6 +37,8 @@ pub(super) struct Wire<S> {
     owed: usize,
     /// Whether the end of a message has been handed over, so that the server may have it whole.
     message_ended: bool,
+    /// The longest that a reply was waited for since the message was begun.
+    slowest_reply: Duration,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -53,6 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             input: Vec::new(),
             owed,
             message_ended: false,
+            slowest_reply: Duration::ZERO,
         }
     }
 
@@ -120,9 +126,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.message_ended
     }
 
+    /// The longest that a reply was waited for since [`Wire::forget_slowest_reply`].
+    pub(super) const fn slowest_reply(&self) -> Duration {
+        self.slowest_reply
+    }
+
+    pub(super) const fn forget_slowest_reply(&mut self) {
+        self.slowest_reply = Duration::ZERO;
+    }
+
     /// The next reply.
     pub(super) async fn reply(&mut self) -> Result<Reply, Cause> {
+        let since = Instant::now();
         let (length, reply) = self.next_reply().await?;
+        self.slowest_reply = self.slowest_reply.max(since.elapsed());
         self.input.drain(..length);
         Ok(reply)
     }

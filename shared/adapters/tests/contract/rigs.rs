@@ -709,10 +709,8 @@ impl Rig for SmtpRig {
             Scenario::RefuseForGood => (Stage::Rcpt, Action::reply(format!("550 5.1.1 {ECHO}"))),
             Scenario::RefuseSender => (Stage::Mail, Action::reply(format!("550 5.7.1 {ECHO}"))),
             Scenario::RefuseForNow => (Stage::Rcpt, Action::reply(format!("451 4.3.0 {ECHO}"))),
-            Scenario::FailWithMessage => (
-                Stage::Body,
-                Action::reply_then_close(format!("421 4.3.2 {ECHO}")),
-            ),
+            // Whatever it replies would be a decision: it fails without one.
+            Scenario::FailWithMessage => (Stage::Body, Action::Close),
             Scenario::HangBeforeTls => (Stage::Connect, Action::Hang),
             Scenario::CloseAtOnce => (Stage::Connect, Action::Close),
             Scenario::HangAfterMessage => (Stage::Body, Action::Hang),

@@ -94,6 +94,7 @@ enum Line {
 }
 
 /// An open mail transaction.
+#[derive(Clone)]
 struct Transaction {
     mail_from: String,
     mail_params: Vec<String>,
@@ -179,7 +180,7 @@ impl Session {
             return Err(End::Close);
         }
         let greeting = format!("220 {} ESMTP ready", self.shared.config.host_name);
-        let welcome = self.answer(Stage::Greeting, &greeting).await? == 220;
+        let welcome = is_success(self.answer(Stage::Greeting, &greeting).await?);
         loop {
             let line = self.read_line(COMMAND_LIMIT, true).await?;
             self.shared.set_idle(self.connection, false);
@@ -262,7 +263,7 @@ impl Session {
         } else {
             Stage::Ehlo
         };
-        if self.answer(stage, reply.trim_end()).await? == 250 {
+        if is_success(self.answer(stage, reply.trim_end()).await?) {
             self.greeted = true;
             self.extended = extended;
         }
@@ -340,7 +341,7 @@ impl Session {
                 .bad_command("501 5.5.4 STARTTLS takes no parameters")
                 .await;
         }
-        if self.answer(Stage::StartTls, "220 2.0.0 go ahead").await? != 220 {
+        if !is_success(self.answer(Stage::StartTls, "220 2.0.0 go ahead").await?) {
             return Ok(());
         }
         self.shared.set_idle(self.connection, false);
@@ -439,7 +440,7 @@ impl Session {
         } else {
             "535 5.7.8 authentication credentials invalid"
         };
-        if self.answer(Stage::Auth, outcome).await? == 235 {
+        if is_success(self.answer(Stage::Auth, outcome).await?) {
             self.authenticated_as = Some(user);
         }
         Ok(())
@@ -576,7 +577,7 @@ impl Session {
         if let Some(refusal) = refused_address(&command.address, smtputf8, true) {
             return self.out_of_order(refusal).await;
         }
-        if self.answer(Stage::Mail, "250 2.1.0 ok").await? == 250 {
+        if is_success(self.answer(Stage::Mail, "250 2.1.0 ok").await?) {
             self.shared.set_idle(self.connection, false);
             self.transaction = Some(Transaction {
                 mail_from: command.address,
@@ -647,7 +648,7 @@ impl Session {
             Some(action) => self.perform(action, Some("250 2.1.5 ok")).await?,
             None => self.send("250 2.1.5 ok").await?,
         };
-        if let (250 | 251, Some(transaction)) = (code, &mut self.transaction) {
+        if let (true, Some(transaction)) = (is_success(code), &mut self.transaction) {
             transaction.rcpt_to.push(command.address);
         }
         Ok(())
@@ -670,7 +671,7 @@ impl Session {
         let code = self
             .answer(Stage::Data, "354 end with a line that holds a dot alone")
             .await?;
-        if code != 354 {
+        if code / 100 != 3 {
             return Ok(());
         }
         let body = self.read_body().await?;
@@ -679,6 +680,21 @@ impl Session {
         let Some(transaction) = self.transaction.take() else {
             return Err(End::Gone);
         };
+        let left_open = self
+            .shared
+            .config
+            .keeps_refused_transactions
+            .then(|| transaction.clone());
+        let accepted = self.accepted;
+        self.judge(transaction, body).await?;
+        if self.accepted == accepted {
+            self.transaction = left_open;
+        }
+        Ok(())
+    }
+
+    /// Takes a whole message, or refuses it.
+    async fn judge(&mut self, transaction: Transaction, body: Body) -> Result<(), End> {
         if transaction.rcpt_to.is_empty() {
             return self.out_of_order("554 5.5.1 no valid recipients").await;
         }
@@ -711,7 +727,7 @@ impl Session {
         let action = self.script_of(Stage::Body, None, Some(&message));
         let accepted = match &action {
             None | Some(Action::AcceptThenClose | Action::Inject(_) | Action::Trickle) => true,
-            Some(Action::Reply(text) | Action::ReplyThenClose(text)) => code_of(text) == 250,
+            Some(Action::Reply(text) | Action::ReplyThenClose(text)) => is_success(code_of(text)),
             Some(Action::Close | Action::Reset | Action::Hang) => false,
         };
         if accepted {
@@ -1081,6 +1097,11 @@ fn with_crlf(lines: impl Iterator<Item = impl AsRef<str>>) -> Vec<u8> {
         wire.extend_from_slice(b"\r\n");
     }
     wire
+}
+
+/// Whether a code says that the command was carried out (RFC 5321, section 4.2.1).
+const fn is_success(code: u16) -> bool {
+    code / 100 == 2
 }
 
 /// The code of a reply's last line; 0 when it has none.

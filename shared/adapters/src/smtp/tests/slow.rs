@@ -1,0 +1,151 @@
+//! Servers that take their time: from the queue they are waited for, while a caller waits they are given up.
+
+use comms_core::Secret;
+use tokio::time::Instant;
+
+use super::{
+    super::{auth, connection::greeting},
+    *,
+};
+
+const MECHANISMS: Mechanisms = Mechanisms::ALL;
+
+/// Says each of `replies` so long after it has heard a line (or, the first, at once where `greets`).
+async fn slow_server(server: DuplexStream, replies: &[&str], delay: Duration) {
+    let (reader, mut writer) = tokio::io::split(server);
+    let mut lines = tokio::io::BufReader::new(reader).lines();
+    let mut in_message = false;
+    for reply in replies {
+        while let Ok(Some(line)) = lines.next_line().await {
+            if !in_message || line == "." {
+                break;
+            }
+        }
+        tokio::time::sleep(delay).await;
+        in_message = reply.starts_with("354");
+        let _ = writer.write_all(format!("{reply}\r\n").as_bytes()).await;
+    }
+    // Stays open and silent.
+    while let Ok(Some(_)) = lines.next_line().await {}
+}
+
+async fn sent(
+    pipelining: bool,
+    delay: u64,
+    deadline: Deadline,
+) -> (Result<Vec<RefusedCopy>, Failure>, Duration) {
+    let (stream, server) = tokio::io::duplex(65_536);
+    let offer = Offer {
+        pipelining,
+        ..PIPELINING
+    };
+    let message = message(&["a@example.com", "b@example.com"], &[]);
+    let sender = sender();
+    let mut draft = Draft::new(&message, &sender).unwrap();
+    let submission = draft.for_server(&offer).unwrap();
+    let mut wire = Wire::new(stream, 0);
+    let start = Start {
+        first_reply: first_reply_time(None, deadline),
+        after_refusal: false,
+    };
+    let replies = [
+        "250 sender",
+        "250 recipient",
+        "250 copy",
+        "250 copy",
+        "354 go",
+        "250 accepted",
+    ];
+    let since = Instant::now();
+    let client = async {
+        let result = hand_over(&mut wire, &offer, &submission, start, deadline).await;
+        drop(wire);
+        (result, since.elapsed())
+    };
+    let server = slow_server(server, &replies, Duration::from_secs(delay));
+    let (result, ()) = tokio::join!(client, server);
+    result
+}
+
+/// The worker's deadline less what the pipeline keeps of it.
+fn from_queue() -> Deadline {
+    Deadline::after(Duration::from_millis(26_500)).queued()
+}
+
+#[tokio::test(start_paused = true)]
+async fn four_seconds_for_each_recipient_succeed_from_the_queue() {
+    for pipelining in [true, false] {
+        let (result, time) = sent(pipelining, 4, from_queue()).await;
+        assert_eq!(result, Ok(Vec::new()), "{pipelining}");
+        assert_eq!(time, Duration::from_secs(24), "{pipelining}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_immediate_send_gives_up_on_a_slow_envelope() {
+    for pipelining in [true, false] {
+        let deadline = Deadline::after(Duration::from_millis(26_500));
+        let (result, time) = sent(pipelining, 4, deadline).await;
+        let error = classify(result.unwrap_err());
+        assert_eq!(
+            (error.disposition, error.kind),
+            (Disposition::Transient, ErrorKind::Timeout)
+        );
+        assert_eq!(time, Duration::from_secs(12));
+    }
+}
+
+/// What the deadline would cut off behind the message may have been accepted: such a message is not begun.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_a_slow_server_would_not_answer_in_time_is_not_begun() {
+    for pipelining in [true, false] {
+        let deadline = Deadline::after(Duration::from_secs(28)).queued();
+        let (result, time) = sent(pipelining, 5, deadline).await;
+        let error = classify(result.unwrap_err());
+        assert_eq!(error.disposition, Disposition::Transient);
+        assert!(time <= Duration::from_secs(25), "{time:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_is_waited_for_until_the_deadline_whoever_waits() {
+    for is_queued in [true, false] {
+        let deadline = Deadline::after(Duration::from_secs(20));
+        let deadline = if is_queued {
+            deadline.queued()
+        } else {
+            deadline
+        };
+        let (stream, server) = tokio::io::duplex(4_096);
+        let mut wire = Wire::new(stream, 0);
+        let password = Secret::new("password".to_owned());
+        let client = async {
+            let result = auth::log_in(&mut wire, MECHANISMS, "user", &password, deadline).await;
+            drop(wire);
+            result
+        };
+        let server = slow_server(server, &["235 2.7.0 ok"], Duration::from_secs(18));
+        let (result, ()) = tokio::join!(client, server);
+        assert_eq!(result, Ok(()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_greeting_is_waited_for_longer_from_the_queue() {
+    for is_queued in [true, false] {
+        let deadline = Deadline::after(Duration::from_millis(26_500));
+        let deadline = if is_queued {
+            deadline.queued()
+        } else {
+            deadline
+        };
+        let (stream, mut server) = tokio::io::duplex(4_096);
+        let mut wire = Wire::new(stream, 1);
+        let saying = async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            let _ = server.write_all(b"220 mail.example\r\n").await;
+        };
+        let (greeted, ()) = tokio::join!(greeting(&mut wire, deadline), saying);
+        assert_eq!(greeted.is_ok(), is_queued);
+    }
+}
