@@ -198,7 +198,9 @@ async fn a_mail_server_that_hangs_before_the_message_is_given_up_for_the_fallbac
         rig.clinic(&format!("clinic-{n}"), &primary, policy).await;
         let (message, id) = rig.message().await;
         let ended = rig.invoke_with_a_hang_at(stage, &message).await;
-        assert!(ended.gave_up.as_secs() <= 8, "{stage:?}: {ended:?}");
+        // A command has 8 seconds; the login, which may be answered late, the primary's share of the time.
+        let most = if stage == Stage::Auth { 20 } else { 8 };
+        assert!(ended.gave_up.as_secs() <= most, "{stage:?}: {ended:?}");
         assert!(ended.total < WORKING, "{stage:?}: {ended:?}");
         assert!(!ended.handed_back, "{stage:?}");
         let delivery = rig.delivery(&id).await;
@@ -217,8 +219,9 @@ async fn a_mail_server_that_hangs_before_the_message_is_given_up_for_the_fallbac
 #[tokio::test]
 async fn a_mail_server_that_hangs_over_the_message_leaves_a_doubt_that_the_policy_decides() {
     let mut rig = Rig::new().await;
-    // Half of the 26.5 s that there are, where the fallback may have the rest.
-    for (policy, most, status, copies) in [("hold", 20, "unknown", 0), ("failover", 13, "sent", 1)]
+    // All of the 26.5 s that there are but six, which are enough for the fallback: nobody waits for the outcome, and a
+    // late reply is no doubt.
+    for (policy, most, status, copies) in [("hold", 20, "unknown", 0), ("failover", 20, "sent", 1)]
     {
         let primary = rig.world.entry();
         rig.clinic(&format!("clinic-{policy}"), &primary, policy)

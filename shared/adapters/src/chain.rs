@@ -191,6 +191,7 @@ impl Chain {
             let left = Left {
                 deadline,
                 is_last: turns.is_empty(),
+                others: turns.len(),
                 policy: chain.on_ambiguous,
                 is_probe: matches!(turn, Turn::Probe(_)),
             };
@@ -395,6 +396,10 @@ impl Turns {
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    fn len(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
 }
 
 /// What an entry has for its attempts.
@@ -403,23 +408,31 @@ struct Left {
     deadline: Deadline,
     /// Whether nobody comes after it.
     is_last: bool,
+    /// How many come after it.
+    others: u32,
     policy: AmbiguityPolicy,
     is_probe: bool,
 }
 
 impl Left {
-    /// Until when it may try. Whoever comes next is to have as much time again; where a doubt ends
-    /// everything, one that waiting might settle is not made for the next one's sake, who then has
-    /// what is enough for a provider that works.
+    /// Until when it may try. While a caller waits, whoever comes next is to have as much time again. From the queue, a
+    /// server of the clinic's own that is slow is waited for: the others then have what is enough for providers that work. Where
+    /// a doubt ends everything, which waiting might settle, so has the next one alone.
     fn share(self) -> Deadline {
+        if self.is_last {
+            return self.deadline;
+        }
         let left = self.deadline.remaining();
         let for_others = match self.policy {
-            _ if self.is_last => Duration::ZERO,
+            AmbiguityPolicy::Failover if self.deadline.is_queued() => {
+                ENOUGH_TIME.saturating_mul(self.others).min(left / 2)
+            }
             AmbiguityPolicy::Failover => left / 2,
             AmbiguityPolicy::Hold => ENOUGH_TIME.min(left / 2),
         };
         self.deadline
             .less(for_others.min(left.saturating_sub(ATTEMPT_TIME)))
+            .with_others_to_follow()
     }
 
     /// How often again: a probe is there to see, not to insist.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 pub struct Deadline {
     at: Instant,
     is_queued: bool,
+    others_follow: bool,
 }
 
 /// The deadline, or a stage's own limit, passed.
@@ -22,10 +23,11 @@ impl Deadline {
         Self {
             at: Instant::now() + time,
             is_queued: false,
+            others_follow: false,
         }
     }
 
-    /// The same of a message from the queue, which nobody waits for: a stage may use all the time that there is.
+    /// The same of a message from the queue, for whose outcome nobody waits.
     #[must_use]
     pub const fn queued(self) -> Self {
         Self {
@@ -34,9 +36,24 @@ impl Deadline {
         }
     }
 
+    /// The same of a provider after which another is tried: one that hangs is given up in time for the next.
+    #[must_use]
+    pub const fn with_others_to_follow(self) -> Self {
+        Self {
+            others_follow: true,
+            ..self
+        }
+    }
+
     /// Whether the message comes from the queue.
     pub const fn is_queued(self) -> bool {
         self.is_queued
+    }
+
+    /// Whether one stage may use all the time that there is: nobody waits for the outcome, and no other provider for its
+    /// turn.
+    pub const fn allows_slow_stages(self) -> bool {
+        self.is_queued && !self.others_follow
     }
 
     /// What is left; zero when it has passed.

@@ -770,7 +770,7 @@ fn classify(failure: Failure) -> ProviderError {
             Unavailable,
             "SES could not be connected to; nothing was sent. Check the region if this lasts.",
         ),
-        Failure::Handshake(HandshakeFailure::Certificate) => error(
+        Failure::Handshake(HandshakeFailure::Certificate(_)) => error(
             ProviderDown,
             Unauthenticated,
             "What answered for SES does not prove that it is; nothing was sent. The platform team has to look.",
@@ -981,7 +981,7 @@ fn classify_role(failure: Failure) -> ProviderError {
     let error = ProviderError::new;
     let answer = match failure {
         Failure::Answered(answer) => answer,
-        Failure::Handshake(HandshakeFailure::Certificate) => {
+        Failure::Handshake(HandshakeFailure::Certificate(_)) => {
             return error(
                 ProviderDown,
                 Unauthenticated,

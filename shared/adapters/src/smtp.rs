@@ -58,7 +58,7 @@ use crate::{
     metered::Metered,
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
     sockets::{Retirement, Sockets},
-    tls::{TlsConfigs, TlsError},
+    tls::{CertificateFault, TlsConfigs, TlsError},
 };
 
 const CAPABILITIES: Capabilities = Capabilities {
@@ -288,8 +288,8 @@ impl SmtpProvider {
 fn first_reply_time(rest: Option<Rest>, deadline: Deadline) -> Duration {
     match rest {
         Some(rest) if rest.time >= SUSPICIOUS_REST => SUSPICIOUS_TIME,
-        Some(_) => command_time(deadline).min(deadline.remaining() / 2),
-        None => command_time(deadline),
+        Some(_) if deadline.allows_slow_stages() => deadline.remaining() / 2,
+        Some(_) | None => command_time(deadline),
     }
 }
 
@@ -414,11 +414,9 @@ pub fn classify(failure: Failure) -> ProviderError {
             Unavailable,
             "The port is not one that may be connected to; use 465, 587 or 2525.",
         ),
-        (_, Cause::Certificate) => error(
-            ProviderDown,
-            Unauthenticated,
-            "The server's certificate does not verify: it has expired, is for another host, or its root is not known; check the host, have the certificate renewed, or give the root as caPem.",
-        ),
+        (_, Cause::Certificate(fault)) => {
+            error(ProviderDown, Unauthenticated, certificate_detail(fault))
+        }
         (Stage::StartTls, Cause::NotOffered) => error(
             ProviderDown,
             Unauthenticated,
@@ -500,6 +498,28 @@ pub fn classify(failure: Failure) -> ProviderError {
             Unexpected,
             "The settings of this provider can not be used as they are; save them again.",
         ),
+    }
+}
+
+/// What is wrong with the server's certificate, and what to do about it.
+const fn certificate_detail(fault: CertificateFault) -> &'static str {
+    match fault {
+        CertificateFault::Expired => "The server's certificate has expired; have it renewed.",
+        CertificateFault::NotYetValid => {
+            "The server's certificate is not valid yet; check its dates."
+        }
+        CertificateFault::OtherName => {
+            "The server's certificate does not name this host in subjectAltName; set host to a name that it has, or have it issued for this one."
+        }
+        CertificateFault::UnknownRoot => {
+            "The server's certificate does not verify: its root is not known; give the root, or the server's own certificate if it is self-signed, as caPem. One that is given is trusted for the names it has alone."
+        }
+        CertificateFault::OldVersion => {
+            "The server's certificate is of X.509 version 1, which names no host, and cannot be trusted even if it is given as caPem; have one made with the host in subjectAltName."
+        }
+        CertificateFault::Other => {
+            "The server's certificate does not verify: its form, its signature or its purpose is wrong; have a new one made, or give its root as caPem."
+        }
     }
 }
 
@@ -643,7 +663,7 @@ fn classify_auth(reply: Reply) -> ProviderError {
             ErrorKind::Unauthenticated,
             "The provider wants an app password in place of the mailbox's own; make one in the account's security settings and save it.",
         ),
-        (501 | 504, _) => ProviderError::new(
+        (code, _) if matches!(code, 501 | 504) => ProviderError::new(
             ProviderDown,
             ErrorKind::Unauthenticated,
             "The server offers AUTH PLAIN or AUTH LOGIN, and takes neither; its administrator has to look.",

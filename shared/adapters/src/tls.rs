@@ -1,6 +1,9 @@
 //! TLS towards providers: rustls with aws-lc-rs, the public roots built in, certificates always
 //! verified. There is no way to ask for less.
 
+mod fault;
+mod own_certificate;
+
 use std::{
     io,
     sync::{Arc, OnceLock},
@@ -10,6 +13,8 @@ use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 
+pub use self::fault::CertificateFault;
+use self::own_certificate::OwnCertificates;
 use crate::metered::BudgetExceeded;
 
 /// Why a set of trust roots can not be used.
@@ -43,7 +48,8 @@ impl TlsConfigs {
         })
     }
 
-    /// The configuration for a server of a clinic with trust roots of its own, or without.
+    /// The configuration for a server of a clinic with trust roots of its own, or without. A root of its own is trusted as
+    /// the server's own certificate too ([`own_certificate`]).
     pub fn client(&self, ca_pem: Option<&str>) -> Result<Arc<ClientConfig>, TlsError> {
         if let Some(pem) = ca_pem {
             self.build(parse_roots(pem)?)
@@ -60,16 +66,25 @@ impl TlsConfigs {
         let mut roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
-        for certificate in self.extra.iter().cloned().chain(own) {
-            roots.add(certificate).map_err(|_| TlsError::Roots)?;
+        for certificate in self.extra.iter().chain(&own) {
+            roots
+                .add(certificate.clone())
+                .map_err(|_| TlsError::Roots)?;
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .map_err(|_| TlsError::Setup)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Arc::new(config))
+            .map_err(|_| TlsError::Setup)?;
+        let builder = if own.is_empty() {
+            builder.with_root_certificates(roots)
+        } else {
+            // Rustls calls any verifier dangerous that is not its own; this one asks its own first.
+            let verifier = OwnCertificates::new(roots, own, provider)?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+        };
+        Ok(Arc::new(builder.with_no_client_auth()))
     }
 }
 
@@ -77,7 +92,7 @@ impl TlsConfigs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandshakeFailure {
     /// The server's certificate does not verify.
-    Certificate,
+    Certificate(CertificateFault),
     /// The two could not agree, or did not speak TLS.
     Refused,
     /// The connection ended.
@@ -100,7 +115,7 @@ impl From<&rustls::Error> for HandshakeFailure {
     fn from(error: &rustls::Error) -> Self {
         if let rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented = error
         {
-            Self::Certificate
+            Self::Certificate(error.into())
         } else {
             Self::Refused
         }

@@ -154,10 +154,12 @@ async fn send_within(chain: &Arc<Chain>, time: Duration) -> ChainReport {
 }
 
 async fn send_paced(chain: &Arc<Chain>, time: Duration, pacing: &dyn Pacing) -> ChainReport {
+    send_by(chain, Deadline::after(time), pacing).await
+}
+
+async fn send_by(chain: &Arc<Chain>, deadline: Deadline, pacing: &dyn Pacing) -> ChainReport {
     let renew = |_| -> Renewed<'_> { Box::pin(async { None }) };
-    chain
-        .send(&message(), Deadline::after(time), &renew, pacing)
-        .await
+    chain.send(&message(), deadline, &renew, pacing).await
 }
 
 type Renewed<'a> = Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + 'a>>;
@@ -527,6 +529,21 @@ async fn who_hangs_leaves_those_after_it_as_much_time_as_it_had() {
     alone.entries[0].provider = Arc::new(Hanging);
     let report = send_within(&Arc::new(alone), Duration::from_secs(24)).await;
     assert_eq!(report.attempts[0].duration.as_secs(), 24);
+}
+
+/// From the queue nobody waits for the outcome: those that follow have what is enough for providers that work.
+#[tokio::test(start_paused = true)]
+async fn a_slow_provider_has_all_but_six_seconds_from_the_queue() {
+    let last = Scripted::new("global", &[]);
+    for (others, expected) in [(1, 18), (2, 12), (3, 12)] {
+        let all = vec![&last; others + 1];
+        let mut chain = Chain::clone(&chain(&all, AmbiguityPolicy::Failover, 2));
+        chain.entries[0].provider = Arc::new(Hanging);
+        let deadline = Deadline::after(Duration::from_secs(24)).queued();
+        let report = send_by(&Arc::new(chain), deadline, &Unpaced).await;
+        assert_eq!(report.attempts[0].duration.as_secs(), expected, "{others}");
+        assert!(matches!(report.end, ChainEnd::Sent { .. }), "{others}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ use comms_core::{
 use comms_testkit::{
     clock::ManualClock,
     smtp::{Action, Event, SmtpServer, SmtpServerBuilder, Stage, TlsMode},
-    tls::TestCa,
+    tls::{OwnCertificate, TestCa},
 };
 use tokio::time::Instant;
 
@@ -62,6 +62,8 @@ struct Options {
     names: &'static [&'static str],
     trusted: bool,
     expired: bool,
+    /// The server shows a certificate of its own for `names`, and that is what is given as `caPem`.
+    shows_given: bool,
     allow: &'static str,
     password: &'static str,
     max_connections: u8,
@@ -77,6 +79,7 @@ impl Default for Options {
             names: &["127.0.0.1"],
             trusted: true,
             expired: false,
+            shows_given: false,
             allow: "127.0.0.0/8",
             password: PASSWORD,
             max_connections: 5,
@@ -92,7 +95,10 @@ impl World {
         script: impl FnOnce(SmtpServerBuilder) -> SmtpServerBuilder,
     ) -> Self {
         let ca = TestCa::new();
-        let config = if options.expired {
+        let own = OwnCertificate::authority(options.names);
+        let config = if options.shows_given {
+            own.server_config()
+        } else if options.expired {
             ca.expired_server_config(options.names)
         } else {
             ca.server_config(options.names)
@@ -110,7 +116,13 @@ impl World {
             },
             user: "clinic-user".into(),
             password: Secret::new(options.password.to_owned()),
-            ca_pem: options.trusted.then(|| ca.pem()),
+            ca_pem: options.trusted.then(|| {
+                if options.shows_given {
+                    own.pem()
+                } else {
+                    ca.pem()
+                }
+            }),
             max_connections: options.max_connections,
             sender: Mailbox {
                 address: EmailAddress::parse(options.sender).unwrap(),
@@ -326,6 +338,27 @@ async fn a_certificate_that_does_not_verify_ends_the_conversation_before_the_pas
             "{:?}",
             world.server.transcript()
         );
+    }
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_that_is_given_is_trusted_for_its_own_names() {
+    for (names, detail) in [
+        (&["mail.example"][..], None),
+        (&["other.example"], Some("subjectAltName")),
+    ] {
+        let options = Options {
+            shows_given: true,
+            host: "mail.example",
+            names,
+            ..Options::default()
+        };
+        let world = World::new(options, |server| server).await;
+        let sent = world.send().await;
+        match detail {
+            None => assert!(sent.is_ok(), "{sent:?}"),
+            Some(words) => assert!(sent.unwrap_err().detail.contains(words)),
+        }
     }
 }
 

@@ -8,6 +8,8 @@
     reason = "a test's authority that cannot be built is the test's failure"
 )]
 
+mod own_certificate;
+
 use std::sync::Arc;
 
 use rcgen::{
@@ -17,6 +19,8 @@ use rcgen::{
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+pub use own_certificate::OwnCertificate;
 
 /// A certificate authority that exists for one test or one run of the local stack.
 pub struct TestCa {
@@ -29,6 +33,7 @@ pub struct TestCa {
 enum Validity {
     Now,
     Over,
+    ToCome,
 }
 
 impl TestCa {
@@ -99,6 +104,10 @@ impl TestCa {
             Validity::Over => {
                 params.not_before = date_time_ymd(2019, 1, 1);
                 params.not_after = date_time_ymd(2020, 1, 1);
+            }
+            Validity::ToCome => {
+                params.not_before = date_time_ymd(3000, 1, 1);
+                params.not_after = date_time_ymd(3001, 1, 1);
             }
         }
         let key = KeyPair::generate().expect("the operating system gives random bytes");

@@ -83,7 +83,7 @@ pub(crate) fn classify_transport(failure: TransportFailure) -> ProviderError {
             Unavailable,
             "The provider could not be connected to.",
         ),
-        TransportFailure::Handshake(HandshakeFailure::Certificate) => error(
+        TransportFailure::Handshake(HandshakeFailure::Certificate(_)) => error(
             ProviderDown,
             Unauthenticated,
             "The certificate of apiUrl does not verify; nothing was sent. Check apiUrl.",

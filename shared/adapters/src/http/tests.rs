@@ -301,7 +301,9 @@ fn only_what_was_not_begun_is_tried_again() {
         ),
         (TransportFailure::NotConnected, Transient, Unavailable, true),
         (
-            TransportFailure::Handshake(HandshakeFailure::Certificate),
+            TransportFailure::Handshake(HandshakeFailure::Certificate(
+                crate::tls::CertificateFault::Expired,
+            )),
             ProviderDown,
             Unauthenticated,
             true,
@@ -607,7 +609,9 @@ async fn a_certificate_counts_only_if_its_root_is_trusted() {
         (Some(pem.as_str()), Ok(202)),
         (
             None,
-            Err(TransportFailure::Handshake(HandshakeFailure::Certificate)),
+            Err(TransportFailure::Handshake(HandshakeFailure::Certificate(
+                crate::tls::CertificateFault::UnknownRoot,
+            ))),
         ),
     ] {
         let (listener, port) = listen().await;

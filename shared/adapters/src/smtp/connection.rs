@@ -27,7 +27,7 @@ use crate::{
     deadline::{Deadline, Elapsed},
     metered::{MAX_HANDSHAKE_BYTES, Metered},
     tcp::{self, ConnectFailure},
-    tls::HandshakeFailure,
+    tls::{CertificateFault, HandshakeFailure},
 };
 
 /// The longest that is waited for a name to be resolved.
@@ -79,7 +79,7 @@ pub enum Cause {
     /// The stage's time was up.
     TimedOut,
     /// The server's certificate does not verify.
-    Certificate,
+    Certificate(CertificateFault),
     /// The TLS handshake failed otherwise.
     TlsHandshake,
     /// The server answered what is not SMTP, or more than was asked.
@@ -162,9 +162,9 @@ pub enum Security {
 }
 
 /// How long the reply to one command is waited for. RFC 5321 section 4.5.3.2 waits 2 to 10 minutes; a queued message
-/// waits for as long as its deadline allows, of which the chain keeps a share for the next provider.
+/// waits for as long as its deadline allows, unless another provider is to be tried after this one.
 pub(super) const fn command_time(deadline: Deadline) -> Duration {
-    if deadline.is_queued() {
+    if deadline.allows_slow_stages() {
         Duration::MAX
     } else {
         COMMAND_TIME
@@ -264,7 +264,7 @@ async fn start_tls(socket: Metered, hello: &str, deadline: Deadline) -> Result<M
 
 fn tls_cause(error: &io::Error) -> Cause {
     match HandshakeFailure::from(error) {
-        HandshakeFailure::Certificate => Cause::Certificate,
+        HandshakeFailure::Certificate(fault) => Cause::Certificate(fault),
         HandshakeFailure::Refused => Cause::TlsHandshake,
         HandshakeFailure::Closed => Cause::Closed,
     }

@@ -193,7 +193,7 @@ impl Pool {
             Cause::TimedOut => true,
             Cause::Closed => at_mail && rest.time >= SUSPICIOUS_REST,
             Cause::Reply(_)
-            | Cause::Certificate
+            | Cause::Certificate(_)
             | Cause::TlsHandshake
             | Cause::Malformed
             | Cause::NotOffered

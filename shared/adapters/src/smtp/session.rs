@@ -60,7 +60,7 @@ impl SessionLimit {
             Cause::Closed => false,
             Cause::Reply(_)
             | Cause::TimedOut
-            | Cause::Certificate
+            | Cause::Certificate(_)
             | Cause::TlsHandshake
             | Cause::Malformed
             | Cause::NotOffered

@@ -284,7 +284,7 @@ fn every_end_without_a_reply_has_its_kind_and_disposition() {
         (Stage::Tls, Cause::Closed, Transient, Unavailable, true),
         (
             Stage::Tls,
-            Cause::Certificate,
+            Cause::Certificate(CertificateFault::Expired),
             ProviderDown,
             Unauthenticated,
             true,

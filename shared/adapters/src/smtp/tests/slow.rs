@@ -81,6 +81,23 @@ async fn four_seconds_for_each_recipient_succeed_from_the_queue() {
     }
 }
 
+/// Where another provider follows, a server that hangs is given up in time for it; one that is slow over each recipient is
+/// not one that hangs.
+#[tokio::test(start_paused = true)]
+async fn four_seconds_for_each_recipient_succeed_before_another_provider() {
+    for pipelining in [true, false] {
+        let deadline = from_queue().with_others_to_follow();
+        let (result, time) = sent(pipelining, 4, deadline).await;
+        assert_eq!(result, Ok(Vec::new()), "{pipelining}");
+        assert_eq!(time, Duration::from_secs(24), "{pipelining}");
+        let deadline = from_queue().with_others_to_follow();
+        let (result, time) = sent(pipelining, 9, deadline).await;
+        let error = classify(result.unwrap_err());
+        assert_eq!(error.disposition, Disposition::Transient, "{pipelining}");
+        assert_eq!(time, COMMAND_TIME, "{pipelining}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_immediate_send_gives_up_on_a_slow_envelope() {
     for pipelining in [true, false] {
