@@ -191,12 +191,7 @@ fn requests(input: &[u8]) {
     }
     // Nothing that ends a header or a command gets through.
     let lines = [&content.title].into_iter().flatten();
-    let lines = lines.chain(
-        content
-            .attachments
-            .iter()
-            .flat_map(|file| [&file.filename, &file.content_type]),
-    );
+    let lines = lines.chain(content.attachments.iter().map(|file| &file.filename));
     for line in lines.chain(
         request
             .recipients

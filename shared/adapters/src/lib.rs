@@ -17,11 +17,12 @@ mod fixtures;
 #[cfg(test)]
 mod fuzz;
 pub mod health;
+mod html_text;
 pub mod http;
 pub mod message;
 pub mod meta;
 mod metered;
-mod mime;
+pub mod mime;
 pub mod pacing;
 pub mod provider;
 pub mod retry;

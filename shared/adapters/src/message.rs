@@ -1,11 +1,13 @@
 //! What an adapter is given to send.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use comms_core::{
     DeliveryId, Disposition, EmailAddress, ErrorKind, Mailbox, PhoneNumber, ProviderError,
     request::{Content, Target},
 };
+
+use crate::html_text;
 
 /// One delivery's message. The sender is not part of it: it belongs to the provider entry, so that
 /// no message goes through one account under another's name.
@@ -46,6 +48,16 @@ impl Message {
             Target::Email(_) => Err(OTHER_CHANNEL),
         }
     }
+}
+
+/// The text of an e-mail: as it was posted, or made from the HTML; `None` where there is nothing to read.
+pub(crate) fn text_body(content: &Content) -> Option<Cow<'_, str>> {
+    let posted = content.body.as_deref().filter(|body| !body.is_empty());
+    let made = || {
+        let text = html_text::text_of(content.html.as_deref()?);
+        (!text.is_empty()).then_some(Cow::Owned(text))
+    };
+    posted.map(Cow::Borrowed).or_else(made)
 }
 
 /// What this provider can not carry and another may: the next one is tried, and this one not blamed.

@@ -10,13 +10,13 @@
 //!
 //! Documentation: <https://www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send>
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{
     BaseUrl, DeliveryId, Disposition, EmailAddress, ErrorKind, Mailbox, ProviderCode,
-    ProviderError, ProviderKind, Receipt, Secret, request,
+    ProviderError, ProviderKind, Receipt, Secret, attachment::ContentId, request,
 };
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,8 @@ use serde_json::Value;
 use crate::{
     deadline::Deadline,
     http::{Answer, HttpClients, HttpRequest, classify_status, classify_transport, of_question},
-    message::{Message, invalid, not_carried},
+    message::{Message, invalid, not_carried, text_body},
+    mime,
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
 };
 
@@ -164,6 +165,7 @@ struct SendRequest<'a> {
     content: Vec<Part<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     attachments: Vec<File<'a>>,
+    headers: HeaderFields,
     #[serde(skip_serializing_if = "Option::is_none")]
     mail_settings: Option<MailSettings>,
     tracking_settings: TrackingSettings,
@@ -204,7 +206,7 @@ struct CustomArgs<'a> {
 #[derive(Serialize)]
 struct Part<'a> {
     r#type: &'static str,
-    value: &'a str,
+    value: Cow<'a, str>,
 }
 
 #[derive(Serialize)]
@@ -213,6 +215,15 @@ struct File<'a> {
     r#type: &'a str,
     filename: String,
     disposition: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_id: Option<&'a str>,
+}
+
+/// Fields of the header beside those that SendGrid writes. It writes Feedback-ID itself.
+#[derive(Serialize)]
+struct HeaderFields {
+    #[serde(rename = "Auto-Submitted")]
+    auto_submitted: &'static str,
 }
 
 #[derive(Serialize)]
@@ -257,8 +268,8 @@ impl SendgridProvider {
         ))?;
         // Plain text first: RFC 2046 section 5.1.4, and SendGrid refuses another order.
         let parts = [
-            ("text/plain", content.body.as_deref()),
-            ("text/html", content.html.as_deref()),
+            ("text/plain", text_body(content)),
+            ("text/html", content.html.as_deref().map(Cow::Borrowed)),
         ];
         let parts: Vec<_> = parts
             .into_iter()
@@ -291,6 +302,9 @@ impl SendgridProvider {
             subject,
             content: parts,
             attachments: attachments.collect::<Result<_, _>>()?,
+            headers: HeaderFields {
+                auto_submitted: mime::AUTO_SUBMITTED.1,
+            },
             mail_settings: self.settings.sandbox.then_some(MailSettings {
                 sandbox_mode: Enable { enable: true },
             }),
@@ -369,11 +383,21 @@ fn file(attachment: &request::Attachment) -> Result<File<'_>, ProviderError> {
     }
     Ok(File {
         content: BASE64_STANDARD.encode(&attachment.content),
-        r#type: &attachment.content_type,
+        // Without parameters: SendGrid refuses a semicolon. A message must not be in base64, which is how SendGrid sends
+        // files (RFC 2046 section 5.2.1).
+        r#type: match attachment.content_type.essence() {
+            essence if essence.starts_with("message/") => "application/octet-stream",
+            essence => essence,
+        },
         // <https://www.twilio.com/docs/sendgrid/api-reference/mail-send/errors>, `attachments.filename`:
         // neither of the two, and a message is worth more than its file's punctuation.
         filename: attachment.filename.replace([',', ';'], "_"),
-        disposition: "attachment",
+        disposition: if attachment.content_id.is_some() {
+            "inline"
+        } else {
+            "attachment"
+        },
+        content_id: attachment.content_id.as_ref().map(ContentId::as_str),
     })
 }
 

@@ -24,11 +24,10 @@ use aws_sdk_sesv2::{
     },
     primitives::Blob,
     types::{
-        Body, Content as Text, Destination, EmailContent, Message as SimpleMessage, MessageTag,
-        RawMessage,
+        Body, Content as Text, Destination, EmailContent, Message as SimpleMessage, MessageHeader,
+        MessageTag, RawMessage,
     },
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{
     Disposition, EmailAddress, ErrorKind, Mailbox, ProviderCode, ProviderError, ProviderKind,
     Receipt, Secret,
@@ -45,8 +44,8 @@ use self::{
 use crate::{
     deadline::{Deadline, Elapsed},
     http::{causes, provider_id},
-    message::{Message, invalid, not_carried},
-    mime,
+    message::{Message, invalid, not_carried, text_body},
+    mime::{self, Feedback, mailbox},
     provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
     tls::HandshakeFailure,
 };
@@ -70,8 +69,6 @@ const MOST_BYTES: usize = 40_000_000;
 /// Bytes of an address with its name. Not documented; SES answers "Address length is more than 320 bytes long"
 /// (<https://github.com/zulip/zulip/issues/17558>).
 const MOST_MAILBOX_BYTES: usize = 320;
-/// Bytes of a name in one encoded word, so that the word has at most 75 characters (RFC 2047 section 2).
-const ENCODED_WORD_BYTES: usize = 45;
 /// The longest that one request takes with its answer, and with the credentials where they have to be fetched.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// The longest that a wish to be left alone is taken for: a day.
@@ -503,14 +500,15 @@ impl SesProvider {
 /// Subject and bodies, which SES puts into MIME form.
 fn simple_content(content: &Content) -> Result<EmailContent, ProviderError> {
     let subject = content.title.as_deref().unwrap_or_default();
-    let bodies = [&content.body, &content.html];
+    let body = text_body(content);
+    let bodies = [body.as_deref(), content.html.as_deref()];
     if subject.is_empty() {
         return Err(invalid("An e-mail needs a subject (title)."));
     }
-    if bodies.into_iter().all(Option::is_none) {
+    if bodies.iter().all(Option::is_none) {
         return Err(invalid("An e-mail needs a body."));
     }
-    let bytes = subject.len() + bodies.into_iter().flatten().map(String::len).sum::<usize>();
+    let bytes = subject.len() + bodies.into_iter().flatten().map(str::len).sum::<usize>();
     check_size(bytes)?;
     let text = |text: &str| {
         Text::builder()
@@ -520,12 +518,15 @@ fn simple_content(content: &Content) -> Result<EmailContent, ProviderError> {
             .map_err(|_| local_failure())
     };
     let body = Body::builder()
-        .set_text(content.body.as_deref().map(text).transpose()?)
+        .set_text(body.as_deref().map(text).transpose()?)
         .set_html(content.html.as_deref().map(text).transpose()?)
         .build();
+    let (name, value) = mime::AUTO_SUBMITTED;
+    let automatic = MessageHeader::builder().name(name).value(value).build();
     let message = SimpleMessage::builder()
         .subject(text(subject)?)
         .body(body)
+        .headers(automatic.map_err(|_| local_failure())?)
         .build();
     Ok(EmailContent::builder().simple(message).build())
 }
@@ -543,7 +544,8 @@ fn raw_content(message: &Message, sender: &Mailbox) -> Result<EmailContent, Prov
     }
     let files = message.content.attachments.iter();
     check_size(files.map(|file| file.content.len()).sum())?;
-    let mail = mime::build(message, sender)?;
+    // SES writes Feedback-ID itself.
+    let mail = mime::build(message, sender, Feedback::ByProvider)?;
     check_size(mail.bytes.len())?;
     let raw = RawMessage::builder()
         .data(Blob::new(mail.bytes))
@@ -574,29 +576,6 @@ fn with_fitting_name(whole: &Mailbox) -> Mailbox {
         fitting.name = None;
     }
     fitting
-}
-
-/// A mailbox as it stands in a header (RFC 5322 section 3.4), in ASCII: the name as a quoted string, or as
-/// encoded words (RFC 2047) where it has characters beyond ASCII or that nobody should see.
-fn mailbox(mailbox: &Mailbox) -> String {
-    let address = mailbox.address.as_str();
-    let Some(name) = mailbox.name.as_deref().filter(|name| !name.is_empty()) else {
-        return address.to_owned();
-    };
-    if name.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-        let name = name.replace('\\', "\\\\").replace('"', "\\\"");
-        return format!("\"{name}\" <{address}>");
-    }
-    let mut words = String::new();
-    let mut rest = name;
-    while !rest.is_empty() {
-        let (word, after) = rest.split_at(rest.floor_char_boundary(ENCODED_WORD_BYTES));
-        words.push_str("=?utf-8?B?");
-        BASE64_STANDARD.encode_string(word, &mut words);
-        words.push_str("?= ");
-        rest = after;
-    }
-    format!("{words}<{address}>")
 }
 
 /// Why SES did not take a request.

@@ -24,6 +24,7 @@ use comms_core::{
     Channel, DeliveryId, Disposition, EmailAddress, EntryId, ErrorKind, Mailbox, Position,
     ProviderError, Receipt, Secret, Tenant,
     account::{AwsAccessKeyId, AwsRegion, ExternalId, RoleArn, SesName},
+    media_type::MediaType,
     request::{Attachment, Content, Target},
 };
 use comms_testkit::{
@@ -137,7 +138,8 @@ async fn a_file_of_some_megabytes_arrives_whole() {
     let content: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
     let attachment = Attachment {
         filename: "scan.bin".to_owned(),
-        content_type: "application/octet-stream".to_owned(),
+        content_type: MediaType::parse("application/octet-stream").unwrap(),
+        content_id: None,
         content: content.clone().into(),
     };
     send(&provider(&aws, keys()), &message(vec![attachment]))

@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod address;
+pub mod attachment;
 pub mod audit;
 pub mod base_url;
 mod calling_codes;
@@ -19,6 +20,7 @@ pub mod health;
 pub mod host;
 pub mod id;
 pub mod json;
+pub mod media_type;
 pub mod metric;
 pub mod near;
 pub mod provider;

@@ -4,15 +4,15 @@
 mod expiry;
 mod metadata;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::{
     address::{AddressMask, EmailAddress, Mailbox, PhoneNumber},
+    attachment::{parse_filename, read_attachments},
     delivery::Channel,
     hash::HashKey,
     id::{DeliveryId, IdempotencyKey, RequestId, Tenant},
@@ -21,6 +21,8 @@ use crate::{
 };
 
 pub use metadata::{MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, RequestedTenant};
+
+pub use crate::attachment::Attachment;
 
 use expiry::parse_expiry;
 use metadata::read_metadata;
@@ -38,15 +40,6 @@ pub const MAX_TITLE: usize = 500;
 pub const MAX_BODY: usize = 100_000;
 /// Characters of the HTML body.
 pub const MAX_HTML: usize = 500_000;
-/// Attachments of one request.
-pub const MAX_ATTACHMENTS: usize = 20;
-/// Bytes of all attachments together, decoded. Lambda takes 6 MB per synchronous invocation
-/// (AWS Lambda quotas), of which base64 leaves three quarters.
-pub const MAX_ATTACHMENT_BYTES: usize = 4_000_000;
-/// Bytes of the name of an attachment, or of a medium: what file systems take.
-pub const MAX_FILENAME: usize = 255;
-/// Characters of the type, and of the subtype, of a media type (RFC 6838 section 4.2).
-pub const MAX_MEDIA_TYPE_NAME: usize = 127;
 /// Characters of the name or id of a template.
 pub const MAX_TEMPLATE_ID: usize = 512;
 /// Characters of the language of a template.
@@ -108,19 +101,6 @@ impl Recipient {
         let phone = self.phone_number.as_ref().map(PhoneNumber::as_str);
         email.or(phone).unwrap_or_default()
     }
-}
-
-/// A file that goes with an e-mail.
-#[derive(Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Attachment {
-    /// The name under which the recipient sees it.
-    pub filename: String,
-    /// Its media type, `type/subtype`.
-    pub content_type: String,
-    /// The bytes.
-    #[serde(serialize_with = "as_base64")]
-    pub content: Arc<[u8]>,
 }
 
 /// A template that the provider holds.
@@ -204,6 +184,8 @@ impl MediaKind {
 /// What is to be said.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Content {
+    /// What it is about, as the request has it.
+    pub category: Option<String>,
     /// The subject of an e-mail.
     pub title: Option<String>,
     /// The text.
@@ -468,11 +450,14 @@ fn read_submission(mut object: Object<'_>) -> Option<Submission> {
     );
     let channels = object.required("channels", read_channels);
     let recipients = read_recipients(&mut object);
-    let content = read_content(
-        &mut object,
-        channels.as_deref().unwrap_or_default(),
-        &recipients,
-    );
+    let content = Content {
+        category: category.clone(),
+        ..read_content(
+            &mut object,
+            channels.as_deref().unwrap_or_default(),
+            &recipients,
+        )
+    };
     let reply_to = object.optional("replyTo", read::parsed(EmailAddress::parse));
     let expires_at = object.optional("expiresAt", read::parsed(parse_expiry));
     let (requested, references) = object
@@ -586,7 +571,7 @@ fn read_content(
     let html = object.optional("html", read::text(1, MAX_HTML));
     let media = object.object("media", read_media);
     let template = read_template(object);
-    let attachments = read_attachments(object);
+    let attachments = read_attachments(object, html.is_some());
     let (cc, bcc) = read_copies(object, channels, recipients);
 
     if channels.contains(&Channel::Email) {
@@ -630,6 +615,7 @@ fn read_content(
         }
     }
     Content {
+        category: None,
         title,
         body,
         html,
@@ -842,72 +828,6 @@ fn read_template_params(value: Value) -> Result<TemplateParams, String> {
         return Err(wrong());
     }
     Ok(params)
-}
-
-fn read_attachments(object: &mut Object<'_>) -> Vec<Attachment> {
-    let mut total = 0_usize;
-    let attachments = object.objects("attachments", MAX_ATTACHMENTS, |_, mut item| {
-        let filename = item.required("filename", read::parsed(parse_filename));
-        let content_type = item.required("contentType", read::parsed(parse_content_type));
-        let content = item.required("content", |value| {
-            BASE64_STANDARD
-                .decode(read::string(value)?)
-                .map_err(|_| "must be base64 (RFC 4648 section 4, with padding)".to_owned())
-        });
-        item.finish();
-        let content = content?;
-        total += content.len();
-        Some(Attachment {
-            filename: filename?,
-            content_type: content_type?,
-            content: content.into(),
-        })
-    });
-    if total > MAX_ATTACHMENT_BYTES {
-        object.problem(
-            "attachments",
-            format!("must be at most {MAX_ATTACHMENT_BYTES} bytes together, decoded"),
-        );
-    }
-    attachments
-}
-
-fn parse_filename(text: &str) -> Result<String, String> {
-    let ok = (1..=MAX_FILENAME).contains(&text.len())
-        && !text
-            .chars()
-            .any(|c| c.is_control() || c == '/' || c == '\\');
-    if ok {
-        Ok(text.to_owned())
-    } else {
-        Err(format!(
-            "must be a file name of 1 to {MAX_FILENAME} bytes without '/', '\\' or control characters"
-        ))
-    }
-}
-
-/// `type/subtype` of RFC 6838 section 4.2, without parameters.
-fn parse_content_type(text: &str) -> Result<String, String> {
-    let name = |part: &str| {
-        (1..=MAX_MEDIA_TYPE_NAME).contains(&part.len())
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
-    };
-    let ok = text
-        .split_once('/')
-        .is_some_and(|(kind, subtype)| name(kind) && name(subtype));
-    if ok {
-        Ok(text.to_ascii_lowercase())
-    } else {
-        Err(format!(
-            "must be a media type such as application/pdf, without parameters, of at most {MAX_MEDIA_TYPE_NAME} characters before and after the '/'"
-        ))
-    }
-}
-
-fn as_base64<S: Serializer>(bytes: &Arc<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
 }
 
 // By hand, because the API's JSON is flat where the type is not.

@@ -10,13 +10,15 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{
     Problems, PublicUrl,
     address::{MAX_DISPLAY_NAME, MAX_LOCAL_PART},
+    attachment::{MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_CONTENT_ID, MAX_FILENAME},
     host::MAX_LABEL,
     id::{MAX_CLINIC_ID, MAX_IDEMPOTENCY_KEY},
+    media_type::{MAX_MEDIA_TYPE_NAME, MAX_MEDIA_TYPE_PARAMETER},
     request::{
-        MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_BODY, MAX_BYTES, MAX_CATEGORY, MAX_COPIES,
-        MAX_FILENAME, MAX_HTML, MAX_LANGUAGE, MAX_MEDIA_TYPE_NAME, MAX_METADATA, MAX_METADATA_NAME,
-        MAX_METADATA_VALUE, MAX_RECIPIENTS, MAX_TEMPLATE_COMPONENT_BYTES, MAX_TEMPLATE_COMPONENTS,
-        MAX_TEMPLATE_ID, MAX_TEMPLATE_PARAM, MAX_TEMPLATE_PARAMS, MAX_TITLE, Submission,
+        MAX_BODY, MAX_BYTES, MAX_CATEGORY, MAX_COPIES, MAX_HTML, MAX_LANGUAGE, MAX_METADATA,
+        MAX_METADATA_NAME, MAX_METADATA_VALUE, MAX_RECIPIENTS, MAX_TEMPLATE_COMPONENT_BYTES,
+        MAX_TEMPLATE_COMPONENTS, MAX_TEMPLATE_ID, MAX_TEMPLATE_PARAM, MAX_TEMPLATE_PARAMS,
+        MAX_TITLE, Submission,
     },
 };
 use serde_json::{Map, Value, json};
@@ -54,7 +56,7 @@ fn components(components: &Value) -> Value {
 /// A limit: where it holds, how much it is, and a document with so much there.
 type Limit = (&'static str, usize, fn(usize) -> Value);
 
-const LIMITS: [Limit; 25] = [
+const LIMITS: [Limit; 27] = [
     ("/category", MAX_CATEGORY, |n| {
         with("category", json!("c".repeat(n)))
     }),
@@ -104,6 +106,20 @@ const LIMITS: [Limit; 25] = [
             "attachments",
             json!([file("a", &format!("{}/x", "t".repeat(n)), 1)]),
         )
+    }),
+    (
+        "/attachments/0/contentType",
+        MAX_MEDIA_TYPE_PARAMETER,
+        |n| {
+            let named = format!("text/calendar; name=\"{}\"", "ä".repeat(n));
+            with("attachments", json!([file("a", &named, 1)]))
+        },
+    ),
+    ("/attachments/0/contentId", MAX_CONTENT_ID, |n| {
+        let mut document = with("html", json!("<p>b</p>"));
+        document["attachments"] = json!([file("a", "image/png", 1)]);
+        document["attachments"][0]["contentId"] = json!("i".repeat(n));
+        document
     }),
     ("/templateId", MAX_TEMPLATE_ID, |n| {
         with("templateId", json!("ä".repeat(n)))

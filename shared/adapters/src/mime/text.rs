@@ -53,16 +53,17 @@ impl Text {
                 // Three bytes for each that is escaped; base64 has four for every three.
                 (Encoding::QuotedPrintable, quoted_printable(text, escapes))
             } else {
-                (Encoding::Base64, base64(text)?)
+                (Encoding::Base64, base64(plain(text))?)
             };
         Ok(Self { encoding, bytes })
     }
 }
 
-fn base64(text: &str) -> Result<Vec<u8>, ProviderError> {
-    Body::new_with_encoding(plain(text), ContentTransferEncoding::Base64)
+/// `bytes` in base64, in lines of 76 characters (RFC 2045 section 6.8), of which the last is not ended.
+pub(super) fn base64(bytes: Vec<u8>) -> Result<Vec<u8>, ProviderError> {
+    Body::new_with_encoding(bytes, ContentTransferEncoding::Base64)
         .map(Body::into_vec)
-        .map_err(|_| invalid("A text can not be put into MIME form."))
+        .map_err(|_| invalid("The message cannot be put into MIME form."))
 }
 
 /// The lines of a text, without their ends: CRLF, or either of the two alone. One that ends with a line end has an

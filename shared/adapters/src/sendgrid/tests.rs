@@ -2,6 +2,8 @@ use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
 
 use comms_core::{
     PhoneNumber,
+    attachment::Attachment,
+    media_type::MediaType,
     request::{Content, Target},
 };
 use jiff::Timestamp;
@@ -74,14 +76,16 @@ fn full_message() -> Message {
             address("desk@clinic.example"),
         ];
         content.attachments = vec![
-            request::Attachment {
+            Attachment {
                 filename: "termin.ics".into(),
-                content_type: "text/calendar".into(),
+                content_type: MediaType::parse("text/calendar").unwrap(),
+                content_id: None,
                 content: b"BEGIN:VCALENDAR".as_slice().into(),
             },
-            request::Attachment {
+            Attachment {
                 filename: "Rechnung 3,50 €; Kopie.pdf".into(),
-                content_type: "application/pdf".into(),
+                content_type: MediaType::parse("application/pdf").unwrap(),
+                content_id: None,
                 content: [0_u8, 159, 146, 150].as_slice().into(),
             },
         ];
@@ -211,6 +215,9 @@ fn a_message_with_everything_goes_out_in_one_personalization() {
           "disposition": "attachment"
         }
       ],
+      "headers": {
+        "Auto-Submitted": "auto-generated"
+      },
       "tracking_settings": {
         "click_tracking": {
           "enable": false,
@@ -256,6 +263,9 @@ fn a_message_with_the_least_says_nothing_that_it_does_not_have() {
           "value": "Bis Montag, 10 Uhr."
         }
       ],
+      "headers": {
+        "Auto-Submitted": "auto-generated"
+      },
       "tracking_settings": {
         "click_tracking": {
           "enable": false,
@@ -287,7 +297,7 @@ fn sandbox_mode_is_asked_for_only_where_the_settings_say_so() {
 }
 
 #[test]
-fn html_alone_is_sent_alone() {
+fn html_alone_has_a_text_made_from_it() {
     let message = message_with(|content| {
         content.body = None;
         content.html = Some("<p>x</p>".into());
@@ -295,7 +305,7 @@ fn html_alone_is_sent_alone() {
     let wire = wire(&provider(), &message);
     assert_eq!(
         wire["content"],
-        json!([{"type": "text/html", "value": "<p>x</p>"}])
+        json!([{"type": "text/plain", "value": "x"}, {"type": "text/html", "value": "<p>x</p>"}])
     );
     assert_eq!(mail_problems(&wire), Vec::<String>::new());
 }
@@ -361,9 +371,10 @@ fn what_another_provider_may_carry_is_passed_on_without_blame() {
     let mut answers = message_with(|_| {});
     answers.reply_to = Some(umlaut());
     let empty_file = message_with(|content| {
-        content.attachments = vec![request::Attachment {
+        content.attachments = vec![Attachment {
             filename: "a.txt".into(),
-            content_type: "text/plain".into(),
+            content_type: MediaType::parse("text/plain").unwrap(),
+            content_id: None,
             content: [].as_slice().into(),
         }];
     });
@@ -438,9 +449,10 @@ fn a_message_of_30_megabytes_is_refused() {
     assert!(check_size(30_000_000).is_err());
     // It is the size in base64 that counts.
     let message = message_with(|content| {
-        content.attachments = vec![request::Attachment {
+        content.attachments = vec![Attachment {
             filename: "a.bin".into(),
-            content_type: "application/octet-stream".into(),
+            content_type: MediaType::parse("application/octet-stream").unwrap(),
+            content_id: None,
             content: vec![0; 22_500_000].into(),
         }];
     });

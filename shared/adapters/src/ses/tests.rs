@@ -22,7 +22,8 @@ use aws_smithy_runtime_api::{
     },
 };
 use aws_smithy_types::{body::SdkBody, config_bag::ConfigBag, retry::ErrorKind::TransientError};
-use comms_core::{DeliveryId, PhoneNumber, request::Attachment};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use comms_core::{DeliveryId, PhoneNumber, attachment::Attachment, media_type::MediaType};
 use http_body_util::BodyExt;
 use mail_parser::MessageParser;
 use proptest::prelude::*;
@@ -248,7 +249,8 @@ fn message(change: impl FnOnce(&mut Content)) -> Message {
 fn attachment(bytes: usize) -> Attachment {
     Attachment {
         filename: "a.ics".to_owned(),
-        content_type: "text/calendar".to_owned(),
+        content_type: MediaType::parse("text/calendar").unwrap(),
+        content_id: None,
         content: vec![b'x'; bytes].into(),
     }
 }
@@ -363,7 +365,13 @@ async fn a_message_without_files_is_sent_as_subject_and_bodies() {
               "Data": "<p>See you on Monday.</p>",
               "Charset": "UTF-8"
             }
-          }
+          },
+          "Headers": [
+            {
+              "Name": "Auto-Submitted",
+              "Value": "auto-generated"
+            }
+          ]
         }
       },
       "Destination": {
@@ -416,7 +424,13 @@ async fn copies_tenant_and_configuration_set_are_named() {
               "Data": "See you on Monday.",
               "Charset": "UTF-8"
             }
-          }
+          },
+          "Headers": [
+            {
+              "Name": "Auto-Submitted",
+              "Value": "auto-generated"
+            }
+          ]
         }
       },
       "Destination": {
@@ -607,7 +621,7 @@ async fn a_domain_beyond_ascii_is_sent_in_its_ascii_form() {
     let body = body_of(keys(), &message).await;
     assert_eq!(
         body["Destination"]["ToAddresses"][0],
-        "=?utf-8?B?SsO8cmdlbg==?= <patient@xn--bcher-kva.example>"
+        "=?utf-8?Q?J=C3=BCrgen?= <patient@xn--bcher-kva.example>"
     );
 }
 

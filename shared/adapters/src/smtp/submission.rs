@@ -8,7 +8,10 @@ use super::{
     connection::{Cause, Failure, Stage},
     offer::Offer,
 };
-use crate::{message::Message, mime};
+use crate::{
+    message::Message,
+    mime::{self, Feedback},
+};
 
 /// A message for any server; [`Draft::for_server`] makes it fit one.
 pub(super) struct Draft<'a> {
@@ -54,7 +57,7 @@ impl CopyReceiver<'_> {
 impl<'a> Draft<'a> {
     /// Puts the message together.
     pub(super) fn new(message: &'a Message, sender: &'a Mailbox) -> Result<Self, ProviderError> {
-        let mail = mime::build(message, sender)?;
+        let mail = mime::build(message, sender, Feedback::Named)?;
         Ok(Self {
             message,
             sender,
@@ -117,7 +120,10 @@ impl<'a> Draft<'a> {
                     body
                 } else {
                     let named = content.cc.iter().filter(|cc| !cc.needs_smtputf8());
-                    Body::new(mime::build_naming(self.message, self.sender, named)?.bytes)
+                    Body::new(
+                        mime::build_naming(self.message, self.sender, Feedback::Named, named)?
+                            .bytes,
+                    )
                 };
                 submission.body = self.ascii_body.insert(body);
             }
