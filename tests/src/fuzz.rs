@@ -10,11 +10,11 @@ use comms_adapters::egress::EgressAllow;
 use comms_core::{
     AddressMask, Attempt, BaseUrl, ClinicId, EmailAddress, EntryId, Host, IdempotencyKey, Mailbox,
     PhoneNumber, Position, Problems, ProviderCode, PublicUrl, RequestId, Tenant,
+    attachment::{MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS},
     json::{self, MAX_DEPTH, MAX_VALUES},
     request::{
-        MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_BODY, MAX_COPIES, MAX_HTML, MAX_METADATA,
-        MAX_RECIPIENTS, MAX_TEMPLATE_COMPONENTS, MAX_TEMPLATE_PARAMS, MAX_TITLE, Submission,
-        TemplateValues,
+        MAX_BODY, MAX_COPIES, MAX_HTML, MAX_METADATA, MAX_RECIPIENTS, MAX_TEMPLATE_COMPONENTS,
+        MAX_TEMPLATE_PARAMS, MAX_TITLE, Submission, TemplateValues,
     },
 };
 use comms_operator::clinics_file::{ClinicItem, ClinicsFile, MAX_ITEM, RefusedItem};
@@ -190,6 +190,10 @@ fn requests(input: &[u8]) {
         None => {}
     }
     // Nothing that ends a header or a command gets through.
+    for file in &content.attachments {
+        let content_type = file.content_type.to_string();
+        assert!(!content_type.contains(char::is_control), "{content_type:?}");
+    }
     let lines = [&content.title].into_iter().flatten();
     let lines = lines.chain(content.attachments.iter().map(|file| &file.filename));
     for line in lines.chain(

@@ -27,6 +27,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("shared/adapters/src/smtp.rs", "MOST_REFUSALS"),
     ("shared/adapters/src/ses.rs", "MOST_DOMAINS"),
     ("shared/adapters/src/tcp.rs", "MOST_ADDRESSES"),
+    ("shared/adapters/src/html_text/render.rs", "MAX_ATTRIBUTE"),
+    ("shared/adapters/src/html_text/render.rs", "MAX_COUNTED_LISTS"),
+    ("shared/adapters/src/mime/encoded_word.rs", "MAX_WORD"),
+    ("shared/adapters/src/mime/parameter.rs", "MAX_QUOTED"),
+    ("shared/adapters/src/mime/part.rs", "MAX_LINE"),
     // What a provider takes of one message: PROVIDERS.md.
     ("shared/adapters/src/ses.rs", "MOST_RECEIVERS"),
     ("shared/adapters/src/ses.rs", "MOST_BYTES"),

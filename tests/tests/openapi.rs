@@ -22,7 +22,8 @@ use comms_adapters::{
 };
 use comms_core::{
     BaseUrl, Channel, DeliveryStatus, Disposition, ErrorKind, FailureReason, HealthState, Position,
-    Problems, ProviderKind, SystemClock, delivery::MAX_ATTEMPTS, json as strict_json, request,
+    Problems, ProviderKind, SystemClock, attachment, delivery::MAX_ATTEMPTS, json as strict_json,
+    request,
 };
 use comms_delivery::usage;
 use comms_runtime::http;
@@ -437,7 +438,7 @@ fn limits_are_those_of_the_code() {
         ),
         (
             "/Communication/properties/attachments/maxItems",
-            request::MAX_ATTACHMENTS,
+            attachment::MAX_ATTACHMENTS,
         ),
         ("/TemplateTexts/maxItems", request::MAX_TEMPLATE_PARAMS),
         (
@@ -511,7 +512,7 @@ fn limits_are_those_of_the_code() {
     for (said, number) in [
         (
             "at most 4,000,000 bytes together, decoded",
-            request::MAX_ATTACHMENT_BYTES == 4_000_000,
+            attachment::MAX_ATTACHMENT_BYTES == 4_000_000,
         ),
         (
             "at most\n        32768 bytes",

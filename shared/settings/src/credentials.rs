@@ -76,6 +76,8 @@ pub struct SmtpCredentials {
     pub max_connections: u8,
     /// What EHLO says, if not the sender's domain.
     pub ehlo_name: Option<Host>,
+    /// As whom.
+    pub from: OwnSender,
 }
 
 /// When TLS begins on an SMTP connection. There is no third way.
@@ -239,11 +241,12 @@ impl Credentials {
     /// The address and the name of the sender that the entry has of its own.
     pub fn own_sender(&self) -> (Option<&EmailAddress>, Option<&str>) {
         match self {
-            Self::AwsSes(SesCredentials { from, .. })
+            Self::Smtp(SmtpCredentials { from, .. })
+            | Self::AwsSes(SesCredentials { from, .. })
             | Self::Sendgrid(SendgridCredentials { from, .. }) => {
                 (from.email.as_ref(), from.name.as_deref())
             }
-            Self::Smtp(_) | Self::MetaBusiness(_) | Self::Twilio(_) => (None, None),
+            Self::MetaBusiness(_) | Self::Twilio(_) => (None, None),
         }
     }
 
@@ -275,16 +278,20 @@ impl Credentials {
     /// The credentials as JSON, with what `secret` makes of each secret in its place.
     pub(crate) fn to_json(&self, secret: &dyn Fn(&Secret) -> Value) -> Value {
         let mut json = match self {
-            Self::Smtp(smtp) => json!({
-                "host": smtp.host.to_string(),
-                "port": smtp.port,
-                "secure": smtp.security == SmtpSecurity::ImplicitTls,
-                "user": smtp.user,
-                "password": secret(&smtp.password),
-                "caPem": smtp.ca_pem,
-                "maxConnections": smtp.max_connections,
-                "ehloName": smtp.ehlo_name.as_ref().map(ToString::to_string),
-            }),
+            Self::Smtp(smtp) => {
+                let mut json = json!({
+                    "host": smtp.host.to_string(),
+                    "port": smtp.port,
+                    "secure": smtp.security == SmtpSecurity::ImplicitTls,
+                    "user": smtp.user,
+                    "password": secret(&smtp.password),
+                    "caPem": smtp.ca_pem,
+                    "maxConnections": smtp.max_connections,
+                    "ehloName": smtp.ehlo_name.as_ref().map(ToString::to_string),
+                });
+                sender_json(&mut json, &smtp.from);
+                json
+            }
             Self::AwsSes(ses) => {
                 let mut json = json!({
                     "region": ses.region,
@@ -417,6 +424,7 @@ fn read_smtp(
     });
     let max_connections = object.optional("maxConnections", read::number(1, MAX_CONNECTIONS));
     let ehlo_name = object.optional("ehloName", read::parsed(Host::parse));
+    let from = read_sender(object);
     let kept = stored.map(|stored| Kept {
         secret: &stored.password,
         same_place: Some(&stored.host) == host.as_ref()
@@ -437,6 +445,7 @@ fn read_smtp(
             .and_then(|n| u8::try_from(n).ok())
             .unwrap_or(5),
         ehlo_name,
+        from,
     })
 }
 

@@ -12,7 +12,8 @@ fn forms() -> Vec<(&'static str, Value)> {
         (
             "smtp",
             json!({"host": "smtp.example.com", "port": "587", "secure": "false", "user": "u",
-                "password": "planted-password-smtp", "ehloName": "mail.clinic.example"}),
+                "password": "planted-password-smtp", "ehloName": "mail.clinic.example",
+                "fromEmail": "desk@clinic.example", "fromName": "Front desk"}),
         ),
         (
             "aws_ses",
