@@ -171,7 +171,7 @@ async fn without_leave_nothing_goes_by_the_global_account() {
         .await
         .expect(200);
     for _ in 0..2 {
-        let answer = world.post(&immediate()).await.expect(502);
+        let answer = world.post(&immediate()).await.expect(207);
         assert_eq!(
             answer.body["deliveries"][0]["reason"]["code"],
             "NO_PROVIDER"

@@ -358,7 +358,7 @@ async fn deleted_settings_are_gone_for_everybody_and_their_number_is_not_given_a
         .expect(404);
     let test = json!({"verifyOnly": true});
     world.test_email(CLINIC, &test).await.expect(404);
-    let body = world.post(&immediate()).await.expect(502).body;
+    let body = world.post(&immediate()).await.expect(207).body;
     assert_eq!(world.smtp.messages().len(), 0, "{body}");
 
     // What was deleted is nothing to take a secret from.

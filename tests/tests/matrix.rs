@@ -181,7 +181,7 @@ fn expected(failing: usize, disposition: &str, policy: &str) -> Expected {
         _ => ("failed", "ALL_PROVIDERS_FAILED"),
     };
     Expected {
-        status: 502,
+        status: 207,
         delivery,
         reason: Some(reason),
         asked,
@@ -215,6 +215,7 @@ async fn each_position_failing_with_each_disposition_ends_as_the_design_says() {
                 let answer = accounts.world.post(&communication).await;
 
                 assert_eq!(answer.status, expected.status, "{label}: {}", answer.text);
+                assert_eq!(answer.body["status"], expected.delivery, "{label}");
                 let delivery = &answer.body["deliveries"][0];
                 assert_eq!(delivery["status"], expected.delivery, "{label}");
                 let reason = delivery["reason"]["code"].as_str();

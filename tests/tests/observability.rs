@@ -140,7 +140,7 @@ async fn a_failed_message_is_counted_by_its_reason_and_its_last_provider() {
     let refused = Action::reply("554 5.7.1 planted");
     world.smtp.always(Stage::Mail, refused);
     let listening = start_listening();
-    world.post(&immediate()).await.expect(502);
+    world.post(&immediate()).await.expect(207);
     let line = outcome(&listening);
     assert_eq!(names(&line), set(["Failed", "Latency"]));
     assert_eq!(line["provider"], "smtp");
@@ -159,7 +159,7 @@ async fn a_failed_message_is_counted_by_its_reason_and_its_last_provider() {
 async fn what_nobody_was_asked_about_has_no_provider() {
     let world = World::new().await;
     let listening = start_listening();
-    world.post(&immediate()).await.expect(502);
+    world.post(&immediate()).await.expect(207);
     let line = outcome(&listening);
     assert_eq!(
         (&line["provider"], &line["reason"]),
@@ -172,7 +172,7 @@ async fn an_unknown_outcome_and_one_that_expired_are_counted_as_that() {
     let world = World::saved().await;
     world.smtp.always(Stage::Body, Action::AcceptThenClose);
     let listening = start_listening();
-    world.post(&immediate()).await.expect(502);
+    world.post(&immediate()).await.expect(207);
     assert_eq!(names(&outcome(&listening)), set(["Unknown", "Latency"]));
     drop(listening);
 
@@ -278,7 +278,7 @@ async fn a_refused_login_is_counted_for_its_provider() {
     );
     world.put_settings(CLINIC, wrong).await.expect(201);
     let listening = start_listening();
-    world.post(&immediate()).await.expect(502);
+    world.post(&immediate()).await.expect(207);
     let lines = listening.metrics("LoginsRefused");
     assert_eq!(lines.len(), 1);
     assert_eq!(

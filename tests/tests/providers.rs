@@ -162,7 +162,7 @@ async fn a_template_fails_over_from_meta_to_twilio_under_the_name_it_has_there()
 async fn a_number_that_is_not_on_whatsapp_is_tried_by_nobody_else() {
     let (world, graph, api) = meta_then_twilio().await;
     graph.on("POST", "/v23.0/123456789/messages", meta_error(131_026));
-    let answer = world.post(&template_message()).await.expect(502);
+    let answer = world.post(&template_message()).await.expect(207);
     let delivery = &answer.body["deliveries"][0];
     assert_eq!(delivery["reason"]["code"], "REJECTED");
     assert_eq!(delivery["attempts"][0]["code"], "131026");

@@ -93,7 +93,7 @@ async fn a_login_that_is_refused_with_the_newest_settings_costs_one_read_and_no_
     world.aws.clear_calls();
     world.smtp.set_password(USER, NEW_PASSWORD);
     world.smtp.close_idle_connections().await;
-    let answer = world.post(&immediate()).await.expect(502);
+    let answer = world.post(&immediate()).await.expect(207);
     assert_eq!(kinds(&answer.body["deliveries"][0]), ["unauthenticated"]);
     assert_eq!((refusals(&world.smtp), reads(&world)), (1, (2, 0)));
 }

@@ -130,7 +130,7 @@ async fn of_two_recipients_the_refused_one_fails_with_its_reason_and_the_other_i
     assert_eq!(mail(&world.smtp).to, "patient@example.com");
 
     communication["recipients"] = json!([{"email": "gone@example.com"}]);
-    let answer = world.post(&communication).await.expect(502);
+    let answer = world.post(&communication).await.expect(207);
     assert_eq!(only(&answer)["reason"]["code"], "REJECTED");
 }
 
@@ -140,7 +140,7 @@ async fn a_refused_recipient_is_not_tried_again_through_the_global_account() {
     let world = World::with(|server, _| server.on_rcpt("patient@example.com", refuse)).await;
     let global = world.save_global().await;
     world.save_clinic().await;
-    let answer = world.post(&immediate()).await.expect(502);
+    let answer = world.post(&immediate()).await.expect(207);
     assert_eq!(attempts(only(&answer)), [("primary", "failed")]);
     assert_eq!(global.connections(), 0);
 }
@@ -162,7 +162,7 @@ async fn a_recipient_without_an_address_on_the_channel_is_a_failed_delivery_with
 #[tokio::test]
 async fn without_settings_and_without_a_global_account_there_is_no_provider() {
     let world = World::new().await;
-    let answer = world.post(&immediate()).await.expect(502);
+    let answer = world.post(&immediate()).await.expect(207);
     assert_eq!(only(&answer)["reason"]["code"], "NO_PROVIDER");
     assert_eq!(attempts(only(&answer)), []);
 }
@@ -232,7 +232,7 @@ async fn a_clinic_that_opted_out_of_the_global_account_is_told_that_all_provider
     let mut settings = email(&world.entry(), FROM);
     settings["email"]["fallbackStrategy"]["useGlobal"] = json!("false");
     world.put_settings(CLINIC, settings).await.expect(201);
-    let answer = world.post(&immediate()).await.expect(502);
+    let answer = world.post(&immediate()).await.expect(207);
     let delivery = only(&answer);
     assert_eq!(delivery["reason"]["code"], "ALL_PROVIDERS_FAILED");
     assert_eq!(attempts(delivery), [("primary", "failed")]);
@@ -280,7 +280,7 @@ async fn a_fallback_logs_in_with_its_own_credentials_and_a_disabled_one_is_skipp
 #[tokio::test]
 async fn an_unknown_outcome_is_held_or_sent_again_as_the_clinic_wants() {
     for (policy, status, outcome, copies) in
-        [("hold", 502, "unknown", 0), ("failover", 200, "sent", 1)]
+        [("hold", 207, "unknown", 0), ("failover", 200, "sent", 1)]
     {
         let world =
             World::with(|server, _| server.always(Stage::Body, Action::AcceptThenClose)).await;
@@ -290,6 +290,7 @@ async fn an_unknown_outcome_is_held_or_sent_again_as_the_clinic_wants() {
         settings["email"]["onAmbiguous"] = json!(policy);
         world.put_settings(CLINIC, settings).await.expect(201);
         let answer = world.post(&immediate()).await.expect(status);
+        assert_eq!(answer.body["status"], outcome, "{policy}");
         let delivery = only(&answer);
         assert_eq!(delivery["status"], outcome, "{policy}");
         assert_eq!(delivery["attempts"][0]["disposition"], "ambiguous");

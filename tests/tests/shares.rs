@@ -147,7 +147,7 @@ async fn answers_of_no_provider_do_not_close_the_circuit() {
     world.post_with_key(&immediate(), "ended").await.expect(200);
     let mut nowhere = immediate();
     nowhere["recipients"] = json!([{"phoneNumber": "+15551234567"}]);
-    let failed = world.post(&nowhere).await.expect(502);
+    let failed = world.post(&nowhere).await.expect(207);
     assert_eq!(failed.body["deliveries"][0]["reason"]["code"], "NO_ADDRESS");
     hang(1).await;
     world.post(&immediate()).await.expect(202);

@@ -2,16 +2,19 @@
 //!
 //! | route | answers |
 //! | --- | --- |
-//! | `POST /api/v1/communications` | 202 queued; 200, 207 or 502 when sent at once |
+//! | `POST /api/v1/communications` | 202 queued; 200 or 207 when sent at once |
 
 mod immediate;
+mod outcome;
 mod queue;
+
+pub use outcome::CommunicationOutcome;
 
 use std::time::{Duration, Instant};
 
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
 use comms_core::{
-    Delivery, DeliveryStatus, IdempotencyKey, Problems,
+    Delivery, IdempotencyKey, Problems,
     request::{self, Strategy, Submission},
 };
 use comms_delivery::{
@@ -186,7 +189,7 @@ async fn accept(
     }
     let trace = trace(request);
     let trace = trace.as_ref();
-    let (status, deliveries) = if let Some(messages) = messages {
+    let (outcome, deliveries) = if let Some(messages) = messages {
         let queued = deps.queue.send(messages, &accepted, trace).await;
         queued.map_err(|error| not_queued(error, &accepted, unknown_key))?;
         info!(
@@ -195,7 +198,7 @@ async fn accept(
             deliveries = accepted.queued().len(),
             "queued"
         );
-        (StatusCode::ACCEPTED, accepted.queued())
+        (CommunicationOutcome::Queued, accepted.queued())
     } else {
         let sent = send_now(
             deps,
@@ -208,11 +211,9 @@ async fn accept(
         );
         sent.await?
     };
-    let mut body = json!({"requestId": accepted.id(), "deliveries": deliveries});
-    if status == StatusCode::ACCEPTED {
-        body["status"] = json!(DeliveryStatus::Queued);
-    }
-    let mut response = json_response(status, &body);
+    let body =
+        json!({"requestId": accepted.id(), "status": outcome.as_str(), "deliveries": deliveries});
+    let mut response = json_response(outcome.http_status(), &body);
     if let Ok(location) = HeaderValue::try_from(format!("/api/v1/communications/{}", accepted.id()))
     {
         response.headers_mut().insert(header::LOCATION, location);
@@ -230,7 +231,7 @@ async fn send_now(
     deadline: Deadline,
     permit: Option<InFlightPermit>,
     trace: Option<&TraceHeader>,
-) -> Result<(StatusCode, Vec<Delivery>), HttpProblem> {
+) -> Result<(CommunicationOutcome, Vec<Delivery>), HttpProblem> {
     let pipeline = &deps.pipeline;
     let started = Instant::now();
     let results = pipeline
@@ -281,20 +282,8 @@ async fn send_now(
         };
         queued.map_err(|error| not_queued(error, accepted, unknown_key))?;
     }
-    let sent = deliveries
-        .iter()
-        .filter(|delivery| delivery.status == DeliveryStatus::Sent)
-        .count();
-    let status = if handed_back == deliveries.len() {
-        StatusCode::ACCEPTED
-    } else if sent == deliveries.len() {
-        StatusCode::OK
-    } else if sent == 0 && handed_back == 0 {
-        StatusCode::BAD_GATEWAY
-    } else {
-        StatusCode::MULTI_STATUS
-    };
-    Ok((status, deliveries))
+    let outcome = CommunicationOutcome::of(&deliveries, handed_back);
+    Ok((outcome, deliveries))
 }
 
 /// Whether what an immediate send cannot end would fit on the queue. One delivery alone leaves no rest: it is sent or

@@ -219,7 +219,7 @@ impl Lane {
         for _ in 0..10 {
             let answer = self.world.post(body).await;
             match answer.status {
-                200 | 202 | 207 | 502 => return answer.request_id(),
+                200 | 202 | 207 => return answer.request_id(),
                 503 => {}
                 _ => panic!("{}", answer.text),
             }

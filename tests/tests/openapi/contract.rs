@@ -99,7 +99,7 @@ impl Operation {
 impl Contract {
     /// Reads `infra/openapi.yaml`.
     pub(crate) fn read() -> Self {
-        let document = yaml("infra/openapi.yaml");
+        let document = with_alternatives(&yaml("infra/openapi.yaml"));
         let schemas = &document["components"]["schemas"];
         Self {
             request_schemas: in_direction(schemas, Direction::Request),
@@ -258,7 +258,15 @@ impl Contract {
         let Some(content) = content.get(content_type) else {
             return fail("a content type that is not in the document");
         };
-        let validator = self.validator(&content["schema"], Direction::Answer);
+        // What may be ours or API Gateway's is told by its content type.
+        let schema = match content["schema"]["$ref"].as_str() {
+            Some("#/components/schemas/ApiError") => match content_type {
+                "application/problem+json" => self.schema("Problem"),
+                _ => self.schema("GatewayMessage"),
+            },
+            Some(_) | None => &content["schema"],
+        };
+        let validator = self.validator(schema, Direction::Answer);
         let errors: Vec<_> = validator
             .iter_errors(&answer.body)
             .map(|error| format!("{}: {error}", error.instance_path()))
@@ -293,6 +301,32 @@ impl Contract {
             .map(|(name, example)| (name.clone(), value(example)))
             .collect()
     }
+}
+
+/// The document with the alternatives that it keeps from generated clients: a schema with `x-also-accepts` becomes a
+/// `oneOf` of itself and of what a request may have in its place.
+fn with_alternatives(schema: &Value) -> Value {
+    let fields = match schema {
+        Value::Array(items) => return items.iter().map(with_alternatives).collect(),
+        Value::Object(fields) => fields,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            return schema.clone();
+        }
+    };
+    let mut own: Map<_, _> = fields
+        .iter()
+        .map(|(name, value)| (name.clone(), with_alternatives(value)))
+        .collect();
+    let Some(mut other) = own.shift_remove("x-also-accepts") else {
+        return own.into();
+    };
+    other["writeOnly"] = json!(true);
+    let description = own.shift_remove("description");
+    let mut either = json!({"oneOf": [own, other]});
+    if let Some(description) = description {
+        either["description"] = description;
+    }
+    either
 }
 
 /// Schemas as they hold in one direction. In answers an object has no fields but those that are named: the document
