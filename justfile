@@ -89,8 +89,16 @@ sam-local *DIRECTORY:
 openapi:
     openapi-spec-validator infra/openapi.yaml
 
+# Generate clients from the HTTP contract and let them talk to the local stack
+clients:
+    infra/ci/clients.sh
+
+# Send through real Postfix and Dovecot and count what arrives: just mail-servers greylisting
+mail-servers *NAME:
+    infra/ci/mail-servers.sh {{ NAME }}
+
 # Everything that .ci/run runs, with the tools that are installed already
-ci: test events page fmt-check lint imports deny template openapi sam-local (events "release")
+ci: test events page fmt-check lint imports deny template openapi clients sam-local (events "release")
 
 # Build the functions' packages for this machine's instruction set
 build:
