@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from email.header import decode_header, make_header
-from email.utils import getaddresses
+from email.utils import getaddresses, unquote
 
 # RFC 5322 section 2.1.1: 998 always, 78 where the line has a place to break. RFC 2047 section 2: 76 with an encoded word.
 MAX_LINE, FOLDED_LINE, ENCODED_LINE = 998, 78, 76
@@ -71,8 +71,9 @@ def check(case: dict) -> None:
     if case["body"] is not None:
         same("text", text.get_content().rstrip("\n"), case["body"].rstrip("\n"))
     files = [part for part in message.walk() if part.get_filename() is not None]
-    # `get_filename` strips what it has read.
-    same("file names", [part.get_filename() for part in files], [file["filename"].strip() for file in case["files"]])
+    # `get_filename` takes quotes and angle brackets off what it has read, and spaces.
+    posted = [unquote(file["filename"]).strip() for file in case["files"]]
+    same("file names", [part.get_filename() for part in files], posted)
     for part, file in zip(files, case["files"]):
         posted = base64.b64decode(file["content"])
         if part.get_content_maintype() == "message":
