@@ -85,6 +85,14 @@ events *PROFILE:
 sam-local *DIRECTORY:
     infra/ci/sam-local.sh {{ DIRECTORY }}
 
+# Have Python's `email` read 2,000 odd messages, and compare them with what was posted
+mime:
+    cargo run --quiet --locked --package comms-adapters --example mime | python3 infra/ci/mime.py
+
+# Ask SpamAssassin and rspamd (Debian packages) what they hold against the demo mail
+spam-score:
+    infra/ci/spam-score.sh
+
 # Check the HTTP contract
 openapi:
     openapi-spec-validator infra/openapi.yaml
@@ -98,7 +106,7 @@ mail-servers *NAME:
     infra/ci/mail-servers.sh {{ NAME }}
 
 # Everything that .ci/run runs, with the tools that are installed already
-ci: test events page fmt-check lint imports deny template openapi clients sam-local (events "release")
+ci: test mime events page fmt-check lint imports deny template openapi clients sam-local (events "release")
 
 # Build the functions' packages for this machine's instruction set
 build:

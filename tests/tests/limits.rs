@@ -28,7 +28,10 @@ const OTHERS: &[(&str, &str)] = &[
     ("shared/adapters/src/ses.rs", "MOST_DOMAINS"),
     ("shared/adapters/src/tcp.rs", "MOST_ADDRESSES"),
     ("shared/adapters/src/html_text/render.rs", "MAX_ATTRIBUTE"),
-    ("shared/adapters/src/html_text/render.rs", "MAX_COUNTED_LISTS"),
+    (
+        "shared/adapters/src/html_text/render.rs",
+        "MAX_COUNTED_LISTS",
+    ),
     ("shared/adapters/src/mime/encoded_word.rs", "MAX_WORD"),
     ("shared/adapters/src/mime/parameter.rs", "MAX_QUOTED"),
     ("shared/adapters/src/mime/part.rs", "MAX_LINE"),

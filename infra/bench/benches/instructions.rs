@@ -40,6 +40,7 @@ fn warm(name: &str) -> Case {
 #[bench::secret("secret")]
 #[bench::quota("quota")]
 #[bench::chain("chain")]
+#[bench::mail("mail")]
 #[bench::log_line("log_line")]
 #[bench::metrics_line("metrics_line")]
 fn hot(mut case: Case) -> Case {

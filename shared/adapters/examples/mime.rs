@@ -207,7 +207,7 @@ fn built(
     };
     let sender = Mailbox {
         address: EmailAddress::parse("appointments@clinic.example")?,
-        name: Some("Dr. Müller, Clinic Name".to_owned()),
+        name: Some("Clinic Name, Front Desk".to_owned()),
     };
     let mail =
         mime::build(&message, &sender, Feedback::Named).map_err(|error| error.to_string())?;

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use comms_adapters::{
     Capabilities, Chain, Deadline, Health, Message, Provider, StageReport,
     chain::{AmbiguityPolicy, ChainEntry},
+    mime::{self, Feedback},
     pacing::Unpaced,
     retry::RetryPolicy,
 };
@@ -52,6 +53,7 @@ pub(crate) fn case(name: &str) -> Case {
         "secret" => secret_exposed(),
         "quota" => quota_from_a_lease(),
         "chain" => chain_with_one_provider(),
+        "mail" => mail_built(),
         "log_line" => log_line(),
         "metrics_line" => metrics_line(),
         other => panic!("there is no case {other}"),
@@ -238,6 +240,34 @@ fn take_and_put_back(taken: Result<Quota, LedgerError>) {
         Quota::Granted(grant) => grant.put_back(1),
         refused @ (Quota::Exhausted(_) | Quota::TooMany { .. }) => panic!("{refused:?}"),
     }
+}
+
+/// Putting a message into MIME form, as SMTP gets it.
+fn mail_built() -> Case {
+    let mailbox = |address: &str, name: &str| Mailbox {
+        address: EmailAddress::parse(address).unwrap(),
+        name: Some(name.to_owned()),
+    };
+    let copies = (0..3).map(|n| EmailAddress::parse(&format!("family{n}@example.com")).unwrap());
+    let message = Message {
+        delivery: DeliveryId::parse("0123456789abcdef0123456789abcdef").unwrap(),
+        target: Target::Email(mailbox("patient@example.com", "José Ñúñez")),
+        content: Arc::new(Content {
+            title: Some("Termin bestätigt für Montag, 14. Dezember".to_owned()),
+            body: Some("See you on Monday at 10:00.".to_owned()),
+            cc: copies.collect(),
+            ..Content::default()
+        }),
+        reply_to: None,
+    };
+    let sender = mailbox("appointments@clinic.example", "Clinic, Front Desk");
+    Box::new(move || {
+        black_box(
+            mime::build(black_box(&message), &sender, Feedback::Named)
+                .unwrap()
+                .bytes,
+        );
+    })
 }
 
 /// A chain whose first provider takes the message at once.

@@ -23,7 +23,7 @@ fn main() {
 
 #[divan::bench(args = [
     "submission", "submission_500", "phone_number", "deliveries", "settings", "settings_remembered", "credentials", "secret",
-    "quota", "chain", "log_line", "metrics_line",
+    "quota", "chain", "mail", "log_line", "metrics_line",
 ])]
 fn hot(bencher: Bencher<'_, '_>, name: &str) {
     let case = cases::case(name);

@@ -13,7 +13,7 @@ fn forms() -> Vec<(&'static str, Value)> {
             "smtp",
             json!({"host": "smtp.example.com", "port": "587", "secure": "false", "user": "u",
                 "password": "planted-password-smtp", "ehloName": "mail.clinic.example",
-                "fromEmail": "desk@clinic.example", "fromName": "Front desk"}),
+                "fromEmail": "front@clinic.example", "fromName": "Front desk"}),
         ),
         (
             "aws_ses",
@@ -384,6 +384,7 @@ fn metas_token_has_two_names_and_its_graph_an_end() {
 fn the_sender_is_the_entrys_own_else_the_channels() {
     let all = forms();
     for (form, address, name) in [
+        (0, "front@clinic.example", "Front desk"),
         (1, "ses@clinic.example", "Clinic"),
         (3, "desk@clinic.example", "Desk"),
         (4, "hello@clinic.example", "Desk"),
@@ -395,13 +396,21 @@ fn the_sender_is_the_entrys_own_else_the_channels() {
         assert_eq!(sender.address.as_str(), address);
         assert_eq!(sender.name.as_deref(), Some(name));
     }
+    let mut only_own = document("smtp", &all[0].1);
+    only_own["email"]
+        .as_object_mut()
+        .unwrap()
+        .shift_remove("defaultFrom");
+    let mut problems = Problems::default();
+    let tenant = Tenant::parse("clinic-1").unwrap();
+    let smtp = CommunicationSettings::read(only_own, "", &tenant, None, &mut problems);
+    assert!(smtp.is_some() && problems.is_empty(), "{problems}");
     let mut no_default = document("sendgrid", &all[4].1);
     no_default["email"]
         .as_object_mut()
         .unwrap()
         .shift_remove("defaultFrom");
     let mut problems = Problems::default();
-    let tenant = Tenant::parse("clinic-1").unwrap();
     let settings =
         CommunicationSettings::read(no_default.clone(), "", &tenant, None, &mut problems).unwrap();
     assert!(problems.is_empty(), "{problems}");
