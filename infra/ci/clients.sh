@@ -76,6 +76,6 @@ SMTP_PORT=$smtp
 read -r SMTP_USER SMTP_PASSWORD < <(sed -n 's/^ *user  *\([^ ]*\)  *password  *\([^ ]*\)$/\1 \2/p' "$log")
 export API TOKEN SMTP_PORT SMTP_USER SMTP_PASSWORD
 
-PYTHONPATH=$clients/python python3 "$clients/python_client.py"
+PYTHONPATH=$clients/python python3 -W "ignore:Field name" "$clients/python_client.py"
 node "$clients/built/fetch_client.js"
 node "$clients/built/openapi_fetch_client.js"
