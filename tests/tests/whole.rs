@@ -17,6 +17,7 @@ mod config_test;
 mod events;
 mod faults;
 mod freeze;
+mod fresh_settings;
 mod hangs;
 mod health;
 mod idempotency;

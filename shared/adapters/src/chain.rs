@@ -61,12 +61,32 @@ pub struct Chain {
     pub clinic_reply_to: Option<EmailAddress>,
 }
 
-/// Gives a chain built from settings that are newer than the ones the running chain was built from,
-/// where there are such: the global account's where asked for those, else the tenant's.
-pub type Renew<'a> = dyn Fn(bool) -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + 'a>>
-    + Send
-    + Sync
-    + 'a;
+/// When a running chain asks whether its settings still are the last ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenewAt {
+    /// Before the first attempt at an entry of the platform's account.
+    PlatformReached,
+    /// After an entry refused to serve its tenant, before the next one is tried.
+    Refused {
+        /// Whether it is an entry of the platform's account.
+        is_global: bool,
+    },
+}
+
+/// Whether the settings of a running chain still are the last ones.
+#[derive(Debug, Clone)]
+pub enum Renewal {
+    /// They are, as far as is known.
+    Unchanged,
+    /// There are newer ones, and this is their chain.
+    Newer(Arc<Chain>),
+    /// There are newer ones, or may be, and they cannot be read.
+    Unreadable,
+}
+
+/// Says whether the settings of the running chain still are the last ones.
+pub type Renew<'a> =
+    dyn Fn(RenewAt) -> Pin<Box<dyn Future<Output = Renewal> + Send + 'a>> + Send + Sync + 'a;
 
 /// How a message fared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +100,26 @@ pub struct ChainReport {
     /// After which time one of the providers that could not take it now asked to be tried again; the
     /// shortest such time.
     pub retry_after: Option<Duration>,
+}
+
+impl ChainReport {
+    /// The same with another end.
+    #[must_use]
+    pub fn ending(self, end: ChainEnd) -> Self {
+        Self { end, ..self }
+    }
+
+    /// This run, and the next one of the same message.
+    #[must_use]
+    pub fn followed_by(mut self, next: Self) -> Self {
+        self.attempts.extend(next.attempts);
+        Self {
+            attempts: self.attempts,
+            end: next.end,
+            unknown_outcomes: self.unknown_outcomes + next.unknown_outcomes,
+            retry_after: next.retry_after,
+        }
+    }
 }
 
 /// How a run through the chain ended.
@@ -111,6 +151,8 @@ pub enum ChainEnd {
     },
     /// The platform's account was not allowed to send, and nobody else did.
     GlobalRefused,
+    /// The settings have changed, or may have, and cannot be read: nothing goes out by what they were.
+    SettingsUnreadable,
 }
 
 impl Chain {
@@ -155,9 +197,9 @@ impl Chain {
     ///
     /// Who is down goes last ([`crate::health`]). Before an entry's first attempt `pacing` is asked for its
     /// turn; retries belong to the same turn. Before the first turn at the platform's account it is asked
-    /// whether that may send; if not, its entries are left out. When a provider refuses its credentials, `renew` is
-    /// asked for newer settings, once for the tenant's own and once for the global account's, and the
-    /// same entry is tried again with them.
+    /// whether that may send; if not, its entries are left out. Before that, and when an entry refuses to serve its
+    /// tenant, `renew` is asked for newer settings; a refused entry is tried again with them, once for the tenant's own
+    /// and once for the platform's.
     pub async fn send(
         self: &Arc<Self>,
         message: &Message,
@@ -173,6 +215,7 @@ impl Chain {
         let mut chain = self.clone();
         let mut renewed = [false; 2];
         let mut turns = Turns::of(&chain, |_| true);
+        let mut is_platform_checked = false;
         let mut may_use_global: Option<bool> = None;
         let end = loop {
             let Some((entry, turn)) = turns.next_of(&chain) else {
@@ -195,6 +238,18 @@ impl Chain {
                 policy: chain.on_ambiguous,
                 is_probe: matches!(turn, Turn::Probe(_)),
             };
+            if entry.position.is_global() && !std::mem::replace(&mut is_platform_checked, true) {
+                match renew(RenewAt::PlatformReached).await {
+                    Renewal::Unchanged => {}
+                    Renewal::Newer(newer) if run.is_held(&newer) => break ChainEnd::Held,
+                    Renewal::Newer(newer) => {
+                        turns = Turns::untried(&newer, &run.attempts);
+                        chain = newer;
+                        continue;
+                    }
+                    Renewal::Unreadable => break ChainEnd::SettingsUnreadable,
+                }
+            }
             if entry.position.is_global() {
                 let allowed = match may_use_global {
                     Some(allowed) => allowed,
@@ -220,20 +275,21 @@ impl Chain {
                 }
                 Err(error) => error,
             };
-            let was_refused = match error.disposition {
-                Disposition::ProviderDown | Disposition::Transient => true,
-                Disposition::Ambiguous | Disposition::Final => false,
-            };
-            if was_refused
-                && error.kind == ErrorKind::Unauthenticated
-                && let global = entry.position.is_global()
-                && !std::mem::replace(&mut renewed[usize::from(global)], true)
-                && let Some(newer) = renew(global).await
-            {
-                // What refused the old settings says nothing of the new ones.
-                turns = Turns::after_renewal(&newer, entry, &run.attempts);
-                chain = newer;
-                continue;
+            let is_global = entry.position.is_global();
+            if is_refusal(&error) && !renewed[usize::from(is_global)] {
+                match renew(RenewAt::Refused { is_global }).await {
+                    Renewal::Unchanged => {}
+                    Renewal::Newer(newer) if run.is_held(&newer) => break ChainEnd::Held,
+                    Renewal::Newer(newer) => {
+                        renewed[usize::from(is_global)] = true;
+                        // What refused the old settings says nothing of the new ones.
+                        turns = Turns::after_renewal(&newer, entry, &run.attempts);
+                        chain = newer;
+                        may_use_global = None;
+                        continue;
+                    }
+                    Renewal::Unreadable => break ChainEnd::SettingsUnreadable,
+                }
             }
             if let Some(sample) = Sample::of_error(&error) {
                 entry.take_in(sample);
@@ -354,6 +410,16 @@ impl ChainEntry {
     }
 }
 
+/// Whether an entry refused to serve its tenant, which newer settings may change: it is down for the tenant, or refused
+/// its login.
+fn is_refusal(error: &ProviderError) -> bool {
+    match error.disposition {
+        Disposition::ProviderDown => true,
+        Disposition::Transient => error.kind == ErrorKind::Unauthenticated,
+        Disposition::Ambiguous | Disposition::Final => false,
+    }
+}
+
 /// The entries still to be tried, in the order in which they are: those that are down come last.
 struct Turns(VecDeque<(usize, Turn)>);
 
@@ -372,16 +438,20 @@ impl Turns {
         Self(turns)
     }
 
+    /// In newer settings: those that were not tried.
+    fn untried(newer: &Chain, attempts: &[Attempt]) -> Self {
+        Self::of(newer, |entry| {
+            !attempts
+                .iter()
+                .any(|attempt| entry.is_at(&attempt.entry, attempt.position))
+        })
+    }
+
     /// In newer settings: the entry that was refused once more, where it is still there, then those
     /// that were not tried.
     fn after_renewal(newer: &Chain, refused: &ChainEntry, attempts: &[Attempt]) -> Self {
         let is_refused = |entry: &ChainEntry| entry.is_at(&refused.id, refused.position);
-        let mut turns = Self::of(newer, |entry| {
-            !is_refused(entry)
-                && !attempts
-                    .iter()
-                    .any(|attempt| entry.is_at(&attempt.entry, attempt.position))
-        });
+        let mut turns = Self::untried(newer, attempts);
         if let Some(again) = newer.entries.iter().position(is_refused) {
             turns.0.push_front((again, Turn::InPlace));
         }
@@ -491,6 +561,11 @@ struct Run {
 }
 
 impl Run {
+    /// Whether newer settings want no copy after one that may have been accepted.
+    fn is_held(&self, newer: &Chain) -> bool {
+        self.unknown_outcomes > 0 && newer.on_ambiguous == AmbiguityPolicy::Hold
+    }
+
     async fn entry(
         &mut self,
         entry: &ChainEntry,

@@ -11,7 +11,7 @@ const BASE: Duration = Duration::from_millis(200);
 /// No wait is longer than this, unless the provider asks for it.
 const CAP: Duration = Duration::from_secs(5);
 /// What an attempt needs at least to be worth starting.
-pub(crate) const ATTEMPT_TIME: Duration = Duration::from_secs(3);
+pub const ATTEMPT_TIME: Duration = Duration::from_secs(3);
 
 /// Whether and how often a provider is tried again after a transient failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use comms_adapters::{
     Capabilities, Chain, ChainEnd, ChainReport, Deadline, Health, Leave, Message, Pace, Pacing,
     Provider, StageReport,
-    chain::{AmbiguityPolicy, ChainEntry},
+    chain::{AmbiguityPolicy, ChainEntry, RenewAt, Renewal},
     pacing::{LONGEST_WAIT, Unpaced},
     retry::RetryPolicy,
 };
@@ -158,11 +158,11 @@ async fn send_paced(chain: &Arc<Chain>, time: Duration, pacing: &dyn Pacing) -> 
 }
 
 async fn send_by(chain: &Arc<Chain>, deadline: Deadline, pacing: &dyn Pacing) -> ChainReport {
-    let renew = |_| -> Renewed<'_> { Box::pin(async { None }) };
+    let renew = |_| -> Renewed<'_> { Box::pin(async { Renewal::Unchanged }) };
     chain.send(&message(), deadline, &renew, pacing).await
 }
 
-type Renewed<'a> = Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + 'a>>;
+type Renewed<'a> = Pin<Box<dyn Future<Output = Renewal> + Send + 'a>>;
 
 /// Gives leave as it is told to, then at once; remembers for which accounts it was asked.
 #[derive(Default)]
@@ -278,6 +278,7 @@ impl Expected {
                 ChainEnd::OutOfTime => "out of time",
                 ChainEnd::Paced { .. } => "paced",
                 ChainEnd::GlobalRefused => "global refused",
+                ChainEnd::SettingsUnreadable => "settings unreadable",
             },
             unknown: report.unknown_outcomes,
         }
@@ -668,7 +669,7 @@ async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings
     let deadline = Deadline::after(Duration::from_mins(1));
     let renew = |_| -> Renewed<'_> {
         let newer = newer.clone();
-        Box::pin(async move { Some(newer) })
+        Box::pin(async move { Renewal::Newer(newer) })
     };
     let report = running.send(&message(), deadline, &renew, &Unpaced).await;
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
@@ -679,13 +680,100 @@ async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings
     let newer = chain(&[&still_wrong, &fallback], AmbiguityPolicy::Failover, 0);
     let renew = |_| -> Renewed<'_> {
         let newer = newer.clone();
-        Box::pin(async move { Some(newer) })
+        Box::pin(async move { Renewal::Newer(newer) })
     };
     let report = chain(&[&still_wrong, &fallback], AmbiguityPolicy::Failover, 0)
         .send(&message(), deadline, &renew, &Unpaced)
         .await;
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
     assert_eq!((still_wrong.calls(), fallback.calls()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn newer_settings_are_asked_for_whenever_an_entry_is_down_for_its_tenant() {
+    for (answer, is_asked) in [
+        (error(Disposition::ProviderDown), true),
+        (error(Disposition::Transient), false),
+        (error(Disposition::Ambiguous), false),
+    ] {
+        let (old, fallback) = (
+            Scripted::new("primary", &[answer]),
+            Scripted::new("fallback-1", &[]),
+        );
+        let corrected = Scripted::new("primary", &[]);
+        let newer = chain(&[&corrected, &fallback], AmbiguityPolicy::Failover, 0);
+        let renew = |_| -> Renewed<'_> {
+            let newer = newer.clone();
+            Box::pin(async move { Renewal::Newer(newer) })
+        };
+        let running = chain(&[&old, &fallback], AmbiguityPolicy::Failover, 0);
+        let deadline = Deadline::after(Duration::from_mins(1));
+        let report = running.send(&message(), deadline, &renew, &Unpaced).await;
+        assert!(matches!(report.end, ChainEnd::Sent { .. }));
+        let calls = (corrected.calls(), fallback.calls());
+        assert_eq!(calls, (usize::from(is_asked), usize::from(!is_asked)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_by_settings_that_are_replaced_and_cannot_be_read() {
+    let deadline = Deadline::after(Duration::from_mins(1));
+    let renew = |_| -> Renewed<'_> { Box::pin(async { Renewal::Unreadable }) };
+    let (down, fallback) = (
+        Scripted::new("primary", &[error(Disposition::ProviderDown)]),
+        Scripted::new("fallback-1", &[]),
+    );
+    let running = chain(&[&down, &fallback], AmbiguityPolicy::Failover, 0);
+    let report = running.send(&message(), deadline, &renew, &Unpaced).await;
+    assert_eq!(report.end, ChainEnd::SettingsUnreadable);
+    assert_eq!((report.attempts.len(), fallback.calls()), (1, 0));
+
+    let global = Scripted::new("global", &[]);
+    let running = Arc::new(chain(&[&global], AmbiguityPolicy::Failover, 0).as_global());
+    let report = running.send(&message(), deadline, &renew, &Unpaced).await;
+    assert_eq!(report.end, ChainEnd::SettingsUnreadable);
+    assert_eq!(global.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_platforms_settings_are_asked_for_once_before_its_first_attempt() {
+    let (down, old, new) = (
+        Scripted::new("primary", &[error(Disposition::Transient)]),
+        Scripted::new("global", &[]),
+        Scripted::new("global", &[]),
+    );
+    let own = chain(&[&down], AmbiguityPolicy::Failover, 0);
+    let with = |global| Arc::new(own.then_global(&chain(&[global], AmbiguityPolicy::Failover, 0)));
+    let newer = with(&new);
+    let asked = Mutex::new(Vec::new());
+    let renew = |at| -> Renewed<'_> {
+        asked.lock().unwrap().push(at);
+        let newer = newer.clone();
+        Box::pin(async move { Renewal::Newer(newer) })
+    };
+    let deadline = Deadline::after(Duration::from_mins(1));
+    let report = with(&old).send(&message(), deadline, &renew, &Unpaced).await;
+    assert!(matches!(report.end, ChainEnd::Sent { .. }));
+    assert_eq!((down.calls(), old.calls(), new.calls()), (1, 0, 1));
+    assert_eq!(*asked.lock().unwrap(), [RenewAt::PlatformReached]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn newer_settings_that_hold_end_what_may_have_been_sent() {
+    let (doubtful, down, spare) = (
+        Scripted::new("primary", &[error(Disposition::Ambiguous)]),
+        Scripted::new("fallback-1", &[error(Disposition::ProviderDown)]),
+        Scripted::new("fallback-2", &[]),
+    );
+    let newer = chain(&[&spare], AmbiguityPolicy::Hold, 0);
+    let renew = |_| -> Renewed<'_> {
+        let newer = newer.clone();
+        Box::pin(async move { Renewal::Newer(newer) })
+    };
+    let running = chain(&[&doubtful, &down], AmbiguityPolicy::Failover, 0);
+    let deadline = Deadline::after(Duration::from_mins(1));
+    let report = running.send(&message(), deadline, &renew, &Unpaced).await;
+    assert_eq!((report.end, spare.calls()), (ChainEnd::Held, 0));
 }
 
 #[tokio::test(start_paused = true)]

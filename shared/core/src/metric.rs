@@ -198,7 +198,11 @@ pub const ALL: &[Metric] = &[
     summed("config_cache_hits", "settings that were remembered"),
     summed(
         "config_cache_stale",
-        "settings that were remembered and looked up again, being a minute old or refused",
+        "remembered settings that were loaded again: their version moved, or nothing said that it had not",
+    ),
+    summed(
+        "settings_version_reads",
+        "reads of a version number, by which remembered settings go on or are loaded again",
     ),
     summed("config_cache_misses", "settings that were read and opened"),
     summed(

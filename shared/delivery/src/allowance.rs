@@ -47,13 +47,13 @@ pub(crate) struct Allowance<'a> {
 pub(crate) struct GlobalQuota<'a> {
     quotas: &'a Quotas,
     channel: Channel,
-    /// `None` where nothing limits it.
-    limit: Option<RateLimit>,
     state: Mutex<GlobalState>,
 }
 
 #[derive(Default)]
 struct GlobalState {
+    /// `None` where nothing limits it.
+    limit: Option<RateLimit>,
     grant: Option<Grant>,
     /// From the first attempt on it may be used, whatever becomes of this process.
     is_in_use: bool,
@@ -65,8 +65,10 @@ impl<'a> GlobalQuota<'a> {
         Self {
             quotas,
             channel,
-            limit,
-            state: Mutex::default(),
+            state: Mutex::new(GlobalState {
+                limit,
+                ..GlobalState::default()
+            }),
         }
     }
 
@@ -77,15 +79,16 @@ impl<'a> GlobalQuota<'a> {
 
     /// Takes the quota for so many recipients, unless it is there already.
     async fn take(&self, weight: u32) -> Result<(), Refusal> {
-        let Some(limit) = &self.limit else {
-            return Ok(());
+        let limit = {
+            let state = self.state();
+            match state.limit {
+                Some(limit) if state.grant.is_none() => limit,
+                Some(_) | None => return Ok(()),
+            }
         };
-        if self.state().grant.is_some() {
-            return Ok(());
-        }
         let taken = self
             .quotas
-            .take(&Tenant::Global, self.channel.into(), limit, weight)
+            .take(&Tenant::Global, self.channel.into(), &limit, weight)
             .await;
         let grant = granted(taken)?;
         self.state().grant = Some(grant);
@@ -178,6 +181,26 @@ impl<'a> Allowance<'a> {
         self.global.state().is_in_use = used_global;
     }
 
+    /// From here on the platform's account has this limit. What was taken by the former one counts.
+    pub(crate) fn set_global_limit(&self, limit: Option<RateLimit>) {
+        let mut state = self.global.state();
+        state.limit = limit;
+        state.refusal = None;
+    }
+
+    /// Gives back what was taken and not used.
+    pub(crate) fn give_back(&mut self) {
+        let global = {
+            let mut state = self.global.state();
+            let is_unused = !state.is_in_use;
+            state.grant.take_if(|_| is_unused)
+        };
+        for grant in self.own.take().into_iter().chain(global) {
+            grant.put_back(self.weight);
+            self.was_given_back.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Why the platform's account did not send.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.global.state().refusal
@@ -206,14 +229,6 @@ impl Pacing for Allowance<'_> {
 
 impl Drop for Allowance<'_> {
     fn drop(&mut self) {
-        let global = {
-            let mut state = self.global.state();
-            let is_unused = !state.is_in_use;
-            state.grant.take().filter(|_| is_unused)
-        };
-        for grant in self.own.take().into_iter().chain(global) {
-            grant.put_back(self.weight);
-            self.was_given_back.store(true, Ordering::Relaxed);
-        }
+        self.give_back();
     }
 }

@@ -1,14 +1,20 @@
 //! The pipeline: an accepted communication becomes deliveries, each claimed in the ledger, sent
 //! through its tenant's chain, and recorded.
 
+mod attempts;
+mod chains;
+mod claim;
+mod delivering;
+mod freshness;
 mod immediate;
+mod quota_wait;
+mod tenant_settings;
 mod urgent;
 mod worker_share;
 
 use std::{
     collections::HashSet,
     num::{NonZeroUsize, ParseIntError},
-    pin::Pin,
     str::FromStr,
     sync::{
         Arc,
@@ -19,21 +25,19 @@ use std::{
 
 use aws_config::SdkConfig;
 use comms_adapters::{
-    Chain, ChainEnd, Deadline, EgressGuard, Message, ProviderFactory, SocketStatistics,
-    chain::AmbiguityPolicy,
+    Chain, Deadline, EgressGuard, Message, ProviderFactory, SocketStatistics,
     egress::{EgressAllow, SystemResolver},
-    retry::jitter,
     tls::TlsConfigs,
 };
 use comms_core::{
-    AddressMask, Attempt, AttemptOutcome, Channel, Clock, Delivery, DeliveryId, DeliveryStatus,
-    Disposition, FailureReason, HashKey, IdempotencyKey, ProviderKind, RequestId, SubjectHash,
+    AddressMask, Channel, Clock, Delivery, DeliveryId, DeliveryStatus,
+    FailureReason, HashKey, IdempotencyKey, ProviderKind, RequestId, SubjectHash,
     SystemClock, Tenant,
     metric::METRICS,
-    request::{CommunicationRequest, PlannedDelivery, Recipient, Target},
+    request::{CommunicationRequest, PlannedDelivery, Recipient},
 };
 use comms_settings::{
-    Ceilings, HashKeys, Period, SettingsCache, SettingsStore, StoreError, StoredSettings,
+    Ceilings, HashKeys, Moment, Period, SettingsCache, SettingsStore, StoreError,
 };
 use futures_util::{StreamExt, future::join, stream};
 use jiff::Timestamp;
@@ -43,17 +47,12 @@ use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
 use crate::{
-    allowance::{Allowance, GlobalQuota, Refusal},
-    chain_spec::chain_spec,
-    deferral::{self, MAX_DEFERRALS},
+    deferral,
     health::SharedHealth,
-    ledger::{
-        Acceptance, Claim, Ledger, LedgerError, Origin, Outcome, Owner, Past, RequestRecord, Via,
-    },
-    pacing::{self, SharedPacing},
-    policy::{self, ChannelPolicy},
+    ledger::{Acceptance, Ledger, LedgerError, Origin, Outcome, Owner, RequestRecord, Via},
+    pacing::SharedPacing,
     queue_claim::{self, Proof, QueueClaim},
-    quota::{self, Exhausted, Paid, Payer, Quota, Quotas},
+    quota::{Exhausted, Paid, Payer, Quota, Quotas},
     reply_to::ReplyTos,
     shares::{ShareLimits, Shares},
     slots::Slots,
@@ -63,7 +62,7 @@ use crate::{
 
 pub use immediate::{Immediate, ImmediateError};
 pub use urgent::{UrgentError, UrgentQuota};
-use worker_share::Start;
+use tenant_settings::TenantSettings;
 
 /// Deliveries of one request that are worked on at once.
 const CONCURRENT_DELIVERIES: usize = 10;
@@ -163,6 +162,16 @@ enum QuotaSource {
     },
     /// It was taken for all.
     Paid(Arc<Paid>),
+}
+
+impl QuotaSource {
+    /// When the settings were asked for by which quota was taken, where it was.
+    fn settings_asked(&self) -> Option<Moment> {
+        match self {
+            Self::Deliveries { .. } => None,
+            Self::Paid(paid) => paid.settings_asked(),
+        }
+    }
 }
 
 impl Accepted {
@@ -304,7 +313,7 @@ pub enum HandBack {
 /// restarted, a mailbox that is greylisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// Hand it back: who brought it will bring it again. After [`MAX_DEFERRALS`] it has failed.
+    /// Hand it back: who brought it will bring it again. After [`deferral::MAX_DEFERRALS`] it has failed.
     HandBack,
     /// It has failed.
     GiveUp,
@@ -616,12 +625,13 @@ impl Pipeline {
         &self,
         request: &CommunicationRequest,
         key: &IdempotencyKey,
-        (own, platform): &SettingsOfBoth,
+        settings: &TenantSettings,
+        asked: Moment,
     ) -> Result<Paid, QuotaError> {
         let tenant = request.tenant();
-        let paid = Paid::default();
+        let paid = Paid::by_settings_of(asked);
         for channel in &request.channels {
-            let policy = channel_policy(&tenant, *channel, own.as_ref(), platform.as_ref());
+            let policy = settings.policy(&tenant, *channel);
             let has_address = |recipient: &&Recipient| match channel {
                 Channel::Email => recipient.email.is_some(),
                 Channel::Whatsapp => recipient.phone_number.is_some(),
@@ -670,16 +680,12 @@ impl Pipeline {
 
     /// The ceilings that hold for a tenant.
     pub async fn ceilings(&self, tenant: &Tenant) -> Result<Ceilings, StoreError> {
-        Ok(ceilings(tenant, &self.settings_of(tenant).await?))
-    }
-
-    /// A clinic's own settings, and the platform's.
-    async fn settings_of(&self, tenant: &Tenant) -> Result<SettingsOfBoth, StoreError> {
-        let own = match tenant {
-            Tenant::Clinic(_) => self.settings.get(tenant).await?,
-            Tenant::Global => None,
-        };
-        Ok((own, self.settings.get(&Tenant::Global).await?))
+        let (asked, known) = (
+            self.settings.moment(),
+            self.remembered_settings(tenant).await?,
+        );
+        let settings = self.confirmed_settings(tenant, &known, true, asked).await?;
+        Ok(settings.ceilings(tenant))
     }
 
     /// Whether all deliveries of a communication have ended.
@@ -897,408 +903,6 @@ impl Pipeline {
             .await
     }
 
-    async fn deliver_one(
-        &self,
-        record: &RequestRecord,
-        planned: &PlannedDelivery,
-        message: Option<Message>,
-        limits: Limits<'_>,
-        urgent: &mut UrgentQuota,
-    ) -> Result<Delivery, HandBack> {
-        let started = Instant::now();
-        if limits.deadline.remaining() < STARTING_TIME {
-            return Err(HandBack::OutOfTime);
-        }
-        // Before the claim: where the settings can not be read, nothing has been touched.
-        let chain = self.chain(&record.tenant, planned.channel, limits.deadline);
-        let look = Box::pin(self.look_at_workers(&record.tenant, limits));
-        let (chain, ()) = join(chain, look).await;
-        let chain = chain.map_err(unreachable)?;
-        let hash = self.hash_keys.get().await.map_err(unreachable)?;
-        let pacing = self.pacing.with_key(hash);
-        // Before the claim as well: what has to wait costs no write.
-        let recipients = message.as_ref().map_or(1, Message::envelope_recipients);
-        let global = GlobalQuota::new(&self.quotas, planned.channel, chain.policy.global_limit);
-        let reply_to = self.reply_tos.gate(hash, &record.tenant, planned.channel);
-        let mut allowance =
-            Allowance::new(pacing, global, reply_to, recipients, limits.was_given_back);
-        let mut working = None;
-        let is_refused = if message.is_some() && !self.is_expired(limits) {
-            match Box::pin(self.start(&record.tenant, planned.channel, limits)).await? {
-                Start::Now(begun, taken) => {
-                    (working, *urgent) = (begun, taken);
-                    self.fill(&mut allowance, &record.tenant, &chain.policy, limits)
-                        .await?
-                }
-                Start::WaitedEnough => true,
-            }
-        } else {
-            false
-        };
-        let owner = self.owner(limits.deadline);
-        let address = planned.target.as_ref().map_or("", Target::address);
-        let address_hash = hash.digest("address", &[address.as_bytes()]).hex128();
-        let claimed = self.claim(record, planned, &address_hash, &owner).await;
-        let past = match claimed {
-            Ok(past) => past,
-            Err(NotOurs::Ended(delivery)) => return Ok(*delivery),
-            Err(NotOurs::HandBack(reason)) => return Err(reason),
-        };
-        // A delivery that was begun before took its urgent quota then.
-        let has_paid = past.deferrals > 0 || !past.attempts.is_empty();
-        // Reading settings and claiming may have taken long: then it is given back untouched.
-        if limits.deadline.remaining() < STARTING_TIME {
-            let untouched = Outcome {
-                status: DeliveryStatus::Queued,
-                receipt: None,
-                reason: None,
-                possible_duplicate: past.possible_duplicate,
-                attempts: past.attempts,
-                not_before: None,
-            };
-            let begun = Begun { started, limits };
-            return self.record(record, planned, &owner, untouched, begun).await;
-        }
-        let attempts_before = past.attempts.len();
-        let outcome = self.outcome(
-            record,
-            &chain,
-            message,
-            limits,
-            past,
-            is_refused,
-            &mut allowance,
-        );
-        let (outcome, paced) = self.watch(working.as_mut(), limits, outcome).await;
-        if !has_paid && outcome.attempts.len() > attempts_before {
-            urgent.spend();
-        }
-        if outcome.status == DeliveryStatus::Sent
-            && let Some(working) = &working
-        {
-            working.sent();
-        }
-        let begun = Begun { started, limits };
-        let recorded = match self.record(record, planned, &owner, outcome, begun).await {
-            Err(HandBack::OutOfTime) => Err(paced.unwrap_or(HandBack::OutOfTime)),
-            recorded => recorded,
-        };
-        self.count(record, planned.channel, &chain.chain, &recorded);
-        // Afterwards: the message does not wait for it.
-        for part in chain.parts(&record.tenant) {
-            let (tenant, version, own) = part;
-            self.health
-                .tell(hash, tenant, version, planned.channel, own, limits.deadline)
-                .await;
-        }
-        chain.chain.learn_rates(limits.deadline).await;
-        recorded
-    }
-
-    /// Gives a delivery its quota: what was taken for it, or what it takes now. If there is none it waits;
-    /// `true` if it has waited for long enough, or waiting would not help.
-    async fn fill(
-        &self,
-        allowance: &mut Allowance<'_>,
-        tenant: &Tenant,
-        policy: &ChannelPolicy,
-        limits: Limits<'_>,
-    ) -> Result<bool, HandBack> {
-        let taken = match limits.quota {
-            QuotaSource::Paid(paid) => {
-                allowance.take_from(paid);
-                Ok(())
-            }
-            QuotaSource::Deliveries { .. } => allowance.take(tenant, policy).await,
-        };
-        match taken {
-            Ok(()) => Ok(false),
-            Err(refusal) => self.wait_for_quota(refusal, limits).map_or(Ok(true), Err),
-        }
-    }
-
-    /// How a delivery waits for a quota; `None` if it does not.
-    fn wait_for_quota(&self, refusal: Refusal, limits: Limits<'_>) -> Option<HandBack> {
-        match refusal {
-            Refusal::Exhausted(exhausted) => {
-                let now = self.clock.now();
-                let after = quota::wait_for(&exhausted, limits.receives(), now, jitter());
-                let after = self.before_expiry(after, limits);
-                let is_over = self.has_waited_enough(after, limits);
-                (!is_over).then_some(HandBack::OverQuota { after })
-            }
-            Refusal::TooMany => None,
-            Refusal::Unreachable => Some(HandBack::Unreachable),
-        }
-    }
-
-    /// Whether who waits for a quota, or for a turn at a provider, is not to wait for `after` more.
-    fn has_waited_enough(&self, after: Duration, limits: Limits<'_>) -> bool {
-        let (receives, queued_at) = match limits.quota {
-            QuotaSource::Deliveries {
-                receives,
-                queued_at,
-            } => (*receives, *queued_at),
-            QuotaSource::Paid(_) => return false,
-        };
-        let next = self.clock.now().saturating_add(after);
-        let next = next.unwrap_or(Timestamp::MAX);
-        limits.patience == Patience::GiveUp
-            || receives >= quota::MOST_RECEIVES
-            || queued_at.is_some_and(|at| next.duration_since(at) > quota::LONGEST_ON_QUEUE)
-    }
-
-    fn is_expired(&self, limits: Limits<'_>) -> bool {
-        limits
-            .expires_at
-            .is_some_and(|expires_at| expires_at <= self.clock.now())
-    }
-
-    /// What expires meanwhile is to come back when it does, and to be recorded as that.
-    fn before_expiry(&self, after: Duration, limits: Limits<'_>) -> Duration {
-        limits
-            .expires_at
-            .map_or(after, |expires_at| after.min(self.time_until(expires_at)))
-    }
-
-    /// Makes a delivery ours, if it is nobody's or its owner did not say how it ended.
-    async fn claim(
-        &self,
-        record: &RequestRecord,
-        planned: &PlannedDelivery,
-        address_hash: &str,
-        owner: &Owner,
-    ) -> Result<Past, NotOurs> {
-        let ledger = &self.ledger;
-        let mut claim = ledger
-            .claim(record, planned, address_hash, owner, self.clock.now())
-            .await
-            .map_err(unreachable)?;
-        if let Claim::Abandoned { owner: from } = &claim {
-            claim = ledger
-                .take_over(record, &planned.id, from, owner, self.clock.now())
-                .await
-                .map_err(unreachable)?;
-            if let Claim::Owned(Past { takeovers, .. }) = &claim {
-                warn!(
-                    takeovers,
-                    "took over a delivery whose owner did not record its outcome"
-                );
-            }
-        }
-        match claim {
-            Claim::Owned(past) => Ok(past),
-            Claim::Ended(delivery) => Err(NotOurs::Ended(delivery)),
-            Claim::Busy { until } => Err(NotOurs::HandBack(HandBack::Busy {
-                after: self.time_until(until),
-            })),
-            // Somebody else takes it over, and is faster.
-            Claim::Abandoned { .. } => Err(NotOurs::HandBack(HandBack::Busy {
-                after: Duration::ZERO,
-            })),
-            Claim::NotYet { until } => Err(NotOurs::HandBack(HandBack::Deferred {
-                after: self.time_until(until),
-            })),
-            Claim::OtherPayload => Err(NotOurs::HandBack(HandBack::KeyConflict)),
-        }
-    }
-
-    /// The message, or the outcome of what is not to be sent; `is_refused` where there is no quota for it, and was
-    /// none for long enough.
-    fn settled_before_sending(
-        &self,
-        chain: &ResolvedChain,
-        message: Option<Message>,
-        limits: Limits<'_>,
-        past: &Past,
-        is_refused: bool,
-    ) -> Result<Message, Outcome> {
-        let ended = |status, reason| Outcome {
-            status,
-            receipt: None,
-            reason: Some(reason),
-            // Nothing was sent here. Each owner that went away may have sent a copy, unless it held.
-            possible_duplicate: past.takeovers > 1
-                && chain.chain.on_ambiguous == AmbiguityPolicy::Failover,
-            attempts: past.attempts.clone(),
-            not_before: None,
-        };
-        let Some(message) = message else {
-            return Err(ended(DeliveryStatus::Failed, FailureReason::NoAddress));
-        };
-        let unknown = || ended(DeliveryStatus::Unknown, FailureReason::OutcomeUnknown);
-        // An earlier owner may have sent it: the tenant's policy says whether that is risked again, and
-        // it is not risked without end.
-        let may_be_risked = match chain.chain.on_ambiguous {
-            AmbiguityPolicy::Failover => past.takeovers <= MAX_TAKEOVERS,
-            AmbiguityPolicy::Hold => false,
-        };
-        if past.possible_duplicate && !may_be_risked {
-            return Err(unknown());
-        }
-        let without_sending = if self.is_expired(limits) {
-            Some((DeliveryStatus::Expired, FailureReason::Expired))
-        } else if is_refused {
-            Some((DeliveryStatus::Failed, FailureReason::QuotaExceeded))
-        } else {
-            None
-        };
-        if let Some((status, reason)) = without_sending {
-            // What may have been sent before has not simply expired or failed.
-            return Err(if past.possible_duplicate {
-                unknown()
-            } else {
-                ended(status, reason)
-            });
-        }
-        Ok(message)
-    }
-
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "what one delivery has, and nobody else calls this"
-    )]
-    async fn outcome(
-        &self,
-        record: &RequestRecord,
-        chain: &ResolvedChain,
-        message: Option<Message>,
-        limits: Limits<'_>,
-        past: Past,
-        is_refused: bool,
-        allowance: &mut Allowance<'_>,
-    ) -> (Outcome, Option<HandBack>) {
-        let message = match self.settled_before_sending(chain, message, limits, &past, is_refused) {
-            Ok(message) => message,
-            Err(outcome) => return (outcome, None),
-        };
-        let Past {
-            mut attempts,
-            possible_duplicate,
-            deferrals,
-            takeovers,
-        } = past;
-        let renew = |global| -> Pin<Box<dyn Future<Output = Option<Arc<Chain>>> + Send + '_>> {
-            let channel = message.target.channel();
-            Box::pin(self.newer_chain(&record.tenant, channel, chain, global, limits.deadline))
-        };
-        // From here on it may be used, whatever becomes of this process.
-        let grant = allowance.start();
-        let deadline = limits.deadline.less(RECORDING_TIME);
-        let report = chain
-            .chain
-            .send(&message, deadline, &renew, allowance)
-            .await;
-        allowance.finish(grant, &report.attempts);
-        let may_pass = report
-            .attempts
-            .iter()
-            .any(|attempt| match &attempt.outcome {
-                AttemptOutcome::Failed { disposition, .. } => {
-                    *disposition == Disposition::Transient
-                }
-                AttemptOutcome::Accepted { .. } => false,
-            });
-        Attempt::remember(&mut attempts, report.attempts);
-        // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
-        let earlier = takeovers.max(u32::from(possible_duplicate));
-        let unknown_outcomes = report
-            .unknown_outcomes
-            .saturating_add(usize::try_from(earlier).unwrap_or(usize::MAX));
-        let is_patient = limits.patience == Patience::HandBack && deferrals < MAX_DEFERRALS;
-        let mut outcome = Outcome {
-            status: DeliveryStatus::Failed,
-            receipt: None,
-            reason: None,
-            possible_duplicate: unknown_outcomes > 1,
-            attempts,
-            not_before: None,
-        };
-        let mut paced = None;
-        match report.end {
-            ChainEnd::Paced { after } => {
-                paced = self.wait_for_turn(after, limits, unknown_outcomes, &mut outcome);
-            }
-            ChainEnd::Sent { provider, receipt } => {
-                outcome.status = DeliveryStatus::Sent;
-                outcome.receipt = Some((provider, receipt.message_id));
-                outcome.possible_duplicate = unknown_outcomes > 0;
-            }
-            // Given back; whoever claims it next has to know what may have happened.
-            ChainEnd::OutOfTime if is_patient => {
-                outcome.status = DeliveryStatus::Queued;
-                outcome.possible_duplicate = unknown_outcomes > 0;
-                // At once, and counted: not for ever.
-                outcome.not_before = Some(self.clock.now());
-            }
-            ChainEnd::Held => {
-                outcome.status = DeliveryStatus::Unknown;
-                outcome.reason = Some(FailureReason::OutcomeUnknown);
-            }
-            // "Failed" would invite sending it again, and it may be there already.
-            ChainEnd::Rejected
-            | ChainEnd::AllFailed
-            | ChainEnd::GlobalRefused
-            | ChainEnd::NoProvider
-            | ChainEnd::OutOfTime
-                if unknown_outcomes > 0 =>
-            {
-                outcome.status = DeliveryStatus::Unknown;
-                outcome.reason = Some(FailureReason::OutcomeUnknown);
-            }
-            ChainEnd::Rejected => outcome.reason = Some(FailureReason::Rejected),
-            ChainEnd::AllFailed | ChainEnd::GlobalRefused if may_pass && is_patient => {
-                let wait = deferral::before_next_try(deferrals, report.retry_after);
-                let at = self.clock.now().saturating_add(wait);
-                // What expires meanwhile is to be recorded as that, and then.
-                let latest = limits.expires_at.unwrap_or(Timestamp::MAX);
-                outcome.status = DeliveryStatus::Queued;
-                outcome.not_before = Some(at.unwrap_or(Timestamp::MAX).min(latest));
-            }
-            // Out of time on the last try: those that were reached failed, and no more will be.
-            ChainEnd::AllFailed | ChainEnd::OutOfTime => {
-                outcome.reason = Some(FailureReason::AllProvidersFailed);
-            }
-            ChainEnd::GlobalRefused => {
-                let refusal = allowance.refusal();
-                paced = refusal.and_then(|refusal| self.wait_for_quota(refusal, limits));
-                match paced {
-                    Some(_) => outcome.status = DeliveryStatus::Queued,
-                    None => outcome.reason = Some(FailureReason::QuotaExceeded),
-                }
-            }
-            ChainEnd::NoProvider => outcome.reason = Some(FailureReason::NoProvider),
-        }
-        (outcome, paced)
-    }
-
-    /// What becomes of a delivery for which no provider has a turn before `after`: it waits, or has waited for
-    /// long enough.
-    fn wait_for_turn(
-        &self,
-        after: Duration,
-        limits: Limits<'_>,
-        unknown_outcomes: usize,
-        outcome: &mut Outcome,
-    ) -> Option<HandBack> {
-        let after = pacing::wait_for(after, limits.receives(), jitter());
-        let after = self.before_expiry(after, limits);
-        // Who waits for the answer is told what is known.
-        let is_over = unknown_outcomes > 0 && limits.patience == Patience::GiveUp;
-        if !is_over && !self.has_waited_enough(after, limits) {
-            outcome.status = DeliveryStatus::Queued;
-            outcome.possible_duplicate = unknown_outcomes > 0;
-            return Some(HandBack::Paced { after });
-        }
-        if unknown_outcomes > 0 {
-            outcome.status = DeliveryStatus::Unknown;
-            outcome.reason = Some(FailureReason::OutcomeUnknown);
-        } else {
-            outcome.reason = Some(FailureReason::QuotaExceeded);
-        }
-        None
-    }
-
     async fn record(
         &self,
         record: &RequestRecord,
@@ -1434,97 +1038,6 @@ impl Pipeline {
         }
     }
 
-    /// The chain of a tenant: its own entries, then the global account's, unless the tenant opted out or its ceilings
-    /// forbid it. Without settings for the channel, the global account's alone.
-    async fn chain(
-        &self,
-        tenant: &Tenant,
-        channel: Channel,
-        deadline: Deadline,
-    ) -> Result<ResolvedChain, StoreError> {
-        let (settings, platform) = self.settings_of(tenant).await?;
-        let policy = channel_policy(tenant, channel, settings.as_ref(), platform.as_ref());
-        let version = settings.as_ref().map(|own| own.version.number);
-        let hash = self.hash_keys.get().await?;
-        let own = match &settings {
-            Some(stored) => self.built(hash, tenant, channel, stored, deadline).await,
-            None => None,
-        };
-        let global = match platform.filter(|_| policy.may_use_global) {
-            Some(stored) => {
-                self.built(hash, &Tenant::Global, channel, &stored, deadline)
-                    .await
-            }
-            None => None,
-        };
-        let whole = match (&own, &global) {
-            (Some(own), Some(global)) => Arc::new(own.chain.then_global(&global.chain)),
-            (Some(own), None) => own.chain.clone(),
-            (None, Some(global)) => Arc::new(global.chain.as_global()),
-            (None, None) => Arc::new(Chain::empty()),
-        };
-        Ok(ResolvedChain {
-            chain: whole,
-            version,
-            own,
-            global,
-            policy,
-        })
-    }
-
-    /// A tenant's own entries for a channel, with what other processes know of their health; `None`
-    /// without settings for the channel.
-    async fn built(
-        &self,
-        hash: &HashKey,
-        tenant: &Tenant,
-        channel: Channel,
-        stored: &StoredSettings,
-        deadline: Deadline,
-    ) -> Option<BuiltChain> {
-        let settings = stored.settings.channel(channel)?;
-        let version = stored.version.number;
-        let chain = self
-            .factory
-            .own_chain(tenant, channel, version, || chain_spec(settings));
-        self.health
-            .hear(hash, tenant, version, channel, &chain, deadline)
-            .await;
-        Some(BuiltChain { chain, version })
-    }
-
-    /// The chain from settings newer than those of `seen`, where there are such: the global account's
-    /// where it was its login that was refused, else the tenant's.
-    async fn newer_chain(
-        &self,
-        tenant: &Tenant,
-        channel: Channel,
-        seen: &ResolvedChain,
-        global: bool,
-        deadline: Deadline,
-    ) -> Option<Arc<Chain>> {
-        let (whose, version) = if global {
-            (&Tenant::Global, seen.global.as_ref()?.version)
-        } else {
-            (tenant, seen.version?)
-        };
-        let newer = match self.settings.newer_than(whose, version).await {
-            Ok(newer) => newer.filter(|newer| newer.version.number > version)?,
-            Err(error) => {
-                warn!(%error, "the settings could not be read again after a login was refused");
-                return None;
-            }
-        };
-        info!(
-            version = newer.version.number,
-            global, "a login was refused and the settings are newer"
-        );
-        // What was just read is remembered, and found there.
-        self.chain(tenant, channel, deadline)
-            .await
-            .ok()
-            .map(|resolved| resolved.chain)
-    }
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -1565,71 +1078,6 @@ struct Begun<'a> {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A chain, and what it was put together from.
-struct ResolvedChain {
-    chain: Arc<Chain>,
-    /// The version of the tenant's own settings, if it has any.
-    version: Option<u64>,
-    own: Option<BuiltChain>,
-    global: Option<BuiltChain>,
-    policy: ChannelPolicy,
-}
-
-/// One tenant's own entries, built from one version of its settings.
-struct BuiltChain {
-    chain: Arc<Chain>,
-    version: u64,
-}
-
-impl ResolvedChain {
-    /// Whose entries are in it, and from which version of their settings.
-    fn parts<'a>(
-        &'a self,
-        tenant: &'a Tenant,
-    ) -> impl Iterator<Item = (&'a Tenant, u64, &'a Chain)> {
-        let own = self.own.iter().map(move |own| (tenant, own));
-        let global = self.global.iter().map(|global| (&Tenant::Global, global));
-        own.chain(global)
-            .map(|(whose, built)| (whose, built.version, &*built.chain))
-    }
-}
-
-/// Why a delivery is not ours to make.
-enum NotOurs {
-    /// It has ended.
-    Ended(Box<Delivery>),
-    /// It is somebody else's, or its time has not come.
-    HandBack(HandBack),
-}
-
-impl From<HandBack> for NotOurs {
-    fn from(reason: HandBack) -> Self {
-        Self::HandBack(reason)
-    }
-}
-
-/// A clinic's own settings, and the platform's.
-type SettingsOfBoth = (Option<Arc<StoredSettings>>, Option<Arc<StoredSettings>>);
-
-fn ceilings(tenant: &Tenant, (own, platform): &SettingsOfBoth) -> Ceilings {
-    policy::ceilings(
-        tenant,
-        own.as_deref().map(|stored| &stored.settings),
-        platform.as_deref().map(|stored| &stored.settings),
-    )
-}
-
-fn channel_policy(
-    tenant: &Tenant,
-    channel: Channel,
-    own: Option<&Arc<StoredSettings>>,
-    platform: Option<&Arc<StoredSettings>>,
-) -> ChannelPolicy {
-    let own = own.map(|stored| &stored.settings);
-    let platform = platform.map(|stored| &stored.settings);
-    ChannelPolicy::new(tenant, channel, own, platform)
 }
 
 fn unreachable(error: impl std::fmt::Display) -> HandBack {

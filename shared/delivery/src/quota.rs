@@ -36,7 +36,7 @@ use aws_sdk_dynamodb::{
 };
 use comms_adapters::{Deadline, retry::jitter};
 use comms_core::{Clock, Tenant};
-use comms_settings::{Period, RateLimit, error_code};
+use comms_settings::{Moment, Period, RateLimit, error_code};
 use futures_util::{FutureExt as _, future::join_all};
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
@@ -149,9 +149,26 @@ pub enum Payer {
 /// Quota for all deliveries of a request, taken beforehand. What none of them takes out is given back when this
 /// is dropped.
 #[derive(Debug, Default)]
-pub struct Paid(Mutex<Vec<(Payer, Counted, Grant, u32)>>);
+pub struct Paid {
+    grants: Mutex<Vec<(Payer, Counted, Grant, u32)>>,
+    /// When the settings were asked for by which it was taken.
+    settings_asked: Option<Moment>,
+}
 
 impl Paid {
+    /// Nothing yet, by settings that were confirmed after `asked`.
+    pub(crate) fn by_settings_of(asked: Moment) -> Self {
+        Self {
+            grants: Mutex::default(),
+            settings_asked: Some(asked),
+        }
+    }
+
+    /// When the settings were asked for by which it was taken; `None` where it is not by any.
+    pub(crate) const fn settings_asked(&self) -> Option<Moment> {
+        self.settings_asked
+    }
+
     pub(crate) fn add(&self, payer: Payer, counted: Counted, grant: Grant, count: u32) {
         self.grants().push((payer, counted, grant, count));
     }
@@ -168,7 +185,7 @@ impl Paid {
 
     fn grants(&self) -> MutexGuard<'_, Vec<(Payer, Counted, Grant, u32)>> {
         // Nothing panics while the lock is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,44 +1,76 @@
-//! Settings remembered per tenant, so that a warm send reads nothing.
+//! Settings remembered per tenant, and whether they still are what was saved last.
 //!
-//! What is remembered is at most [`MAX_AGE`] old before the version is looked up again, which costs
-//! one read and no KMS call where it has not moved. That a clinic has no settings is not remembered,
-//! so that one that has just saved them does not go on sending through the global account; that there
-//! are no global settings is, since every message of every clinic would ask.
+//! Every change moves the number of the tenant's counter in its own transaction ([`crate::write`]). So one eventually
+//! consistent read of that item, half a read unit, says whether remembered settings are the last ones; where it moved
+//! they are loaded anew, strongly consistent. Where it cannot be read, remembered settings less than [`MAX_AGE`] old go
+//! on being used; older ones have to be loaded. `infra/docs/adr/0022-settings-count-at-once.md` has the reasons.
 //!
-//! A tenant's settings are read by one caller at a time, and what comes of a read serves the others
+//! That a clinic has no settings is remembered like settings: its first save moves the counter as well.
+//!
+//! A tenant is read by one caller at a time, and what comes of a read serves the others
 //! who wait: every answer to those who asked before the read began, since it is not older than their
 //! question; an error to those as well who asked while it went on, since a store that does not answer
-//! would otherwise keep them one after the other. Who finds what is remembered good enough waits for
-//! nobody, and neither do callers of different tenants for each other. A caller that goes away in the
-//! middle of its read leaves nothing behind: the next one reads.
+//! would otherwise keep them one after the other. Callers of different tenants do not wait for each other. A caller that
+//! goes away in the middle of its read leaves nothing behind: the next one reads.
+
+mod slots;
+mod state;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use comms_core::{Clock, Tenant, metric::METRICS};
 use jiff::{SignedDuration, Timestamp};
-use tracing::info;
+use tracing::{info, warn};
 
+use self::{
+    slots::{SlotUser, Slots, Weight},
+    state::{Known, Slot, Wanted},
+};
 use crate::{
-    credentials::Credentials,
-    store::{Loaded, SettingsStore, StoreError, StoredSettings},
+    counter::CounterNumber,
+    store::{SettingsStore, StoreError, StoredSettings},
 };
 
-/// How old remembered settings may be before their version is looked up.
+/// How old remembered settings may be that DynamoDB cannot confirm.
 pub const MAX_AGE: SignedDuration = SignedDuration::from_secs(60);
 /// Bytes of all remembered settings, about.
 pub const MAX_BYTES: usize = 32 * 1024 * 1024;
+/// How long the read of a version may take while remembered settings can do without it.
+pub const VERSION_READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes that a provider entry takes without what is counted by itself: its secrets, of which there
-/// are two of 1 KB at most, its names and addresses, and what the allocator adds.
-const ENTRY_BYTES: usize = 4 * 1024;
-/// Bytes of a content template: its name, its id, and its place in a map.
-const TEMPLATE_BYTES: usize = 256;
+/// Settings of a tenant as they were read or confirmed.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The settings; `None` where there are none.
+    pub settings: Option<Arc<StoredSettings>>,
+    /// The number of the tenant's counter; `None` where nothing was ever saved, or nothing was counted.
+    pub number: Option<u64>,
+    read_at: Timestamp,
+}
 
-/// What there is of a tenant, and what a caller gets.
-type Found = Option<Arc<StoredSettings>>;
+impl Snapshot {
+    /// The version of the settings, where there are some.
+    pub fn version(&self) -> Option<u64> {
+        self.settings
+            .as_ref()
+            .map(|settings| settings.version.number)
+    }
+
+    /// Whether `other` is of the same version.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.number == other.number && self.version() == other.version()
+    }
+}
+
+/// A point in the order of the cache's questions and reads, whatever the clock shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
 
 /// Remembers the settings of the tenants used last.
 pub struct SettingsCache {
@@ -47,130 +79,11 @@ pub struct SettingsCache {
     capacity: usize,
     max_bytes: usize,
     slots: Mutex<Slots>,
-}
-
-#[derive(Default)]
-struct Slots {
-    by_tenant: HashMap<Tenant, Place>,
-    uses: u64,
-}
-
-/// A tenant's slot, and what decides how long it is kept.
-struct Place {
-    slot: Arc<Slot>,
-    last_use: u64,
-    /// What its settings weigh; `None` where nothing is remembered.
-    bytes: Option<usize>,
-}
-
-/// What is known of one tenant.
-#[derive(Default)]
-struct Slot {
-    state: Mutex<State>,
-    /// Held by the one who reads.
-    reading: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Counts beginnings and ends of reads: what came before what, whatever the clock shows.
-    moment: u64,
-    remembered: Option<Remembered>,
-    failed: Option<Failed>,
-}
-
-/// What the last read that worked has found.
-struct Remembered {
-    settings: Found,
-    began: u64,
-    read_at: Timestamp,
-}
-
-/// The last read, where it did not work.
-struct Failed {
-    ended: u64,
-    error: StoreError,
-}
-
-impl Remembered {
-    fn version(&self) -> Option<u64> {
-        self.settings
-            .as_ref()
-            .map(|settings| settings.version.number)
-    }
-
-    fn is_young(&self, now: Timestamp) -> bool {
-        let age = now.duration_since(self.read_at);
-        // A clock that went backwards proves nothing about age.
-        age >= SignedDuration::ZERO && age < MAX_AGE
-    }
-}
-
-impl Slot {
-    /// Nothing panics while the lock is held; a poisoned lock still guards a whole state.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// The answer for one who asked at the moment `asked` and takes what is `good_enough`, where no
-    /// read is needed for it.
-    fn answer(
-        &self,
-        asked: u64,
-        good_enough: impl FnOnce(&Remembered) -> bool,
-    ) -> Option<Result<Found, StoreError>> {
-        let remembered = self
-            .remembered
-            .as_ref()
-            .filter(|found| found.began > asked || good_enough(found));
-        if let Some(found) = remembered {
-            return Some(Ok(found.settings.clone()));
-        }
-        let failed = self.failed.as_ref().filter(|failed| failed.ended > asked)?;
-        Some(Err(failed.error.clone()))
-    }
-
-    fn next_moment(&mut self) -> u64 {
-        self.moment += 1;
-        self.moment
-    }
-
-    /// Takes in what a read came to that began at `began`, when the clock showed `read_at`.
-    fn end(
-        &mut self,
-        began: u64,
-        read_at: Timestamp,
-        loaded: Result<Loaded, StoreError>,
-    ) -> Result<Found, StoreError> {
-        let ended = self.next_moment();
-        let settings = match loaded {
-            Ok(Loaded::Absent) => None,
-            // What was known when the read began: only who reads changes it.
-            Ok(Loaded::Unchanged) => self.remembered.take().and_then(|found| found.settings),
-            Ok(Loaded::Settings(settings)) => Some(Arc::new(*settings)),
-            Err(error) => {
-                // What is remembered stays for as long as it is young.
-                self.failed = Some(Failed {
-                    ended,
-                    error: error.clone(),
-                });
-                return Err(error);
-            }
-        };
-        self.failed = None;
-        self.remembered = Some(Remembered {
-            settings: settings.clone(),
-            began,
-            read_at,
-        });
-        Ok(settings)
-    }
+    moments: AtomicU64,
 }
 
 impl SettingsCache {
-    /// Remembers at most `capacity` tenants, at least one, and [`MAX_BYTES`] of their settings.
+    /// Remembers at most `capacity` tenants with settings, as many without, at least one, and [`MAX_BYTES`] of settings.
     pub fn new(store: SettingsStore, clock: Arc<dyn Clock>, capacity: usize) -> Self {
         Self {
             store,
@@ -178,6 +91,7 @@ impl SettingsCache {
             capacity: capacity.max(1),
             max_bytes: MAX_BYTES,
             slots: Mutex::default(),
+            moments: AtomicU64::default(),
         }
     }
 
@@ -192,42 +106,60 @@ impl SettingsCache {
         &self.store
     }
 
-    /// The tenant's settings, at most [`MAX_AGE`] old. An error is an error, never `None`.
-    pub async fn get(&self, tenant: &Tenant) -> Result<Found, StoreError> {
-        self.get_if(tenant, |found, now| {
-            // Ceilings alone are as good as no settings: the clinic may save some at any time.
-            let has_entries =
-                |found: &Arc<StoredSettings>| found.settings.entries().next().is_some();
-            let is_remembered =
-                found.settings.as_ref().is_some_and(has_entries) || *tenant == Tenant::Global;
-            is_remembered && found.is_young(now)
-        })
-        .await
+    /// The present moment: every read that begins from now on is later.
+    pub fn moment(&self) -> Moment {
+        Moment(self.moments.load(Ordering::SeqCst))
     }
 
-    /// The tenant's settings, read after this was asked unless they have already moved on from version
-    /// `seen`. For when the provider refuses the credentials of that version.
-    pub async fn newer_than(&self, tenant: &Tenant, seen: u64) -> Result<Found, StoreError> {
-        self.get_if(tenant, |found, _| {
-            found.version().is_some_and(|known| known > seen)
-        })
-        .await
+    /// What is remembered of the tenant, however old; loaded where nothing is, or where it is known to be replaced. An
+    /// error is an error, never "no settings".
+    pub async fn remembered(&self, tenant: &Tenant) -> Result<Snapshot, StoreError> {
+        self.find(tenant, self.moment(), Wanted::Remembered).await
     }
 
-    async fn get_if(
+    /// The tenant's settings, of which a read that began after `asked` said that they are the last ones. Where no such
+    /// read works, they are less than [`MAX_AGE`] old.
+    pub async fn confirmed(&self, tenant: &Tenant, asked: Moment) -> Result<Snapshot, StoreError> {
+        self.find(tenant, asked, Wanted::Confirmed).await
+    }
+
+    /// The same where a strongly consistent read has to say so. For when something is about to fail because of them.
+    pub async fn newest(&self, tenant: &Tenant, asked: Moment) -> Result<Snapshot, StoreError> {
+        self.find(tenant, asked, Wanted::Newest).await
+    }
+
+    /// The tenant's settings as of now.
+    pub async fn get(&self, tenant: &Tenant) -> Result<Option<Arc<StoredSettings>>, StoreError> {
+        let snapshot = self.confirmed(tenant, self.moment()).await?;
+        Ok(snapshot.settings)
+    }
+
+    /// What is remembered where it is less than [`MAX_AGE`] old, else what [`SettingsCache::confirmed`] gives.
+    pub async fn recent(&self, tenant: &Tenant) -> Result<Snapshot, StoreError> {
+        let asked = self.moment();
+        let snapshot = self.find(tenant, asked, Wanted::Remembered).await?;
+        if self.is_recent(&snapshot) {
+            return Ok(snapshot);
+        }
+        self.confirmed(tenant, asked).await
+    }
+
+    /// Whether it was read or confirmed less than [`MAX_AGE`] ago.
+    pub fn is_recent(&self, snapshot: &Snapshot) -> bool {
+        snapshot.is_young(self.clock.now())
+    }
+
+    async fn find(
         &self,
         tenant: &Tenant,
-        good_enough: impl Fn(&Remembered, Timestamp) -> bool,
-    ) -> Result<Found, StoreError> {
-        let slot = self.slot(tenant);
-        let answer = |asked| {
-            let now = self.clock.now();
-            slot.state()
-                .answer(asked, |remembered| good_enough(remembered, now))
-        };
-        let asked = slot.state().moment;
-        if let Some(answer) = answer(asked) {
-            return counted(answer);
+        asked: Moment,
+        wanted: Wanted,
+    ) -> Result<Snapshot, StoreError> {
+        let slot = self.slots().slot(tenant);
+        let answer = || slot.state().answer(asked, wanted, self.clock.now());
+        if let Some(answer) = answer() {
+            count_hit(&answer, wanted);
+            return answer;
         }
         let user = SlotUser {
             cache: self,
@@ -235,147 +167,139 @@ impl SettingsCache {
             slot: &slot,
         };
         let reading = slot.reading.lock().await;
-        let result = match answer(asked) {
-            Some(answer) => counted(answer),
-            None => self.read(tenant, &slot).await,
+        let result = match answer() {
+            Some(answer) => {
+                count_hit(&answer, wanted);
+                answer
+            }
+            None => self.read(tenant, &slot, wanted).await,
         };
         drop(reading);
         drop(user);
         result
     }
 
-    /// Reads the tenant's settings. Whoever calls holds [`Slot::reading`].
-    async fn read(&self, tenant: &Tenant, slot: &Arc<Slot>) -> Result<Found, StoreError> {
+    /// Reads what the tenant has. Whoever calls holds [`Slot::reading`].
+    async fn read(
+        &self,
+        tenant: &Tenant,
+        slot: &Arc<Slot>,
+        wanted: Wanted,
+    ) -> Result<Snapshot, StoreError> {
         // Those who are about to ask at this very moment ask before the read begins, and it serves them.
         tokio::task::yield_now().await;
-        let (began, known) = {
-            let mut state = slot.state();
-            let known = state.remembered.as_ref().and_then(Remembered::version);
-            (state.next_moment(), known)
+        let began = self.next_moment();
+        let read_at = self.clock.now();
+        let known = slot.state().known(read_at);
+        if let Some(known) = known
+            && self.is_last(tenant, slot, known, wanted, began).await
+            && let Some(answer) = slot.state().answer(Moment(began.0 - 1), wanted, read_at)
+        {
+            return answer;
+        }
+        self.load(tenant, slot, began, read_at).await
+    }
+
+    /// Whether a read of the tenant's number says that what is remembered is the last version, or leaves it to go by.
+    async fn is_last(
+        &self,
+        tenant: &Tenant,
+        slot: &Arc<Slot>,
+        known: Known,
+        wanted: Wanted,
+        began: Moment,
+    ) -> bool {
+        let is_newest = wanted == Wanted::Newest;
+        let read = self.store.number(tenant, is_newest);
+        let read = tokio::time::timeout(VERSION_READ_TIMEOUT, read).await;
+        info!(target: METRICS, settings_version_reads = 1_u64);
+        let found = match read {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                warn!(clinic_id = %tenant, %error, "the version of settings cannot be read");
+                return self.is_usable_unconfirmed(slot, known, wanted);
+            }
+            Err(_) => {
+                warn!(clinic_id = %tenant, "the version of settings was not read in time");
+                return self.is_usable_unconfirmed(slot, known, wanted);
+            }
         };
-        let (stale, missing) = (known.is_some(), known.is_none());
+        let found = match found {
+            CounterNumber::Missing => None,
+            CounterNumber::Forged => return false,
+            CounterNumber::Number(number) => Some(number),
+        };
+        // An earlier release counts nothing, so that its saves do not move the number.
+        if found == known.number && (found.is_some() || !self.store.accepts_unsealed) {
+            slot.state().confirm(began, is_newest, self.clock.now());
+            return true;
+        }
+        if found > known.number {
+            slot.state().supersede();
+            return false;
+        }
+        // A replica that has not heard of the remembered version yet, or somebody has put an old counter there.
+        self.is_usable_unconfirmed(slot, known, wanted)
+    }
+
+    /// Whether remembered settings are used that nothing confirms.
+    fn is_usable_unconfirmed(&self, slot: &Slot, known: Known, wanted: Wanted) -> bool {
+        let is_usable = known.is_young && wanted == Wanted::Confirmed;
+        if is_usable {
+            let ended = self.next_moment();
+            slot.state().leave_unconfirmed(ended);
+        }
+        is_usable
+    }
+
+    /// Loads the tenant's settings by strongly consistent reads.
+    async fn load(
+        &self,
+        tenant: &Tenant,
+        slot: &Arc<Slot>,
+        began: Moment,
+        read_at: Timestamp,
+    ) -> Result<Snapshot, StoreError> {
+        let opened = slot.state().opened();
         info!(
             target: METRICS,
-            config_cache_stale = stale.then_some(1_u64),
-            config_cache_misses = missing.then_some(1_u64),
+            config_cache_stale = opened.is_some().then_some(1_u64),
+            config_cache_misses = opened.is_none().then_some(1_u64),
         );
-        let read_at = self.clock.now();
-        let loaded = self.store.load_unless(tenant, known).await;
-        let found = slot.state().end(began, read_at, loaded)?;
-        let bytes = match (&found, tenant) {
-            (Some(settings), _) => Some(bytes(settings)),
-            (None, Tenant::Global) => Some(0),
-            (None, Tenant::Clinic(_)) => None,
+        let loaded = self.store.load_unless(tenant, opened).await;
+        let ended = self.next_moment();
+        let snapshot = slot
+            .state()
+            .take_in((began, ended), read_at, loaded)?;
+        let is_counted = snapshot.number.is_some() || !self.store.accepts_unsealed;
+        let is_kept = snapshot.settings.is_some() || is_counted || *tenant == Tenant::Global;
+        let weight = if is_kept {
+            Weight::of(&snapshot)
+        } else {
+            slot.state().forget();
+            Weight::Nothing
         };
-        self.weigh(tenant, slot, bytes);
-        Ok(found)
+        let mut slots = self.slots();
+        slots.weigh(tenant, slot, weight);
+        slots.evict(self.capacity, self.max_bytes);
+        Ok(snapshot)
+    }
+
+    fn next_moment(&self) -> Moment {
+        Moment(self.moments.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         // Nothing panics while the lock is held; a poisoned lock still guards a whole map.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn slot(&self, tenant: &Tenant) -> Arc<Slot> {
-        let mut slots = self.slots();
-        slots.uses += 1;
-        let uses = slots.uses;
-        if let Some(place) = slots.by_tenant.get_mut(tenant) {
-            place.last_use = uses;
-            return place.slot.clone();
-        }
-        let slot = Arc::new(Slot::default());
-        let place = Place {
-            slot: slot.clone(),
-            last_use: uses,
-            bytes: None,
-        };
-        slots.by_tenant.insert(tenant.clone(), place);
-        slot
-    }
-
-    fn weigh(&self, tenant: &Tenant, slot: &Arc<Slot>, bytes: Option<usize>) {
-        let mut slots = self.slots();
-        if let Some(place) = slots.by_tenant.get_mut(tenant)
-            && Arc::ptr_eq(&place.slot, slot)
-        {
-            place.bytes = bytes;
-        }
-        slots.evict(self.capacity, self.max_bytes);
-    }
 }
 
-impl Slots {
-    /// Forgets the tenants used least recently until what is left keeps to both bounds. One that
-    /// somebody is using is not forgotten: who came next would read beside the one who reads. There
-    /// are never more of those than an invocation has deliveries.
-    ///
-    /// It looks at every place, which are a few hundred and cost microseconds, after a read over the
-    /// network, which costs milliseconds.
-    fn evict(&mut self, capacity: usize, max_bytes: usize) {
-        let weights = self.by_tenant.values().filter_map(|place| place.bytes);
-        let (mut count, mut bytes) =
-            weights.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
-        while count > capacity || bytes > max_bytes {
-            let oldest = self
-                .by_tenant
-                .iter()
-                .filter(|(_, place)| Arc::strong_count(&place.slot) == 1)
-                .filter_map(|(tenant, place)| Some((place.last_use, tenant, place.bytes?)))
-                .min_by_key(|(last_use, ..)| *last_use)
-                .map(|(_, tenant, bytes)| (tenant.clone(), bytes));
-            let Some((tenant, weight)) = oldest else {
-                return;
-            };
-            self.by_tenant.remove(&tenant);
-            count -= 1;
-            bytes -= weight;
-        }
-    }
-}
-
-/// One who waits for a read or makes it. When it is the last to leave a slot in which nothing is
-/// remembered, the slot goes: clinics that do not exist take nobody's place.
-struct SlotUser<'a> {
-    cache: &'a SettingsCache,
-    tenant: &'a Tenant,
-    slot: &'a Arc<Slot>,
-}
-
-impl Drop for SlotUser<'_> {
-    fn drop(&mut self) {
-        let mut slots = self.cache.slots();
-        let Some(place) = slots.by_tenant.get(self.tenant) else {
-            return;
-        };
-        // The map's and ours; more can only be made under the lock that is held.
-        let is_last = Arc::ptr_eq(&place.slot, self.slot) && Arc::strong_count(self.slot) <= 2;
-        if is_last && place.bytes.is_none() {
-            slots.by_tenant.remove(self.tenant);
-        }
-    }
-}
-
-/// An answer that took no read of one's own.
-fn counted(answer: Result<Found, StoreError>) -> Result<Found, StoreError> {
-    if answer.is_ok() {
+/// Counts an answer that took no read of one's own.
+fn count_hit(answer: &Result<Snapshot, StoreError>, wanted: Wanted) {
+    if answer.is_ok() && wanted == Wanted::Remembered {
         info!(target: METRICS, config_cache_hits = 1_u64);
     }
-    answer
-}
-
-/// What settings weigh, about.
-fn bytes(stored: &StoredSettings) -> usize {
-    let changed = stored.version.changed.iter().map(String::len);
-    let entries = stored.settings.entries().map(|(_, entry)| {
-        let long = match &entry.credentials {
-            Credentials::Smtp(smtp) => smtp.ca_pem.as_ref().map_or(0, String::len),
-            Credentials::Twilio(twilio) => twilio.templates.len() * TEMPLATE_BYTES,
-            Credentials::AwsSes(_) | Credentials::Sendgrid(_) | Credentials::MetaBusiness(_) => 0,
-        };
-        ENTRY_BYTES + long
-    });
-    changed.chain(entries).sum()
 }
 
 impl std::fmt::Debug for SettingsCache {

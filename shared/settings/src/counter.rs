@@ -62,6 +62,25 @@ pub(crate) enum CounterState {
     Valid(Counter),
 }
 
+/// The number of a tenant's counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CounterNumber {
+    Missing,
+    /// Its MAC does not hold.
+    Forged,
+    Number(u64),
+}
+
+impl From<&CounterState> for CounterNumber {
+    fn from(state: &CounterState) -> Self {
+        match state {
+            CounterState::Missing => Self::Missing,
+            CounterState::Forged => Self::Forged,
+            CounterState::Valid(counter) => Self::Number(counter.number),
+        }
+    }
+}
+
 impl Counter {
     /// The counter after one more version, which has `bytes` of content or none, and the versions that lose theirs for
     /// it.

@@ -29,10 +29,11 @@ pub mod test_limits;
 mod upgrade;
 mod verified;
 pub mod version;
+mod version_read;
 mod write;
 
 pub use aws_error::error_code;
-pub use cache::SettingsCache;
+pub use cache::{Moment, SettingsCache, Snapshot};
 pub use ceilings::Ceilings;
 pub use credentials::{
     Credentials, MetaCredentials, OwnSender, SendgridCredentials, SesAccountCredentials,

@@ -250,7 +250,7 @@ impl SettingsStore {
 
     /// The tenant's present settings. Two strongly consistent reads at the same time and one KMS Decrypt.
     pub async fn load(&self, tenant: &Tenant) -> Result<Option<StoredSettings>, StoreError> {
-        match self.load_unless(tenant, None).await? {
+        match self.load_unless(tenant, None).await?.loaded {
             Loaded::Absent | Loaded::Unchanged => Ok(None),
             Loaded::Settings(settings) => Ok(Some(*settings)),
         }
@@ -262,7 +262,7 @@ impl SettingsStore {
         &self,
         tenant: &Tenant,
         known: Option<u64>,
-    ) -> Result<Loaded, StoreError> {
+    ) -> Result<Numbered, StoreError> {
         let loaded = self.load_verified(tenant, known).await;
         loaded.inspect_err(count_refusal)
     }
@@ -271,9 +271,20 @@ impl SettingsStore {
         &self,
         tenant: &Tenant,
         known: Option<u64>,
+    ) -> Result<Numbered, StoreError> {
+        let (reading, verified) = self.read_verified(tenant).await?;
+        let number = reading.counter.valid().map(|counter| counter.number);
+        let loaded = self.load_item(tenant, verified?, known).await?;
+        Ok(Numbered { number, loaded })
+    }
+
+    async fn load_item(
+        &self,
+        tenant: &Tenant,
+        verified: Verified,
+        known: Option<u64>,
     ) -> Result<Loaded, StoreError> {
-        let (_, verified) = self.read_verified(tenant).await?;
-        let item = match verified? {
+        let item = match verified {
             Verified::Nothing => return Ok(Loaded::Absent),
             Verified::Settings(item) => item,
             Verified::Deleted(tombstone) => {
@@ -459,13 +470,22 @@ impl SettingsStore {
     }
 
     pub(crate) async fn raw_item(&self, pk: &str, sk: &str) -> Result<Option<Item>, StoreError> {
+        self.get_item(pk, sk, true).await
+    }
+
+    pub(crate) async fn get_item(
+        &self,
+        pk: &str,
+        sk: &str,
+        is_consistent: bool,
+    ) -> Result<Option<Item>, StoreError> {
         let answer = self
             .dynamodb
             .get_item()
             .table_name(&self.table)
             .key(attribute::PK, AttributeValue::S(pk.to_owned()))
             .key(attribute::SK, AttributeValue::S(sk.to_owned()))
-            .consistent_read(true)
+            .consistent_read(is_consistent)
             .send()
             .boxed()
             .await
@@ -540,7 +560,14 @@ const AUDIT_ATTRIBUTES: [(&str, &str); 9] = [
     ("#expiresAt", attribute::EXPIRES_AT),
 ];
 
-/// What [`SettingsStore::load_unless`] found.
+/// What [`SettingsStore::load_unless`] found, and the number of the counter beside it.
+#[derive(Debug)]
+pub(crate) struct Numbered {
+    /// `None` where there is no counter.
+    pub(crate) number: Option<u64>,
+    pub(crate) loaded: Loaded,
+}
+
 #[derive(Debug)]
 pub(crate) enum Loaded {
     /// There are no settings.

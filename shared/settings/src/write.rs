@@ -456,6 +456,7 @@ impl SettingsStore {
         let Err(error) = written else {
             // This process has seen it, although it never read it.
             self.seen.note(tenant, number);
+            self.wait_until_visible(tenant, number).await;
             return Ok(());
         };
         let code = error_code(&error);

@@ -104,11 +104,11 @@ impl World {
             .unwrap();
     }
 
-    /// Reads of a tenant, each of its settings and its counter at the same time, and decryptions of KMS since the last
-    /// time that somebody asked.
+    /// Reads of DynamoDB and decryptions of KMS since this was asked last: two and one where settings are loaded, of which
+    /// the counter is read at the same time, and one and none where the counter alone is.
     fn calls(&self) -> (usize, usize) {
         let calls = (
-            self.aws.count("dynamodb", "GetItem").div_ceil(2),
+            self.aws.count("dynamodb", "GetItem"),
             self.aws.count("kms", "Decrypt"),
         );
         self.aws.clear_calls();
@@ -186,13 +186,20 @@ fn get(cache: &Arc<SettingsCache>, id: &str) -> impl Future<Output = Found> + Se
     async move { cache.get(&tenant).await }
 }
 
-fn newer_than(
-    cache: &Arc<SettingsCache>,
-    id: &str,
-    seen: u64,
-) -> impl Future<Output = Found> + Send + use<> {
+fn newest(cache: &Arc<SettingsCache>, id: &str) -> impl Future<Output = Found> + Send + use<> {
     let (cache, tenant) = (cache.clone(), tenant(id));
-    async move { cache.newer_than(&tenant, seen).await }
+    async move {
+        let found = cache.newest(&tenant, cache.moment()).await;
+        found.map(|found| found.settings)
+    }
+}
+
+fn remembered(cache: &Arc<SettingsCache>, id: &str) -> impl Future<Output = Found> + Send + use<> {
+    let (cache, tenant) = (cache.clone(), tenant(id));
+    async move {
+        let found = cache.remembered(&tenant).await;
+        found.map(|found| found.settings)
+    }
 }
 
 #[tokio::test]
@@ -200,29 +207,26 @@ async fn a_thousand_callers_of_a_cold_clinic_share_one_read_and_one_decryption()
     let (world, cache) = World::with_settings_of(&["clinic-a"]).await;
     let found = all_at_once(|| get(&cache, "clinic-a")).await;
     assert!(found.iter().all(|found| version(found) == Some(1)));
-    assert_eq!(world.calls(), (1, 1));
+    assert_eq!(world.calls(), (2, 1));
 }
 
 #[tokio::test]
 async fn a_thousand_callers_whose_login_was_refused_share_one_read_and_decrypt_nothing() {
     let (world, cache) = World::with_settings_of(&["clinic-a"]).await;
     cache.get(&tenant("clinic-a")).await.unwrap();
-    assert_eq!(world.calls(), (1, 1));
-    let found = all_at_once(|| newer_than(&cache, "clinic-a", 1)).await;
+    assert_eq!(world.calls(), (2, 1));
+    let found = all_at_once(|| newest(&cache, "clinic-a")).await;
     assert!(found.iter().all(|found| version(found) == Some(1)));
     assert_eq!(world.calls(), (1, 0), "nothing has moved");
     // Those of the next refusal want to know again.
-    cache.newer_than(&tenant("clinic-a"), 1).await.unwrap();
+    newest(&cache, "clinic-a").await.unwrap();
     assert_eq!(world.calls(), (1, 0));
 
     world.save("clinic-a").await;
     world.aws.clear_calls();
-    let found = all_at_once(|| newer_than(&cache, "clinic-a", 1)).await;
+    let found = all_at_once(|| newest(&cache, "clinic-a")).await;
     assert!(found.iter().all(|found| version(found) == Some(2)));
-    assert_eq!(world.calls(), (1, 1), "one decryption for the version");
-    let found = all_at_once(|| newer_than(&cache, "clinic-a", 1)).await;
-    assert!(found.iter().all(|found| version(found) == Some(2)));
-    assert_eq!(world.calls(), (0, 0), "it is known to have moved");
+    assert_eq!(world.calls(), (3, 1), "one decryption for the version");
 }
 
 #[tokio::test]
@@ -230,10 +234,10 @@ async fn a_read_that_began_before_the_login_was_refused_does_not_answer_for_it()
     let (world, cache) = World::with_settings_of(&["clinic-a"]).await;
     cache.get(&tenant("clinic-a")).await.unwrap();
     world.aws.clear_calls();
-    let mut earlier = Box::pin(newer_than(&cache, "clinic-a", 1));
+    let mut earlier = Box::pin(newest(&cache, "clinic-a"));
     world.until_it_reads(&mut earlier).await;
     // What it reads may be older than their refusal.
-    let later = waiting(|| newer_than(&cache, "clinic-a", 1)).await;
+    let later = waiting(|| newest(&cache, "clinic-a")).await;
     let (earlier, later) = tokio::join!(earlier, join_all(later));
     assert_eq!(version(&earlier), Some(1));
     assert!(later.iter().all(|found| version(found) == Some(1)));
@@ -241,46 +245,71 @@ async fn a_read_that_began_before_the_login_was_refused_does_not_answer_for_it()
 }
 
 #[tokio::test]
-async fn who_finds_young_settings_does_not_wait_for_one_who_reads() {
+async fn remembered_settings_are_there_while_their_version_is_read() {
     let (world, cache) = World::with_settings_of(&["clinic-a"]).await;
     cache.get(&tenant("clinic-a")).await.unwrap();
-    let mut refused = Box::pin(newer_than(&cache, "clinic-a", 1));
+    let mut refused = Box::pin(newest(&cache, "clinic-a"));
     world.until_it_reads(&mut refused).await;
-    assert!(is_ready(&mut Box::pin(get(&cache, "clinic-a"))).await);
+    assert!(is_ready(&mut Box::pin(remembered(&cache, "clinic-a"))).await);
     assert_eq!(version(&refused.await), Some(1));
 }
 
 #[tokio::test]
-async fn after_a_minute_a_thousand_callers_share_one_look_at_the_version() {
+async fn a_thousand_callers_share_one_look_at_the_version_however_old_the_settings_are() {
     let (world, cache) = World::with_settings_of(&["clinic-a"]).await;
     cache.get(&tenant("clinic-a")).await.unwrap();
     world.aws.clear_calls();
-    world.clock.advance(Duration::from_millis(59_999));
-    all_at_once(|| get(&cache, "clinic-a")).await;
-    assert_eq!(world.calls(), (0, 0));
-    world.clock.advance(Duration::from_millis(1));
-    let found = all_at_once(|| get(&cache, "clinic-a")).await;
-    assert!(found.iter().all(|found| version(found) == Some(1)));
-    assert_eq!(world.calls(), (1, 0));
+    for age in [Duration::ZERO, Duration::from_hours(8)] {
+        world.clock.advance(age);
+        let found = all_at_once(|| get(&cache, "clinic-a")).await;
+        assert!(found.iter().all(|found| version(found) == Some(1)));
+        assert_eq!(world.calls(), (1, 0));
+    }
 }
 
 #[tokio::test]
-async fn a_thousand_callers_of_a_clinic_without_settings_share_one_read_and_the_next_one_reads_again()
- {
+async fn that_a_clinic_has_no_settings_is_remembered_until_its_first_save() {
     let (world, cache) = World::with_settings_of(&[]).await;
     let found = all_at_once(|| get(&cache, "clinic-a")).await;
     assert!(found.iter().all(|found| version(found).is_none()));
+    assert_eq!(world.calls(), (2, 0));
+    assert_eq!(version(&get(&cache, "clinic-a").await), None);
     assert_eq!(world.calls(), (1, 0));
     world.save("clinic-a").await;
     world.aws.clear_calls();
     assert_eq!(version(&get(&cache, "clinic-a").await), Some(1));
-    assert_eq!(world.calls(), (1, 1));
+    assert_eq!(world.calls(), (3, 1));
+    world.delete("clinic-a").await;
+    assert_eq!(version(&get(&cache, "clinic-a").await), None);
+}
+
+#[tokio::test]
+async fn settings_that_are_known_to_be_replaced_are_not_used() {
+    let (world, cache) = World::with_settings_of(&["clinic-a"]).await;
+    get(&cache, "clinic-a").await.unwrap();
+    world.save("clinic-a").await;
+    world
+        .aws
+        .fail_next("kms", "Decrypt", CALLERS, Fault::AccessDenied);
+    assert!(get(&cache, "clinic-a").await.is_err());
+    // They are younger than a minute, and DynamoDB says nothing.
+    world
+        .aws
+        .fail_next("dynamodb", "GetItem", CALLERS, Fault::AccessDenied);
+    assert!(get(&cache, "clinic-a").await.is_err());
+    assert!(remembered(&cache, "clinic-a").await.is_err());
+    world.aws.clear_faults();
+    assert_eq!(version(&remembered(&cache, "clinic-a").await), Some(2));
 }
 
 #[tokio::test]
 async fn who_waited_for_a_read_that_failed_gets_its_error_and_who_comes_later_tries_again() {
-    for (service, operation, calls) in [("dynamodb", "GetItem", (1, 0)), ("kms", "Decrypt", (1, 1))]
-    {
+    for (service, operation, decryptions) in [("dynamodb", "GetItem", 0), ("kms", "Decrypt", 1)] {
+        // Both reads of a load are on their way before one of them fails.
+        let loads = |world: &World| {
+            let (reads, decryptions) = world.calls();
+            (reads.div_ceil(2), decryptions)
+        };
         let (world, cache) = World::with_settings_of(&["clinic-a"]).await;
         world
             .aws
@@ -292,7 +321,7 @@ async fn who_waited_for_a_read_that_failed_gets_its_error_and_who_comes_later_tr
                 .windows(2)
                 .all(|pair| pair[0].as_ref().err() == pair[1].as_ref().err())
         );
-        assert_eq!(world.calls(), calls, "nobody has tried after the first");
+        assert_eq!(loads(&world), (1, decryptions), "nobody has tried after the first");
 
         // Those as well who came when the read was under way.
         let mut first = Box::pin(get(&cache, "clinic-a"));
@@ -300,7 +329,7 @@ async fn who_waited_for_a_read_that_failed_gets_its_error_and_who_comes_later_tr
         let others = waiting(|| get(&cache, "clinic-a")).await;
         let (first, others) = tokio::join!(first, join_all(others));
         assert!(first.is_err() && others.iter().all(Result::is_err));
-        assert_eq!(world.calls(), calls);
+        assert_eq!(loads(&world), (1, decryptions));
 
         world.aws.clear_faults();
         assert_eq!(version(&get(&cache, "clinic-a").await), Some(1));
@@ -314,7 +343,7 @@ async fn an_error_does_not_take_away_what_is_remembered_for_as_long_as_that_is_y
     world
         .aws
         .fail_next("dynamodb", "GetItem", CALLERS, Fault::AccessDenied);
-    assert!(newer_than(&cache, "clinic-a", 1).await.is_err());
+    assert!(newest(&cache, "clinic-a").await.is_err());
     assert_eq!(version(&get(&cache, "clinic-a").await), Some(1));
     world.clock.advance(Duration::from_mins(1));
     assert!(get(&cache, "clinic-a").await.is_err(), "too old to be used");
@@ -333,13 +362,14 @@ async fn when_the_one_who_reads_goes_away_the_next_one_reads() {
     drop(leader);
     let others = join_all(others).await;
     assert!(others.iter().all(|found| version(found) == Some(1)));
-    assert_eq!(world.calls(), (2, 1));
+    let (reads, decryptions) = world.calls();
+    assert_eq!((reads.div_ceil(2), decryptions), (2, 1));
 }
 
 #[tokio::test]
 async fn settings_that_are_forgotten_or_replaced_are_gone_from_memory() {
     let (world, _) = World::with_settings_of(&["a", "b", "c", "d"]).await;
-    let cache = world.cache(2);
+    let cache = Arc::new(world.cache(2));
     let a = weak(&cache, "a").await;
     assert!(is_kept(&a), "remembered by the cache alone");
     let b = weak(&cache, "b").await;
@@ -352,11 +382,11 @@ async fn settings_that_are_forgotten_or_replaced_are_gone_from_memory() {
     );
 
     world.save("c").await;
-    cache.newer_than(&tenant("c"), 1).await.unwrap();
+    newest(&cache, "c").await.unwrap();
     assert!(!is_kept(&c), "another version is in its place");
 
     world.delete("a").await;
-    assert!(cache.newer_than(&tenant("a"), 1).await.unwrap().is_none());
+    assert!(newest(&cache, "a").await.unwrap().is_none());
     assert!(!is_kept(&a), "there is nothing in its place");
 }
 
@@ -397,12 +427,13 @@ async fn clinics_that_do_not_exist_take_nobodys_place() {
         let nobody = tenant(&format!("nobody-{n}"));
         assert!(cache.get(&nobody).await.unwrap().is_none());
     }
+    // They have as many places of their own.
     let shown = format!("{cache:?}");
-    assert!(shown.contains("tenants: 2"), "{shown}");
+    assert!(shown.contains("tenants: 4"), "{shown}");
     world.aws.clear_calls();
     let kept = [&a, &b].map(is_kept);
     for id in ["a", "b"] {
-        cache.get(&tenant(id)).await.unwrap();
+        cache.remembered(&tenant(id)).await.unwrap();
     }
     assert_eq!((kept, world.calls()), ([true, true], (0, 0)));
 }
@@ -415,5 +446,5 @@ async fn more_clinics_at_once_than_are_remembered_still_cost_one_read_each() {
     let callers: JoinSet<_> = (0..CALLERS).map(|n| get(&cache, ids[n % 5])).collect();
     let found = callers.join_all().await;
     assert!(found.iter().all(|found| version(found) == Some(1)));
-    assert_eq!(world.calls(), (5, 5));
+    assert_eq!(world.calls(), (10, 5));
 }

@@ -370,7 +370,8 @@ async fn deleted_settings_are_absent_to_every_reader_and_the_next_ones_count_on(
     assert_eq!((deleted.number, deleted.change), (2, Change::Deleted));
     assert!(store.load(&clinic).await.unwrap().is_none());
     assert_eq!(store.present_number(&clinic).await, Ok(None));
-    assert!(cache.newer_than(&clinic, 1).await.unwrap().is_none());
+    let newest = cache.newest(&clinic, cache.moment()).await.unwrap();
+    assert!(newest.settings.is_none());
     assert!(cache.get(&clinic).await.unwrap().is_none());
     let again = store.delete(&clinic, 1, &json!({}), &author(), clock).await;
     assert_eq!(again, Err(StoreError::Conflict));
@@ -490,71 +491,36 @@ async fn a_failing_store_is_an_error_and_never_not_found() {
 }
 
 #[tokio::test]
-async fn settings_are_remembered_for_a_minute_and_then_only_the_version_is_looked_up() {
+async fn settings_are_used_as_long_as_their_version_is_the_last_one() {
     let world = World::new().await;
     world.save("clinic-a", PASSWORD, None).await.unwrap();
     let cache = world.cache(10);
     let clinic = tenant("clinic-a");
     world.aws.clear_calls();
-    for _ in 0..5 {
-        cache.get(&clinic).await.unwrap().unwrap();
-    }
-    assert_eq!(
-        (
-            world.aws.count("dynamodb", "GetItem"),
-            world.aws.count("kms", "Decrypt")
-        ),
-        (2, 1)
-    );
-
-    world.clock.advance(Duration::from_mins(1));
+    let calls = || {
+        let calls = ["GetItem", "Decrypt"].map(|operation| {
+            let service = if operation == "Decrypt" { "kms" } else { "dynamodb" };
+            world.aws.count(service, operation)
+        });
+        world.aws.clear_calls();
+        calls
+    };
     cache.get(&clinic).await.unwrap().unwrap();
-    assert_eq!(
-        (
-            world.aws.count("dynamodb", "GetItem"),
-            world.aws.count("kms", "Decrypt")
-        ),
-        (4, 1)
-    );
-
+    assert_eq!(calls(), [2, 1], "the settings, and the counter beside them");
+    for age in [Duration::ZERO, Duration::from_mins(1)] {
+        world.clock.advance(age);
+        cache.get(&clinic).await.unwrap().unwrap();
+        assert_eq!(calls(), [1, 0], "the counter alone");
+    }
     let previous = world.store.load(&clinic).await.unwrap().unwrap();
     world
         .save("clinic-a", "rotated", Some(&previous))
         .await
         .unwrap();
-    assert_eq!(
-        passwords(&cache.get(&clinic).await.unwrap().unwrap())[0],
-        PASSWORD
-    );
-    world.clock.advance(Duration::from_mins(1));
-    assert_eq!(
-        passwords(&cache.get(&clinic).await.unwrap().unwrap())[0],
-        "rotated"
-    );
-}
-
-#[tokio::test]
-async fn refused_credentials_are_read_again_at_once() {
-    let world = World::new().await;
-    world.save("clinic-a", "old", None).await.unwrap();
-    let (cache, clinic) = (world.cache(10), tenant("clinic-a"));
-    let old = cache.get(&clinic).await.unwrap().unwrap();
-    assert_eq!(
-        cache
-            .newer_than(&clinic, 1)
-            .await
-            .unwrap()
-            .unwrap()
-            .version
-            .number,
-        1
-    );
-    world.save("clinic-a", "new", Some(&old)).await.unwrap();
-    let new = cache.newer_than(&clinic, 1).await.unwrap().unwrap();
-    assert_eq!(
-        (new.version.number, passwords(&new)[0].as_str()),
-        (2, "new")
-    );
+    world.aws.clear_calls();
+    let rotated = cache.get(&clinic).await.unwrap().unwrap();
+    assert_eq!(passwords(&rotated)[0], "rotated");
+    assert_eq!(calls(), [3, 1]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use comms_adapters::{
     Capabilities, Chain, Deadline, Health, Message, Provider, StageReport,
-    chain::{AmbiguityPolicy, ChainEntry},
+    chain::{AmbiguityPolicy, ChainEntry, Renewal},
     mime::{self, Feedback},
     pacing::Unpaced,
     retry::RetryPolicy,
@@ -168,7 +168,7 @@ fn settings_remembered() -> Case {
     Box::new(move || {
         let _aws = &aws;
         // At once: nobody is asked.
-        let found = cache.get(black_box(&tenant)).now_or_never().unwrap();
+        let found = cache.remembered(black_box(&tenant)).now_or_never().unwrap();
         black_box(found.unwrap());
     })
 }
@@ -297,7 +297,7 @@ fn chain_with_one_provider() -> Case {
     Box::new(move || {
         let _within = runtime.enter();
         let deadline = Deadline::after(Duration::from_secs(30));
-        let renew = |_| -> Pin<Box<dyn Future<Output = _> + Send>> { Box::pin(ready(None)) };
+        let renew = |_| -> Pin<Box<dyn Future<Output = _> + Send>> { Box::pin(ready(Renewal::Unchanged)) };
         let sent = chain.send(&message, deadline, &renew, &Unpaced);
         black_box(sent.now_or_never().unwrap());
     })

@@ -4,10 +4,13 @@ use std::{num::NonZeroU32, time::Duration};
 
 use comms_adapters::Deadline;
 use comms_core::{DeliveryStatus, IdempotencyKey, request::CommunicationRequest};
+use futures_util::future::join;
 use thiserror::Error;
 use tracing::info;
 
-use super::{Accepted, DeliveryResult, METRICS, Pipeline, QuotaError, SettingsOfBoth};
+use super::{
+    Accepted, DeliveryResult, METRICS, Pipeline, QuotaError, tenant_settings::TenantSettings,
+};
 use crate::{
     in_flight::{Dispatch, HANGS_AFTER, InFlightPermit, RequestEnd},
     quota::Paid,
@@ -76,14 +79,24 @@ impl Pipeline {
         key: &IdempotencyKey,
         deadline: Deadline,
     ) -> Result<Immediate, ImmediateError> {
-        // Once for both: of a clinic without settings nothing is remembered.
-        let settings = self.settings_of(&request.tenant()).await;
-        let settings = settings.map_err(QuotaError::from)?;
-        let dispatch = Box::pin(self.dispatch(request, &settings, deadline));
-        let dispatched = match dispatch.await? {
+        let tenant = request.tenant();
+        let asked = self.settings.moment();
+        let known = self.remembered_settings(&tenant).await;
+        let known = known.map_err(QuotaError::from)?;
+        // Beside the permit, which is a write. A refusal may be by the platform's ceilings as well.
+        let confirm = self.confirmed_settings(&tenant, &known, true, asked);
+        let dispatch = Box::pin(self.dispatch(request, &known, deadline));
+        let (dispatched, settings) = join(dispatch, confirm).await;
+        let (mut dispatched, settings) = (dispatched?, settings.map_err(QuotaError::from)?);
+        let in_flight = |settings: &TenantSettings| settings.ceilings(&tenant).immediate_in_flight;
+        if in_flight(&known) != in_flight(&settings) {
+            drop(dispatched);
+            dispatched = Box::pin(self.dispatch(request, &settings, deadline)).await?;
+        }
+        let dispatched = match dispatched {
             Dispatch::Now(permit) => {
                 return Ok(Immediate::Now {
-                    quota: self.take_quota(request, key, &settings).await?,
+                    quota: self.take_quota(request, key, &settings, asked).await?,
                     permit: Some(permit),
                 });
             }
@@ -95,7 +108,6 @@ impl Pipeline {
                 permit: None,
             });
         }
-        let tenant = request.tenant();
         match dispatched {
             Dispatch::TooMany { limit, after } => {
                 info!(clinic_id = %tenant, limit, "too many immediate requests in flight");
@@ -114,11 +126,11 @@ impl Pipeline {
     async fn dispatch(
         &self,
         request: &CommunicationRequest,
-        settings: &SettingsOfBoth,
+        settings: &TenantSettings,
         deadline: Deadline,
     ) -> Result<Dispatch, QuotaError> {
         let tenant = request.tenant();
-        let ceiling = super::ceilings(&tenant, settings).immediate_in_flight;
+        let ceiling = settings.ceilings(&tenant).immediate_in_flight;
         let limit = ceiling.unwrap_or(self.shares.limits.immediate_in_flight);
         let in_flight = &self.shares.in_flight;
         Ok(in_flight

@@ -13,7 +13,9 @@ use comms_settings::{Period, RateLimit, StoreError};
 use thiserror::Error;
 use tracing::warn;
 
-use super::{HandBack, Limits, Pipeline, PipelineError, unreachable};
+use super::{
+    HandBack, Limits, Pipeline, PipelineError, tenant_settings::TenantSettings, unreachable,
+};
 use crate::{
     allowance::Refusal,
     counted::Counted,
@@ -89,23 +91,42 @@ impl Pipeline {
         }
         let count = request.recipients.len() * request.channels.len();
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        // Settings that cannot be read keep no urgent request from the queue; there it waits until they can be.
-        let limit = self.urgent_limit(&tenant).await.unwrap_or_else(|error| {
-            warn!(%error, "the urgent limit is the platform's: the clinic's settings cannot be read");
-            self.shares.limits.urgent_per_hour
-        });
-        let Some(rate_limit) = per_hour(limit) else {
-            return Ok(UrgentQuota::default());
-        };
         // Before it takes any: what it gave back, others would have gone without for a while.
         if let Some(key) = key
             && self.is_known(&tenant, key).await?
         {
             return Ok(UrgentQuota::default());
         }
+        let recent = self.recent_settings(&tenant).await;
+        let limit = self.urgent_limit_or_default(&tenant, recent);
+        let taken = self.take_urgent_within(&tenant, limit, count).await;
+        match taken {
+            // Nobody is refused by a limit that was raised.
+            Err(UrgentError::Exhausted { .. } | UrgentError::TooMany { .. }) => {
+                let newest = self.newest_settings(&tenant).await;
+                let newest = self.urgent_limit_or_default(&tenant, newest);
+                if newest == limit {
+                    taken
+                } else {
+                    self.take_urgent_within(&tenant, newest, count).await
+                }
+            }
+            Ok(_) | Err(UrgentError::Pipeline(_)) => taken,
+        }
+    }
+
+    async fn take_urgent_within(
+        &self,
+        tenant: &Tenant,
+        limit: NonZeroU32,
+        count: u32,
+    ) -> Result<UrgentQuota, UrgentError> {
+        let Some(rate_limit) = per_hour(limit) else {
+            return Ok(UrgentQuota::default());
+        };
         let taken = self
             .quotas
-            .take(&tenant, Counted::Urgent, &rate_limit, count);
+            .take(tenant, Counted::Urgent, &rate_limit, count);
         match taken.await.map_err(PipelineError::from)? {
             Quota::Granted(grant) => Ok(UrgentQuota(Some((grant, count)))),
             Quota::Exhausted(exhausted) => Err(UrgentError::Exhausted {
@@ -129,13 +150,13 @@ impl Pipeline {
     pub(super) async fn urgent_quota(
         &self,
         tenant: &Tenant,
+        settings: &TenantSettings,
         limits: Limits<'_>,
     ) -> Result<Option<UrgentQuota>, HandBack> {
         if !limits.counts_as_urgent || *tenant == Tenant::Global {
             return Ok(Some(UrgentQuota::default()));
         }
-        let limit = self.urgent_limit(tenant).await.map_err(unreachable)?;
-        let Some(rate_limit) = per_hour(limit) else {
+        let Some(rate_limit) = per_hour(self.urgent_limit(tenant, settings)) else {
             return Ok(Some(UrgentQuota::default()));
         };
         let taken = self.quotas.take(tenant, Counted::Urgent, &rate_limit, 1);
@@ -147,9 +168,24 @@ impl Pipeline {
         self.wait_for_quota(refusal, limits).map_or(Ok(None), Err)
     }
 
-    async fn urgent_limit(&self, tenant: &Tenant) -> Result<NonZeroU32, StoreError> {
-        let ceiling = self.ceilings(tenant).await?.urgent_per_hour;
-        Ok(ceiling.unwrap_or(self.shares.limits.urgent_per_hour))
+    fn urgent_limit(&self, tenant: &Tenant, settings: &TenantSettings) -> NonZeroU32 {
+        let ceiling = settings.ceilings(tenant).urgent_per_hour;
+        ceiling.unwrap_or(self.shares.limits.urgent_per_hour)
+    }
+
+    /// Settings that cannot be read keep no urgent request from the queue; there it waits until they can be.
+    fn urgent_limit_or_default(
+        &self,
+        tenant: &Tenant,
+        settings: Result<TenantSettings, StoreError>,
+    ) -> NonZeroU32 {
+        match settings {
+            Ok(settings) => self.urgent_limit(tenant, &settings),
+            Err(error) => {
+                warn!(%error, "the urgent limit is the platform's: the clinic's settings cannot be read");
+                self.shares.limits.urgent_per_hour
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use comms_core::{Channel, Tenant};
 
-use super::{HandBack, Limits, Pipeline, UrgentQuota};
+use super::{HandBack, Limits, Pipeline, UrgentQuota, tenant_settings::TenantSettings};
 use crate::slow_workers::{self, Working};
 
 /// Whether a delivery may begin.
@@ -26,9 +26,10 @@ impl Pipeline {
         &self,
         tenant: &Tenant,
         channel: Channel,
+        settings: &TenantSettings,
         limits: Limits<'_>,
     ) -> Result<Start<'_>, HandBack> {
-        let Some(urgent) = self.urgent_quota(tenant, limits).await? else {
+        let Some(urgent) = self.urgent_quota(tenant, settings, limits).await? else {
             return Ok(Start::WaitedEnough);
         };
         let Some(queue) = limits.queue else {

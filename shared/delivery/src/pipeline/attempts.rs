@@ -1,0 +1,274 @@
+//! The attempts of one delivery, and what they come to.
+
+use std::{pin::Pin, time::Duration};
+
+use comms_adapters::{
+    ChainEnd, ChainReport, Message,
+    chain::{AmbiguityPolicy, RenewAt, Renewal},
+    retry::{ATTEMPT_TIME, jitter},
+};
+use comms_core::{
+    Attempt, AttemptOutcome, DeliveryStatus, Disposition, FailureReason,
+};
+use jiff::Timestamp;
+
+use super::{
+    HandBack, Limits, MAX_TAKEOVERS, Patience, Pipeline, RECORDING_TIME, chains::ResolvedChain,
+    freshness::Freshness,
+};
+use crate::{
+    allowance::Allowance,
+    deferral::{self, MAX_DEFERRALS},
+    ledger::{Outcome, Past},
+    pacing,
+};
+
+/// What became of a delivery, and why it is given back where it is.
+pub(super) struct Attempted {
+    pub(super) outcome: Outcome,
+    pub(super) returned: Option<HandBack>,
+}
+
+impl From<Outcome> for Attempted {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            returned: None,
+        }
+    }
+}
+
+impl Pipeline {
+    /// The message, or the outcome of what is not to be sent; `is_refused` where there is no quota for it, and was
+    /// none for long enough.
+    pub(super) fn settled_before_sending(
+        &self,
+        chain: &ResolvedChain,
+        message: Option<Message>,
+        limits: Limits<'_>,
+        past: &Past,
+        is_refused: bool,
+    ) -> Result<Message, Outcome> {
+        let ended = |status, reason| Outcome {
+            status,
+            receipt: None,
+            reason: Some(reason),
+            // Nothing was sent here. Each owner that went away may have sent a copy, unless it held.
+            possible_duplicate: past.takeovers > 1
+                && chain.chain.on_ambiguous == AmbiguityPolicy::Failover,
+            attempts: past.attempts.clone(),
+            not_before: None,
+        };
+        let Some(message) = message else {
+            return Err(ended(DeliveryStatus::Failed, FailureReason::NoAddress));
+        };
+        let unknown = || ended(DeliveryStatus::Unknown, FailureReason::OutcomeUnknown);
+        // An earlier owner may have sent it: the tenant's policy says whether that is risked again, and
+        // it is not risked without end.
+        let may_be_risked = match chain.chain.on_ambiguous {
+            AmbiguityPolicy::Failover => past.takeovers <= MAX_TAKEOVERS,
+            AmbiguityPolicy::Hold => false,
+        };
+        if past.possible_duplicate && !may_be_risked {
+            return Err(unknown());
+        }
+        let without_sending = if self.is_expired(limits) {
+            Some((DeliveryStatus::Expired, FailureReason::Expired))
+        } else if is_refused {
+            Some((DeliveryStatus::Failed, FailureReason::QuotaExceeded))
+        } else {
+            None
+        };
+        if let Some((status, reason)) = without_sending {
+            // What may have been sent before has not simply expired or failed.
+            return Err(if past.possible_duplicate {
+                unknown()
+            } else {
+                ended(status, reason)
+            });
+        }
+        Ok(message)
+    }
+
+    /// Sends a delivery through its chain, and once more through a newer one before it fails because of old settings.
+    pub(super) async fn attempt(
+        &self,
+        fresh: &Freshness<'_>,
+        message: Option<Message>,
+        limits: Limits<'_>,
+        past: Past,
+        is_refused: bool,
+        allowance: &mut Allowance<'_>,
+    ) -> Attempted {
+        let chain = fresh.current();
+        let message = self.settled_before_sending(&chain, message, limits, &past, is_refused);
+        let message = match message {
+            Ok(message) => message,
+            Err(outcome) => return outcome.into(),
+        };
+        // From here on it may be used, whatever becomes of this process.
+        let grant = allowance.start();
+        let report = Box::pin(self.run(fresh, &message, limits, allowance)).await;
+        allowance.finish(grant, &report.attempts);
+        let attempted = self.judge(&report, limits, &past, allowance);
+        if attempted.outcome.status != DeliveryStatus::Failed {
+            return attempted;
+        }
+        let again = match fresh.before_failure(allowance).await {
+            Renewal::Unchanged => return attempted,
+            Renewal::Unreadable => report.ending(ChainEnd::SettingsUnreadable),
+            Renewal::Newer(_) if limits.deadline.less(RECORDING_TIME).remaining() < ATTEMPT_TIME => {
+                report.ending(ChainEnd::SettingsUnreadable)
+            }
+            Renewal::Newer(_) => {
+                let grant = allowance.start();
+                let second = Box::pin(self.run(fresh, &message, limits, allowance)).await;
+                let report = report.followed_by(second);
+                allowance.finish(grant, &report.attempts);
+                report
+            }
+        };
+        self.judge(&again, limits, &past, allowance)
+    }
+
+    /// One run through the chain that is the last one known.
+    async fn run(
+        &self,
+        fresh: &Freshness<'_>,
+        message: &Message,
+        limits: Limits<'_>,
+        allowance: &Allowance<'_>,
+    ) -> ChainReport {
+        let renew = |at: RenewAt| -> Pin<Box<dyn Future<Output = Renewal> + Send + '_>> {
+            Box::pin(fresh.renewal(at, allowance))
+        };
+        let deadline = limits.deadline.less(RECORDING_TIME);
+        let chain = fresh.current();
+        chain.chain.send(message, deadline, &renew, allowance).await
+    }
+
+    /// What a run through the chain comes to for a delivery with this past.
+    fn judge(
+        &self,
+        report: &ChainReport,
+        limits: Limits<'_>,
+        past: &Past,
+        allowance: &Allowance<'_>,
+    ) -> Attempted {
+        let may_pass = report
+            .attempts
+            .iter()
+            .any(|attempt| match &attempt.outcome {
+                AttemptOutcome::Failed { disposition, .. } => {
+                    *disposition == Disposition::Transient
+                }
+                AttemptOutcome::Accepted { .. } => false,
+            });
+        let mut attempts = past.attempts.clone();
+        Attempt::remember(&mut attempts, report.attempts.clone());
+        // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
+        let earlier = past.takeovers.max(u32::from(past.possible_duplicate));
+        let unknown_outcomes = report
+            .unknown_outcomes
+            .saturating_add(usize::try_from(earlier).unwrap_or(usize::MAX));
+        let deferrals = past.deferrals;
+        let is_patient = limits.patience == Patience::HandBack && deferrals < MAX_DEFERRALS;
+        let mut outcome = Outcome {
+            status: DeliveryStatus::Failed,
+            receipt: None,
+            reason: None,
+            possible_duplicate: unknown_outcomes > 1,
+            attempts,
+            not_before: None,
+        };
+        let mut returned = None;
+        match &report.end {
+            ChainEnd::Paced { after } => {
+                let after = *after;
+                returned = self.wait_for_turn(after, limits, unknown_outcomes, &mut outcome);
+            }
+            ChainEnd::Sent { provider, receipt } => {
+                outcome.status = DeliveryStatus::Sent;
+                outcome.receipt = Some((*provider, receipt.message_id.clone()));
+                outcome.possible_duplicate = unknown_outcomes > 0;
+            }
+            // Given back; whoever claims it next has to know what may have happened.
+            ChainEnd::OutOfTime if is_patient => {
+                outcome.status = DeliveryStatus::Queued;
+                outcome.possible_duplicate = unknown_outcomes > 0;
+                // At once, and counted: not for ever.
+                outcome.not_before = Some(self.clock.now());
+            }
+            ChainEnd::SettingsUnreadable => {
+                outcome.status = DeliveryStatus::Queued;
+                outcome.possible_duplicate = unknown_outcomes > 0;
+                returned = Some(HandBack::Unreachable);
+            }
+            ChainEnd::Held => {
+                outcome.status = DeliveryStatus::Unknown;
+                outcome.reason = Some(FailureReason::OutcomeUnknown);
+            }
+            // "Failed" would invite sending it again, and it may be there already.
+            ChainEnd::Rejected
+            | ChainEnd::AllFailed
+            | ChainEnd::GlobalRefused
+            | ChainEnd::NoProvider
+            | ChainEnd::OutOfTime
+                if unknown_outcomes > 0 =>
+            {
+                outcome.status = DeliveryStatus::Unknown;
+                outcome.reason = Some(FailureReason::OutcomeUnknown);
+            }
+            ChainEnd::Rejected => outcome.reason = Some(FailureReason::Rejected),
+            ChainEnd::AllFailed | ChainEnd::GlobalRefused if may_pass && is_patient => {
+                let wait = deferral::before_next_try(deferrals, report.retry_after);
+                let at = self.clock.now().saturating_add(wait);
+                // What expires meanwhile is to be recorded as that, and then.
+                let latest = limits.expires_at.unwrap_or(Timestamp::MAX);
+                outcome.status = DeliveryStatus::Queued;
+                outcome.not_before = Some(at.unwrap_or(Timestamp::MAX).min(latest));
+            }
+            // Out of time on the last try: those that were reached failed, and no more will be.
+            ChainEnd::AllFailed | ChainEnd::OutOfTime => {
+                outcome.reason = Some(FailureReason::AllProvidersFailed);
+            }
+            ChainEnd::GlobalRefused => {
+                let refusal = allowance.refusal();
+                returned = refusal.and_then(|refusal| self.wait_for_quota(refusal, limits));
+                match returned {
+                    Some(_) => outcome.status = DeliveryStatus::Queued,
+                    None => outcome.reason = Some(FailureReason::QuotaExceeded),
+                }
+            }
+            ChainEnd::NoProvider => outcome.reason = Some(FailureReason::NoProvider),
+        }
+        Attempted { outcome, returned }
+    }
+
+    /// What becomes of a delivery for which no provider has a turn before `after`: it waits, or has waited for
+    /// long enough.
+    fn wait_for_turn(
+        &self,
+        after: Duration,
+        limits: Limits<'_>,
+        unknown_outcomes: usize,
+        outcome: &mut Outcome,
+    ) -> Option<HandBack> {
+        let after = pacing::wait_for(after, limits.receives(), jitter());
+        let after = self.before_expiry(after, limits);
+        // Who waits for the answer is told what is known.
+        let is_over = unknown_outcomes > 0 && limits.patience == Patience::GiveUp;
+        if !is_over && !self.has_waited_enough(after, limits) {
+            outcome.status = DeliveryStatus::Queued;
+            outcome.possible_duplicate = unknown_outcomes > 0;
+            return Some(HandBack::Paced { after });
+        }
+        if unknown_outcomes > 0 {
+            outcome.status = DeliveryStatus::Unknown;
+            outcome.reason = Some(FailureReason::OutcomeUnknown);
+        } else {
+            outcome.reason = Some(FailureReason::QuotaExceeded);
+        }
+        None
+    }
+}

@@ -1,0 +1,367 @@
+//! One delivery: its settings, what it needs before it may begin, the claim, its attempts, the record.
+//!
+//! The version of its settings is read beside all that comes before the first attempt, and joined there: by then a warm
+//! delivery has waited longer for its claim.
+
+use std::{pin::pin, sync::Arc};
+
+use comms_adapters::Message;
+use comms_core::{
+    Delivery, DeliveryStatus, Tenant,
+    request::{PlannedDelivery, Target},
+};
+use comms_settings::StoreError;
+use futures_util::future::{Either, join, select};
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{
+    Begun, HandBack, Limits, Pipeline, QuotaSource, STARTING_TIME, UrgentQuota,
+    attempts::Attempted, chains::ResolvedChain, claim::NotOurs, freshness::Freshness,
+    tenant_settings::TenantSettings, unreachable, worker_share::Start,
+};
+use crate::{
+    allowance::{Allowance, GlobalQuota},
+    ledger::{Outcome, Owner, Past, RequestRecord},
+    policy::ChannelPolicy,
+    slow_workers::Working,
+};
+
+/// A delivery and what bounds it.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    record: &'a RequestRecord,
+    planned: &'a PlannedDelivery,
+    owner: &'a Owner,
+    limits: Limits<'a>,
+    started: Instant,
+    /// Envelope recipients; `None` where there is nothing to send.
+    recipients: Option<u32>,
+}
+
+/// A delivery that was claimed, with what it may use.
+struct Claimed<'a> {
+    chain: Arc<ResolvedChain>,
+    allowance: Allowance<'a>,
+    working: Option<Working<'a>>,
+    /// Whether there is no quota or worker for it, and was none for long enough.
+    is_refused: bool,
+    past: Past,
+    /// The last settings, which were read beside; `None` where it began by them.
+    confirmed: Option<Result<TenantSettings, StoreError>>,
+}
+
+/// Why a delivery was not claimed.
+enum Stop {
+    /// Its settings leave it no quota.
+    OverQuota(HandBack),
+    /// Whatever its settings say.
+    NotOurs(NotOurs),
+}
+
+impl From<HandBack> for Stop {
+    fn from(reason: HandBack) -> Self {
+        match reason {
+            HandBack::OverQuota { .. } => Self::OverQuota(reason),
+            HandBack::Busy { .. }
+            | HandBack::OutOfTime
+            | HandBack::Unreachable
+            | HandBack::NotRecorded { .. }
+            | HandBack::KeyConflict
+            | HandBack::Deferred { .. }
+            | HandBack::ShareTaken { .. }
+            | HandBack::Paced { .. } => Self::NotOurs(reason.into()),
+        }
+    }
+}
+
+impl Stop {
+    fn into_result(self) -> Result<Delivery, HandBack> {
+        match self {
+            Self::OverQuota(reason) | Self::NotOurs(NotOurs::HandBack(reason)) => Err(reason),
+            Self::NotOurs(NotOurs::Ended(delivery)) => Ok(*delivery),
+        }
+    }
+}
+
+impl Pipeline {
+    pub(super) async fn deliver_one(
+        &self,
+        record: &RequestRecord,
+        planned: &PlannedDelivery,
+        message: Option<Message>,
+        limits: Limits<'_>,
+        urgent: &mut UrgentQuota,
+    ) -> Result<Delivery, HandBack> {
+        let started = Instant::now();
+        if limits.deadline.remaining() < STARTING_TIME {
+            return Err(HandBack::OutOfTime);
+        }
+        let (tenant, channel) = (&record.tenant, planned.channel);
+        let asked = limits.quota.settings_asked();
+        let asked = asked.unwrap_or_else(|| self.settings.moment());
+        // Before the claim: where settings cannot be read, nothing has been touched.
+        let known = self.remembered_settings(tenant).await;
+        let known = known.map_err(unreachable)?;
+        let needs_platform = known.policy(tenant, channel).is_global_only;
+        let owner = self.owner(limits.deadline);
+        let work = Work {
+            record,
+            planned,
+            owner: &owner,
+            limits,
+            started,
+            recipients: message.as_ref().map(Message::envelope_recipients),
+        };
+        let confirm = self.confirmed_settings(tenant, &known, needs_platform, asked);
+        let begun = self.begin_beside(confirm, work, &known, urgent).await;
+        let mut claimed = match begun {
+            Ok(claimed) => claimed,
+            Err(stop) => return stop.into_result(),
+        };
+        let ready = self.go_by_last_settings(&mut claimed, work, urgent).await;
+        let Claimed {
+            chain,
+            mut allowance,
+            mut working,
+            is_refused,
+            past,
+            ..
+        } = claimed;
+        // Reading settings and claiming may have taken long: then it is given back untouched.
+        let is_late = limits.deadline.remaining() < STARTING_TIME;
+        let ready = ready.and(if is_late { Err(HandBack::OutOfTime) } else { Ok(()) });
+        if let Err(reason) = ready {
+            return self.give_back(work, past, reason).await;
+        }
+        // A delivery that was begun before took its urgent quota then.
+        let has_paid = past.deferrals > 0 || !past.attempts.is_empty();
+        let attempts_before = past.attempts.len();
+        let fresh = Freshness::new(
+            self,
+            tenant,
+            channel,
+            limits.deadline,
+            asked,
+            chain,
+            needs_platform,
+        );
+        let attempted = self.attempt(&fresh, message, limits, past, is_refused, &mut allowance);
+        let attempted = self.watch(working.as_mut(), limits, Box::pin(attempted));
+        let Attempted { outcome, returned } = attempted.await;
+        if !has_paid && outcome.attempts.len() > attempts_before {
+            urgent.spend();
+        }
+        if outcome.status == DeliveryStatus::Sent
+            && let Some(working) = &working
+        {
+            working.sent();
+        }
+        let begun = Begun { started, limits };
+        let recorded = match self.record(record, planned, &owner, outcome, begun).await {
+            Err(HandBack::OutOfTime) => Err(returned.unwrap_or(HandBack::OutOfTime)),
+            recorded => recorded,
+        };
+        let used = fresh.current();
+        self.count(record, channel, &used.chain, &recorded);
+        // Afterwards: the message does not wait for it.
+        let hash = self.hash_keys.get().await.map_err(unreachable)?;
+        for part in used.parts(tenant) {
+            let (tenant, version, own) = part;
+            self.health
+                .tell(hash, tenant, version, channel, own, limits.deadline)
+                .await;
+        }
+        used.chain.learn_rates(limits.deadline).await;
+        recorded
+    }
+
+    /// Begins a delivery by the settings that are remembered, while `confirm` reads whether they are the last ones. Where
+    /// they are not, and left it no quota, it begins by the last ones.
+    async fn begin_beside<'a>(
+        &'a self,
+        confirm: impl Future<Output = Result<TenantSettings, StoreError>>,
+        work: Work<'a>,
+        known: &TenantSettings,
+        urgent: &mut UrgentQuota,
+    ) -> Result<Claimed<'a>, Stop> {
+        let (claimed, confirmed) = {
+            let confirm = pin!(confirm);
+            let begin = Box::pin(self.begin(work, known.clone(), urgent));
+            match select(begin, confirm).await {
+                // Nothing is sent, whatever the settings are.
+                Either::Left((Err(stop @ Stop::NotOurs(_)), _)) => return Err(stop),
+                Either::Left((claimed, confirm)) => (claimed, confirm.await),
+                Either::Right((confirmed, begin)) => (begin.await, confirmed),
+            }
+        };
+        match claimed {
+            Ok(claimed) => Ok(Claimed {
+                confirmed: Some(confirmed),
+                ..claimed
+            }),
+            Err(stop @ Stop::NotOurs(_)) => Err(stop),
+            Err(stop @ Stop::OverQuota(_)) => {
+                let last = confirmed.map_err(unreachable)?;
+                if last.is_same(known) {
+                    return Err(stop);
+                }
+                Box::pin(self.begin(work, last, urgent)).await
+            }
+        }
+    }
+
+    /// What a delivery needs before its first attempt, by `settings`: its chain, a worker, its quota, and the claim.
+    async fn begin<'a>(
+        &'a self,
+        work: Work<'a>,
+        settings: TenantSettings,
+        urgent: &mut UrgentQuota,
+    ) -> Result<Claimed<'a>, Stop> {
+        let (limits, tenant, channel) = (work.limits, &work.record.tenant, work.planned.channel);
+        let chain = self.chain(tenant, channel, settings, limits.deadline);
+        let look = Box::pin(self.look_at_workers(tenant, limits));
+        let (chain, ()) = join(chain, look).await;
+        let chain = Arc::new(chain.map_err(unreachable)?);
+        let hash = self.hash_keys.get().await.map_err(unreachable)?;
+        let pacing = self.pacing.with_key(hash);
+        // Before the claim as well: what has to wait costs no write.
+        let recipients = work.recipients.unwrap_or(1);
+        let global = GlobalQuota::new(&self.quotas, channel, chain.policy.global_limit);
+        let reply_to = self.reply_tos.gate(hash, tenant, channel);
+        let mut allowance =
+            Allowance::new(pacing, global, reply_to, recipients, limits.was_given_back);
+        let mut working = None;
+        let is_refused = if self.is_to_be_sent(work) {
+            match Box::pin(self.start(tenant, channel, &chain.settings, limits)).await? {
+                Start::Now(begun, taken) => {
+                    (working, *urgent) = (begun, taken);
+                    self.fill(&mut allowance, tenant, &chain.policy, limits)
+                        .await?
+                }
+                Start::WaitedEnough => true,
+            }
+        } else {
+            false
+        };
+        let address = work.planned.target.as_ref().map_or("", Target::address);
+        let address_hash = hash.digest("address", &[address.as_bytes()]).hex128();
+        let claimed = self.claim(work.record, work.planned, &address_hash, work.owner);
+        Ok(Claimed {
+            chain,
+            allowance,
+            working,
+            is_refused,
+            past: claimed.await.map_err(Stop::NotOurs)?,
+            confirmed: None,
+        })
+    }
+
+    /// Lets a claimed delivery go by the last settings, where it began by others. An error gives it back untouched.
+    async fn go_by_last_settings(
+        &self,
+        claimed: &mut Claimed<'_>,
+        work: Work<'_>,
+        urgent: &mut UrgentQuota,
+    ) -> Result<(), HandBack> {
+        if let Some(confirmed) = claimed.confirmed.take() {
+            let last = confirmed.map_err(unreachable)?;
+            if !last.is_same(&claimed.chain.settings) {
+                Box::pin(self.rebuild(claimed, last, work, urgent)).await?;
+            }
+        }
+        // It is about to fail for want of quota.
+        if claimed.is_refused
+            && let Ok(last) = Box::pin(self.newest_settings(&work.record.tenant)).await
+            && !last.is_same(&claimed.chain.settings)
+        {
+            Box::pin(self.rebuild(claimed, last, work, urgent)).await?;
+        }
+        Ok(())
+    }
+
+    /// Builds the chain of a claimed delivery anew, and takes its quota anew by what newer settings allow.
+    async fn rebuild(
+        &self,
+        claimed: &mut Claimed<'_>,
+        settings: TenantSettings,
+        work: Work<'_>,
+        urgent: &mut UrgentQuota,
+    ) -> Result<(), HandBack> {
+        let (limits, tenant, channel) = (work.limits, &work.record.tenant, work.planned.channel);
+        let chain = self.chain(tenant, channel, settings, limits.deadline).await;
+        let chain = Arc::new(chain.map_err(unreachable)?);
+        let version = chain.settings.own().map(|own| own.version.number);
+        info!(version, "a delivery goes by newer settings than those that were remembered");
+        claimed.chain = chain.clone();
+        let allowance = &mut claimed.allowance;
+        allowance.set_global_limit(chain.policy.global_limit);
+        if !self.is_to_be_sent(work) {
+            return Ok(());
+        }
+        if let QuotaSource::Paid(_) = limits.quota {
+            // What was taken for the whole request is taken.
+            return Ok(());
+        }
+        *urgent = UrgentQuota::default();
+        allowance.give_back();
+        let taken = self.urgent_quota(tenant, &chain.settings, limits).await?;
+        let Some(taken) = taken else {
+            claimed.is_refused = true;
+            return Ok(());
+        };
+        *urgent = taken;
+        claimed.is_refused = self.fill(allowance, tenant, &chain.policy, limits).await?;
+        Ok(())
+    }
+
+    /// Gives a claimed delivery back as it was.
+    async fn give_back(
+        &self,
+        work: Work<'_>,
+        past: Past,
+        reason: HandBack,
+    ) -> Result<Delivery, HandBack> {
+        let untouched = Outcome {
+            status: DeliveryStatus::Queued,
+            receipt: None,
+            reason: None,
+            possible_duplicate: past.possible_duplicate,
+            attempts: past.attempts,
+            not_before: None,
+        };
+        let (started, limits) = (work.started, work.limits);
+        let begun = Begun { started, limits };
+        let recorded = self.record(work.record, work.planned, work.owner, untouched, begun);
+        match recorded.await {
+            Err(HandBack::OutOfTime) => Err(reason),
+            recorded => recorded,
+        }
+    }
+
+    fn is_to_be_sent(&self, work: Work<'_>) -> bool {
+        work.recipients.is_some() && !self.is_expired(work.limits)
+    }
+
+    /// Gives a delivery its quota: what was taken for it, or what it takes now. If there is none it waits;
+    /// `true` if it has waited for long enough, or waiting would not help.
+    async fn fill(
+        &self,
+        allowance: &mut Allowance<'_>,
+        tenant: &Tenant,
+        policy: &ChannelPolicy,
+        limits: Limits<'_>,
+    ) -> Result<bool, HandBack> {
+        let taken = match limits.quota {
+            QuotaSource::Paid(paid) => {
+                allowance.take_from(paid);
+                Ok(())
+            }
+            QuotaSource::Deliveries { .. } => allowance.take(tenant, policy).await,
+        };
+        match taken {
+            Ok(()) => Ok(false),
+            Err(refusal) => self.wait_for_quota(refusal, limits).map_or(Ok(true), Err),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Which tenants are remembered, and who is forgotten for others.
+
+use std::{collections::HashMap, sync::Arc};
+
+use comms_core::Tenant;
+
+use super::{SettingsCache, Snapshot, state::Slot};
+use crate::{credentials::Credentials, store::StoredSettings};
+
+/// Bytes that a provider entry takes without what is counted by itself: its secrets, of which there
+/// are two of 1 KB at most, its names and addresses, and what the allocator adds.
+const ENTRY_BYTES: usize = 4 * 1024;
+/// Bytes of a content template: its name, its id, and its place in a map.
+const TEMPLATE_BYTES: usize = 256;
+
+#[derive(Default)]
+pub(super) struct Slots {
+    pub(super) by_tenant: HashMap<Tenant, Place>,
+    uses: u64,
+}
+
+/// A tenant's slot, and what decides how long it is kept.
+pub(super) struct Place {
+    slot: Arc<Slot>,
+    last_use: u64,
+    weight: Weight,
+}
+
+/// What is remembered of a tenant. Tenants without settings compete with each other only: clinics that do not exist take
+/// no place of one that does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// Nothing.
+    Nothing,
+    /// That there are no settings.
+    Absent,
+    /// Settings of so many bytes.
+    Settings(usize),
+}
+
+impl Weight {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        snapshot
+            .settings
+            .as_deref()
+            .map_or(Self::Absent, |stored| Self::Settings(bytes(stored)))
+    }
+
+    const fn settings(self) -> Option<usize> {
+        match self {
+            Self::Nothing | Self::Absent => None,
+            Self::Settings(bytes) => Some(bytes),
+        }
+    }
+
+    const fn is_absent(self) -> bool {
+        match self {
+            Self::Absent => true,
+            Self::Nothing | Self::Settings(_) => false,
+        }
+    }
+}
+
+impl Slots {
+    /// The tenant's slot, which is made where there is none.
+    pub(super) fn slot(&mut self, tenant: &Tenant) -> Arc<Slot> {
+        self.uses += 1;
+        if let Some(place) = self.by_tenant.get_mut(tenant) {
+            place.last_use = self.uses;
+            return place.slot.clone();
+        }
+        let slot = Arc::new(Slot::default());
+        let place = Place {
+            slot: slot.clone(),
+            last_use: self.uses,
+            weight: Weight::Nothing,
+        };
+        self.by_tenant.insert(tenant.clone(), place);
+        slot
+    }
+
+    pub(super) fn weigh(&mut self, tenant: &Tenant, slot: &Arc<Slot>, weight: Weight) {
+        if let Some(place) = self.by_tenant.get_mut(tenant)
+            && Arc::ptr_eq(&place.slot, slot)
+        {
+            place.weight = weight;
+        }
+    }
+
+    /// Forgets the tenants used least recently until the others keep to both bounds, and of those without settings all
+    /// but `capacity`. A slot in use stays: the next caller would read beside the one who reads. There are never more of
+    /// those than an invocation has deliveries.
+    ///
+    /// It looks at every place, which are a few hundred and cost microseconds, after a read over the
+    /// network, which costs milliseconds.
+    pub(super) fn evict(&mut self, capacity: usize, max_bytes: usize) {
+        let absent = self.by_tenant.values();
+        let mut absent = absent.filter(|place| place.weight.is_absent()).count();
+        while absent > capacity && self.forget_oldest(Weight::is_absent).is_some() {
+            absent -= 1;
+        }
+        let weights = self.by_tenant.values();
+        let weights = weights.filter_map(|place| place.weight.settings());
+        let (mut count, mut bytes) =
+            weights.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
+        while count > capacity || bytes > max_bytes {
+            let forgotten = self.forget_oldest(|weight| weight.settings().is_some());
+            let Some(weight) = forgotten.and_then(Weight::settings) else {
+                return;
+            };
+            count -= 1;
+            bytes -= weight;
+        }
+    }
+
+    /// Forgets the chosen tenant that was used least recently, and says what it weighed; `None` where all of them are in
+    /// use.
+    fn forget_oldest(&mut self, is_chosen: impl Fn(Weight) -> bool) -> Option<Weight> {
+        let oldest = self
+            .by_tenant
+            .iter()
+            .filter(|(_, place)| Arc::strong_count(&place.slot) == 1 && is_chosen(place.weight))
+            .min_by_key(|(_, place)| place.last_use)
+            .map(|(tenant, _)| tenant.clone());
+        let forgotten = self.by_tenant.remove(&oldest?)?;
+        Some(forgotten.weight)
+    }
+}
+
+/// A caller that waits for a read or makes it. When it is the last to leave a slot in which nothing is
+/// remembered, the slot goes.
+pub(super) struct SlotUser<'a> {
+    pub(super) cache: &'a SettingsCache,
+    pub(super) tenant: &'a Tenant,
+    pub(super) slot: &'a Arc<Slot>,
+}
+
+impl Drop for SlotUser<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.cache.slots();
+        let Some(place) = slots.by_tenant.get(self.tenant) else {
+            return;
+        };
+        // The map's and ours; more can only be made under the lock that is held.
+        let is_last = Arc::ptr_eq(&place.slot, self.slot) && Arc::strong_count(self.slot) <= 2;
+        if is_last && place.weight == Weight::Nothing {
+            slots.by_tenant.remove(self.tenant);
+        }
+    }
+}
+
+/// What settings weigh, about.
+fn bytes(stored: &StoredSettings) -> usize {
+    let changed = stored.version.changed.iter().map(String::len);
+    let entries = stored.settings.entries().map(|(_, entry)| {
+        let long = match &entry.credentials {
+            Credentials::Smtp(smtp) => smtp.ca_pem.as_ref().map_or(0, String::len),
+            Credentials::Twilio(twilio) => twilio.templates.len() * TEMPLATE_BYTES,
+            Credentials::AwsSes(_) | Credentials::Sendgrid(_) | Credentials::MetaBusiness(_) => 0,
+        };
+        ENTRY_BYTES + long
+    });
+    changed.chain(entries).sum()
+}
