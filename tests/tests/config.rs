@@ -641,10 +641,8 @@ async fn a_rotated_password_is_used_by_the_very_next_send_of_a_worker_that_knows
     assert!(world.run_worker().await.failed.is_empty());
     let delivery = &world.status(&id).await.expect(200).body["deliveries"][0];
     assert_eq!(delivery["status"], "sent", "{delivery}");
-    assert_eq!(
-        delivery["attempts"][0]["code"], "535 5.7.8",
-        "it began with the old one"
-    );
+    let attempts = delivery["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 1, "the old one was not tried: {delivery}");
     assert_eq!(world.smtp.messages().len(), 2);
 }
 

@@ -57,7 +57,10 @@ async fn warm(world: &World) {
 }
 
 async fn other_server(world: &World) -> SmtpServer {
-    world.server("other-user", "other-password-19c7").start().await
+    world
+        .server("other-user", "other-password-19c7")
+        .start()
+        .await
 }
 
 fn other_entry(server: &SmtpServer) -> Value {

@@ -326,7 +326,7 @@ async fn the_cache_and_kms_are_told_once_for_an_invocation() {
 }
 
 #[tokio::test]
-async fn settings_that_are_looked_up_again_are_stale() {
+async fn remembered_settings_that_were_replaced_are_stale() {
     let world = World::saved().await;
     let clock = Arc::new(ManualClock::new());
     let worker = world.worker_with_clock(clock.clone());
@@ -337,12 +337,21 @@ async fn settings_that_are_looked_up_again_are_stale() {
             .await;
     };
     send().await;
+    let listening = start_listening();
     clock.advance(Duration::from_secs(61));
+    send().await;
+    // The clinic's, and those of the platform, of which it is known that there are none.
+    assert_eq!(listening.sum("SettingsVersionReads"), 2);
+    assert_eq!(listening.sum("ConfigCacheStale"), 0);
+    drop(listening);
+
+    let patch = json!({"email": {"defaultFromName": "Another Name"}});
+    world.patch_settings(CLINIC, patch).await.expect(200);
     let listening = start_listening();
     send().await;
-    // The clinic's; nothing is remembered of a platform without settings that could be compared.
+    assert_eq!(listening.sum("SettingsVersionReads"), 1);
     assert_eq!(listening.sum("ConfigCacheStale"), 1);
-    assert_eq!(listening.sum("KmsDecrypts"), 0);
+    assert_eq!(listening.sum("KmsDecrypts"), 1);
 }
 
 #[tokio::test]

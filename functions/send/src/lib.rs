@@ -264,6 +264,7 @@ async fn send_now(
                 | HandBack::Deferred { .. }
                 | HandBack::OverQuota { .. }
                 | HandBack::ShareTaken { .. }
+                | HandBack::WaitingForProvider { .. }
                 | HandBack::Paced { .. },
             ) => {
                 handed_back += 1;

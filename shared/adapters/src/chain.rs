@@ -323,6 +323,12 @@ impl Chain {
         }
     }
 
+    /// Whether there are entries, each of them is down, and none is to be probed now.
+    pub fn is_down(&self) -> bool {
+        let is_last = |entry: &ChainEntry| matches!(entry.health.turn(), Turn::Last);
+        !self.entries.is_empty() && self.entries.iter().all(is_last)
+    }
+
     /// Asks providers how fast they may be used, where that is to be known and has not been asked for long.
     pub async fn learn_rates(&self, deadline: Deadline) {
         for entry in &self.entries {

@@ -752,7 +752,9 @@ async fn the_platforms_settings_are_asked_for_once_before_its_first_attempt() {
         Box::pin(async move { Renewal::Newer(newer) })
     };
     let deadline = Deadline::after(Duration::from_mins(1));
-    let report = with(&old).send(&message(), deadline, &renew, &Unpaced).await;
+    let report = with(&old)
+        .send(&message(), deadline, &renew, &Unpaced)
+        .await;
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
     assert_eq!((down.calls(), old.calls(), new.calls()), (1, 0, 1));
     assert_eq!(*asked.lock().unwrap(), [RenewAt::PlatformReached]);

@@ -9,6 +9,7 @@ use crate::{
     failure::{Disposition, ErrorKind, ProviderCode, ProviderError},
     id::{DeliveryId, EntryId},
     provider::{CopyField, Position, ProviderKind, RefusedCopy},
+    waiting::Waiting,
 };
 
 /// The way a message reaches a recipient.
@@ -244,6 +245,8 @@ pub struct Delivery {
     pub message_id: Option<String>,
     /// Why it was not sent.
     pub reason: Option<FailureReason>,
+    /// What it waits for, while it is queued and waits for something.
+    pub waiting: Option<Waiting>,
     /// Whether the recipient may have got it twice.
     pub possible_duplicate: bool,
     /// The attempts so far, oldest first.
@@ -261,6 +264,7 @@ impl Delivery {
             provider: None,
             message_id: None,
             reason: None,
+            waiting: None,
             possible_duplicate: false,
             attempts: Vec::new(),
         }
@@ -399,7 +403,7 @@ impl Serialize for Delivery {
             code: FailureReason,
             detail: &'static str,
         }
-        let mut json = serializer.serialize_struct("Delivery", 9)?;
+        let mut json = serializer.serialize_struct("Delivery", 10)?;
         json.serialize_field("deliveryId", &self.id)?;
         json.serialize_field("channel", &self.channel)?;
         json.serialize_field("recipient", &self.recipient)?;
@@ -418,6 +422,9 @@ impl Serialize for Delivery {
                     detail: code.detail(),
                 },
             )?;
+        }
+        if let Some(waiting) = &self.waiting {
+            json.serialize_field("waiting", waiting)?;
         }
         if self.possible_duplicate {
             json.serialize_field("possibleDuplicate", &true)?;

@@ -110,6 +110,24 @@ impl ErrorKind {
         Self::Unexpected,
     ];
 
+    /// Whether people can mend it without a change of the message: a password, a bill, a sender's identity.
+    pub const fn is_mendable(self) -> bool {
+        match self {
+            Self::Unauthenticated
+            | Self::SenderNotAllowed
+            | Self::AccountSuspended
+            | Self::QuotaExceeded => true,
+            Self::InvalidRecipient
+            | Self::InvalidMessage
+            | Self::TemplateInvalid
+            | Self::PolicyRefused
+            | Self::RateLimited
+            | Self::Unavailable
+            | Self::Timeout
+            | Self::Unexpected => false,
+        }
+    }
+
     /// The name in ledger, logs and answers.
     pub const fn as_str(self) -> &'static str {
         match self {

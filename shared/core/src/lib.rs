@@ -31,6 +31,7 @@ pub mod secret;
 pub mod structured_field;
 pub mod subject;
 pub mod via;
+pub mod waiting;
 
 pub use address::{AddressMask, EmailAddress, Mailbox, PhoneNumber};
 pub use base_url::BaseUrl;
@@ -49,3 +50,4 @@ pub use request::CommunicationRequest;
 pub use secret::Secret;
 pub use subject::SubjectHash;
 pub use via::{GlobalCause, Via};
+pub use waiting::{WaitReason, Waiting};

@@ -172,6 +172,10 @@ pub const ALL: &[Metric] = &[
         "deliveries that wait for their turn at a provider",
     ),
     summed(
+        "waiting_for_provider",
+        "deliveries that wait until somebody mends what every provider refuses their clinic for",
+    ),
+    summed(
         "deferred_by_worker_share",
         "deliveries that wait because their clinic's slow ones hold its share of the workers",
     ),

@@ -23,7 +23,7 @@ use aws_sdk_dynamodb::{
 };
 use comms_core::{
     Attempt, Channel, Delivery, DeliveryId, DeliveryStatus, FailureReason, ProviderKind, RequestId,
-    SubjectHash, Tenant, request::PlannedDelivery,
+    SubjectHash, Tenant, Waiting, request::PlannedDelivery,
 };
 use comms_settings::error_code;
 use futures_util::FutureExt as _;
@@ -106,6 +106,8 @@ pub struct Past {
     pub deferrals: u32,
     /// How often it was taken over from an owner that did not say how it ended.
     pub takeovers: u32,
+    /// What it waited for.
+    pub waiting: Option<Waiting>,
 }
 
 /// The way by which a request came.
@@ -166,8 +168,10 @@ pub struct Outcome {
     pub possible_duplicate: bool,
     /// All attempts, earlier ones included.
     pub attempts: Vec<Attempt>,
-    /// Of what is put off: the time before which nobody may claim it. It is counted.
+    /// Of what is put off: the time before which nobody may claim it. It is counted, unless it waits for something.
     pub not_before: Option<Timestamp>,
+    /// What it waits for, where it is given back for that.
+    pub waiting: Option<Waiting>,
 }
 
 /// What all deliveries of one request have in common in the ledger.
@@ -320,6 +324,48 @@ impl Ledger {
         claimed(result, request, owner, now)
     }
 
+    /// Notes what a delivery waits for that nobody has claimed. One that was claimed before, or waits already, stays as it
+    /// is.
+    pub async fn note_waiting(
+        &self,
+        request: &RequestRecord,
+        planned: &PlannedDelivery,
+        address_hash: &str,
+        waiting: &Waiting,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let result = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&request.id, &planned.id)))
+            .update_expression(
+                "SET #status = :queued, waiting = :waiting, clinicId = :clinic, \
+                 #channel = :channel, recipient = :recipient, addressHash = :address, \
+                 payloadHash = :payload, createdAt = :now, updatedAt = :now, expiresAt = :ttl",
+            )
+            .condition_expression("attribute_not_exists(pk)")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#channel", "channel")
+            .expression_attribute_values(":queued", s(DeliveryStatus::Queued.as_str()))
+            .expression_attribute_values(":waiting", waiting_value(waiting)?)
+            .expression_attribute_values(":clinic", s(request.tenant.as_str()))
+            .expression_attribute_values(":channel", s(planned.channel.as_str()))
+            .expression_attribute_values(":recipient", s(planned.masked()))
+            .expression_attribute_values(":address", s(address_hash))
+            .expression_attribute_values(":payload", s(&request.payload_hash))
+            .expression_attribute_values(":now", s(&now.to_string()))
+            .expression_attribute_values(":ttl", n(time_to_live(now)))
+            .send()
+            .boxed()
+            .await;
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) if refused_item(&error).is_some() => Ok(()),
+            Err(error) => Err(database("UpdateItem", &error)),
+        }
+    }
+
     /// Takes over a delivery whose owner's lease ended without an outcome. Whether it was sent is not
     /// known; that is recorded with the takeover.
     pub async fn take_over(
@@ -404,12 +450,20 @@ impl Ledger {
         if let Some(not_before) = outcome.not_before {
             update.push_str(", notBefore = :before");
             request_builder = request_builder
-                .expression_attribute_values(":before", n(not_before.as_millisecond()))
-                .expression_attribute_values(":one", n(1));
+                .expression_attribute_values(":before", n(not_before.as_millisecond()));
+        }
+        if let Some(waiting) = &outcome.waiting {
+            update.push_str(", waiting = :waiting");
+            request_builder =
+                request_builder.expression_attribute_values(":waiting", waiting_value(waiting)?);
         }
         update.push_str(" REMOVE leaseUntil");
-        if outcome.not_before.is_some() {
+        if outcome.waiting.is_none() {
+            update.push_str(", waiting");
+        }
+        if outcome.not_before.is_some() && outcome.waiting.is_none() {
             update.push_str(" ADD deferrals :one");
+            request_builder = request_builder.expression_attribute_values(":one", n(1));
         }
         match request_builder
             .update_expression(update)
@@ -517,6 +571,7 @@ fn owned(item: &Item) -> Result<Claim, LedgerError> {
         possible_duplicate: flag(item, "possibleDuplicate")?,
         deferrals: count(item, "deferrals")?,
         takeovers: count(item, "takeovers")?,
+        waiting: waiting(item)?,
     }))
 }
 
@@ -613,11 +668,12 @@ fn delivery(item: &Item) -> Result<Delivery, LedgerError> {
     let id = field("sk")?
         .strip_prefix(DELIVERY_PREFIX)
         .ok_or(LedgerError::Corrupt("sk"))?;
+    let status = DeliveryStatus::parse(field("status")?).ok_or(LedgerError::Corrupt("status"))?;
     Ok(Delivery {
         id: DeliveryId::parse(id).map_err(|_| LedgerError::Corrupt("sk"))?,
         channel: Channel::parse(field("channel")?).ok_or(LedgerError::Corrupt("channel"))?,
         recipient: field("recipient")?.clone(),
-        status: DeliveryStatus::parse(field("status")?).ok_or(LedgerError::Corrupt("status"))?,
+        status,
         provider: optional(item, "provider")?
             .map(|text| ProviderKind::parse(text).ok_or(LedgerError::Corrupt("provider")))
             .transpose()?,
@@ -625,9 +681,25 @@ fn delivery(item: &Item) -> Result<Delivery, LedgerError> {
         reason: optional(item, "reason")?
             .map(|text| FailureReason::parse(text).ok_or(LedgerError::Corrupt("reason")))
             .transpose()?,
+        // What is being sent, or has ended, does not wait.
+        waiting: waiting(item)?.filter(|_| status == DeliveryStatus::Queued),
         possible_duplicate: flag(item, "possibleDuplicate")?,
         attempts: attempts(item)?,
     })
+}
+
+fn waiting(item: &Item) -> Result<Option<Waiting>, LedgerError> {
+    let wrong = || LedgerError::Corrupt(WAITING);
+    let Some(text) = optional(item, WAITING)? else {
+        return Ok(None);
+    };
+    let value: Value = serde_json::from_str(text).map_err(|_| wrong())?;
+    Waiting::from_json(&value).map(Some).ok_or_else(wrong)
+}
+
+fn waiting_value(waiting: &Waiting) -> Result<AttributeValue, LedgerError> {
+    let json = serde_json::to_string(waiting).map_err(|_| LedgerError::Corrupt(WAITING))?;
+    Ok(s(&json))
 }
 
 fn attempts(item: &Item) -> Result<Vec<Attempt>, LedgerError> {
@@ -643,6 +715,8 @@ fn attempts(item: &Item) -> Result<Vec<Attempt>, LedgerError> {
 }
 
 const DELIVERY_PREFIX: &str = "delivery#";
+/// The attribute of what a delivery waits for.
+const WAITING: &str = "waiting";
 
 fn key(request: &RequestId, delivery: &DeliveryId) -> Item {
     HashMap::from([

@@ -10,6 +10,7 @@ mod immediate;
 mod quota_wait;
 mod tenant_settings;
 mod urgent;
+mod waiting;
 mod worker_share;
 
 use std::{
@@ -30,9 +31,8 @@ use comms_adapters::{
     tls::TlsConfigs,
 };
 use comms_core::{
-    AddressMask, Channel, Clock, Delivery, DeliveryId, DeliveryStatus,
-    FailureReason, HashKey, IdempotencyKey, ProviderKind, RequestId, SubjectHash,
-    SystemClock, Tenant,
+    AddressMask, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, FailureReason, HashKey,
+    IdempotencyKey, ProviderKind, RequestId, SubjectHash, SystemClock, Tenant,
     metric::METRICS,
     request::{CommunicationRequest, PlannedDelivery, Recipient},
 };
@@ -61,8 +61,8 @@ use crate::{
 };
 
 pub use immediate::{Immediate, ImmediateError};
-pub use urgent::{UrgentError, UrgentQuota};
 use tenant_settings::TenantSettings;
+pub use urgent::{UrgentError, UrgentQuota};
 
 /// Deliveries of one request that are worked on at once.
 const CONCURRENT_DELIVERIES: usize = 10;
@@ -292,13 +292,18 @@ pub enum HandBack {
         /// The time before which there is no use in trying.
         after: Duration,
     },
-    /// A limit of the clinic's is used up. Nothing was written.
+    /// A limit of the clinic's is used up. Nothing was claimed.
     OverQuota {
         /// The time before which there is no use in trying.
         after: Duration,
     },
     /// The clinic's slow deliveries hold its share of the workers. Nothing was written.
     ShareTaken {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
+    /// Every provider refuses the clinic for a reason that people can mend.
+    WaitingForProvider {
         /// The time before which there is no use in trying.
         after: Duration,
     },
@@ -331,6 +336,7 @@ impl HandBack {
             Self::Deferred { .. } => "deferred",
             Self::OverQuota { .. } => "over_quota",
             Self::ShareTaken { .. } => "share_taken",
+            Self::WaitingForProvider { .. } => "waiting_for_provider",
             Self::Paced { .. } => "paced",
         }
     }
@@ -346,6 +352,7 @@ impl HandBack {
             Self::Deferred { after }
             | Self::OverQuota { after }
             | Self::ShareTaken { after }
+            | Self::WaitingForProvider { after }
             | Self::Paced { after } => after,
         }
     }
@@ -374,6 +381,7 @@ pub struct Pipeline {
 struct Deferred {
     quota: AtomicU64,
     pacing: AtomicU64,
+    provider: AtomicU64,
     worker_share: AtomicU64,
 }
 
@@ -729,13 +737,16 @@ impl Pipeline {
         let (quota_writes, pacing_writes) = (self.quotas.take_writes(), self.pacing.take_writes());
         let (by_quota, by_pacing) = (take(&self.deferred.quota), take(&self.deferred.pacing));
         let by_worker_share = take(&self.deferred.worker_share);
-        if quota_writes + pacing_writes + by_quota + by_pacing + by_worker_share > 0 {
+        let by_provider = take(&self.deferred.provider);
+        let waiting = by_quota + by_pacing + by_provider + by_worker_share;
+        if quota_writes + pacing_writes + waiting > 0 {
             info!(
                 target: METRICS,
                 quota_writes,
                 pacing_writes,
                 deferred_by_quota = by_quota,
                 deferred_by_pacing = by_pacing,
+                waiting_for_provider = by_provider,
                 deferred_by_worker_share = by_worker_share,
             );
         }
@@ -824,6 +835,7 @@ impl Pipeline {
         let deferred = match reason {
             HandBack::OverQuota { .. } => Some(&self.deferred.quota),
             HandBack::Paced { .. } => Some(&self.deferred.pacing),
+            HandBack::WaitingForProvider { .. } => Some(&self.deferred.provider),
             HandBack::ShareTaken { .. } => Some(&self.deferred.worker_share),
             HandBack::Busy { .. }
             | HandBack::OutOfTime
@@ -933,7 +945,11 @@ impl Pipeline {
         );
         self.tell_outcome(planned.channel, &outcome, begun);
         if outcome.status == DeliveryStatus::Queued {
+            let is_waiting = outcome.waiting.is_some();
             return Err(match outcome.not_before {
+                Some(time) if is_waiting => HandBack::WaitingForProvider {
+                    after: self.time_until(time),
+                },
                 Some(time) => HandBack::Deferred {
                     after: self.time_until(time),
                 },
@@ -949,6 +965,7 @@ impl Pipeline {
             provider,
             message_id,
             reason: outcome.reason,
+            waiting: None,
             possible_duplicate: outcome.possible_duplicate,
             attempts: outcome.attempts,
         })
@@ -957,7 +974,7 @@ impl Pipeline {
     /// Tells as metrics how a delivery ended, or that it has to wait; nothing where it was given back as it was.
     fn tell_outcome(&self, channel: Channel, outcome: &Outcome, begun: Begun<'_>) {
         let is = |status| (outcome.status == status).then_some(1_u64);
-        let is_deferred = outcome.not_before.is_some();
+        let is_deferred = outcome.not_before.is_some() && outcome.waiting.is_none();
         if outcome.status == DeliveryStatus::Queued && !is_deferred {
             return;
         }
@@ -1017,6 +1034,7 @@ impl Pipeline {
                 | HandBack::KeyConflict
                 | HandBack::OverQuota { .. }
                 | HandBack::ShareTaken { .. }
+                | HandBack::WaitingForProvider { .. }
                 | HandBack::Paced { .. },
             ) => {}
         }
@@ -1037,7 +1055,6 @@ impl Pipeline {
                 .unwrap_or(Timestamp::MAX),
         }
     }
-
 }
 
 impl std::fmt::Debug for Pipeline {

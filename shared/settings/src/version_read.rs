@@ -30,7 +30,9 @@ impl SettingsStore {
         tenant: &Tenant,
         is_consistent: bool,
     ) -> Result<CounterNumber, StoreError> {
-        let item = self.get_item(tenant.as_str(), COUNTER, is_consistent).await?;
+        let item = self
+            .get_item(tenant.as_str(), COUNTER, is_consistent)
+            .await?;
         let state = self.counter_state(tenant, item.as_ref()).await?;
         Ok(CounterNumber::from(&state))
     }

@@ -321,7 +321,11 @@ async fn who_waited_for_a_read_that_failed_gets_its_error_and_who_comes_later_tr
                 .windows(2)
                 .all(|pair| pair[0].as_ref().err() == pair[1].as_ref().err())
         );
-        assert_eq!(loads(&world), (1, decryptions), "nobody has tried after the first");
+        assert_eq!(
+            loads(&world),
+            (1, decryptions),
+            "nobody has tried after the first"
+        );
 
         // Those as well who came when the read was under way.
         let mut first = Box::pin(get(&cache, "clinic-a"));

@@ -499,7 +499,11 @@ async fn settings_are_used_as_long_as_their_version_is_the_last_one() {
     world.aws.clear_calls();
     let calls = || {
         let calls = ["GetItem", "Decrypt"].map(|operation| {
-            let service = if operation == "Decrypt" { "kms" } else { "dynamodb" };
+            let service = if operation == "Decrypt" {
+                "kms"
+            } else {
+                "dynamodb"
+            };
             world.aws.count(service, operation)
         });
         world.aws.clear_calls();

@@ -322,7 +322,11 @@ async fn a_process_that_saw_a_version_accepts_no_earlier_one() {
     world.save("third.example").await;
     let process = world.another_process();
     let cache = |store| SettingsCache::new(store, world.clock.clone(), 1);
-    cache(process.clone()).get(&tenant()).await.unwrap().unwrap();
+    cache(process.clone())
+        .get(&tenant())
+        .await
+        .unwrap()
+        .unwrap();
     // The number outlives what the cache remembers.
     let cache = cache(process);
     // A pair that belongs together, from before.

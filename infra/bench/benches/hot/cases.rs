@@ -297,7 +297,8 @@ fn chain_with_one_provider() -> Case {
     Box::new(move || {
         let _within = runtime.enter();
         let deadline = Deadline::after(Duration::from_secs(30));
-        let renew = |_| -> Pin<Box<dyn Future<Output = _> + Send>> { Box::pin(ready(Renewal::Unchanged)) };
+        let renew =
+            |_| -> Pin<Box<dyn Future<Output = _> + Send>> { Box::pin(ready(Renewal::Unchanged)) };
         let sent = chain.send(&message, deadline, &renew, &Unpaced);
         black_box(sent.now_or_never().unwrap());
     })

@@ -63,6 +63,7 @@ async fn sent(table: &Table) -> RequestId {
         possible_duplicate: false,
         attempts: Vec::new(),
         not_before: None,
+        waiting: None,
     };
     let finished = ledger.finish(&id, &planned[0].id, &owner, &outcome, now);
     finished.await.unwrap();

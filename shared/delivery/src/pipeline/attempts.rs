@@ -8,7 +8,7 @@ use comms_adapters::{
     retry::{ATTEMPT_TIME, jitter},
 };
 use comms_core::{
-    Attempt, AttemptOutcome, DeliveryStatus, Disposition, FailureReason,
+    Attempt, AttemptOutcome, DeliveryStatus, Disposition, FailureReason, WaitReason, Waiting,
 };
 use jiff::Timestamp;
 
@@ -58,6 +58,7 @@ impl Pipeline {
                 && chain.chain.on_ambiguous == AmbiguityPolicy::Failover,
             attempts: past.attempts.clone(),
             not_before: None,
+            waiting: None,
         };
         let Some(message) = message else {
             return Err(ended(DeliveryStatus::Failed, FailureReason::NoAddress));
@@ -107,6 +108,9 @@ impl Pipeline {
             Err(outcome) => return outcome.into(),
         };
         // From here on it may be used, whatever becomes of this process.
+        if let Some(wait) = self.wait_without_trying(&chain, &past, limits) {
+            return Attempted::from(wait.outcome(past));
+        }
         let grant = allowance.start();
         let report = Box::pin(self.run(fresh, &message, limits, allowance)).await;
         allowance.finish(grant, &report.attempts);
@@ -117,7 +121,9 @@ impl Pipeline {
         let again = match fresh.before_failure(allowance).await {
             Renewal::Unchanged => return attempted,
             Renewal::Unreadable => report.ending(ChainEnd::SettingsUnreadable),
-            Renewal::Newer(_) if limits.deadline.less(RECORDING_TIME).remaining() < ATTEMPT_TIME => {
+            Renewal::Newer(_)
+                if limits.deadline.less(RECORDING_TIME).remaining() < ATTEMPT_TIME =>
+            {
                 report.ending(ChainEnd::SettingsUnreadable)
             }
             Renewal::Newer(_) => {
@@ -180,12 +186,26 @@ impl Pipeline {
             possible_duplicate: unknown_outcomes > 1,
             attempts,
             not_before: None,
+            waiting: None,
         };
+        if report.end == ChainEnd::AllFailed
+            && unknown_outcomes == 0
+            && let Some(wait) = self.provider_wait(report, past, limits)
+        {
+            outcome.status = DeliveryStatus::Queued;
+            outcome.not_before = Some(wait.until);
+            outcome.waiting = Some(wait.waiting);
+            return outcome.into();
+        }
         let mut returned = None;
         match &report.end {
             ChainEnd::Paced { after } => {
                 let after = *after;
                 returned = self.wait_for_turn(after, limits, unknown_outcomes, &mut outcome);
+                if returned.is_some() {
+                    let (before, now) = (past.waiting.as_ref(), self.clock.now());
+                    outcome.waiting = Some(Waiting::after(before, WaitReason::Pacing, now));
+                }
             }
             ChainEnd::Sent { provider, receipt } => {
                 outcome.status = DeliveryStatus::Sent;

@@ -7,7 +7,7 @@ use std::{pin::pin, sync::Arc};
 
 use comms_adapters::Message;
 use comms_core::{
-    Delivery, DeliveryStatus, Tenant,
+    Delivery, DeliveryStatus, HashKey, Tenant, WaitReason, Waiting,
     request::{PlannedDelivery, Target},
 };
 use comms_settings::StoreError;
@@ -70,9 +70,16 @@ impl From<HandBack> for Stop {
             | HandBack::KeyConflict
             | HandBack::Deferred { .. }
             | HandBack::ShareTaken { .. }
+            | HandBack::WaitingForProvider { .. }
             | HandBack::Paced { .. } => Self::NotOurs(reason.into()),
         }
     }
+}
+
+/// The keyed hash of the address that a delivery goes to.
+pub(super) fn address_hash(hash: &HashKey, planned: &PlannedDelivery) -> String {
+    let address = planned.target.as_ref().map_or("", Target::address);
+    hash.digest("address", &[address.as_bytes()]).hex128()
 }
 
 impl Stop {
@@ -117,7 +124,12 @@ impl Pipeline {
         let begun = self.begin_beside(confirm, work, &known, urgent).await;
         let mut claimed = match begun {
             Ok(claimed) => claimed,
-            Err(stop) => return stop.into_result(),
+            Err(stop) => {
+                if let Stop::OverQuota(_) = &stop {
+                    self.note_quota_wait(record, planned, limits).await;
+                }
+                return stop.into_result();
+            }
         };
         let ready = self.go_by_last_settings(&mut claimed, work, urgent).await;
         let Claimed {
@@ -130,7 +142,11 @@ impl Pipeline {
         } = claimed;
         // Reading settings and claiming may have taken long: then it is given back untouched.
         let is_late = limits.deadline.remaining() < STARTING_TIME;
-        let ready = ready.and(if is_late { Err(HandBack::OutOfTime) } else { Ok(()) });
+        let ready = ready.and(if is_late {
+            Err(HandBack::OutOfTime)
+        } else {
+            Ok(())
+        });
         if let Err(reason) = ready {
             return self.give_back(work, past, reason).await;
         }
@@ -244,8 +260,7 @@ impl Pipeline {
         } else {
             false
         };
-        let address = work.planned.target.as_ref().map_or("", Target::address);
-        let address_hash = hash.digest("address", &[address.as_bytes()]).hex128();
+        let address_hash = address_hash(hash, work.planned);
         let claimed = self.claim(work.record, work.planned, &address_hash, work.owner);
         Ok(Claimed {
             chain,
@@ -292,7 +307,10 @@ impl Pipeline {
         let chain = self.chain(tenant, channel, settings, limits.deadline).await;
         let chain = Arc::new(chain.map_err(unreachable)?);
         let version = chain.settings.own().map(|own| own.version.number);
-        info!(version, "a delivery goes by newer settings than those that were remembered");
+        info!(
+            version,
+            "a delivery goes by newer settings than those that were remembered"
+        );
         claimed.chain = chain.clone();
         let allowance = &mut claimed.allowance;
         allowance.set_global_limit(chain.policy.global_limit);
@@ -329,6 +347,13 @@ impl Pipeline {
             possible_duplicate: past.possible_duplicate,
             attempts: past.attempts,
             not_before: None,
+            waiting: match reason {
+                HandBack::OverQuota { .. } => {
+                    let (before, now) = (past.waiting.as_ref(), self.clock.now());
+                    Some(Waiting::after(before, WaitReason::Quota, now))
+                }
+                _ => past.waiting,
+            },
         };
         let (started, limits) = (work.started, work.limits);
         let begun = Begun { started, limits };

@@ -133,7 +133,7 @@ impl<'a> Freshness<'a> {
             .chain(self.tenant, self.channel, found, self.deadline);
         match chain.await {
             Ok(newer) => {
-                info!("a delivery goes on by newer settings");
+                info!("a delivery goes on by newer settings than those that it began with");
                 allowance.set_global_limit(newer.policy.global_limit);
                 let newer = Arc::new(newer);
                 let chain = newer.chain.clone();

@@ -4,6 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use comms_adapters::Deadline;
 use comms_core::{DeliveryStatus, IdempotencyKey, request::CommunicationRequest};
+use comms_settings::Moment;
 use futures_util::future::join;
 use thiserror::Error;
 use tracing::info;
@@ -83,11 +84,18 @@ impl Pipeline {
         let asked = self.settings.moment();
         let known = self.remembered_settings(&tenant).await;
         let known = known.map_err(QuotaError::from)?;
-        // Beside the permit, which is a write. A refusal may be by the platform's ceilings as well.
-        let confirm = self.confirmed_settings(&tenant, &known, true, asked);
+        // Beside the permit, which is a write.
+        let mut channels = request.channels.iter();
+        let needs_platform = channels.any(|channel| known.policy(&tenant, *channel).is_global_only);
+        let confirm = self.confirmed_settings(&tenant, &known, needs_platform, asked);
         let dispatch = Box::pin(self.dispatch(request, &known, deadline));
         let (dispatched, settings) = join(dispatch, confirm).await;
-        let (mut dispatched, settings) = (dispatched?, settings.map_err(QuotaError::from)?);
+        let (mut dispatched, mut settings) = (dispatched?, settings.map_err(QuotaError::from)?);
+        // A refusal may be by the platform's ceilings as well, and is by the last ones.
+        if let Dispatch::TooMany { .. } = dispatched {
+            let newest = self.newest_settings(&tenant).await;
+            settings = newest.map_err(QuotaError::from)?;
+        }
         let in_flight = |settings: &TenantSettings| settings.ceilings(&tenant).immediate_in_flight;
         if in_flight(&known) != in_flight(&settings) {
             drop(dispatched);
@@ -96,7 +104,7 @@ impl Pipeline {
         let dispatched = match dispatched {
             Dispatch::Now(permit) => {
                 return Ok(Immediate::Now {
-                    quota: self.take_quota(request, key, &settings, asked).await?,
+                    quota: self.take_last_quota(request, key, settings, asked).await?,
                     permit: Some(permit),
                 });
             }
@@ -121,6 +129,25 @@ impl Pipeline {
                 Ok(Immediate::Queue)
             }
         }
+    }
+
+    /// Takes the quota of a request, and refuses it by the last settings only.
+    async fn take_last_quota(
+        &self,
+        request: &CommunicationRequest,
+        key: &IdempotencyKey,
+        settings: TenantSettings,
+        asked: Moment,
+    ) -> Result<Paid, QuotaError> {
+        let taken = self.take_quota(request, key, &settings, asked).await;
+        let Err(QuotaError::Exhausted { .. } | QuotaError::TooMany { .. }) = &taken else {
+            return taken;
+        };
+        let newest = self.newest_settings(&request.tenant()).await?;
+        if newest.is_same(&settings) {
+            return taken;
+        }
+        self.take_quota(request, key, &newest, asked).await
     }
 
     async fn dispatch(

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use comms_core::{Channel, Tenant};
-use comms_settings::{Ceilings, CommunicationSettings, Moment, Snapshot, StoreError, StoredSettings};
+use comms_settings::{
+    Ceilings, CommunicationSettings, Moment, Snapshot, StoreError, StoredSettings,
+};
 use futures_util::future::try_join;
 
 use super::Pipeline;

@@ -1,0 +1,165 @@
+//! What a queued delivery waits for, as ledger and answers say it.
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde_json::Value;
+
+use crate::{EntryId, ErrorKind};
+
+/// What a queued delivery waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// For what.
+    pub reason: WaitReason,
+    /// Since when it waits for that.
+    pub since: Timestamp,
+}
+
+/// For what a delivery waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaitReason {
+    /// Every provider refuses the clinic until somebody changes something: a password, a bill, a sender.
+    Provider {
+        /// What the first such provider of the chain said.
+        kind: ErrorKind,
+        /// Its entry in the settings.
+        entry: EntryId,
+        /// When the delivery fails if nothing changes.
+        until: Timestamp,
+    },
+    /// A limit of the clinic or of the platform's account is used up.
+    Quota,
+    /// The next provider takes no more for now, as far as its rate is known.
+    Pacing,
+}
+
+impl WaitReason {
+    /// The name in ledger and answers.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Provider { .. } => "provider",
+            Self::Quota => "quota",
+            Self::Pacing => "pacing",
+        }
+    }
+
+    /// Whether it is for the same: of providers, the same entry that says the same.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Provider { kind, entry, .. },
+                Self::Provider {
+                    kind: other_kind,
+                    entry: other_entry,
+                    ..
+                },
+            ) => kind == other_kind && entry == other_entry,
+            (Self::Quota, Self::Quota) | (Self::Pacing, Self::Pacing) => true,
+            (Self::Provider { .. } | Self::Quota | Self::Pacing, _) => false,
+        }
+    }
+}
+
+impl Waiting {
+    /// Waits for `reason` from `now` on, or since the time that `before` says where it is for the same.
+    pub fn after(before: Option<&Self>, reason: WaitReason, now: Timestamp) -> Self {
+        let same = before.filter(|before| before.reason.is_like(&reason));
+        Self {
+            since: same.map_or(now, |before| before.since),
+            reason,
+        }
+    }
+
+    /// Reads what `Serialize` writes; `None` for anything else.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let text = |name: &str| value.get(name)?.as_str();
+        let time = |name: &str| text(name)?.parse::<Timestamp>().ok();
+        let reason = match text("for")? {
+            "provider" => WaitReason::Provider {
+                kind: ErrorKind::parse(text("kind")?)?,
+                entry: EntryId::parse(text("entry")?).ok()?,
+                until: time("until")?,
+            },
+            "quota" => WaitReason::Quota,
+            "pacing" => WaitReason::Pacing,
+            _ => return None,
+        };
+        Some(Self {
+            reason,
+            since: time("since")?,
+        })
+    }
+}
+
+impl Serialize for Waiting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut json = serializer.serialize_struct("Waiting", 6)?;
+        json.serialize_field("for", self.reason.as_str())?;
+        match &self.reason {
+            WaitReason::Provider { kind, entry, until } => {
+                json.serialize_field("kind", kind)?;
+                json.serialize_field("detail", kind.detail())?;
+                json.serialize_field("entry", entry)?;
+                json.serialize_field("since", &self.since)?;
+                json.serialize_field("until", until)?;
+            }
+            WaitReason::Quota | WaitReason::Pacing => {
+                json.serialize_field("since", &self.since)?;
+            }
+        }
+        json.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn provider(kind: ErrorKind, until: i64) -> WaitReason {
+        WaitReason::Provider {
+            kind,
+            entry: EntryId::primary(),
+            until: time(until),
+        }
+    }
+
+    #[test]
+    fn a_wait_reads_back_as_it_was_written_and_not_when_a_part_is_missing() {
+        for reason in [
+            provider(ErrorKind::Unauthenticated, 9),
+            WaitReason::Quota,
+            WaitReason::Pacing,
+        ] {
+            let waiting = Waiting {
+                reason,
+                since: time(1),
+            };
+            let json = serde_json::to_value(&waiting).unwrap();
+            assert_eq!(Waiting::from_json(&json), Some(waiting), "{json}");
+            for name in ["for", "kind", "entry", "since", "until"] {
+                let mut without = json.clone();
+                if without.as_object_mut().unwrap().remove(name).is_some() {
+                    assert_eq!(Waiting::from_json(&without), None, "{without}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_wait_began_when_it_began_first() {
+        let refused = provider(ErrorKind::Unauthenticated, 100);
+        let first = Waiting::after(None, refused.clone(), time(5));
+        assert_eq!(
+            Waiting::after(Some(&first), refused, time(9)).since,
+            time(5)
+        );
+        let other = provider(ErrorKind::AccountSuspended, 100);
+        assert_eq!(Waiting::after(Some(&first), other, time(9)).since, time(9));
+        let quota = Waiting::after(Some(&first), WaitReason::Quota, time(9));
+        assert_eq!(quota.since, time(9));
+    }
+}
