@@ -140,6 +140,7 @@ fn sent() -> Outcome {
             reply_to_dropped: false,
         }],
         not_before: None,
+        waiting: None,
     }
 }
 
@@ -151,6 +152,7 @@ fn ended(status: DeliveryStatus, reason: Option<FailureReason>) -> Outcome {
         attempts: Vec::new(),
         possible_duplicate: false,
         not_before: None,
+        waiting: None,
     }
 }
 

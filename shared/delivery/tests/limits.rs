@@ -12,6 +12,7 @@ use comms_core::{
     AddressMask, Attempt, AttemptOutcome, Clock, CopyField, DeliveryId, DeliveryStatus,
     Disposition, EmailAddress, EntryId, ErrorKind, FailureReason, HashKey, IdempotencyKey, Mailbox,
     PhoneNumber, Position, ProviderCode, ProviderKind, RefusedCopy, RequestId, SubjectHash, Tenant,
+    WaitReason, Waiting,
     delivery::MAX_ATTEMPTS,
     request::{MAX_COPIES, MAX_RECIPIENTS, PlannedDelivery, Target},
 };
@@ -187,6 +188,14 @@ async fn a_delivery_with_the_most_and_longest_attempts_fits_into_an_item() {
         possible_duplicate: true,
         attempts: attempts.clone(),
         not_before: Some(now),
+        waiting: Some(Waiting {
+            reason: WaitReason::Provider {
+                kind: ErrorKind::AccountSuspended,
+                entry: EntryId::parse(&"e".repeat(32)).unwrap(),
+                until: now,
+            },
+            since: now,
+        }),
     };
     ledger
         .finish(&world.record.id, &planned.id, &owner, &outcome, now)

@@ -102,7 +102,9 @@ fn claims(item: &Item) {
             possible_duplicate,
             deferrals,
             takeovers,
+            waiting,
         } = past;
+        assert_eq!(waiting.is_some(), item.contains_key("waiting"));
         let no_attempts = string(item, "attempts").is_none_or(|text| text.trim() == "[]");
         assert_eq!(attempts.is_empty(), no_attempts, "{item:?}");
         let flag = item.get("possibleDuplicate");
