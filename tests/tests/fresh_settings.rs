@@ -6,7 +6,7 @@ use std::time::Duration;
 use comms_testkit::{
     aws::{Fault, Moment},
     clock::ManualClock,
-    smtp::SmtpServer,
+    smtp::{Action, SmtpServer, Stage},
 };
 use serde_json::{Value, json};
 
@@ -270,4 +270,65 @@ async fn settings_are_used_for_a_minute_while_dynamodb_does_not_say_which_is_the
     world.post(&as_immediate()).await.expect(503);
     world.aws.watch(|_| Box::pin(async { None }));
     assert_status(&delivered(&world, "immediate").await, "sent");
+}
+
+/// From here on DynamoDB says nothing to eventually consistent reads, as a replica that lags behind says nothing new.
+fn lag(world: &World) {
+    let table = world.aws.resources().settings_table.clone();
+    world.aws.watch(move |call| {
+        let is_eventual = call.request["ConsistentRead"] != json!(true);
+        let is_settings = call.request["TableName"] == json!(table);
+        let fails = call.call.operation == "GetItem"
+            && call.moment == Moment::Arrived
+            && is_settings
+            && is_eventual;
+        Box::pin(async move { fails.then_some(Fault::AccessDenied) })
+    });
+}
+
+#[tokio::test]
+async fn nothing_fails_by_settings_that_a_lagging_replica_has() {
+    let refusals = [
+        (Stage::Mail, "550 5.7.1 sender rejected"),
+        (Stage::Rcpt, "550 5.1.1 no such user"),
+        (Stage::Rcpt, "550 5.7.1 policy"),
+        (Stage::Body, "554 5.6.0 malformed"),
+        (Stage::Auth, "535 5.7.8 wrong password"),
+    ];
+    for (stage, reply) in refusals {
+        for strategy in STRATEGIES {
+            let world = World::new().await;
+            let old = world.server("other-user", "other-password-19c7");
+            let old = old.on(stage, Action::reply(reply)).start().await;
+            let mut document = email(&other_entry(&old), FROM);
+            // Nothing has to fail over: the corrected entry is tried in its place.
+            document["email"]["fallback"] = json!([other_entry(&old)]);
+            world.put_settings(CLINIC, document).await.expect(201);
+            for pipeline in [&world.send.pipeline, &world.worker.pipeline] {
+                let tenant = comms_core::Tenant::parse(CLINIC).unwrap();
+                pipeline.ceilings(&tenant).await.unwrap();
+            }
+            let corrected = email(&world.entry(), FROM);
+            world.put_settings(CLINIC, corrected).await.expect(200);
+            lag(&world);
+            let delivery = delivered(&world, strategy).await;
+            assert_status(&delivery, "sent");
+            let arrived = (old.messages().len(), world.smtp.messages().len());
+            assert_eq!(arrived, (0, 1), "{strategy} {reply}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_channel_that_a_lagging_replica_does_not_have_is_found_before_the_delivery_fails() {
+    for strategy in STRATEGIES {
+        let world = World::new().await;
+        for pipeline in [&world.send.pipeline, &world.worker.pipeline] {
+            let tenant = comms_core::Tenant::parse(CLINIC).unwrap();
+            pipeline.ceilings(&tenant).await.unwrap();
+        }
+        world.save_clinic().await;
+        lag(&world);
+        assert_status(&delivered(&world, strategy).await, "sent");
+    }
 }

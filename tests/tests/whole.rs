@@ -47,5 +47,6 @@ mod tampering;
 mod threat_model;
 mod usage;
 mod versions;
+mod waiting;
 mod worker;
 mod world;

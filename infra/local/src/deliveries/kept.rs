@@ -47,6 +47,9 @@ pub(super) struct Row {
     /// When it was accepted, or first claimed where that is not known.
     accepted_at: Option<Timestamp>,
     updated_at: Option<Timestamp>,
+    /// What it waits for, while it is queued, as the API says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<Value>,
     /// Until when it was put off.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_before: Option<Timestamp>,
@@ -164,6 +167,7 @@ impl Kept {
                 position: None,
                 accepted_at,
                 updated_at: accepted_at,
+                waiting: None,
                 not_before: None,
                 lease_until: None,
                 deferrals: 0,
@@ -202,6 +206,7 @@ impl Kept {
                 .map(str::to_owned),
             accepted_at: accepted_at.or_else(|| time(item, "createdAt")),
             updated_at: time(item, "updatedAt"),
+            waiting: waiting(item),
             not_before: milliseconds(item, "notBefore"),
             lease_until: milliseconds(item, "leaseUntil"),
             deferrals: number(item, "deferrals").unwrap_or(0),
@@ -321,6 +326,12 @@ fn owned(item: &Value, name: &str) -> String {
 
 fn number<T: std::str::FromStr>(item: &Value, name: &str) -> Option<T> {
     item[name]["N"].as_str()?.parse().ok()
+}
+
+fn waiting(item: &Value) -> Option<Value> {
+    let is_queued = text(item, "status") == Some(DeliveryStatus::Queued.as_str());
+    let waiting = text(item, "waiting").filter(|_| is_queued)?;
+    serde_json::from_str(waiting).ok()
 }
 
 fn time(item: &Value, name: &str) -> Option<Timestamp> {
