@@ -19,6 +19,8 @@ class Message:
     body: str = "See you on Monday at 10:00."
     copies: list = field(default_factory=list)
     attachments: list = field(default_factory=list)
+    # The server takes fewer recipients: the message goes out once all the same, and says which copies did not.
+    may_lack_copies: bool = False
     request_id: str = ""
 
     def __post_init__(self):
@@ -112,14 +114,12 @@ def login_and_tls(scenario):
 
 
 def limits(scenario):
-    yield scenario("two connections at a time", "two-connections", messages(40), refused_connections=0.1)
-    yield scenario("two connections at a time, TLS from the start", "two-connections", messages(40), tls="implicit",
-                   refused_connections=0.1)
-    yield scenario("two connections in five seconds", "connection-rate", messages(40))
-    yield scenario("three connections of a Dovecot login", "dovecot", messages(40), refused_connections=0.1)
+    yield scenario("two connections at a time", "two-connections", messages(200), refused_connections=0.1)
+    yield scenario("five connections in five seconds", "connection-rate", messages(40))
+    yield scenario("three connections of a Dovecot login", "dovecot", messages(200), refused_connections=0.1)
     copies = [f"copy{number}@{DOMAIN}" for number in range(4)]
     yield scenario("three recipients in a transaction", "three-recipients",
-                   [*messages(2), *messages(2, copies=copies), *messages(2)])
+                   [*messages(2), *messages(2, copies=copies, may_lack_copies=True), *messages(2)])
     content = base64.b64encode(b"a" * 50_000).decode()
     large = [{"filename": "a.bin", "contentType": "application/octet-stream", "content": content}]
     yield scenario("messages of 20 kB", "small",

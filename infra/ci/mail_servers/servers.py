@@ -25,7 +25,7 @@ SUBMISSION = {
     # PLAIN is offered and answered 501: the command is changed on its way into smtpd.
     "no-plain": ("127.0.1.3", {"smtpd_command_filter": "regexp:$config_directory/no-plain"}),
     "two-connections": ("127.0.1.4", {"smtpd_client_connection_count_limit": "2"}),
-    "connection-rate": ("127.0.1.5", {"smtpd_client_connection_rate_limit": "2"}),
+    "connection-rate": ("127.0.1.5", {"smtpd_client_connection_rate_limit": "5"}),
     "three-recipients": ("127.0.1.6", {"smtpd_recipient_limit": "3"}),
     "small": ("127.0.1.7", {"message_size_limit": "20000"}),
     "owners": ("127.0.1.8", {"smtpd_sender_restrictions": "reject_sender_login_mismatch"}),
