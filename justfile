@@ -99,7 +99,7 @@ openapi:
 
 # Generate clients from the HTTP contract and let them talk to the local stack
 clients:
-    infra/ci/clients.sh
+    PATH={{ tools }}/clients/venv/bin:$PATH infra/ci/clients.sh
 
 # Send through real Postfix and Dovecot and count what arrives: just mail-servers greylisting
 mail-servers *NAME:

@@ -4,8 +4,8 @@
 #
 #   infra/ci/clients.sh    builds the local stack, unless it is built
 #
-# Needs Java 11 or newer, Node 18 or newer with npm, and the Python environment of .ci/run, or openapi-generator-cli,
-# pydantic, python-dateutil and urllib3 installed for `python3`. What is generated stays below the target directory.
+# Needs Java 11 or newer, Node 18 or newer with npm, and openapi-generator-cli, pydantic, python-dateutil and urllib3 for
+# `python3`, as .ci/run installs them. What is generated stays below the target directory.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
