@@ -593,7 +593,7 @@ async fn a_wrong_password_an_expired_certificate_and_a_server_that_works_each_ha
               "outcome": "failed",
               "durationMs": "…",
               "kind": "unauthenticated",
-              "detail": "The server's certificate does not verify: its root is not known; give the root, or the server's own certificate if it is self-signed, as caPem. One that is given is trusted for the names it has alone."
+              "detail": "The server's certificate has expired; have it renewed."
             },
             {
               "stage": "authenticate",

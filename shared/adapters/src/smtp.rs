@@ -540,14 +540,9 @@ fn classify_account(reply: Reply) -> Option<ProviderError> {
             "The account sends more messages per second than its limit.",
         )
         .health_unchanged(),
-        (Some(Throttling::Quota), _, _) => error(
-            ProviderDown,
-            QuotaExceeded,
-            "The account has used up its messages of the day.",
-        ),
         // RFC 3463 section 3.5 has "mail system congestion" for it; Google sends it for the day's limit
         // (Gmail SMTP errors and codes, 550 5.4.5).
-        (None, Some((5, 4, 5)), _) => error(
+        (Some(Throttling::Quota), _, _) | (None, Some((5, 4, 5)), _) => error(
             ProviderDown,
             QuotaExceeded,
             "The account has used up its messages of the day.",
@@ -632,6 +627,19 @@ const NOT_VERIFIED: ProviderError = ProviderError::new(
     ErrorKind::SenderNotAllowed,
     "The sender is not verified, or the account is in its provider's sandbox and the recipient is not verified; verify the sender, or request production access.",
 );
+/// A limit of the sender's own account, which says nothing of the recipient.
+const ON_TRIAL: ProviderError = ProviderError::new(
+    Disposition::ProviderDown,
+    ErrorKind::SenderNotAllowed,
+    "The account is on trial at its provider and may not send to this recipient; have it approved, or upgrade it.",
+)
+.health_unchanged();
+const REFUSED_BY_POLICY: ProviderError = ProviderError::new(
+    Disposition::ProviderDown,
+    ErrorKind::PolicyRefused,
+    "The server refuses this recipient by its policy.",
+)
+.health_unchanged();
 const NO_SUCH_RECIPIENT: ProviderError = ProviderError::new(
     Disposition::Final,
     ErrorKind::InvalidRecipient,
@@ -653,7 +661,7 @@ fn classify_auth(reply: Reply) -> ProviderError {
         ),
         // RFC 4954 section 6: 454 is a temporary failure, and 432 4.7.12 wants the user to do something;
         // whatever else is 4yz passes too.
-        (400..500, enhanced) if enhanced != Some((4, 7, 12)) => ProviderError::new(
+        (400..=499, enhanced) if enhanced != Some((4, 7, 12)) => ProviderError::new(
             Transient,
             ErrorKind::Unavailable,
             "The server can not check logins at the moment.",
@@ -663,7 +671,7 @@ fn classify_auth(reply: Reply) -> ProviderError {
             ErrorKind::Unauthenticated,
             "The provider wants an app password in place of the mailbox's own; make one in the account's security settings and save it.",
         ),
-        (code, _) if matches!(code, 501 | 504) => ProviderError::new(
+        (501 | 504, _) => ProviderError::new(
             ProviderDown,
             ErrorKind::Unauthenticated,
             "The server offers AUTH PLAIN or AUTH LOGIN, and takes neither; its administrator has to look.",
@@ -678,6 +686,7 @@ fn classify_mail(reply: Reply) -> ProviderError {
         (530 | 534 | 535, _) => WANTS_LOGIN,
         (552, _) | (_, Some((5, 3, 4))) => MESSAGE_TOO_LARGE,
         (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
+        (_, _) if reply.saying == Some(Saying::Trial) => ON_TRIAL,
         (_, _) if reply.saying == Some(Saying::Sender) => SENDER_NOT_ALLOWED,
         (_, Some((5, 1 | 7, _))) => SENDER_NOT_ALLOWED,
         (500..=504 | 555, _) => NOT_UNDERSTOOD,
@@ -714,9 +723,14 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
         (_, Some((5, 1, 7 | 8) | (5, 7, 60) | (5, 2, 252))) => SENDER_NOT_ALLOWED,
         (_, _) if reply.saying == Some(Saying::Sender) => SENDER_NOT_ALLOWED,
         (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
+        (_, _) if reply.saying == Some(Saying::Trial) => ON_TRIAL,
         // Postfix says 553 5.7.1 for `reject_sender_login_mismatch` and its like alone, and by default at RCPT
         // (`smtpd_delay_reject`).
-        (553, Some((5, 7, 1))) if reply.saying != Some(Saying::Recipient) => SENDER_NOT_ALLOWED,
+        (553, Some((5, 7, 1)))
+            if !matches!(reply.saying, Some(Saying::Recipient | Saying::NoRelay)) =>
+        {
+            SENDER_NOT_ALLOWED
+        }
         // 5.6.7: the address needs SMTPUTF8, which some server behind this one does not have (RFC 6531).
         (_, Some((5, 1 | 2, _) | (5, 6, 7))) => NO_SUCH_RECIPIENT,
         // RFC 1870 section 6.1 has it here as well as at MAIL.
@@ -727,12 +741,9 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
             ErrorKind::Unavailable,
             "The server takes no mail; that says nothing of the recipient.",
         ),
-        (554 | 571, None) | (_, Some((5, 7, _))) => ProviderError::new(
-            ProviderDown,
-            ErrorKind::PolicyRefused,
-            "The server refuses this recipient by its policy.",
-        )
-        .health_unchanged(),
+        (554 | 571, None) | (_, Some((5, 7, _))) => REFUSED_BY_POLICY,
+        // Exim says so under 550 alone.
+        (_, _) if reply.saying == Some(Saying::NoRelay) => REFUSED_BY_POLICY,
         (500..=504 | 555, _) | (_, Some((5, 5, _))) => NOT_UNDERSTOOD,
         (_, _) => NO_SUCH_RECIPIENT,
     }
@@ -769,6 +780,7 @@ fn classify_refused_message(reply: Reply) -> ProviderError {
         (_, Some((5, 1, 7 | 8) | (5, 7, 60) | (5, 2, 252))) => SENDER_NOT_ALLOWED,
         (_, _) if reply.saying == Some(Saying::Sender) => SENDER_NOT_ALLOWED,
         (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
+        (_, _) if reply.saying == Some(Saying::Trial) => ON_TRIAL,
         // 5.2.3: longer than the recipient's mailbox takes (RFC 3463 section 3.3).
         (_, Some((5, 2, 3) | (5, 3, 4))) => MESSAGE_TOO_LARGE,
         (_, Some((5, 1 | 2, _))) => NO_SUCH_RECIPIENT,

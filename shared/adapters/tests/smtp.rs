@@ -560,10 +560,12 @@ async fn a_server_that_hangs_costs_no_more_than_a_stage_or_the_deadline() {
             .await;
             let (result, time) = world.send_to_a_server_that_hangs(stage).await;
             // A command has 8 seconds; the login and the message what is left of the deadline.
-            let (disposition, most) = match stage {
-                Stage::Body => (Disposition::Ambiguous, 20),
-                Stage::Auth => (Disposition::Transient, 20),
-                _ => (Disposition::Transient, 9),
+            let (disposition, most) = if stage == Stage::Body {
+                (Disposition::Ambiguous, 20)
+            } else if stage == Stage::Auth {
+                (Disposition::Transient, 20)
+            } else {
+                (Disposition::Transient, 9)
             };
             assert_eq!(
                 verdict(&result),

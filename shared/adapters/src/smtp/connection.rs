@@ -125,9 +125,10 @@ impl Failure {
 
     /// The same where there is no time for another connection: "out of order" is no word about the message.
     pub(super) fn without_another(self) -> Self {
-        match self.cause {
-            Cause::Reply(reply) if reply.code == 503 => Self::new(Stage::Pool, Cause::TimedOut),
-            _ => self,
+        if matches!(self.cause, Cause::Reply(reply) if reply.code == 503) {
+            Self::new(Stage::Pool, Cause::TimedOut)
+        } else {
+            self
         }
     }
 

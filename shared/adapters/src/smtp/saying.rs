@@ -4,7 +4,9 @@
 /// What the text of a refusal says. Where several phrases are in one reply, the last in this order counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Saying {
-    /// The recipient is refused, or mail to it is not relayed.
+    /// The server does not relay mail to where the recipient is, which says nothing of the recipient.
+    NoRelay,
+    /// The recipient is refused.
     Recipient,
     /// The server put the message into the sender's own mailbox first, and could not: that mailbox is full, or the
     /// account has used up its day (Exchange Online: <https://learn.microsoft.com/exchange/mail-flow-best-practices/smtp-submission-improvements>).
@@ -13,6 +15,8 @@ pub enum Saying {
     Sender,
     /// An address is not verified: the sender's, or the recipient's while the account is in a sandbox.
     NotVerified,
+    /// The account is on trial, or in a sandbox, and may not send to this recipient.
+    Trial,
     /// The login itself was wrong, under a code that means something else by itself.
     WrongLogin,
     /// The server takes no user name and password (<https://learn.microsoft.com/exchange/clients-and-mobile-in-exchange-online/deprecation-of-basic-authentication-exchange-online>).
@@ -24,13 +28,13 @@ pub enum Saying {
 }
 
 /// The phrases, in lower case, with whose they are.
-const PHRASES: [(&str, Saying); 44] = [
+const PHRASES: [(&str, Saying); 47] = [
     ("recipient address rejected", Saying::Recipient), // Postfix
-    ("relay access denied", Saying::Recipient),        // Postfix
-    ("relaying denied", Saying::Recipient),            // sendmail
-    ("relay not permitted", Saying::Recipient),        // Exim
-    ("unable to relay", Saying::Recipient),            // Exchange
-    ("list of allowed rcpthosts", Saying::Recipient),  // qmail
+    ("relay access denied", Saying::NoRelay),          // Postfix
+    ("relaying denied", Saying::NoRelay),              // sendmail
+    ("relay not permitted", Saying::NoRelay),          // Exim
+    ("unable to relay", Saying::NoRelay),              // Exchange
+    ("list of allowed rcpthosts", Saying::NoRelay),    // qmail
     ("storedrv.submission", Saying::SubmissionLimit),
     ("sender address rejected", Saying::Sender), // Postfix, Yandex
     ("not owned by user", Saying::Sender),       // Postfix
@@ -62,6 +66,9 @@ const PHRASES: [(&str, Saying); 44] = [
     ("is not one of your addresses", Saying::Sender), // iCloud
     ("verified sender identity", Saying::NotVerified), // SendGrid
     ("address is not verified", Saying::NotVerified), // Amazon SES
+    ("for test purposes only", Saying::Trial), // Mailgun
+    ("trial account", Saying::Trial),         // MailerSend
+    ("account is pending approval", Saying::Trial), // Postmark
     ("credentials were incorrect", Saying::WrongLogin), // Exchange Online: 5.7.139
     ("basic authentication is", Saying::NoPasswords), // Exchange Online: 5.7.139, 5.7.30
     ("security defaults policy", Saying::NoPasswords), // Exchange Online: 5.7.139

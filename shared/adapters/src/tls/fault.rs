@@ -21,32 +21,37 @@ pub enum CertificateFault {
 
 impl From<&rustls::Error> for CertificateFault {
     fn from(error: &rustls::Error) -> Self {
-        match error {
-            rustls::Error::InvalidCertificate(error) => Self::of(error),
-            _ => Self::Other,
+        if let rustls::Error::InvalidCertificate(error) = error {
+            Self::of(error)
+        } else {
+            Self::Other
         }
     }
 }
 
 impl CertificateFault {
     fn of(error: &CertificateError) -> Self {
-        match error {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Self::NotYetValid
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                Self::OtherName
-            }
-            // A server's own certificate that may sign others is one that nobody vouches for.
-            CertificateError::UnknownIssuer => Self::UnknownRoot,
-            CertificateError::Other(OtherError(error)) => match error.downcast_ref() {
+        use CertificateError as Error;
+        if matches!(error, Error::Expired | Error::ExpiredContext { .. }) {
+            Self::Expired
+        } else if matches!(error, Error::NotValidYet | Error::NotValidYetContext { .. }) {
+            Self::NotYetValid
+        } else if matches!(
+            error,
+            Error::NotValidForName | Error::NotValidForNameContext { .. }
+        ) {
+            Self::OtherName
+        } else if matches!(error, Error::UnknownIssuer) {
+            Self::UnknownRoot
+        } else if let Error::Other(OtherError(error)) = error {
+            match error.downcast_ref() {
+                // A server's own certificate that may sign others is one that nobody vouches for.
                 Some(webpki::Error::CaUsedAsEndEntity) => Self::UnknownRoot,
                 Some(webpki::Error::UnsupportedCertVersion) => Self::OldVersion,
                 Some(_) | None => Self::Other,
-            },
-            // Not all of them can be named: the list may grow.
-            _ => Self::Other,
+            }
+        } else {
+            Self::Other
         }
     }
 }

@@ -67,13 +67,14 @@ impl OwnCertificates {
 
 /// Whether an error says that nobody vouches for the certificate, or that it is an authority's, and no more than that.
 fn is_about_trust(error: &rustls::Error) -> bool {
-    match error {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => true,
-        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(error))) => {
-            matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
-        }
-        _ => false,
+    let rustls::Error::InvalidCertificate(error) = error else {
+        return false;
+    };
+    if let CertificateError::Other(OtherError(error)) = error {
+        let error = error.downcast_ref();
+        return matches!(error, Some(webpki::Error::CaUsedAsEndEntity));
     }
+    matches!(error, CertificateError::UnknownIssuer)
 }
 
 impl ServerCertVerifier for OwnCertificates {
