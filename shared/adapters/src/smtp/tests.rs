@@ -8,7 +8,7 @@ use std::{
 };
 
 use comms_core::{
-    CopyField, DeliveryId, RefusedCopy,
+    CopyField, DeliveryId, Disposition, ErrorKind, RefusedCopy,
     request::{Content, Target},
 };
 use serde_json::{Value, json};
@@ -24,6 +24,8 @@ use super::{
     wire::Wire,
     *,
 };
+
+use crate::{egress::EgressError, tls::CertificateFault};
 
 /// A message on a new connection.
 pub(super) const START: Start = Start {
