@@ -662,7 +662,7 @@ async fn the_whole_conversation_as_it_goes_over_the_wire() {
     S: 250 AUTH PLAIN LOGIN
     C: AUTH PLAIN ***
     S: 235 2.7.0 authenticated
-    C: MAIL FROM:<appointments@clinic.example> SIZE=730
+    C: MAIL FROM:<appointments@clinic.example> SIZE=808
     S: 250 2.1.0 ok
     C: RCPT TO:<patient@example.com>
     S: 250 2.1.5 ok
@@ -672,15 +672,15 @@ async fn the_whole_conversation_as_it_goes_over_the_wire() {
     S: 250 2.1.5 ok
     C: DATA
     S: 354 end with a line that holds a dot alone
-    C: <730 bytes>
+    C: <808 bytes>
     S: 250 2.0.0 accepted as 1.1
-    C: MAIL FROM:<appointments@clinic.example> SIZE=706
+    C: MAIL FROM:<appointments@clinic.example> SIZE=784
     S: 250 2.1.0 ok
     C: RCPT TO:<patient@example.com>
     S: 250 2.1.5 ok
     C: DATA
     S: 354 end with a line that holds a dot alone
-    C: <706 bytes>
+    C: <784 bytes>
     S: 250 2.0.0 accepted as 1.2
     ");
 }
