@@ -190,6 +190,7 @@ mod tests {
 
     use comms_core::{
         DeliveryId,
+        attachment::ContentId,
         media_type::MediaType,
         request::{Content, Target},
     };
@@ -265,6 +266,40 @@ mod tests {
             mixed.contains("Content-Disposition: attachment; filename=\"a.ics\""),
             "{mixed}"
         );
+    }
+
+    #[test]
+    fn html_alone_has_a_text_made_from_it() {
+        let text = built(&message(
+            "t",
+            None,
+            Some("<style>p{}</style><p>Your code: <b>481&nbsp;516</b></p>"),
+        ));
+        assert!(text.contains("multipart/alternative"), "{text}");
+        assert!(text.contains("\r\n\r\nYour code: 481 516\r\n--"), "{text}");
+    }
+
+    #[test]
+    fn an_inline_image_is_related_to_the_html_and_no_file() {
+        let mut message = message("t", Some("See you."), Some("<img src=\"cid:logo\">"));
+        let mut content = (*message.content).clone();
+        content.attachments.push(Attachment {
+            filename: "logo.png".into(),
+            content_type: MediaType::parse("image/png").unwrap(),
+            content: b"x".as_slice().into(),
+            content_id: ContentId::parse("logo").ok(),
+        });
+        message.content = Arc::new(content);
+        let text = built(&message);
+        let order = [
+            "multipart/alternative",
+            "text/plain",
+            "multipart/related; type=\"text/html\"",
+            "text/html",
+            "Content-ID: <logo>",
+        ];
+        let found: Vec<_> = order.iter().map(|part| text.find(part).unwrap()).collect();
+        assert!(found.is_sorted() && !text.contains("mixed"), "{text}");
     }
 
     #[test]

@@ -297,6 +297,37 @@ fn sandbox_mode_is_asked_for_only_where_the_settings_say_so() {
 }
 
 #[test]
+fn a_file_goes_with_a_bare_type_and_an_image_with_its_id() {
+    let file = |content_type: &str, id: Option<&str>| Attachment {
+        filename: "a".to_owned(),
+        content_type: MediaType::parse(content_type).unwrap(),
+        content: "Größe".as_bytes().into(),
+        content_id: id.map(|id| ContentId::parse(id).unwrap()),
+    };
+    let message = message_with(|content| {
+        content.html = Some("<img src=\"cid:logo\">".into());
+        content.attachments = vec![
+            file("text/calendar; charset=utf-8; method=REQUEST", None),
+            file("message/rfc822", None),
+            file("image/png", Some("logo")),
+        ];
+    });
+    let wire = wire(&provider(), &message);
+    let sent = |field: &str| {
+        let files = wire["attachments"].as_array().unwrap().iter();
+        files.map(|file| file[field].clone()).collect::<Vec<_>>()
+    };
+    let types = ["text/calendar", "application/octet-stream", "image/png"];
+    assert_eq!(sent("type"), types);
+    assert_eq!(sent("disposition"), ["attachment", "attachment", "inline"]);
+    assert_eq!(
+        sent("content_id"),
+        [json!(null), json!(null), json!("logo")]
+    );
+    assert_eq!(mail_problems(&wire), Vec::<String>::new());
+}
+
+#[test]
 fn html_alone_has_a_text_made_from_it() {
     let message = message_with(|content| {
         content.body = None;
