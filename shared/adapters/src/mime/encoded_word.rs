@@ -9,6 +9,7 @@ const MAX_WORD: usize = 75;
 const Q_PREFIX: &[u8] = b"=?utf-8?Q?";
 const B_PREFIX: &[u8] = b"=?utf-8?B?";
 const SUFFIX: &[u8] = b"?=";
+pub(super) const HEX_DIGITS: &[u8; 16] = b"0123456789ABCDEF";
 /// Characters of a word around what it says.
 const OVERHEAD: usize = Q_PREFIX.len() + SUFFIX.len();
 /// A word takes the rest of a line only where so many characters of it are left: for one character of four bytes, and for
@@ -92,8 +93,7 @@ fn stands_for_itself(byte: u8) -> bool {
 }
 
 fn push_q(out: &mut Vec<u8>, byte: u8) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let digit = |nibble: u8| DIGITS[usize::from(nibble)];
+    let digit = |nibble: u8| HEX_DIGITS[usize::from(nibble)];
     match byte {
         b' ' => out.push(b'_'),
         byte if stands_for_itself(byte) => out.push(byte),

@@ -2,7 +2,7 @@
 //! (RFC 2231) where plain ASCII cannot say them.
 
 use super::{
-    encoded_word::{is_mistakable, is_printable},
+    encoded_word::{HEX_DIGITS, is_mistakable, is_printable},
     fold::Field,
 };
 
@@ -55,7 +55,7 @@ fn push_extended(field: &mut Field<'_>, name: &str, value: &str) {
     for character in value.chars().map(percent_encoded) {
         match sections.last_mut() {
             Some(section) if String::len(section) + character.len() <= SECTION => {
-                section.push_str(&character)
+                section.push_str(&character);
             }
             Some(_) | None => sections.push(character),
         }
@@ -74,8 +74,14 @@ fn percent_encoded(character: char) -> String {
         return character.to_string();
     }
     let mut bytes = [0; 4];
-    let bytes = character.encode_utf8(&mut bytes).bytes();
-    bytes.map(|byte| format!("%{byte:02X}")).collect()
+    let mut encoded = String::with_capacity(12);
+    for byte in character.encode_utf8(&mut bytes).bytes() {
+        encoded.push('%');
+        for nibble in [byte >> 4, byte & 0xF] {
+            encoded.push(char::from(HEX_DIGITS[usize::from(nibble)]));
+        }
+    }
+    encoded
 }
 
 /// The name in short ASCII: `_` for every run of other characters, its middle left out where it is long, its extension
