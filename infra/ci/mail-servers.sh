@@ -28,7 +28,7 @@ work=$(mktemp --directory)
 chmod 755 "$work"
 trap '"${as_root[@]}" rm -rf "$work"' EXIT
 status=0
-"${as_root[@]}" python3 infra/ci/mail_servers "$target/debug/clinic-comms-local" "$work" "${1-}" || status=$?
+"${as_root[@]}" python3 -B infra/ci/mail_servers "$target/debug/clinic-comms-local" "$work" "${1-}" || status=$?
 if ((status != 0)) && [[ -n ${MAIL_SERVER_LOGS-} ]]; then
   mkdir -p "$MAIL_SERVER_LOGS"
   cp "$work/postfix/log" "$MAIL_SERVER_LOGS/postfix.log"
