@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use comms_core::Clock;
 use comms_testkit::{
     clock::ManualClock,
     smtp::{Action, SmtpServer, Stage},
@@ -124,8 +125,11 @@ async fn a_delivery_waits_for_a_day_whatever_its_deferrals() {
 async fn a_wait_ends_with_the_message() {
     let refused = Refused::new().await;
     let mut expiring = communication();
-    let at = jiff::Timestamp::now() + Duration::from_hours(2);
-    expiring["expiresAt"] = json!(at.to_string());
+    // The function that accepts it has the machine's clock.
+    let now = jiff::Timestamp::now();
+    let ahead = now.duration_since(refused.clock.now());
+    refused.clock.advance(Duration::try_from(ahead).unwrap());
+    expiring["expiresAt"] = json!((now + 2 * HOUR).to_string());
     let id = refused.post(&expiring).await;
     assert_eq!(refused.work().await, 1);
     refused.clock.advance(3 * HOUR);
@@ -185,7 +189,7 @@ async fn a_wait_for_a_quota_is_in_the_answer_and_costs_one_write() {
 async fn a_wait_for_a_providers_pace_is_in_the_answer() {
     let world = World::new().await;
     let mut paced = entry(world.smtp.port(), USER, PASSWORD);
-    paced["maxPerSecond"] = json!(1);
+    paced["rateLimit"] = json!({"maxPerSecond": 1});
     world
         .put_settings(CLINIC, email(&paced, FROM))
         .await

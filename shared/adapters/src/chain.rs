@@ -219,13 +219,7 @@ impl Chain {
         let mut may_use_global: Option<bool> = None;
         let end = loop {
             let Some((entry, turn)) = turns.next_of(&chain) else {
-                break if may_use_global == Some(false) {
-                    ChainEnd::GlobalRefused
-                } else if run.attempts.is_empty() {
-                    ChainEnd::NoProvider
-                } else {
-                    ChainEnd::AllFailed
-                };
+                break run.exhausted(may_use_global);
             };
             // The first attempt is always made: whoever calls has seen to it that there is time.
             if !run.attempts.is_empty() && deadline.remaining() < ATTEMPT_TIME {
@@ -299,20 +293,8 @@ impl Chain {
             {
                 retry_after = Some(retry_after.map_or(asked, |known| known.min(asked)));
             }
-            match error.disposition {
-                Disposition::Final => break ChainEnd::Rejected,
-                Disposition::Ambiguous => {
-                    run.unknown_outcomes += 1;
-                    match chain.on_ambiguous {
-                        AmbiguityPolicy::Hold => break ChainEnd::Held,
-                        AmbiguityPolicy::Failover => {}
-                    }
-                }
-                Disposition::ProviderDown | Disposition::Transient => match error.after_retries {
-                    AfterRetries::NextProvider => {}
-                    AfterRetries::Later => break ChainEnd::AllFailed,
-                    AfterRetries::GiveUp => break ChainEnd::Rejected,
-                },
+            if let Some(end) = run.ended_by(&error, chain.on_ambiguous) {
+                break end;
             }
         };
         ChainReport {
@@ -570,6 +552,36 @@ impl Run {
     /// Whether newer settings want no copy after one that may have been accepted.
     fn is_held(&self, newer: &Chain) -> bool {
         self.unknown_outcomes > 0 && newer.on_ambiguous == AmbiguityPolicy::Hold
+    }
+
+    /// How the run ends when nobody is left to try.
+    fn exhausted(&self, may_use_global: Option<bool>) -> ChainEnd {
+        if may_use_global == Some(false) {
+            ChainEnd::GlobalRefused
+        } else if self.attempts.is_empty() {
+            ChainEnd::NoProvider
+        } else {
+            ChainEnd::AllFailed
+        }
+    }
+
+    /// How an entry's failure ends the run; `None` where the next one is tried.
+    fn ended_by(&mut self, error: &ProviderError, policy: AmbiguityPolicy) -> Option<ChainEnd> {
+        match error.disposition {
+            Disposition::Final => Some(ChainEnd::Rejected),
+            Disposition::Ambiguous => {
+                self.unknown_outcomes += 1;
+                match policy {
+                    AmbiguityPolicy::Hold => Some(ChainEnd::Held),
+                    AmbiguityPolicy::Failover => None,
+                }
+            }
+            Disposition::ProviderDown | Disposition::Transient => match error.after_retries {
+                AfterRetries::NextProvider => None,
+                AfterRetries::Later => Some(ChainEnd::AllFailed),
+                AfterRetries::GiveUp => Some(ChainEnd::Rejected),
+            },
+        }
     }
 
     async fn entry(

@@ -48,17 +48,19 @@ impl Pipeline {
         limits: Limits<'_>,
         past: &Past,
         is_refused: bool,
-    ) -> Result<Message, Outcome> {
-        let ended = |status, reason| Outcome {
-            status,
-            receipt: None,
-            reason: Some(reason),
-            // Nothing was sent here. Each owner that went away may have sent a copy, unless it held.
-            possible_duplicate: past.takeovers > 1
-                && chain.chain.on_ambiguous == AmbiguityPolicy::Failover,
-            attempts: past.attempts.clone(),
-            not_before: None,
-            waiting: None,
+    ) -> Result<Message, Box<Outcome>> {
+        let ended = |status, reason| {
+            Box::new(Outcome {
+                status,
+                receipt: None,
+                reason: Some(reason),
+                // Nothing was sent here. Each owner that went away may have sent a copy, unless it held.
+                possible_duplicate: past.takeovers > 1
+                    && chain.chain.on_ambiguous == AmbiguityPolicy::Failover,
+                attempts: past.attempts.clone(),
+                not_before: None,
+                waiting: None,
+            })
         };
         let Some(message) = message else {
             return Err(ended(DeliveryStatus::Failed, FailureReason::NoAddress));
@@ -105,7 +107,7 @@ impl Pipeline {
         let message = self.settled_before_sending(&chain, message, limits, &past, is_refused);
         let message = match message {
             Ok(message) => message,
-            Err(outcome) => return outcome.into(),
+            Err(outcome) => return Attempted::from(*outcome),
         };
         // From here on it may be used, whatever becomes of this process.
         if let Some(wait) = self.wait_without_trying(&chain, &past, limits) {

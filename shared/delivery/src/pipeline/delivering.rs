@@ -347,12 +347,11 @@ impl Pipeline {
             possible_duplicate: past.possible_duplicate,
             attempts: past.attempts,
             not_before: None,
-            waiting: match reason {
-                HandBack::OverQuota { .. } => {
-                    let (before, now) = (past.waiting.as_ref(), self.clock.now());
-                    Some(Waiting::after(before, WaitReason::Quota, now))
-                }
-                _ => past.waiting,
+            waiting: if matches!(reason, HandBack::OverQuota { .. }) {
+                let (before, now) = (past.waiting.as_ref(), self.clock.now());
+                Some(Waiting::after(before, WaitReason::Quota, now))
+            } else {
+                past.waiting
             },
         };
         let (started, limits) = (work.started, work.limits);

@@ -19,6 +19,10 @@ use crate::{
 
 /// What is done with an immediate request.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one of it for a request, and nearly always the large one"
+)]
 pub enum Immediate {
     /// It is sent now, with this quota.
     Now {

@@ -79,15 +79,15 @@ impl Pipeline {
         limits: Limits<'_>,
     ) -> Option<ProviderWait> {
         let (kind, entry) = mendable(report)?;
-        let until = match &past.waiting {
-            Some(Waiting {
-                reason: WaitReason::Provider { until, .. },
-                ..
-            }) => *until,
-            Some(_) | None => {
-                let end = self.clock.now().saturating_add(MAX_PROVIDER_WAIT);
-                end.unwrap_or(Timestamp::MAX)
-            }
+        let until = if let Some(Waiting {
+            reason: WaitReason::Provider { until, .. },
+            ..
+        }) = &past.waiting
+        {
+            *until
+        } else {
+            let end = self.clock.now().saturating_add(MAX_PROVIDER_WAIT);
+            end.unwrap_or(Timestamp::MAX)
         };
         let reason = WaitReason::Provider { kind, entry, until };
         let waiting = Waiting::after(past.waiting.as_ref(), reason, self.clock.now());
