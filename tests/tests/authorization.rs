@@ -12,6 +12,7 @@ const OTHER: &str = "clinic-456";
 enum Route {
     PostCommunication,
     GetCommunication,
+    FindCommunication,
     GetSettings,
     ListVersions,
     GetHealth,
@@ -25,9 +26,10 @@ enum Route {
 }
 
 /// What a matrix is written in: one letter for each, in this order. The last one takes away what the others need.
-const ROUTES: [Route; 12] = [
+const ROUTES: [Route; 13] = [
     Route::PostCommunication,
     Route::GetCommunication,
+    Route::FindCommunication,
     Route::GetSettings,
     Route::ListVersions,
     Route::GetHealth,
@@ -40,6 +42,9 @@ const ROUTES: [Route; 12] = [
     Route::DeleteSettings,
 ];
 
+/// The key of the communications that are looked at.
+const KEY: &str = "key-of-the-matrix";
+
 /// Ids of communications by tenant.
 struct Ids([(&'static str, String); 3]);
 
@@ -48,7 +53,7 @@ impl Ids {
         let mut ids = [CLINIC, OTHER, "_global"].map(|tenant| (tenant, String::new()));
         for (tenant, id) in &mut ids {
             *id = world
-                .post(&communication_of(tenant))
+                .post_with_key(&communication_of(tenant), KEY)
                 .await
                 .expect(202)
                 .request_id();
@@ -68,10 +73,7 @@ impl Ids {
 
 fn communication_of(tenant: &str) -> Value {
     let mut communication = communication();
-    communication["metadata"] = match tenant {
-        "_global" => json!({}),
-        clinic => json!({"clinicId": clinic}),
-    };
+    communication["metadata"] = json!({"clinicId": tenant});
     communication
 }
 
@@ -111,6 +113,10 @@ async fn ask(
         }
         Route::GetCommunication => {
             let path = format!("/api/v1/communications/{}", ids.of(tenant));
+            world.ask_status(&event("GET", &path, None)).await
+        }
+        Route::FindCommunication => {
+            let path = format!("/api/v1/communications?clinicId={tenant}&idempotencyKey={KEY}");
             world.ask_status(&event("GET", &path, None)).await
         }
         Route::GetSettings => world.ask_config(&event("GET", &clinic, None)).await,
@@ -156,8 +162,8 @@ async fn ask(
 
 #[tokio::test]
 async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched_nothing() {
-    const EVERYTHING: &str = "yyyyyyyyyyyy";
-    const NOTHING: &str = "------------";
+    const EVERYTHING: &str = "yyyyyyyyyyyyy";
+    const NOTHING: &str = "-------------";
     let world = World::new().await;
     let graph = world.api().await;
     let document = document(&world, &graph);
@@ -168,8 +174,8 @@ async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched
     let ids = Ids::new(&world).await;
     // Rows: roles, then for each tenant (own, other, global) the routes in the order of ROUTES.
     let own = Some(CLINIC);
-    let manager = "-yyyyy------";
-    let service = "yy----------";
+    let manager = "-yyyyyy------";
+    let service = "yyy----------";
     let matrix = [
         (claims("SUPER_ADMIN", None), [EVERYTHING; 3]),
         (claims("SUPER_ADMIN", own), [EVERYTHING; 3]),
@@ -179,7 +185,7 @@ async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched
         (claims("SERVICE", own), [service; 3]),
         (
             claims("CLINIC_MANAGER SERVICE", own),
-            ["yyyyyy------", service, service],
+            ["yyyyyyy------", service, service],
         ),
         (claims("CLINIC_ADMIN", None), [NOTHING; 3]),
         (claims("CLINIC_ADMIN", Some("_global")), [NOTHING; 3]),
@@ -218,6 +224,9 @@ async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched
                     // Whose communication it is only the ledger knows: it is answered as if there were none.
                     assert_eq!(status, 404, "{place}");
                     assert_eq!(calls, ["dynamodb:Query"], "{place}");
+                } else if matches!(route, Route::FindCommunication) && views_communications {
+                    assert_eq!(status, 404, "{place}");
+                    assert!(calls.is_empty(), "{place}: {calls:?}");
                 } else {
                     assert_eq!(status, 403, "{place}");
                     assert!(calls.is_empty(), "{place}: {calls:?}");

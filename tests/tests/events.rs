@@ -194,6 +194,7 @@ fn the_environment_for_sam_sets_what_the_template_declares() {
             "METRICS_BY_CLINIC",
             "METRICS_NAMESPACE",
             "PURGE_AFTER_DAYS",
+            "REQUIRE_CLINIC",
             "SETTINGS_RETENTION_DAYS",
             "SLOW_WORKER_SHARE_PERCENT",
             "STACK_ACCOUNT_ID",

@@ -13,7 +13,10 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use comms_testkit::aws::{ACCOUNT, Access, Fault, LocalAws, REGION};
+use comms_testkit::{
+    aws::{ACCOUNT, Access, Fault, LocalAws, REGION},
+    smtp::{Action, Stage},
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -566,6 +569,14 @@ async fn everything() -> LocalAws {
             .expect(200);
     }
 
+    // A passed test takes back that an entry is down.
+    world
+        .smtp
+        .on(Stage::Auth, Action::reply("535 5.7.8 refused"));
+    world.post(&immediate()).await;
+    let test = json!({"verifyOnly": true});
+    world.test_email(CLINIC, &test).await.expect(200);
+
     // What can not be worked on is set aside; what has to wait is told for how long, on either queue.
     world.enqueue("{").await;
     world.run_worker().await;
@@ -803,7 +814,7 @@ fn items_are_changed_by_the_function_whose_they_are() {
         ),
         (
             item("UpdateItem", deliveries, "health#clinic-1"),
-            &["send", "worker"],
+            &["send", "worker", "config-test"],
         ),
         (item("GetItem", deliveries, "r-1"), &[]),
         (item("Query", deliveries, "r-1"), &[]),

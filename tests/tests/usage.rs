@@ -111,7 +111,8 @@ async fn every_end_is_counted_for_its_clinic_and_a_batch_costs_one_write_for_eac
 
     let answer = stats(&world, CLINIC, "?from=2026-01-01&to=2026-01-02").await;
     let expected = json!({
-        "sent": 5, "sentByProvider": {"smtp": 5}, "sentByFallback": 0, "sentByGlobal": 0, "possibleDuplicates": 0,
+        "sent": 5, "sentByProvider": {"smtp": 5}, "sentByFallback": 0, "sentByGlobal": 0, "sentByGlobalBecause": {},
+        "sentByCategory": {"appointment": 5}, "possibleDuplicates": 0,
         "failed": 1, "failedByReason": {"NO_ADDRESS": 1}, "unknown": 0, "expired": 1, "deferrals": 0,
     });
     let expected = json!({
@@ -125,6 +126,7 @@ async fn every_end_is_counted_for_its_clinic_and_a_batch_costs_one_write_for_eac
         (&other["sentByFallback"], &other["sentByGlobal"]),
         (&json!(3), &json!(3))
     );
+    assert_eq!(other["sentByGlobalBecause"], json!({"own failed": 3}));
     // What it sent for a clinic is the clinic's.
     assert_eq!(totals(&world, "_global").await, Value::Null);
 

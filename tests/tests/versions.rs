@@ -328,6 +328,7 @@ async fn versions_expire_and_the_present_settings_do_not() {
             roles: "roles".to_owned(),
         },
         own_account: OwnAccount::default(),
+        egress_allow: "127.0.0.0/8".parse().unwrap(),
         clock: clock.clone(),
     };
     world.save_clinic().await;

@@ -10,10 +10,12 @@
 
 mod attribution;
 mod authorization;
+mod callers;
 mod ceilings;
 mod concurrency;
 mod config;
 mod config_test;
+mod destinations;
 mod events;
 mod faults;
 mod freeze;

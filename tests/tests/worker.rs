@@ -213,14 +213,14 @@ async fn what_a_producer_puts_on_the_queue_is_recorded_and_what_send_has_recorde
     world.post(&communication()).await.expect(202);
     world.aws.clear_calls();
     assert!(world.run_worker().await.failed.is_empty());
-    // The claim, the outcome, and the usage.
+    // The claim, the outcome, the usage, and once for the entry that it has sent.
     let writes = |world: &World| {
         (
             world.aws.count("dynamodb", "PutItem"),
             world.aws.count("dynamodb", "UpdateItem"),
         )
     };
-    assert_eq!(writes(&world), (0, 3));
+    assert_eq!(writes(&world), (0, 4));
 
     let mut own = communication();
     own["idempotencyKey"] = json!("producers-own");

@@ -9,6 +9,7 @@
 //! Every entry of the clinic's own chain is tried, disabled ones too: an admin wants to know before
 //! enabling one. The entries of the global account are the platform's, and are tested as `_global`.
 
+mod health;
 mod message;
 mod reply_to;
 mod report;
@@ -29,7 +30,7 @@ use comms_core::{
     json::{Object, read},
     request::{Target, Template, read_template},
 };
-use comms_delivery::{Quotas, chain_spec::chain_spec};
+use comms_delivery::{Quotas, SharedHealth, chain_spec::chain_spec, health::PassedTest};
 use comms_runtime::{
     AuditSubjects, Environment, Exchange, HttpProblem,
     auth::{Action, ClaimNames, Principal},
@@ -76,6 +77,8 @@ pub struct Deps {
     pub hash_keys: HashKeys,
     /// What the platform's account may send.
     pub quotas: Quotas,
+    /// What the sends have shown of providers, and a passed test disproves.
+    pub health: SharedHealth,
     /// How logs name callers.
     pub audit_subjects: AuditSubjects,
     /// See [`HOLD_STEP`].
@@ -102,6 +105,7 @@ impl Deps {
         let store = SettingsStore::new(&sdk, table, key).accepting_unsealed(accepts_unsealed);
         Ok(Self {
             hash_keys: HashKeys::new(store.clone()),
+            health: SharedHealth::new(&sdk, deliveries.clone(), Arc::new(SystemClock)),
             quotas: Quotas::new(&sdk, deliveries, Arc::new(SystemClock)),
             audit_subjects,
             limits: TestLimits::new(store.clone(), Arc::new(SystemClock)),
@@ -196,7 +200,7 @@ async fn test(
     principal.authorize(Action::TestSettings, &tenant)?;
     let deadline = Deadline::after(time_left(request));
     let test = read_request(json_body(request.body(), MAX_DOCUMENT_BYTES)?, channel)?;
-    let settings = settings_to_test(deps, &tenant, test.candidate).await?;
+    let (settings, version) = settings_to_test(deps, &tenant, test.candidate).await?;
     let settings = match channel {
         Channel::Email => settings.email,
         Channel::Whatsapp => settings.whatsapp,
@@ -223,7 +227,11 @@ async fn test(
     let tests = entries.into_iter().map(|(spec, enabled)| {
         test_entry(deps, &tenant, spec, enabled, message.as_ref(), deadline)
     });
-    let reports = join_all(tests).await;
+    let (reports, passed): (Vec<_>, Vec<_>) = join_all(tests).await.into_iter().unzip();
+    if let Some(version) = version {
+        let passed = passed.into_iter().flatten().collect();
+        health::record(deps, &tenant, version, channel, passed, deadline).await;
+    }
     let ok = reports.iter().all(|report| report["ok"] == true);
     info!(clinic_id = %tenant, %channel, entries = reports.len(), messages, ok, "settings tested");
     Ok(json_response(
@@ -284,14 +292,14 @@ fn read_request(body: Value, channel: Channel) -> Result<TestRequest, HttpProble
 }
 
 /// The candidate, or the saved settings where none is given. A candidate may leave out a secret that
-/// is saved, under the same rules as when it is saved.
+/// is saved, under the same rules as when it is saved. Of saved settings, their version.
 async fn settings_to_test(
     deps: &Deps,
     tenant: &Tenant,
     candidate: Option<Value>,
-) -> Result<CommunicationSettings, HttpProblem> {
+) -> Result<(CommunicationSettings, Option<u64>), HttpProblem> {
     let stored = match deps.store.load(tenant).await {
-        Ok(stored) => stored.map(|stored| stored.settings),
+        Ok(stored) => stored.map(|stored| (stored.settings, stored.version.number)),
         // Saved settings that can not be read any more are no reason not to test those that are to take
         // their place; a secret that these leave out is missing then.
         Err(error) if candidate.is_some() && !error.is_worth_a_retry() => {
@@ -301,8 +309,11 @@ async fn settings_to_test(
         Err(error) => return Err(store_problem(&error)),
     };
     let Some(candidate) = candidate else {
-        return stored.ok_or_else(|| HttpProblem::not_found("This clinic has no settings."));
+        let (settings, version) =
+            stored.ok_or_else(|| HttpProblem::not_found("This clinic has no settings."))?;
+        return Ok((settings, Some(version)));
     };
+    let stored = stored.map(|(settings, _)| settings);
     let mut problems = Problems::default();
     let settings =
         CommunicationSettings::read(candidate, POINTER, tenant, stored.as_ref(), &mut problems);
@@ -310,9 +321,10 @@ async fn settings_to_test(
         deps.own_account
             .check_roles(settings, POINTER, &mut problems);
     }
-    problems
+    let settings = problems
         .or(settings)
-        .map_err(|problems| HttpProblem::invalid(&problems))
+        .map_err(|problems| HttpProblem::invalid(&problems))?;
+    Ok((settings, None))
 }
 
 /// Every entry in its order, and whether it is enabled.
@@ -343,7 +355,7 @@ async fn test_entry(
     enabled: bool,
     message: Option<&TestMessage>,
     deadline: Deadline,
-) -> Value {
+) -> (Value, Option<PassedTest>) {
     let started = TokioInstant::now();
     let (id, position, provider) = (spec.id, spec.position, spec.settings.kind());
     let stages = Stages::of(&spec.settings, message.is_some());
@@ -367,10 +379,15 @@ async fn test_entry(
     if row.conceals {
         hold(started, deps.hold_step, deadline).await;
     }
-    json!({
+    let json = json!({
         "entry": id, "position": position, "provider": provider, "enabled": enabled,
         "ok": row.is_ok(), "stages": row.to_json(),
-    })
+    });
+    let passed = row.is_ok().then_some(PassedTest {
+        entry: id,
+        was_message_sent: message.is_some(),
+    });
+    (json, passed)
 }
 
 /// What the answer may not tell, for those who run the service.

@@ -3,10 +3,12 @@
 use comms_adapters::tls::TlsConfigs;
 use comms_core::{Channel, Position, Problems, Tenant, json::Object};
 use comms_settings::{
-    CommunicationSettings, Credentials, OwnAccount,
+    CommunicationSettings, Credentials,
     document::{POINTER, take_document},
 };
 use serde_json::Value;
+
+use crate::{Deps, destinations};
 
 /// The document, or the patch of one, in a request's body.
 pub(crate) fn read_body(body: Value, tenant: &Tenant) -> Result<Value, Problems> {
@@ -29,7 +31,7 @@ pub(crate) fn read_body(body: Value, tenant: &Tenant) -> Result<Value, Problems>
 
 /// Reads settings that are to be saved. Secrets that they leave out are taken from `stored`.
 pub(crate) fn read_settings(
-    own_account: &OwnAccount,
+    deps: &Deps,
     document: Value,
     tenant: &Tenant,
     stored: Option<&CommunicationSettings>,
@@ -37,7 +39,8 @@ pub(crate) fn read_settings(
 ) -> Option<CommunicationSettings> {
     let settings = CommunicationSettings::read(document, POINTER, tenant, stored, problems)?;
     check_trust_roots(&settings, problems);
-    own_account.check_roles(&settings, POINTER, problems);
+    destinations::check(&deps.egress_allow, &settings, problems);
+    deps.own_account.check_roles(&settings, POINTER, problems);
     Some(settings)
 }
 
@@ -58,12 +61,17 @@ fn check_trust_roots(settings: &CommunicationSettings, problems: &mut Problems) 
             else {
                 continue;
             };
-            let place = match position {
-                Position::Primary | Position::Global => "primary".to_owned(),
-                Position::Fallback(n) | Position::GlobalFallback(n) => format!("fallback/{n}"),
-            };
-            let pointer = format!("{POINTER}/{channel}/{place}/credentials/caPem");
-            problems.add(pointer, error.to_string());
+            let credentials = credentials_pointer(channel, position);
+            problems.add(format!("{credentials}/caPem"), error.to_string());
         }
     }
+}
+
+/// Where the credentials of an entry stand in a request's body.
+pub(crate) fn credentials_pointer(channel: Channel, position: Position) -> String {
+    let place = match position {
+        Position::Primary | Position::Global => "primary".to_owned(),
+        Position::Fallback(n) | Position::GlobalFallback(n) => format!("fallback/{n}"),
+    };
+    format!("{POINTER}/{channel}/{place}/credentials")
 }

@@ -1,6 +1,6 @@
 //! How well a clinic's providers work.
 
-use comms_core::{Channel, HealthRecord, HealthState, Position};
+use comms_core::{Channel, HealthRecord, Position};
 use comms_delivery::health::{Records, name};
 use comms_runtime::{HttpProblem, auth::Action, http::json_response};
 use comms_settings::{Present, ProviderEntry, StoredSettings};
@@ -62,14 +62,16 @@ fn providers(stored: &StoredSettings, records: &Records) -> Vec<Value> {
     providers
 }
 
-/// Without a record nothing has ever been wrong.
+/// What an entry is of which no send has shown anything yet.
+const UNTRIED: &str = "untried";
+
 fn provider(
     channel: Channel,
     position: Position,
     entry: &ProviderEntry,
     record: Option<&HealthRecord>,
 ) -> Value {
-    let state = record.map_or(HealthState::Healthy, |record| record.state);
+    let state = record.map_or(UNTRIED, |record| record.state.as_str());
     let mut json = json!({
         "channel": channel, "entry": entry.id, "position": position,
         "provider": entry.credentials.provider(), "enabled": entry.enabled, "health": state,

@@ -19,6 +19,7 @@
 
 mod answers;
 mod ceilings;
+mod destinations;
 mod document;
 #[cfg(test)]
 mod fuzz;
@@ -34,6 +35,7 @@ mod write;
 
 use std::sync::Arc;
 
+use comms_adapters::egress::EgressAllow;
 use comms_core::{Clock, SystemClock, Tenant};
 use comms_delivery::{SharedHealth, Usage};
 use comms_runtime::{
@@ -66,6 +68,8 @@ pub struct Deps {
     pub claims: ClaimNames,
     /// Whose roles no clinic may name.
     pub own_account: OwnAccount,
+    /// Where connections may go beyond the public internet.
+    pub egress_allow: EgressAllow,
     /// The key of the callers' hashes, which signs links as well.
     pub hash_keys: HashKeys,
     /// How logs name callers.
@@ -83,6 +87,7 @@ impl Deps {
         let deliveries = environment.required("DELIVERIES_TABLE");
         let retention = environment.parsed::<VersionRetention>("SETTINGS_RETENTION_DAYS");
         let own_account = environment.parsed("STACK_ACCOUNT_ID");
+        let egress_allow = environment.parsed("EGRESS_ALLOW");
         let purge_delay = environment.parsed::<PurgeDelay>("PURGE_AFTER_DAYS");
         let accepts_unsealed = environment.parsed("ACCEPT_UNSEALED_SETTINGS");
         let claims = ClaimNames::from_environment(environment);
@@ -100,6 +105,7 @@ impl Deps {
             usage: Usage::new(&sdk, deliveries),
             claims,
             own_account,
+            egress_allow,
             audit_subjects,
             clock: Arc::new(SystemClock),
         })

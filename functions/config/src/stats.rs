@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comms_core::{Channel, FailureReason, ProviderKind, Tenant};
+use comms_core::{Channel, FailureReason, GlobalCause, ProviderKind, Tenant};
 use comms_delivery::usage::{Counter, Counts, RETENTION_DAYS, day_of};
 use comms_runtime::{HttpProblem, auth::Action, http::json_response};
 use jiff::{Timestamp, ToSpan, civil::Date};
@@ -110,11 +110,17 @@ fn channel_json(counts: &Counts, channel: Channel) -> Value {
     let by_provider = ProviderKind::ALL.map(|kind| (kind.to_string(), count(Counter::Sent(kind))));
     let by_reason = FailureReason::ALL
         .map(|reason| (reason.as_str().to_owned(), count(Counter::Failed(reason))));
+    let by_cause = GlobalCause::ALL.map(|cause| {
+        let counter = Counter::SentByGlobalBecause(cause);
+        (cause.as_str().to_owned(), count(counter))
+    });
     json!({
         "sent": sum(&by_provider),
         "sentByProvider": object(by_provider),
         "sentByFallback": count(Counter::SentByFallback),
         "sentByGlobal": count(Counter::SentByGlobal),
+        "sentByGlobalBecause": object(by_cause),
+        "sentByCategory": object(counts.by_category(channel).map(|(name, count)| (name.to_owned(), count))),
         "possibleDuplicates": count(Counter::PossibleDuplicates),
         "failed": sum(&by_reason),
         "failedByReason": object(by_reason),

@@ -154,7 +154,7 @@ pub(crate) async fn restore(
         }
         // By today's rules, as if it came from outside; its secrets are its own.
         let mut problems = Problems::default();
-        let settings = read_settings(&deps.own_account, past.view(), tenant, Some(&past), &mut problems);
+        let settings = read_settings(deps, past.view(), tenant, Some(&past), &mut problems);
         let mut settings = problems
             .or(settings)
             .map_err(|problems| HttpProblem::invalid(&problems))?;

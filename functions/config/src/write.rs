@@ -38,7 +38,7 @@ pub(crate) async fn put(
         let document = read_body(body, &access.tenant).map_err(|error| HttpProblem::invalid(&error))?;
         let mut problems = Problems::default();
         let wanted = Wanted::of_document(&document);
-        let settings = read_settings(&deps.own_account, document, &access.tenant, present.settings(), &mut problems);
+        let settings = read_settings(deps, document, &access.tenant, present.settings(), &mut problems);
         let mut settings = problems
             .or(settings)
             .map_err(|problems| HttpProblem::invalid(&problems))?;
@@ -86,13 +86,7 @@ fn patched(
     let mut patched = Patched::of(stored, patch);
     let mut problems = Problems::default();
     let document = patched.document.take();
-    let settings = read_settings(
-        &deps.own_account,
-        document,
-        &access.tenant,
-        Some(stored),
-        &mut problems,
-    );
+    let settings = read_settings(deps, document, &access.tenant, Some(stored), &mut problems);
     if let Some(settings) = &settings {
         patched.check_removed_secrets(settings, &mut problems);
     }

@@ -5,8 +5,10 @@
 //! | `POST /api/v1/communications` | 202 queued; 200 or 207 when sent at once |
 
 mod immediate;
+mod key;
 mod outcome;
 mod queue;
+mod tenant;
 
 pub use outcome::CommunicationOutcome;
 
@@ -23,7 +25,7 @@ use comms_delivery::{
 };
 use comms_runtime::{
     AuditSubjects, Environment, Exchange, HttpProblem, Trail,
-    auth::{Action, ClaimNames, Principal},
+    auth::{ClaimNames, Principal},
     aws,
     http::{body_bytes, check_head, json_response, path_segments, serve, time_left, trace},
     telemetry::TraceHeader,
@@ -62,6 +64,7 @@ impl Deps {
             deliveries_table: environment.required("DELIVERIES_TABLE"),
             kms_key_id: environment.required("KMS_KEY_ID"),
             address_mask: environment.parsed("ADDRESS_MASK"),
+            require_clinic: environment.parsed("REQUIRE_CLINIC"),
             accept_unsealed_settings: environment.parsed("ACCEPT_UNSEALED_SETTINGS"),
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
             concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
@@ -134,7 +137,7 @@ async fn accept(
 ) -> Result<Response<Body>, HttpProblem> {
     let principal = Principal::of(request, &deps.claims)?;
     let mut submission = read_submission(request)?;
-    principal.authorize(Action::Send, &submission.request.tenant())?;
+    tenant::authorize(&principal, &submission.request)?;
     immediate::check_priority(deps, &principal, &submission.request).await?;
     let is_own_key = submission.idempotency_key.is_some();
     let key = submission
@@ -170,6 +173,7 @@ async fn accept(
             }
         }
     };
+    let expected_via = tenant::check(deps, &submission.request).await?;
     // Last, since only what is accepted is to take any.
     let own_key = is_own_key.then_some(&key);
     let urgent = deps.pipeline.take_urgent(&submission.request, own_key);
@@ -211,12 +215,18 @@ async fn accept(
         );
         sent.await?
     };
+    let mut deliveries = deliveries;
+    tenant::note_via(&mut deliveries, &expected_via);
     let body =
         json!({"requestId": accepted.id(), "status": outcome.as_str(), "deliveries": deliveries});
     let mut response = json_response(outcome.http_status(), &body);
     if let Ok(location) = HeaderValue::try_from(format!("/api/v1/communications/{}", accepted.id()))
     {
         response.headers_mut().insert(header::LOCATION, location);
+    }
+    if accepted.is_repeated() {
+        let (name, value) = key::REPLAYED;
+        response.headers_mut().insert(name, value);
     }
     Ok(response)
 }
@@ -314,28 +324,7 @@ fn read_submission(request: &Request) -> Result<Submission, HttpProblem> {
             HttpProblem::invalid(&problems)
         }
     })?;
-    if let Some(header) = request.headers().get("idempotency-key") {
-        let key = header
-            .to_str()
-            .map_err(|_| comms_core::id::IdError::IdempotencyKey)
-            .and_then(IdempotencyKey::parse)
-            .map_err(|error| {
-                let detail = format!("the Idempotency-Key header {error}");
-                HttpProblem::invalid(&Problems::one("/idempotencyKey", detail))
-            })?;
-        if submission
-            .idempotency_key
-            .as_ref()
-            .is_some_and(|body| *body != key)
-        {
-            let detail = "must be the same as the Idempotency-Key header; send one of them";
-            return Err(HttpProblem::invalid(&Problems::one(
-                "/idempotencyKey",
-                detail,
-            )));
-        }
-        submission.idempotency_key = Some(key);
-    }
+    key::take_header(&mut submission, request.headers())?;
     if submission
         .request
         .expires_at

@@ -4,10 +4,13 @@
 //! | route | answers |
 //! | --- | --- |
 //! | `GET /api/v1/communications/{requestId}` | 200, 403, 404 |
+//! | `GET /api/v1/communications?clinicId=…&idempotencyKey=…` | the same; 400 |
 //! | `GET /api/v1/health` | 200 |
 
+mod lookup;
+
 use comms_core::{Delivery, RequestId, delivery::MAX_ATTEMPTS};
-use comms_delivery::{Ledger, LedgerError};
+use comms_delivery::{Ledger, LedgerError, RecordedRequest};
 use comms_runtime::{
     AuditSubjects, Environment, Exchange, HttpProblem, Trail,
     auth::{Action, ClaimNames, Principal},
@@ -88,7 +91,11 @@ async fn route(
     ) {
         (&Method::GET, ["api", "v1", "communications", id]) => (
             "/api/v1/communications/{requestId}",
-            get(deps, request, id).await,
+            get(deps, request, Wanted::ById(id)).await,
+        ),
+        (&Method::GET, ["api", "v1", "communications"]) => (
+            "/api/v1/communications",
+            get(deps, request, Wanted::ByKey).await,
         ),
         (&Method::GET, ["api", "v1", "health"]) => ("/api/v1/health", Ok(health())),
         _ => (
@@ -105,14 +112,28 @@ fn health() -> Response<Body> {
     )
 }
 
+/// By what a communication is asked for.
+#[derive(Clone, Copy)]
+enum Wanted<'r> {
+    /// Its id, in the path.
+    ById(&'r str),
+    /// Its idempotency key, in the query.
+    ByKey,
+}
+
 /// Authorizes before it reads. Another clinic's communication is answered like one that does not exist, because whether
 /// it exists is the other clinic's business.
-async fn get(deps: &Deps, request: &Request, id: &str) -> Result<Response<Body>, HttpProblem> {
+async fn get(
+    deps: &Deps,
+    request: &Request,
+    wanted: Wanted<'_>,
+) -> Result<Response<Body>, HttpProblem> {
     let principal = Principal::of(request, &deps.claims)?;
     let scope = principal.scope(Action::ViewCommunication)?;
-    let unknown =
-        || HttpProblem::not_found("There is no communication with this id, or no longer.");
-    let id = RequestId::parse(id).map_err(|_| unknown())?;
+    let id = match wanted {
+        Wanted::ById(id) => RequestId::parse(id).map_err(|_| unknown_communication())?,
+        Wanted::ByKey => lookup::id_of_key(deps, request, &scope).await?,
+    };
     Trail::of(request).note_request_id(&id);
     let found = deps
         .ledger
@@ -120,12 +141,37 @@ async fn get(deps: &Deps, request: &Request, id: &str) -> Result<Response<Body>,
         .await
         .map_err(|error| ledger_problem(&error))?
         .filter(|found| scope.includes(&found.tenant))
-        .ok_or_else(unknown)?;
-    let clinic = found.tenant.clinic();
-    let body = answer_that_fits(found.deliveries, MAX_ANSWER_BYTES, |deliveries| {
-        json!({"requestId": id, "clinicId": clinic, "deliveries": deliveries}).to_string()
+        .ok_or_else(unknown_communication)?;
+    let ended_at = found.ended_at();
+    let RecordedRequest {
+        tenant,
+        details,
+        accepted_at,
+        replays,
+        deliveries,
+    } = found;
+    let mut whole = json!({"requestId": id, "clinicId": tenant.clinic(), "replayed": replays});
+    // What an earlier release did not record is left out.
+    for (name, value) in [
+        ("acceptedAt", accepted_at.map(|at| json!(at))),
+        ("endedAt", ended_at.map(|at| json!(at))),
+        ("category", details.category.map(|category| json!(category))),
+        ("priority", details.priority.map(|priority| json!(priority))),
+    ] {
+        if let Some(value) = value {
+            whole[name] = value;
+        }
+    }
+    let body = answer_that_fits(deliveries, MAX_ANSWER_BYTES, |deliveries| {
+        let mut whole = whole.clone();
+        whole["deliveries"] = json!(deliveries);
+        whole.to_string()
     });
     Ok(json_text_response(StatusCode::OK, body))
+}
+
+fn unknown_communication() -> HttpProblem {
+    HttpProblem::not_found("There is no such communication, or no longer.")
 }
 
 fn ledger_problem(error: &LedgerError) -> HttpProblem {
@@ -172,6 +218,7 @@ mod tests {
             outcome: AttemptOutcome::Accepted {
                 refused_copies: Vec::new(),
             },
+            at: None,
             duration: Duration::from_millis(number.try_into().unwrap()),
             possible_duplicate: false,
             reply_to_dropped: false,

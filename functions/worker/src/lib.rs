@@ -65,6 +65,7 @@ impl Deps {
             deliveries_table: environment.required("DELIVERIES_TABLE"),
             kms_key_id: environment.required("KMS_KEY_ID"),
             address_mask: environment.parsed("ADDRESS_MASK"),
+            require_clinic: environment.parsed("REQUIRE_CLINIC"),
             accept_unsealed_settings: environment.parsed("ACCEPT_UNSEALED_SETTINGS"),
             egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
             concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
@@ -177,6 +178,10 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
         }
     };
     let clinic = submission.request.requested.clinic();
+    if deps.pipeline.lacks_clinic(&submission.request) {
+        let (reason, fields) = (DeadLetterReason::NotACommunication, "/metadata/clinicId");
+        return set_aside(deps, message, reason, fields.to_owned(), None).await;
+    }
     // A producer's own key, or SQS's id of the message: both survive a redelivery. One that was a dead
     // letter has a new id, and says which one it had.
     let key = submission

@@ -55,8 +55,9 @@ const fn route(method: &'static str, path: &'static str, function: Function) -> 
 const CLINIC: &str = "/api/v1/clinics/{clinicId}";
 
 /// The same routes as in the deployed template.
-const ROUTES: [Route; 16] = [
+const ROUTES: [Route; 17] = [
     route("POST", "/api/v1/communications", Function::Send),
+    route("GET", "/api/v1/communications", Function::Status),
     route(
         "GET",
         "/api/v1/communications/{requestId}",

@@ -19,6 +19,7 @@
 )]
 
 mod console;
+mod cors;
 mod dead_letters;
 mod deliveries;
 mod demo;
@@ -37,7 +38,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use comms_testkit::host_guard::AllowedHost;
+use comms_testkit::host_guard::{AllowedHost, PageOrigin};
 use jiff::SignedDuration;
 
 use crate::function::Function;
@@ -91,6 +92,12 @@ pub(crate) struct StackArgs {
     /// origin of a page that may change things.
     #[arg(long = "allow-host", value_name = "NAME[:PORT]")]
     allow_hosts: Vec<AllowedHost>,
+    /// An origin whose pages may call the API from a browser, such as http://localhost:5173; may be given several times.
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    cors_origins: Vec<PageOrigin>,
+    /// Refuses communications that name no clinic with settings (the template's RequireClinic).
+    #[arg(long)]
+    require_clinic: bool,
     /// Neither saves the demo clinic nor sends its message.
     #[arg(long)]
     no_demo: bool,

@@ -20,7 +20,7 @@ use crate::inbox::Inbox;
 use crate::poller::{Lane, Poller, VISIBILITY_TIMEOUT};
 use crate::processes::{Processes, announce, this_program};
 use crate::token::DeveloperKey;
-use crate::{AnyError, StackArgs, dead_letters, demo, gateway, inbox, sealed, web};
+use crate::{AnyError, StackArgs, cors, dead_letters, demo, gateway, inbox, sealed, web};
 
 /// How often expired deliveries are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
@@ -97,13 +97,22 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     tell_exposure(smtp_address, "can send to the inbox with the password");
 
     let roots = trust_roots(&ca)?;
-    let environment = environment(&aws, &roots, smtp_address.ip());
+    let mut environment = environment(&aws, &roots, smtp_address.ip());
+    environment.push((
+        "REQUIRE_CLINIC".into(),
+        args.require_clinic.to_string().into(),
+    ));
     let api = RuntimeApi::start_on(TcpListener::bind(("127.0.0.1", 0)).await?)?;
     let processes = Processes::new(api, this_program()?, environment, args.cold);
     spawn_http(
         "gateway",
         http,
-        guard(http_address).protect(gateway::service(processes.clone(), key.clone())),
+        guard(http_address)
+            .allowing_pages(&args.cors_origins)
+            .protect(cors::layer(
+                gateway::service(processes.clone(), key.clone()),
+                &args.cors_origins,
+            )),
     );
     progress.step("API", format_args!("http://{http_address}/api/v1"));
     announce(args.cold);

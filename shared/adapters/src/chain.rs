@@ -7,7 +7,7 @@ use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Dura
 
 use comms_core::{
     AfterRetries, Attempt, AttemptOutcome, Disposition, EmailAddress, EntryId, ErrorKind,
-    HealthState, Position, ProviderError, ProviderKind, Receipt, metric::METRICS,
+    HealthState, Position, ProviderError, ProviderKind, Receipt, SkippedEntry, metric::METRICS,
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -100,6 +100,8 @@ pub struct ChainReport {
     /// After which time one of the providers that could not take it now asked to be tried again; the
     /// shortest such time.
     pub retry_after: Option<Duration>,
+    /// Entries before the last one tried that were left out because they were down.
+    pub skipped: Vec<SkippedEntry>,
 }
 
 impl ChainReport {
@@ -118,6 +120,7 @@ impl ChainReport {
             end: next.end,
             unknown_outcomes: self.unknown_outcomes + next.unknown_outcomes,
             retry_after: next.retry_after,
+            skipped: next.skipped,
         }
     }
 }
@@ -298,6 +301,7 @@ impl Chain {
             }
         };
         ChainReport {
+            skipped: turns.skipped(&chain, run.attempts.last()),
             attempts: run.attempts,
             end,
             unknown_outcomes: run.unknown_outcomes,
@@ -458,6 +462,29 @@ impl Turns {
     fn len(&self) -> u32 {
         u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }
+
+    /// Of those that are left, the ones that stand before the `last` one tried and were put behind it.
+    fn skipped(&self, chain: &Chain, last: Option<&Attempt>) -> Vec<SkippedEntry> {
+        let last = last.and_then(|last| {
+            let mut entries = chain.entries.iter();
+            entries.position(|entry| entry.is_at(&last.entry, last.position))
+        });
+        let left = self.0.iter().filter(|(index, turn)| {
+            matches!(turn, Turn::Last) && last.is_some_and(|last| *index < last)
+        });
+        left.filter_map(|(index, _)| {
+            let entry = chain.entries.get(*index)?;
+            let down = entry.health.down()?;
+            Some(SkippedEntry {
+                provider: entry.provider.kind(),
+                entry: entry.id.clone(),
+                position: entry.position,
+                since: down.since,
+                last_error: down.last_error,
+            })
+        })
+        .collect()
+    }
 }
 
 /// What an entry has for its attempts.
@@ -605,7 +632,7 @@ impl Run {
         let mut until = left.share();
         let mut retry = 0;
         loop {
-            let started = Instant::now();
+            let (at, started) = (entry.health.now_in_milliseconds(), Instant::now());
             let result = entry.provider.send(message, until).await;
             let duration = started.elapsed();
             log_attempt(entry, message, &result, duration);
@@ -619,6 +646,7 @@ impl Run {
                     },
                     Err(error) => AttemptOutcome::from(error),
                 },
+                at: Some(at),
                 duration,
                 possible_duplicate: self.unknown_outcomes > 0,
                 reply_to_dropped: reply.is_dropped,

@@ -4,6 +4,7 @@
 //! address: nobody resolves the name again in between. Addresses that are not on the public internet
 //! are refused unless the operator allows them (`EGRESS_ALLOW`); a clinic can not.
 
+mod by_text;
 mod lookups;
 
 use std::{
@@ -23,6 +24,8 @@ use self::lookups::Lookups;
 /// Ports for SMTP submission: 465 (RFC 8314), 587 (RFC 6409), and 2525, which providers offer where
 /// the other two are blocked.
 pub const SMTP_PORTS: [u16; 3] = [465, 587, 2525];
+/// The port that a clinic-supplied URL may have.
+pub const HTTPS_PORTS: [u16; 1] = [443];
 
 /// Why a host may not be connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

@@ -197,6 +197,11 @@ impl Inner {
                 if let Some(bucket) = self.bucket(now) {
                     bucket.succeeded = bucket.succeeded.saturating_add(1);
                 }
+                // The first success is no change, and is shared: until then the entry is untried.
+                if self.state.is_none() {
+                    self.state = Some((HealthState::Healthy, now));
+                    self.is_unshared = true;
+                }
                 match (self.state(), self.state_by_rate(now)) {
                     (HealthState::Down, _) | (_, Some(HealthState::Healthy)) => {
                         self.go_to(HealthState::Healthy, now)
@@ -326,6 +331,25 @@ impl Health {
     /// The present state.
     pub fn state(&self) -> HealthState {
         self.lock().state()
+    }
+
+    /// What is known of an entry that is down; `None` of any other.
+    pub fn down(&self) -> Option<HealthRecord> {
+        let inner = self.lock();
+        let (state, since) = inner
+            .state
+            .filter(|(state, _)| *state == HealthState::Down)?;
+        Some(HealthRecord {
+            state,
+            since,
+            last_error: inner.last_error,
+        })
+    }
+
+    /// The time by the clock that health goes by, as exact as an attempt's time is kept.
+    pub fn now_in_milliseconds(&self) -> Timestamp {
+        let now = self.clock.now();
+        Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
     }
 
     /// For how long nothing has worked, as far as is known here; nothing where the last message did.

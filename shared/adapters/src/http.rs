@@ -45,7 +45,7 @@ use self::{
 };
 use crate::{
     deadline::{Deadline, Elapsed},
-    egress::EgressGuard,
+    egress::{EgressGuard, HTTPS_PORTS},
     metered::Metered,
     provider::{Report, VerifyStage},
     sockets::{self, Sockets},
@@ -65,8 +65,6 @@ const TLS_TIME: Duration = Duration::from_secs(5);
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// What must be left after waiting for a socket, beside what must be left in any case.
 const AFTER_WAITING: Duration = Duration::from_secs(2);
-/// The port that a clinic-supplied URL may have.
-const HTTPS_PORTS: [u16; 1] = [443];
 
 /// What requests to providers are made with. Clones share everything.
 #[derive(Clone)]

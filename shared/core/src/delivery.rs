@@ -1,7 +1,11 @@
 //! A delivery: one recipient on one channel of a request, and what became of it.
 
+mod skipped;
+mod stored;
+
 use std::{fmt, time::Duration};
 
+use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 use serde_json::Value;
 
@@ -9,8 +13,11 @@ use crate::{
     failure::{Disposition, ErrorKind, ProviderCode, ProviderError},
     id::{DeliveryId, EntryId},
     provider::{CopyField, Position, ProviderKind, RefusedCopy},
+    via::SentVia,
     waiting::Waiting,
 };
+
+pub use skipped::SkippedEntry;
 
 /// The way a message reaches a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -191,6 +198,8 @@ pub struct Attempt {
     pub position: Position,
     /// How it ended.
     pub outcome: AttemptOutcome,
+    /// When it began; unknown of earlier releases.
+    pub at: Option<Timestamp>,
     /// How long it took.
     pub duration: Duration,
     /// Whether an earlier attempt of the same delivery may already have been accepted.
@@ -251,6 +260,12 @@ pub struct Delivery {
     pub possible_duplicate: bool,
     /// The attempts so far, oldest first.
     pub attempts: Vec<Attempt>,
+    /// Whose account it goes or went by, where that is known.
+    pub via: Option<SentVia>,
+    /// When it came to its end.
+    pub ended_at: Option<Timestamp>,
+    /// Entries that were left out because they were down.
+    pub skipped: Vec<SkippedEntry>,
 }
 
 impl Delivery {
@@ -267,14 +282,31 @@ impl Delivery {
             waiting: None,
             possible_duplicate: false,
             attempts: Vec::new(),
+            via: None,
+            ended_at: None,
+            skipped: Vec::new(),
         }
     }
+
+    /// Whether the platform's own account accepted it.
+    pub fn was_sent_by_global(&self) -> bool {
+        accepted_position(&self.attempts).is_some_and(Position::is_global)
+    }
+}
+
+/// The place of the entry that accepted a message, where one did.
+pub fn accepted_position(attempts: &[Attempt]) -> Option<Position> {
+    let accepted = attempts.iter().rev().find(|attempt| match attempt.outcome {
+        AttemptOutcome::Accepted { .. } => true,
+        AttemptOutcome::Failed { .. } => false,
+    });
+    accepted.map(|attempt| attempt.position)
 }
 
 // The same JSON in the ledger and in answers.
 impl Serialize for Attempt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut json = serializer.serialize_struct("Attempt", 12)?;
+        let mut json = serializer.serialize_struct("Attempt", 13)?;
         json.serialize_field("provider", &self.provider)?;
         json.serialize_field("entry", &self.entry)?;
         json.serialize_field("position", &self.position)?;
@@ -298,6 +330,9 @@ impl Serialize for Attempt {
                     json.serialize_field("code", code)?;
                 }
             }
+        }
+        if let Some(at) = &self.at {
+            json.serialize_field("at", at)?;
         }
         json.serialize_field(
             "durationMs",
@@ -343,6 +378,7 @@ impl Attempt {
             entry: EntryId::parse(text("entry")?).ok()?,
             position: Position::parse(text("position")?)?,
             outcome,
+            at: stored::time_from_json(value)?,
             duration: Duration::from_millis(value.get("durationMs")?.as_u64()?),
             possible_duplicate: match value.get("possibleDuplicate") {
                 Some(flag) => flag.as_bool()?,
@@ -403,7 +439,7 @@ impl Serialize for Delivery {
             code: FailureReason,
             detail: &'static str,
         }
-        let mut json = serializer.serialize_struct("Delivery", 10)?;
+        let mut json = serializer.serialize_struct("Delivery", 14)?;
         json.serialize_field("deliveryId", &self.id)?;
         json.serialize_field("channel", &self.channel)?;
         json.serialize_field("recipient", &self.recipient)?;
@@ -428,6 +464,18 @@ impl Serialize for Delivery {
         }
         if self.possible_duplicate {
             json.serialize_field("possibleDuplicate", &true)?;
+        }
+        if let Some(via) = self.via {
+            json.serialize_field("via", via.as_str())?;
+            if let Some(cause) = via.because() {
+                json.serialize_field("because", &cause)?;
+            }
+        }
+        if let Some(at) = &self.ended_at {
+            json.serialize_field("endedAt", at)?;
+        }
+        if !self.skipped.is_empty() {
+            json.serialize_field("skipped", &self.skipped)?;
         }
         json.serialize_field("attempts", &self.attempts)?;
         json.end()
@@ -481,12 +529,20 @@ mod tests {
                 entry: EntryId::primary(),
                 position: Position::Fallback(1),
                 outcome,
+                at: Some("2026-12-01T09:00:00.123Z".parse().unwrap()),
                 duration: Duration::from_millis(12),
                 possible_duplicate,
                 reply_to_dropped: possible_duplicate,
             };
             let json = serde_json::to_value(&attempt).unwrap();
-            assert_eq!(Attempt::from_json(&json), Some(attempt), "{json}");
+            assert_eq!(Attempt::from_json(&json), Some(attempt.clone()), "{json}");
+            let stored = Attempt::to_stored(std::slice::from_ref(&attempt)).unwrap();
+            assert!(
+                !stored.contains("detail") && stored.contains("\"at\":1796115600123"),
+                "{stored}"
+            );
+            let stored: Value = serde_json::from_str(&stored).unwrap();
+            assert_eq!(Attempt::from_json(&stored[0]), Some(attempt), "{stored}");
         }
         assert_eq!(Attempt::from_json(&Value::Null), None);
     }
@@ -503,6 +559,8 @@ mod tests {
             ("possibleDuplicate", serde_json::json!("true")),
             ("replyTo", serde_json::json!("kept")),
             ("durationMs", serde_json::json!(-1)),
+            ("at", serde_json::json!("yesterday")),
+            ("at", Value::Null),
         ] {
             let mut attempt = attempt.clone();
             attempt[name] = wrong;
@@ -519,6 +577,7 @@ mod tests {
             outcome: AttemptOutcome::Accepted {
                 refused_copies: Vec::new(),
             },
+            at: None,
             duration: Duration::from_millis(milliseconds),
             possible_duplicate: false,
             reply_to_dropped: false,

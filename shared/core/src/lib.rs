@@ -37,7 +37,9 @@ pub use address::{AddressMask, EmailAddress, Mailbox, PhoneNumber};
 pub use base_url::BaseUrl;
 pub use clock::{Clock, SystemClock};
 pub use dead_letter::{DeadLetter, DeadLetterReason};
-pub use delivery::{Attempt, AttemptOutcome, Channel, Delivery, DeliveryStatus, FailureReason};
+pub use delivery::{
+    Attempt, AttemptOutcome, Channel, Delivery, DeliveryStatus, FailureReason, SkippedEntry,
+};
 pub use failure::{AfterRetries, Disposition, ErrorKind, ProviderCode, ProviderError};
 pub use hash::HashKey;
 pub use health::{HealthRecord, HealthState};
@@ -49,5 +51,5 @@ pub use public_url::{PublicUrl, PublicUrlError};
 pub use request::CommunicationRequest;
 pub use secret::Secret;
 pub use subject::SubjectHash;
-pub use via::{GlobalCause, Via};
+pub use via::{GlobalCause, SentVia};
 pub use waiting::{WaitReason, Waiting};

@@ -103,6 +103,11 @@ pub const ALL: &[Metric] = &[
         "sent by another than the first of the chain; the provider is that first one",
     ),
     each(
+        "sent_by_global",
+        BY_REASON,
+        "sent by the platform's account; the reason is why, as `because` says it",
+    ),
+    each(
         "on_fallback_ms",
         BY_PROVIDER,
         "with it, for how long that first one has failed",

@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 
 /// Whose account a delivery goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Via {
+pub enum SentVia {
     /// The clinic's own providers.
     Clinic,
     /// The platform's account.
@@ -55,7 +55,7 @@ impl Serialize for GlobalCause {
     }
 }
 
-impl Via {
+impl SentVia {
     /// The name in answers, logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -8,6 +8,8 @@
 //! A record decides whose account a message goes by: an entry that is down comes after the platform's. So each record
 //! has a MAC under the deployment's hash key, and one without its MAC counts for nothing.
 
+mod recovery;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,6 +28,8 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
 use crate::ledger::LedgerError;
+
+pub use recovery::PassedTest;
 
 /// How old what the others said may be before it is read again.
 pub const MAX_AGE: SignedDuration = SignedDuration::from_secs(60);

@@ -23,7 +23,7 @@ use aws_sdk_dynamodb::{
 };
 use comms_core::{
     Attempt, Channel, Delivery, DeliveryId, DeliveryStatus, FailureReason, ProviderKind, RequestId,
-    SubjectHash, Tenant, Waiting, request::PlannedDelivery,
+    SentVia, SkippedEntry, SubjectHash, Tenant, Waiting, request::PlannedDelivery,
 };
 use comms_settings::error_code;
 use futures_util::FutureExt as _;
@@ -172,6 +172,10 @@ pub struct Outcome {
     pub not_before: Option<Timestamp>,
     /// What it waits for, where it is given back for that.
     pub waiting: Option<Waiting>,
+    /// Whose account it goes by, where that is known.
+    pub via: Option<SentVia>,
+    /// Entries that were left out because they were down.
+    pub skipped: Vec<SkippedEntry>,
 }
 
 /// What all deliveries of one request have in common in the ledger.
@@ -183,6 +187,8 @@ pub struct RequestRecord {
     pub tenant: Tenant,
     /// The keyed hash of its content.
     pub payload_hash: String,
+    /// What else is kept of it.
+    pub details: RequestDetails,
 }
 
 /// A request as it is read back.
@@ -190,8 +196,24 @@ pub struct RequestRecord {
 pub struct RecordedRequest {
     /// Whose it is.
     pub tenant: Tenant,
+    /// What else is kept of it.
+    pub details: RequestDetails,
+    /// When it was accepted.
+    pub accepted_at: Option<Timestamp>,
+    /// How often it was posted again under its key.
+    pub replays: u32,
     /// Its deliveries.
     pub deliveries: Vec<Delivery>,
+}
+
+impl RecordedRequest {
+    /// When the last of its deliveries ended; `None` while one has not, or of one it is not known.
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        let mut ends = self.deliveries.iter().map(|delivery| delivery.ended_at);
+        ends.try_fold(None, |last: Option<Timestamp>, end| {
+            Some(last.max(Some(end?)))
+        })?
+    }
 }
 
 /// The deliveries table.
@@ -240,6 +262,7 @@ impl Ledger {
             ("deliveries".to_owned(), AttributeValue::L(deliveries)),
             number("expiresAt", time_to_live(now)),
         ]);
+        item.extend(request.details.attributes());
         item.extend(origin.by.as_ref().map(|by| text(ACCEPTED_BY, by.as_str())));
         let result = self
             .client
@@ -412,8 +435,8 @@ impl Ledger {
         outcome: &Outcome,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        let attempts = serde_json::to_string(&outcome.attempts)
-            .map_err(|_| LedgerError::Corrupt("attempts"))?;
+        let attempts =
+            Attempt::to_stored(&outcome.attempts).map_err(|_| LedgerError::Corrupt("attempts"))?;
         let mut update = String::from(
             "SET #status = :status, attempts = :attempts, possibleDuplicate = :duplicate, \
              updatedAt = :now",
@@ -446,6 +469,18 @@ impl Ledger {
             update.push_str(", reason = :reason");
             request_builder =
                 request_builder.expression_attribute_values(":reason", s(reason.as_str()));
+        }
+        // What belongs to no clinic goes by the platform's account in any case.
+        if let Some(cause) = outcome.via.and_then(SentVia::because) {
+            update.push_str(", because = :because");
+            request_builder =
+                request_builder.expression_attribute_values(":because", s(cause.as_str()));
+        }
+        if !outcome.skipped.is_empty() {
+            let skipped = serde_json::to_string(&outcome.skipped)
+                .map_err(|_| LedgerError::Corrupt("skipped"))?;
+            update.push_str(", skipped = :skipped");
+            request_builder = request_builder.expression_attribute_values(":skipped", s(&skipped));
         }
         if let Some(not_before) = outcome.not_before {
             update.push_str(", notBefore = :before");
@@ -505,6 +540,7 @@ impl Ledger {
             .items()
             .send();
         let mut tenant = None;
+        let (mut request, mut accepted_at, mut replays) = (RequestDetails::default(), None, 0);
         let mut planned = Vec::new();
         let mut recorded = HashMap::new();
         while let Some(item) = pages.next().await {
@@ -513,6 +549,9 @@ impl Ledger {
             tenant = Some(Tenant::parse(clinic).map_err(|_| LedgerError::Corrupt("clinicId"))?);
             if string(&item, "sk").map(String::as_str) == Some(REQUEST) {
                 planned = planned_deliveries(&item)?;
+                request = RequestDetails::of_item(&item)?;
+                accepted_at = details::timestamp(&item, "acceptedAt")?;
+                replays = details::replays(&item)?;
             } else {
                 let mut delivery = delivery(&item)?;
                 if delivery.status == DeliveryStatus::Sending && is_given_up(&item, now)? {
@@ -533,7 +572,18 @@ impl Ledger {
         let mut rest: Vec<_> = recorded.into_values().collect();
         rest.sort_by(|a, b| a.id.cmp(&b.id));
         deliveries.extend(rest);
-        Ok(Some(RecordedRequest { tenant, deliveries }))
+        if let Some(cause) = request.cause_of_global(&tenant) {
+            for delivery in &mut deliveries {
+                delivery.via = Some(SentVia::Global(cause));
+            }
+        }
+        Ok(Some(RecordedRequest {
+            tenant,
+            details: request,
+            accepted_at,
+            replays,
+            deliveries,
+        }))
     }
 }
 
@@ -589,7 +639,11 @@ fn claim_refused(
         DeliveryStatus::Sent
         | DeliveryStatus::Failed
         | DeliveryStatus::Unknown
-        | DeliveryStatus::Expired => Ok(Claim::Ended(Box::new(delivery))),
+        | DeliveryStatus::Expired => {
+            let cause = request.details.cause_of_global(&request.tenant);
+            let via = cause.map(SentVia::Global).or(delivery.via);
+            Ok(Claim::Ended(Box::new(Delivery { via, ..delivery })))
+        }
         // Or it was given back between our write and now, and may be claimed at once.
         DeliveryStatus::Queued => Ok(Claim::NotYet {
             until: time(item, "notBefore")?.unwrap_or(now),
@@ -669,7 +723,7 @@ fn delivery(item: &Item) -> Result<Delivery, LedgerError> {
         .strip_prefix(DELIVERY_PREFIX)
         .ok_or(LedgerError::Corrupt("sk"))?;
     let status = DeliveryStatus::parse(field("status")?).ok_or(LedgerError::Corrupt("status"))?;
-    Ok(Delivery {
+    let mut delivery = Delivery {
         id: DeliveryId::parse(id).map_err(|_| LedgerError::Corrupt("sk"))?,
         channel: Channel::parse(field("channel")?).ok_or(LedgerError::Corrupt("channel"))?,
         recipient: field("recipient")?.clone(),
@@ -685,7 +739,19 @@ fn delivery(item: &Item) -> Result<Delivery, LedgerError> {
         waiting: waiting(item)?.filter(|_| status == DeliveryStatus::Queued),
         possible_duplicate: flag(item, "possibleDuplicate")?,
         attempts: attempts(item)?,
-    })
+        via: None,
+        ended_at: None,
+        skipped: details::skipped(item)?,
+    };
+    delivery.via = details::via(item, &delivery)?;
+    delivery.ended_at = match delivery.status {
+        DeliveryStatus::Queued | DeliveryStatus::Sending => None,
+        DeliveryStatus::Sent
+        | DeliveryStatus::Failed
+        | DeliveryStatus::Unknown
+        | DeliveryStatus::Expired => details::timestamp(item, "updatedAt")?,
+    };
+    Ok(delivery)
 }
 
 fn waiting(item: &Item) -> Result<Option<Waiting>, LedgerError> {
@@ -791,6 +857,9 @@ fn database<E: ProvideErrorMetadata, R>(
     }
 }
 
+mod details;
 #[cfg(test)]
 pub(crate) mod fuzz;
 pub mod records;
+
+pub use details::RequestDetails;

@@ -32,8 +32,9 @@ pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
 pub use pacing::SharedPacing;
 pub use pipeline::{
-    Accepted, DeliveryResult, HandBack, Immediate, ImmediateError, Patience, Pipeline,
-    PipelineConfig, PipelineError, QueuedMessage, QuotaError, UrgentError, UrgentQuota,
+    Accepted, ClinicMissing, DeliveryResult, HandBack, Immediate, ImmediateError, Patience,
+    Pipeline, PipelineConfig, PipelineError, QueuedMessage, QuotaError, RequireClinic, UrgentError,
+    UrgentQuota,
 };
 pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Payer, Quota, Quotas};

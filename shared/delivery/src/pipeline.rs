@@ -10,6 +10,7 @@ mod immediate;
 mod quota_wait;
 mod tenant_settings;
 mod urgent;
+mod via;
 mod waiting;
 mod worker_share;
 
@@ -49,7 +50,9 @@ use uuid::Uuid;
 use crate::{
     deferral,
     health::SharedHealth,
-    ledger::{Acceptance, Ledger, LedgerError, Origin, Outcome, Owner, RequestRecord, Via},
+    ledger::{
+        Acceptance, Ledger, LedgerError, Origin, Outcome, Owner, RequestDetails, RequestRecord, Via,
+    },
     pacing::SharedPacing,
     queue_claim::{self, Proof, QueueClaim},
     quota::{Exhausted, Paid, Payer, Quota, Quotas},
@@ -63,6 +66,7 @@ use crate::{
 pub use immediate::{Immediate, ImmediateError};
 use tenant_settings::TenantSettings;
 pub use urgent::{UrgentError, UrgentQuota};
+pub use via::{ClinicMissing, RequireClinic};
 
 /// Deliveries of one request that are worked on at once.
 const CONCURRENT_DELIVERIES: usize = 10;
@@ -227,6 +231,7 @@ impl Accepted {
             id,
             tenant,
             payload_hash,
+            details: _,
         } = &self.record;
         let body = body.as_bytes();
         queue_claim::mac(&self.hash_key, id.as_str(), payload_hash, tenant, body).hex128()
@@ -373,6 +378,7 @@ pub struct Pipeline {
     deferred: Deferred,
     slots: Slots,
     mask: AddressMask,
+    require_clinic: RequireClinic,
     clock: Arc<dyn Clock>,
 }
 
@@ -400,6 +406,8 @@ pub struct PipelineConfig {
     pub egress_allow: EgressAllow,
     /// How much of an address the ledger and answers show.
     pub address_mask: AddressMask,
+    /// Whether a communication has to name a clinic that has providers.
+    pub require_clinic: RequireClinic,
     /// How many invocations the process may have at once.
     pub concurrency: Concurrency,
     /// What one clinic may take of what all share.
@@ -473,6 +481,7 @@ impl Pipeline {
         Self {
             slots,
             mask: config.address_mask,
+            require_clinic: config.require_clinic,
             ..pipeline
         }
     }
@@ -508,6 +517,7 @@ impl Pipeline {
             deferred: Deferred::default(),
             slots: Concurrency::default().slots(),
             mask: AddressMask::default(),
+            require_clinic: RequireClinic::default(),
             clock,
         }
     }
@@ -535,6 +545,7 @@ impl Pipeline {
                 id,
                 tenant,
                 payload_hash,
+                details: RequestDetails::of(request),
             },
             planned,
             quota: QuotaSource::Deliveries {
@@ -611,10 +622,18 @@ impl Pipeline {
         let (ledger, now) = (&self.ledger, self.clock.now());
         match ledger.accept(record, planned, origin, part_of, now).await? {
             Acceptance::New => Ok(identified),
-            Acceptance::Repeated => Ok(Accepted {
-                is_repeated: true,
-                ..identified
-            }),
+            Acceptance::Repeated => {
+                // A queue delivers a message again without anybody having sent it again.
+                if origin.via == Via::Api
+                    && let Err(error) = ledger.count_replay(&record.id).await
+                {
+                    warn!(request_id = %record.id, %error, "a repeated request was not counted");
+                }
+                Ok(Accepted {
+                    is_repeated: true,
+                    ..identified
+                })
+            }
             Acceptance::Part { payload_hash } => {
                 identified.record.payload_hash = payload_hash;
                 identified.was_counted = true;
@@ -941,9 +960,17 @@ impl Pipeline {
             attempts = outcome.attempts.len(),
             possible_duplicate = outcome.possible_duplicate,
             latency_ms = milliseconds(begun.started.elapsed()),
+            via = outcome.via.map(comms_core::SentVia::as_str),
+            because = outcome
+                .via
+                .and_then(comms_core::SentVia::because)
+                .map(comms_core::GlobalCause::as_str),
             "delivery recorded"
         );
         self.tell_outcome(planned.channel, &outcome, begun);
+        if outcome.status == DeliveryStatus::Sent {
+            via::count_global(planned.channel, outcome.via);
+        }
         if outcome.status == DeliveryStatus::Queued {
             let is_waiting = outcome.waiting.is_some();
             return Err(match outcome.not_before {
@@ -968,6 +995,9 @@ impl Pipeline {
             waiting: None,
             possible_duplicate: outcome.possible_duplicate,
             attempts: outcome.attempts,
+            via: outcome.via,
+            ended_at: Some(now),
+            skipped: outcome.skipped,
         })
     }
 
@@ -1019,8 +1049,9 @@ impl Pipeline {
                 let by_fallback = used
                     .zip(first)
                     .is_some_and(|(used, first)| !first.is_at(&used.entry, used.position));
+                let category = record.details.category.as_deref();
                 self.usage
-                    .count_ended(&record.tenant, delivery, by_fallback, now);
+                    .count_ended(&record.tenant, delivery, by_fallback, category, now);
             }
             Err(HandBack::Deferred { .. }) => {
                 self.usage.count_deferral(&record.tenant, channel, now);

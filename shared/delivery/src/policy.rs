@@ -3,6 +3,8 @@
 use comms_core::{Channel, Tenant};
 use comms_settings::{Ceilings, CommunicationSettings, RateLimit};
 
+use crate::pipeline::RequireClinic;
+
 /// The ceilings that hold for a tenant: its own, then the defaults of `_global`. The platform itself has none.
 pub(crate) fn ceilings(
     tenant: &Tenant,
@@ -25,6 +27,8 @@ pub(crate) struct ChannelPolicy {
     pub(crate) rate_limit: Option<RateLimit>,
     /// Whether the platform's account may send for the tenant.
     pub(crate) may_use_global: bool,
+    /// Whether the tenant has a provider of its own that is enabled.
+    pub(crate) has_own: bool,
     /// Whether nothing but the platform's account can.
     pub(crate) is_global_only: bool,
     /// Envelope recipients of the platform's account, whoever it sends for. `None` for the platform itself: its
@@ -46,6 +50,7 @@ impl ChannelPolicy {
             return Self {
                 rate_limit: limit(global),
                 may_use_global: true,
+                has_own: false,
                 is_global_only: true,
                 global_limit: None,
             };
@@ -61,8 +66,22 @@ impl ChannelPolicy {
         Self {
             rate_limit: RateLimit::lower(limit(own), ceilings.channel(channel)),
             may_use_global,
+            has_own,
             is_global_only: may_use_global && !has_own,
             global_limit: limit(global),
+        }
+    }
+
+    /// The same where the platform's account does not stand in for a clinic without providers.
+    pub(crate) fn requiring_clinic(self, tenant: &Tenant, require: RequireClinic) -> Self {
+        let is_refused = match (tenant, require) {
+            (Tenant::Clinic(_), RequireClinic::Yes) => !self.has_own,
+            (Tenant::Clinic(_), RequireClinic::No) | (Tenant::Global, _) => false,
+        };
+        Self {
+            may_use_global: self.may_use_global && !is_refused,
+            is_global_only: self.is_global_only && !is_refused,
+            ..self
         }
     }
 }

@@ -12,6 +12,8 @@
 //! failed, is not counted. These are statistics, and no bill: what became of each delivery the ledger says. Nothing
 //! here fails a delivery, or holds an invocation up for more than [`PATIENCE`].
 
+mod categories;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
@@ -25,7 +27,7 @@ use aws_sdk_dynamodb::{
 };
 use comms_adapters::Deadline;
 use comms_core::{
-    AttemptOutcome, Channel, Delivery, DeliveryStatus, FailureReason, ProviderKind, Tenant,
+    Channel, Delivery, DeliveryStatus, FailureReason, GlobalCause, ProviderKind, SentVia, Tenant,
 };
 use comms_settings::error_code;
 use futures_util::{FutureExt as _, StreamExt, stream};
@@ -34,6 +36,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::ledger::LedgerError;
+
+use categories::Categories;
 
 /// Days that are kept, counted from the day itself: DynamoDB's time to live removes items after them.
 pub const RETENTION_DAYS: u16 = 400;
@@ -50,7 +54,7 @@ const PARTITION: &str = "usage#";
 const SORT_KEY: &str = "sk";
 
 /// What is counted of a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counter {
     /// Deliveries that this provider accepted.
     Sent(ProviderKind),
@@ -58,6 +62,10 @@ pub enum Counter {
     SentByFallback,
     /// Of those that were sent: through the platform's own account.
     SentByGlobal,
+    /// Of those: for this reason.
+    SentByGlobalBecause(GlobalCause),
+    /// Of those that were sent: in this category, as the caller calls it ([`categories`]).
+    SentInCategory(String),
     /// Of those that were sent: the recipient may have got it twice.
     PossibleDuplicates,
     /// Deliveries that failed for this reason.
@@ -82,6 +90,8 @@ impl Counter {
             "deferrals" => Some(Self::Deferrals),
             _ => match text.split_once('/')? {
                 ("sent", provider) => ProviderKind::parse(provider).map(Self::Sent),
+                ("sentByGlobal", cause) => GlobalCause::parse(cause).map(Self::SentByGlobalBecause),
+                ("category", category) => Some(Self::SentInCategory(category.to_owned())),
                 ("failed", reason) => FailureReason::parse(reason).map(Self::Failed),
                 _ => None,
             },
@@ -95,6 +105,8 @@ impl fmt::Display for Counter {
             Self::Sent(provider) => write!(f, "sent/{provider}"),
             Self::SentByFallback => f.write_str("sentByFallback"),
             Self::SentByGlobal => f.write_str("sentByGlobal"),
+            Self::SentByGlobalBecause(cause) => write!(f, "sentByGlobal/{}", cause.as_str()),
+            Self::SentInCategory(category) => write!(f, "category/{category}"),
             Self::PossibleDuplicates => f.write_str("possibleDuplicates"),
             Self::Failed(reason) => write!(f, "failed/{}", reason.as_str()),
             Self::Unknown => f.write_str("unknown"),
@@ -114,6 +126,23 @@ impl Counts {
         self.0.get(&(channel, counter)).copied().unwrap_or_default()
     }
 
+    /// What was sent on a channel, by category.
+    pub fn by_category(&self, channel: Channel) -> impl Iterator<Item = (&str, u64)> {
+        let counts = self.0.iter().filter(move |((of, _), _)| *of == channel);
+        counts.filter_map(|((_, counter), count)| match counter {
+            Counter::SentInCategory(category) => Some((category.as_str(), *count)),
+            Counter::Sent(_)
+            | Counter::SentByFallback
+            | Counter::SentByGlobal
+            | Counter::SentByGlobalBecause(_)
+            | Counter::PossibleDuplicates
+            | Counter::Failed(_)
+            | Counter::Unknown
+            | Counter::Expired
+            | Counter::Deferrals => None,
+        })
+    }
+
     /// Whether nothing has happened on the channel.
     pub fn is_without(&self, channel: Channel) -> bool {
         !self.0.keys().any(|(of, _)| *of == channel)
@@ -122,7 +151,7 @@ impl Counts {
     /// Adds what happened elsewhere.
     pub fn add(&mut self, other: &Self) {
         for ((channel, counter), count) in &other.0 {
-            self.count(*channel, *counter, *count);
+            self.count(*channel, counter.clone(), *count);
         }
     }
 
@@ -132,7 +161,7 @@ impl Counts {
     }
 
     /// How a delivery ended; nothing of one that has not.
-    fn count_ended(&mut self, delivery: &Delivery, by_fallback: bool) {
+    fn count_ended(&mut self, delivery: &Delivery, by_fallback: bool, category: Option<String>) {
         let mut count = |counter| self.count(delivery.channel, counter, 1);
         match delivery.status {
             DeliveryStatus::Sent => {
@@ -142,9 +171,18 @@ impl Counts {
                     .map(Counter::Sent)
                     .into_iter()
                     .for_each(&mut count);
+                category
+                    .map(Counter::SentInCategory)
+                    .into_iter()
+                    .for_each(&mut count);
+                let because = delivery.via.and_then(SentVia::because);
+                because
+                    .map(Counter::SentByGlobalBecause)
+                    .into_iter()
+                    .for_each(&mut count);
                 let flags = [
                     (by_fallback, Counter::SentByFallback),
-                    (was_sent_by_global(delivery), Counter::SentByGlobal),
+                    (delivery.was_sent_by_global(), Counter::SentByGlobal),
                     (delivery.possible_duplicate, Counter::PossibleDuplicates),
                 ];
                 let of_it = flags.into_iter().filter(|(is_so, _)| *is_so);
@@ -181,19 +219,6 @@ impl Counts {
     }
 }
 
-/// Whether the platform's own account sent it.
-fn was_sent_by_global(delivery: &Delivery) -> bool {
-    let accepted = delivery
-        .attempts
-        .iter()
-        .rev()
-        .find(|attempt| match attempt.outcome {
-            AttemptOutcome::Accepted { .. } => true,
-            AttemptOutcome::Failed { .. } => false,
-        });
-    accepted.is_some_and(|attempt| attempt.position.is_global())
-}
-
 /// A day of UTC.
 pub fn day_of(time: Timestamp) -> Date {
     Offset::UTC.to_datetime(time).date()
@@ -213,6 +238,7 @@ pub struct Usage {
 #[derive(Default)]
 struct Counted {
     days: HashMap<(Tenant, Date), Waiting>,
+    categories: Categories,
     /// Outcomes that there was no room for.
     dropped: u64,
 }
@@ -291,10 +317,15 @@ impl Usage {
         tenant: &Tenant,
         delivery: &Delivery,
         by_fallback: bool,
+        category: Option<&str>,
         now: Timestamp,
     ) {
-        self.lock().count(tenant, day_of(now), |counts| {
-            counts.count_ended(delivery, by_fallback);
+        let day = day_of(now);
+        let mut counted = self.lock();
+        let category =
+            category.map(|category| counted.categories.counted_as(tenant, day, category));
+        counted.count(tenant, day, |counts| {
+            counts.count_ended(delivery, by_fallback, category);
         });
     }
 
@@ -455,7 +486,7 @@ fn expires_at(day: Date) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use comms_core::{Attempt, DeliveryId, EntryId, Position};
+    use comms_core::{Attempt, AttemptOutcome, DeliveryId, EntryId, Position};
     use comms_testkit::aws::{Fault, LocalAws, Moment};
 
     use super::*;
@@ -479,6 +510,7 @@ mod tests {
             outcome: AttemptOutcome::Accepted {
                 refused_copies: Vec::new(),
             },
+            at: None,
             duration: Duration::from_millis(1),
             possible_duplicate: false,
             reply_to_dropped: false,
@@ -488,7 +520,7 @@ mod tests {
 
     fn counted(delivery: &Delivery, by_fallback: bool) -> Vec<String> {
         let mut counts = Counts::default();
-        counts.count_ended(delivery, by_fallback);
+        counts.count_ended(delivery, by_fallback, None);
         let names = counts.0.into_iter().map(|((channel, counter), count)| {
             assert_eq!((channel, count), (Channel::Email, 1));
             counter.to_string()
@@ -542,6 +574,8 @@ mod tests {
         ];
         all.extend(ProviderKind::ALL.map(Counter::Sent));
         all.extend(FailureReason::ALL.map(Counter::Failed));
+        all.extend(GlobalCause::ALL.map(Counter::SentByGlobalBecause));
+        all.push(Counter::SentInCategory("appointment".to_owned()));
         for counter in all {
             assert_eq!(Counter::parse(&counter.to_string()), Some(counter));
         }
@@ -588,9 +622,9 @@ mod tests {
         let usage = Usage::new(&SdkConfig::builder().build(), "table");
         let sent = sent_at(Position::Primary);
         for n in 0..=MOST_WAITING {
-            usage.count_ended(&tenant(n), &sent, false, NOON);
+            usage.count_ended(&tenant(n), &sent, false, None, NOON);
         }
-        usage.count_ended(&tenant(0), &sent, false, NOON);
+        usage.count_ended(&tenant(0), &sent, false, None, NOON);
         let mut counted = usage.lock();
         assert_eq!((counted.days.len(), counted.dropped), (MOST_WAITING, 1));
         let tried = counted.next_days();
@@ -618,7 +652,7 @@ mod tests {
         let deadline = || Deadline::after(Duration::from_secs(30));
         let (first, other) = (process(1), process(2));
         for (process, is_answered) in [(&first, false), (&other, true), (&first, false)] {
-            process.count_ended(&tenant, &sent, false, NOON);
+            process.count_ended(&tenant, &sent, false, None, NOON);
             if !is_answered {
                 // The effect of a write, and of its repetitions by the SDK, without an answer.
                 aws.watch(|call| {
@@ -629,7 +663,7 @@ mod tests {
             process.write(deadline()).await;
             aws.watch(|_| Box::pin(async { None }));
         }
-        other.count_ended(&tenant, &sent, false, NOON);
+        other.count_ended(&tenant, &sent, false, None, NOON);
         other.write(deadline()).await;
         first.write(deadline()).await;
         let day = day_of(NOON);
@@ -644,7 +678,7 @@ mod tests {
         let (mut counted, key) = (Counted::default(), (Tenant::Global, day_of(NOON)));
         let count = |counted: &mut Counted| {
             counted.count(&tenant, day_of(NOON), |counts| {
-                counts.count_ended(&sent, false);
+                counts.count_ended(&sent, false, None);
             });
         };
         count(&mut counted);

@@ -57,6 +57,7 @@ impl World {
             id,
             tenant,
             payload_hash,
+            details: Default::default(),
         };
         Self {
             aws,
@@ -135,12 +136,15 @@ fn sent() -> Outcome {
             outcome: AttemptOutcome::Accepted {
                 refused_copies: Vec::new(),
             },
+            at: None,
             duration: Duration::from_millis(7),
             possible_duplicate: false,
             reply_to_dropped: false,
         }],
         not_before: None,
         waiting: None,
+        via: None,
+        skipped: Vec::new(),
     }
 }
 
@@ -153,6 +157,8 @@ fn ended(status: DeliveryStatus, reason: Option<FailureReason>) -> Outcome {
         possible_duplicate: false,
         not_before: None,
         waiting: None,
+        via: None,
+        skipped: Vec::new(),
     }
 }
 

@@ -38,6 +38,7 @@ fn long_attempt(outcome: AttemptOutcome) -> Attempt {
         entry: EntryId::parse(&"e".repeat(32)).unwrap(),
         position: Position::GlobalFallback(u8::MAX),
         outcome,
+        at: None,
         duration: Duration::from_millis(u64::MAX),
         possible_duplicate: true,
         reply_to_dropped: false,
@@ -106,6 +107,7 @@ impl World {
             id,
             tenant,
             payload_hash: "f".repeat(32),
+            details: Default::default(),
         };
         Self {
             aws,
@@ -196,6 +198,8 @@ async fn a_delivery_with_the_most_and_longest_attempts_fits_into_an_item() {
             },
             since: now,
         }),
+        via: None,
+        skipped: Vec::new(),
     };
     ledger
         .finish(&world.record.id, &planned.id, &owner, &outcome, now)

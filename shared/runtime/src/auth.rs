@@ -180,6 +180,16 @@ impl Principal {
         })
     }
 
+    /// Whether the caller may do `action` for one clinic and for nobody else.
+    pub fn acts_for_own_clinic_only(&self, action: Action) -> bool {
+        let is_allowed = |tenant: &Tenant| {
+            let mut roles = self.roles.iter();
+            roles.any(|role| self.role_allows(*role, action, tenant))
+        };
+        let own = self.clinic.clone().map(Tenant::Clinic);
+        own.as_ref().is_some_and(is_allowed) && !is_allowed(&Tenant::Global)
+    }
+
     /// The tenants for which the caller may do `action`: for what is authorized before it is known whose it is. A
     /// caller who may do it for none is refused. That is noted on the request's trail.
     pub fn scope(&self, action: Action) -> Result<Scope<'_>, HttpProblem> {

@@ -41,6 +41,36 @@ impl FromStr for AllowedHost {
     }
 }
 
+/// The origin of a page, exactly as browsers send it (RFC 6454 section 6.2): scheme, host, and a port that is not the
+/// scheme's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageOrigin(String);
+
+impl FromStr for PageOrigin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let authority = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"));
+        let is_origin = authority.is_some_and(|authority| {
+            name_and_port(authority).is_some() && !authority.contains('*')
+        });
+        if is_origin && text == text.to_ascii_lowercase() {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("not an origin such as https://app.example.com or http://localhost:5173".to_owned())
+        }
+    }
+}
+
+impl PageOrigin {
+    /// Whether an `Origin` header is this one.
+    pub fn is(&self, header: &http::HeaderValue) -> bool {
+        header.as_bytes() == self.0.as_bytes()
+    }
+}
+
 /// What browsers may do with a listener from pages of other origins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrossOrigin {
@@ -66,6 +96,7 @@ pub struct HostGuard {
     bound: IpAddr,
     cross_origin: CrossOrigin,
     more: Arc<[AllowedHost]>,
+    pages: Arc<[PageOrigin]>,
 }
 
 impl HostGuard {
@@ -76,6 +107,16 @@ impl HostGuard {
             bound: address.ip(),
             cross_origin,
             more: more.into(),
+            pages: Arc::default(),
+        }
+    }
+
+    /// The same, which pages of these origins may ask too. By its own name only, as everybody.
+    #[must_use]
+    pub fn allowing_pages(self, pages: &[PageOrigin]) -> Self {
+        Self {
+            pages: pages.into(),
+            ..self
         }
     }
 
@@ -92,6 +133,12 @@ impl HostGuard {
         }
         let is_read = *method == Method::GET || *method == Method::HEAD;
         if is_read && self.cross_origin == CrossOrigin::Read {
+            return Ok(());
+        }
+        let mut origins = headers.get_all(ORIGIN).iter();
+        if let (Some(origin), None) = (origins.next(), origins.next())
+            && self.pages.iter().any(|page| page.is(origin))
+        {
             return Ok(());
         }
         let is_foreign = |origin: &http::HeaderValue| !self.is_own_origin(origin.as_bytes());

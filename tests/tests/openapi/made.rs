@@ -343,6 +343,8 @@ impl<'c> Judge<'c> {
             // The platform's ceilings, in the document of somebody who may change all else.
             403 if answer.pointers() == [CEILINGS] => Ok(()),
             403 if permitted && !nowhere => fail("refused somebody who may"),
+            // Nobody guesses a clinic for somebody who acts for one only.
+            422 if !permitted && answer.pointers() == ["/metadata/clinicId"] => Ok(()),
             422 if parameters && valid => {
                 for error in answer.body["errors"].as_array().into_iter().flatten() {
                     let Some(rule) = self.rules.iter().find(|rule| rule.explains(error)) else {

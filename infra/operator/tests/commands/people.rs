@@ -40,6 +40,7 @@ async fn sent(table: &Table) -> RequestId {
         id: id.clone(),
         tenant,
         payload_hash: request.payload_hash(key).unwrap(),
+        details: Default::default(),
     };
     let origin = Origin {
         via: Via::Api,
@@ -64,6 +65,8 @@ async fn sent(table: &Table) -> RequestId {
         attempts: Vec::new(),
         not_before: None,
         waiting: None,
+        via: None,
+        skipped: Vec::new(),
     };
     let finished = ledger.finish(&id, &planned[0].id, &owner, &outcome, now);
     finished.await.unwrap();

@@ -75,6 +75,7 @@ fn claims(item: &Item) {
         id: RequestId::parse("0123456789abcdef0123456789abcdef").unwrap(),
         tenant: Tenant::Global,
         payload_hash: "hash".to_owned(),
+        details: Default::default(),
     };
     let owner = Owner {
         token: "ours".to_owned(),

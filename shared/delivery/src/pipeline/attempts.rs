@@ -60,6 +60,8 @@ impl Pipeline {
                 attempts: past.attempts.clone(),
                 not_before: None,
                 waiting: None,
+                via: None,
+                skipped: Vec::new(),
             })
         };
         let Some(message) = message else {
@@ -189,6 +191,8 @@ impl Pipeline {
             attempts,
             not_before: None,
             waiting: None,
+            via: None,
+            skipped: report.skipped.clone(),
         };
         if report.end == ChainEnd::AllFailed
             && unknown_outcomes == 0

@@ -18,7 +18,7 @@ use tracing::info;
 use super::{
     Begun, HandBack, Limits, Pipeline, QuotaSource, STARTING_TIME, UrgentQuota,
     attempts::Attempted, chains::ResolvedChain, claim::NotOurs, freshness::Freshness,
-    tenant_settings::TenantSettings, unreachable, worker_share::Start,
+    tenant_settings::TenantSettings, unreachable, via, worker_share::Start,
 };
 use crate::{
     allowance::{Allowance, GlobalQuota},
@@ -164,7 +164,11 @@ impl Pipeline {
         );
         let attempted = self.attempt(&fresh, message, limits, past, is_refused, &mut allowance);
         let attempted = self.watch(working.as_mut(), limits, Box::pin(attempted));
-        let Attempted { outcome, returned } = attempted.await;
+        let Attempted {
+            mut outcome,
+            returned,
+        } = attempted.await;
+        via::note(&mut outcome, record, &fresh.current());
         if !has_paid && outcome.attempts.len() > attempts_before {
             urgent.spend();
         }
@@ -347,6 +351,8 @@ impl Pipeline {
             possible_duplicate: past.possible_duplicate,
             attempts: past.attempts,
             not_before: None,
+            via: None,
+            skipped: Vec::new(),
             waiting: if matches!(reason, HandBack::OverQuota { .. }) {
                 let (before, now) = (past.waiting.as_ref(), self.clock.now());
                 Some(Waiting::after(before, WaitReason::Quota, now))

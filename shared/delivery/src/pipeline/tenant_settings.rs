@@ -8,7 +8,7 @@ use comms_settings::{
 };
 use futures_util::future::try_join;
 
-use super::Pipeline;
+use super::{Pipeline, RequireClinic};
 use crate::policy::{self, ChannelPolicy};
 
 /// A clinic's own settings, and the platform's.
@@ -17,6 +17,7 @@ pub(super) struct TenantSettings {
     /// `None` for the platform itself.
     own: Option<Snapshot>,
     pub(super) platform: Snapshot,
+    require_clinic: RequireClinic,
 }
 
 impl TenantSettings {
@@ -41,6 +42,7 @@ impl TenantSettings {
     pub(super) fn policy(&self, tenant: &Tenant, channel: Channel) -> ChannelPolicy {
         let [own, platform] = self.documents();
         ChannelPolicy::new(tenant, channel, own, platform)
+            .requiring_clinic(tenant, self.require_clinic)
     }
 
     /// Whether `other` is of the same versions.
@@ -65,7 +67,11 @@ impl Pipeline {
             Tenant::Global => None,
         };
         let platform = self.settings.remembered(&Tenant::Global).await?;
-        Ok(TenantSettings { own, platform })
+        Ok(TenantSettings {
+            own,
+            platform,
+            require_clinic: self.require_clinic,
+        })
     }
 
     /// The tenant's settings of less than a minute ago, for what may be refused but does not fail.
@@ -78,7 +84,11 @@ impl Pipeline {
             Tenant::Global => None,
         };
         let platform = self.settings.recent(&Tenant::Global).await?;
-        Ok(TenantSettings { own, platform })
+        Ok(TenantSettings {
+            own,
+            platform,
+            require_clinic: self.require_clinic,
+        })
     }
 
     /// The last settings of the tenant as of `asked`, of which `known` is remembered. The platform's own version is read
@@ -105,7 +115,11 @@ impl Pipeline {
             }
         };
         let (own, platform) = try_join(own, platform).await?;
-        Ok(TenantSettings { own, platform })
+        Ok(TenantSettings {
+            own,
+            platform,
+            require_clinic: self.require_clinic,
+        })
     }
 
     /// The last settings of the tenant as of now, by strongly consistent reads: before something fails because of them.
@@ -121,7 +135,11 @@ impl Pipeline {
             })
         };
         let (own, platform) = try_join(own, self.settings.newest(&Tenant::Global, asked)).await?;
-        Ok(TenantSettings { own, platform })
+        Ok(TenantSettings {
+            own,
+            platform,
+            require_clinic: self.require_clinic,
+        })
     }
 
     /// `known` with the last version of the tenant's own settings, or of the platform's, by a strongly consistent read.

@@ -46,6 +46,8 @@ impl ProviderWait {
             attempts: past.attempts,
             not_before: Some(self.until),
             waiting: Some(self.waiting),
+            via: None,
+            skipped: Vec::new(),
         }
     }
 }

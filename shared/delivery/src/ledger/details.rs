@@ -1,0 +1,131 @@
+//! What a request's item says of the request itself, for those who ask what became of it.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use comms_core::{
+    Delivery, GlobalCause, RequestId, SentVia, SkippedEntry, Tenant,
+    request::{CommunicationRequest, Priority, RequestedTenant},
+};
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{Item, Ledger, LedgerError, REQUEST, count, database, n, optional, s, text};
+
+const CATEGORY: &str = "category";
+const PRIORITY: &str = "priority";
+/// That the platform's account was asked for by its name.
+const NAMED_GLOBAL: &str = "namedGlobal";
+const REPLAYS: &str = "replays";
+/// Why the platform's account sends for a clinic.
+pub(super) const BECAUSE: &str = "because";
+pub(super) const SKIPPED: &str = "skipped";
+
+/// What is kept of a request beside its deliveries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestDetails {
+    /// Its category.
+    pub category: Option<String>,
+    /// How urgent it is; unknown of earlier releases.
+    pub priority: Option<Priority>,
+    /// Whether it asks for the platform's account by its name.
+    pub is_named_global: bool,
+}
+
+impl RequestDetails {
+    /// What is kept of `request`.
+    pub fn of(request: &CommunicationRequest) -> Self {
+        Self {
+            category: request.category.clone(),
+            priority: Some(request.priority),
+            is_named_global: request.requested == RequestedTenant::Global,
+        }
+    }
+
+    /// The attributes of the request's item.
+    pub(super) fn attributes(&self) -> impl Iterator<Item = (String, AttributeValue)> {
+        let category = self
+            .category
+            .as_ref()
+            .map(|category| text(CATEGORY, category));
+        let priority = self
+            .priority
+            .map(|priority| text(PRIORITY, priority.as_str()));
+        let named = self
+            .is_named_global
+            .then(|| (NAMED_GLOBAL.to_owned(), AttributeValue::Bool(true)));
+        category.into_iter().chain(priority).chain(named)
+    }
+
+    pub(super) fn of_item(item: &Item) -> Result<Self, LedgerError> {
+        Ok(Self {
+            category: optional(item, CATEGORY)?.cloned(),
+            priority: optional(item, PRIORITY)?
+                .map(|text| Priority::parse(text).ok_or(LedgerError::Corrupt(PRIORITY)))
+                .transpose()?,
+            is_named_global: super::flag(item, NAMED_GLOBAL)?,
+        })
+    }
+
+    /// Why the platform's account sends what belongs to no clinic; `None` of a clinic's.
+    pub fn cause_of_global(&self, tenant: &Tenant) -> Option<GlobalCause> {
+        match tenant {
+            Tenant::Clinic(_) => None,
+            Tenant::Global if self.is_named_global => Some(GlobalCause::Requested),
+            Tenant::Global => Some(GlobalCause::NoClinicId),
+        }
+    }
+}
+
+/// How often a request was posted again under its key.
+pub(super) fn replays(item: &Item) -> Result<u32, LedgerError> {
+    count(item, REPLAYS)
+}
+
+/// A time as text, where there is one.
+pub(super) fn timestamp(item: &Item, name: &'static str) -> Result<Option<Timestamp>, LedgerError> {
+    optional(item, name)?
+        .map(|text| text.parse().map_err(|_| LedgerError::Corrupt(name)))
+        .transpose()
+}
+
+/// Whose account a delivery of a clinic went by: the platform's where the item says why, else the clinic's own where one
+/// of its providers accepted it.
+pub(super) fn via(item: &Item, delivery: &Delivery) -> Result<Option<SentVia>, LedgerError> {
+    if let Some(cause) = optional(item, BECAUSE)? {
+        let cause = GlobalCause::parse(cause).ok_or(LedgerError::Corrupt(BECAUSE))?;
+        return Ok(Some(SentVia::Global(cause)));
+    }
+    let accepted = comms_core::delivery::accepted_position(&delivery.attempts);
+    Ok(accepted
+        .filter(|position| !position.is_global())
+        .map(|_| SentVia::Clinic))
+}
+
+pub(super) fn skipped(item: &Item) -> Result<Vec<SkippedEntry>, LedgerError> {
+    let wrong = || LedgerError::Corrupt(SKIPPED);
+    let Some(text) = optional(item, SKIPPED)? else {
+        return Ok(Vec::new());
+    };
+    let values: Vec<Value> = serde_json::from_str(text).map_err(|_| wrong())?;
+    let entries = values.iter().map(SkippedEntry::from_json);
+    entries.collect::<Option<_>>().ok_or_else(wrong)
+}
+
+impl Ledger {
+    /// Counts that a request was posted again under its key.
+    pub async fn count_replay(&self, id: &RequestId) -> Result<(), LedgerError> {
+        self.client
+            .update_item()
+            .table_name(&self.table)
+            .key("pk", s(id.as_str()))
+            .key("sk", s(REQUEST))
+            .update_expression("ADD replays :one")
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_values(":one", n(1))
+            .send()
+            .boxed()
+            .await
+            .map(drop)
+            .map_err(|error| database("UpdateItem", &error))
+    }
+}
