@@ -9,17 +9,19 @@
 use std::time::Duration;
 
 use comms_core::{
-    AddressMask, Attempt, AttemptOutcome, Clock, DeliveryStatus, EntryId, FailureReason, HashKey,
-    IdempotencyKey, Position, ProviderKind, RequestId, Tenant,
+    AddressMask, Attempt, AttemptOutcome, Clock, DeliveryStatus, Disposition, EntryId, ErrorKind,
+    FailureReason, GlobalCause, HashKey, IdempotencyKey, Position, ProviderCode, ProviderKind,
+    RequestId, SentVia, SkippedEntry, Tenant,
     request::{PlannedDelivery, Submission},
 };
 use comms_delivery::{
     Ledger, LedgerError,
-    ledger::{Acceptance, Claim, Origin, Outcome, Owner, Past, RequestRecord, Via},
+    ledger::{Acceptance, Claim, Origin, Outcome, Owner, Past, RequestDetails, RequestRecord, Via},
 };
 use comms_testkit::{
     aws::{Fault, LocalAws},
     clock::ManualClock,
+    dynamodb::{item, item_bytes},
 };
 use serde_json::json;
 
@@ -57,7 +59,7 @@ impl World {
             id,
             tenant,
             payload_hash,
-            details: Default::default(),
+            details: RequestDetails::default(),
         };
         Self {
             aws,
@@ -448,4 +450,95 @@ async fn a_database_that_fails_is_an_error() {
             .await
             .is_err()
     );
+}
+
+/// One write unit is 1 KB (Amazon DynamoDB Developer Guide, "DynamoDB on-demand capacity mode").
+#[tokio::test]
+async fn failover_to_the_platforms_account_is_recorded_in_one_write_unit() {
+    let world = World::new().await;
+    assert_eq!(world.claim("a").await, owned());
+    let at = world.clock.now();
+    let mut outcome = sent();
+    let accepted = Attempt {
+        position: Position::Global,
+        at: Some(at),
+        ..outcome.attempts[0].clone()
+    };
+    let failed = Attempt {
+        outcome: AttemptOutcome::Failed {
+            disposition: Disposition::ProviderDown,
+            kind: ErrorKind::Unauthenticated,
+            code: ProviderCode::parse("535 5.7.8"),
+        },
+        position: Position::Fallback(0),
+        ..accepted.clone()
+    };
+    outcome.attempts = vec![failed, accepted];
+    outcome.via = Some(SentVia::Global(GlobalCause::OwnFailed));
+    outcome.skipped = vec![SkippedEntry {
+        provider: ProviderKind::Smtp,
+        entry: EntryId::primary(),
+        position: Position::Primary,
+        since: at,
+        last_error: Some(ErrorKind::Unauthenticated),
+    }];
+    world.finish("a", &outcome).await.unwrap();
+
+    let read = world.ledger.read(&world.record.id, at).await.unwrap();
+    let delivery = &read.unwrap().deliveries[0];
+    assert_eq!(
+        (&delivery.attempts, delivery.via, &delivery.skipped),
+        (&outcome.attempts, outcome.via, &outcome.skipped)
+    );
+    assert_eq!(delivery.ended_at, Some(world.clock.now()));
+    let table = &world.aws.resources().deliveries_table;
+    let items = world.aws.items(table).await.unwrap();
+    let stored = items
+        .iter()
+        .find(|item| item["sk"]["S"] != "request")
+        .unwrap();
+    let bytes = item_bytes(&item(stored).unwrap());
+    assert!(bytes <= 1_024, "{bytes} bytes");
+}
+
+#[tokio::test]
+async fn items_of_an_earlier_release_are_read_without_what_they_lack() {
+    let world = World::new().await;
+    let (ledger, now) = (&world.ledger, world.clock.now());
+    let accepted = ledger.accept(&world.record, &world.planned, &ORIGIN, None, now);
+    assert_eq!(accepted.await.unwrap(), Acceptance::New);
+    assert_eq!(world.claim("a").await, owned());
+    world.finish("a", &sent()).await.unwrap();
+    let client = aws_sdk_dynamodb::Client::new(&world.aws.sdk_config());
+    let text = |text: &str| aws_sdk_dynamodb::types::AttributeValue::S(text.to_owned());
+    let attempts = r#"[{"provider":"smtp","entry":"primary","position":"primary","outcome":"failed",
+        "disposition":"provider_down","kind":"timeout","detail":"…","durationMs":7},
+        {"provider":"smtp","entry":"primary","position":"global","outcome":"accepted","durationMs":7}]"#;
+    for (sk, update) in [
+        ("request".to_owned(), "REMOVE category, priority"),
+        (
+            format!("delivery#{}", world.planned[0].id),
+            "SET attempts = :attempts",
+        ),
+    ] {
+        let update = client
+            .update_item()
+            .table_name(&world.aws.resources().deliveries_table)
+            .key("pk", text(world.record.id.as_str()))
+            .key("sk", text(&sk))
+            .update_expression(update);
+        let update = if sk == "request" {
+            update
+        } else {
+            update.expression_attribute_values(":attempts", text(attempts))
+        };
+        update.send().await.unwrap();
+    }
+    let read = ledger.read(&world.record.id, now).await.unwrap().unwrap();
+    assert_eq!(read.details, RequestDetails::default());
+    assert_eq!((read.accepted_at, read.replays), (Some(now), 0));
+    let delivery = &read.deliveries[0];
+    // It went by the platform's account, and nobody recorded why.
+    assert_eq!((delivery.via, delivery.attempts[0].at), (None, None));
+    assert!(delivery.was_sent_by_global());
 }

@@ -18,7 +18,7 @@ use comms_core::{
 };
 use comms_delivery::{
     Ledger,
-    ledger::{Acceptance, Origin, Outcome, Owner, RequestRecord, Via},
+    ledger::{Acceptance, Origin, Outcome, Owner, RequestDetails, RequestRecord, Via},
 };
 use comms_testkit::{
     aws::LocalAws,
@@ -107,7 +107,7 @@ impl World {
             id,
             tenant,
             payload_hash: "f".repeat(32),
-            details: Default::default(),
+            details: RequestDetails::default(),
         };
         Self {
             aws,

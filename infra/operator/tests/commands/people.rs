@@ -12,7 +12,7 @@ use comms_core::{
 };
 use comms_delivery::{
     Ledger,
-    ledger::{Origin, Outcome, Owner, RequestRecord, Via},
+    ledger::{Origin, Outcome, Owner, RequestDetails, RequestRecord, Via},
 };
 use comms_settings::HashKeys;
 use serde_json::{Value, json};
@@ -40,7 +40,7 @@ async fn sent(table: &Table) -> RequestId {
         id: id.clone(),
         tenant,
         payload_hash: request.payload_hash(key).unwrap(),
-        details: Default::default(),
+        details: RequestDetails::default(),
     };
     let origin = Origin {
         via: Via::Api,

@@ -5,8 +5,8 @@ use comms_testkit::dynamodb;
 use jiff::Timestamp;
 
 use super::{
-    Claim, Item, LedgerError, Owner, Past, RequestRecord, attempts, claim_refused, delivery,
-    is_given_up, owned, planned_deliveries, string,
+    Claim, Item, LedgerError, Owner, Past, RequestDetails, RequestRecord, attempts, claim_refused,
+    delivery, is_given_up, owned, planned_deliveries, string,
 };
 use crate::{health, usage::Counts};
 
@@ -75,7 +75,7 @@ fn claims(item: &Item) {
         id: RequestId::parse("0123456789abcdef0123456789abcdef").unwrap(),
         tenant: Tenant::Global,
         payload_hash: "hash".to_owned(),
-        details: Default::default(),
+        details: RequestDetails::default(),
     };
     let owner = Owner {
         token: "ours".to_owned(),
