@@ -56,6 +56,7 @@ PORTS
 )
 work=$(mktemp --directory)
 log=$work/stack.log
+: >"$log"
 # The key of the developer tokens goes there.
 export XDG_CACHE_HOME=$work
 "$stack" --http "127.0.0.1:$http" --aws "127.0.0.1:$aws" --smtp "127.0.0.1:$smtp" --inbox "127.0.0.1:$inbox" >"$log" 2>&1 &
