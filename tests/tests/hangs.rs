@@ -61,6 +61,13 @@ impl Rig {
         self.world.put_settings(id, document).await.expect(201);
     }
 
+    /// The same with nobody behind the primary.
+    async fn clinic_without_fallback(&mut self, id: &str, primary: &Value) {
+        id.clone_into(&mut self.clinic);
+        let document = email(primary, FROM);
+        self.world.put_settings(id, document).await.expect(201);
+    }
+
     /// The clinic's one message, as its queue brings it, and the id that it has.
     async fn message(&self) -> (Value, String) {
         let mut body = communication();
@@ -242,6 +249,20 @@ async fn a_mail_server_that_hangs_over_the_message_leaves_a_doubt_that_the_polic
         assert_eq!(rig.fallback.messages().len(), copies, "{policy}");
     }
     assert!(rig.world.smtp.messages().is_empty());
+}
+
+/// Nobody's turn comes after it: it has all of the 26.5 s.
+#[tokio::test]
+async fn the_only_mail_server_is_waited_for_until_the_worker_has_to_answer() {
+    let mut rig = Rig::new().await;
+    let primary = rig.world.entry();
+    rig.clinic_without_fallback("clinic-alone", &primary).await;
+    let (message, id) = rig.message().await;
+    let ended = rig.invoke_with_a_hang_at(Stage::Greeting, &message).await;
+    assert!((24..=26).contains(&ended.gave_up.as_secs()), "{ended:?}");
+    assert!(ended.total < WORKING, "{ended:?}");
+    let delivery = rig.delivery(&id).await;
+    assert_eq!(attempts(&delivery), [["primary", "transient", "timeout"]]);
 }
 
 #[tokio::test]

@@ -500,24 +500,13 @@ struct Left {
 }
 
 impl Left {
-    /// Until when it may try. While a caller waits, whoever comes next is to have as much time again. From the queue, a
-    /// server of the clinic's own that is slow is waited for: the others then have what is enough for providers that work. Where
-    /// a doubt ends everything, which waiting might settle, so has the next one alone.
+    /// Until when it may try.
     fn share(self) -> Deadline {
         if self.is_last {
-            return self.deadline;
+            self.deadline
+        } else {
+            share(self.deadline, self.others, self.policy)
         }
-        let left = self.deadline.remaining();
-        let for_others = match self.policy {
-            AmbiguityPolicy::Failover if self.deadline.is_queued() => {
-                ENOUGH_TIME.saturating_mul(self.others).min(left / 2)
-            }
-            AmbiguityPolicy::Failover => left / 2,
-            AmbiguityPolicy::Hold => ENOUGH_TIME.min(left / 2),
-        };
-        self.deadline
-            .less(for_others.min(left.saturating_sub(ATTEMPT_TIME)))
-            .with_others_to_follow()
     }
 
     /// How often again: a probe is there to see, not to insist.
@@ -528,6 +517,23 @@ impl Left {
             policy
         }
     }
+}
+
+/// Until when an entry may try behind which there are `others`. While a caller waits, whoever comes next is to have as much
+/// time again. From the queue, a server of the clinic's own that is slow is waited for: the others then have what is enough for
+/// providers that work. Where a doubt ends everything, which waiting might settle, so has the next one alone.
+pub(crate) fn share(deadline: Deadline, others: u32, policy: AmbiguityPolicy) -> Deadline {
+    let left = deadline.remaining();
+    let for_others = match policy {
+        AmbiguityPolicy::Failover if deadline.is_queued() => {
+            ENOUGH_TIME.saturating_mul(others).min(left / 2)
+        }
+        AmbiguityPolicy::Failover => left / 2,
+        AmbiguityPolicy::Hold => ENOUGH_TIME.min(left / 2),
+    };
+    deadline
+        .less(for_others.min(left.saturating_sub(ATTEMPT_TIME)))
+        .with_others_to_follow()
 }
 
 /// Where replies to a message go that an entry sends.

@@ -1,7 +1,7 @@
 //! How many of a queue's workers a clinic may hold with deliveries that are slow, over all processes.
 //!
-//! A worker is held by its slowest delivery: 23 s where a mail server says nothing. A delivery that has been at work
-//! for [`SLOW_AFTER`] registers its process as slow: one of the clinic's permits ([`crate::permits`]) for that queue,
+//! A worker is held by its slowest delivery: 26.5 s where the last provider is a mail server that says nothing. A delivery
+//! that has been at work for [`SLOW_AFTER`] registers its process as slow: one of the clinic's permits ([`crate::permits`]) for that queue,
 //! released when the invocation ends. Normal, fast deliveries write nothing.
 //!
 //! A process that has seen a slow delivery of a clinic in the last [`CAUTION`] takes the permit before it begins the

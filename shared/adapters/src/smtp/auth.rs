@@ -24,7 +24,7 @@ const AUTH_LINE: usize = 12_288;
 
 /// Logs in by the first of the mechanisms that the server takes. Where it does not take one that it offers, the next is
 /// tried (RFC 4954 sections 4 and 6); where it refuses the login, nothing else is, since that would count as one more
-/// wrong password.
+/// wrong password. A server that says no more, or 421, after it has refused one has refused the login by that.
 pub(super) async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     mechanisms: Mechanisms,
@@ -32,25 +32,25 @@ pub(super) async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
     password: &Secret,
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    let mut result = Err(Failure::new(Stage::Auth, Cause::NotOffered));
+    let mut refused = None;
     for mechanism in mechanisms.in_order() {
-        result = log_in_by(wire, mechanism, user, password, deadline).await;
-        match result {
-            Err(Failure {
-                cause: Cause::Reply(reply),
-                ..
-            }) if is_not_taken(reply) => {}
-            Ok(()) | Err(_) => return result,
+        let Err(failure) = log_in_by(wire, mechanism, user, password, deadline).await else {
+            return Ok(());
+        };
+        match failure.cause {
+            Cause::Reply(reply) if is_not_taken(reply) => refused = Some(failure),
+            Cause::Reply(reply) if reply.code != 421 => return Err(failure),
+            _ => return Err(refused.unwrap_or(failure)),
         }
     }
-    result
+    Err(refused.unwrap_or(Failure::new(Stage::Auth, Cause::NotOffered)))
 }
 
 /// Whether a reply refuses the mechanism, or its initial response, and not the login. Google says by 534 that it wants an
-/// app password; 5.7.30 and 5.7.139 are Exchange Online's for all passwords.
+/// app password, or by 534 5.7.14 a login on its pages; 5.7.30 and 5.7.139 are Exchange Online's for all passwords.
 fn is_not_taken(reply: Reply) -> bool {
     matches!(reply.code, 501 | 504 | 534)
-        && !matches!(reply.enhanced, Some((5, 7, 8 | 30 | 139)))
+        && !matches!(reply.enhanced, Some((5, 7, 8 | 14 | 30 | 139)))
         && reply.saying != Some(Saying::AppPassword)
 }
 

@@ -92,6 +92,11 @@ pub fn classify(failure: Failure) -> ProviderError {
             Timeout,
             "The server did not say whether it took the message.",
         ),
+        (_, Cause::TooSlow) => error(
+            Transient,
+            Timeout,
+            "The server is too slow for one invocation: its replies left no time for the message, which was not begun; have its administrator look into what it waits for.",
+        ),
         (_, Cause::TimedOut) => error(
             Transient,
             Timeout,

@@ -78,6 +78,8 @@ pub enum Cause {
     Closed,
     /// The stage's time was up.
     TimedOut,
+    /// The server took so long over its replies that the message was not begun.
+    TooSlow,
     /// The server's certificate does not verify.
     Certificate(CertificateFault),
     /// The TLS handshake failed otherwise.

@@ -198,6 +198,7 @@ impl Pool {
             | Cause::Malformed
             | Cause::NotOffered
             | Cause::TooLarge
+            | Cause::TooSlow
             | Cause::Egress(_)
             | Cause::Local => false,
         };

@@ -32,14 +32,11 @@ pub enum Throttling {
 }
 
 impl Reply {
-    /// A reply with `code`, and what is known from the beginning of its `text`.
+    /// A reply of one line with `code`, and what is known from its `text`.
     pub fn new(code: u16, text: &str) -> Self {
-        Self {
-            code,
-            enhanced: parse_enhanced(text),
-            throttling: (code == 454).then(|| parse_throttling(text)).flatten(),
-            saying: (code >= 400).then(|| Saying::of(text)).flatten(),
-        }
+        let mut texts = Texts::default();
+        texts.add(code, text.as_bytes());
+        texts.reply(code)
     }
 
     /// Whether it says that the command was carried out (RFC 5321 section 4.2.1: the first digit tells).
@@ -68,8 +65,19 @@ impl Reply {
     }
 }
 
+/// The enhanced status code of a text: at its beginning (RFC 2034 section 4), which Cisco writes `#5.7.1`, or `(#5.7.1)` at
+/// its end, as qmail does.
 fn parse_enhanced(text: &str) -> Option<(u8, u16, u16)> {
-    let word = text.split_whitespace().next()?;
+    let first = text.split_whitespace().next()?;
+    let at_end = || {
+        let word = text.trim_end().trim_end_matches('.').strip_suffix(')')?;
+        let (_, code) = word.rsplit_once("(#")?;
+        parse_status(code)
+    };
+    parse_status(first.strip_prefix('#').unwrap_or(first)).or_else(at_end)
+}
+
+fn parse_status(word: &str) -> Option<(u8, u16, u16)> {
     let mut parts = word.split('.');
     let class: u8 = parts
         .next()?
@@ -87,7 +95,10 @@ fn parse_enhanced(text: &str) -> Option<(u8, u16, u16)> {
     parts.next().is_none().then_some((class, subject, detail))
 }
 
-fn parse_throttling(text: &str) -> Option<Throttling> {
+fn throttling(code: u16, text: &str) -> Option<Throttling> {
+    if code != 454 {
+        return None;
+    }
     let limit = text.strip_prefix("Throttling failure: ")?;
     if limit.starts_with("Maximum sending rate exceeded") {
         Some(Throttling::Rate)
@@ -102,33 +113,84 @@ fn parse_throttling(text: &str) -> Option<Throttling> {
 /// it is to come.
 pub(super) fn parse_reply(bytes: &[u8]) -> Option<Result<(usize, Reply), Cause>> {
     let mut end = 0;
-    let mut so_far: Option<Reply> = None;
+    let mut so_far: Option<(u16, Texts)> = None;
     while let Some(length) = memchr(b'\n', &bytes[end..]) {
         let line = &bytes[end..end + length];
         end += length + 1;
-        let Some((mut reply, is_last)) = parse_line(line) else {
+        let Some(Line {
+            code,
+            text,
+            is_last,
+        }) = parse_line(line)
+        else {
             return Some(Err(Cause::Malformed));
         };
-        if let Some(before) = so_far {
-            // RFC 5321 section 4.2.1: every line has the same code. The enhanced one is on every line
-            // too (RFC 2034 section 4), but some servers give it once.
-            if before.code != reply.code {
+        // RFC 5321 section 4.2.1: every line has the same code. Where one is another of its class, the last decides, as with
+        // clients that read no other.
+        let mut texts = match so_far.take() {
+            Some((before, _)) if before / 100 != code / 100 => {
                 return Some(Err(Cause::Malformed));
             }
-            reply.enhanced = before.enhanced.or(reply.enhanced);
-            reply.throttling = before.throttling.or(reply.throttling);
-            reply.saying = before.saying.max(reply.saying);
-        }
+            Some((_, texts)) => texts,
+            None => Texts::default(),
+        };
+        texts.add(code, text);
         if is_last {
-            return Some(Ok((end, reply)));
+            return Some(Ok((end, texts.reply(code))));
         }
-        so_far = Some(reply);
+        so_far = Some((code, texts));
     }
     None
 }
 
-/// One line of a reply, and whether it is the last.
-fn parse_line(line: &[u8]) -> Option<(Reply, bool)> {
+/// What is known of the lines of a reply so far.
+#[derive(Default)]
+struct Texts {
+    enhanced: Option<(u8, u16, u16)>,
+    throttling: Option<Throttling>,
+    /// The texts of a refusal without the codes at their beginnings: a phrase may go over several lines.
+    joined: String,
+}
+
+impl Texts {
+    fn add(&mut self, code: u16, text: &[u8]) {
+        // A text may be in any character set; what is looked for is ASCII.
+        let text = String::from_utf8_lossy(text);
+        // On every line (RFC 2034 section 4), but some servers give it once.
+        self.enhanced = self.enhanced.or_else(|| parse_enhanced(&text));
+        self.throttling = self.throttling.or_else(|| throttling(code, &text));
+        if code >= 400 {
+            self.joined.push(' ');
+            self.joined.push_str(without_status(&text));
+        }
+    }
+
+    fn reply(self, code: u16) -> Reply {
+        Reply {
+            code,
+            enhanced: self.enhanced,
+            throttling: self.throttling,
+            saying: Saying::of(&self.joined),
+        }
+    }
+}
+
+/// A text behind the enhanced status code at its beginning.
+fn without_status(text: &str) -> &str {
+    match text.trim().split_once(char::is_whitespace) {
+        Some((first, rest)) if parse_status(first).is_some() => rest.trim_start(),
+        Some(_) | None => text.trim(),
+    }
+}
+
+/// One line of a reply.
+struct Line<'a> {
+    code: u16,
+    text: &'a [u8],
+    is_last: bool,
+}
+
+fn parse_line(line: &[u8]) -> Option<Line<'_>> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let (digits, rest) = line.split_first_chunk::<3>()?;
     let code = std::str::from_utf8(digits)
@@ -143,8 +205,11 @@ fn parse_line(line: &[u8]) -> Option<(Reply, bool)> {
         Some((b'-', text)) => (false, text),
         Some(_) => return None,
     };
-    // A text may be in any character set; the codes at its beginning are ASCII.
-    Some((Reply::new(code, &String::from_utf8_lossy(text)), is_last))
+    Some(Line {
+        code,
+        text,
+        is_last,
+    })
 }
 
 #[cfg(test)]
@@ -178,6 +243,32 @@ mod tests {
         ] {
             assert_eq!(parsed(text.as_bytes()).enhanced, Some((5, 7, 1)), "{text}");
         }
+    }
+
+    #[test]
+    fn an_enhanced_code_is_read_in_the_forms_of_cisco_and_qmail() {
+        for text in [
+            "#5.7.1 Your access to submit messages has been rejected.",
+            "sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)",
+            "sorry (#5.7.1).",
+        ] {
+            assert_eq!(Reply::new(553, text).enhanced, Some((5, 7, 1)), "{text}");
+        }
+        for text in ["(#5.7.1) first", "sorry (5.7.1)", "see #5.7.1"] {
+            assert_eq!(Reply::new(553, text).enhanced, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_phrase_is_found_over_several_lines() {
+        let text = "534-5.7.14 Please log in through your\r\n534 5.7.14 web browser.\r\n";
+        assert_eq!(parsed(text.as_bytes()).saying, Some(Saying::AppPassword));
+    }
+
+    #[test]
+    fn codes_of_one_class_are_one_reply_and_the_last_counts() {
+        assert_eq!(parsed(b"250-queued\r\n252 ok\r\n").code, 252);
+        assert_eq!(parsed(b"550-5.1.1 no\r\n554 no\r\n").code, 554);
     }
 
     #[test]

@@ -65,6 +65,7 @@ impl SessionLimit {
             | Cause::Malformed
             | Cause::NotOffered
             | Cause::TooLarge
+            | Cause::TooSlow
             | Cause::Egress(_)
             | Cause::Local => return,
         };

@@ -155,13 +155,14 @@ fn every_code_from_200_to_599_has_a_meaning_at_every_stage() {
     for code in 200..600 {
         for stage in STAGES {
             let error = classify(Failure::new(stage, Cause::Reply(Reply::new(code, ""))));
-            // A reply is a decision: only none at all leaves a doubt.
-            assert_ne!(
-                error.disposition,
-                Disposition::Ambiguous,
+            // A reply is a decision: only none at all leaves a doubt, or one to the message that asks for more.
+            let is_doubtful = stage == Stage::Body && code < 400;
+            assert_eq!(
+                error.disposition == Disposition::Ambiguous,
+                is_doubtful,
                 "{stage:?} {code}"
             );
-            let passes = code < 500 && !matches!(stage, Stage::Auth);
+            let passes = code < 500 && !is_doubtful && stage != Stage::Auth;
             assert!(
                 !passes || error.disposition == Disposition::Transient,
                 "{stage:?} {code}"
@@ -300,6 +301,7 @@ fn every_end_without_a_reply_has_its_kind_and_disposition() {
         ),
         (Stage::Data, Cause::Closed, Transient, Unavailable, true),
         (Stage::Data, Cause::TimedOut, Transient, Timeout, true),
+        (Stage::Data, Cause::TooSlow, Transient, Timeout, true),
         (Stage::Body, Cause::Closed, Ambiguous, Timeout, true),
         (Stage::Body, Cause::TimedOut, Ambiguous, Timeout, true),
     ];

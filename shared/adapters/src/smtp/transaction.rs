@@ -26,6 +26,9 @@ const BODY_TIME: Duration = Duration::from_mins(1);
 /// The longest that all commands up to the message may take while a caller waits for the outcome. A queued message has
 /// no such limit: each recipient has the time of its own command (RFC 5321 section 4.5.3.2.3).
 const ENVELOPE_TIME: Duration = Duration::from_secs(12);
+/// The most that is kept for the reply to the message where a command was slow. One command alone may be far slower than the
+/// message is: a recipient that the server asks another server about.
+const SLOW_REPLY_TIME: Duration = Duration::from_secs(5);
 /// Bytes that hold the commands of almost every message to one recipient.
 const COMMANDS: usize = 256;
 /// Ends whatever transaction is open (RFC 5321 section 4.1.1.5).
@@ -60,7 +63,7 @@ pub(super) async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
     } else {
         deadline.min(Deadline::after(ENVELOPE_TIME))
     };
-    wire.forget_slowest_reply();
+    wire.begin_transaction();
     let refused = if offer.pipelining {
         pipelined(wire, offer, submission, start, envelope_deadline).await?
     } else {
@@ -263,15 +266,17 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
     bytes: &[u8],
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    // What was before may have taken long, and not on this connection alone: nobody is to blame.
-    enough_time(wire, deadline).map_err(|_| {
-        wire.spoil();
-        Failure::new(Stage::Pool, Cause::TimedOut)
-    })?;
+    enough_time(wire, deadline).inspect_err(|_| wire.spoil())?;
     let deadline = deadline.min(Deadline::after(BODY_TIME));
     let cause = match deadline.bound(BODY_TIME, wire.write_message(bytes)).await {
         Ok(Ok(())) => {
-            let reply = within(Stage::Body, BODY_TIME, deadline, wire.reply()).await?;
+            let mut reply = within(Stage::Body, BODY_TIME, deadline, wire.reply()).await?;
+            if reply.asks_for_more() {
+                // Most likely its reply to DATA once more, and that to the message is still to come. Whatever comes, what
+                // the next reply belongs to would be a guess.
+                wire.spoil();
+                reply = within(Stage::Body, BODY_TIME, deadline, wire.reply()).await?;
+            }
             return succeeded(reply, Stage::Body);
         }
         Ok(Err(cause)) => cause,
@@ -295,15 +300,21 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// That the message may be begun: what the deadline cuts off behind its end may have been accepted. A server that took
-/// long over a command is expected to take as long over the message.
+/// long over a command is expected to take as long over the message, up to [`SLOW_REPLY_TIME`].
+///
+/// Where there is not enough time, it is the server's fault if a reply of it took longer than the least time that a message
+/// is begun with. Else the time went by before it was asked, or over many commands.
 fn enough_time<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &Wire<S>,
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    if deadline.remaining() < LEAST_TIME.max(wire.slowest_reply()) {
-        Err(Failure::new(Stage::Data, Cause::TimedOut))
-    } else {
+    let reserve = LEAST_TIME.max(wire.slowest_reply().min(SLOW_REPLY_TIME));
+    if deadline.remaining() >= reserve {
         Ok(())
+    } else if wire.slowest_reply_before().max(wire.slowest_reply()) > LEAST_TIME {
+        Err(Failure::new(Stage::Data, Cause::TooSlow))
+    } else {
+        Err(Failure::new(Stage::Pool, Cause::TimedOut))
     }
 }
 

@@ -37,8 +37,10 @@ pub(super) struct Wire<S> {
     owed: usize,
     /// Whether the end of a message has been handed over, so that the server may have it whole.
     message_ended: bool,
-    /// The longest that a reply was waited for since the message was begun.
+    /// The longest that a reply was waited for since the transaction was begun.
     slowest_reply: Duration,
+    /// The same of the transaction before, or of what opened the connection.
+    slowest_reply_before: Duration,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -59,6 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             owed,
             message_ended: false,
             slowest_reply: Duration::ZERO,
+            slowest_reply_before: Duration::ZERO,
         }
     }
 
@@ -126,20 +129,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.message_ended
     }
 
-    /// The longest that a reply was waited for since [`Wire::forget_slowest_reply`].
+    /// The longest that a reply was waited for since [`Wire::begin_transaction`].
     pub(super) const fn slowest_reply(&self) -> Duration {
         self.slowest_reply
     }
 
-    pub(super) const fn forget_slowest_reply(&mut self) {
+    /// The longest that a reply was waited for in the transaction before, or, in the first one, while the connection was
+    /// opened.
+    pub(super) const fn slowest_reply_before(&self) -> Duration {
+        self.slowest_reply_before
+    }
+
+    pub(super) const fn begin_transaction(&mut self) {
+        self.slowest_reply_before = self.slowest_reply;
         self.slowest_reply = Duration::ZERO;
     }
 
     /// The next reply.
     pub(super) async fn reply(&mut self) -> Result<Reply, Cause> {
-        let since = Instant::now();
         let (length, reply) = self.next_reply().await?;
-        self.slowest_reply = self.slowest_reply.max(since.elapsed());
         self.input.drain(..length);
         Ok(reply)
     }
@@ -152,12 +160,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// The next reply, which is not owed any more, and how many bytes of the input it has.
     async fn next_reply(&mut self) -> Result<(usize, Reply), Cause> {
+        let since = Instant::now();
         loop {
             if let Some(parsed) = parse_reply(&self.input) {
                 let (length, reply) = parsed?;
                 if length > MOST {
                     return Err(Cause::Malformed);
                 }
+                self.slowest_reply = self.slowest_reply.max(since.elapsed());
                 self.owed = self.owed.saturating_sub(1);
                 return Ok((length, reply));
             }

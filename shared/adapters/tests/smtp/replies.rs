@@ -98,6 +98,71 @@ async fn no_other_mechanism_is_tried_where_the_login_is_refused() {
     }
 }
 
+/// What the server does next is the end of a login that it has refused already.
+#[tokio::test]
+async fn a_refused_login_stays_refused_when_the_server_then_hangs_up() {
+    for refusal in ["504 5.5.4 Unrecognized", "534 5.7.9 too weak"] {
+        for end in [Action::Close, Action::reply_then_close("421 4.7.0 bye")] {
+            let world = World::plain(|server| {
+                server
+                    .auth_mechanisms(&["PLAIN", "LOGIN"])
+                    .on(Stage::Auth, Action::reply(refusal))
+                    .on(Stage::Auth, end)
+            })
+            .await;
+            let sent = world.send().await;
+            assert_eq!(
+                verdict(&sent),
+                (Disposition::ProviderDown, ErrorKind::Unauthenticated),
+                "{refusal}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_second_password_is_given_where_a_login_on_pages_is_wanted() {
+    for reply in [
+        "534-5.7.9 Please log in with your web browser and then try again. For more\n534 5.7.9 https://support.google.com/mail/?p=WebLoginRequired",
+        "534 5.7.14 Please log in through your web browser",
+        "534-5.7.14 <https://accounts.google.com/signin/continue> Please log in\n534-5.7.14 via\n534 5.7.14 your web browser",
+        "534 5.7.14 other words",
+    ] {
+        let (world, sent) = plain_refused_by(reply).await;
+        assert!(sent.unwrap_err().detail.contains("app password"), "{reply}");
+        assert_eq!(world.said("AUTH").len(), 1, "{reply}");
+    }
+}
+
+/// The server says its reply to DATA once more, and then the one to the message.
+#[tokio::test]
+async fn a_success_behind_a_request_for_more_is_acceptance() {
+    let script = Action::reply("354 go\n250 accepted");
+    let world = World::plain(|server| server.on(Stage::Body, script)).await;
+    world.send().await.unwrap();
+    world.send().await.unwrap();
+    assert_eq!(world.server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_request_for_more_after_the_message_leaves_a_doubt() {
+    for (script, kind) in [
+        (Action::reply_then_close("354 go"), ErrorKind::Timeout),
+        (Action::reply("354 go\n354 go"), ErrorKind::Unexpected),
+    ] {
+        let world = World::plain(|server| server.on(Stage::Body, script)).await;
+        let sent = world.send().await;
+        assert_eq!(verdict(&sent), (Disposition::Ambiguous, kind));
+    }
+}
+
+#[tokio::test]
+async fn a_reply_whose_lines_have_codes_of_one_class_is_one_reply() {
+    let script = Action::reply("250-queued\n252 ok");
+    let world = World::plain(|server| server.on(Stage::Body, script)).await;
+    world.send().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_sender_that_is_refused_at_the_recipient_is_no_fault_of_the_recipient() {
     let refusal = "553 5.7.1 <appointments@clinic.example>: Sender address rejected: not owned by user clinic-user";

@@ -49,11 +49,7 @@ fn classify_account(reply: Reply) -> Option<ProviderError> {
         ),
         (None, Some((5, 7, 30 | 139)), _) => WRONG_LOGIN,
         // The sender's own mailbox and day, and no recipient's, although the codes are a recipient's (5.2.x).
-        (None, Some((5, 2, _)), Some(Saying::SubmissionLimit)) => error(
-            ProviderDown,
-            QuotaExceeded,
-            "The sender's own mailbox is full, or its account has sent all that it may in a day; empty the mailbox (Sent Items too), or wait for the next day.",
-        ),
+        (None, Some((5, 2, _)), Some(Saying::SubmissionLimit)) => SENDERS_QUOTA,
         (None, _, _) => return None,
     };
     Some(account)
@@ -95,10 +91,20 @@ const WRONG_LOGIN: ProviderError = ProviderError::new(
     ErrorKind::Unauthenticated,
     "The server refused the user or the password; check both (some providers want an app password).",
 );
+const APP_PASSWORD_WANTED: ProviderError = ProviderError::new(
+    Disposition::ProviderDown,
+    ErrorKind::Unauthenticated,
+    "The provider wants an app password in place of the mailbox's own; make one in the account's security settings and save it.",
+);
 const WANTS_LOGIN: ProviderError = ProviderError::new(
     Disposition::ProviderDown,
     ErrorKind::Unauthenticated,
     "The server wants a login before it takes mail.",
+);
+const SENDERS_QUOTA: ProviderError = ProviderError::new(
+    Disposition::ProviderDown,
+    ErrorKind::QuotaExceeded,
+    "The sender's own mailbox is full, or its account has sent all that it may in a day; empty the mailbox (Sent Items too), or wait for the next day.",
 );
 const NOT_UNDERSTOOD: ProviderError = ProviderError::new(
     Disposition::ProviderDown,
@@ -110,11 +116,13 @@ const SENDER_NOT_ALLOWED: ProviderError = ProviderError::new(
     ErrorKind::SenderNotAllowed,
     "The server does not let this user send from this address; check defaultFrom.",
 );
+/// Of one sender or one recipient, and no word about the server.
 const NOT_VERIFIED: ProviderError = ProviderError::new(
     Disposition::ProviderDown,
     ErrorKind::SenderNotAllowed,
     "The sender is not verified, or the account is in its provider's sandbox and the recipient is not verified; verify the sender, or request production access.",
-);
+)
+.health_unchanged();
 /// A limit of the sender's own account, which says nothing of the recipient.
 const ON_TRIAL: ProviderError = ProviderError::new(
     Disposition::ProviderDown,
@@ -154,11 +162,13 @@ fn classify_auth(reply: Reply) -> ProviderError {
             ErrorKind::Unavailable,
             "The server can not check logins at the moment.",
         ),
-        (_, _) if reply.saying == Some(Saying::AppPassword) => ProviderError::new(
-            ProviderDown,
-            ErrorKind::Unauthenticated,
-            "The provider wants an app password in place of the mailbox's own; make one in the account's security settings and save it.",
-        ),
+        // Google's 534 5.7.14 wants a login on its pages, whatever its words.
+        (code, enhanced)
+            if reply.saying == Some(Saying::AppPassword)
+                || (code, enhanced) == (534, Some((5, 7, 14))) =>
+        {
+            APP_PASSWORD_WANTED
+        }
         (501 | 504, _) => ProviderError::new(
             ProviderDown,
             ErrorKind::Unauthenticated,
@@ -172,6 +182,8 @@ fn classify_auth(reply: Reply) -> ProviderError {
 fn classify_mail(reply: Reply) -> ProviderError {
     match (reply.code, reply.enhanced) {
         (530 | 534 | 535, _) => WANTS_LOGIN,
+        // RFC 3463 section 3.3: a full mailbox, which before any recipient is named is the sender's own.
+        (_, Some((5, 2, 2))) => SENDERS_QUOTA,
         (552, _) | (_, Some((5, 3, 4))) => MESSAGE_TOO_LARGE,
         (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
         (_, _) if reply.saying == Some(Saying::Trial) => ON_TRIAL,
@@ -212,13 +224,11 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
         (_, _) if reply.saying == Some(Saying::Sender) => SENDER_NOT_ALLOWED,
         (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
         (_, _) if reply.saying == Some(Saying::Trial) => ON_TRIAL,
+        // Exim says so under 550 alone, qmail under 553.
+        (_, _) if reply.saying == Some(Saying::NoRelay) => REFUSED_BY_POLICY,
         // Postfix says 553 5.7.1 for `reject_sender_login_mismatch` and its like alone, and by default at RCPT
         // (`smtpd_delay_reject`).
-        (553, Some((5, 7, 1)))
-            if !matches!(reply.saying, Some(Saying::Recipient | Saying::NoRelay)) =>
-        {
-            SENDER_NOT_ALLOWED
-        }
+        (553, Some((5, 7, 1))) if reply.saying != Some(Saying::Recipient) => SENDER_NOT_ALLOWED,
         // 5.6.7: the address needs SMTPUTF8, which some server behind this one does not have (RFC 6531).
         (_, Some((5, 1 | 2, _) | (5, 6, 7))) => NO_SUCH_RECIPIENT,
         // RFC 1870 section 6.1 has it here as well as at MAIL.
@@ -230,8 +240,6 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
             "The server takes no mail; that says nothing of the recipient.",
         ),
         (554 | 571, None) | (_, Some((5, 7, _))) => REFUSED_BY_POLICY,
-        // Exim says so under 550 alone.
-        (_, _) if reply.saying == Some(Saying::NoRelay) => REFUSED_BY_POLICY,
         (500..=504 | 555, _) | (_, Some((5, 5, _))) => NOT_UNDERSTOOD,
         (_, _) => NO_SUCH_RECIPIENT,
     }
@@ -248,12 +256,12 @@ fn classify_body(reply: Reply) -> ProviderError {
             "The server could not take the message; it may later.",
         ),
         500.. => classify_refused_message(reply),
-        // A 3yz: what the server was given is not complete to it (RFC 5321 section 4.2.1), and only a 2yz makes the
-        // message its own (section 4.2.5).
+        // A 3yz: what the server was given is not complete to it (RFC 5321 section 4.2.1), and only a 2yz makes the message
+        // its own (section 4.2.5). But it had the final dot, and may take the message yet.
         _ => ProviderError::new(
-            Transient,
+            Disposition::Ambiguous,
             ErrorKind::Unexpected,
-            "The server asked for more when it had the whole message; it did not take it.",
+            "The server asked for more when it had the whole message, and did not say whether it took it.",
         ),
     }
 }

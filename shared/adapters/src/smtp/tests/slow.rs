@@ -7,21 +7,22 @@ use super::{
     super::{auth, connection::greeting},
     *,
 };
+use crate::chain::{AmbiguityPolicy, share};
 
 const MECHANISMS: Mechanisms = Mechanisms::ALL;
 
-/// Says each of `replies` so long after it has heard a line (or, the first, at once where `greets`).
-async fn slow_server(server: DuplexStream, replies: &[&str], delay: Duration) {
+/// Says each of `replies` its delay after it has heard a line (or, the first, at once where `greets`).
+async fn slow_server(server: DuplexStream, replies: &[&str], delays: &[Duration]) {
     let (reader, mut writer) = tokio::io::split(server);
     let mut lines = tokio::io::BufReader::new(reader).lines();
     let mut in_message = false;
-    for reply in replies {
+    for (reply, delay) in replies.iter().zip(delays) {
         while let Ok(Some(line)) = lines.next_line().await {
             if !in_message || line == "." {
                 break;
             }
         }
-        tokio::time::sleep(delay).await;
+        tokio::time::sleep(*delay).await;
         in_message = reply.starts_with("354");
         let _ = writer.write_all(format!("{reply}\r\n").as_bytes()).await;
     }
@@ -32,6 +33,15 @@ async fn slow_server(server: DuplexStream, replies: &[&str], delay: Duration) {
 async fn sent(
     pipelining: bool,
     delay: u64,
+    deadline: Deadline,
+) -> (Result<Vec<RefusedCopy>, Failure>, Duration) {
+    sent_with(pipelining, &[Duration::from_secs(delay); 6], deadline).await
+}
+
+/// The same with a time of its own for each of the six replies.
+async fn sent_with(
+    pipelining: bool,
+    delays: &[Duration; 6],
     deadline: Deadline,
 ) -> (Result<Vec<RefusedCopy>, Failure>, Duration) {
     let (stream, server) = tokio::io::duplex(65_536);
@@ -62,7 +72,7 @@ async fn sent(
         drop(wire);
         (result, since.elapsed())
     };
-    let server = slow_server(server, &replies, Duration::from_secs(delay));
+    let server = slow_server(server, &replies, delays);
     let (result, ()) = tokio::join!(client, server);
     result
 }
@@ -81,20 +91,78 @@ async fn four_seconds_for_each_recipient_succeed_from_the_queue() {
     }
 }
 
+/// What is left of it where one other provider follows.
+fn before_another() -> Deadline {
+    share(from_queue(), 1, AmbiguityPolicy::Failover)
+}
+
 /// Where another provider follows, a server that hangs is given up in time for it; one that is slow over each recipient is
 /// not one that hangs.
 #[tokio::test(start_paused = true)]
-async fn four_seconds_for_each_recipient_succeed_before_another_provider() {
+async fn three_seconds_for_each_recipient_succeed_before_another_provider() {
     for pipelining in [true, false] {
-        let deadline = from_queue().with_others_to_follow();
-        let (result, time) = sent(pipelining, 4, deadline).await;
+        let (result, time) = sent(pipelining, 3, before_another()).await;
         assert_eq!(result, Ok(Vec::new()), "{pipelining}");
-        assert_eq!(time, Duration::from_secs(24), "{pipelining}");
-        let deadline = from_queue().with_others_to_follow();
-        let (result, time) = sent(pipelining, 9, deadline).await;
+        assert_eq!(time, Duration::from_secs(18), "{pipelining}");
+        let (result, time) = sent(pipelining, 9, before_another()).await;
         let error = classify(result.unwrap_err());
         assert_eq!(error.disposition, Disposition::Transient, "{pipelining}");
         assert_eq!(time, COMMAND_TIME, "{pipelining}");
+    }
+}
+
+/// The next message would meet the same: such a server has to be marked as down, so that the other provider is asked first.
+#[tokio::test(start_paused = true)]
+async fn a_server_too_slow_for_its_share_is_to_blame_for_it() {
+    for pipelining in [true, false] {
+        for delay in [4, 6] {
+            let (result, time) = sent(pipelining, delay, before_another()).await;
+            let error = classify(result.unwrap_err());
+            assert_eq!(
+                (error.disposition, error.kind, error.unhealthy),
+                (Disposition::Transient, ErrorKind::Timeout, true),
+                "{pipelining} {delay}"
+            );
+            assert!(!error.detail.contains("connections"), "{}", error.detail);
+            assert!(time <= Duration::from_millis(20_500), "{time:?}");
+        }
+    }
+}
+
+/// With DATA's reply at hand and the message not begun, it is the replies before that took the time.
+#[tokio::test(start_paused = true)]
+async fn a_message_not_begun_says_that_the_server_is_too_slow() {
+    for pipelining in [true, false] {
+        let deadline = Deadline::after(Duration::from_millis(22_500)).queued();
+        let (result, _) = sent(pipelining, 4, deadline).await;
+        let failure = result.unwrap_err();
+        assert_eq!(failure, Failure::new(Stage::Data, Cause::TooSlow));
+    }
+}
+
+/// Many commands of one second each: the server answers all of them well.
+#[tokio::test(start_paused = true)]
+async fn time_that_went_by_elsewhere_is_no_fault_of_the_server() {
+    for pipelining in [true, false] {
+        let deadline = Deadline::after(Duration::from_secs(6)).queued();
+        let (result, _) = sent(pipelining, 1, deadline).await;
+        let error = classify(result.unwrap_err());
+        assert_eq!(
+            (error.disposition, error.unhealthy),
+            (Disposition::Transient, false),
+            "{pipelining}"
+        );
+    }
+}
+
+/// A server that asks another one about the recipient takes that long once, and is quick with the message.
+#[tokio::test(start_paused = true)]
+async fn one_command_far_slower_than_the_others_does_not_cost_the_message() {
+    for pipelining in [true, false] {
+        let delays = [0, 14, 0, 0, 0, 0].map(Duration::from_secs);
+        let (result, time) = sent_with(pipelining, &delays, from_queue()).await;
+        assert_eq!(result, Ok(Vec::new()), "{pipelining}");
+        assert_eq!(time, Duration::from_secs(14), "{pipelining}");
     }
 }
 
@@ -141,7 +209,8 @@ async fn a_login_is_waited_for_until_the_deadline_whoever_waits() {
             drop(wire);
             result
         };
-        let server = slow_server(server, &["235 2.7.0 ok"], Duration::from_secs(18));
+        let delays = [Duration::from_secs(18)];
+        let server = slow_server(server, &["235 2.7.0 ok"], &delays);
         let (result, ()) = tokio::join!(client, server);
         assert_eq!(result, Ok(()));
     }
