@@ -5,9 +5,10 @@
 //! Here time and memory are in proportion to the HTML, whatever it is.
 
 mod render;
+mod skip;
 
 use html5gum::{
-    Span, Tokenizer,
+    Span, State, Tokenizer,
     emitters::callback::{CallbackEmitter, CallbackEvent},
 };
 
@@ -18,14 +19,14 @@ use self::render::Renderer;
 /// `display:none` hides are left out. Empty where there is nothing to read.
 pub(crate) fn text_of(html: &str) -> String {
     let mut renderer = Renderer::new(html.len());
-    let callback = |event: CallbackEvent<'_>, _: Span<()>| -> Option<std::convert::Infallible> {
-        renderer.take(&event);
-        None
-    };
-    let mut emitter = CallbackEmitter::new(callback);
-    emitter.naively_switch_states(true);
-    // A string can always be read, and the callback makes no tokens: there are none to count, and all is read.
-    let _ = Tokenizer::new_with_emitter(html, emitter).count();
+    let callback =
+        |event: CallbackEvent<'_>, _: Span<()>| -> Option<State> { renderer.take(&event) };
+    let mut tokenizer = Tokenizer::new_with_emitter(html, CallbackEmitter::new(callback));
+    // A string can always be read.
+    while let Some(Ok(state)) = tokenizer.next() {
+        tokenizer.set_state(state);
+    }
+    drop(tokenizer);
     renderer.finish()
 }
 
@@ -136,6 +137,111 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_out_ends_where_browsers_end_it() {
+        for (html, expected) in [
+            (
+                "<p>Code</p><svg width=\"1\" height=\"1\"/><p>481516</p>",
+                "Code\n\n481516",
+            ),
+            ("<math/>481516", "481516"),
+            ("<svg><svg/><title/><style/><g></g></svg>481516", "481516"),
+            (
+                "<svg><title>x</title><script/><text>x</text></svg>481516",
+                "481516",
+            ),
+            (
+                "<table><tr><td><div style=\"display:none\">pre</td></tr><tr><td>481516</td></tr></table>",
+                "481516",
+            ),
+            (
+                "<table><tr><td><span hidden>pre<td>481516</table>",
+                "481516",
+            ),
+            (
+                "<table><tr><td><svg><path></td><td>481516</td></tr></table>",
+                "481516",
+            ),
+            (
+                "<table><tr><td><b hidden>pre</tr><tr><td>481516</td></tr></table>",
+                "481516",
+            ),
+            ("<table><tr><td><div hidden>pre</table>481516", "481516"),
+            (
+                "<table><tr><td><div hidden><table><tr><td>x</td></tr></table>x</div>481516</td></tr></table>",
+                "481516",
+            ),
+            (
+                "<table><tr hidden><td>x</td><td>x</td></tr><tr><td>481516</td></tr></table>",
+                "481516",
+            ),
+            ("<table><tr><td hidden>x<td>481516</table>", "481516"),
+            (
+                "<table hidden><tr><td><table><tr><td>x</table>x</table>481516",
+                "481516",
+            ),
+            ("<p hidden>x<p>481516", "481516"),
+            ("<div><p hidden>x</div>481516", "481516"),
+            ("<ul><li hidden>x<ul><li>x</ul><li>481516</ul>", "- 481516"),
+            ("<div><span hidden>x</div>481516", "481516"),
+            (
+                "<div hidden>x<section>x</section><div>x</div>x</div>481516",
+                "481516",
+            ),
+            ("<a hidden href='https://a.example/'>x</a>481516", "481516"),
+            (
+                "<a hidden>x<a href='https://a.example/'>481516</a>",
+                "481516 <https://a.example/>",
+            ),
+            (
+                "<strong style='display: none'>x</strong><h1 hidden>x</h1><center hidden>x</center>481516",
+                "481516",
+            ),
+            (
+                "<img hidden alt='x'><img style='display:none' alt='x'>481516",
+                "481516",
+            ),
+            ("<template><tr><td>x</td></tr></template>481516", "481516"),
+        ] {
+            assert_eq!(text_of(html), expected, "{html}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_programs_without_scripts_is_read() {
+        assert_eq!(
+            text_of("<noscript><p>Open <b>this</b></p></noscript><p>481516</p>"),
+            "Open this\n\n481516"
+        );
+        assert_eq!(text_of("<noframes><p>x</p></noframes>481516"), "481516");
+    }
+
+    #[test]
+    fn the_first_of_two_attributes_counts() {
+        for (html, expected) in [
+            (
+                "<a href='https://a.example/' href='https://b.example/'>x</a>",
+                "x <https://a.example/>",
+            ),
+            ("<a href='' href='https://b.example/'>x</a>", "x"),
+            ("<img alt='a' alt='b'>", "a"),
+            ("<div style='color:red' style='display:none'>x</div>", "x"),
+        ] {
+            assert_eq!(text_of(html), expected, "{html}");
+        }
+    }
+
+    #[test]
+    fn blanks_alone_make_no_lines_and_end_none() {
+        for (html, expected) in [
+            ("<p>a</p><p>&nbsp;</p><p>b</p>", "a\n\nb"),
+            ("a&nbsp;<br>b&nbsp;&nbsp;", "a\nb"),
+            ("<pre>a  \n  b</pre>", "a\n  b"),
+        ] {
+            assert_eq!(text_of(html), expected, "{html}");
+        }
+    }
+
+    #[test]
     fn no_control_character_is_in_the_text() {
         let text = text_of(
             "a\0b&#0;c&#8;d\x1be\u{7f}&#13;f&#x202e;g<a href='https://a.example/\x01'>h</a>",
@@ -185,10 +291,11 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_html_ends_in_a_text(html in "(<(p|div|a href='https://x'|li|ol|pre|/p|/a|/ol|script|/script|br|!--|td hidden)>?|[a-z &;]{0,5}|\\PC{0,3}){0,40}") {
+        fn any_html_ends_in_a_text(html in "(<(p|div|a href='https://x'|li|ol|pre|/p|/a|/ol|script|/script|br|!--|td hidden|svg/|svg|/svg|table|/table|/td|tr|p hidden|b hidden|title|/title)>?|[a-z &;]{0,5}|\\PC{0,3}){0,40}") {
             let text = text_of(&html);
             proptest::prop_assert!(!text.contains("\n\n\n\n"));
             proptest::prop_assert!(!text.ends_with(['\n', ' ']));
+            proptest::prop_assert!(!text.contains(" \n"));
         }
     }
 }

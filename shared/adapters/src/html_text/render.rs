@@ -1,6 +1,8 @@
 //! Plain text out of the events of an HTML tokenizer.
 
-use html5gum::emitters::callback::CallbackEvent;
+use html5gum::{State, emitters::callback::CallbackEvent};
+
+use super::skip::{Place, Skip, is_foreign, is_hideable};
 
 /// Lists in lists whose items are counted; deeper ones have dashes.
 const MAX_COUNTED_LISTS: usize = 16;
@@ -16,11 +18,15 @@ pub(super) struct Renderer {
     href: Vec<u8>,
     alt: Vec<u8>,
     is_hidden: bool,
-    /// The element that is being begun, where its content can be left out.
-    hideable: Option<&'static [u8]>,
+    /// The name of the element that is being begun, where its content can be left out.
+    hideable: Option<Vec<u8>>,
     attribute: Attribute,
-    /// The element whose content is left out, and how often it is open.
-    skipped: Option<(Vec<u8>, usize)>,
+    /// Those that the element has had: of two with one name the first counts (WHATWG HTML section 13.2.5.33).
+    attributes: Vec<Attribute>,
+    /// How the tokenizer is to read on.
+    state: Option<State>,
+    /// The element whose content is left out.
+    skipped: Option<Skip>,
     /// Where the open link goes, and where its text begins.
     link: Option<(String, usize)>,
     /// The numbers of the open lists' items; `None` in a list without.
@@ -79,6 +85,8 @@ impl Renderer {
             is_hidden: false,
             hideable: None,
             attribute: Attribute::Other,
+            attributes: Vec::new(),
+            state: None,
             skipped: None,
             link: None,
             lists: Vec::new(),
@@ -87,15 +95,29 @@ impl Renderer {
         }
     }
 
-    pub(super) fn take(&mut self, event: &CallbackEvent<'_>) {
+    /// Takes an event, and says how the tokenizer is to read on where it is not as before.
+    pub(super) fn take(&mut self, event: &CallbackEvent<'_>) -> Option<State> {
         match event {
             CallbackEvent::OpenStartTag { name } => self.open(name),
             CallbackEvent::AttributeName { name } => {
                 self.attribute = attribute(name);
+                if self.attributes.contains(&self.attribute) {
+                    self.attribute = Attribute::Other;
+                } else if self.attribute != Attribute::Other {
+                    self.attributes.push(self.attribute);
+                }
                 self.is_hidden |= *name == b"hidden";
             }
             CallbackEvent::AttributeValue { value } => self.attribute_value(value),
-            CallbackEvent::CloseStartTag { .. } => self.begin(),
+            CallbackEvent::CloseStartTag { self_closing } => {
+                self.begin();
+                if let Some(skipped) = self.skipped.as_mut().filter(|_| *self_closing)
+                    && skipped.close_itself() == Place::Last
+                {
+                    self.skipped = None;
+                }
+                return self.state.take();
+            }
             CallbackEvent::EndTag { name } => self.end(name),
             CallbackEvent::String { value } => {
                 if self.skipped.is_none() {
@@ -106,6 +128,7 @@ impl Renderer {
             | CallbackEvent::Doctype { .. }
             | CallbackEvent::Error(_) => {}
         }
+        None
     }
 
     pub(super) fn finish(mut self) -> String {
@@ -118,23 +141,24 @@ impl Renderer {
     fn open(&mut self, name: &[u8]) {
         self.attribute = Attribute::Other;
         self.is_hidden = false;
+        self.attributes.clear();
         self.href.clear();
         self.alt.clear();
-        if let Some((skipped, open)) = &mut self.skipped {
-            *open += usize::from(skipped == name);
-            self.opening = Element::Inline;
-            return;
+        self.hideable = None;
+        let is_foreign = is_foreign(name) || self.skipped.as_ref().is_some_and(Skip::is_foreign);
+        self.state = raw_state(name).filter(|_| !is_foreign);
+        if let Some(skipped) = &mut self.skipped {
+            if skipped.start(name) == Place::Inside {
+                self.opening = Element::Inline;
+                return;
+            }
+            self.skipped = None;
         }
         self.opening = element(name);
         if self.opening == Element::Unread {
-            self.skipped = Some((name.to_vec(), 1));
+            self.skipped = Some(Skip::new(name));
         }
-        // Elements that always have an end tag: what others hide ends where no tag says so.
-        self.hideable = match name {
-            b"div" => Some(b"div"),
-            b"span" => Some(b"span"),
-            _ => None,
-        };
+        self.hideable = is_hideable(name).then(|| name.to_vec());
     }
 
     fn attribute_value(&mut self, value: &[u8]) {
@@ -152,6 +176,12 @@ impl Renderer {
         if self.skipped.is_some() {
             return;
         }
+        if self.is_hidden
+            && let Some(name) = self.hideable.take()
+        {
+            self.skipped = Some(Skip::new(&name));
+            return;
+        }
         match self.opening {
             Element::Inline | Element::Unread => {}
             Element::Block => self.widen(Gap::Line),
@@ -163,6 +193,7 @@ impl Renderer {
                 let target = link_target(&self.href);
                 self.link = target.map(|target| (target, self.text.len()));
             }
+            Element::Picture if self.is_hidden => {}
             Element::Picture => {
                 let alt = std::mem::take(&mut self.alt);
                 self.push(&String::from_utf8_lossy(&alt));
@@ -185,9 +216,6 @@ impl Renderer {
                 self.preformatted += 1;
             }
         }
-        if let Some(name) = self.hideable.filter(|_| self.is_hidden) {
-            self.skipped = Some((name.to_vec(), 1));
-        }
     }
 
     fn begin_item(&mut self) {
@@ -205,14 +233,15 @@ impl Renderer {
     }
 
     fn end(&mut self, name: &[u8]) {
-        if let Some((skipped, open)) = &mut self.skipped {
-            if skipped == name {
-                *open -= 1;
-                if *open == 0 {
+        if let Some(skipped) = &mut self.skipped {
+            match skipped.end(name) {
+                Place::Inside => return,
+                Place::Last => {
                     self.skipped = None;
+                    return;
                 }
+                Place::Behind => self.skipped = None,
             }
-            return;
         }
         match element(name) {
             Element::Block | Element::Item => self.widen(Gap::Line),
@@ -283,6 +312,13 @@ impl Renderer {
         if self.text.is_empty() {
             return;
         }
+        if gap >= Gap::Line {
+            let end = self.text.trim_end_matches(' ').len();
+            self.text.truncate(end);
+            if let Some((_, start)) = &mut self.link {
+                *start = end.min(*start);
+            }
+        }
         let at_a_line = self.text.ends_with('\n');
         match gap {
             Gap::Nothing => {}
@@ -300,20 +336,17 @@ impl Renderer {
         for character in text.chars() {
             match character {
                 '\n' | '\r' if self.preformatted > 0 => self.line_break(),
-                ' ' | '\t' if self.preformatted > 0 => {
+                ' ' | '\t' | '\u{a0}' if self.preformatted > 0 => {
                     self.push_gap();
                     self.text.push(' ');
                 }
-                ' ' | '\t' | '\n' | '\r' | '\x0c' => self.widen(Gap::Space),
+                // A no-break space too: where no word follows, it is there for the look.
+                ' ' | '\t' | '\n' | '\r' | '\x0c' | '\u{a0}' => self.widen(Gap::Space),
                 // The byte order mark is no more than the mark of an encoding here.
                 character if character.is_control() || character == '\u{feff}' => {}
                 character => {
                     self.push_gap();
-                    self.text.push(if character == '\u{a0}' {
-                        ' '
-                    } else {
-                        character
-                    });
+                    self.text.push(character);
                 }
             }
         }
@@ -340,6 +373,18 @@ fn element(name: &[u8]) -> Element {
         b"script" | b"style" | b"title" | b"template" | b"textarea" | b"svg" | b"math"
         | b"iframe" | b"object" | b"select" | b"noembed" | b"noframes" | b"xmp" => Element::Unread,
         _ => Element::Inline,
+    }
+}
+
+/// How the text in an element is read whose content is no markup (WHATWG HTML section 13.2.6.4). `noscript` is none of them:
+/// mail programs run no scripts.
+fn raw_state(name: &[u8]) -> Option<State> {
+    match name {
+        b"textarea" | b"title" => Some(State::RcData),
+        b"plaintext" => Some(State::PlainText),
+        b"script" => Some(State::ScriptData),
+        b"style" | b"iframe" | b"xmp" | b"noembed" | b"noframes" => Some(State::RawText),
+        _ => None,
     }
 }
 
