@@ -245,7 +245,7 @@ fn read_request(body: Value, channel: Channel) -> Result<TestRequest, HttpProble
     let test = Object::new(body, "", &mut problems).map(|mut object| {
         let (field, to, template) = match channel {
             Channel::Email => {
-                let to = object.optional("testEmail", read::parsed(EmailAddress::parse));
+                let to = object.optional("testEmail", read::parsed(EmailAddress::parse_new));
                 let to = to.map(|address| {
                     Target::Email(Mailbox {
                         address,

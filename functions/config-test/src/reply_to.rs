@@ -129,7 +129,7 @@ async fn take_quota(deps: &Deps, limit: Option<&RateLimit>) -> Result<(), HttpPr
 fn read_address(body: Value) -> Result<EmailAddress, HttpProblem> {
     let mut problems = Problems::default();
     let address = Object::new(body, "", &mut problems).and_then(|mut object| {
-        let address = object.required("address", read::parsed(EmailAddress::parse));
+        let address = object.required("address", read::parsed(EmailAddress::parse_new));
         object.finish();
         address
     });

@@ -30,7 +30,7 @@ pub enum AddressError {
     /// The part before the `@`.
     #[error(
         "the part before the @ must be 1 to {} bytes without spaces, quotes, control \
-         characters or empty parts between dots",
+         characters, empty parts between dots or =?",
         MAX_LOCAL_PART
     )]
     LocalPart,
@@ -92,6 +92,16 @@ impl EmailAddress {
             at: local.len(),
             whole,
         })
+    }
+
+    /// The same for an address that is to be used from now on: none that readers take for an encoded word and decode
+    /// (RFC 2047 section 5), which would send answers to somebody else. One that is stored already stays readable.
+    pub fn parse_new(text: &str) -> Result<Self, AddressError> {
+        let address = Self::parse(text)?;
+        if address.local().contains("=?") {
+            return Err(AddressError::LocalPart);
+        }
+        Ok(address)
     }
 
     /// The address, its domain in ASCII.
@@ -377,6 +387,19 @@ mod tests {
             .join(".")
         );
         assert_eq!(EmailAddress::parse(&long), Err(TooLong));
+    }
+
+    #[test]
+    fn an_address_that_readers_decode_is_read_where_stored_and_refused_where_new() {
+        for text in ["=?utf-8?q?hi?=@example.com", "a=?b@example.com"] {
+            assert_eq!(EmailAddress::parse_new(text), Err(AddressError::LocalPart));
+            assert!(EmailAddress::parse(text).is_ok());
+        }
+        assert!(EmailAddress::parse_new("a=b?c@example.com").is_ok());
+        assert_eq!(
+            EmailAddress::parse_new("a"),
+            Err(AddressError::NotAnAddress)
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use crate::{
+    calendar,
     json::{Object, read},
     media_type::{CalendarParameter, MediaType},
 };
@@ -20,9 +21,6 @@ pub const MAX_ATTACHMENT_BYTES: usize = 4_000_000;
 pub const MAX_FILENAME: usize = 255;
 /// Characters of the id of an inline image.
 pub const MAX_CONTENT_ID: usize = 128;
-/// Lines of a calendar in which its METHOD is looked for. It is a property of the calendar itself (RFC 5545 section 3.7.2),
-/// which stands before the first component.
-const MAX_METHOD_LINES: usize = 1_000;
 
 /// A file that goes with an e-mail.
 #[derive(Clone, PartialEq, Eq, Serialize)]
@@ -43,13 +41,15 @@ pub struct Attachment {
 impl Attachment {
     /// The METHOD that a calendar has in its content and not in its media type, which must have the same (RFC 6047 section
     /// 2.4); `None` for other files.
-    pub fn method_to_add(&self) -> Option<&str> {
+    pub fn method_to_add(&self) -> Option<String> {
         let missing = self.content_type.is_calendar()
             && self
                 .content_type
                 .parameter(CalendarParameter::Method)
                 .is_none();
-        missing.then(|| method_of(&self.content)).flatten()
+        missing
+            .then(|| calendar::method_of(&self.content))
+            .flatten()
     }
 }
 
@@ -61,19 +61,21 @@ pub struct ContentId(String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
     "must be what stands after cid: in the HTML, such as logo@clinic.example: 1 to {} letters, digits, '.', '_', '-', '+', '=' \
-     or '$', and at most one '@', not at an end",
+     or '$', and at most one '@'; neither '@' nor '.' at an end or beside another of the two",
     MAX_CONTENT_ID
 )]
 pub struct ContentIdError;
 
 impl ContentId {
-    /// Reads an id. What would have to be escaped in a URL, or in a header, is in none.
+    /// Reads an id: one or two dot-atoms (RFC 5322 section 3.6.4). What would have to be escaped in a URL, or in a header, is in none.
     pub fn parse(text: &str) -> Result<Self, ContentIdError> {
         let is_part = |part: &str| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-+=$".contains(&byte))
+            part.split('.').all(|atom| {
+                !atom.is_empty()
+                    && atom
+                        .bytes()
+                        .all(|byte| byte.is_ascii_alphanumeric() || b"_-+=$".contains(&byte))
+            })
         };
         let is_id = text.split_once('@').map_or_else(
             || is_part(text),
@@ -90,34 +92,6 @@ impl ContentId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-/// The METHOD of a calendar, if it has one of the form that RFC 5545 section 3.7.2 gives it.
-fn method_of(content: &[u8]) -> Option<&str> {
-    let mut depth = 0;
-    for line in content.split(|byte| *byte == b'\n').take(MAX_METHOD_LINES) {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let begins = line
-            .get(..6)
-            .is_some_and(|name| name.eq_ignore_ascii_case(b"BEGIN:"));
-        depth += usize::from(begins);
-        if depth > 1 {
-            return None;
-        }
-        if line
-            .get(..7)
-            .is_some_and(|name| name.eq_ignore_ascii_case(b"METHOD:"))
-        {
-            let value = std::str::from_utf8(&line[7..]).ok()?.trim();
-            let is_token = !value.is_empty()
-                && value.len() <= 64
-                && value
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-            return is_token.then_some(value);
-        }
-    }
-    None
 }
 
 /// Reads `attachments`; `has_html` is whether there is HTML in which an image can be shown.
@@ -147,17 +121,10 @@ pub(crate) fn read_attachments(object: &mut Object<'_>, has_html: bool) -> Vec<A
             }
             ids.push(id.clone());
         }
-        if let (Some(content_type), Some(content)) = (&content_type, &content) {
-            let says = content_type.parameter(CalendarParameter::Method);
-            let has = method_of(content);
-            if let (Some(says), Some(has)) = (says, has)
-                && !says.eq_ignore_ascii_case(has)
-            {
-                item.problem(
-                    "contentType",
-                    "must have the same method as the calendar's METHOD (RFC 6047 section 2.4)",
-                );
-            }
+        if let (Some(content_type), Some(content)) = (&content_type, &content)
+            && content_type.is_calendar()
+        {
+            check_calendar(&mut item, content_type, content);
         }
         item.finish();
         let content = content?;
@@ -178,16 +145,41 @@ pub(crate) fn read_attachments(object: &mut Object<'_>, has_html: bool) -> Vec<A
     attachments
 }
 
+fn check_calendar(item: &mut Object<'_>, content_type: &MediaType, content: &[u8]) {
+    let says = content_type.parameter(CalendarParameter::Method);
+    let has = calendar::method_of(content);
+    if says.is_some_and(|says| has.is_none_or(|has| !says.eq_ignore_ascii_case(&has))) {
+        item.problem(
+            "contentType",
+            "must have the same method as the calendar's METHOD, and none without it (RFC 5545 section 3.7.2)",
+        );
+    }
+    if std::str::from_utf8(content).is_err() {
+        item.problem(
+            "content",
+            "must be UTF-8, as calendars are (RFC 5545 section 3.1.4)",
+        );
+    }
+}
+
+/// Whether a text can be a file's name wherever one is shown: no path, and nothing that turns or breaks the text around it,
+/// which would show `bill<RLO>fdp.exe` as `billexe.pdf` (Unicode Technical Report 36 section 2.10.5).
+pub(crate) fn is_file_name(text: &str) -> bool {
+    let is_odd = |c: char| {
+        c.is_control()
+            || matches!(c, '/' | '\\' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    !text.is_empty() && !text.contains(is_odd)
+}
+
 pub(crate) fn parse_filename(text: &str) -> Result<String, String> {
-    let ok = (1..=MAX_FILENAME).contains(&text.len())
-        && !text
-            .chars()
-            .any(|c| c.is_control() || c == '/' || c == '\\');
+    let ok = text.len() <= MAX_FILENAME && is_file_name(text);
     if ok {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "must be a file name of 1 to {MAX_FILENAME} bytes without '/', '\\' or control characters"
+            "must be a file name of 1 to {MAX_FILENAME} bytes without '/', '\\', line separators or \
+             characters that control or turn text"
         ))
     }
 }
@@ -243,12 +235,14 @@ mod tests {
     fn a_calendars_method_is_that_of_its_content() {
         let method = |content_type: &str, content: &str| {
             let submission = posted(&json!([file(content_type, content)])).unwrap();
-            submission.request.content.attachments[0]
-                .method_to_add()
-                .map(str::to_owned)
+            submission.request.content.attachments[0].method_to_add()
         };
         assert_eq!(method("text/calendar", REQUEST).as_deref(), Some("REQUEST"));
         assert_eq!(method("text/calendar; method=request", REQUEST), None);
+        assert!(
+            posted(&json!([{"filename": "a.ics", "contentType": "text/calendar", "content": ""}]))
+                .is_ok()
+        );
         assert_eq!(method("text/plain", REQUEST), None);
         let in_a_component = "BEGIN:VCALENDAR\nBEGIN:VEVENT\nMETHOD:REQUEST\nEND:VEVENT\n";
         assert_eq!(method("text/calendar", in_a_component), None);
@@ -257,6 +251,71 @@ mod tests {
             pointers(&json!([file("text/calendar; method=CANCEL", REQUEST)])),
             ["/attachments/0/contentType"]
         );
+    }
+
+    #[test]
+    fn a_method_that_the_calendar_has_not_is_refused() {
+        for content in [
+            "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\n",
+            "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nMETHOD:REQUEST\r\n",
+            "BEGIN:VCALENDAR\r\nMETHOD:CAN\r\n CEL\r\n",
+        ] {
+            assert_eq!(
+                pointers(&json!([file("text/calendar; method=REQUEST", content)])),
+                ["/attachments/0/contentType"],
+                "{content:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_calendar_is_in_utf_8() {
+        let latin_1 = BASE64_STANDARD.encode(b"BEGIN:VCALENDAR\r\nX-A:Gr\xf6\xdfe\r\n");
+        for content_type in ["text/calendar", "text/calendar; charset=utf-8"] {
+            assert_eq!(
+                pointers(
+                    &json!([{"filename": "a.ics", "contentType": content_type, "content": latin_1}])
+                ),
+                ["/attachments/0/content"],
+                "{content_type}"
+            );
+        }
+        assert!(posted(&json!([file("text/calendar; charset=utf-8", "X-A:Größe")])).is_ok());
+        assert!(
+            posted(&json!([{"filename": "a.csv", "contentType": "text/csv", "content": latin_1}]))
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn names_that_turn_the_text_around_them_are_refused() {
+        for odd in [
+            "\u{202a}", "\u{202e}", "\u{2066}", "\u{2069}", "\u{2028}", "\u{2029}",
+        ] {
+            let mut named = file("application/pdf", "x");
+            named["filename"] = json!(format!("bill{odd}fdp.exe"));
+            assert_eq!(
+                pointers(&json!([named])),
+                ["/attachments/0/filename"],
+                "{odd:?}"
+            );
+            let content_type = format!("text/calendar; name=\"bill{odd}fdp.exe\"");
+            assert_eq!(
+                pointers(&json!([file(&content_type, REQUEST)])),
+                ["/attachments/0/contentType"]
+            );
+        }
+        for wrong in ["a/b.ics", "a\\\\b.ics"] {
+            let content_type = format!("text/calendar; name=\"{wrong}\"");
+            assert_eq!(
+                pointers(&json!([file(&content_type, REQUEST)])),
+                ["/attachments/0/contentType"]
+            );
+        }
+        // Marks that a name in Arabic or Hebrew has, and joiners, turn nothing.
+        let mut named = file("application/pdf", "x");
+        named["filename"] = json!("חשבון\u{200f} 3.pdf");
+        assert!(posted(&json!([named])).is_ok());
     }
 
     #[test]
@@ -272,7 +331,8 @@ mod tests {
             ["/attachments/1/contentId"]
         );
         for wrong in [
-            "", "<logo>", "a b", "a@b@c", "@a", "a@", "a\r\nb", "ü", "a%20b", "a>b",
+            "", "<logo>", "a b", "a@b@c", "@a", "a@", "a\r\nb", "ü", "a%20b", "a>b", "..", ".a",
+            "a.", "a..b", "a@b.", "a@.b", "a@b..c",
         ] {
             assert_eq!(
                 pointers(&json!([inline(wrong)])),

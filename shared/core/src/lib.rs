@@ -10,6 +10,7 @@ pub mod address;
 pub mod attachment;
 pub mod audit;
 pub mod base_url;
+mod calendar;
 mod calling_codes;
 pub mod clock;
 pub mod dead_letter;

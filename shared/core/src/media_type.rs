@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
+use crate::attachment::is_file_name;
+
 /// Characters of the type, and of the subtype, of a media type (RFC 6838 section 4.2).
 pub const MAX_MEDIA_TYPE_NAME: usize = 127;
 /// Characters of the value of a parameter of a media type: a file name is the longest of them.
@@ -30,7 +32,7 @@ pub enum MediaTypeError {
     /// A parameter that is not one of a calendar's, is there twice, or has no value of its form.
     #[error(
         "must have, for text/calendar, only the parameters charset (utf-8), method and component (letters, digits and '-') \
-         and name (at most {} characters), each once",
+         and name (a file name of at most {} characters), each once",
         MAX_MEDIA_TYPE_PARAMETER
     )]
     Parameter,
@@ -78,8 +80,7 @@ impl CalendarParameter {
             }
             Self::Name => {
                 let length = value.chars().count();
-                (1..=MAX_MEDIA_TYPE_PARAMETER).contains(&length)
-                    && !value.chars().any(char::is_control)
+                (1..=MAX_MEDIA_TYPE_PARAMETER).contains(&length) && is_file_name(value)
             }
         }
     }
@@ -284,6 +285,8 @@ mod tests {
             "text/calendar; boundary=x",
             "text/calendar; name=\"a",
             "text/calendar; name=\"a\r\nBcc: x\"",
+            "text/calendar; name=\"a/b.ics\"",
+            "text/calendar; name=\"a\u{202e}b.ics\"",
             "text/calendar; method=\"A\" x",
             "text/calendar; method=RÉQUEST",
         ] {

@@ -480,7 +480,7 @@ fn read_submission(mut object: Object<'_>) -> Option<Submission> {
             &recipients,
         )
     };
-    let reply_to = object.optional("replyTo", read::parsed(EmailAddress::parse));
+    let reply_to = object.optional("replyTo", read::parsed(EmailAddress::parse_new));
     let expires_at = object.optional("expiresAt", read::parsed(parse_expiry));
     let (requested, references) = object
         .object("metadata", |metadata| Some(read_metadata(metadata)))
@@ -546,7 +546,7 @@ fn read_recipients(object: &mut Object<'_>) -> Vec<Recipient> {
     let recipients = object.objects("recipients", MAX_RECIPIENTS, |_, mut item| {
         let unreachable = item.is_missing("email") && item.is_missing("phoneNumber");
         let name = item.optional("name", read::parsed(Mailbox::parse_name));
-        let email = item.optional("email", read::parsed(EmailAddress::parse));
+        let email = item.optional("email", read::parsed(EmailAddress::parse_new));
         let phone_number = item.optional("phoneNumber", read::parsed(PhoneNumber::parse));
         if unreachable {
             item.problem_here("must have an email or a phoneNumber");
@@ -742,7 +742,7 @@ fn read_addresses(value: Value) -> Result<Vec<EmailAddress>, String> {
     }
     items
         .into_iter()
-        .map(|item| EmailAddress::parse(&read::string(item)?).map_err(|_| wrong()))
+        .map(|item| EmailAddress::parse_new(&read::string(item)?).map_err(|_| wrong()))
         .collect()
 }
 
