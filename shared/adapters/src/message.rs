@@ -52,7 +52,10 @@ impl Message {
 
 /// The text of an e-mail: as it was posted, or made from the HTML; `None` where there is nothing to read.
 pub(crate) fn text_body(content: &Content) -> Option<Cow<'_, str>> {
-    let posted = content.body.as_deref().filter(|body| !body.is_empty());
+    let posted = content
+        .body
+        .as_deref()
+        .filter(|body| !body.trim().is_empty());
     let made = || {
         let text = html_text::text_of(content.html.as_deref()?);
         (!text.is_empty()).then_some(Cow::Owned(text))

@@ -107,7 +107,7 @@ pub(crate) fn build_naming<'a>(
     }
     for file in files {
         mixed.next(&mut bytes);
-        push_file(&mut bytes, file)?;
+        push_file(&mut bytes, file, &message.delivery)?;
     }
     if has_files {
         mixed.end(&mut bytes);
@@ -132,7 +132,7 @@ fn push_html(
     push_text(bytes, "html", html);
     for image in images {
         related.next(bytes);
-        push_file(bytes, image)?;
+        push_file(bytes, image, &message.delivery)?;
     }
     related.end(bytes);
     Ok(())
@@ -277,6 +277,12 @@ mod tests {
         ));
         assert!(text.contains("multipart/alternative"), "{text}");
         assert!(text.contains("\r\n\r\nYour code: 481 516\r\n--"), "{text}");
+    }
+
+    #[test]
+    fn a_text_of_blanks_alone_is_none() {
+        let text = built(&message("t", Some(" \r\n\t"), Some("<p>481516</p>")));
+        assert!(text.contains("\r\n\r\n481516\r\n--"), "{text}");
     }
 
     #[test]

@@ -262,8 +262,10 @@ impl Credentials {
         let stored = stored.filter(|stored| stored.provider() == provider);
         let credentials = match provider {
             ProviderKind::Smtp => read_smtp(&mut object, reading.rules, stored).map(Self::Smtp),
-            ProviderKind::AwsSes => read_ses(&mut object, reading.tenant, stored).map(Self::AwsSes),
-            ProviderKind::Sendgrid => read_sendgrid(&mut object, stored).map(Self::Sendgrid),
+            ProviderKind::AwsSes => read_ses(&mut object, reading, stored).map(Self::AwsSes),
+            ProviderKind::Sendgrid => {
+                read_sendgrid(&mut object, reading.rules, stored).map(Self::Sendgrid)
+            }
             ProviderKind::MetaBusiness => {
                 read_meta(&mut object, reading.rules, stored).map(Self::MetaBusiness)
             }
@@ -424,7 +426,7 @@ fn read_smtp(
     });
     let max_connections = object.optional("maxConnections", read::number(1, MAX_CONNECTIONS));
     let ehlo_name = object.optional("ehloName", read::parsed(Host::parse));
-    let from = read_sender(object);
+    let from = read_sender(object, rules);
     let kept = stored.map(|stored| Kept {
         secret: &stored.password,
         same_place: Some(&stored.host) == host.as_ref()
@@ -451,7 +453,7 @@ fn read_smtp(
 
 fn read_ses(
     object: &mut Object<'_>,
-    tenant: &Tenant,
+    reading: Reading<'_>,
     stored: Option<&Credentials>,
 ) -> Option<SesCredentials> {
     let stored = stored.and_then(|stored| match stored {
@@ -462,19 +464,10 @@ fn read_ses(
         | Credentials::Twilio(_) => None,
     });
     let region = object.required("region", read::parsed(AwsRegion::parse));
-    let from = read_sender(object);
-    if from
-        .email
-        .as_ref()
-        .is_some_and(EmailAddress::needs_smtputf8)
-    {
-        object.problem(
-            "fromEmail",
-            "must have ASCII characters only before the '@': SES takes no others",
-        );
-    }
+    let from = read_sender(object, reading.rules);
+    require_ascii(object, &from, "SES");
     let configuration_set = object.optional("configurationSet", read::parsed(SesName::parse));
-    let account = read_ses_account(object, tenant, stored);
+    let account = read_ses_account(object, reading.tenant, stored);
     Some(SesCredentials {
         region: region?,
         account: account?,
@@ -569,6 +562,7 @@ fn read_ses_account(
 
 fn read_sendgrid(
     object: &mut Object<'_>,
+    rules: Rules,
     stored: Option<&Credentials>,
 ) -> Option<SendgridCredentials> {
     let stored = stored.and_then(|stored| match stored {
@@ -579,7 +573,10 @@ fn read_sendgrid(
         | Credentials::Twilio(_) => None,
     });
     let api_url = object.optional("apiUrl", read_host_url);
-    let from = read_sender(object);
+    let from = read_sender(object, rules);
+    if rules == Rules::Current {
+        require_ascii(object, &from, "SendGrid");
+    }
     let sandbox = object.optional("sandbox", read::flag);
     let kept = stored.map(|stored| Kept {
         secret: &stored.api_key,
@@ -800,9 +797,32 @@ fn drop_unset(object: &mut Object<'_>, names: &[&'static str]) {
     }
 }
 
-fn read_sender(object: &mut Object<'_>) -> OwnSender {
+fn require_ascii(object: &mut Object<'_>, from: &OwnSender, provider: &str) {
+    let needs = from
+        .email
+        .as_ref()
+        .is_some_and(EmailAddress::needs_smtputf8);
+    if needs {
+        object.problem(
+            "fromEmail",
+            format!("must have ASCII characters only before the '@': {provider} takes no others"),
+        );
+    }
+}
+
+/// Reads the address of a sender.
+pub(crate) fn parse_sender(
+    rules: Rules,
+) -> fn(&str) -> Result<EmailAddress, comms_core::address::AddressError> {
+    match rules {
+        Rules::Current => EmailAddress::parse_new,
+        Rules::Readable => EmailAddress::parse,
+    }
+}
+
+fn read_sender(object: &mut Object<'_>, rules: Rules) -> OwnSender {
     OwnSender {
-        email: object.optional("fromEmail", read::parsed(EmailAddress::parse)),
+        email: object.optional("fromEmail", read::parsed(parse_sender(rules))),
         name: object
             .optional("fromName", read::parsed(Mailbox::parse_name))
             .filter(|name| !name.is_empty()),

@@ -23,7 +23,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     ceilings::{CEILINGS, Ceilings},
-    credentials::{Credentials, MAX_CREDENTIAL_BYTES},
+    credentials::{Credentials, MAX_CREDENTIAL_BYTES, parse_sender},
     rate_limit::{self, Period, RateLimit},
 };
 
@@ -437,7 +437,7 @@ fn read_channel(
         let id = EntryId::fallback(index + 1);
         read_entry(entry, id, reading, channel, &kept, &mut ids)
     });
-    let default_from = object.optional("defaultFrom", read::parsed(EmailAddress::parse));
+    let default_from = object.optional("defaultFrom", read::parsed(parse_sender(reading.rules)));
     let default_from_name = object.optional("defaultFromName", read::parsed(Mailbox::parse_name));
     let on_ambiguous = object.optional(
         "onAmbiguous",

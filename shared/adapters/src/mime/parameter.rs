@@ -84,8 +84,8 @@ fn percent_encoded(character: char) -> String {
     encoded
 }
 
-/// The name in short ASCII: `_` for every run of other characters, its middle left out where it is long, its extension
-/// kept.
+/// The name in ASCII: `_` for every run of other characters. Whole, however long: two names that differ at their ends have to
+/// differ for these readers too, and at most 255 characters have room on a line, if not on one of 78.
 fn fallback(filename: &str) -> String {
     let mut ascii = String::with_capacity(filename.len());
     for character in filename.chars() {
@@ -96,15 +96,7 @@ fn fallback(filename: &str) -> String {
             ascii.push('_');
         }
     }
-    let ascii = ascii.trim();
-    let extension = ascii.rfind('.').map_or("", |dot| &ascii[dot..]);
-    if ascii.len() <= MAX_QUOTED {
-        ascii.to_owned()
-    } else if extension.len() < 20 {
-        format!("{}{extension}", &ascii[..MAX_QUOTED - extension.len()])
-    } else {
-        ascii[..MAX_QUOTED].to_owned()
-    }
+    ascii.trim().to_owned()
 }
 
 #[cfg(test)]
@@ -151,6 +143,20 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_ascii_is_whole_in_its_fallback() {
+        let name = |end: &str| format!("{}{end}.pdf", "x".repeat(80));
+        for end in ["1", "2"] {
+            let header = disposition(&name(end));
+            assert!(
+                header.contains(&format!("filename=\"{}\"", name(end))),
+                "{header}"
+            );
+        }
+        let longest = disposition(&format!("{}.pdf", "x y ".repeat(62)));
+        assert!(longest.split("\r\n").all(|line| line.len() <= 998));
+    }
+
+    #[test]
     fn a_long_name_is_in_sections_that_cut_no_character() {
         for name in [
             "ü".repeat(126) + ".pdf",
@@ -159,7 +165,9 @@ mod tests {
         ] {
             let header = disposition(&name);
             assert!(
-                header.split("\r\n").all(|line| line.len() <= 78),
+                header
+                    .split("\r\n")
+                    .all(|line| line.len() <= 78 || line.starts_with(" filename=\"")),
                 "{header}"
             );
             let mut encoded = String::new();

@@ -1,6 +1,8 @@
 //! The parts of a message (RFC 2045, RFC 2046): texts, files, and parts of parts.
 
-use comms_core::{ProviderError, attachment::Attachment, media_type::CalendarParameter};
+use comms_core::{
+    DeliveryId, ProviderError, attachment::Attachment, media_type::CalendarParameter,
+};
 use memchr::memmem;
 
 use super::{
@@ -22,8 +24,8 @@ pub(super) struct Multipart {
 }
 
 impl Multipart {
-    /// No part has the boundary in it, for the `=_` (RFC 2045 section 6.7): none is sent as it is that has these, and
-    /// no encoding makes them.
+    /// No part has the boundary in it: no encoding makes its `=_` (RFC 2045 section 6.7), and no message is sent as it is
+    /// that has the id of the delivery in it.
     pub(super) fn new(subtype: &'static str, message: &Message) -> Self {
         Self {
             subtype,
@@ -65,10 +67,14 @@ pub(super) fn push_text(bytes: &mut Vec<u8>, subtype: &str, text: &Text) {
 
 /// A file in base64, whatever it is: what looks like text may have line feeds alone, which servers refuse, or take for the
 /// end of the message. Only a message must not be encoded (RFC 2046 section 5.2.1).
-pub(super) fn push_file(bytes: &mut Vec<u8>, file: &Attachment) -> Result<(), ProviderError> {
+pub(super) fn push_file(
+    bytes: &mut Vec<u8>,
+    file: &Attachment,
+    delivery: &DeliveryId,
+) -> Result<(), ProviderError> {
     let essence = file.content_type.essence();
     let message = (essence == "message/rfc822")
-        .then(|| message_as_it_is(&file.content))
+        .then(|| message_as_it_is(&file.content, delivery))
         .flatten();
     // What cannot go as it is goes as bytes, under its name.
     let is_hidden = essence.starts_with("message/") && message.is_none();
@@ -111,11 +117,11 @@ fn push_parameters(field: &mut Field<'_>, file: &Attachment) {
         && !file.content.is_ascii()
         && std::str::from_utf8(&file.content).is_ok();
     if is_utf_8 {
-        field.append(b"; charset=utf-8");
+        push_charset(field);
     }
     for (name, value) in content_type.parameters() {
         match name {
-            CalendarParameter::Charset => field.append(b"; charset=utf-8"),
+            CalendarParameter::Charset => push_charset(field),
             CalendarParameter::Method | CalendarParameter::Component => {
                 field.append(b";");
                 field.token(format!("{}={value}", name.as_str()).as_bytes());
@@ -129,16 +135,21 @@ fn push_parameters(field: &mut Field<'_>, file: &Attachment) {
     }
 }
 
+fn push_charset(field: &mut Field<'_>) {
+    field.append(b";");
+    field.token(b"charset=utf-8");
+}
+
 /// A message that goes into another as it is, its lines ended by CRLF: one that has a header, is ASCII in lines that are
-/// not too long, and has nothing in it that could be a boundary.
-fn message_as_it_is(content: &[u8]) -> Option<Vec<u8>> {
+/// not too long, and has none of the boundaries of this `delivery` in it.
+fn message_as_it_is(content: &[u8], delivery: &DeliveryId) -> Option<Vec<u8>> {
     let first = content
         .split(|byte| *byte == b'\n')
         .next()
         .unwrap_or_default();
     let name = &first[..memchr::memchr(b':', first)?];
     let is_field = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
-    if !is_field || memmem::find(content, b"=_").is_some() {
+    if !is_field || memmem::find(content, delivery.as_str().as_bytes()).is_some() {
         return None;
     }
     let mut plain = Vec::with_capacity(content.len() + content.len() / 16);
@@ -184,7 +195,12 @@ mod tests {
 
     fn written(file: &Attachment) -> String {
         let mut bytes = Vec::new();
-        push_file(&mut bytes, file).unwrap();
+        push_file(
+            &mut bytes,
+            file,
+            &DeliveryId::parse(&"ab".repeat(16)).unwrap(),
+        )
+        .unwrap();
         String::from_utf8(bytes).unwrap()
     }
 
@@ -235,12 +251,21 @@ mod tests {
             "Content-Type: message/rfc822\r\nContent-Disposition: attachment; filename=\"a.txt\"\r\n\
              Content-Transfer-Encoding: 7bit\r\n\r\nFrom: a@example.com\r\nSubject: x\r\n\r\n.\r\nSee you.\r\n"
         );
+        // Boundaries of others, and quoted-printable text, go as they are.
+        for other in ["A: b\n\n--=_mixed_abc--\n", "A: b\n\nx=_=3D\n"] {
+            let part = written(&file("message/rfc822", other.as_bytes()));
+            assert!(part.contains("Content-Type: message/rfc822\r\n"), "{part}");
+        }
         for (given, content) in [
             ("message/rfc822", "no header\n".to_owned()),
             ("message/rfc822", "A: ü\n".to_owned()),
             ("message/rfc822", "A: b\rc\n".to_owned()),
             ("message/rfc822", format!("A: {}\n", "x".repeat(MAX_LINE))),
-            ("message/rfc822", "A: b\n\n--=_mixed_abc--\n".to_owned()),
+            (
+                "message/rfc822",
+                format!("A: b\n\n--=_mixed_{}--\n", "ab".repeat(16)),
+            ),
+            ("message/rfc822", format!("A: b\n\n=_{}\n", "ab".repeat(16))),
             ("message/rfc822", String::new()),
             ("message/partial", message.to_owned()),
             ("message/external-body", message.to_owned()),
@@ -254,6 +279,28 @@ mod tests {
                 part.contains("Content-Transfer-Encoding: base64\r\n"),
                 "{part}"
             );
+        }
+    }
+
+    #[test]
+    fn parameters_begin_a_line_where_they_do_not_fit() {
+        let long = format!("text/{}", "x".repeat(70));
+        for (given, content) in [
+            (long.as_str(), "Größe"),
+            (&format!("text/{}", "x".repeat(127)), "Größe"),
+            (
+                "text/calendar; component=VEVENT; method=A-METHOD-THAT-IS-AS-LONG; charset=utf-8",
+                "METHOD:A-METHOD-THAT-IS-AS-LONG",
+            ),
+        ] {
+            let part = written(&file(given, content.as_bytes()));
+            let head = part.split("\r\n\r\n").next().unwrap();
+            for line in head.split("\r\n") {
+                assert!(
+                    line.len() <= 78 || line.split_whitespace().count() == 1,
+                    "{line:?}"
+                );
+            }
         }
     }
 

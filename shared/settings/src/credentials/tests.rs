@@ -426,6 +426,42 @@ fn the_sender_is_the_entrys_own_else_the_channels() {
 }
 
 #[test]
+fn a_senders_address_that_will_not_do_is_refused_at_save_and_read_where_stored() {
+    let all = forms();
+    let tenant = Tenant::parse("clinic-1").unwrap();
+    for (form, address, is_readable) in [
+        (0, "=?utf-8?q?hi?=@clinic.example", true),
+        (1, "jörg@clinic.example", false),
+        (4, "jörg@clinic.example", true),
+        (4, "=?utf-8?q?hi?=@clinic.example", true),
+    ] {
+        let (provider, mut credentials) = all[form].clone();
+        credentials["fromEmail"] = json!(address);
+        let document = document(provider, &credentials);
+        let mut problems = Problems::default();
+        CommunicationSettings::read(document.clone(), "", &tenant, None, &mut problems);
+        let pointers: Vec<_> = problems
+            .as_slice()
+            .iter()
+            .map(|problem| problem.pointer.as_str())
+            .collect();
+        assert_eq!(
+            pointers,
+            ["/email/primary/credentials/fromEmail"],
+            "{provider} {address}"
+        );
+        let stored = CommunicationSettings::read_stored(document, &tenant);
+        assert_eq!(stored.is_ok(), is_readable, "{provider} {address}");
+    }
+    let mut channel = document("smtp", &all[0].1);
+    channel["email"]["defaultFrom"] = json!("=?utf-8?q?hi?=@clinic.example");
+    let mut problems = Problems::default();
+    CommunicationSettings::read(channel.clone(), "", &tenant, None, &mut problems);
+    assert_eq!(problems.as_slice()[0].pointer, "/email/defaultFrom");
+    assert!(CommunicationSettings::read_stored(channel, &tenant).is_ok());
+}
+
+#[test]
 fn fields_of_a_way_that_is_not_used_may_be_there_unset() {
     for (form, unset) in [
         (1, vec!["roleArn", "externalId", "tenantName"]),
