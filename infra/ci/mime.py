@@ -10,6 +10,7 @@ import email.policy
 import json
 import re
 import sys
+from collections.abc import Iterator
 from email.header import decode_header, make_header
 from email.utils import getaddresses, unquote
 
@@ -26,16 +27,38 @@ def lines_of(message: bytes) -> list[bytes]:
     return lines
 
 
+def header_lines(lines: list[bytes]) -> Iterator[bytes]:
+    """The lines of the header, and of those of the parts."""
+    is_header = True
+    for line in lines:
+        if line.startswith(b"--=_") and not line.endswith(b"--"):
+            is_header = True
+        elif not line:
+            is_header = False
+        elif is_header:
+            yield line
+
+
 def check_lines(message: bytes) -> None:
     lines = lines_of(message)
     assert max(map(len, lines)) <= MAX_LINE, "a line longer than 998"
-    for line in lines[: lines.index(b"")]:
-        # An address, an id or a media type has no place to break.
-        tokens = line.split()
-        assert len(line) <= FOLDED_LINE or len(tokens) == 1, f"a line of {len(line)} that could be folded"
+    for line in header_lines(lines):
+        # An address, an id or a media type has no place to break, and some readers break a quoted name where it is folded.
+        is_whole = len(line.split()) == 1 or line.startswith(b' filename="')
+        assert len(line) <= FOLDED_LINE or is_whole, f"a line of {len(line)} that could be folded"
         if ENCODED_WORD.search(line):
             assert len(line) <= ENCODED_LINE, f"a line of {len(line)} with an encoded word"
             assert all(len(word) <= 75 for word in ENCODED_WORD.findall(line)), "an encoded word longer than 75"
+
+
+def charset(content_type: str, content: bytes) -> str | None:
+    """Which one a text says: none where it is ASCII, or in nobody knows what."""
+    if "charset" in content_type:
+        return "utf-8"
+    try:
+        return None if content.isascii() else (content.decode(), "utf-8")[1]
+    except UnicodeDecodeError:
+        return None
 
 
 def same(what: str, found: object, posted: object) -> None:
@@ -56,6 +79,8 @@ def check(case: dict) -> None:
     same("subject", str(message["subject"]), case["title"])
     as_written = email.message_from_bytes(raw, policy=email.policy.compat32)
     same("to", mailboxes(as_written["to"]), [(case["name"], case["to"])])
+    same("from", mailboxes(as_written["from"]), [(case["senderName"], case["from"])])
+    same("reply-to", mailboxes(as_written["reply-to"]), [("", case["replyTo"])])
     same("cc", mailboxes(as_written.get("cc", "")), [("", copy) for copy in case["cc"]])
     same("Auto-Submitted", message["auto-submitted"], "auto-generated")
     allowed = {
@@ -68,8 +93,12 @@ def check(case: dict) -> None:
 
     text = message.get_body(("plain",))
     assert text is not None, "no text part"
-    if case["body"] is not None:
+    # Of blanks alone, it is made from the HTML.
+    if case["body"] is not None and case["body"].strip():
         same("text", text.get_content().rstrip("\n"), case["body"].rstrip("\n"))
+    html = message.get_body(("html",))
+    assert html is not None, "no HTML part"
+    same("HTML", html.get_content().rstrip("\n"), case["html"].rstrip("\n"))
     files = [part for part in message.walk() if part.get_filename() is not None]
     # `get_filename` takes quotes and angle brackets off what it has read, and spaces.
     posted = [unquote(file["filename"]).strip() for file in case["files"]]
@@ -80,6 +109,9 @@ def check(case: dict) -> None:
             same("message", part.get_payload(0).as_bytes().replace(b"\r\n", b"\n").rstrip(), posted.replace(b"\r\n", b"\n").rstrip())
         else:
             same("file", part.get_payload(decode=True), posted)
+        if part.get_content_maintype() == "text":
+            same("charset", part.get_content_charset(), charset(file["contentType"], posted))
+        same("method", part.get_param("method"), file["method"])
         if file["contentId"] is not None:
             same("Content-ID", part["content-id"], f"<{file['contentId']}>")
             same("disposition", part.get_content_disposition(), "inline")

@@ -15,6 +15,7 @@ use comms_adapters::{
 };
 use comms_core::{
     DeliveryId, EmailAddress, Mailbox,
+    media_type::CalendarParameter,
     request::{CommunicationRequest, Recipient, Submission, Target},
 };
 use serde_json::{Value, json};
@@ -89,6 +90,31 @@ impl Numbers {
         usize::try_from(self.0 >> 33).unwrap_or_default() % limit
     }
 
+    /// A text in some charset, or a calendar with or without parameters.
+    fn text_file(&mut self) -> Value {
+        let calendar =
+            "BEGIN:VCALENDAR\r\nMETHOD:REQ\r\n UEST\r\nX-A:Größe\r\nBEGIN:VEVENT\r\n".as_bytes();
+        let texts: [(&str, &[u8]); 6] = [
+            ("text/csv", b"Gr\xf6\xdfe"),
+            ("text/plain", "Größe\n.\n".as_bytes()),
+            (
+                "text/x-a-type-with-a-name-as-long-as-no-line-has-room-for-it-and-its-charset",
+                "Größe".as_bytes(),
+            ),
+            ("text/calendar", calendar),
+            (
+                "text/calendar; method=request; component=VEVENT; name=\"Größe und mehr.ics\"; charset=utf-8",
+                calendar,
+            ),
+            (
+                "text/calendar; component=VEVENT",
+                b"BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\n",
+            ),
+        ];
+        let (content_type, content) = texts[self.below(texts.len())];
+        json!({"filename": "file.txt", "contentType": content_type, "content": BASE64_STANDARD.encode(content)})
+    }
+
     fn text(&mut self, pieces: usize) -> String {
         let mut text = String::new();
         for _ in 0..1 + self.below(pieces) {
@@ -119,6 +145,9 @@ fn write_odd_messages() -> Result<(), Box<dyn Error>> {
         let filename = cut(&numbers.text(10).replace(['/', '\\'], "_"), 255, 255);
         let message = "From: a@example.com\r\nSubject: x\r\n\r\nSee you.\r\n";
         let mut files = json!([{"filename": filename, "contentType": "text/csv", "content": BASE64_STANDARD.encode(numbers.text(8))}]);
+        if let Some(files) = files.as_array_mut() {
+            files.push(numbers.text_file());
+        }
         if let (0, Some(files)) = (numbers.below(4), files.as_array_mut()) {
             files.push(json!({"filename": "mail.eml", "contentType": "message/rfc822", "content": BASE64_STANDARD.encode(message)}));
         }
@@ -131,22 +160,32 @@ fn write_odd_messages() -> Result<(), Box<dyn Error>> {
             .map(|n| format!("family.member{n}@mail.clinic.example"))
             .collect();
         let request = json!({
-            "title": cut(&numbers.text(14), 500, usize::MAX), "body": body, "html": "<p>See you on <b>Monday</b>.</p><img src=\"cid:logo@clinic.example\">",
-            "channels": ["email"], "cc": copies, "attachments": files,
+            "title": cut(&numbers.text(14), 500, usize::MAX), "body": body, "html": format!("<p>See you on <b>Monday</b>. {}</p><img src=\"cid:logo@clinic.example\">", numbers.text(20)),
+            "channels": ["email"], "cc": copies, "attachments": files, "replyTo": "desk@clinic.example",
             "recipients": [{"email": "patient@example.com", "name": cut(&numbers.text(8), 128, usize::MAX)}]});
         let Ok(Submission { request, .. }) = Submission::parse(request.to_string().as_bytes())
         else {
             continue;
         };
         let recipient = &request.recipients[0];
-        let mail = built(&request, recipient)?.ok_or("a recipient without an address")?;
+        let sender = Mailbox {
+            address: EmailAddress::parse("appointments@clinic.example")?,
+            name: Some(Mailbox::parse_name(&cut(
+                &numbers.text(8),
+                128,
+                usize::MAX,
+            ))?),
+        };
+        let mail = built(&request, recipient, &sender)?.ok_or("a recipient without an address")?;
         let content = &request.content;
         let files: Vec<Value> = content.attachments.iter().map(|file| {
             let id = file.content_id.as_ref().map(|id| id.as_str());
-            json!({"filename": file.filename, "content": BASE64_STANDARD.encode(&file.content), "contentId": id})
+            let posted = file.content_type.parameter(CalendarParameter::Method).map(str::to_owned);
+            json!({"method": posted.or_else(|| file.method_to_add()), "contentType": file.content_type, "filename": file.filename, "content": BASE64_STANDARD.encode(&file.content), "contentId": id})
         }).collect();
         let case = json!({
             "title": content.title, "name": recipient.name.as_deref().unwrap_or_default(), "to": "patient@example.com",
+            "from": sender.address, "senderName": sender.name, "replyTo": request.reply_to, "html": content.html,
             "cc": content.cc, "body": content.body, "files": files, "mail": BASE64_STANDARD.encode(mail)});
         println!("{case}");
         written += 1;
@@ -171,13 +210,17 @@ fn write_messages_of(file: &Path, directory: &Path) -> Result<(), Box<dyn Error>
         .file_stem()
         .ok_or("a file without a name")?
         .to_string_lossy();
+    let sender = Mailbox {
+        address: EmailAddress::parse("appointments@clinic.example")?,
+        name: Some("Clinic Name, Front Desk".to_owned()),
+    };
     for (number, body) in bodies.iter().enumerate() {
         // One of the events is there to be refused.
         let Ok(Submission { request, .. }) = Submission::parse(body.as_bytes()) else {
             continue;
         };
         for (recipient, entry) in request.recipients.iter().enumerate() {
-            if let Some(mail) = built(&request, entry)? {
+            if let Some(mail) = built(&request, entry, &sender)? {
                 fs::write(
                     directory.join(format!("{name}-{number}-{recipient}.eml")),
                     mail,
@@ -192,6 +235,7 @@ fn write_messages_of(file: &Path, directory: &Path) -> Result<(), Box<dyn Error>
 fn built(
     request: &CommunicationRequest,
     recipient: &Recipient,
+    sender: &Mailbox,
 ) -> Result<Option<Vec<u8>>, Box<dyn Error>> {
     let Some(address) = recipient.email.clone() else {
         return Ok(None);
@@ -205,11 +249,6 @@ fn built(
         content: Arc::new(request.content.clone()),
         reply_to: request.reply_to.clone(),
     };
-    let sender = Mailbox {
-        address: EmailAddress::parse("appointments@clinic.example")?,
-        name: Some("Clinic Name, Front Desk".to_owned()),
-    };
-    let mail =
-        mime::build(&message, &sender, Feedback::Named).map_err(|error| error.to_string())?;
+    let mail = mime::build(&message, sender, Feedback::Named).map_err(|error| error.to_string())?;
     Ok(Some(mail.bytes))
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{
     DeliveryId, EmailAddress, Mailbox,
     request::{Submission, Target},
@@ -53,11 +54,20 @@ fn checked_lines(bytes: &[u8]) -> Result<Vec<&str>, TestCaseError> {
         .unwrap()
         .split("\r\n")
         .collect();
-    for line in &head {
+    let mut is_header = true;
+    let headers = text.split("\r\n").filter(|line| {
+        is_header |= line.starts_with("--=_") && !line.ends_with("--");
+        is_header &= !line.is_empty();
+        is_header
+    });
+    for line in headers {
         prop_assert!(!line.trim().is_empty());
-        // Only what has no place to break makes a line long: an address, an id.
+        // Only what has no place to break makes a line long: an address, an id, a file name that not every reader puts
+        // together again.
         prop_assert!(
-            line.len() <= 78 || line.split_whitespace().count() == 1,
+            line.len() <= 78
+                || line.split_whitespace().count() == 1
+                || line.starts_with(" filename=\""),
             "{line:?}"
         );
         let is_one_token = line.split_whitespace().count() == 1;
@@ -84,13 +94,49 @@ const FIELDS: [&str; 12] = [
     "Content-Transfer-Encoding",
 ];
 
+/// A media type with its content and whether the HTML shows it.
+fn file() -> impl Strategy<Value = (String, Vec<u8>, bool)> {
+    let calendar = || {
+        "BEGIN:VCALENDAR\r\nMETHOD:REQ\r\n UEST\r\nX-A:Größe\r\n"
+            .as_bytes()
+            .to_vec()
+    };
+    prop_oneof![
+        Just(("application/pdf".to_owned(), b"x".to_vec(), false)),
+        Just(("image/png".to_owned(), vec![0, 255], true)),
+        ("[a-z]{1,127}/[a-z]{1,127}", "\\PC{0,20}").prop_map(|(kind, content)| (
+            kind,
+            content.into_bytes(),
+            false
+        )),
+        ("text/[a-z]{1,127}", "[a-zü€]{0,20}").prop_map(|(kind, content)| (
+            kind,
+            content.into_bytes(),
+            false
+        )),
+        Just(("text/calendar".to_owned(), calendar(), false)),
+        "[^\\p{C}\"\\\\/]{1,120}".prop_map(move |name| (
+            format!(
+                "text/calendar; method=REQUEST; component=VEVENT; name=\"{name}\"; charset=utf-8"
+            ),
+            calendar(),
+            false
+        )),
+        "[a-z =_\\n-]{0,60}".prop_map(|text| (
+            "message/rfc822".to_owned(),
+            format!("Subject: x\n\n{text}").into_bytes(),
+            false
+        )),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn an_accepted_request_is_read_as_it_was_posted(
         title in odd_text(1..12), name in odd_text(0..8), sender_name in odd_text(0..8), filename in odd_text(1..10),
-        copies in 0..49_usize, domain in "[a-z]{1,60}(\\.[a-z]{1,60}){0,2}\\.example", local in "[a-z!#$%&'*+/=?^_`{|}~-]{1,64}",
+        file in file(), copies in 0..49_usize, domain in "[a-z]{1,60}(\\.[a-z]{1,60}){0,2}\\.example", local in "[a-z!#$%&'*+/=?^_`{|}~-]{1,64}",
     ) {
         let title = cut(&title, usize::MAX, 500);
         let filename = cut(&filename.replace(['/', '\\'], "_"), 255, 255);
@@ -99,7 +145,8 @@ proptest! {
         let request = json!({
             "title": title, "body": "b", "html": "<p>b</p>", "channels": ["email"], "category": "appointment",
             "recipients": [{"email": address, "name": cut(&name, usize::MAX, 128)}], "cc": copies, "replyTo": address,
-            "attachments": [{"filename": filename, "contentType": "application/pdf", "content": "eA=="}]});
+            "attachments": [{"filename": filename, "contentType": file.0, "content": BASE64_STANDARD.encode(&file.1),
+                "contentId": file.2.then_some("logo@clinic.example")}]});
         let Ok(Submission { request, .. }) = Submission::parse(request.to_string().as_bytes()) else {
             return Ok(());
         };
@@ -133,7 +180,15 @@ proptest! {
         prop_assert_eq!(named(read.from()), (sender.name.clone(), Some(sender.address.as_str().to_owned())));
         let read_copies: Vec<_> = read.cc().map(|cc| cc.iter().map(|copy| copy.address().unwrap().to_owned()).collect()).unwrap_or_default();
         prop_assert_eq!(read_copies, copies);
-        prop_assert_eq!(read.attachment(0).unwrap().attachment_name(), Some(filename.as_str()));
+        let part = read.parts.iter().find(|part| part.content_disposition().is_some()).unwrap();
+        prop_assert_eq!(part.attachment_name(), Some(filename.as_str()));
+        prop_assert_eq!(part.content_id(), file.2.then_some("logo@clinic.example"));
+        if !file.0.starts_with("message/") {
+            prop_assert_eq!(part.contents(), file.1.as_slice());
+        }
+        if file.0.starts_with("text/calendar") {
+            prop_assert_eq!(part.content_type().unwrap().attribute("method"), Some("REQUEST"));
+        }
         prop_assert_eq!(format!("<{}>", read.message_id().unwrap()), mail.message_id);
     }
 }
