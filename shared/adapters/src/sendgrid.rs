@@ -528,7 +528,7 @@ impl Fault {
             Self::Blocked
         } else if message.contains("verified sender identity") {
             Self::Sender
-        } else if ["trial", "verified recipient"]
+        } else if ["trial account", "verified recipient"]
             .iter()
             .any(|word| message.contains(word))
         {

@@ -930,7 +930,12 @@ fn classify_answer(answer: Answer) -> ProviderError {
             Unavailable,
             "SES failed while it had the message; it may have taken it.",
         ),
-        ("", _, 300..=499) => error(ProviderDown, Unexpected, "What answered is not SES."),
+        ("", _, 300..=399 | 404 | 405) => {
+            error(ProviderDown, Unexpected, "What answered is not SES.")
+        }
+        // What stands in front of SES may refuse one request so, and let the next one through.
+        ("", _, 400..=499) => error(ProviderDown, Unexpected, "What answered is not SES.")
+            .health_unchanged(),
         // A refusal, so the next provider cannot make a second copy; and whose fault it is nobody knows.
         (_, _, 300..=499) => error(
             ProviderDown,

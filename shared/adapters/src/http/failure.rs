@@ -190,11 +190,19 @@ pub(crate) fn classify_status(answer: &Answer) -> ProviderError {
             Unavailable,
             "The provider did not get the whole request.",
         ),
-        400..=499 if foreign => error(
+        // Whoever answers so is in the API's place.
+        403..=405 if foreign => error(
             ProviderDown,
             Unexpected,
             "What answered is not the provider's API; check apiUrl.",
         ),
+        // What stands in front of the API may refuse one request so, for its content, and let the next one through.
+        400..=499 if foreign => error(
+            ProviderDown,
+            Unexpected,
+            "What answered is not the provider's API; check apiUrl.",
+        )
+        .health_unchanged(),
         // A refusal, so the next provider cannot make a second copy; and whose fault it is nobody knows.
         400..=499 => error(
             ProviderDown,

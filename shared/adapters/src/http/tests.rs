@@ -221,6 +221,7 @@ fn an_answer_with_an_unknown_code_is_classified_by_its_status() {
         ),
         (403, (ProviderDown, Unexpected), (ProviderDown, Unexpected)),
         (404, (ProviderDown, Unexpected), (ProviderDown, Unexpected)),
+        (405, (ProviderDown, Unexpected), (ProviderDown, Unexpected)),
         (408, (Transient, Unavailable), (Transient, Unavailable)),
         (422, (ProviderDown, Unexpected), (ProviderDown, Unexpected)),
         (413, (Final, InvalidMessage), (Final, InvalidMessage)),
@@ -241,9 +242,10 @@ fn an_answer_with_an_unknown_code_is_classified_by_its_status() {
             let error = classify_status(&answer(status, &[("content-type", content_type)], body));
             let found = (error.disposition, error.kind);
             assert_eq!(found, expected, "{status} {content_type} {body}");
-            // A code that nobody knows here says nothing of the provider; an answer that is not its own does.
+            // A refusal that nobody knows here says nothing of the provider; a page where its API should be does.
+            let is_page = body == "<html>" && [403, 404, 405].contains(&status);
             let is_unknown_refusal =
-                (400..500).contains(&status) && body == "{}" && expected.1 == Unexpected;
+                (400..500).contains(&status) && !is_page && expected.1 == Unexpected;
             let blamed = !matches!(expected, (Final, _) | (_, RateLimited)) && !is_unknown_refusal;
             assert_eq!(error.unhealthy, blamed, "{status}");
             let code = error.code.unwrap();
