@@ -40,7 +40,17 @@ pub(super) async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
         match failure.cause {
             Cause::Reply(reply) if is_not_taken(reply) => refused = Some(failure),
             Cause::Reply(reply) if reply.code != 421 => return Err(failure),
-            _ => return Err(refused.unwrap_or(failure)),
+            Cause::Reply(_)
+            | Cause::Closed
+            | Cause::TimedOut
+            | Cause::TooSlow
+            | Cause::Certificate(_)
+            | Cause::TlsHandshake
+            | Cause::Malformed
+            | Cause::NotOffered
+            | Cause::TooLarge
+            | Cause::Egress(_)
+            | Cause::Local => return Err(refused.unwrap_or(failure)),
         }
     }
     Err(refused.unwrap_or(Failure::new(Stage::Auth, Cause::NotOffered)))

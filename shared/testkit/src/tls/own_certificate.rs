@@ -5,9 +5,9 @@ use std::sync::Arc;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, IsCa, KeyPair, date_time_ymd,
 };
-use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ServerConfig, SupportedProtocolVersion};
 
 use super::{TestCa, Validity, provider};
 
@@ -70,11 +70,15 @@ impl OwnCertificate {
 
     /// The configuration of a server that shows it.
     pub fn server_config(&self) -> Arc<ServerConfig> {
-        self.server_config_with_key_of(self)
+        self.server_config_with_key_of(self, rustls::ALL_VERSIONS)
     }
 
-    /// The configuration of a server that shows it and has another's key.
-    pub fn server_config_with_key_of(&self, other: &Self) -> Arc<ServerConfig> {
+    /// The configuration of a server that shows it, has another's key, and speaks these versions of TLS.
+    pub fn server_config_with_key_of(
+        &self,
+        other: &Self,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ServerConfig> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(other.key.serialize_der()));
         let key = provider()
             .key_provider
@@ -82,7 +86,7 @@ impl OwnCertificate {
             .expect("a key that was made here can be read");
         let shown = SingleCertAndKey::from(CertifiedKey::new(vec![self.der()], key));
         let config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("the provider speaks TLS 1.2 and 1.3")
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(shown));

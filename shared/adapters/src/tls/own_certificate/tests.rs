@@ -119,15 +119,16 @@ async fn a_server_without_the_key_of_the_certificate_is_refused() {
     let other = OwnCertificate::authority(&[NAME]);
     let configs = super::super::TlsConfigs::new(None).unwrap();
     let client = configs.client(Some(&own.pem())).unwrap();
-    for (server, works) in [
-        (own.server_config(), true),
-        (own.server_config_with_key_of(&other), false),
-    ] {
-        let (near, far) = tokio::io::duplex(16 * 1024);
-        let name = ServerName::try_from(NAME).unwrap();
-        let connector = tokio_rustls::TlsConnector::from(client.clone());
-        let acceptor = tokio_rustls::TlsAcceptor::from(server);
-        let (connected, _) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
-        assert_eq!(connected.is_ok(), works);
+    // A version of TLS each has a signature of its own to verify.
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for (key, works) in [(&own, true), (&other, false)] {
+            let server = own.server_config_with_key_of(key, &[version]);
+            let (near, far) = tokio::io::duplex(16 * 1024);
+            let name = ServerName::try_from(NAME).unwrap();
+            let connector = tokio_rustls::TlsConnector::from(client.clone());
+            let acceptor = tokio_rustls::TlsAcceptor::from(server);
+            let (connected, _) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
+            assert_eq!(connected.is_ok(), works, "{version:?}");
+        }
     }
 }
