@@ -117,7 +117,7 @@ impl Numbers {
 
     fn text(&mut self, pieces: usize) -> String {
         let mut text = String::new();
-        for _ in 0..1 + self.below(pieces) {
+        for _ in 0..=self.below(pieces) {
             let piece = PIECES[self.below(PIECES.len())];
             let times = if self.below(30) == 0 { 40 } else { 1 };
             text.push_str(&piece.repeat(times));
@@ -179,7 +179,7 @@ fn write_odd_messages() -> Result<(), Box<dyn Error>> {
         let mail = built(&request, recipient, &sender)?.ok_or("a recipient without an address")?;
         let content = &request.content;
         let files: Vec<Value> = content.attachments.iter().map(|file| {
-            let id = file.content_id.as_ref().map(|id| id.as_str());
+            let id = file.content_id.as_ref().map(comms_core::attachment::ContentId::as_str);
             let posted = file.content_type.parameter(CalendarParameter::Method).map(str::to_owned);
             json!({"method": posted.or_else(|| file.method_to_add()), "contentType": file.content_type, "filename": file.filename, "content": BASE64_STANDARD.encode(&file.content), "contentId": id})
         }).collect();
