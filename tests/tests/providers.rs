@@ -79,7 +79,9 @@ async fn an_email_fails_over_from_sendgrid_to_the_clinics_mail_server() {
     let world = World::new().await;
     let api = world.api().await;
     let mut document = email(&sendgrid(&api), FROM);
-    document["email"]["fallback"] = json!([world.entry()]);
+    let mut own = world.entry();
+    own["credentials"]["fromEmail"] = json!("front@clinic.example");
+    document["email"]["fallback"] = json!([own]);
     world.put_settings(CLINIC, document).await.expect(201);
     let refused = json!({"errors": [{"message": "The from address does not match a verified Sender Identity. planted",
         "field": "from", "help": null}]});
@@ -106,7 +108,9 @@ async fn an_email_fails_over_from_sendgrid_to_the_clinics_mail_server() {
     );
     assert_eq!(request.json()["from"]["email"], "hello@clinic.example");
     // The next provider is another account: it sends under its own name, with its own password.
-    assert_eq!(Mail::of(&world.smtp.messages()[0]).from, FROM);
+    let message = &world.smtp.messages()[0];
+    assert_eq!(message.mail_from, "front@clinic.example");
+    assert_eq!(Mail::of(message).from, "front@clinic.example");
     let conversation = world.smtp.transcript().join("\n");
     assert!(
         !conversation.contains("hello@clinic.example"),

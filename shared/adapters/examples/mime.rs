@@ -15,6 +15,7 @@ use comms_adapters::{
 };
 use comms_core::{
     DeliveryId, EmailAddress, Mailbox,
+    attachment::ContentId,
     media_type::CalendarParameter,
     request::{CommunicationRequest, Recipient, Submission, Target},
 };
@@ -179,7 +180,7 @@ fn write_odd_messages() -> Result<(), Box<dyn Error>> {
         let mail = built(&request, recipient, &sender)?.ok_or("a recipient without an address")?;
         let content = &request.content;
         let files: Vec<Value> = content.attachments.iter().map(|file| {
-            let id = file.content_id.as_ref().map(comms_core::attachment::ContentId::as_str);
+            let id = file.content_id.as_ref().map(ContentId::as_str);
             let posted = file.content_type.parameter(CalendarParameter::Method).map(str::to_owned);
             json!({"method": posted.or_else(|| file.method_to_add()), "contentType": file.content_type, "filename": file.filename, "content": BASE64_STANDARD.encode(&file.content), "contentId": id})
         }).collect();

@@ -269,6 +269,18 @@ mod tests {
     }
 
     #[test]
+    fn feedback_id_is_left_to_a_provider_that_writes_it() {
+        let message = message("t", Some("See you."), None);
+        assert!(built(&message).contains("\r\nFeedback-ID: uncategorized:email:cliniccomms\r\n"));
+        let mail = build(&message, &sender(), Feedback::ByProvider).unwrap();
+        assert!(
+            !String::from_utf8(mail.bytes)
+                .unwrap()
+                .contains("Feedback-ID")
+        );
+    }
+
+    #[test]
     fn html_alone_has_a_text_made_from_it() {
         let text = built(&message(
             "t",

@@ -461,7 +461,13 @@ impl SesProvider {
             with_fitting_name(&self.sender),
             with_fitting_name(recipient),
         );
-        let raw = !content.attachments.is_empty();
+        // A subject that looks like an encoded word must not come to a writer of headers that lets it pass: SES would write
+        // the one of a simple message.
+        let looks_encoded = content
+            .title
+            .as_deref()
+            .is_some_and(|title| title.contains("=?"));
+        let raw = looks_encoded || !content.attachments.is_empty();
         let email = if raw {
             let target = Target::Email(recipient.clone());
             let message = Message {

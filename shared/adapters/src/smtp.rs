@@ -46,7 +46,7 @@ pub use self::{
 };
 use self::{
     connection::{Connection, Encrypted, RESOLVE_TIME, command_time, connect, encrypt, within},
-    host_limit::HostLimit,
+    host_limit::{HostLimit, feedback_of},
     lease::Lease,
     pool::{CheckedOut, Pool, Rest, out_of_time},
     slots::{Room, Slot},
@@ -335,7 +335,7 @@ impl Provider for SmtpProvider {
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
         // The message is put together when it may have a connection: those that wait cost nothing.
         let slot = self.pool.slot(deadline).await.map_err(classify)?;
-        let draft = Draft::new(message, &self.sender)?;
+        let draft = Draft::new(message, &self.sender, feedback_of(&self.host))?;
         self.deliver(draft, slot, deadline).await
     }
 

@@ -23,7 +23,11 @@ use aws_smithy_runtime_api::{
 };
 use aws_smithy_types::{body::SdkBody, config_bag::ConfigBag, retry::ErrorKind::TransientError};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use comms_core::{DeliveryId, PhoneNumber, attachment::Attachment, media_type::MediaType};
+use comms_core::{
+    DeliveryId, PhoneNumber,
+    attachment::{Attachment, ContentId},
+    media_type::MediaType,
+};
 use http_body_util::BodyExt;
 use mail_parser::MessageParser;
 use proptest::prelude::*;
@@ -221,6 +225,32 @@ fn settings() -> SesSettings {
         },
         configuration_set: None,
     }
+}
+
+#[tokio::test]
+async fn what_ses_would_write_otherwise_goes_in_mime_form() {
+    let raw = |body: &Value| {
+        let data = body["Content"]["Raw"]["Data"].as_str().unwrap();
+        String::from_utf8(BASE64_STANDARD.decode(data).unwrap()).unwrap()
+    };
+    let typed = message(|content| content.title = Some("=?utf-8?Q?hi?=".to_owned()));
+    let mail = raw(&body_of(keys(), &typed).await);
+    assert!(
+        mail.contains("Subject: =?utf-8?B?PT91dGYtOD9RP2hpPz0=?=\r\n"),
+        "{mail}"
+    );
+    let shown = message(|content| {
+        content.attachments.push(Attachment {
+            content_id: ContentId::parse("logo@clinic.example").ok(),
+            ..attachment(1)
+        });
+    });
+    let mail = raw(&body_of(keys(), &shown).await);
+    assert!(
+        mail.contains("\r\nContent-ID: <logo@clinic.example>\r\n"),
+        "{mail}"
+    );
+    assert!(mail.contains("multipart/related"), "{mail}");
 }
 
 fn address(text: &str) -> EmailAddress {

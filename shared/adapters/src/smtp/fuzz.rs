@@ -24,7 +24,7 @@ use super::{
     transaction::{Start, hand_over},
     wire::{READ, Wire},
 };
-use crate::{deadline::Deadline, fuzz::check_error, message::Message};
+use crate::{deadline::Deadline, fuzz::check_error, message::Message, mime::Feedback};
 
 /// A server that says what it is to say, some bytes at a time, and its next turn when it is spoken to.
 struct Server<'a> {
@@ -226,7 +226,7 @@ pub(crate) fn transactions(input: &[u8]) {
     };
     let mut wire = Wire::new(server, 0);
     let (message, sender) = (message(copies), mailbox("sender@clinic.example"));
-    let mut draft = Draft::new(&message, &sender).unwrap();
+    let mut draft = Draft::new(&message, &sender, Feedback::Named).unwrap();
     let submission = draft.for_server(&offer).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

@@ -19,6 +19,7 @@ pub(super) struct Draft<'a> {
     sender: &'a Mailbox,
     recipient: &'a Mailbox,
     message_id: String,
+    feedback: Feedback,
     body: Body,
     /// The same without the copies that need SMTPUTF8 in its header, once a server wanted it so.
     ascii_body: Option<Body>,
@@ -56,13 +57,18 @@ impl CopyReceiver<'_> {
 
 impl<'a> Draft<'a> {
     /// Puts the message together.
-    pub(super) fn new(message: &'a Message, sender: &'a Mailbox) -> Result<Self, ProviderError> {
-        let mail = mime::build(message, sender, Feedback::Named)?;
+    pub(super) fn new(
+        message: &'a Message,
+        sender: &'a Mailbox,
+        feedback: Feedback,
+    ) -> Result<Self, ProviderError> {
+        let mail = mime::build(message, sender, feedback)?;
         Ok(Self {
             message,
             sender,
             recipient: message.mailbox()?,
             message_id: mail.message_id,
+            feedback,
             body: Body::new(mail.bytes),
             ascii_body: None,
         })
@@ -121,8 +127,7 @@ impl<'a> Draft<'a> {
                 } else {
                     let named = content.cc.iter().filter(|cc| !cc.needs_smtputf8());
                     Body::new(
-                        mime::build_naming(self.message, self.sender, Feedback::Named, named)?
-                            .bytes,
+                        mime::build_naming(self.message, self.sender, self.feedback, named)?.bytes,
                     )
                 };
                 submission.body = self.ascii_body.insert(body);

@@ -25,7 +25,7 @@ use super::{
     *,
 };
 
-use crate::{egress::EgressError, tls::CertificateFault};
+use crate::{egress::EgressError, mime::Feedback, tls::CertificateFault};
 
 /// A message on a new connection.
 pub(super) const START: Start = Start {
@@ -454,7 +454,7 @@ async fn tell_from(start: Start, message: &Message, offer: Offer, script: &[(&st
         let _ = server.read_to_end(&mut heard).await;
     });
     let sender = sender();
-    let mut draft = Draft::new(message, &sender).unwrap();
+    let mut draft = Draft::new(message, &sender, Feedback::Named).unwrap();
     let submission = draft.for_server(&offer).unwrap();
     let mut wire = Wire::new(tapped, 0);
     let deadline = Deadline::after(Duration::from_secs(5));
@@ -738,7 +738,7 @@ async fn a_word_before_the_end_of_a_large_message_is_no_reply_to_it() {
         };
         let sending = async {
             let sender = sender();
-            let mut draft = Draft::new(&large, &sender).unwrap();
+            let mut draft = Draft::new(&large, &sender, Feedback::Named).unwrap();
             let submission = draft.for_server(&PIPELINING).unwrap();
             let mut wire = Wire::new(stream, 0);
             let deadline = Deadline::after(Duration::from_secs(5));
@@ -778,7 +778,7 @@ async fn a_message_whose_end_never_left_is_not_in_doubt() {
             drop(server);
         };
         let sender = sender();
-        let mut draft = Draft::new(&large, &sender).unwrap();
+        let mut draft = Draft::new(&large, &sender, Feedback::Named).unwrap();
         let submission = draft.for_server(&PIPELINING).unwrap();
         let mut wire = Wire::new(stream, 0);
         let deadline = Deadline::after(Duration::from_secs(5));
@@ -894,7 +894,7 @@ async fn group(copies: usize, words: &[Option<&str>], byte_by_byte: bool) -> Hea
     };
     let client = async {
         let sender = sender();
-        let mut draft = Draft::new(&message, &sender).unwrap();
+        let mut draft = Draft::new(&message, &sender, Feedback::Named).unwrap();
         let submission = draft.for_server(&PIPELINING).unwrap();
         let mut wire = Wire::new(stream, 0);
         let deadline = Deadline::after(Duration::from_secs(20));

@@ -51,7 +51,7 @@ async fn sent_with(
     };
     let message = message(&["a@example.com", "b@example.com"], &[]);
     let sender = sender();
-    let mut draft = Draft::new(&message, &sender).unwrap();
+    let mut draft = Draft::new(&message, &sender, Feedback::Named).unwrap();
     let submission = draft.for_server(&offer).unwrap();
     let mut wire = Wire::new(stream, 0);
     let start = Start {
