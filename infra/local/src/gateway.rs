@@ -620,7 +620,10 @@ mod tests {
             function("POST", "/api/v1/clinics/a/communication/test-email"),
             Some(Function::ConfigTest)
         );
-        assert_eq!(function("GET", "/api/v1/communications"), None);
+        assert_eq!(
+            function("GET", "/api/v1/communications"),
+            Some(Function::Status)
+        );
         assert_eq!(function("GET", "/api/v1/communications/"), None);
         assert_eq!(function("POST", "/api/v1/clinics/a"), None);
         assert_eq!(function("GET", "/"), None);

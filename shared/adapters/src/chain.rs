@@ -240,7 +240,7 @@ impl Chain {
                     Renewal::Unchanged => {}
                     Renewal::Newer(newer) if run.is_held(&newer) => break ChainEnd::Held,
                     Renewal::Newer(newer) => {
-                        turns = Turns::untried(&newer, &run.attempts);
+                        turns = Turns::untried(&newer, false, &run.attempts);
                         chain = newer;
                         continue;
                     }
@@ -430,21 +430,31 @@ impl Turns {
         Self(turns)
     }
 
-    /// In newer settings: those that were not tried.
-    fn untried(newer: &Chain, attempts: &[Attempt]) -> Self {
+    /// In newer settings: those that were not tried; where the tenant's own may have moved, those of its entries as well
+    /// that could not be reached by the old ones. Nothing of that message is there.
+    fn untried(newer: &Chain, has_own_moved: bool, attempts: &[Attempt]) -> Self {
+        let is_over = |attempt: &Attempt| match &attempt.outcome {
+            AttemptOutcome::Accepted { .. } => true,
+            AttemptOutcome::Failed { disposition, .. } => match disposition {
+                Disposition::Transient => !has_own_moved || attempt.position.is_global(),
+                Disposition::ProviderDown | Disposition::Ambiguous | Disposition::Final => true,
+            },
+        };
         Self::of(newer, |entry| {
-            !attempts
+            let mut of_entry = attempts
                 .iter()
-                .any(|attempt| entry.is_at(&attempt.entry, attempt.position))
+                .filter(|attempt| entry.is_at(&attempt.entry, attempt.position));
+            !of_entry.any(is_over)
         })
     }
 
     /// In newer settings: the entry that was refused once more, where it is still there, then those
-    /// that were not tried.
+    /// that were not tried by them.
     fn after_renewal(newer: &Chain, refused: &ChainEntry, attempts: &[Attempt]) -> Self {
         let is_refused = |entry: &ChainEntry| entry.is_at(&refused.id, refused.position);
-        let mut turns = Self::untried(newer, attempts);
+        let mut turns = Self::untried(newer, !refused.position.is_global(), attempts);
         if let Some(again) = newer.entries.iter().position(is_refused) {
+            turns.0.retain(|(index, _)| *index != again);
             turns.0.push_front((again, Turn::InPlace));
         }
         turns

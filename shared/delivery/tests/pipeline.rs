@@ -430,7 +430,8 @@ async fn a_rotated_password_is_used_by_the_very_next_attempt() {
     };
     assert_eq!(
         (delivery.status, delivery.attempts.len()),
-        (DeliveryStatus::Sent, 2)
+        (DeliveryStatus::Sent, 1),
+        "nothing is tried by the password that was replaced"
     );
 }
 
@@ -461,11 +462,11 @@ async fn the_global_accounts_rotated_password_is_used_by_the_very_next_attempt()
         .map(|a| a.position.to_string())
         .collect();
     assert_eq!(delivery.status, DeliveryStatus::Sent);
-    assert_eq!(places, ["primary", "global", "global"]);
+    assert_eq!(places, ["primary", "global"]);
 }
 
 #[tokio::test]
-async fn a_warm_process_reads_no_settings_and_decrypts_nothing() {
+async fn a_warm_process_reads_one_version_and_decrypts_nothing() {
     let world = World::new("failover").await;
     let pipeline = world.pipeline();
     let mut calls = Vec::new();
@@ -486,8 +487,16 @@ async fn a_warm_process_reads_no_settings_and_decrypts_nothing() {
         calls[0].iter().any(|call| call == "kms:Decrypt"),
         "{calls:?}"
     );
-    assert_eq!(calls[1], ["dynamodb:UpdateItem"; 2]);
-    assert_eq!(calls[2], ["dynamodb:UpdateItem"; 2]);
+    // Beside the claim, and behind it: the delivery waits for the claim only.
+    let warm = [
+        "dynamodb:UpdateItem",
+        "dynamodb:GetItem",
+        "dynamodb:UpdateItem",
+    ];
+    for called in &mut calls[1..] {
+        called[..2].sort_unstable_by(|one, other| other.cmp(one));
+        assert_eq!(*called, warm);
+    }
     assert_eq!(world.server.connections(), 1);
 }
 

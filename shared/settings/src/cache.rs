@@ -226,7 +226,11 @@ impl SettingsCache {
         };
         let found = match found {
             CounterNumber::Missing => None,
-            CounterNumber::Forged => return false,
+            CounterNumber::Forged => {
+                // Nobody knows what it hides: nothing goes by what is remembered until the counter is right again.
+                slot.state().supersede();
+                return false;
+            }
             CounterNumber::Number(number) => Some(number),
         };
         // An earlier release counts nothing, so that its saves do not move the number.

@@ -10,8 +10,9 @@ use comms_core::{
     Delivery, DeliveryStatus, HashKey, Tenant, WaitReason, Waiting,
     request::{PlannedDelivery, Target},
 };
-use comms_settings::StoreError;
+use comms_settings::{StoreError, cache::MAX_AGE};
 use futures_util::future::{Either, join, select};
+use jiff::SignedDuration;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -83,6 +84,15 @@ pub(super) fn address_hash(hash: &HashKey, planned: &PlannedDelivery) -> String 
 }
 
 impl Stop {
+    fn waits_longer_than(&self, time: SignedDuration) -> bool {
+        match self {
+            Self::OverQuota(HandBack::OverQuota { after }) => {
+                SignedDuration::try_from(*after).is_ok_and(|after| after > time)
+            }
+            Self::OverQuota(_) | Self::NotOurs(_) => false,
+        }
+    }
+
     fn into_result(self) -> Result<Delivery, HandBack> {
         match self {
             Self::OverQuota(reason) | Self::NotOurs(NotOurs::HandBack(reason)) => Err(reason),
@@ -222,10 +232,19 @@ impl Pipeline {
             }),
             Err(stop @ Stop::NotOurs(_)) => Err(stop),
             Err(stop @ Stop::OverQuota(_)) => {
-                let last = confirmed.map_err(unreachable)?;
+                let mut last = confirmed.map_err(unreachable)?;
+                // It would wait for longer than what is remembered may be old: by the last limits only.
+                if last.is_same(known)
+                    && stop.waits_longer_than(MAX_AGE)
+                    && let Ok(newest) = Box::pin(self.newest_settings(&work.record.tenant)).await
+                {
+                    last = newest;
+                }
                 if last.is_same(known) {
                     return Err(stop);
                 }
+                // What was taken by the limits that were replaced is not held beside what is taken now.
+                *urgent = UrgentQuota::default();
                 Box::pin(self.begin(work, last, urgent)).await
             }
         }

@@ -4,9 +4,12 @@
 //! entry refuses its tenant and before the delivery fails; and the platform's version when its account is reached
 //! (`infra/docs/adr/0022-settings-count-at-once.md`).
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use comms_adapters::{
@@ -19,6 +22,9 @@ use tracing::{info, warn};
 
 use super::{Pipeline, chains::ResolvedChain, tenant_settings::TenantSettings};
 use crate::allowance::Allowance;
+
+/// What is kept of the deadline for recording an outcome when settings are looked at once more before it.
+const RECORDING_LEAST: Duration = Duration::from_millis(700);
 
 /// The chain of a delivery, and what tells whether it still is the last one.
 pub(super) struct Freshness<'a> {
@@ -92,8 +98,19 @@ impl<'a> Freshness<'a> {
     /// Looks again at the tenant's own settings and the platform's before the delivery fails.
     pub(super) async fn before_failure(&self, allowance: &Allowance<'_>) -> Renewal {
         let current = self.current();
-        let found = self.pipeline.newest_settings(self.tenant).await;
-        self.looked(found, &current, allowance).await
+        let found = Box::pin(self.pipeline.newest_settings(self.tenant));
+        // What is left after that is for recording what is known.
+        let found = self
+            .deadline
+            .less(RECORDING_LEAST)
+            .bound(Duration::MAX, found);
+        match found.await {
+            Ok(found) => self.looked(found, &current, allowance).await,
+            Err(_) => {
+                warn!("the settings were not read again in time before a delivery fails");
+                self.unless_replaced(&current).await
+            }
+        }
     }
 
     async fn looked(
@@ -106,15 +123,18 @@ impl<'a> Freshness<'a> {
             Ok(found) => self.adopt(found, current, allowance).await,
             Err(error) => {
                 warn!(%error, "the settings could not be read again before a delivery fails");
-                // What is known to be replaced has to be read; what is not was the last one a moment ago.
-                let known = &current.settings;
-                let is_replaced = self.pipeline.remembered_settings(self.tenant).await;
-                if is_replaced.is_ok_and(|remembered| remembered.is_same(known)) {
-                    Renewal::Unchanged
-                } else {
-                    Renewal::Unreadable
-                }
+                self.unless_replaced(current).await
             }
+        }
+    }
+
+    /// What is known to be replaced has to be read; what is not was the last one a moment ago.
+    async fn unless_replaced(&self, current: &ResolvedChain) -> Renewal {
+        let remembered = self.pipeline.remembered_settings(self.tenant).await;
+        if remembered.is_ok_and(|remembered| remembered.is_same(&current.settings)) {
+            Renewal::Unchanged
+        } else {
+            Renewal::Unreadable
         }
     }
 

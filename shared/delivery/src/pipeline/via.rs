@@ -11,7 +11,7 @@ use comms_core::{
 use comms_settings::StoreError;
 use tracing::info;
 
-use super::{Pipeline, chains::ResolvedChain};
+use super::{Pipeline, chains::ResolvedChain, tenant_settings::TenantSettings};
 use crate::ledger::{Outcome, RequestRecord};
 
 /// Whether every communication has to name a clinic that has providers of its own (`REQUIRE_CLINIC`). Without it, the
@@ -49,7 +49,8 @@ impl Pipeline {
     }
 
     /// Whose account each channel of a request will go by, as far as that is known before it is sent: `None` for a clinic's
-    /// own providers, which may fail. By settings that are remembered, or one read.
+    /// own providers, which may fail. By settings that are remembered, or one read; that a clinic has none is read again
+    /// before it is said, and by a strongly consistent read before it refuses the request.
     pub async fn expected_via(
         &self,
         request: &CommunicationRequest,
@@ -71,7 +72,21 @@ impl Pipeline {
             }
             RequestedTenant::Clinic(_) => {}
         }
-        let settings = self.recent_settings(&tenant).await?;
+        let asked = self.settings.moment();
+        let mut settings = self.recent_settings(&tenant).await?;
+        let lacks_own = |settings: &TenantSettings| {
+            let mut channels = request.channels.iter();
+            channels.any(|channel| !settings.policy(&tenant, *channel).has_own)
+        };
+        if lacks_own(&settings) {
+            settings = match self.require_clinic {
+                RequireClinic::Yes => self.newest_settings(&tenant).await?,
+                RequireClinic::No => {
+                    self.confirmed_settings(&tenant, &settings, false, asked)
+                        .await?
+                }
+            };
+        }
         let channels = request.channels.iter().map(|channel| {
             let policy = settings.policy(&tenant, *channel);
             let via = (!policy.has_own).then_some(SentVia::Global(GlobalCause::NoSettings));
