@@ -21,7 +21,7 @@ use comms_core::{
 };
 use comms_delivery::{
     DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError, QueueClaim,
-    QueuedMessage, ShareLimits, WorkerShares,
+    QueuedMessage, ShareLimits, WorkerShares, next_receive,
     queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, PAYLOAD_HASH},
 };
 use comms_runtime::{
@@ -228,8 +228,7 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
         .pipeline
         .deliver(&submission.request, &accepted, deadline, Patience::HandBack)
         .await;
-    // It comes again as soon as one of its deliveries may be tried; the others know their own time.
-    let mut next: Option<Duration> = None;
+    let mut waits = Vec::new();
     for result in results {
         match result {
             DeliveryResult::Recorded(_) => {}
@@ -237,13 +236,10 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
                 let reason = DeadLetterReason::KeyConflict;
                 return set_aside(deps, message, reason, String::new(), clinic).await;
             }
-            DeliveryResult::HandBack(_, why) => {
-                let wait = why.wait(message.receive_count());
-                next = Some(next.map_or(wait, |known| known.min(wait)));
-            }
+            DeliveryResult::HandBack(_, why) => waits.push(why),
         }
     }
-    next.map_or(MessageResult::Done, MessageResult::Again)
+    next_receive(waits, message.receive_count()).map_or(MessageResult::Done, MessageResult::Again)
 }
 
 /// What panics every time would keep its neighbours waiting every time.

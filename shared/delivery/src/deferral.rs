@@ -14,7 +14,7 @@ const SHORTEST: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_mins(15);
 /// No wait is longer than this whoever asks: a message may stay invisible for twelve hours after it
 /// was received (Amazon SQS Developer Guide, "Visibility timeout").
-const MOST: Duration = Duration::from_hours(11);
+pub(crate) const MOST: Duration = Duration::from_hours(11);
 
 /// The wait after so many, from 0, doubling from half a minute to a quarter of an hour.
 pub fn backoff(waits: u32) -> Duration {

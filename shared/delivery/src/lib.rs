@@ -34,7 +34,7 @@ pub use pacing::SharedPacing;
 pub use pipeline::{
     Accepted, ClinicMissing, DeliveryResult, HandBack, Immediate, ImmediateError, Patience,
     Pipeline, PipelineConfig, PipelineError, QueuedMessage, QuotaError, RequireClinic, UrgentError,
-    UrgentQuota,
+    UrgentQuota, next_receive,
 };
 pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Payer, Quota, Quotas};

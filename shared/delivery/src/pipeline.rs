@@ -7,6 +7,7 @@ mod claim;
 mod delivering;
 mod freshness;
 mod immediate;
+mod next_receive;
 mod quota_wait;
 mod tenant_settings;
 mod urgent;
@@ -64,6 +65,7 @@ use crate::{
 };
 
 pub use immediate::{Immediate, ImmediateError};
+pub use next_receive::next_receive;
 use tenant_settings::TenantSettings;
 pub use urgent::{UrgentError, UrgentQuota};
 pub use via::{ClinicMissing, RequireClinic};
@@ -350,7 +352,7 @@ impl HandBack {
     pub fn wait(self, receives: u32) -> Duration {
         /// Clocks differ.
         const AFTER_A_LEASE: Duration = Duration::from_secs(1);
-        match self {
+        let wait = match self {
             Self::Busy { after } | Self::NotRecorded { after } => after + AFTER_A_LEASE,
             Self::OutOfTime => Duration::ZERO,
             Self::Unreachable | Self::KeyConflict => deferral::backoff(receives.saturating_sub(1)),
@@ -359,7 +361,8 @@ impl HandBack {
             | Self::ShareTaken { after }
             | Self::WaitingForProvider { after }
             | Self::Paced { after } => after,
-        }
+        };
+        wait.min(deferral::MOST)
     }
 }
 

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::{
     HandBack, Limits, MAX_TAKEOVERS, Patience, Pipeline, RECORDING_TIME, chains::ResolvedChain,
-    freshness::Freshness,
+    freshness::Freshness, waiting,
 };
 use crate::{
     allowance::Allowance,
@@ -182,7 +182,14 @@ impl Pipeline {
             .unknown_outcomes
             .saturating_add(usize::try_from(earlier).unwrap_or(usize::MAX));
         let deferrals = past.deferrals;
-        let is_patient = limits.patience == Patience::HandBack && deferrals < MAX_DEFERRALS;
+        let for_people = report.end == ChainEnd::AllFailed
+            && unknown_outcomes == 0
+            && waiting::is_for_people(report);
+        // A wait for people that is over is not followed by deferrals.
+        let is_patient = limits.patience == Patience::HandBack
+            && deferrals < MAX_DEFERRALS
+            && !for_people
+            && !self.has_waited_enough(Duration::ZERO, limits);
         let mut outcome = Outcome {
             status: DeliveryStatus::Failed,
             receipt: None,
@@ -194,10 +201,7 @@ impl Pipeline {
             via: None,
             skipped: report.skipped.clone(),
         };
-        if report.end == ChainEnd::AllFailed
-            && unknown_outcomes == 0
-            && let Some(wait) = self.provider_wait(report, past, limits)
-        {
+        if for_people && let Some(wait) = self.provider_wait(report, past, limits) {
             outcome.status = DeliveryStatus::Queued;
             outcome.not_before = Some(wait.until);
             outcome.waiting = Some(wait.waiting);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use comms_adapters::{ChainReport, retry::jitter};
 use comms_core::{
-    AttemptOutcome, DeliveryStatus, Disposition, EntryId, ErrorKind, WaitReason, Waiting,
+    Attempt, AttemptOutcome, DeliveryStatus, Disposition, EntryId, ErrorKind, WaitReason, Waiting,
     request::PlannedDelivery,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -61,15 +61,38 @@ fn retry_interval(waited: Duration, jitter: f64) -> Duration {
 /// What the first entry said that refuses its tenant for something that people can mend.
 fn mendable(report: &ChainReport) -> Option<(ErrorKind, EntryId)> {
     report.attempts.iter().find_map(|attempt| {
-        let AttemptOutcome::Failed {
-            disposition, kind, ..
-        } = &attempt.outcome
-        else {
-            return None;
-        };
-        let is_mendable = *disposition == Disposition::ProviderDown && kind.is_mendable();
-        is_mendable.then(|| (*kind, attempt.entry.clone()))
+        let kind = mendable_kind(attempt)?;
+        Some((kind, attempt.entry.clone()))
     })
+}
+
+fn mendable_kind(attempt: &Attempt) -> Option<ErrorKind> {
+    match &attempt.outcome {
+        AttemptOutcome::Failed {
+            disposition: Disposition::ProviderDown,
+            kind,
+            ..
+        } if kind.is_mendable() => Some(*kind),
+        AttemptOutcome::Failed { .. } | AttemptOutcome::Accepted { .. } => None,
+    }
+}
+
+/// Whether people can mend what ended this run.
+pub(super) fn is_for_people(report: &ChainReport) -> bool {
+    mendable(report).is_some()
+}
+
+/// When the first of the remembered attempts was refused for something that people can mend.
+fn first_refusal(attempts: &[Attempt]) -> Option<Timestamp> {
+    let mut refusals = attempts.iter().filter(|one| mendable_kind(one).is_some());
+    refusals.find_map(|attempt| attempt.at)
+}
+
+/// The time until the next look, where a provider asked to be left alone for `asked`.
+fn next_look(waited: Duration, asked: Option<Duration>, jitter: f64) -> Duration {
+    // Whoever mends the settings does not wait for what a provider asked by the old ones.
+    let asked = asked.unwrap_or_default().min(MAX_RETRY_INTERVAL);
+    retry_interval(waited, jitter).max(asked)
 }
 
 impl Pipeline {
@@ -88,7 +111,9 @@ impl Pipeline {
         {
             *until
         } else {
-            let end = self.clock.now().saturating_add(MAX_PROVIDER_WAIT);
+            // Another wait may have come between.
+            let first = first_refusal(&past.attempts).unwrap_or_else(|| self.clock.now());
+            let end = first.saturating_add(MAX_PROVIDER_WAIT);
             end.unwrap_or(Timestamp::MAX)
         };
         let reason = WaitReason::Provider { kind, entry, until };
@@ -129,7 +154,7 @@ impl Pipeline {
         // `until` is as far from the first refusal, whatever has changed since.
         let waited = MAX_PROVIDER_WAIT - until.duration_since(now);
         let waited = Duration::try_from(waited).unwrap_or_default();
-        let after = retry_interval(waited, jitter()).max(asked.unwrap_or_default());
+        let after = next_look(waited, asked, jitter());
         let after = self.before_expiry(after.min(self.time_until(until)), limits);
         if self.has_waited_enough(after, limits) {
             return None;
@@ -169,7 +194,7 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quota::MOST_RECEIVES;
+    use crate::{HandBack, next_receive, quota::MOST_RECEIVES};
 
     #[test]
     fn a_day_of_waiting_is_fewer_receives_than_a_message_has() {
@@ -191,5 +216,56 @@ mod tests {
         assert_eq!(found, [60, 60, 120, 450, 1_800, 1_800]);
         let longest = retry_interval(Duration::from_hours(24), 1.0);
         assert_eq!(longest, Duration::from_secs(2_250));
+    }
+
+    #[test]
+    fn what_a_provider_asks_for_does_not_hold_up_a_correction() {
+        let day = Some(Duration::from_hours(24));
+        assert_eq!(next_look(Duration::ZERO, day, 0.0), MAX_RETRY_INTERVAL);
+    }
+
+    #[test]
+    fn a_wait_that_another_came_between_began_with_the_first_refusal() {
+        let attempt = |second, disposition, kind| Attempt {
+            provider: comms_core::ProviderKind::Smtp,
+            entry: EntryId::primary(),
+            position: comms_core::Position::Primary,
+            outcome: AttemptOutcome::Failed {
+                disposition,
+                kind,
+                code: None,
+            },
+            at: Timestamp::from_second(second).ok(),
+            duration: Duration::ZERO,
+            possible_duplicate: false,
+            reply_to_dropped: false,
+        };
+        let attempts = [
+            attempt(1, Disposition::Transient, ErrorKind::Timeout),
+            attempt(5, Disposition::ProviderDown, ErrorKind::Unauthenticated),
+            attempt(9, Disposition::ProviderDown, ErrorKind::Unauthenticated),
+        ];
+        assert_eq!(first_refusal(&attempts), Timestamp::from_second(5).ok());
+        assert_eq!(first_refusal(&attempts[..1]), None);
+    }
+
+    #[test]
+    fn a_day_of_many_deliveries_is_fewer_receives_than_a_message_has() {
+        let day = Duration::try_from(MAX_PROVIDER_WAIT).unwrap();
+        for deliveries in [1, 2, 10, 50] {
+            let mut due = vec![Duration::ZERO; deliveries];
+            let (mut now, mut receives) = (Duration::ZERO, 0);
+            while now < day {
+                receives += 1;
+                for due in due.iter_mut().filter(|due| **due <= now) {
+                    *due = now + next_look(now, None, jitter());
+                }
+                let waits = due.iter().map(|due| HandBack::WaitingForProvider {
+                    after: due.saturating_sub(now),
+                });
+                now += next_receive(waits, receives).unwrap();
+            }
+            assert!(receives < MOST_RECEIVES, "{deliveries}: {receives}");
+        }
     }
 }
