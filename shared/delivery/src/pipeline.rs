@@ -36,7 +36,7 @@ use comms_core::{
     AddressMask, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, FailureReason, HashKey,
     IdempotencyKey, ProviderKind, RequestId, SubjectHash, SystemClock, Tenant,
     metric::METRICS,
-    request::{CommunicationRequest, PlannedDelivery, Recipient},
+    request::{CommunicationRequest, PlannedDelivery, Priority, Recipient},
 };
 use comms_settings::{
     Ceilings, HashKeys, Moment, Period, SettingsCache, SettingsStore, StoreError,
@@ -812,6 +812,7 @@ impl Pipeline {
         let was_given_back = AtomicBool::new(false);
         let limits = Limits {
             expires_at: request.expires_at,
+            priority: request.priority,
             deadline,
             patience,
             quota: &accepted.quota,
@@ -1101,6 +1102,7 @@ impl std::fmt::Debug for Pipeline {
 #[derive(Debug, Clone, Copy)]
 struct Limits<'a> {
     expires_at: Option<Timestamp>,
+    priority: Priority,
     deadline: Deadline,
     patience: Patience,
     quota: &'a QuotaSource,

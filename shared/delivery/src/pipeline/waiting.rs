@@ -11,7 +11,7 @@ use std::time::Duration;
 use comms_adapters::{ChainReport, retry::jitter};
 use comms_core::{
     Attempt, AttemptOutcome, DeliveryStatus, Disposition, EntryId, ErrorKind, WaitReason, Waiting,
-    request::PlannedDelivery,
+    request::{PlannedDelivery, Priority},
 };
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
@@ -21,6 +21,8 @@ use crate::ledger::{Outcome, Past, RequestRecord};
 
 /// How long a delivery waits for a provider that people have to mend.
 const MAX_PROVIDER_WAIT: SignedDuration = SignedDuration::from_hours(24);
+/// How long a critical one waits that has no `expiresAt`: a one-time code of yesterday misleads.
+const MAX_CRITICAL_WAIT: SignedDuration = SignedDuration::from_hours(1);
 const MIN_RETRY_INTERVAL: Duration = Duration::from_mins(1);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_mins(30);
 /// Which part of the time that it has waited a delivery waits for the next look.
@@ -56,6 +58,16 @@ impl ProviderWait {
 fn retry_interval(waited: Duration, jitter: f64) -> Duration {
     let interval = (waited / WAITED_PARTS).clamp(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
     interval.mul_f64(1.0 + jitter / 4.0)
+}
+
+/// How long a delivery of this priority waits from its first refusal on.
+fn longest_wait(priority: Priority, expires_at: Option<Timestamp>) -> SignedDuration {
+    match (priority, expires_at) {
+        (Priority::Critical, None) => MAX_CRITICAL_WAIT,
+        (Priority::Critical, Some(_)) | (Priority::Low | Priority::Normal | Priority::High, _) => {
+            MAX_PROVIDER_WAIT
+        }
+    }
 }
 
 /// What the first entry said that refuses its tenant for something that people can mend.
@@ -113,7 +125,7 @@ impl Pipeline {
         } else {
             // Another wait may have come between.
             let first = first_refusal(&past.attempts).unwrap_or_else(|| self.clock.now());
-            let end = first.saturating_add(MAX_PROVIDER_WAIT);
+            let end = first.saturating_add(longest_wait(limits.priority, limits.expires_at));
             end.unwrap_or(Timestamp::MAX)
         };
         let reason = WaitReason::Provider { kind, entry, until };
@@ -152,7 +164,8 @@ impl Pipeline {
             return None;
         }
         // `until` is as far from the first refusal, whatever has changed since.
-        let waited = MAX_PROVIDER_WAIT - until.duration_since(now);
+        let longest = longest_wait(limits.priority, limits.expires_at);
+        let waited = longest - until.duration_since(now);
         let waited = Duration::try_from(waited).unwrap_or_default();
         let after = next_look(waited, asked, jitter());
         let after = self.before_expiry(after.min(self.time_until(until)), limits);
@@ -222,6 +235,17 @@ mod tests {
     fn what_a_provider_asks_for_does_not_hold_up_a_correction() {
         let day = Some(Duration::from_hours(24));
         assert_eq!(next_look(Duration::ZERO, day, 0.0), MAX_RETRY_INTERVAL);
+    }
+
+    #[test]
+    fn a_critical_message_without_expiry_waits_for_an_hour() {
+        let expires_at = Some(Timestamp::UNIX_EPOCH);
+        let critical = |expires_at| longest_wait(Priority::Critical, expires_at);
+        assert_eq!(critical(None), MAX_CRITICAL_WAIT);
+        assert_eq!(critical(expires_at), MAX_PROVIDER_WAIT);
+        for priority in [Priority::Low, Priority::Normal, Priority::High] {
+            assert_eq!(longest_wait(priority, None), MAX_PROVIDER_WAIT);
+        }
     }
 
     #[test]
