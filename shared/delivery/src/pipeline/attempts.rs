@@ -181,13 +181,12 @@ impl Pipeline {
         let unknown_outcomes = report
             .unknown_outcomes
             .saturating_add(usize::try_from(earlier).unwrap_or(usize::MAX));
-        let deferrals = past.deferrals;
         let for_people = report.end == ChainEnd::AllFailed
             && unknown_outcomes == 0
             && waiting::is_for_people(report);
         // A wait for people that is over is not followed by deferrals.
         let is_patient = limits.patience == Patience::HandBack
-            && deferrals < MAX_DEFERRALS
+            && past.deferrals < MAX_DEFERRALS
             && !for_people
             && !self.has_waited_enough(Duration::ZERO, limits);
         let mut outcome = Outcome {
@@ -251,7 +250,7 @@ impl Pipeline {
             }
             ChainEnd::Rejected => outcome.reason = Some(FailureReason::Rejected),
             ChainEnd::AllFailed | ChainEnd::GlobalRefused if may_pass && is_patient => {
-                let wait = deferral::before_next_try(deferrals, report.retry_after);
+                let wait = deferral::before_next_try(past.deferrals, report.retry_after);
                 let at = self.clock.now().saturating_add(wait);
                 // What expires meanwhile is to be recorded as that, and then.
                 let latest = limits.expires_at.unwrap_or(Timestamp::MAX);
