@@ -135,6 +135,7 @@ async fn accept(
     request: &Request,
     deadline: Deadline,
 ) -> Result<Response<Body>, HttpProblem> {
+    let asked = deps.pipeline.settings_moment();
     let principal = Principal::of(request, &deps.claims)?;
     let mut submission = read_submission(request)?;
     tenant::authorize(&principal, &submission.request)?;
@@ -173,7 +174,7 @@ async fn accept(
             }
         }
     };
-    let expected_via = tenant::check(deps, &submission.request).await?;
+    let expected_via = tenant::check(deps, &submission.request, asked).await?;
     // Last, since only what is accepted is to take any.
     let own_key = is_own_key.then_some(&key);
     let urgent = deps.pipeline.take_urgent(&submission.request, own_key);

@@ -9,6 +9,7 @@ use comms_runtime::{
     HttpProblem,
     auth::{Action, Principal},
 };
+use comms_settings::Moment;
 use tracing::warn;
 
 use crate::Deps;
@@ -46,12 +47,13 @@ pub(crate) fn problem(missing: &ClinicMissing) -> HttpProblem {
 }
 
 /// Whose account the channels go by, where it is known beforehand; a request whose clinic is missing is refused. Settings
-/// that cannot be read refuse nothing: the worker finds out.
+/// that cannot be read refuse nothing: the worker finds out. `asked` is the moment at which the request began.
 pub(crate) async fn check(
     deps: &Deps,
     request: &CommunicationRequest,
+    asked: Moment,
 ) -> Result<Vec<(Channel, Option<SentVia>)>, HttpProblem> {
-    let expected = match deps.pipeline.expected_via(request).await {
+    let expected = match deps.pipeline.expected_via(request, asked).await {
         Ok(expected) => expected,
         Err(error) => {
             warn!(%error, "whose account will send is not known yet");

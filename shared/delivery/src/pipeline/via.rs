@@ -8,7 +8,7 @@ use comms_core::{
     metric::METRICS,
     request::{CommunicationRequest, RequestedTenant},
 };
-use comms_settings::StoreError;
+use comms_settings::{Moment, StoreError};
 use tracing::info;
 
 use super::{Pipeline, chains::ResolvedChain, tenant_settings::TenantSettings};
@@ -48,12 +48,18 @@ impl Pipeline {
         self.require_clinic == RequireClinic::Yes && request.requested == RequestedTenant::Unnamed
     }
 
+    /// The present moment in the order of the settings' reads, for [`Pipeline::expected_via`].
+    pub fn settings_moment(&self) -> Moment {
+        self.settings.moment()
+    }
+
     /// Whose account each channel of a request will go by, as far as that is known before it is sent: `None` for a clinic's
     /// own providers, which may fail. By settings that are remembered, or one read; that a clinic has none is read again
-    /// before it is said, and by a strongly consistent read before it refuses the request.
+    /// before it is said, unless it was since `asked`, and by a strongly consistent read before it refuses the request.
     pub async fn expected_via(
         &self,
         request: &CommunicationRequest,
+        asked: Moment,
     ) -> Result<Vec<(Channel, Option<SentVia>)>, StoreError> {
         let tenant = request.tenant();
         let of_all = |via| {
@@ -72,7 +78,6 @@ impl Pipeline {
             }
             RequestedTenant::Clinic(_) => {}
         }
-        let asked = self.settings.moment();
         let mut settings = self.recent_settings(&tenant).await?;
         let lacks_own = |settings: &TenantSettings| {
             let mut channels = request.channels.iter();
