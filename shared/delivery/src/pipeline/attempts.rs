@@ -181,7 +181,8 @@ impl Pipeline {
         let unknown_outcomes = report
             .unknown_outcomes
             .saturating_add(usize::try_from(earlier).unwrap_or(usize::MAX));
-        let for_people = report.end == ChainEnd::AllFailed
+        // Where the platform's quota is used up, the clinic's own provider may be mended sooner.
+        let for_people = matches!(report.end, ChainEnd::AllFailed | ChainEnd::GlobalRefused)
             && unknown_outcomes == 0
             && waiting::is_for_people(report);
         // A wait for people that is over is not followed by deferrals.

@@ -104,13 +104,11 @@ impl<'a> Freshness<'a> {
             .deadline
             .less(RECORDING_LEAST)
             .bound(Duration::MAX, found);
-        match found.await {
-            Ok(found) => self.looked(found, &current, allowance).await,
-            Err(_) => {
-                warn!("the settings were not read again in time before a delivery fails");
-                self.unless_replaced(&current).await
-            }
-        }
+        let Ok(found) = found.await else {
+            warn!("the settings were not read again in time before a delivery fails");
+            return self.unless_replaced(&current).await;
+        };
+        self.looked(found, &current, allowance).await
     }
 
     async fn looked(
