@@ -470,19 +470,8 @@ async fn forget_hash_key(world: &World) {
         .unwrap();
 }
 
-/// Leads every function through all that it does with AWS. What a new call to AWS is for belongs here too.
-async fn everything() -> LocalAws {
-    let mut world = World::new().await;
-
-    // The first to need the key of the hashes makes it, whoever that is; all others find it.
-    world.post(&communication()).await.expect(202);
-    forget_hash_key(&world).await;
-    world.restart();
-    world.run_worker().await;
-    forget_hash_key(&world).await;
-    world.restart();
-
-    // Settings: saved, read, changed, listed, brought back, deleted; and what the providers' health is.
+/// Settings: saved, read, changed, listed, brought back, deleted; and what the providers' health is.
+async fn settings_of_a_clinic(world: &mut World) {
     world.save_clinic().await;
     world.restart();
     world
@@ -511,6 +500,21 @@ async fn everything() -> LocalAws {
         .config("DELETE", &purged, None, admin, &[])
         .await
         .expect(200);
+}
+
+/// Leads every function through all that it does with AWS. What a new call to AWS is for belongs here too.
+async fn everything() -> LocalAws {
+    let mut world = World::new().await;
+
+    // The first to need the key of the hashes makes it, whoever that is; all others find it.
+    world.post(&communication()).await.expect(202);
+    forget_hash_key(&world).await;
+    world.restart();
+    world.run_worker().await;
+    forget_hash_key(&world).await;
+    world.restart();
+
+    settings_of_a_clinic(&mut world).await;
     // Nobody sees settings before the counter's key is opened.
     world.restart();
     let test = json!({"testEmail": "admin@clinic.example"});

@@ -14,7 +14,7 @@ pub(crate) fn check(
 ) {
     for channel in comms_core::Channel::ALL {
         let entries = settings.channel(channel).into_iter();
-        for (position, entry) in entries.flat_map(|settings| settings.entries()) {
+        for (position, entry) in entries.flat_map(comms_settings::ChannelSettings::entries) {
             if let Some((field, detail)) = refusal(allow, &entry.credentials) {
                 let credentials = credentials_pointer(channel, position);
                 problems.add(format!("{credentials}/{field}"), detail);

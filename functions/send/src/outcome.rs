@@ -3,7 +3,7 @@
 use comms_core::{Delivery, DeliveryStatus};
 use lambda_http::http::StatusCode;
 
-/// What became of all deliveries of a communication together (`CommunicationOutcome` of the OpenAPI document).
+/// What became of all deliveries of a communication together (`CommunicationOutcome` in `infra/openapi.yaml`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommunicationOutcome {
     /// Every delivery will be sent from the queue.

@@ -92,10 +92,10 @@ pub(crate) struct StackArgs {
     /// origin of a page that may change things.
     #[arg(long = "allow-host", value_name = "NAME[:PORT]")]
     allow_hosts: Vec<AllowedHost>,
-    /// An origin whose pages may call the API from a browser, such as http://localhost:5173; may be given several times.
+    /// An origin whose pages may call the API from a browser, such as <http://localhost:5173>; may be given several times.
     #[arg(long = "cors-origin", value_name = "ORIGIN")]
     cors_origins: Vec<PageOrigin>,
-    /// Refuses communications that name no clinic with settings (the template's RequireClinic).
+    /// Refuses communications that name no clinic with settings (`RequireClinic` of the template).
     #[arg(long)]
     require_clinic: bool,
     /// Neither saves the demo clinic nor sends its message.

@@ -37,6 +37,18 @@ pub(crate) fn run(args: StackArgs) -> Result<(), AnyError> {
     ended
 }
 
+fn announce_queues(progress: &Progress) {
+    progress.step(
+        "Queues",
+        format_args!(
+            "{} batches at once, and {} of what is urgent; what fails comes again within {VISIBILITY_TIMEOUT} s, or \
+             when the worker says",
+            Lane::NORMAL.batches,
+            Lane::URGENT.batches
+        ),
+    );
+}
+
 async fn serve(args: StackArgs) -> Result<(), AnyError> {
     let progress = Progress::new();
     // Installed first: a signal during the start must not leave processes behind.
@@ -122,15 +134,7 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
         tokio::spawn(poller.run());
     }
     tokio::spawn(dead_letters::watch(aws.clone(), inbox));
-    progress.step(
-        "Queues",
-        format_args!(
-            "{} batches at once, and {} of what is urgent; what fails comes again within {VISIBILITY_TIMEOUT} s, or \
-             when the worker says",
-            Lane::NORMAL.batches,
-            Lane::URGENT.batches
-        ),
-    );
+    announce_queues(&progress);
     tokio::spawn(sweep(aws.clone()));
 
     if !args.no_demo {
