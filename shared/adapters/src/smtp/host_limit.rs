@@ -1,6 +1,6 @@
 //! What is known of the connections that well-known mail servers allow one login.
 //!
-//! The one table of it: whatever is not in it is found out ([`super::shared_limit`]).
+//! The one table of it. Of the rest, each process finds out by refused connections ([`super::slots`]).
 
 use comms_core::Host;
 
