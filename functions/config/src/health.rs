@@ -35,7 +35,7 @@ pub(crate) async fn get(
         Some(key) => {
             let records = deps.health.read(key, tenant, version).await;
             records.map_err(|error| {
-                warn!(%error, "the providers' health can not be read");
+                warn!(%error, "the providers' health cannot be read");
                 HttpProblem::unavailable()
             })?
         }

@@ -42,7 +42,7 @@ pub(crate) async fn id_of_key(
         return Err(unknown_communication());
     }
     let hash = deps.hash_keys.find().await.map_err(|error| {
-        warn!(%error, "the key of the ids can not be read");
+        warn!(%error, "the key of the ids cannot be read");
         HttpProblem::unavailable()
     })?;
     // Without the key of the hashes nothing was ever accepted.

@@ -41,7 +41,7 @@ fn announce_queues(progress: &Progress) {
     progress.step(
         "Queues",
         format_args!(
-            "{} batches at once, and {} of what is urgent; what fails comes again within {VISIBILITY_TIMEOUT} s, or \
+            "{} batches at once, and {} of urgent messages; a failed message is redelivered within {VISIBILITY_TIMEOUT} s, or \
              when the worker says",
             Lane::NORMAL.batches,
             Lane::URGENT.batches

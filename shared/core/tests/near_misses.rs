@@ -1,6 +1,6 @@
 //! A misspelt field is refused with the right spelling, and never passes for something else.
 
-#![allow(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use comms_core::{
     HashKey, Problems, Tenant,

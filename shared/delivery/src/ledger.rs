@@ -168,7 +168,7 @@ pub struct Outcome {
     pub possible_duplicate: bool,
     /// All attempts, earlier ones included.
     pub attempts: Vec<Attempt>,
-    /// Of what is put off: the time before which nobody may claim it. It is counted, unless it waits for something.
+    /// Of a deferred delivery: the time before which nobody may claim it. It is counted, unless it waits for something.
     pub not_before: Option<Timestamp>,
     /// What it waits for, where it is given back for that.
     pub waiting: Option<Waiting>,

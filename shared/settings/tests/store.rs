@@ -3,7 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test that can not go on has failed"
+    reason = "a test that cannot go on has failed"
 )]
 
 use std::{sync::Arc, time::Duration};

@@ -130,7 +130,7 @@ pub fn classify(failure: Failure) -> ProviderError {
         (_, Cause::Local) => error(
             ProviderDown,
             Unexpected,
-            "The settings of this provider can not be used as they are; save them again.",
+            "The settings of this provider cannot be used as they are; save them again.",
         ),
     }
 }

@@ -226,7 +226,7 @@ impl Pipeline {
             ChainEnd::OutOfTime if is_patient => {
                 outcome.status = DeliveryStatus::Queued;
                 outcome.possible_duplicate = unknown_outcomes > 0;
-                // At once, and counted: not for ever.
+                // At once, and counted, so that it ends.
                 outcome.not_before = Some(self.clock.now());
             }
             ChainEnd::SettingsUnreadable => {

@@ -177,7 +177,7 @@ impl Pipeline {
     }
 
     /// Notes in the ledger that a delivery waits for a quota, when the queue brings it first: one write more for each of
-    /// those, and none when it comes again.
+    /// those, and none when the queue delivers it again.
     pub(super) async fn note_quota_wait(
         &self,
         record: &RequestRecord,

@@ -160,7 +160,7 @@ fn classify_auth(reply: Reply) -> ProviderError {
         (400..=499, enhanced) if enhanced != Some((4, 7, 12)) => ProviderError::new(
             Transient,
             ErrorKind::Unavailable,
-            "The server can not check logins at the moment.",
+            "The server cannot check logins at the moment.",
         ),
         // Google's 534 5.7.14 wants a login on its pages, whatever its words.
         (code, enhanced)
