@@ -1,7 +1,6 @@
 //! What callers of the API are told: keys, repetitions, times, and whose account sends.
 
 use comms_core::id::MAX_IDEMPOTENCY_KEY;
-use comms_runtime::Environment;
 use comms_testkit::smtp::{Action, Stage};
 use serde_json::{Value, json};
 
@@ -13,12 +12,12 @@ use crate::world::{
 const ROUTE: &str = "/api/v1/communications";
 
 /// GETs a communication by its key.
-async fn find(world: &World, query: &str, claims: &Value) -> Answer {
+pub(crate) async fn find(world: &World, query: &str, claims: &Value) -> Answer {
     let event = http_event("GET", &format!("{ROUTE}?{query}"), None, claims, &[]);
     world.ask_status(&event).await
 }
 
-fn without_clinic(mut communication: Value) -> Value {
+pub(crate) fn without_clinic(mut communication: Value) -> Value {
     communication["metadata"] = json!({"appointmentId": "appt-456"});
     communication
 }
@@ -249,21 +248,6 @@ async fn health_of(world: &World) -> Value {
     answer.expect(200).body["providers"][0]["health"].clone()
 }
 
-/// The send function and the worker where a clinic is required.
-fn require_clinic(world: &mut World) {
-    let environment = |function: &str| {
-        let mut variables = world.variables(function);
-        variables.push(("REQUIRE_CLINIC".to_owned(), "true".to_owned()));
-        move |name: &str| {
-            let (_, value) = variables.iter().find(|(known, _)| known == name)?;
-            Some(value.clone())
-        }
-    };
-    let (send, worker) = (environment("send"), environment("worker"));
-    world.send = comms_send::Deps::from_environment(&Environment::from_lookup(send)).unwrap();
-    world.worker = comms_worker::Deps::from_environment(&Environment::from_lookup(worker)).unwrap();
-}
-
 /// Whose account the only delivery goes by, and why.
 fn via(answer: &Answer) -> (Value, Value) {
     let delivery = &answer.body["deliveries"][0];
@@ -356,46 +340,4 @@ async fn communication_says_what_was_posted_and_when_what_happened() {
     let queued = world.post(&communication()).await.expect(202);
     let read = world.status(&queued.request_id()).await.expect(200).body;
     assert!(read["acceptedAt"].is_string() && read.get("endedAt").is_none());
-}
-
-#[tokio::test]
-async fn required_clinic_is_asked_for_at_acceptance() {
-    let mut world = World::saved().await;
-    let global = world.save_global().await;
-    require_clinic(&mut world);
-    for refused in [without_clinic(immediate()), without_clinic(communication())] {
-        let refused = world.post(&refused).await.expect(422);
-        assert_eq!(refused.pointers(), ["/metadata/clinicId"]);
-    }
-    for mut unsaved in [immediate(), communication()] {
-        unsaved["metadata"]["clinicId"] = json!("clinic-without-settings");
-        let refused = world.post(&unsaved).await.expect(422);
-        assert_eq!(refused.pointers(), ["/metadata/clinicId"]);
-    }
-    world.post(&immediate()).await.expect(200);
-    let mut named = immediate();
-    named["metadata"]["clinicId"] = json!("_global");
-    world.post(&named).await.expect(200);
-    assert_eq!(global.messages().len(), 1);
-}
-
-#[tokio::test]
-async fn required_clinic_is_asked_for_on_the_queue() {
-    let mut world = World::saved().await;
-    let global = world.save_global().await;
-    require_clinic(&mut world);
-    world
-        .enqueue(&without_clinic(communication()).to_string())
-        .await;
-    world.run_worker().await;
-    assert_eq!(world.dead_letters().await.len(), 1);
-    let mut unsaved = communication();
-    unsaved["metadata"]["clinicId"] = json!("clinic-without-settings");
-    unsaved["idempotencyKey"] = json!("key-1");
-    world.enqueue(&unsaved.to_string()).await;
-    world.run_worker().await;
-    let query = "clinicId=clinic-without-settings&idempotencyKey=key-1";
-    let found = find(&world, query, &service()).await.expect(200);
-    assert_eq!(found.body["deliveries"][0]["reason"]["code"], "NO_PROVIDER");
-    assert!(global.messages().is_empty());
 }

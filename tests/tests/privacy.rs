@@ -287,12 +287,21 @@ async fn what_goes_wrong_at_the_mail_server_leaves_none_either() {
         world.smtp.clear_script();
         world.smtp.close_idle_connections().await;
         world.smtp.always(stage, action);
-        world.post(&another("immediate", number)).await.expect(207);
+        // New settings, whose login is not known to be refused.
+        let entry = entry(world.smtp.port(), "clinic-user", PASSWORD);
+        let mut settings = email(&entry, FROM);
+        settings["email"]["defaultFromName"] = json!(format!("Clinic {number}"));
+        world.put_settings(CLINIC, settings).await.expect(200);
         world.post(&another("queued", number)).await.expect(202);
         world.run_worker().await;
+        world.post(&another("immediate", number)).await.expect(207);
         let test = json!({"testEmail": ADDRESS});
         let tested = world.test_email(CLINIC, &test).await.expect(200);
         assert_eq!(tested.body["ok"], false, "{stage:?}");
+        eprintln!(
+            "{stage:?} {}",
+            logs.loudest().matches("attempt failed").count()
+        );
     }
     assert_nothing_leaked(&world, &logs).await;
     let lines = logs.loudest();

@@ -14,19 +14,28 @@ use crate::world::{CLINIC, FROM, PASSWORD, USER, World, communication, email, en
 const TIME: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_hours(1);
 
+/// The password in the settings, which the server does not have.
+pub(crate) const WRONG_PASSWORD: &str = "planted-wrong-password";
+
 /// A worker in a world whose settings have a password that the server refuses.
-struct Refused {
-    world: World,
-    worker: comms_worker::Deps,
-    clock: Arc<ManualClock>,
+pub(crate) struct Refused {
+    pub(crate) world: World,
+    pub(crate) worker: comms_worker::Deps,
+    pub(crate) clock: Arc<ManualClock>,
 }
 
 impl Refused {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same with other settings beside the wrong password.
+    pub(crate) async fn with(change: impl FnOnce(&mut Value)) -> Self {
         let world = World::new().await;
-        let wrong = entry(world.smtp.port(), USER, "planted-wrong-password");
-        let answer = world.put_settings(CLINIC, email(&wrong, FROM)).await;
-        answer.expect(201);
+        let wrong = entry(world.smtp.port(), USER, WRONG_PASSWORD);
+        let mut document = email(&wrong, FROM);
+        change(&mut document);
+        world.put_settings(CLINIC, document).await.expect(201);
         let clock = Arc::new(ManualClock::new());
         let worker = world.worker_with_clock(clock.clone());
         Self {
@@ -36,13 +45,13 @@ impl Refused {
         }
     }
 
-    async fn post(&self, communication: &Value) -> String {
+    pub(crate) async fn post(&self, communication: &Value) -> String {
         let answer = self.world.post(communication).await;
         answer.expect(202).request_id()
     }
 
     /// Lets the worker look at the message, and returns how many came back.
-    async fn work(&self) -> usize {
+    pub(crate) async fn work(&self) -> usize {
         self.world
             .run_worker_with(&self.worker, TIME)
             .await
@@ -50,12 +59,13 @@ impl Refused {
             .len()
     }
 
-    async fn delivery(&self, id: &str) -> Value {
+    pub(crate) async fn delivery(&self, id: &str) -> Value {
         self.world.status(id).await.expect(200).body["deliveries"][0].clone()
     }
 }
 
-fn logins(server: &SmtpServer) -> usize {
+/// Refused logins.
+pub(crate) fn logins(server: &SmtpServer) -> usize {
     let said = server.transcript();
     said.iter()
         .filter(|line| line.starts_with("S: 535"))

@@ -3,7 +3,9 @@
 //! What to do after a failure is decided by its disposition, and where retries are used up by what the
 //! failure says of that ([`AfterRetries`]). Every attempt is recorded, and an end without a receipt says which end it is.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
+mod turns;
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use comms_core::{
     AfterRetries, Attempt, AttemptOutcome, Disposition, EmailAddress, EntryId, ErrorKind,
@@ -12,11 +14,12 @@ use comms_core::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::turns::Turns;
 use crate::{
     deadline::Deadline,
     health::{Health, Sample, Turn},
     message::Message,
-    pacing::{LONGEST_WAIT, Leave, Pace, Pacing},
+    pacing::{LONGEST_WAIT, Leave, Pace, Pacing, ProbePermit},
     provider::Provider,
     retry::{ATTEMPT_TIME, RetryPolicy, jitter},
 };
@@ -100,7 +103,8 @@ pub struct ChainReport {
     /// After which time one of the providers that could not take it now asked to be tried again; the
     /// shortest such time.
     pub retry_after: Option<Duration>,
-    /// Entries before the last one tried that were left out because they were down.
+    /// Entries that were down and were left out: those before the last one tried, and where nobody was left to try, those
+    /// that refuse their credentials.
     pub skipped: Vec<SkippedEntry>,
 }
 
@@ -198,7 +202,8 @@ impl Chain {
 
     /// Sends `message` through the first provider that takes it, trying none after `deadline`.
     ///
-    /// Who is down goes last ([`crate::health`]). Before an entry's first attempt `pacing` is asked for its
+    /// Who is down goes last ([`crate::health`]), and an entry that refuses its credentials is left out where no caller
+    /// waits, but for its probe, for which `pacing` is asked. Before an entry's first attempt `pacing` is asked for its
     /// turn; retries belong to the same turn. Before the first turn at the platform's account it is asked
     /// whether that may send; if not, its entries are left out. Before that, and when an entry refuses to serve its
     /// tenant, `renew` is asked for newer settings; a refused entry is tried again with them, once for the tenant's own
@@ -217,12 +222,13 @@ impl Chain {
         let mut retry_after: Option<Duration> = None;
         let mut chain = self.clone();
         let mut renewed = [false; 2];
-        let mut turns = Turns::of(&chain, |_| true);
+        let is_queued = deadline.is_queued();
+        let mut turns = Turns::of(&chain, is_queued, |_| true);
         let mut is_platform_checked = false;
         let mut may_use_global: Option<bool> = None;
         let end = loop {
-            let Some((entry, turn)) = turns.next_of(&chain) else {
-                break run.exhausted(may_use_global);
+            let Some((index, entry, turn)) = turns.next_of(&chain) else {
+                break run.exhausted(may_use_global, &turns);
             };
             // The first attempt is always made: whoever calls has seen to it that there is time.
             if !run.attempts.is_empty() && deadline.remaining() < ATTEMPT_TIME {
@@ -240,7 +246,7 @@ impl Chain {
                     Renewal::Unchanged => {}
                     Renewal::Newer(newer) if run.is_held(&newer) => break ChainEnd::Held,
                     Renewal::Newer(newer) => {
-                        turns = Turns::untried(&newer, false, &run.attempts);
+                        turns = Turns::untried(&newer, is_queued, false, &run.attempts);
                         chain = newer;
                         continue;
                     }
@@ -260,6 +266,14 @@ impl Chain {
             if let Err(after) = entry.wait_for_turn(message, left.share(), pacing).await {
                 break ChainEnd::Paced { after };
             }
+            // Held until the attempt is over.
+            let _probe = match entry.permitted(turn, pacing).await {
+                Ok(turn) => turn,
+                Err(Refused) => {
+                    turns.put_off(index, is_queued);
+                    continue;
+                }
+            };
             let reply = reply_to(&chain, entry, message, pacing).await;
             let error = match run.entry(entry, message, reply, left).await {
                 Ok(receipt) => {
@@ -280,7 +294,7 @@ impl Chain {
                     Renewal::Newer(newer) => {
                         renewed[usize::from(is_global)] = true;
                         // What refused the old settings says nothing of the new ones.
-                        turns = Turns::after_renewal(&newer, entry, &run.attempts);
+                        turns = Turns::after_renewal(&newer, is_queued, entry, &run.attempts);
                         chain = newer;
                         may_use_global = None;
                         continue;
@@ -301,7 +315,7 @@ impl Chain {
             }
         };
         ChainReport {
-            skipped: turns.skipped(&chain, run.attempts.last()),
+            skipped: turns.skipped(&chain, run.attempts.last(), &end),
             attempts: run.attempts,
             end,
             unknown_outcomes: run.unknown_outcomes,
@@ -311,8 +325,11 @@ impl Chain {
 
     /// Whether there are entries, each of them is down, and none is to be probed now.
     pub fn is_down(&self) -> bool {
-        let is_last = |entry: &ChainEntry| matches!(entry.health.turn(), Turn::Last);
-        !self.entries.is_empty() && self.entries.iter().all(is_last)
+        let is_put_off = |entry: &ChainEntry| match entry.health.turn() {
+            Turn::Last | Turn::Refused => true,
+            Turn::InPlace | Turn::Probe(_) => false,
+        };
+        !self.entries.is_empty() && self.entries.iter().all(is_put_off)
     }
 
     /// Asks providers how fast they may be used, where that is to be known and has not been asked for long.
@@ -381,6 +398,21 @@ impl ChainEntry {
         }
     }
 
+    /// The turn, where the entry may be tried now: a probe of refused credentials needs a permit, which is asked for
+    /// here. Its turn at the provider's pace is spent either way.
+    async fn permitted(&self, turn: Turn, pacing: &dyn Pacing) -> Result<Turn, Refused> {
+        match turn {
+            Turn::Probe(probe) if probe.needs_permit() => match pacing.may_probe(self).await {
+                ProbePermit::Granted => Ok(Turn::Probe(probe)),
+                ProbePermit::Taken { until } => {
+                    probe.postpone(until);
+                    Err(Refused)
+                }
+            },
+            turn @ (Turn::InPlace | Turn::Probe(_) | Turn::Last | Turn::Refused) => Ok(turn),
+        }
+    }
+
     fn take_in(&self, sample: Sample) {
         let Some(change) = self.health.record(sample) else {
             return;
@@ -412,90 +444,8 @@ fn is_refusal(error: &ProviderError) -> bool {
     }
 }
 
-/// The entries still to be tried, in the order in which they are: those that are down come last.
-struct Turns(VecDeque<(usize, Turn)>);
-
-impl Turns {
-    fn of(chain: &Chain, is_wanted: impl Fn(&ChainEntry) -> bool) -> Self {
-        let (mut turns, mut down) = (VecDeque::new(), VecDeque::new());
-        for (index, entry) in chain.entries.iter().enumerate() {
-            if is_wanted(entry) {
-                match entry.health.turn() {
-                    Turn::Last => down.push_back((index, Turn::Last)),
-                    turn @ (Turn::InPlace | Turn::Probe(_)) => turns.push_back((index, turn)),
-                }
-            }
-        }
-        turns.append(&mut down);
-        Self(turns)
-    }
-
-    /// In newer settings: those that were not tried; where the tenant's own may have moved, those of its entries as well
-    /// that could not be reached by the old ones. Nothing of that message is there.
-    fn untried(newer: &Chain, has_own_moved: bool, attempts: &[Attempt]) -> Self {
-        let is_over = |attempt: &Attempt| match &attempt.outcome {
-            AttemptOutcome::Accepted { .. } => true,
-            AttemptOutcome::Failed { disposition, .. } => match disposition {
-                Disposition::Transient => !has_own_moved || attempt.position.is_global(),
-                Disposition::ProviderDown | Disposition::Ambiguous | Disposition::Final => true,
-            },
-        };
-        Self::of(newer, |entry| {
-            let mut of_entry = attempts
-                .iter()
-                .filter(|attempt| entry.is_at(&attempt.entry, attempt.position));
-            !of_entry.any(is_over)
-        })
-    }
-
-    /// In newer settings: the entry that was refused once more, where it is still there, then those
-    /// that were not tried by them.
-    fn after_renewal(newer: &Chain, refused: &ChainEntry, attempts: &[Attempt]) -> Self {
-        let is_refused = |entry: &ChainEntry| entry.is_at(&refused.id, refused.position);
-        let mut turns = Self::untried(newer, !refused.position.is_global(), attempts);
-        if let Some(again) = newer.entries.iter().position(is_refused) {
-            turns.0.retain(|(index, _)| *index != again);
-            turns.0.push_front((again, Turn::InPlace));
-        }
-        turns
-    }
-
-    fn next_of<'a>(&mut self, chain: &'a Chain) -> Option<(&'a ChainEntry, Turn)> {
-        let (index, turn) = self.0.pop_front()?;
-        Some((chain.entries.get(index)?, turn))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn len(&self) -> u32 {
-        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
-    }
-
-    /// Of those that are left, the ones that stand before the `last` one tried and were put behind it.
-    fn skipped(&self, chain: &Chain, last: Option<&Attempt>) -> Vec<SkippedEntry> {
-        let last = last.and_then(|last| {
-            let mut entries = chain.entries.iter();
-            entries.position(|entry| entry.is_at(&last.entry, last.position))
-        });
-        let left = self.0.iter().filter(|(index, turn)| {
-            matches!(turn, Turn::Last) && last.is_some_and(|last| *index < last)
-        });
-        left.filter_map(|(index, _)| {
-            let entry = chain.entries.get(*index)?;
-            let down = entry.health.down()?;
-            Some(SkippedEntry {
-                provider: entry.provider.kind(),
-                entry: entry.id.clone(),
-                position: entry.position,
-                since: down.since,
-                last_error: down.last_error,
-            })
-        })
-        .collect()
-    }
-}
+/// An entry refuses its credentials, and another process has just tried it.
+struct Refused;
 
 /// What an entry has for its attempts.
 #[derive(Clone, Copy)]
@@ -598,10 +548,10 @@ impl Run {
     }
 
     /// How the run ends when nobody is left to try.
-    fn exhausted(&self, may_use_global: Option<bool>) -> ChainEnd {
+    fn exhausted(&self, may_use_global: Option<bool>, turns: &Turns) -> ChainEnd {
         if may_use_global == Some(false) {
             ChainEnd::GlobalRefused
-        } else if self.attempts.is_empty() {
+        } else if self.attempts.is_empty() && !turns.has_left_out() {
             ChainEnd::NoProvider
         } else {
             ChainEnd::AllFailed

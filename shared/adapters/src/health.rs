@@ -4,7 +4,10 @@
 //! An entry is [`HealthState::Down`] when it refuses the credentials or has suspended the account, or
 //! when less than 80 % of at least [`ENOUGH_SAMPLES`] messages of the last [`WINDOW`] worked. One that
 //! is down goes to the end of the chain rather than out of it. After a cool-down one message at a time
-//! is its probe: it is tried in its old place, and the first success makes it healthy again.
+//! is its probe: it is tried in its old place, and the first success makes it healthy again. An entry that
+//! refuses its credentials is tried by queued messages only as a probe, for which they need a permit that all
+//! processes share ([`Pacing::may_probe`](crate::Pacing::may_probe)): providers lock accounts for less than what many
+//! messages would try.
 //!
 //! What is known belongs to the entry at one version of the settings: new settings start afresh, so
 //! that a corrected password is tried at once. Here it is local to the process;
@@ -79,6 +82,8 @@ pub enum Turn {
     Probe(Probe),
     /// After all others.
     Last,
+    /// After all others, and only while a caller waits: it refuses its credentials or has suspended the account.
+    Refused,
 }
 
 /// The health of one provider entry at one version of its settings.
@@ -113,6 +118,8 @@ struct Down {
     /// When the next probe is due.
     probe_at: Timestamp,
     is_probing: bool,
+    /// Whether it refuses its credentials or has suspended the account.
+    is_refusal: bool,
 }
 
 impl Inner {
@@ -237,6 +244,7 @@ impl Inner {
                         doubled
                     };
                     down.probe_at = later(now, down.rest);
+                    down.is_refusal |= is_conclusive;
                     return None;
                 }
                 let state = if is_conclusive {
@@ -245,18 +253,20 @@ impl Inner {
                     self.state_by_rate(now)?
                 };
                 if state == HealthState::Down {
-                    self.take_down(cool_down(is_conclusive), now);
+                    self.take_down(is_conclusive, now);
                 }
                 self.go_to(state, now)
             }
         }
     }
 
-    fn take_down(&mut self, rest: SignedDuration, since: Timestamp) {
+    fn take_down(&mut self, is_refusal: bool, since: Timestamp) {
+        let rest = cool_down(is_refusal);
         self.down = Some(Down {
             rest,
             probe_at: later(since, rest),
             is_probing: false,
+            is_refusal,
         });
     }
 }
@@ -317,6 +327,8 @@ impl Health {
         if is_due && !down.is_probing {
             down.is_probing = true;
             Turn::Probe(Probe(self.clone()))
+        } else if down.is_refusal {
+            Turn::Refused
         } else {
             Turn::Last
         }
@@ -389,10 +401,10 @@ impl Health {
         }
         match record.state {
             HealthState::Down if inner.down.is_none() => {
-                let is_conclusive = record.last_error.is_some_and(is_conclusive);
+                let is_refusal = record.last_error.is_some_and(is_conclusive);
                 // The cool-down is counted from the change, not from now: processes that live for less
                 // than it would never probe.
-                inner.take_down(cool_down(is_conclusive), record.since);
+                inner.take_down(is_refusal, record.since);
                 inner.failing_since.get_or_insert(record.since);
             }
             HealthState::Down => {}
@@ -419,6 +431,21 @@ impl std::fmt::Debug for Health {
 /// message that never came to its turn gives it back.
 #[derive(Debug)]
 pub struct Probe(Arc<Health>);
+
+impl Probe {
+    /// Whether it tries credentials or an account that were refused, for which a process needs a permit.
+    pub fn needs_permit(&self) -> bool {
+        let inner = self.0.lock();
+        inner.down.as_ref().is_some_and(|down| down.is_refusal)
+    }
+
+    /// Gives the probe back, because another process has made one: the next is due at `next`.
+    pub fn postpone(self, next: Timestamp) {
+        if let Some(down) = &mut self.0.lock().down {
+            down.probe_at = next;
+        }
+    }
+}
 
 impl Drop for Probe {
     fn drop(&mut self) {

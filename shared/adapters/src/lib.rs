@@ -41,6 +41,6 @@ pub use factory::{ChainSpec, EntrySpec, ProviderFactory, ProviderSettings};
 pub use health::Health;
 pub use http::HttpClients;
 pub use message::Message;
-pub use pacing::{Leave, Pace, Pacing};
+pub use pacing::{Leave, Pace, Pacing, ProbePermit};
 pub use provider::{Capabilities, Provider, StageOutcome, StageReport, VerifyStage};
 pub use sockets::{SocketStatistics, Sockets};

@@ -20,6 +20,7 @@ use comms_core::{Clock, EmailAddress, HashKey};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
+    chain::ChainEntry,
     deadline::Deadline,
     factory::ProviderSettings,
     message::Message,
@@ -55,6 +56,23 @@ pub trait Pacing: Send + Sync {
     async fn may_reply_to(&self, _address: &EmailAddress) -> bool {
         true
     }
+
+    /// Whether a message may be the probe of an entry that refuses its credentials. Asked directly before the attempt.
+    async fn may_probe(&self, _entry: &ChainEntry) -> ProbePermit {
+        ProbePermit::Granted
+    }
+}
+
+/// Whether a process may probe an entry that refuses its credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbePermit {
+    /// It may, and no other process for [`LONGEST_COOL_DOWN`](crate::health::LONGEST_COOL_DOWN).
+    Granted,
+    /// Another process has.
+    Taken {
+        /// When the next permit can be had.
+        until: Timestamp,
+    },
 }
 
 /// When a message may be given to a provider.

@@ -30,6 +30,15 @@ pub(crate) enum Refusal {
     Unreachable,
 }
 
+/// Whether the attempts at a delivery may have reached anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// Each of them was refused, for a reason that people have to mend.
+    Nobody,
+    /// At least as far as the quota is concerned, which a provider counts that was given a message.
+    Perhaps,
+}
+
 /// What one delivery may use. Whatever was taken and not used is given back when this is dropped.
 pub(crate) struct Allowance<'a> {
     /// Its clinic's quota.
@@ -165,9 +174,10 @@ impl<'a> Allowance<'a> {
         self.own.take()
     }
 
-    /// Gives back what the attempts did not use.
-    pub(crate) fn finish(&mut self, own: Option<Grant>, attempts: &[Attempt]) {
-        if attempts.is_empty() {
+    /// Gives back what the attempts did not use: whether there were none, or none that reached anybody.
+    pub(crate) fn finish(&mut self, own: Option<Grant>, attempts: &[Attempt], reached: Reached) {
+        let is_used = !attempts.is_empty() && reached == Reached::Perhaps;
+        if !is_used {
             if self.refusal().is_some() {
                 // As in `take_global`.
                 if let Some(own) = own {
@@ -178,7 +188,7 @@ impl<'a> Allowance<'a> {
             }
         }
         let used_global = attempts.iter().any(|attempt| attempt.position.is_global());
-        self.global.state().is_in_use = used_global;
+        self.global.state().is_in_use = is_used && used_global;
     }
 
     /// From here on the platform's account has this limit. What was taken by the former one counts.

@@ -8,6 +8,7 @@
 //! A record decides whose account a message goes by: an entry that is down comes after the platform's. So each record
 //! has a MAC under the deployment's hash key, and one without its MAC counts for nothing.
 
+mod permits;
 mod recovery;
 
 use std::{

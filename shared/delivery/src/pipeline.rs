@@ -8,6 +8,7 @@ mod delivering;
 mod freshness;
 mod immediate;
 mod next_receive;
+mod probes;
 mod quota_wait;
 mod tenant_settings;
 mod urgent;
@@ -487,6 +488,11 @@ impl Pipeline {
             require_clinic: config.require_clinic,
             ..pipeline
         }
+    }
+
+    /// Sets from here on whether a clinic is required; what is remembered stays.
+    pub const fn set_require_clinic(&mut self, require_clinic: RequireClinic) {
+        self.require_clinic = require_clinic;
     }
 
     /// Puts the parts together, for one invocation at a time.

@@ -157,7 +157,7 @@ fn the_cool_down_has_an_end_and_a_refused_login_begins_with_the_longest() {
     let (clock, health) = new();
     health.record(REFUSED);
     clock.advance(LONGEST_COOL_DOWN - SignedDuration::from_secs(1));
-    assert!(matches!(health.turn(), Turn::Last));
+    assert!(matches!(health.turn(), Turn::Refused));
     clock.advance(SignedDuration::from_secs(1));
     for _ in 0..20 {
         assert!(matches!(health.turn(), Turn::Probe(_)));
@@ -167,6 +167,32 @@ fn the_cool_down_has_an_end_and_a_refused_login_begins_with_the_longest() {
     // A clock that went back by a day holds nothing off.
     health.record(FAILURE);
     clock.advance(SignedDuration::from_hours(-24));
+    assert!(matches!(health.turn(), Turn::Probe(_)));
+}
+
+#[test]
+fn probe_of_a_refused_login_needs_a_permit_and_another_process_may_have_it() {
+    let (clock, health) = new();
+    record(&health, &[(FAILURE, 5)]);
+    clock.advance(COOL_DOWN);
+    let Turn::Probe(probe) = health.turn() else {
+        panic!("no probe")
+    };
+    assert!(!probe.needs_permit());
+    // What it finds is that the login is refused.
+    health.record(REFUSED);
+    assert!(probe.needs_permit());
+    drop(probe);
+    assert!(matches!(health.turn(), Turn::Refused));
+
+    clock.advance(LONGEST_COOL_DOWN);
+    let Turn::Probe(probe) = health.turn() else {
+        panic!("no probe")
+    };
+    let minute = SignedDuration::from_mins(1);
+    probe.postpone(clock.now() + minute);
+    assert!(matches!(health.turn(), Turn::Refused));
+    clock.advance(minute);
     assert!(matches!(health.turn(), Turn::Probe(_)));
 }
 
@@ -195,7 +221,7 @@ fn what_others_saw_later_is_taken_over_and_told_to_nobody() {
     there.record(REFUSED);
     let down = *there.unshared().unwrap().record();
     here.adopt(&down);
-    assert!(matches!(here.turn(), Turn::Last));
+    assert!(matches!(here.turn(), Turn::Refused));
     assert!(here.unshared().is_none());
 
     // The cool-down counts from the change: a process that has just started need not wait it out.
@@ -231,7 +257,7 @@ proptest! {
             prop_assert_eq!(in_place, health.state() != HealthState::Down);
         }
         clock.advance(LONGEST_COOL_DOWN);
-        prop_assert!(!matches!(health.turn(), Turn::Last));
+        prop_assert!(!matches!(health.turn(), Turn::Last | Turn::Refused));
         health.record(Sample::Success);
         prop_assert!(health.state() != HealthState::Down);
     }

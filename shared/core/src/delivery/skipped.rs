@@ -10,7 +10,7 @@ use crate::{
     provider::{Position, ProviderKind},
 };
 
-/// An entry that was down, and was left out because another took the message first.
+/// An entry that was down and was not tried: another took the message first, or it refuses its credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkippedEntry {
     /// The provider.

@@ -14,10 +14,10 @@ use jiff::Timestamp;
 
 use super::{
     HandBack, Limits, MAX_TAKEOVERS, Patience, Pipeline, RECORDING_TIME, chains::ResolvedChain,
-    freshness::Freshness, waiting,
+    freshness::Freshness, probes::ProbeGate, waiting,
 };
 use crate::{
-    allowance::Allowance,
+    allowance::{Allowance, Reached},
     deferral::{self, MAX_DEFERRALS},
     ledger::{Outcome, Past},
     pacing,
@@ -34,6 +34,19 @@ impl From<Outcome> for Attempted {
         Self {
             outcome,
             returned: None,
+        }
+    }
+}
+
+impl Attempted {
+    /// Whether its attempts may have reached anybody. A delivery waits for people only where they did not.
+    const fn reached(&self) -> Reached {
+        match self.outcome.waiting {
+            Some(Waiting {
+                reason: WaitReason::Provider { .. },
+                ..
+            }) => Reached::Nobody,
+            Some(_) | None => Reached::Perhaps,
         }
     }
 }
@@ -117,8 +130,8 @@ impl Pipeline {
         }
         let grant = allowance.start();
         let report = Box::pin(self.run(fresh, &message, limits, allowance)).await;
-        allowance.finish(grant, &report.attempts);
         let attempted = self.judge(&report, limits, &past, allowance);
+        allowance.finish(grant, &report.attempts, attempted.reached());
         if attempted.outcome.status != DeliveryStatus::Failed {
             return attempted;
         }
@@ -134,8 +147,9 @@ impl Pipeline {
                 let grant = allowance.start();
                 let second = Box::pin(self.run(fresh, &message, limits, allowance)).await;
                 let report = report.followed_by(second);
-                allowance.finish(grant, &report.attempts);
-                report
+                let attempted = self.judge(&report, limits, &past, allowance);
+                allowance.finish(grant, &report.attempts, attempted.reached());
+                return attempted;
             }
         };
         self.judge(&again, limits, &past, allowance)
@@ -154,7 +168,8 @@ impl Pipeline {
         };
         let deadline = limits.deadline.less(RECORDING_TIME);
         let chain = fresh.current();
-        chain.chain.send(message, deadline, &renew, allowance).await
+        let gate = ProbeGate::new(allowance, fresh);
+        chain.chain.send(message, deadline, &renew, &gate).await
     }
 
     /// What a run through the chain comes to for a delivery with this past.

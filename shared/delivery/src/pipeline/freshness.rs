@@ -28,10 +28,10 @@ const RECORDING_LEAST: Duration = Duration::from_millis(700);
 
 /// The chain of a delivery, and what tells whether it still is the last one.
 pub(super) struct Freshness<'a> {
-    pipeline: &'a Pipeline,
-    tenant: &'a Tenant,
-    channel: Channel,
-    deadline: Deadline,
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) tenant: &'a Tenant,
+    pub(super) channel: Channel,
+    pub(super) deadline: Deadline,
     /// When the delivery began.
     asked: Moment,
     current: Mutex<Arc<ResolvedChain>>,

@@ -70,11 +70,19 @@ fn longest_wait(priority: Priority, expires_at: Option<Timestamp>) -> SignedDura
     }
 }
 
-/// What the first entry said that refuses its tenant for something that people can mend.
+/// What the first entry said that refuses its tenant for something that people can mend: in this run, or before, where it was
+/// left out for that.
 fn mendable(report: &ChainReport) -> Option<(ErrorKind, EntryId)> {
-    report.attempts.iter().find_map(|attempt| {
+    let mut skipped = report.skipped.iter();
+    let tried = report.attempts.iter().find_map(|attempt| {
         let kind = mendable_kind(attempt)?;
         Some((kind, attempt.entry.clone()))
+    });
+    tried.or_else(|| {
+        skipped.find_map(|skipped| {
+            let kind = skipped.last_error.filter(|kind| kind.is_mendable())?;
+            Some((kind, skipped.entry.clone()))
+        })
     })
 }
 

@@ -1,0 +1,54 @@
+//! The permit that a message needs to probe an entry whose credentials were refused.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use comms_adapters::{Leave, Message, Pace, Pacing, ProbePermit, chain::ChainEntry};
+use comms_core::EmailAddress;
+
+use super::freshness::Freshness;
+use crate::allowance::Allowance;
+
+/// What a delivery may use, and the permits for its probes, which belong to the settings that it goes by.
+pub(super) struct ProbeGate<'a> {
+    allowance: &'a Allowance<'a>,
+    fresh: &'a Freshness<'a>,
+}
+
+impl<'a> ProbeGate<'a> {
+    pub(super) const fn new(allowance: &'a Allowance<'a>, fresh: &'a Freshness<'a>) -> Self {
+        Self { allowance, fresh }
+    }
+}
+
+#[async_trait]
+impl Pacing for ProbeGate<'_> {
+    async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
+        self.allowance.ask(pace, message).await
+    }
+
+    async fn may_use_global(&self, message: &Message) -> bool {
+        self.allowance.may_use_global(message).await
+    }
+
+    async fn may_reply_to(&self, address: &EmailAddress) -> bool {
+        self.allowance.may_reply_to(address).await
+    }
+
+    async fn may_probe(&self, entry: &ChainEntry) -> ProbePermit {
+        let fresh = self.fresh;
+        let used = fresh.current();
+        let mut parts = used.parts(fresh.tenant);
+        let part = parts.find(|(_, _, own)| {
+            let mut entries = own.entries.iter();
+            entries.any(|known| Arc::ptr_eq(&known.health, &entry.health))
+        });
+        let Some((tenant, version, _)) = part else {
+            // Of settings that were replaced meanwhile, whose health nobody goes by any more.
+            return ProbePermit::Granted;
+        };
+        let health = &fresh.pipeline.health;
+        let permit = health.probe_permit(tenant, version, fresh.channel, &entry.id, fresh.deadline);
+        permit.await
+    }
+}
