@@ -46,6 +46,10 @@ pub fn sdk_config(environment: &Environment<'_>) -> Result<SdkConfig, HttpClient
         // It waits for 5 seconds and more, when the attempt has been over for long, and watches every request for it.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .service_config(ServiceVariables);
+    // AWS SDKs reference guide, "FIPS endpoints".
+    if environment.parsed::<bool>("AWS_USE_FIPS_ENDPOINT") {
+        config = config.use_fips(true);
+    }
     if let Some(endpoint) = environment
         .optional("AWS_ENDPOINT_URL")
         .filter(|url| !url.is_empty())
@@ -113,6 +117,22 @@ mod tests {
             _ => &[0x30, 0x82, high, low],
         };
         [head, content].concat()
+    }
+
+    #[test]
+    fn fips_endpoints_are_used_where_the_environment_asks_for_them() {
+        for (value, expected) in [
+            (None, None),
+            (Some("false"), None),
+            (Some("true"), Some(true)),
+        ] {
+            let environment = Environment::from_lookup(|name| match name {
+                "AWS_USE_FIPS_ENDPOINT" => value.map(str::to_owned),
+                name => Some(name.to_owned()),
+            });
+            let config = sdk_config(&environment).unwrap();
+            assert_eq!(config.use_fips(), expected, "{value:?}");
+        }
     }
 
     #[test]
