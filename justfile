@@ -71,11 +71,12 @@ deny:
 imports:
     infra/ci/imports.sh
 
-# Check the SAM template, and that it gives no right that is not written there
+# Check the templates, and that the SAM template gives no right that is not written there
 template:
     sam validate --lint --template-file template.yaml
-    cfn-lint template.yaml
+    cfn-lint template.yaml infra/cloudformation/*.yaml
     python3 infra/ci/expansion.py
+    PATH={{ tools }}/checkov/venv/bin:$PATH infra/ci/checkov.sh
 
 # Give every event of tests/events to the functions' programs: just events release
 events *PROFILE:
