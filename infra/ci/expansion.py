@@ -15,10 +15,18 @@ from samtranslator.yaml_helper import yaml_parse
 GENERATED = {
     "AWS::ApiGatewayV2::Api",
     "AWS::ApiGatewayV2::Stage",
+    "AWS::CodeDeploy::Application",
+    "AWS::CodeDeploy::DeploymentGroup",
+    "AWS::Lambda::Alias",
     "AWS::Lambda::EventSourceMapping",
     "AWS::Lambda::Function",
     "AWS::Lambda::Permission",
+    "AWS::Lambda::Version",
 }
+# The roles that are no function's, with what uses each.
+OTHER_ROLES = {"DeploymentRole": "AWS::CodeDeploy::DeploymentGroup"}
+# What a stage says of the parameters that have no default.
+GIVEN = {"JwtIssuer": "https://issuer.example.com/"}
 
 
 class NoManagedPolicies:
@@ -32,11 +40,17 @@ def of_type(resources, kind):
     return {name: body for name, body in resources.items() if body["Type"].startswith(kind)}
 
 
+def function_of(reference):
+    """The function that is reached by its alias; by the function itself would be past the deployment's steps."""
+    name, alias = reference["Ref"].split("Alias")
+    return name if alias == "live" else f"{name} by {alias}"
+
+
 def expand(text):
     template = yaml_parse(text)
     # Where `sam deploy` has put the packages by the time that the template is expanded.
     template["Globals"]["Function"]["CodeUri"] = "s3://packages/bootstrap.zip"
-    parameters = {name: body["Default"] for name, body in template["Parameters"].items()}
+    parameters = GIVEN | {name: body["Default"] for name, body in template["Parameters"].items() if "Default" in body}
     return transform(template, parameters, NoManagedPolicies())
 
 
@@ -51,9 +65,9 @@ def wrong(template, expanded):
         elif body["Type"] not in GENERATED:
             yield f"{name} is added, of type {body['Type']}"
 
-    roles = of_type(written, "AWS::IAM::")
-    if of_type(made, "AWS::IAM::") != roles:
+    if of_type(made, "AWS::IAM::") != of_type(written, "AWS::IAM::"):
         yield "other roles or policies than the template's"
+    roles = of_type(written, "AWS::IAM::Role")
 
     functions = of_type(written, "AWS::Serverless::Function")
     if set(functions) != set(of_type(made, "AWS::Lambda::Function")):
@@ -64,8 +78,15 @@ def wrong(template, expanded):
         if role != written.get(name, {}).get("Properties", {}).get("Role"):
             yield f"{name} has the role {role}"
         owners.append(role["Fn::GetAtt"][0])
-    if sorted(owners) != sorted(roles):
+    if sorted(owners) != sorted(set(roles) - set(OTHER_ROLES)):
         yield f"roles {sorted(roles)} are those of {sorted(owners)}"
+    for role, kind in OTHER_ROLES.items():
+        users = of_type(made, kind).items()
+        if not users:
+            yield f"nothing uses {role}"
+        for name, body in users:
+            if body["Properties"]["ServiceRoleArn"] != {"Fn::GetAtt": [role, "Arn"]}:
+                yield f"{name} does not use {role}"
 
     sources = sorted(
         str((name, event["Properties"]["Queue"]))
@@ -74,7 +95,7 @@ def wrong(template, expanded):
         if event["Type"] == "SQS"
     )
     mappings = sorted(
-        str((body["Properties"]["FunctionName"]["Ref"], body["Properties"]["EventSourceArn"]))
+        str((function_of(body["Properties"]["FunctionName"]), body["Properties"]["EventSourceArn"]))
         for body in of_type(made, "AWS::Lambda::EventSourceMapping").values()
     )
     if mappings != sources:
@@ -88,7 +109,7 @@ def wrong(template, expanded):
     callable_ = set()
     for name, body in of_type(made, "AWS::Lambda::Permission").items():
         permission = body["Properties"]
-        callable_.add(permission["FunctionName"]["Ref"])
+        callable_.add(function_of(permission["FunctionName"]))
         source = str(permission.get("SourceArn"))
         if (
             permission["Action"] != "lambda:InvokeFunction"

@@ -187,6 +187,7 @@ fn the_environment_for_sam_sets_what_the_template_declares() {
             "ACCEPT_UNSEALED_SETTINGS",
             "ADDRESS_MASK",
             "AUDIT_SUBJECTS",
+            "AWS_USE_FIPS_ENDPOINT",
             "EXTRA_CA_FILE",
             "IMMEDIATE_SENDS_IN_FLIGHT",
             "JWT_CLINIC_CLAIM",

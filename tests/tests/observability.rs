@@ -46,7 +46,7 @@ pub(crate) fn start_listening() -> Listening {
 }
 
 impl Listening {
-    fn lines(&self) -> Vec<Value> {
+    pub(crate) fn lines(&self) -> Vec<Value> {
         let text = self.lines.text();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -732,6 +732,7 @@ fn dashboard_and_alarms_look_at_what_is_written_and_the_dashboard_at_all_of_it()
     }
     let expected = set([
         "Failed",
+        "Sent",
         "OnFallback",
         "LoginsRefused",
         "CallersRefused",

@@ -137,10 +137,8 @@ static RIGHTS: LazyLock<BTreeMap<&'static str, Vec<Grant>>> = LazyLock::new(|| {
         let role = properties(&logical_name(function))["Role"]
             .as_str()
             .unwrap();
-        (
-            function,
-            grants(&policy(role.strip_suffix(".Arn").unwrap())),
-        )
+        let statements = [policy(role.strip_suffix(".Arn").unwrap()), of_the_key(role)].concat();
+        (function, grants(&statements))
     };
     FUNCTIONS.into_iter().map(of_function).collect()
 });
@@ -160,7 +158,8 @@ fn properties(resource: &str) -> &'static Value {
 /// The statements of a role's one policy.
 fn policy(role: &str) -> Vec<Value> {
     let role = properties(role);
-    assert!(role["ManagedPolicyArns"].is_null(), "{role}");
+    let in_a_vpc = json!(["InVpc", ["VpcAccess"], "AWS::NoValue"]);
+    assert_eq!(role["ManagedPolicyArns"], in_a_vpc, "{role}");
     let [policy] = role["Policies"].as_array().unwrap().as_slice() else {
         panic!("one policy is enough: {role}");
     };
@@ -168,6 +167,36 @@ fn policy(role: &str) -> Vec<Value> {
         .as_array()
         .unwrap()
         .clone()
+}
+
+/// The statements of the settings' key that name this role, as if they were the role's: for a principal of the key's own
+/// account, one permits as the other does (KMS developer guide, "Key policies in AWS KMS").
+fn of_the_key(role: &str) -> Vec<Value> {
+    let statements = statements_of_the_key("Key").into_iter();
+    let named = statements.filter(|statement| {
+        let principals = &statement["Principal"]["AWS"];
+        principals.is_string() && principals == role
+            || principals
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one == role))
+    });
+    named
+        .map(|mut statement| {
+            statement.as_object_mut().unwrap().remove("Principal");
+            statement["Resource"] = json!("Key.Arn");
+            statement
+        })
+        .collect()
+}
+
+/// The statements of a key's policy, without those that a condition of the template keeps out by default.
+fn statements_of_the_key(key: &str) -> Vec<Value> {
+    let mut statements = properties(key)["KeyPolicy"]["Statement"]
+        .as_array()
+        .unwrap()
+        .clone();
+    statements.retain(Value::is_object);
+    statements
 }
 
 fn grants(statements: &[Value]) -> Vec<Grant> {
@@ -233,6 +262,9 @@ fn resolve(text: &str) -> String {
             ("AWS::Logs::LogGroup", other) => arn("logs", &format!("log-group:{other}:*")),
             (kind, other) => panic!("{other} ({kind}) is in a policy and is unknown here"),
         };
+    }
+    if let Some(default) = TEMPLATE["Parameters"][text]["Default"].as_str() {
+        return default.to_owned();
     }
     let mut resolved = text
         .replace("${AWS::Partition}", "aws")
@@ -838,6 +870,21 @@ fn mail_goes_out_of_the_platforms_account_for_a_tenant_and_roles_are_those_made_
     assert_eq!(permitted(&identity), [""; 0]);
     let of_tenant = with(identity, "ses:TenantName", "clinic-1");
     assert_eq!(permitted(&of_tenant), ["send", "worker", "config-test"]);
+    // What is in MIME form has no tenant, and a sender.
+    let identity = access("ses:SendRawEmail", arn("ses", "identity/clinic.example"));
+    assert_eq!(permitted(&identity), [""; 0]);
+    let from_somebody = with(identity, "ses:FromAddress", "desk@clinic.example");
+    assert_eq!(permitted(&from_somebody), ["send", "worker"]);
+    for (role, statement) in ["SendRole", "WorkerRole"].map(|role| (role, policy(role))) {
+        let raw = statement
+            .iter()
+            .find(|statement| statement["Action"] == "ses:SendRawEmail");
+        assert_eq!(
+            raw.unwrap()["Condition"],
+            json!({"StringLike": {"ses:FromAddress": "SesTenantSenders"}}),
+            "{role}"
+        );
+    }
     let assume = |name| {
         access(
             "sts:AssumeRole",
@@ -872,7 +919,9 @@ fn no_role_is_there_but_the_functions_and_no_right_is_to_everything() {
     let iam = entries(&TEMPLATE["Resources"])
         .filter(|(_, resource)| resource["Type"].as_str().unwrap().starts_with("AWS::IAM::"))
         .map(|(name, _)| name.as_str());
-    assert_eq!(iam.collect::<BTreeSet<_>>(), used);
+    // Neither of these is a function's: CodeDeploy's own, and what Lambda does for all of them in a VPC.
+    let others = BTreeSet::from(["DeploymentRole", "VpcAccess"]);
+    assert_eq!(iam.collect::<BTreeSet<_>>(), &used | &others);
     for grant in RIGHTS.values().flatten() {
         assert!(!grant.action.contains('*'), "{grant:?}");
         // The actions here that know no resources (Service Authorization Reference, Amazon SES v2 and AWS X-Ray).
@@ -883,6 +932,111 @@ fn no_role_is_there_but_the_functions_and_no_right_is_to_everything() {
         ]
         .contains(&grant.action.as_str());
         assert_eq!(grant.resource == "*", knows_none, "{grant:?}");
+    }
+}
+
+/// What makes use of a key, rather than looks after it.
+fn uses_a_key(action: &str) -> bool {
+    let action = action.strip_prefix("kms:").unwrap();
+    ["*", "CreateGrant", "Decrypt"].contains(&action)
+        || [
+            "Encrypt",
+            "GenerateDataKey",
+            "ReEncrypt",
+            "Generate",
+            "Verify",
+        ]
+        .iter()
+        .any(|use_| action.starts_with(use_))
+}
+
+#[test]
+fn iam_alone_gives_nobody_the_key_of_the_credentials() {
+    for (role, body) in entries(&TEMPLATE["Resources"]) {
+        if body["Type"] == "AWS::IAM::Role" {
+            let policies = body["Properties"]["Policies"].to_string();
+            assert!(!policies.contains("\"Key.Arn\""), "{role}");
+        }
+    }
+    let mut accounts = 0;
+    for statement in properties("Key")["KeyPolicy"]["Statement"]
+        .as_array()
+        .unwrap()
+    {
+        // What the template's conditions let in is held to the same.
+        let statement = if statement.is_array() {
+            &statement[1]
+        } else {
+            statement
+        };
+        let uses = texts(&statement["Action"])
+            .iter()
+            .any(|action| uses_a_key(action));
+        if statement["Principal"].to_string().contains(":root") {
+            accounts += 1;
+            assert!(!uses, "{statement}");
+        } else {
+            assert!(uses, "{statement}");
+            let purpose = &statement["Condition"]["StringEquals"]["kms:EncryptionContext:purpose"];
+            assert!(!purpose.is_null(), "{statement}");
+        }
+    }
+    assert_eq!(accounts, 2);
+}
+
+#[test]
+fn the_queues_key_is_used_through_sqs_alone() {
+    let through =
+        json!({"StringEquals": {"kms:ViaService": "sqs.${AWS::Region}.${AWS::URLSuffix}"}});
+    let mut used = Vec::new();
+    for statement in statements_of_the_key("QueueKey") {
+        let actions = texts(&statement["Action"]);
+        if actions.iter().any(|action| uses_a_key(action)) {
+            assert_eq!(statement["Condition"], through, "{statement}");
+            used.extend(actions);
+        }
+    }
+    assert_eq!(used, ["kms:GenerateDataKey", "kms:Decrypt"]);
+}
+
+#[test]
+fn everything_that_can_have_tags_says_its_service_and_its_stage() {
+    // What CloudFormation gives no tags.
+    let without = [
+        "AWS::ApiGatewayV2::ApiMapping",
+        "AWS::CloudWatch::Dashboard",
+        "AWS::IAM::ManagedPolicy",
+        "AWS::Route53::RecordSetGroup",
+        "AWS::SQS::QueuePolicy",
+    ];
+    let wanted = json!({"service": "clinic-comms", "stage": "Stage"});
+    for (name, resource) in entries(&TEMPLATE["Resources"]) {
+        let kind = resource["Type"].as_str().unwrap();
+        let properties = &resource["Properties"];
+        let tags = if kind == "AWS::Serverless::Function" {
+            &TEMPLATE["Globals"]["Function"]["Tags"]
+        } else {
+            &properties["Tags"]
+        };
+        let tags: Value = match tags.as_array() {
+            None => tags.clone(),
+            Some(list) => list
+                .iter()
+                .map(|tag| {
+                    (
+                        tag["Key"].as_str().unwrap().to_owned(),
+                        tag["Value"].clone(),
+                    )
+                })
+                .collect::<Map<_, _>>()
+                .into(),
+        };
+        let expected = if without.contains(&kind) {
+            &Value::Null
+        } else {
+            &wanted
+        };
+        assert_eq!(&tags, expected, "{name}");
     }
 }
 
@@ -932,9 +1086,10 @@ fn what_is_kept_is_encrypted_and_nothing_is_named_by_hand() {
     ];
     for (resource, body) in entries(&TEMPLATE["Resources"]) {
         for name in names {
+            let name = &body["Properties"][name];
             assert!(
-                body["Properties"][name].is_null(),
-                "{resource} has a {name}"
+                name.is_null() || name.to_string().contains("${AWS::StackName}"),
+                "{resource} is called {name} in every stack"
             );
         }
     }

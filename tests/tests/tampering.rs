@@ -176,3 +176,8 @@ async fn tampered_settings_are_replaced_restored_or_deleted() {
     world.delete_settings(CLINIC, &[]).await.expect(204);
     world.get_settings(CLINIC).await.expect(404);
 }
+
+/// Changes the clinic's settings past the service.
+pub(crate) async fn change_document(world: &World) {
+    Attack::From.carry_out(world).await;
+}

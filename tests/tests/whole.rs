@@ -8,6 +8,7 @@
     reason = "what is not as it should be is the test's failure"
 )]
 
+mod alarms;
 mod attribution;
 mod authorization;
 mod callers;

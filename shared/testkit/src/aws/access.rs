@@ -156,6 +156,7 @@ impl Call<'_> {
             .map(|resource| {
                 let mut access = self.access(action, resource);
                 access.put("ses:TenantName", tenant.map(str::to_owned));
+                access.put("ses:FromAddress", Some(from.to_owned()));
                 access
             })
             .collect()
@@ -278,15 +279,17 @@ mod tests {
             json!({"FromEmailAddress": "Clinic <a@clinic.example>", "Content": {"Simple": {}}});
         assert_eq!(
             asked("ses", "SendEmail", &simple.to_string()),
-            ["ses:SendEmail ses::identity/a@clinic.example"]
+            ["ses:SendEmail ses::identity/a@clinic.example ses:FromAddress=a@clinic.example"]
         );
         let raw = json!({"FromEmailAddress": "a@clinic.example", "Content": {"Raw": {"Data": ""}},
             "ConfigurationSetName": "set", "TenantName": "clinic-1"});
         assert_eq!(
             asked("ses", "SendEmail", &raw.to_string()),
             [
-                "ses:SendRawEmail ses::identity/a@clinic.example ses:TenantName=clinic-1",
-                "ses:SendRawEmail ses::configuration-set/set ses:TenantName=clinic-1",
+                "ses:SendRawEmail ses::identity/a@clinic.example \
+                 ses:FromAddress=a@clinic.example ses:TenantName=clinic-1",
+                "ses:SendRawEmail ses::configuration-set/set \
+                 ses:FromAddress=a@clinic.example ses:TenantName=clinic-1",
             ]
         );
     }
