@@ -106,6 +106,10 @@ clients:
 mail-servers *NAME:
     infra/ci/mail-servers.sh {{ NAME }}
 
+# Deploy into an emulator by `sam deploy`, send, and restore what was lost (ministack[full], PyPI): just emulator target/release
+emulator *PROGRAMS:
+    infra/ci/emulator.sh {{ PROGRAMS }}
+
 # Everything that .ci/run runs, with the tools that are installed already
 ci: test mime events page fmt-check lint imports deny template openapi clients sam-local (events "release")
 
