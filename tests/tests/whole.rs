@@ -42,6 +42,7 @@ mod providers;
 mod purge;
 mod quotas;
 mod refused_login;
+mod replaced_settings;
 mod requests;
 mod required_clinic;
 mod rotation;

@@ -3,9 +3,10 @@
 //! What to do after a failure is decided by its disposition, and where retries are used up by what the
 //! failure says of that ([`AfterRetries`]). Every attempt is recorded, and an end without a receipt says which end it is.
 
+mod renewal;
 mod turns;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use comms_core::{
     AfterRetries, Attempt, AttemptOutcome, Disposition, EmailAddress, EntryId, ErrorKind,
@@ -14,7 +15,11 @@ use comms_core::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::turns::Turns;
+pub use self::renewal::{Renew, RenewAt, Renewal};
+use self::{
+    renewal::{Course, Heading},
+    turns::Turns,
+};
 use crate::{
     deadline::Deadline,
     health::{Health, Sample, Turn},
@@ -63,33 +68,6 @@ pub struct Chain {
     /// Where answers go when the global account sends for a clinic.
     pub clinic_reply_to: Option<EmailAddress>,
 }
-
-/// When a running chain asks whether its settings still are the last ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RenewAt {
-    /// Before the first attempt at an entry of the platform's account.
-    PlatformReached,
-    /// After an entry refused to serve its tenant, before the next one is tried.
-    Refused {
-        /// Whether it is an entry of the platform's account.
-        is_global: bool,
-    },
-}
-
-/// Whether the settings of a running chain still are the last ones.
-#[derive(Debug, Clone)]
-pub enum Renewal {
-    /// They are, as far as is known.
-    Unchanged,
-    /// There are newer ones, and this is their chain.
-    Newer(Arc<Chain>),
-    /// There are newer ones, or may be, and they cannot be read.
-    Unreadable,
-}
-
-/// Says whether the settings of the running chain still are the last ones.
-pub type Renew<'a> =
-    dyn Fn(RenewAt) -> Pin<Box<dyn Future<Output = Renewal> + Send + 'a>> + Send + Sync + 'a;
 
 /// How a message fared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,9 +183,8 @@ impl Chain {
     /// Who is down goes last ([`crate::health`]), and an entry that refuses its credentials is left out where no caller
     /// waits, but for its probe, for which `pacing` is asked. Before an entry's first attempt `pacing` is asked for its
     /// turn; retries belong to the same turn. Before the first turn at the platform's account it is asked
-    /// whether that may send; if not, its entries are left out. Before that, and when an entry refuses to serve its
-    /// tenant, `renew` is asked for newer settings; a refused entry is tried again with them, once for the tenant's own
-    /// and once for the platform's.
+    /// whether that may send; if not, its entries are left out. Before every attempt but the first, and before the first one
+    /// at the platform's account, `renew` is asked for newer settings; an entry that failed is tried again with them.
     pub async fn send(
         self: &Arc<Self>,
         message: &Message,
@@ -215,20 +192,12 @@ impl Chain {
         renew: &Renew<'_>,
         pacing: &dyn Pacing,
     ) -> ChainReport {
-        let mut run = Run {
-            attempts: Vec::new(),
-            unknown_outcomes: 0,
-        };
-        let mut retry_after: Option<Duration> = None;
-        let mut chain = self.clone();
-        let mut renewed = [false; 2];
-        let is_queued = deadline.is_queued();
-        let mut turns = Turns::of(&chain, is_queued, |_| true);
-        let mut is_platform_checked = false;
-        let mut may_use_global: Option<bool> = None;
+        let mut run = Run::default();
+        let mut course = Course::new(self.clone(), deadline.is_queued());
         let end = loop {
-            let Some((index, entry, turn)) = turns.next_of(&chain) else {
-                break run.exhausted(may_use_global, &turns);
+            let chain = course.chain.clone();
+            let Some((index, entry, turn)) = course.turns.next_of(&chain) else {
+                break run.exhausted(course.may_use_global, &course.turns);
             };
             // The first attempt is always made: whoever calls has seen to it that there is time.
             if !run.attempts.is_empty() && deadline.remaining() < ATTEMPT_TIME {
@@ -236,32 +205,18 @@ impl Chain {
             }
             let left = Left {
                 deadline,
-                is_last: turns.is_empty(),
-                others: turns.len(),
+                is_last: course.turns.is_empty(),
+                others: course.turns.len(),
                 policy: chain.on_ambiguous,
                 is_probe: matches!(turn, Turn::Probe(_)),
             };
-            if entry.position.is_global() && !std::mem::replace(&mut is_platform_checked, true) {
-                match renew(RenewAt::PlatformReached).await {
-                    Renewal::Unchanged => {}
-                    Renewal::Newer(newer) if run.is_held(&newer) => break ChainEnd::Held,
-                    Renewal::Newer(newer) => {
-                        turns = Turns::untried(&newer, is_queued, false, &run.attempts);
-                        chain = newer;
-                        continue;
-                    }
-                    Renewal::Unreadable => break ChainEnd::SettingsUnreadable,
-                }
+            match course.before(entry, &run, renew).await {
+                Heading::Same => {}
+                Heading::Changed => continue,
+                Heading::Over(end) => break end,
             }
-            if entry.position.is_global() {
-                let allowed = match may_use_global {
-                    Some(allowed) => allowed,
-                    None => pacing.may_use_global(message).await,
-                };
-                may_use_global = Some(allowed);
-                if !allowed {
-                    continue;
-                }
+            if entry.position.is_global() && !course.may_use_global(message, pacing).await {
+                continue;
             }
             if let Err(after) = entry.wait_for_turn(message, left.share(), pacing).await {
                 break ChainEnd::Paced { after };
@@ -270,12 +225,14 @@ impl Chain {
             let _probe = match entry.permitted(turn, pacing).await {
                 Ok(turn) => turn,
                 Err(Refused) => {
-                    turns.put_off(index, is_queued);
+                    course.turns.put_off(index, deadline.is_queued());
                     continue;
                 }
             };
             let reply = reply_to(&chain, entry, message, pacing).await;
-            let error = match run.entry(entry, message, reply, left).await {
+            let renew_before_retry = || course.before_retry(entry, renew);
+            let attempted = run.entry(entry, message, reply, left, renew_before_retry);
+            let Failed { error, renewal } = match attempted.await {
                 Ok(receipt) => {
                     entry.take_in(Sample::Success);
                     chain.tell_of_failover(entry, message, run.attempts.len());
@@ -284,42 +241,36 @@ impl Chain {
                         receipt,
                     };
                 }
-                Err(error) => error,
+                Err(failed) => failed,
             };
-            let is_global = entry.position.is_global();
-            if is_refusal(&error) && !renewed[usize::from(is_global)] {
-                match renew(RenewAt::Refused { is_global }).await {
-                    Renewal::Unchanged => {}
-                    Renewal::Newer(newer) if run.is_held(&newer) => break ChainEnd::Held,
-                    Renewal::Newer(newer) => {
-                        renewed[usize::from(is_global)] = true;
-                        // What refused the old settings says nothing of the new ones.
-                        turns = Turns::after_renewal(&newer, is_queued, entry, &run.attempts);
-                        chain = newer;
-                        may_use_global = None;
-                        continue;
-                    }
-                    Renewal::Unreadable => break ChainEnd::SettingsUnreadable,
+            let end = run.ended_by(&error, chain.on_ambiguous);
+            let heading = match renewal {
+                Renewal::Unchanged => {
+                    let is_over = end.is_some();
+                    course.after(entry, &error, is_over, &run, renew).await
                 }
+                renewal => course.adopt(renewal, Some(entry), &run),
+            };
+            match heading {
+                Heading::Same => {}
+                Heading::Changed => continue,
+                Heading::Over(end) => break end,
             }
             if let Some(sample) = Sample::of_error(&error) {
                 entry.take_in(sample);
             }
-            if error.disposition == Disposition::Transient
-                && let Some(asked) = error.retry_after
-            {
-                retry_after = Some(retry_after.map_or(asked, |known| known.min(asked)));
-            }
-            if let Some(end) = run.ended_by(&error, chain.on_ambiguous) {
+            run.note_retry_after(&error);
+            if let Some(end) = end {
                 break end;
             }
         };
+        let last = run.attempts.last();
         ChainReport {
-            skipped: turns.skipped(&chain, run.attempts.last(), &end),
+            skipped: course.turns.skipped(&course.chain, last, &end),
             attempts: run.attempts,
             end,
             unknown_outcomes: run.unknown_outcomes,
-            retry_after,
+            retry_after: run.retry_after,
         }
     }
 
@@ -434,16 +385,6 @@ impl ChainEntry {
     }
 }
 
-/// Whether an entry refused to serve its tenant, which newer settings may change: it is down for the tenant, or refused
-/// its login.
-fn is_refusal(error: &ProviderError) -> bool {
-    match error.disposition {
-        Disposition::ProviderDown => true,
-        Disposition::Transient => error.kind == ErrorKind::Unauthenticated,
-        Disposition::Ambiguous | Disposition::Final => false,
-    }
-}
-
 /// An entry refuses its credentials, and another process has just tried it.
 struct Refused;
 
@@ -536,9 +477,27 @@ async fn reply_to<'m>(
     }
 }
 
+#[derive(Default)]
 struct Run {
     attempts: Vec<Attempt>,
     unknown_outcomes: usize,
+    retry_after: Option<Duration>,
+}
+
+/// An entry's last failure.
+struct Failed {
+    error: ProviderError,
+    /// What was found before it would have been tried again, where that ended it.
+    renewal: Renewal,
+}
+
+impl From<ProviderError> for Failed {
+    fn from(error: ProviderError) -> Self {
+        Self {
+            error,
+            renewal: Renewal::Unchanged,
+        }
+    }
 }
 
 impl Run {
@@ -577,13 +536,25 @@ impl Run {
         }
     }
 
-    async fn entry(
+    /// Notes when a provider that cannot take it now asked to be tried again.
+    fn note_retry_after(&mut self, error: &ProviderError) {
+        if error.disposition == Disposition::Transient
+            && let Some(asked) = error.retry_after
+        {
+            let known = self.retry_after;
+            self.retry_after = Some(known.map_or(asked, |known| known.min(asked)));
+        }
+    }
+
+    /// Tries an entry, and again as its policy says, where `renew` finds no newer settings.
+    async fn entry<R: Future<Output = Renewal>>(
         &mut self,
         entry: &ChainEntry,
         message: &Message,
         reply: ReplyTo<'_>,
         left: Left,
-    ) -> Result<Receipt, ProviderError> {
+        renew: impl Fn() -> R,
+    ) -> Result<Receipt, Failed> {
         let changed;
         let message = if reply.address == message.reply_to.as_ref() {
             message
@@ -623,7 +594,7 @@ impl Run {
             };
             // A provider that hangs has cost enough time; the next one is to have the rest.
             if error.kind == ErrorKind::Timeout && !left.is_last {
-                return Err(error);
+                return Err(error.into());
             }
             match error.after_retries {
                 AfterRetries::NextProvider => {}
@@ -632,7 +603,14 @@ impl Run {
             }
             match policy.wait_before(retry, &error, until, jitter) {
                 Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(error),
+                None => return Err(error.into()),
+            }
+            match renew().await {
+                Renewal::Unchanged if until.remaining() < ATTEMPT_TIME => return Err(error.into()),
+                Renewal::Unchanged => {}
+                renewal @ (Renewal::Newer(_) | Renewal::Unreadable) => {
+                    return Err(Failed { error, renewal });
+                }
             }
             retry += 1;
         }

@@ -1,6 +1,6 @@
 //! In which order the entries of a chain are tried, and which are left out.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use comms_core::{Attempt, AttemptOutcome, Disposition, SkippedEntry};
 
@@ -35,41 +35,42 @@ impl Turns {
         Self { order, left_out }
     }
 
-    /// In newer settings: those that were not tried; where the tenant's own may have moved, those of its entries as well
-    /// that could not be reached by the old ones. Nothing of that message is there.
-    pub(super) fn untried(
-        newer: &Chain,
-        is_queued: bool,
-        has_own_moved: bool,
-        attempts: &[Attempt],
-    ) -> Self {
-        let is_over = |attempt: &Attempt| match &attempt.outcome {
-            AttemptOutcome::Accepted { .. } => true,
-            AttemptOutcome::Failed { disposition, .. } => match disposition {
-                Disposition::Transient => !has_own_moved || attempt.position.is_global(),
-                Disposition::ProviderDown | Disposition::Ambiguous | Disposition::Final => true,
-            },
-        };
-        Self::of(newer, is_queued, |entry| {
-            let mut of_entry = attempts
-                .iter()
-                .filter(|attempt| entry.is_at(&attempt.entry, attempt.position));
-            !of_entry.any(is_over)
-        })
-    }
-
-    /// In newer settings: the entry that was refused once more, where it is still there, then those
-    /// that were not tried by them.
+    /// In newer settings than those of the chain `old`: the entry that failed last once more, where it is still there, then
+    /// those that were not tried, and those that could not be reached by settings that have moved since. Nothing of the
+    /// message is there. One that may have taken the message is not tried again.
     pub(super) fn after_renewal(
         newer: &Chain,
+        old: &Chain,
         is_queued: bool,
-        refused: &ChainEntry,
+        failed: Option<&ChainEntry>,
         attempts: &[Attempt],
     ) -> Self {
-        let is_refused = |entry: &ChainEntry| entry.is_at(&refused.id, refused.position);
-        let mut turns = Self::untried(newer, is_queued, !refused.position.is_global(), attempts);
-        if let Some(again) = newer.entries.iter().position(is_refused) {
+        let has_moved = |entry: &ChainEntry| {
+            // What was built from the same version is the same.
+            let is_same = |known: &ChainEntry| Arc::ptr_eq(&known.provider, &entry.provider);
+            !old.entries.iter().any(is_same)
+        };
+        let has_had = |entry: &ChainEntry, is_meant: &dyn Fn(Disposition) -> bool| {
+            attempts.iter().any(|attempt| match &attempt.outcome {
+                AttemptOutcome::Failed { disposition, .. } => {
+                    is_meant(*disposition) && entry.is_at(&attempt.entry, attempt.position)
+                }
+                AttemptOutcome::Accepted { .. } => false,
+            })
+        };
+        let mut turns = Self::of(newer, is_queued, |entry| {
+            !has_had(entry, &|disposition| match disposition {
+                Disposition::Transient => !has_moved(entry),
+                Disposition::ProviderDown | Disposition::Ambiguous | Disposition::Final => true,
+            })
+        });
+        let is_failed = |entry: &ChainEntry| {
+            failed.is_some_and(|failed| entry.is_at(&failed.id, failed.position))
+                && !has_had(entry, &|disposition| disposition == Disposition::Ambiguous)
+        };
+        if let Some(again) = newer.entries.iter().position(is_failed) {
             turns.order.retain(|(index, _)| *index != again);
+            turns.left_out.retain(|index| *index != again);
             turns.order.push_front((again, Turn::InPlace));
         }
         turns

@@ -1,12 +1,12 @@
 //! Whether the settings of a delivery that is being sent still are the last ones.
 //!
-//! Their version was read beside the claim, eventually consistently. So it is looked at once more, consistently, where an
-//! entry refuses its tenant and before the delivery fails; and the platform's version when its account is reached
-//! (`infra/docs/adr/0022-settings-count-at-once.md`).
+//! Their version was read beside the claim, eventually consistently. It is read again before every further attempt, since
+//! somebody may have saved meanwhile; strongly consistently where an entry refused its tenant and before the delivery fails.
+//! The platform's version is read when its account is reached (`infra/docs/adr/0022-settings-count-at-once.md`).
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -32,8 +32,8 @@ pub(super) struct Freshness<'a> {
     pub(super) tenant: &'a Tenant,
     pub(super) channel: Channel,
     pub(super) deadline: Deadline,
-    /// When the delivery began.
-    asked: Moment,
+    /// When the delivery began, or its settings were looked at last.
+    asked: Mutex<Moment>,
     current: Mutex<Arc<ResolvedChain>>,
     /// Whether the platform's version was read beside the claim.
     is_platform_confirmed: AtomicBool,
@@ -54,7 +54,7 @@ impl<'a> Freshness<'a> {
             tenant,
             channel,
             deadline,
-            asked,
+            asked: Mutex::new(asked),
             current: Mutex::new(chain),
             is_platform_confirmed: is_platform_confirmed.into(),
         }
@@ -67,6 +67,12 @@ impl<'a> Freshness<'a> {
         current.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Since when the settings have to be known to be the last ones.
+    fn asked(&self) -> MutexGuard<'_, Moment> {
+        // Nothing panics while the lock is held.
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What a running chain is told that asks whether there are newer settings.
     pub(super) async fn renewal(&self, at: RenewAt, allowance: &Allowance<'_>) -> Renewal {
         let current = self.current();
@@ -75,7 +81,7 @@ impl<'a> Freshness<'a> {
                 if self.is_platform_confirmed.swap(true, Ordering::Relaxed) {
                     return Renewal::Unchanged;
                 }
-                let (known, asked) = (&current.settings, self.asked);
+                let (known, asked) = (&current.settings, *self.asked());
                 let found = self
                     .pipeline
                     .confirmed_settings(self.tenant, known, true, asked);
@@ -87,10 +93,19 @@ impl<'a> Freshness<'a> {
                     }
                 }
             }
+            RenewAt::NextAttempt { is_global } => {
+                let asked = self.ask_again();
+                let known = &current.settings;
+                let found = self
+                    .pipeline
+                    .confirmed_settings(self.tenant, known, is_global, asked);
+                self.in_time(found, &current, allowance).await
+            }
             RenewAt::Refused { is_global } => {
+                self.ask_again();
                 let known = &current.settings;
                 let found = self.pipeline.newest_of(self.tenant, known, is_global);
-                self.looked(found.await, &current, allowance).await
+                self.in_time(found, &current, allowance).await
             }
         }
     }
@@ -98,29 +113,33 @@ impl<'a> Freshness<'a> {
     /// Looks again at the tenant's own settings and the platform's before the delivery fails.
     pub(super) async fn before_failure(&self, allowance: &Allowance<'_>) -> Renewal {
         let current = self.current();
-        let found = Box::pin(self.pipeline.newest_settings(self.tenant));
-        // What is left after that is for recording what is known.
-        let found = self
-            .deadline
-            .less(RECORDING_LEAST)
-            .bound(Duration::MAX, found);
-        let Ok(found) = found.await else {
-            warn!("the settings were not read again in time before a delivery fails");
-            return self.unless_replaced(&current).await;
-        };
-        self.looked(found, &current, allowance).await
+        let found = self.pipeline.newest_settings(self.tenant);
+        self.in_time(found, &current, allowance).await
     }
 
-    async fn looked(
+    fn ask_again(&self) -> Moment {
+        let now = self.pipeline.settings.moment();
+        *self.asked() = now;
+        now
+    }
+
+    /// Goes by what is `found`, where that is in time.
+    async fn in_time(
         &self,
-        found: Result<TenantSettings, StoreError>,
+        found: impl Future<Output = Result<TenantSettings, StoreError>>,
         current: &ResolvedChain,
         allowance: &Allowance<'_>,
     ) -> Renewal {
-        match found {
-            Ok(found) => self.adopt(found, current, allowance).await,
-            Err(error) => {
-                warn!(%error, "the settings could not be read again before a delivery fails");
+        // What is left after that is for recording what is known.
+        let deadline = self.deadline.less(RECORDING_LEAST);
+        match deadline.bound(Duration::MAX, Box::pin(found)).await {
+            Ok(Ok(found)) => self.adopt(found, current, allowance).await,
+            Ok(Err(error)) => {
+                warn!(%error, "the settings of a delivery under way cannot be read again");
+                self.unless_replaced(current).await
+            }
+            Err(_) => {
+                warn!("the settings of a delivery under way were not read again in time");
                 self.unless_replaced(current).await
             }
         }

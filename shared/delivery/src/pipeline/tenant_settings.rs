@@ -142,18 +142,20 @@ impl Pipeline {
         })
     }
 
-    /// `known` with the last version of the tenant's own settings, or of the platform's, by a strongly consistent read.
+    /// `known` with the last version of the tenant's own settings, and where `is_global` of the platform's as well, by
+    /// strongly consistent reads.
     pub(super) async fn newest_of(
         &self,
         tenant: &Tenant,
         known: &TenantSettings,
         is_global: bool,
     ) -> Result<TenantSettings, StoreError> {
-        let asked = self.settings.moment();
-        let mut newest = known.clone();
         if is_global {
-            newest.platform = self.settings.newest(&Tenant::Global, asked).await?;
-        } else if newest.own.is_some() {
+            return self.newest_settings(tenant).await;
+        }
+        let mut newest = known.clone();
+        if newest.own.is_some() {
+            let asked = self.settings.moment();
             newest.own = Some(self.settings.newest(tenant, asked).await?);
         }
         Ok(newest)
