@@ -9,13 +9,19 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use rustls::{ClientConfig, RootCertStore, client::Resumption, pki_types::CertificateDer};
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 
 pub use self::fault::CertificateFault;
 use self::own_certificate::OwnCertificates;
 use crate::metered::BudgetExceeded;
+
+/// Servers whose TLS sessions a process remembers, so that a further connection resumes one. A session keeps the server's
+/// certificates, which a hostile server makes as large as a handshake message may be (64 KB): 32 MB for all of them.
+const MAX_RESUMED_SERVERS: usize = 64;
+/// Sessions that rustls keeps of each server, in its count of what is remembered (`ClientSessionMemoryCache::new`).
+const SESSIONS_PER_SERVER: usize = 8;
 
 /// Why a set of trust roots can not be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -50,6 +56,9 @@ impl TlsConfigs {
 
     /// The configuration for a server of a clinic with trust roots of its own, or without. A root of its own is trusted as
     /// the server's own certificate too ([`own_certificate`]).
+    ///
+    /// Sessions are resumed among all connections of one configuration: of all servers without roots of their own, by their
+    /// names, and of one server with them.
     pub fn client(&self, ca_pem: Option<&str>) -> Result<Arc<ClientConfig>, TlsError> {
         if let Some(pem) = ca_pem {
             self.build(parse_roots(pem)?)
@@ -75,6 +84,11 @@ impl TlsConfigs {
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|_| TlsError::Setup)?;
+        let servers = if own.is_empty() {
+            MAX_RESUMED_SERVERS
+        } else {
+            1
+        };
         let builder = if own.is_empty() {
             builder.with_root_certificates(roots)
         } else {
@@ -84,7 +98,9 @@ impl TlsConfigs {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(verifier))
         };
-        Ok(Arc::new(builder.with_no_client_auth()))
+        let mut config = builder.with_no_client_auth();
+        config.resumption = Resumption::in_memory_sessions(servers * SESSIONS_PER_SERVER);
+        Ok(Arc::new(config))
     }
 }
 

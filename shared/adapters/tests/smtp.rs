@@ -10,6 +10,8 @@
 mod refusals;
 #[path = "smtp/replies.rs"]
 mod replies;
+#[path = "smtp/resumption.rs"]
+mod resumption;
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 

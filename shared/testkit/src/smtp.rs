@@ -183,6 +183,8 @@ pub enum Event {
     Secured {
         /// The connection, counted from 1.
         connection: u64,
+        /// Whether the client resumed a session of before.
+        is_resumed: bool,
     },
     /// The TLS handshake failed: the client refused the certificate, or did not speak TLS.
     HandshakeFailed {

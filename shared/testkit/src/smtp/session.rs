@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::BytesMut;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -374,9 +375,11 @@ impl Session {
         let accepting = TlsAcceptor::from(config).accept(tcp).into_fallible();
         match timeout(self.shared.config.idle_timeout, accepting).await {
             Ok(Ok(tls)) => {
+                let kind = tls.get_ref().1.handshake_kind();
                 self.stream = Stream::Tls(Box::new(tls));
                 self.shared.record(Event::Secured {
                     connection: self.connection,
+                    is_resumed: kind == Some(HandshakeKind::Resumed),
                 });
                 Ok(())
             }
