@@ -522,6 +522,6 @@ fn settings_made_from_the_document_are_answered_as_it_says() {
 fn tests_of_settings_made_from_the_document_are_answered_as_it_says() {
     check_requests(
         &["testEmail", "testWhatsapp"],
-        &[(200, 15), (404, 5), (422, 50)],
+        &[(200, 20), (404, 5), (422, 50)],
     );
 }
