@@ -442,6 +442,30 @@ impl<'p> Object<'p> {
         self.problems.add(self.pointer.clone(), detail);
     }
 
+    /// Refuses a field that was not taken and belongs elsewhere, spelt like one of `names` or nearly so, with `detail`.
+    pub fn misplaced(&mut self, names: &[&str], detail: &str) {
+        let is_meant = |field: &String| {
+            let mut names = names.iter();
+            names.any(|name| field == name || is_near_miss(field, name))
+        };
+        let misplaced: Vec<_> = self
+            .fields
+            .keys()
+            .filter(|name| is_meant(name))
+            .cloned()
+            .collect();
+        for name in misplaced {
+            self.fields.shift_remove(&name);
+            let pointer = self.pointer_to(&name);
+            self.problems.add_foreign(pointer, detail);
+        }
+    }
+
+    /// Whether a field that was not taken is there and `null`.
+    pub fn is_null(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(Value::is_null)
+    }
+
     /// Ends the reading: each field that was not taken is unknown, and a problem.
     pub fn finish(self) {
         for name in self.fields.keys() {

@@ -485,6 +485,7 @@ fn read_submission(mut object: Object<'_>) -> Option<Submission> {
     let (requested, references) = object
         .object("metadata", |metadata| Some(read_metadata(metadata)))
         .unwrap_or_default();
+    metadata::refuse_misplaced_clinic(&mut object);
     object.finish();
     Some(Submission {
         request: CommunicationRequest {

@@ -57,6 +57,35 @@ fn misspelt_clinic_id_beside_the_right_one_is_refused_as_well() {
 }
 
 #[test]
+fn clinic_id_outside_of_metadata_is_told_where_it_belongs() {
+    for field in [
+        "clinicId",
+        "clinic_id",
+        "ClinicID",
+        "clincId",
+        "tenantId",
+        "tenant_id",
+    ] {
+        let mut value = message();
+        value.as_object_mut().unwrap().remove("metadata");
+        value[field] = json!("clinic-1");
+        let told = told(&value);
+        assert_eq!(told.len(), 1, "{field}: {told:?}");
+        assert_eq!(told[0].0, format!("/{field}"));
+        assert!(told[0].1.contains("metadata.clinicId"), "{}", told[0].1);
+    }
+}
+
+#[test]
+fn clinic_id_that_is_null_does_not_send_from_the_platforms_account() {
+    let mut value = message();
+    value["metadata"]["clinicId"] = json!(null);
+    let told = told(&value);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, "/metadata/clinicId");
+}
+
+#[test]
 fn references_of_the_caller_are_still_free() {
     let mut value = message();
     for key in [

@@ -58,9 +58,20 @@ impl RequestedTenant {
     }
 }
 
+/// Refuses a clinic outside of `metadata`: without it, the platform's account would send.
+pub(super) fn refuse_misplaced_clinic(communication: &mut Object<'_>) {
+    let detail = "belongs in metadata: name the clinic in metadata.clinicId";
+    communication.misplaced(&["clinicId", "clinic", "tenantId", "tenant"], detail);
+}
+
 pub(super) fn read_metadata(
     mut object: Object<'_>,
 ) -> (Option<RequestedTenant>, BTreeMap<String, String>) {
+    // Of a caller whose variable was not set: the platform's account would send.
+    if object.is_null("clinicId") {
+        let detail = "must not be null: name the clinic, or leave clinicId out to send from the platform's account";
+        object.problem("clinicId", detail);
+    }
     let requested = object.optional("clinicId", read::parsed(RequestedTenant::parse));
     let references = object.rest(
         MAX_METADATA,
