@@ -53,6 +53,30 @@ async fn a_patch_changes_what_it_names_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn null_under_a_misspelt_name_is_refused() {
+    let world = World::saved().await;
+    for (patch, pointer) in [
+        (json!({"email": {"rate_limit": null}}), "/email/rate_limit"),
+        (json!({"e-mail": null}), "/e-mail"),
+        (
+            json!({"email": {"fallbackStrategy": {"use_global": null}}}),
+            "/email/fallbackStrategy/use_global",
+        ),
+        (
+            json!({"email": {"primary": {"credentials": {"pasword": null}}}}),
+            "/email/primary/credentials/pasword",
+        ),
+    ] {
+        let refused = world.patch_settings(CLINIC, patch).await.expect(422);
+        assert_eq!(refused.pointers(), [format!("{ROOT}{pointer}")]);
+    }
+    // What is known and not set is as it is to be.
+    let unset = json!({"email": {"rateLimit": null}, "whatsapp": null});
+    let patched = world.patch_settings(CLINIC, unset).await.expect(200);
+    assert_eq!(patched.header("etag"), "\"1\"");
+}
+
+#[tokio::test]
 async fn null_removes_and_an_array_is_replaced_as_a_whole() {
     let world = World::new().await;
     let sendgrid = |id: &str| {

@@ -39,12 +39,9 @@ impl Patched {
             document: settings.view(),
             removed_secrets: Vec::new(),
         };
-        merge(
-            &mut patched.document,
-            patch,
-            "",
-            &mut patched.removed_secrets,
-        );
+        let document = &mut patched.document;
+        merge(document, patch.clone(), "", &mut patched.removed_secrets);
+        keep_nulls(document, &patch);
         patched
     }
 
@@ -89,6 +86,18 @@ fn merge(target: &mut Value, patch: Value, pointer: &str, removed_secrets: &mut 
         {
             removed_secrets.push(pointer);
         }
+    }
+}
+
+/// Puts the `null`s of a patch into the patched document. For whoever reads it, a known field that is `null` is absent, and
+/// an unknown one is refused: without this, a misspelt name would change nothing, and nobody would say so.
+fn keep_nulls(patched: &mut Value, patch: &Value) {
+    let (Value::Object(fields), Value::Object(patch)) = (patched, patch) else {
+        return;
+    };
+    for (name, value) in patch {
+        let field = fields.entry(name).or_insert(Value::Null);
+        keep_nulls(field, value);
     }
 }
 
