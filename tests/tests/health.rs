@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use aws_sdk_dynamodb::types::AttributeValue;
 use comms_core::Clock as _;
 use comms_testkit::{
+    aws::Fault,
     clock::ManualClock,
     smtp::{Action, Stage},
 };
@@ -213,4 +214,51 @@ async fn forged_health_record_sends_nothing_by_the_global_account() {
     let provider = &answer.body["providers"][0];
     assert_eq!(provider["health"], "untried");
     assert!(provider.get("since").is_none());
+}
+
+/// The item of the clinic's health at its first version.
+async fn health_item(world: &World) -> Value {
+    let table = &world.aws.resources().deliveries_table;
+    let items = world.aws.items(table).await.unwrap();
+    let pk = format!("health#{CLINIC}");
+    let item = items.into_iter().find(|item| item["pk"]["S"] == pk);
+    item.expect("the entry has a record")
+}
+
+#[tokio::test]
+async fn entry_that_sends_is_not_forgotten() {
+    let world = World::saved().await;
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    for _ in 0..5 {
+        world.post(&communication()).await.expect(202);
+        world
+            .run_worker_with(&worker, Duration::from_secs(30))
+            .await;
+        let item = health_item(&world).await;
+        let expires_at: i64 = item["expiresAt"]["N"].as_str().unwrap().parse().unwrap();
+        let next = clock.now() + Duration::from_hours(110 * 24);
+        assert!(expires_at > next.as_second(), "{item}");
+        clock.advance(Duration::from_hours(100 * 24));
+    }
+}
+
+#[tokio::test]
+async fn first_success_of_a_process_that_heard_nothing_leaves_a_record_of_down() {
+    let mut failing = Failing::new().await;
+    let (first, second) = (failing.process(), failing.process());
+    assert_eq!(failing.send(&first).await, FAILED_OVER);
+    let down = health_item(&failing.world).await["email/primary"].clone();
+    assert_eq!(down["M"]["state"]["S"], "down");
+    failing.world.smtp.clear_script();
+    failing.clock.advance(Duration::from_secs(10));
+    failing.world.aws.watch(|call| {
+        let key = call.request["Key"]["pk"]["S"].as_str();
+        let is_health = key.is_some_and(|key| key.starts_with("health#"));
+        let fails = is_health && call.call.operation == "GetItem";
+        Box::pin(async move { fails.then_some(Fault::AccessDenied) })
+    });
+    assert_eq!(failing.send(&second).await, ["primary"]);
+    let after = health_item(&failing.world).await["email/primary"].clone();
+    assert_eq!(after, down);
 }

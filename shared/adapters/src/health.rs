@@ -102,6 +102,8 @@ struct Inner {
     /// When it failed first after it last worked, as far as is known here.
     failing_since: Option<Timestamp>,
     is_unshared: bool,
+    /// Whether `state` is a first success: nothing was known here before it.
+    is_first: bool,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -186,6 +188,7 @@ impl Inner {
         });
         self.state = Some((state, since));
         self.is_unshared = true;
+        self.is_first = false;
         Some(Change {
             from,
             to: state,
@@ -208,6 +211,7 @@ impl Inner {
                 if self.state.is_none() {
                     self.state = Some((HealthState::Healthy, now));
                     self.is_unshared = true;
+                    self.is_first = true;
                 }
                 match (self.state(), self.state_by_rate(now)) {
                     (HealthState::Down, _) | (_, Some(HealthState::Healthy)) => {
@@ -389,6 +393,7 @@ impl Health {
                 since,
                 last_error: inner.last_error,
             },
+            is_first: inner.is_first,
             is_shared: false,
         })
     }
@@ -418,6 +423,7 @@ impl Health {
         inner.state = Some((record.state, record.since));
         inner.last_error = record.last_error.or(inner.last_error);
         inner.is_unshared = false;
+        inner.is_first = false;
     }
 }
 
@@ -460,6 +466,7 @@ impl Drop for Probe {
 pub struct Unshared {
     health: Arc<Health>,
     record: HealthRecord,
+    is_first: bool,
     is_shared: bool,
 }
 
@@ -467,6 +474,12 @@ impl Unshared {
     /// The change.
     pub const fn record(&self) -> &HealthRecord {
         &self.record
+    }
+
+    /// Whether it is a first success of a process that knew nothing of the entry: it says that the entry is not untried, and
+    /// disproves nothing that others recorded.
+    pub const fn is_first(&self) -> bool {
+        self.is_first
     }
 
     /// The others know.

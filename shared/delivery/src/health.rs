@@ -36,8 +36,9 @@ pub use recovery::PassedTest;
 pub const MAX_AGE: SignedDuration = SignedDuration::from_secs(60);
 /// The longest that reading or telling may hold anything up.
 pub const PATIENCE: Duration = Duration::from_millis(500);
-/// How long a change is kept: DynamoDB's time to live removes items after it.
-const RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How long a record is kept, as long as the usage: DynamoDB's time to live removes items after it. An entry that works
+/// changes once, so an item that is still read is renewed when half of the time is over.
+const RETENTION: SignedDuration = SignedDuration::from_hours(400 * 24);
 /// Tenants of which it is remembered when they were read last.
 const REMEMBERED_TENANTS: usize = 1_000;
 
@@ -45,6 +46,7 @@ const STATE: &str = "state";
 const SINCE: &str = "since";
 const LAST_ERROR: &str = "lastError";
 const MAC: &str = "mac";
+const EXPIRES_AT: &str = "expiresAt";
 
 /// What was said of a tenant's entries, by [`name`].
 pub type Records = HashMap<String, HealthRecord>;
@@ -55,6 +57,17 @@ pub struct SharedHealth {
     table: String,
     clock: Arc<dyn Clock>,
     heard: Mutex<HashMap<Tenant, Heard>>,
+}
+
+type Item = HashMap<String, AttributeValue>;
+
+/// Which record of the entry a write replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replaces {
+    /// None: it is written only where there is none.
+    Nothing,
+    /// One that is older.
+    Older,
 }
 
 struct Heard {
@@ -90,7 +103,7 @@ impl SharedHealth {
             // Who comes next goes by what was known until the answer is there.
             self.remember(tenant, version, None);
             // Boxed, as it is rare and would make every delivery's future as large as itself.
-            let read = Box::pin(self.read(key, tenant, version));
+            let read = Box::pin(self.read_and_renew(key, tenant, version));
             match deadline.bound(PATIENCE, read).await {
                 Ok(Ok(read)) => {
                     let read = Arc::new(read);
@@ -127,7 +140,12 @@ impl SharedHealth {
                 let name = name(channel, &entry.id);
                 let record = change.record();
                 let mac = mac(key, tenant, version, &name, record);
-                let write = self.write(tenant, version, &name, record, mac);
+                let over = if change.is_first() {
+                    Replaces::Nothing
+                } else {
+                    Replaces::Older
+                };
+                let write = self.write(tenant, version, &name, record, mac, over);
                 match deadline.bound(PATIENCE, write).await {
                     Ok(Ok(())) => change.done(),
                     Ok(Err(error)) => warn!(%error, "a provider's health was not told to others"),
@@ -146,6 +164,55 @@ impl SharedHealth {
         tenant: &Tenant,
         version: u64,
     ) -> Result<Records, LedgerError> {
+        let item = self.item(tenant, version).await?;
+        Ok(authentic_records(&item, key, tenant, version))
+    }
+
+    /// The same, and one write where half of the time is over for which the item is kept.
+    async fn read_and_renew(
+        &self,
+        key: &HashKey,
+        tenant: &Tenant,
+        version: u64,
+    ) -> Result<Records, LedgerError> {
+        let item = self.item(tenant, version).await?;
+        let expires_at = item.get(EXPIRES_AT).and_then(|time| time.as_n().ok());
+        let expires_at = expires_at.and_then(|text| text.parse::<i64>().ok());
+        let half = self.clock.now().saturating_add(RETENTION / 2);
+        if expires_at.is_some_and(|at| half.is_ok_and(|half| at < half.as_second()))
+            && let Err(error) = self.renew(tenant, version).await
+        {
+            warn!(%error, "what is known of providers will be forgotten");
+        }
+        Ok(authentic_records(&item, key, tenant, version))
+    }
+
+    async fn renew(&self, tenant: &Tenant, version: u64) -> Result<(), LedgerError> {
+        self.client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(tenant, version)))
+            .update_expression("SET expiresAt = :expiresAt")
+            // Nobody brings back an item that was deleted.
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_values(":expiresAt", number(self.expires_at()))
+            .send()
+            .boxed()
+            .await
+            .map(drop)
+            .map_err(|error| LedgerError::Database {
+                operation: "UpdateItem",
+                code: error_code(&error),
+            })
+    }
+
+    /// The second after which an item that is written now is forgotten.
+    fn expires_at(&self) -> i64 {
+        let expires_at = self.clock.now().saturating_add(RETENTION);
+        expires_at.unwrap_or(Timestamp::MAX).as_second()
+    }
+
+    async fn item(&self, tenant: &Tenant, version: u64) -> Result<Item, LedgerError> {
         let answer = self
             .client
             .get_item()
@@ -158,33 +225,10 @@ impl SharedHealth {
                 operation: "GetItem",
                 code: error_code(&error),
             })?;
-        let item = answer.item.unwrap_or_default();
-        let entries = item.iter().filter(|(_, value)| value.is_m());
-        let mut ignored = 0_usize;
-        let mut records = Records::new();
-        for (name, value) in entries {
-            let authentic = record(value).filter(|record| {
-                let given = value
-                    .as_m()
-                    .ok()
-                    .and_then(|value| value.get(MAC)?.as_s().ok());
-                let expected = mac(key, tenant, version, name, record);
-                given.is_some_and(|given| expected.is_hex128(given))
-            });
-            match authentic {
-                Some(record) => {
-                    records.insert(name.clone(), record);
-                }
-                None => ignored += 1,
-            }
-        }
-        if ignored > 0 {
-            warn!(ignored, "health records without a valid MAC were ignored");
-        }
-        Ok(records)
+        Ok(answer.item.unwrap_or_default())
     }
 
-    /// One write; a newer change that somebody else has told of stays.
+    /// One write. A newer change that somebody else has told of stays, and so does every record where it `replaces` none.
     async fn write(
         &self,
         tenant: &Tenant,
@@ -192,6 +236,7 @@ impl SharedHealth {
         name: &str,
         record: &HealthRecord,
         mac: Digest,
+        replaces: Replaces,
     ) -> Result<(), LedgerError> {
         let mut value = HashMap::from([
             (
@@ -205,24 +250,23 @@ impl SharedHealth {
             let kind = AttributeValue::S(kind.as_str().to_owned());
             value.insert(LAST_ERROR.to_owned(), kind);
         }
-        let expires_at = self.clock.now().saturating_add(RETENTION);
-        let expires_at = expires_at.unwrap_or(Timestamp::MAX).as_second();
-        let written = self
+        let write = self
             .client
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(tenant, version)))
             .update_expression("SET #entry = :value, expiresAt = :expiresAt")
-            .condition_expression("attribute_not_exists(#entry) OR #entry.#since < :since")
             .expression_attribute_names("#entry", name)
-            .expression_attribute_names("#since", SINCE)
             .expression_attribute_values(":value", AttributeValue::M(value))
-            .expression_attribute_values(":expiresAt", number(expires_at))
-            .expression_attribute_values(":since", number(record.since.as_microsecond()))
-            .send()
-            .boxed()
-            .await;
-        match written {
+            .expression_attribute_values(":expiresAt", number(self.expires_at()));
+        let write = match replaces {
+            Replaces::Nothing => write.condition_expression("attribute_not_exists(#entry)"),
+            Replaces::Older => write
+                .condition_expression("attribute_not_exists(#entry) OR #entry.#since < :since")
+                .expression_attribute_names("#since", SINCE)
+                .expression_attribute_values(":since", number(record.since.as_microsecond())),
+        };
+        match write.send().boxed().await {
             Ok(_) => {
                 info!(
                     entry = name,
@@ -293,12 +337,38 @@ impl std::fmt::Debug for SharedHealth {
     }
 }
 
+/// The records of an item whose MACs are right.
+fn authentic_records(item: &Item, key: &HashKey, tenant: &Tenant, version: u64) -> Records {
+    let mut ignored = 0_usize;
+    let mut records = Records::new();
+    for (name, value) in item.iter().filter(|(_, value)| value.is_m()) {
+        let authentic = record(value).filter(|record| {
+            let given = value
+                .as_m()
+                .ok()
+                .and_then(|value| value.get(MAC)?.as_s().ok());
+            let expected = mac(key, tenant, version, name, record);
+            given.is_some_and(|given| expected.is_hex128(given))
+        });
+        match authentic {
+            Some(record) => {
+                records.insert(name.clone(), record);
+            }
+            None => ignored += 1,
+        }
+    }
+    if ignored > 0 {
+        warn!(ignored, "health records without a valid MAC were ignored");
+    }
+    records
+}
+
 /// How an entry is named in the item.
 pub fn name(channel: Channel, entry: &EntryId) -> String {
     format!("{channel}/{entry}")
 }
 
-fn item_key(tenant: &Tenant, version: u64) -> HashMap<String, AttributeValue> {
+fn item_key(tenant: &Tenant, version: u64) -> Item {
     HashMap::from([
         (
             "pk".to_owned(),

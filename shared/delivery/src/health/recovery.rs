@@ -4,7 +4,7 @@
 use comms_core::{Channel, EntryId, ErrorKind, HashKey, HealthRecord, HealthState, Tenant};
 use jiff::SignedDuration;
 
-use super::{SharedHealth, mac, name};
+use super::{Replaces, SharedHealth, mac, name};
 use crate::ledger::LedgerError;
 
 /// An entry that passed every stage of a test.
@@ -67,7 +67,8 @@ impl SharedHealth {
                 last_error: down.last_error,
             };
             let mac = mac(key, tenant, version, &name, &record);
-            self.write(tenant, version, &name, &record, mac).await?;
+            self.write(tenant, version, &name, &record, mac, Replaces::Older)
+                .await?;
         }
         Ok(())
     }
