@@ -1,9 +1,9 @@
 //! What became of a clinic's messages: counts by day, channel, provider and reason.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use comms_core::{Channel, FailureReason, GlobalCause, ProviderKind, Tenant};
-use comms_delivery::usage::{Counter, Counts, RETENTION_DAYS, day_of};
+use comms_delivery::usage::{Counter, Counts, RETENTION_DAYS, categories::OTHER, day_of};
 use comms_runtime::{HttpProblem, auth::Action, http::json_response};
 use jiff::{Timestamp, ToSpan, civil::Date};
 use lambda_http::{Body, Request, RequestExt, Response, http::StatusCode};
@@ -14,6 +14,8 @@ use crate::{Access, Deps};
 
 /// Days of an answer, today included, where the request does not say which.
 const USUAL_DAYS: u16 = 30;
+/// Categories that are named of a day, or of all days together.
+const MAX_CATEGORIES: usize = 100;
 
 /// The counts of the days from `from` to `to`. Nothing of a patient has ever been in them.
 pub(crate) async fn get(
@@ -120,7 +122,7 @@ fn channel_json(counts: &Counts, channel: Channel) -> Value {
         "sentByFallback": count(Counter::SentByFallback),
         "sentByGlobal": count(Counter::SentByGlobal),
         "sentByGlobalBecause": object(by_cause),
-        "sentByCategory": object(counts.by_category(channel).map(|(name, count)| (name.to_owned(), count))),
+        "sentByCategory": object(by_category(counts, channel)),
         "possibleDuplicates": count(Counter::PossibleDuplicates),
         "failed": sum(&by_reason),
         "failedByReason": object(by_reason),
@@ -128,6 +130,25 @@ fn channel_json(counts: &Counts, channel: Channel) -> Value {
         "expired": count(Counter::Expired),
         "deferrals": count(Counter::Deferrals),
     })
+}
+
+/// The largest categories, and the others together: so that an answer has room for them.
+fn by_category(counts: &Counts, channel: Channel) -> Vec<(String, u64)> {
+    let mut rest = 0_u64;
+    let named = counts.by_category(channel).filter(|(name, count)| {
+        let is_named = *name != OTHER;
+        rest = rest.saturating_add(if is_named { 0 } else { *count });
+        is_named
+    });
+    let mut named: Vec<_> = named.collect();
+    named.sort_by_key(|(name, count)| (Reverse(*count), *name));
+    let others = named.split_off(named.len().min(MAX_CATEGORIES));
+    let others = others.iter().map(|(_, count)| *count);
+    rest = others.fold(rest, u64::saturating_add);
+    named.sort_unstable();
+    let rest = (OTHER, rest);
+    let all = named.into_iter().chain([rest]);
+    all.map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 fn sum(counts: &[(String, u64)]) -> u64 {

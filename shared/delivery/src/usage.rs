@@ -12,10 +12,10 @@
 //! failed, is not counted. These are statistics, and no bill: what became of each delivery the ledger says. Nothing
 //! here fails a delivery, or holds an invocation up for more than [`PATIENCE`].
 
-mod categories;
+pub mod categories;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -23,7 +23,9 @@ use std::{
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
-    Client, operation::update_item::UpdateItemError, types::AttributeValue as Attribute,
+    Client,
+    operation::update_item::UpdateItemError,
+    types::{AttributeValue as Attribute, ReturnValuesOnConditionCheckFailure},
 };
 use comms_adapters::Deadline;
 use comms_core::{
@@ -37,7 +39,7 @@ use uuid::Uuid;
 
 use crate::ledger::LedgerError;
 
-use categories::Categories;
+use categories::{Categories, NewNames, names_of};
 
 /// Days that are kept, counted from the day itself: DynamoDB's time to live removes items after them.
 pub const RETENTION_DAYS: u16 = 400;
@@ -251,7 +253,15 @@ struct Waiting {
     unconfirmed: Option<Write>,
 }
 
-/// One write, which stays the same however often it is made.
+/// What became of a write.
+enum Made {
+    /// It had its effect.
+    Effective,
+    /// It had none: the item has these categories, and no room for those of the write.
+    TooManyCategories(BTreeSet<String>),
+}
+
+/// One write, which stays the same however often it is made, unless it can have no effect.
 #[derive(Clone)]
 struct Write {
     token: u64,
@@ -288,7 +298,22 @@ impl Counted {
         waiting.unconfirmed.clone()
     }
 
-    fn confirm(&mut self, key: &(Tenant, Date)) {
+    /// Takes in the categories of an item, and counts what is not written by those that fit.
+    fn learn_categories(&mut self, key: &(Tenant, Date), in_item: BTreeSet<String>) {
+        let names = self.categories.learn(key, in_item);
+        if let Some(waiting) = self.days.get_mut(key) {
+            let counts = [
+                Some(&mut waiting.counts),
+                waiting.unconfirmed.as_mut().map(|write| &mut write.counts),
+            ];
+            for counts in counts.into_iter().flatten() {
+                *counts = std::mem::take(counts).with_categories(names);
+            }
+        }
+    }
+
+    fn confirm(&mut self, key: &(Tenant, Date), new_names: NewNames) {
+        self.categories.are_written(key, new_names);
         if let Some(waiting) = self.days.get_mut(key) {
             waiting.unconfirmed = None;
             if waiting.counts == Counts::default() {
@@ -322,8 +347,10 @@ impl Usage {
     ) {
         let day = day_of(now);
         let mut counted = self.lock();
-        let category =
-            category.map(|category| counted.categories.counted_as(tenant, day, category));
+        // What was not sent takes no name from what was.
+        let category = category.filter(|_| delivery.status == DeliveryStatus::Sent);
+        let key = (tenant.clone(), day);
+        let category = category.map(|category| counted.categories.counted_as(&key, category));
         counted.count(tenant, day, |counts| {
             counts.count_ended(delivery, by_fallback, category);
         });
@@ -372,24 +399,40 @@ impl Usage {
             let Some(write) = self.lock().next_write(key) else {
                 return Ok(());
             };
-            self.make(key, &write).await?;
-            self.lock().confirm(key);
+            let new_names = self.lock().categories.new_names(key, &write.counts);
+            match self.make(key, &write, &new_names).await? {
+                Made::Effective => self.lock().confirm(key, new_names),
+                Made::TooManyCategories(in_item) => self.lock().learn_categories(key, in_item),
+            }
         }
     }
 
-    /// Makes a write, unless it is the one that was made last.
-    async fn make(&self, (tenant, day): &(Tenant, Date), write: &Write) -> Result<(), LedgerError> {
+    /// Makes a write, unless it is the one that was made last, or has categories for which the item has no room.
+    async fn make(
+        &self,
+        (tenant, day): &(Tenant, Date),
+        write: &Write,
+        new_names: &NewNames,
+    ) -> Result<Made, LedgerError> {
+        let token = format!("write{}", self.place);
+        let mut condition = "(attribute_not_exists(#write) OR #write <> :write)".to_owned();
+        let mut additions = Vec::new();
+        if let Some([they_fit, addition]) = new_names.expressions() {
+            condition = format!("{condition} AND ({they_fit})");
+            additions.push(addition.to_owned());
+        }
         let mut request = self
             .client
             .update_item()
             .table_name(&self.table)
             .key("pk", partition(tenant))
             .key(SORT_KEY, Attribute::S(day.to_string()))
-            .condition_expression("attribute_not_exists(#write) OR #write <> :write")
-            .expression_attribute_names("#write", format!("write{}", self.place))
+            .condition_expression(condition)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .expression_attribute_names("#write", &token)
             .expression_attribute_values(":write", number(write.token))
             .expression_attribute_values(":expiresAt", number(expires_at(*day)));
-        let mut additions = Vec::new();
+        request = new_names.bind(request);
         for (place, ((channel, counter), count)) in write.counts.0.iter().enumerate() {
             additions.push(format!("#c{place} :c{place}"));
             request = request
@@ -404,25 +447,31 @@ impl Usage {
             .send()
             .boxed()
             .await;
-        match written {
-            Ok(_) => Ok(()),
-            // It had its effect before, and its answer was lost.
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(LedgerError::Database {
+        let error = match written {
+            Ok(_) => return Ok(Made::Effective),
+            Err(error) => error,
+        };
+        let Some(UpdateItemError::ConditionalCheckFailedException(failed)) =
+            error.as_service_error()
+        else {
+            return Err(LedgerError::Database {
                 operation: "UpdateItem",
                 code: error_code(&error),
-            }),
-        }
+            });
+        };
+        let item = failed.item().cloned().unwrap_or_default();
+        // Else it had its effect before, and its response was lost.
+        let last = item.get(&token).and_then(|token| token.as_n().ok());
+        let is_last = last.and_then(|token| token.parse().ok()) == Some(write.token);
+        Ok(if is_last || new_names.is_empty() {
+            Made::Effective
+        } else {
+            Made::TooManyCategories(names_of(&item))
+        })
     }
 
     /// What was counted of a tenant, by day, from `from` to `to`, both included, of which the first is not the
-    /// later one. Eventually consistent; one query per megabyte, which is more than a thousand days.
+    /// later one. Eventually consistent; one query per megabyte, which is a hundred days at least.
     pub async fn read(
         &self,
         tenant: &Tenant,
@@ -687,11 +736,11 @@ mod tests {
         count(&mut counted);
         let again = counted.next_write(&key).unwrap();
         assert_eq!((again.token, &again.counts), (first.token, &first.counts));
-        counted.confirm(&key);
+        counted.confirm(&key, NewNames::default());
         let rest = counted.next_write(&key).unwrap();
         assert_ne!(rest.token, first.token);
         assert_eq!(rest.counts.get(Channel::Email, Counter::SentByGlobal), 2);
-        counted.confirm(&key);
+        counted.confirm(&key, NewNames::default());
         assert!(counted.next_write(&key).is_none());
         assert!(counted.days.is_empty(), "nothing is kept");
     }
