@@ -154,6 +154,12 @@ mod tests {
             "ftp://app.example.com",
             "https://app.example.com?x",
             "https://*.example.com",
+            "https://app.example.com:443",
+            "http://localhost:80",
+            "https://app.example.com:0",
+            "https://app.example.com:0443",
+            "https://app.example.com:99999",
+            "https://app.example.com:",
         ] {
             assert!(text.parse::<PageOrigin>().is_err(), "{text}");
         }

@@ -50,11 +50,15 @@ impl FromStr for PageOrigin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        // Browsers leave out the scheme's own port (WHATWG URL, "URL serializing"), and no page is at port 0.
         let authority = text
             .strip_prefix("https://")
-            .or_else(|| text.strip_prefix("http://"));
-        let is_origin = authority.is_some_and(|authority| {
-            name_and_port(authority).is_some() && !authority.contains('*')
+            .map(|authority| (authority, 443))
+            .or_else(|| Some((text.strip_prefix("http://")?, 80)));
+        let is_origin = authority.is_some_and(|(authority, own_port)| {
+            let port = name_and_port(authority).map(|(_, port)| port);
+            port.is_some_and(|port| port != Some(own_port) && port != Some(0))
+                && !authority.contains('*')
         });
         if is_origin && text == text.to_ascii_lowercase() {
             Ok(Self(text.to_owned()))
