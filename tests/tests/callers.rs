@@ -140,10 +140,43 @@ async fn request_without_a_clinic_is_found_by_its_key_alone() {
             let found = find(&world, query, &caller).await.expect(200);
             assert_eq!(found.request_id(), id);
         }
-        let clinics = claims("CLINIC_ADMIN", Some(CLINIC));
-        find(&world, query, &clinics).await.expect(404);
     }
+    let clinics = claims("CLINIC_ADMIN", Some(CLINIC));
+    let named = "clinicId=_global&idempotencyKey=key-1";
+    find(&world, named, &clinics).await.expect(404);
     assert_eq!(global.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn clinics_user_who_looks_up_a_key_without_clinic_is_told_to_name_it() {
+    let world = World::saved().await;
+    world.post_with_key(&immediate(), "key-1").await.expect(200);
+    for role in ["CLINIC_ADMIN", "CLINIC_MANAGER"] {
+        let own = claims(role, Some(CLINIC));
+        let refused = find(&world, "idempotencyKey=key-1", &own).await.expect(400);
+        assert_eq!(refused.body["code"], "malformed_query");
+        let detail = refused.body["detail"].as_str().unwrap();
+        assert!(detail.contains("clinicId"), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn key_is_found_as_the_header_had_it() {
+    let world = World::saved().await;
+    let quoted = world
+        .post_with_key(&immediate(), r#""key-1""#)
+        .await
+        .expect(200);
+    let mut in_body = immediate();
+    in_body["idempotencyKey"] = json!(r#""key-2""#);
+    let literal = world.post(&in_body).await.expect(200);
+    for (key, posted) in [("key-1", &quoted), ("key-2", &literal)] {
+        let query = format!("clinicId={CLINIC}&idempotencyKey=%22{key}%22");
+        let found = find(&world, &query, &service()).await.expect(200);
+        assert_eq!(found.request_id(), posted.request_id());
+    }
+    let query = format!("clinicId={CLINIC}&idempotencyKey=%22key-3%22");
+    find(&world, &query, &service()).await.expect(404);
 }
 
 #[tokio::test]
@@ -249,7 +282,7 @@ async fn health_of(world: &World) -> Value {
 }
 
 /// Whose account the only delivery goes by, and why.
-fn via(answer: &Answer) -> (Value, Value) {
+pub(crate) fn via(answer: &Answer) -> (Value, Value) {
     let delivery = &answer.body["deliveries"][0];
     (delivery["via"].clone(), delivery["because"].clone())
 }

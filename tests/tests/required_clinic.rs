@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The send function and the worker where a clinic is required.
-fn require_clinic(world: &mut World) {
+pub(crate) fn require_clinic(world: &mut World) {
     let environment = |function: &str| {
         let mut variables = world.variables(function);
         variables.push(("REQUIRE_CLINIC".to_owned(), "true".to_owned()));

@@ -177,7 +177,7 @@ async fn a_wait_for_a_quota_is_in_the_answer_and_costs_one_write() {
     world.patch_settings(CLINIC, patch).await.expect(200);
     let mut normal = communication();
     normal["priority"] = json!("normal");
-    world.post(&normal).await.expect(202);
+    let unlimited = world.post(&normal).await.expect(202).request_id();
     assert!(world.run_worker().await.failed.is_empty());
     let id = world.post(&normal).await.expect(202).request_id();
     for _ in 0..3 {
@@ -193,6 +193,13 @@ async fn a_wait_for_a_quota_is_in_the_answer_and_costs_one_write() {
         (&delivery["status"], &delivery["waiting"]),
         (&json!("sent"), &Value::Null)
     );
+    let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let waited = &delivery["waited"];
+    assert_eq!(waited["for"], "quota", "{delivery}");
+    assert!(time(&waited["since"]) < time(&waited["until"]), "{waited}");
+    assert!(time(&waited["until"]) <= time(&delivery["endedAt"]));
+    let first = world.status(&unlimited).await.body["deliveries"][0].clone();
+    assert_eq!(first["waited"], Value::Null, "{first}");
 }
 
 #[tokio::test]

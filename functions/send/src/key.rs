@@ -41,7 +41,7 @@ pub(crate) fn take_header(
     Ok(())
 }
 
-/// `"abc"` and `abc` are the key `abc`.
+/// `"abc"` and `abc` are the key `abc`. The draft defines no parameters (`"abc";v=1`), and a key with any is refused.
 fn parse(text: &str) -> Result<IdempotencyKey, IdError> {
     if !text.starts_with('"') {
         return IdempotencyKey::parse(text);

@@ -20,8 +20,8 @@ use comms_core::{
     request::{self, Strategy, Submission},
 };
 use comms_delivery::{
-    Accepted, DeliveryResult, HandBack, Immediate, Patience, Payer, Pipeline, PipelineConfig,
-    PipelineError, QuotaError, in_flight::InFlightPermit, quota::Exhausted,
+    Accepted, ClinicMissing, DeliveryResult, HandBack, Immediate, Patience, Payer, Pipeline,
+    PipelineConfig, PipelineError, QuotaError, in_flight::InFlightPermit, quota::Exhausted,
 };
 use comms_runtime::{
     AuditSubjects, Environment, Exchange, HttpProblem, Trail,
@@ -140,6 +140,7 @@ async fn accept(
     let mut submission = read_submission(request)?;
     tenant::authorize(&principal, &submission.request)?;
     immediate::check_priority(deps, &principal, &submission.request).await?;
+    check_expiry(deps, &submission).await?;
     let is_own_key = submission.idempotency_key.is_some();
     let key = submission
         .idempotency_key
@@ -174,10 +175,12 @@ async fn accept(
             }
         }
     };
-    let expected_via = tenant::check(deps, &submission.request, asked).await?;
-    // Last, since only what is accepted is to take any.
     let own_key = is_own_key.then_some(&key);
-    let urgent = deps.pipeline.take_urgent(&submission.request, own_key);
+    let expected_via = tenant::check(deps, &submission.request, own_key, asked, deadline).await?;
+    // Last, since only what is accepted is to take any.
+    let urgent = deps
+        .pipeline
+        .take_urgent(&submission.request, own_key, deadline);
     let mut urgent = urgent.await.map_err(immediate::urgent_problem)?;
     let mut accepted = deps
         .pipeline
@@ -326,17 +329,19 @@ fn read_submission(request: &Request) -> Result<Submission, HttpProblem> {
         }
     })?;
     key::take_header(&mut submission, request.headers())?;
-    if submission
-        .request
-        .expires_at
-        .is_some_and(|at| at <= jiff::Timestamp::now())
-    {
-        return Err(HttpProblem::invalid(&Problems::one(
-            "/expiresAt",
-            "must be in the future",
-        )));
-    }
     Ok(submission)
+}
+
+/// Refuses a communication that has expired. One that was accepted before it did is answered as before.
+async fn check_expiry(deps: &Deps, submission: &Submission) -> Result<(), HttpProblem> {
+    let (request, key) = (&submission.request, submission.idempotency_key.as_ref());
+    if !deps.pipeline.has_expired(request) || tenant::is_known(deps, request, key).await? {
+        return Ok(());
+    }
+    Err(HttpProblem::invalid(&Problems::one(
+        "/expiresAt",
+        "must be in the future",
+    )))
 }
 
 /// 503, which says for whom it is not on the queue. The same request again, under the same key, puts there
@@ -442,6 +447,7 @@ const fn whose(payer: Payer) -> &'static str {
 fn pipeline_problem(error: PipelineError) -> HttpProblem {
     match error {
         PipelineError::KeyConflict => key_conflict(),
+        PipelineError::ClinicRequired => tenant::problem(&ClinicMissing::NoClinicId),
         PipelineError::Store(error) if error.is_worth_a_retry() => {
             warn!(%error, "the settings store can not be reached");
             HttpProblem::unavailable()

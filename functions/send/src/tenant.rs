@@ -1,10 +1,11 @@
 //! Whose communication it is, and whether this caller may send it.
 
+use comms_adapters::Deadline;
 use comms_core::{
-    Channel, Delivery, Problems, SentVia,
+    Delivery, DeliveryStatus, IdempotencyKey, Problems,
     request::{CommunicationRequest, RequestedTenant},
 };
-use comms_delivery::ClinicMissing;
+use comms_delivery::{ClinicMissing, ExpectedVia};
 use comms_runtime::{
     HttpProblem,
     auth::{Action, Principal},
@@ -12,7 +13,7 @@ use comms_runtime::{
 use comms_settings::Moment;
 use tracing::warn;
 
-use crate::Deps;
+use crate::{Deps, pipeline_problem};
 
 /// Refuses a caller who may not send for the tenant. One who may send for a clinic only, and names none, is told so:
 /// nobody guesses a clinic.
@@ -46,32 +47,56 @@ pub(crate) fn problem(missing: &ClinicMissing) -> HttpProblem {
     HttpProblem::invalid(&Problems::one("/metadata/clinicId", detail))
 }
 
-/// Whose account the channels go by, where it is known beforehand; a request whose clinic is missing is refused. Settings
-/// that cannot be read refuse nothing: the worker finds out. `asked` is the moment at which the request began.
-pub(crate) async fn check(
+/// Whether the caller's request was accepted before under its own key, as its repetition is whatever has changed since.
+pub(crate) async fn is_known(
     deps: &Deps,
     request: &CommunicationRequest,
-    asked: Moment,
-) -> Result<Vec<(Channel, Option<SentVia>)>, HttpProblem> {
-    let expected = match deps.pipeline.expected_via(request, asked).await {
-        Ok(expected) => expected,
-        Err(error) => {
-            warn!(%error, "whose account will send is not known yet");
-            Vec::new()
+    own_key: Option<&IdempotencyKey>,
+) -> Result<bool, HttpProblem> {
+    match own_key {
+        Some(key) => {
+            let known = deps.pipeline.is_known(&request.tenant(), key).await;
+            known.map_err(pipeline_problem)
         }
-    };
-    match deps.pipeline.missing_clinic(request, &expected) {
-        Some(missing) => Err(problem(&missing)),
-        None => Ok(expected),
+        None => Ok(false),
     }
 }
 
-/// Says of deliveries that are queued whose account they go by, where that is known.
-pub(crate) fn note_via(deliveries: &mut [Delivery], expected: &[(Channel, Option<SentVia>)]) {
+/// Whose account the channels go by, where it is known beforehand; a request whose clinic is missing is refused, unless it
+/// was accepted before under `own_key`. Settings that cannot be read refuse nothing: the worker finds out. `asked` is the
+/// moment at which the request began.
+pub(crate) async fn check(
+    deps: &Deps,
+    request: &CommunicationRequest,
+    own_key: Option<&IdempotencyKey>,
+    asked: Moment,
+    deadline: Deadline,
+) -> Result<ExpectedVia, HttpProblem> {
+    let expected = match deps.pipeline.expected_via(request, asked, deadline).await {
+        Ok(expected) => expected,
+        Err(error) => {
+            warn!(%error, "whose account will send is not known yet");
+            ExpectedVia::default()
+        }
+    };
+    match deps.pipeline.missing_clinic(request, &expected) {
+        Some(missing) if !is_known(deps, request, own_key).await? => Err(problem(&missing)),
+        Some(_) | None => Ok(expected),
+    }
+}
+
+/// Says of deliveries that have not ended whose account they go by, where that is known.
+pub(crate) fn note_via(deliveries: &mut [Delivery], expected: &ExpectedVia) {
     for delivery in deliveries {
-        let of_channel = expected
-            .iter()
-            .find(|(channel, _)| *channel == delivery.channel);
-        delivery.via = delivery.via.or(of_channel.and_then(|(_, via)| *via));
+        let has_ended = match delivery.status {
+            DeliveryStatus::Queued | DeliveryStatus::Sending => false,
+            DeliveryStatus::Sent
+            | DeliveryStatus::Failed
+            | DeliveryStatus::Unknown
+            | DeliveryStatus::Expired => true,
+        };
+        if !has_ended {
+            delivery.via = delivery.via.or(expected.of(delivery.channel));
+        }
     }
 }

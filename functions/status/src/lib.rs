@@ -130,18 +130,22 @@ async fn get(
 ) -> Result<Response<Body>, HttpProblem> {
     let principal = Principal::of(request, &deps.claims)?;
     let scope = principal.scope(Action::ViewCommunication)?;
-    let id = match wanted {
-        Wanted::ById(id) => RequestId::parse(id).map_err(|_| unknown_communication())?,
-        Wanted::ByKey => lookup::id_of_key(deps, request, &scope).await?,
+    let ids = match wanted {
+        Wanted::ById(id) => vec![RequestId::parse(id).map_err(|_| unknown_communication())?],
+        Wanted::ByKey => lookup::ids_of_key(deps, request, &scope).await?,
     };
-    Trail::of(request).note_request_id(&id);
-    let found = deps
-        .ledger
-        .read(&id, Timestamp::now())
-        .await
-        .map_err(|error| ledger_problem(&error))?
-        .filter(|found| scope.includes(&found.tenant))
-        .ok_or_else(unknown_communication)?;
+    let mut found = None;
+    for id in ids {
+        Trail::of(request).note_request_id(&id);
+        let read = deps.ledger.read(&id, Timestamp::now()).await;
+        let read = read.map_err(|error| ledger_problem(&error))?;
+        let of_scope = read.filter(|found| scope.includes(&found.tenant));
+        found = of_scope.map(|request| (id, request));
+        if found.is_some() {
+            break;
+        }
+    }
+    let (id, found) = found.ok_or_else(unknown_communication)?;
     let ended_at = found.ended_at();
     let RecordedRequest {
         tenant,

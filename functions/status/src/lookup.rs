@@ -1,6 +1,6 @@
 //! Which communication is meant: by its id, or by the clinic and the idempotency key of which the id is derived.
 
-use comms_core::{IdempotencyKey, RequestId, Tenant};
+use comms_core::{IdempotencyKey, RequestId, Tenant, structured_field};
 use comms_runtime::{HttpProblem, auth::Scope};
 use lambda_http::{Request, RequestExt as _, http::StatusCode};
 use tracing::warn;
@@ -9,12 +9,13 @@ use crate::{Deps, unknown_communication};
 
 /// A key and whose it is.
 struct KeyOfTenant {
-    tenant: Tenant,
+    /// `None` where the query names nobody.
+    tenant: Option<Tenant>,
     key: IdempotencyKey,
 }
 
 impl KeyOfTenant {
-    /// `clinicId`, without which it is a communication of the platform's account, and `idempotencyKey`, each once.
+    /// `clinicId` and `idempotencyKey`, each once.
     fn of(request: &Request) -> Option<Self> {
         let (mut tenant, mut key) = (None, None);
         for (name, value) in request.query_string_parameters().iter() {
@@ -24,22 +25,33 @@ impl KeyOfTenant {
                 _ => return None,
             }
         }
-        Some(Self {
-            tenant: tenant.unwrap_or(Tenant::Global),
-            key: key?,
-        })
+        Some(Self { tenant, key: key? })
     }
 }
 
-/// The id of the communication that the query names. One of a tenant outside of `scope` does not exist.
-pub(crate) async fn id_of_key(
+/// The key that an `Idempotency-Key` header with this text has, where that is another one: `"abc"` is the key `abc`.
+fn key_of_header(key: &IdempotencyKey) -> Option<IdempotencyKey> {
+    let string = structured_field::parse_string(key.as_str())?;
+    IdempotencyKey::parse(&string).ok()
+}
+
+/// The ids that the communication of the query may have, the likeliest first. One of a tenant outside of `scope` does not
+/// exist. Without `clinicId` it is a communication of the platform's account, and a user of one clinic has to name it: none
+/// of a clinic's is found without.
+pub(crate) async fn ids_of_key(
     deps: &Deps,
     request: &Request,
     scope: &Scope<'_>,
-) -> Result<RequestId, HttpProblem> {
+) -> Result<Vec<RequestId>, HttpProblem> {
     let KeyOfTenant { tenant, key } = KeyOfTenant::of(request).ok_or_else(malformed_query)?;
+    let is_named = tenant.is_some();
+    let tenant = tenant.unwrap_or(Tenant::Global);
     if !scope.includes(&tenant) {
-        return Err(unknown_communication());
+        return Err(if is_named {
+            unknown_communication()
+        } else {
+            clinic_required()
+        });
     }
     let hash = deps.hash_keys.find().await.map_err(|error| {
         warn!(%error, "the key of the ids cannot be read");
@@ -47,7 +59,20 @@ pub(crate) async fn id_of_key(
     })?;
     // Without the key of the hashes nothing was ever accepted.
     let hash = hash.ok_or_else(unknown_communication)?;
-    Ok(RequestId::derive(hash, &tenant, &key))
+    let of_header = key_of_header(&key);
+    let keys = [Some(key), of_header].into_iter().flatten();
+    Ok(keys
+        .map(|key| RequestId::derive(hash, &tenant, &key))
+        .collect())
+}
+
+fn clinic_required() -> HttpProblem {
+    HttpProblem::new(
+        StatusCode::BAD_REQUEST,
+        "malformed_query",
+        "The query names no clinic",
+        "It must have clinicId: the token allows reading the communications of one clinic only; name it.",
+    )
 }
 
 fn malformed_query() -> HttpProblem {

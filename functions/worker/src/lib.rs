@@ -178,10 +178,6 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
         }
     };
     let clinic = submission.request.requested.clinic();
-    if deps.pipeline.lacks_clinic(&submission.request) {
-        let (reason, fields) = (DeadLetterReason::NotACommunication, "/metadata/clinicId");
-        return set_aside(deps, message, reason, fields.to_owned(), None).await;
-    }
     // A producer's own key, or SQS's id of the message: both survive a redelivery. One that was a dead
     // letter has a new id, and says which one it had.
     let key = submission
@@ -218,6 +214,10 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
         Err(PipelineError::KeyConflict) => {
             let reason = DeadLetterReason::KeyConflict;
             return set_aside(deps, message, reason, String::new(), clinic).await;
+        }
+        Err(PipelineError::ClinicRequired) => {
+            let (reason, fields) = (DeadLetterReason::NotACommunication, "/metadata/clinicId");
+            return set_aside(deps, message, reason, fields.to_owned(), None).await;
         }
         Err(error @ (PipelineError::Store(_) | PipelineError::Ledger(_))) => {
             error!(%error, "a message can not be worked on at the moment");

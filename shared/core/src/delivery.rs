@@ -14,7 +14,7 @@ use crate::{
     id::{DeliveryId, EntryId},
     provider::{CopyField, Position, ProviderKind, RefusedCopy},
     via::SentVia,
-    waiting::Waiting,
+    waiting::{Waited, Waiting},
 };
 
 pub use skipped::SkippedEntry;
@@ -256,6 +256,8 @@ pub struct Delivery {
     pub reason: Option<FailureReason>,
     /// What it waits for, while it is queued and waits for something.
     pub waiting: Option<Waiting>,
+    /// What it waited for last, before it was tried again.
+    pub waited: Option<Waited>,
     /// Whether the recipient may have got it twice.
     pub possible_duplicate: bool,
     /// The attempts so far, oldest first.
@@ -280,6 +282,7 @@ impl Delivery {
             message_id: None,
             reason: None,
             waiting: None,
+            waited: None,
             possible_duplicate: false,
             attempts: Vec::new(),
             via: None,
@@ -439,7 +442,7 @@ impl Serialize for Delivery {
             code: FailureReason,
             detail: &'static str,
         }
-        let mut json = serializer.serialize_struct("Delivery", 14)?;
+        let mut json = serializer.serialize_struct("Delivery", 15)?;
         json.serialize_field("deliveryId", &self.id)?;
         json.serialize_field("channel", &self.channel)?;
         json.serialize_field("recipient", &self.recipient)?;
@@ -461,6 +464,9 @@ impl Serialize for Delivery {
         }
         if let Some(waiting) = &self.waiting {
             json.serialize_field("waiting", waiting)?;
+        }
+        if let Some(waited) = &self.waited {
+            json.serialize_field("waited", waited)?;
         }
         if self.possible_duplicate {
             json.serialize_field("possibleDuplicate", &true)?;

@@ -53,4 +53,4 @@ pub use request::CommunicationRequest;
 pub use secret::Secret;
 pub use subject::SubjectHash;
 pub use via::{GlobalCause, SentVia};
-pub use waiting::{WaitReason, Waiting};
+pub use waiting::{WaitReason, Waited, Waiting};

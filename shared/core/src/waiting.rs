@@ -111,6 +111,48 @@ impl Serialize for Waiting {
     }
 }
 
+/// What a delivery waited for last, before it was tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waited {
+    waiting: Waiting,
+    until: Timestamp,
+}
+
+impl Waited {
+    /// A wait that was over at `until`.
+    pub fn until(waiting: Waiting, until: Timestamp) -> Self {
+        let reason = match waiting.reason {
+            // When the delivery would have failed does not matter any more.
+            WaitReason::Provider { kind, entry, .. } => WaitReason::Provider { kind, entry, until },
+            reason @ (WaitReason::Quota | WaitReason::Pacing) => reason,
+        };
+        let waiting = Waiting { reason, ..waiting };
+        Self { waiting, until }
+    }
+
+    /// Reads what `Serialize` writes; `None` for anything else.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let waiting = Waiting::from_json(value)?;
+        let until = value.get("until")?.as_str()?.parse().ok()?;
+        Some(Self::until(waiting, until))
+    }
+}
+
+impl Serialize for Waited {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut json = serializer.serialize_struct("Waited", 6)?;
+        json.serialize_field("for", self.waiting.reason.as_str())?;
+        if let WaitReason::Provider { kind, entry, .. } = &self.waiting.reason {
+            json.serialize_field("kind", kind)?;
+            json.serialize_field("detail", kind.detail())?;
+            json.serialize_field("entry", entry)?;
+        }
+        json.serialize_field("since", &self.waiting.since)?;
+        json.serialize_field("until", &self.until)?;
+        json.end()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +188,24 @@ mod tests {
                     assert_eq!(Waiting::from_json(&without), None, "{without}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_wait_that_is_over_reads_back_as_it_was_written() {
+        for reason in [
+            provider(ErrorKind::Unauthenticated, 9),
+            WaitReason::Quota,
+            WaitReason::Pacing,
+        ] {
+            let since = time(1);
+            let waited = Waited::until(Waiting { reason, since }, time(5));
+            let json = serde_json::to_value(&waited).unwrap();
+            assert_eq!(json["until"], "1970-01-01T00:00:05Z");
+            assert_eq!(Waited::from_json(&json), Some(waited), "{json}");
+            let mut without = json.clone();
+            without.as_object_mut().unwrap().remove("until");
+            assert_eq!(Waited::from_json(&without), None, "{without}");
         }
     }
 

@@ -23,13 +23,14 @@ use aws_sdk_dynamodb::{
 };
 use comms_core::{
     Attempt, Channel, Delivery, DeliveryId, DeliveryStatus, FailureReason, ProviderKind, RequestId,
-    SentVia, SkippedEntry, SubjectHash, Tenant, Waiting, request::PlannedDelivery,
+    SentVia, SkippedEntry, SubjectHash, Tenant, Waited, Waiting, request::PlannedDelivery,
 };
 use comms_settings::error_code;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use serde_json::Value;
 use thiserror::Error;
+use uuid::Uuid;
 
 /// How long the ledger remembers: DynamoDB's time to live removes items after it.
 pub const RETENTION: Duration = Duration::from_hours(720);
@@ -40,6 +41,8 @@ const REQUEST: &str = "request";
 /// The attributes of a request's item that say who had it accepted. Items of earlier releases have neither.
 const ACCEPTED_VIA: &str = "acceptedVia";
 const ACCEPTED_BY: &str = "acceptedBy";
+/// A random number by which the write of an acceptance knows its own item. Items of earlier releases have none.
+const ACCEPTANCE: &str = "acceptance";
 
 /// Why the ledger could not be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -172,10 +175,14 @@ pub struct Outcome {
     pub not_before: Option<Timestamp>,
     /// What it waits for, where it is given back for that.
     pub waiting: Option<Waiting>,
+    /// What it waited for, where that is over.
+    pub waited: Option<Waited>,
     /// Whose account it goes by, where that is known.
     pub via: Option<SentVia>,
-    /// Entries that were left out because they were down.
-    pub skipped: Vec<SkippedEntry>,
+    /// Entries that were left out because they were down; `None` where no entry was tried.
+    pub skipped: Option<Vec<SkippedEntry>>,
+    /// Whether the delivery is given back as it was claimed. Then `via` is not known, and the recorded one stays.
+    pub is_untouched: bool,
 }
 
 /// What all deliveries of one request have in common in the ledger.
@@ -252,6 +259,7 @@ impl Ledger {
                 ]))
             })
             .collect();
+        let acceptance = AttributeValue::N(Uuid::new_v4().as_u64_pair().1.to_string());
         let mut item = HashMap::from([
             text("pk", request.id.as_str()),
             text("sk", REQUEST),
@@ -261,6 +269,7 @@ impl Ledger {
             text(ACCEPTED_VIA, origin.via.as_str()),
             ("deliveries".to_owned(), AttributeValue::L(deliveries)),
             number("expiresAt", time_to_live(now)),
+            (ACCEPTANCE.to_owned(), acceptance.clone()),
         ]);
         item.extend(request.details.attributes());
         item.extend(origin.by.as_ref().map(|by| text(ACCEPTED_BY, by.as_str())));
@@ -285,6 +294,8 @@ impl Ledger {
             None
         };
         match found {
+            // Our own write, whose response was lost and which the SDK retried.
+            Some(item) if item.get(ACCEPTANCE) == Some(&acceptance) => Ok(Acceptance::New),
             Some(item) if *required(&item, "payloadHash")? == request.payload_hash => {
                 Ok(Acceptance::Repeated)
             }
@@ -476,9 +487,10 @@ impl Ledger {
             request_builder =
                 request_builder.expression_attribute_values(":because", s(cause.as_str()));
         }
-        if !outcome.skipped.is_empty() {
-            let skipped = serde_json::to_string(&outcome.skipped)
-                .map_err(|_| LedgerError::Corrupt("skipped"))?;
+        let skipped = outcome.skipped.as_ref();
+        if let Some(skipped) = skipped.filter(|skipped| !skipped.is_empty()) {
+            let skipped =
+                serde_json::to_string(skipped).map_err(|_| LedgerError::Corrupt("skipped"))?;
             update.push_str(", skipped = :skipped");
             request_builder = request_builder.expression_attribute_values(":skipped", s(&skipped));
         }
@@ -492,9 +504,17 @@ impl Ledger {
             request_builder =
                 request_builder.expression_attribute_values(":waiting", waiting_value(waiting)?);
         }
+        if let Some(waited) = &outcome.waited {
+            update.push_str(", waited = :waited");
+            request_builder = request_builder
+                .expression_attribute_values(":waited", details::waited_value(waited)?);
+        }
         update.push_str(" REMOVE leaseUntil");
-        if outcome.waiting.is_none() {
-            update.push_str(", waiting");
+        for (name, is_outdated) in details::outdated(outcome) {
+            if is_outdated {
+                update.push_str(", ");
+                update.push_str(name);
+            }
         }
         if outcome.not_before.is_some() && outcome.waiting.is_none() {
             update.push_str(" ADD deferrals :one");
@@ -557,6 +577,7 @@ impl Ledger {
                 if delivery.status == DeliveryStatus::Sending && is_given_up(&item, now)? {
                     delivery.status = DeliveryStatus::Unknown;
                     delivery.reason = Some(FailureReason::OutcomeUnknown);
+                    delivery.ended_at = Some(given_up_at(&item)?);
                 }
                 recorded.insert(delivery.id.clone(), delivery);
             }
@@ -689,13 +710,18 @@ fn count(item: &Item, name: &'static str) -> Result<u32, LedgerError> {
     count.ok_or(LedgerError::Corrupt(name))
 }
 
-/// Whether a lease ended longer ago than the queue takes to bring a message again.
+/// Whether a lease ended longer ago than the queue takes to deliver a message again.
 fn is_given_up(item: &Item, now: Timestamp) -> Result<bool, LedgerError> {
+    Ok(now > given_up_at(item)?)
+}
+
+/// The time after which nobody takes over a delivery whose lease has ended.
+fn given_up_at(item: &Item) -> Result<Timestamp, LedgerError> {
     /// The queue's visibility timeout is a little more than three minutes; where the store could not be
     /// reached then, there are a few waits of up to a quarter of an hour more.
     const REDELIVERY: Duration = Duration::from_mins(30);
     let until = lease_until(item)?.saturating_add(REDELIVERY);
-    Ok(now > until.unwrap_or(Timestamp::MAX))
+    Ok(until.unwrap_or(Timestamp::MAX))
 }
 
 fn planned_deliveries(item: &Item) -> Result<Vec<Delivery>, LedgerError> {
@@ -737,6 +763,7 @@ fn delivery(item: &Item) -> Result<Delivery, LedgerError> {
             .transpose()?,
         // What is being sent, or has ended, does not wait.
         waiting: waiting(item)?.filter(|_| status == DeliveryStatus::Queued),
+        waited: details::waited(item)?,
         possible_duplicate: flag(item, "possibleDuplicate")?,
         attempts: attempts(item)?,
         via: None,

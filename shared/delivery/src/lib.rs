@@ -32,9 +32,9 @@ pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, RecordedRequest};
 pub use pacing::SharedPacing;
 pub use pipeline::{
-    Accepted, ClinicMissing, DeliveryResult, HandBack, Immediate, ImmediateError, Patience,
-    Pipeline, PipelineConfig, PipelineError, QueuedMessage, QuotaError, RequireClinic, UrgentError,
-    UrgentQuota, next_receive,
+    Accepted, ClinicMissing, DeliveryResult, ExpectedVia, HandBack, Immediate, ImmediateError,
+    Patience, Pipeline, PipelineConfig, PipelineError, QueuedMessage, QuotaError, RequireClinic,
+    UrgentError, UrgentQuota, next_receive,
 };
 pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Payer, Quota, Quotas};

@@ -69,7 +69,7 @@ pub use immediate::{Immediate, ImmediateError};
 pub use next_receive::next_receive;
 use tenant_settings::TenantSettings;
 pub use urgent::{UrgentError, UrgentQuota};
-pub use via::{ClinicMissing, RequireClinic};
+pub use via::{ClinicMissing, ExpectedVia, RequireClinic};
 
 /// Deliveries of one request that are worked on at once.
 const CONCURRENT_DELIVERIES: usize = 10;
@@ -103,6 +103,9 @@ pub enum PipelineError {
     /// The idempotency key stands for another communication.
     #[error("the idempotency key was used for another communication")]
     KeyConflict,
+    /// The communication names no clinic, and has to.
+    #[error("the communication names no clinic")]
+    ClinicRequired,
 }
 
 /// Why there is no quota for a communication that is to be sent at once.
@@ -612,6 +615,8 @@ impl Pipeline {
             warn!(clinic_id = %tenant, request_id = %id, proof, "queue message is not authenticated");
             info!(target: METRICS, queue_claims_refused = 1_u64);
         }
+        self.check_clinic_of_queued(message.request, &identified.record.id)
+            .await?;
         let origin = Origin {
             via: Via::Queue,
             by: message
@@ -722,6 +727,11 @@ impl Pipeline {
         );
         let settings = self.confirmed_settings(tenant, &known, true, asked).await?;
         Ok(settings.ceilings(tenant))
+    }
+
+    /// Whether the time is past after which a communication is not to be sent.
+    pub fn has_expired(&self, request: &CommunicationRequest) -> bool {
+        request.expires_at.is_some_and(|at| at <= self.clock.now())
     }
 
     /// Whether all deliveries of a communication have ended.
@@ -1003,11 +1013,12 @@ impl Pipeline {
             message_id,
             reason: outcome.reason,
             waiting: None,
+            waited: outcome.waited,
             possible_duplicate: outcome.possible_duplicate,
             attempts: outcome.attempts,
             via: outcome.via,
             ended_at: Some(now),
-            skipped: outcome.skipped,
+            skipped: outcome.skipped.unwrap_or_default(),
         })
     }
 

@@ -145,8 +145,10 @@ fn sent() -> Outcome {
         }],
         not_before: None,
         waiting: None,
+        waited: None,
         via: None,
-        skipped: Vec::new(),
+        skipped: Some(Vec::new()),
+        is_untouched: false,
     }
 }
 
@@ -159,8 +161,10 @@ fn ended(status: DeliveryStatus, reason: Option<FailureReason>) -> Outcome {
         possible_duplicate: false,
         not_before: None,
         waiting: None,
+        waited: None,
         via: None,
-        skipped: Vec::new(),
+        skipped: Some(Vec::new()),
+        is_untouched: false,
     }
 }
 
@@ -396,6 +400,9 @@ async fn a_delivery_that_nobody_will_take_over_reads_as_unknown() {
     assert_eq!(world.status().await, DeliveryStatus::Sending);
     world.clock.advance(Duration::from_mins(20));
     assert_eq!(world.status().await, DeliveryStatus::Unknown);
+    let given_up_at = world.owner("a").lease_until - Duration::from_mins(10);
+    let read = world.ledger.read(&world.record.id, world.clock.now()).await;
+    assert_eq!(read.unwrap().unwrap().ended_at(), Some(given_up_at));
 }
 
 #[tokio::test]
@@ -475,20 +482,20 @@ async fn failover_to_the_platforms_account_is_recorded_in_one_write_unit() {
     };
     outcome.attempts = vec![failed, accepted];
     outcome.via = Some(SentVia::Global(GlobalCause::OwnFailed));
-    outcome.skipped = vec![SkippedEntry {
+    outcome.skipped = Some(vec![SkippedEntry {
         provider: ProviderKind::Smtp,
         entry: EntryId::primary(),
         position: Position::Primary,
         since: at,
         last_error: Some(ErrorKind::Unauthenticated),
-    }];
+    }]);
     world.finish("a", &outcome).await.unwrap();
 
     let read = world.ledger.read(&world.record.id, at).await.unwrap();
     let delivery = &read.unwrap().deliveries[0];
     assert_eq!(
-        (&delivery.attempts, delivery.via, &delivery.skipped),
-        (&outcome.attempts, outcome.via, &outcome.skipped)
+        (&delivery.attempts, delivery.via, Some(&delivery.skipped)),
+        (&outcome.attempts, outcome.via, outcome.skipped.as_ref())
     );
     assert_eq!(delivery.ended_at, Some(world.clock.now()));
     let table = &world.aws.resources().deliveries_table;
@@ -499,6 +506,38 @@ async fn failover_to_the_platforms_account_is_recorded_in_one_write_unit() {
         .unwrap();
     let bytes = item_bytes(&item(stored).unwrap());
     assert!(bytes <= 1_024, "{bytes} bytes");
+}
+
+#[tokio::test]
+async fn later_outcome_replaces_account_and_skipped_entries() {
+    let world = World::new().await;
+    let down = SkippedEntry {
+        provider: ProviderKind::Smtp,
+        entry: EntryId::primary(),
+        position: Position::Primary,
+        since: world.clock.now(),
+        last_error: None,
+    };
+    let mut deferred = ended(DeliveryStatus::Queued, None);
+    deferred.via = Some(SentVia::Global(GlobalCause::NoSettings));
+    deferred.skipped = Some(vec![down.clone()]);
+    world.claim("a").await;
+    world.finish("a", &deferred).await.unwrap();
+    // What is given back as it was, or was not tried, says nothing of either.
+    let mut untouched = ended(DeliveryStatus::Queued, None);
+    (untouched.is_untouched, untouched.skipped) = (true, None);
+    let mut sent = sent();
+    sent.via = Some(SentVia::Clinic);
+    for (token, outcome, expected) in [
+        ("b", &untouched, (deferred.via, vec![down])),
+        ("c", &sent, (sent.via, Vec::new())),
+    ] {
+        world.claim(token).await;
+        world.finish(token, outcome).await.unwrap();
+        let read = world.ledger.read(&world.record.id, world.clock.now()).await;
+        let delivery = read.unwrap().unwrap().deliveries.remove(0);
+        assert_eq!((delivery.via, delivery.skipped), expected, "{token}");
+    }
 }
 
 #[tokio::test]

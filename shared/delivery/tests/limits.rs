@@ -199,7 +199,9 @@ async fn a_delivery_with_the_most_and_longest_attempts_fits_into_an_item() {
             since: now,
         }),
         via: None,
-        skipped: Vec::new(),
+        waited: None,
+        skipped: None,
+        is_untouched: false,
     };
     ledger
         .finish(&world.record.id, &planned.id, &owner, &outcome, now)

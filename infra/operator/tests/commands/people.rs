@@ -65,8 +65,10 @@ async fn sent(table: &Table) -> RequestId {
         attempts: Vec::new(),
         not_before: None,
         waiting: None,
+        waited: None,
         via: None,
-        skipped: Vec::new(),
+        skipped: None,
+        is_untouched: false,
     };
     let finished = ledger.finish(&id, &planned[0].id, &owner, &outcome, now);
     finished.await.unwrap();

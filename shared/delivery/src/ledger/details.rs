@@ -2,14 +2,17 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use comms_core::{
-    Delivery, GlobalCause, RequestId, SentVia, SkippedEntry, Tenant,
+    Delivery, GlobalCause, RequestId, SentVia, SkippedEntry, Tenant, Waited,
     request::{CommunicationRequest, Priority, RequestedTenant},
 };
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Item, Ledger, LedgerError, REQUEST, count, database, n, optional, s, text};
+use super::{
+    Item, Ledger, LedgerError, Outcome, REQUEST, WAITING, count, database, n, optional,
+    refused_item, s, text,
+};
 
 const CATEGORY: &str = "category";
 const PRIORITY: &str = "priority";
@@ -19,6 +22,17 @@ const REPLAYS: &str = "replays";
 /// Why the platform's account sends for a clinic.
 pub(super) const BECAUSE: &str = "because";
 pub(super) const SKIPPED: &str = "skipped";
+const WAITED: &str = "waited";
+
+/// The attributes of a delivery that an earlier attempt may have written, and whether `outcome` removes them.
+pub(super) fn outdated(outcome: &Outcome) -> [(&'static str, bool); 3] {
+    let has_cause = outcome.via.and_then(SentVia::because).is_some();
+    [
+        (WAITING, outcome.waiting.is_none()),
+        (BECAUSE, !has_cause && !outcome.is_untouched),
+        (SKIPPED, outcome.skipped.as_ref().is_some_and(Vec::is_empty)),
+    ]
+}
 
 /// What is kept of a request beside its deliveries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,7 +125,41 @@ pub(super) fn skipped(item: &Item) -> Result<Vec<SkippedEntry>, LedgerError> {
     entries.collect::<Option<_>>().ok_or_else(wrong)
 }
 
+pub(super) fn waited(item: &Item) -> Result<Option<Waited>, LedgerError> {
+    let wrong = || LedgerError::Corrupt(WAITED);
+    let Some(text) = optional(item, WAITED)? else {
+        return Ok(None);
+    };
+    let value: Value = serde_json::from_str(text).map_err(|_| wrong())?;
+    Waited::from_json(&value).map(Some).ok_or_else(wrong)
+}
+
+pub(super) fn waited_value(waited: &Waited) -> Result<AttributeValue, LedgerError> {
+    let json = serde_json::to_string(waited).map_err(|_| LedgerError::Corrupt(WAITED))?;
+    Ok(s(&json))
+}
+
 impl Ledger {
+    /// Whether a request was accepted. A conditional write that changes nothing: the worker writes to the ledger and may not
+    /// read it.
+    pub async fn is_accepted(&self, id: &RequestId) -> Result<bool, LedgerError> {
+        let touched = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key("pk", s(id.as_str()))
+            .key("sk", s(REQUEST))
+            .condition_expression("attribute_exists(pk)")
+            .send()
+            .boxed()
+            .await;
+        match touched {
+            Ok(_) => Ok(true),
+            Err(error) if refused_item(&error).is_some() => Ok(false),
+            Err(error) => Err(database("UpdateItem", &error)),
+        }
+    }
+
     /// Counts that a request was posted again under its key.
     pub async fn count_replay(&self, id: &RequestId) -> Result<(), LedgerError> {
         self.client

@@ -73,8 +73,10 @@ impl Pipeline {
                 attempts: past.attempts.clone(),
                 not_before: None,
                 waiting: None,
+                waited: None,
                 via: None,
-                skipped: Vec::new(),
+                skipped: None,
+                is_untouched: false,
             })
         };
         let Some(message) = message else {
@@ -213,8 +215,10 @@ impl Pipeline {
             attempts,
             not_before: None,
             waiting: None,
+            waited: None,
             via: None,
-            skipped: report.skipped.clone(),
+            skipped: Some(report.skipped.clone()),
+            is_untouched: false,
         };
         if for_people && let Some(wait) = self.provider_wait(report, past, limits) {
             outcome.status = DeliveryStatus::Queued;

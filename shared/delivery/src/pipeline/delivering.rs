@@ -7,7 +7,7 @@ use std::{pin::pin, sync::Arc};
 
 use comms_adapters::Message;
 use comms_core::{
-    Delivery, DeliveryStatus, HashKey, Tenant, WaitReason, Waiting,
+    Delivery, DeliveryStatus, HashKey, Tenant, WaitReason, Waited, Waiting,
     request::{PlannedDelivery, Target},
 };
 use comms_settings::{StoreError, cache::MAX_AGE};
@@ -163,6 +163,7 @@ impl Pipeline {
         // A delivery that was begun before took its urgent quota then.
         let has_paid = past.deferrals > 0 || !past.attempts.is_empty();
         let attempts_before = past.attempts.len();
+        let (waited, waited_until) = (past.waiting.clone(), self.clock.now());
         let fresh = Freshness::new(
             self,
             tenant,
@@ -179,6 +180,9 @@ impl Pipeline {
             returned,
         } = attempted.await;
         via::note(&mut outcome, record, &fresh.current());
+        if outcome.waiting.is_none() {
+            outcome.waited = waited.map(|waiting| Waited::until(waiting, waited_until));
+        }
         if !has_paid && outcome.attempts.len() > attempts_before {
             urgent.spend();
         }
@@ -370,8 +374,10 @@ impl Pipeline {
             possible_duplicate: past.possible_duplicate,
             attempts: past.attempts,
             not_before: None,
+            waited: None,
             via: None,
-            skipped: Vec::new(),
+            skipped: None,
+            is_untouched: true,
             waiting: if matches!(reason, HandBack::OverQuota { .. }) {
                 let (before, now) = (past.waiting.as_ref(), self.clock.now());
                 Some(Waiting::after(before, WaitReason::Quota, now))

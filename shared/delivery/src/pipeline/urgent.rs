@@ -5,6 +5,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use comms_adapters::Deadline;
 use comms_core::{
     IdempotencyKey, RequestId, Tenant,
     request::{CommunicationRequest, Priority},
@@ -15,6 +16,7 @@ use tracing::warn;
 
 use super::{
     HandBack, Limits, Pipeline, PipelineError, tenant_settings::TenantSettings, unreachable,
+    via::SETTINGS_TIMEOUT,
 };
 use crate::{
     allowance::Refusal,
@@ -84,6 +86,7 @@ impl Pipeline {
         &self,
         request: &CommunicationRequest,
         key: Option<&IdempotencyKey>,
+        deadline: Deadline,
     ) -> Result<UrgentQuota, UrgentError> {
         let tenant = request.tenant();
         if !is_urgent(request.priority) || tenant == Tenant::Global {
@@ -97,8 +100,16 @@ impl Pipeline {
         {
             return Ok(UrgentQuota::default());
         }
-        let recent = self.recent_settings(&tenant).await;
-        let limit = self.urgent_limit_or_default(&tenant, recent);
+        let recent = self.recent_settings(&tenant);
+        let limit = match deadline.bound(SETTINGS_TIMEOUT, recent).await {
+            Ok(recent) => self.urgent_limit_or_default(&tenant, recent),
+            Err(_) => {
+                warn!(
+                    "the urgent limit is the platform's: the clinic's settings were not read in time"
+                );
+                self.shares.limits.urgent_per_hour
+            }
+        };
         let taken = self.take_urgent_within(&tenant, limit, count).await;
         match taken {
             // Nobody is refused by a limit that was raised.
@@ -138,7 +149,11 @@ impl Pipeline {
     }
 
     /// Whether a request was accepted under the key.
-    async fn is_known(&self, tenant: &Tenant, key: &IdempotencyKey) -> Result<bool, PipelineError> {
+    pub async fn is_known(
+        &self,
+        tenant: &Tenant,
+        key: &IdempotencyKey,
+    ) -> Result<bool, PipelineError> {
         let hash = self.hash_keys.get().await?;
         let id = RequestId::derive(hash, tenant, key);
         let recorded = self.ledger.read(&id, self.clock.now()).await?;

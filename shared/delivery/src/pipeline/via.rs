@@ -1,18 +1,22 @@
 //! Whose account deliveries go by, and whether the platform's may stand in for a clinic that has no providers.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
+use comms_adapters::Deadline;
 use comms_core::{
-    Channel, GlobalCause, SentVia,
+    Channel, GlobalCause, RequestId, SentVia,
     delivery::accepted_position,
     metric::METRICS,
     request::{CommunicationRequest, RequestedTenant},
 };
 use comms_settings::{Moment, StoreError};
-use tracing::info;
+use tracing::{info, warn};
 
-use super::{Pipeline, chains::ResolvedChain, tenant_settings::TenantSettings};
+use super::{Pipeline, PipelineError, chains::ResolvedChain, tenant_settings::TenantSettings};
 use crate::ledger::{Outcome, RequestRecord};
+
+/// The longest that a request waits for settings which only make its answer better.
+pub(super) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether every communication has to name a clinic that has providers of its own (`REQUIRE_CLINIC`). Without it, the
 /// platform's account sends what names no clinic, and for clinics without settings.
@@ -33,6 +37,22 @@ impl FromStr for RequireClinic {
     }
 }
 
+/// Whose account the channels of a request will go by, as far as that is known before it is sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExpectedVia {
+    via: Vec<(Channel, SentVia)>,
+    /// The first channel on which the clinic has no enabled provider.
+    lacks_own: Option<Channel>,
+}
+
+impl ExpectedVia {
+    /// The account of a channel; `None` for a clinic's own providers, which may fail, and where nobody may send.
+    pub fn of(&self, channel: Channel) -> Option<SentVia> {
+        let mut known = self.via.iter();
+        known.find(|(of, _)| *of == channel).map(|(_, via)| *via)
+    }
+}
+
 /// What is wrong with a request where a clinic is required.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClinicMissing {
@@ -43,9 +63,19 @@ pub enum ClinicMissing {
 }
 
 impl Pipeline {
-    /// Whether a request of the queue names no clinic although it has to.
-    pub fn lacks_clinic(&self, request: &CommunicationRequest) -> bool {
-        self.require_clinic == RequireClinic::Yes && request.requested == RequestedTenant::Unnamed
+    /// Refuses a producer's message that names no clinic although it has to. One that the ledger knows was accepted before
+    /// a clinic was required, and is delivered.
+    pub(super) async fn check_clinic_of_queued(
+        &self,
+        request: &CommunicationRequest,
+        id: &RequestId,
+    ) -> Result<(), PipelineError> {
+        let is_refused = self.require_clinic == RequireClinic::Yes
+            && request.requested == RequestedTenant::Unnamed;
+        if !is_refused || self.ledger.is_accepted(id).await? {
+            return Ok(());
+        }
+        Err(PipelineError::ClinicRequired)
     }
 
     /// The present moment in the order of the settings' reads, for [`Pipeline::expected_via`].
@@ -53,37 +83,54 @@ impl Pipeline {
         self.settings.moment()
     }
 
-    /// Whose account each channel of a request will go by, as far as that is known before it is sent: `None` for a clinic's
-    /// own providers, which may fail. By settings that are remembered, or one read; that a clinic has none is read again
-    /// before it is said, unless it was since `asked`, and by a strongly consistent read before it refuses the request.
+    /// Whose account each channel of a request will go by. By settings that are remembered, or one read; that a clinic has
+    /// none is read again before it is said, unless it was since `asked`, and by a strongly consistent read before it
+    /// refuses the request. Where that takes longer than [`SETTINGS_TIMEOUT`], nothing is known, unless it may refuse the
+    /// request.
     pub async fn expected_via(
         &self,
         request: &CommunicationRequest,
         asked: Moment,
-    ) -> Result<Vec<(Channel, Option<SentVia>)>, StoreError> {
+        deadline: Deadline,
+    ) -> Result<ExpectedVia, StoreError> {
+        let expected = self.expected_by_settings(request, asked);
+        match self.require_clinic {
+            RequireClinic::Yes => expected.await,
+            RequireClinic::No => match deadline.bound(SETTINGS_TIMEOUT, expected).await {
+                Ok(expected) => expected,
+                Err(_) => {
+                    warn!("whose account will send was not read in time");
+                    Ok(ExpectedVia::default())
+                }
+            },
+        }
+    }
+
+    async fn expected_by_settings(
+        &self,
+        request: &CommunicationRequest,
+        asked: Moment,
+    ) -> Result<ExpectedVia, StoreError> {
         let tenant = request.tenant();
-        let of_all = |via| {
-            request
+        let by_global = |cause| ExpectedVia {
+            via: request
                 .channels
                 .iter()
-                .map(|channel| (*channel, via))
-                .collect()
+                .map(|channel| (*channel, SentVia::Global(cause)))
+                .collect(),
+            lacks_own: None,
         };
         match request.requested {
-            RequestedTenant::Unnamed => {
-                return Ok(of_all(Some(SentVia::Global(GlobalCause::NoClinicId))));
-            }
-            RequestedTenant::Global => {
-                return Ok(of_all(Some(SentVia::Global(GlobalCause::Requested))));
-            }
+            RequestedTenant::Unnamed => return Ok(by_global(GlobalCause::NoClinicId)),
+            RequestedTenant::Global => return Ok(by_global(GlobalCause::Requested)),
             RequestedTenant::Clinic(_) => {}
         }
-        let mut settings = self.recent_settings(&tenant).await?;
         let lacks_own = |settings: &TenantSettings| {
-            let mut channels = request.channels.iter();
-            channels.any(|channel| !settings.policy(&tenant, *channel).has_own)
+            let mut channels = request.channels.iter().copied();
+            channels.find(|channel| !settings.policy(&tenant, *channel).has_own)
         };
-        if lacks_own(&settings) {
+        let mut settings = self.recent_settings(&tenant).await?;
+        if lacks_own(&settings).is_some() {
             settings = match self.require_clinic {
                 RequireClinic::Yes => self.newest_settings(&tenant).await?,
                 RequireClinic::No => {
@@ -92,19 +139,21 @@ impl Pipeline {
                 }
             };
         }
-        let channels = request.channels.iter().map(|channel| {
-            let policy = settings.policy(&tenant, *channel);
-            let via = (!policy.has_own).then_some(SentVia::Global(GlobalCause::NoSettings));
-            (*channel, via)
-        });
-        Ok(channels.collect())
+        let stands_in = |channel: &&Channel| settings.policy(&tenant, **channel).is_global_only;
+        let channels = request.channels.iter().filter(stands_in);
+        Ok(ExpectedVia {
+            via: channels
+                .map(|channel| (*channel, SentVia::Global(GlobalCause::NoSettings)))
+                .collect(),
+            lacks_own: lacks_own(&settings),
+        })
     }
 
     /// What is missing of a request where a clinic is required.
     pub fn missing_clinic(
         &self,
         request: &CommunicationRequest,
-        expected: &[(Channel, Option<SentVia>)],
+        expected: &ExpectedVia,
     ) -> Option<ClinicMissing> {
         if self.require_clinic == RequireClinic::No {
             return None;
@@ -112,10 +161,7 @@ impl Pipeline {
         if request.requested == RequestedTenant::Unnamed {
             return Some(ClinicMissing::NoClinicId);
         }
-        let without = expected
-            .iter()
-            .find(|(_, via)| *via == Some(SentVia::Global(GlobalCause::NoSettings)));
-        without.map(|(channel, _)| ClinicMissing::NoSettings(*channel))
+        expected.lacks_own.map(ClinicMissing::NoSettings)
     }
 }
 
@@ -125,13 +171,9 @@ pub(super) fn note(outcome: &mut Outcome, record: &RequestRecord, chain: &Resolv
     let accepted = accepted_position(&outcome.attempts);
     outcome.via = match (of_tenant, accepted) {
         (Some(cause), _) => Some(SentVia::Global(cause)),
-        (None, _) if !chain.policy.has_own && chain.policy.may_use_global => {
-            Some(SentVia::Global(GlobalCause::NoSettings))
-        }
-        (None, Some(position)) if position.is_global() => {
-            Some(SentVia::Global(GlobalCause::OwnFailed))
-        }
-        (None, Some(_)) => Some(SentVia::Clinic),
+        (None, Some(position)) if !position.is_global() => Some(SentVia::Clinic),
+        (None, _) if chain.policy.is_global_only => Some(SentVia::Global(GlobalCause::NoSettings)),
+        (None, Some(_)) => Some(SentVia::Global(GlobalCause::OwnFailed)),
         (None, None) => None,
     };
 }

@@ -48,8 +48,10 @@ impl ProviderWait {
             attempts: past.attempts,
             not_before: Some(self.until),
             waiting: Some(self.waiting),
+            waited: None,
             via: None,
-            skipped: Vec::new(),
+            skipped: None,
+            is_untouched: false,
         }
     }
 }
