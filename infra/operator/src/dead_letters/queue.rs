@@ -11,10 +11,11 @@ use aws_sdk_sqs::{
     },
 };
 use comms_core::{
-    Clock, DeadLetter,
+    Clock, DeadLetter, RequestId,
     dead_letter::{OF_DEAD_LETTERS_ALONE, SOURCE_MESSAGE_ID, is_message_id},
     request::{Priority, Submission},
 };
+use comms_delivery::queue_claim::ACCEPTED_AS;
 use comms_settings::error_code;
 use thiserror::Error;
 
@@ -129,6 +130,12 @@ impl Received {
             .and_then(MessageAttributeValue::string_value)
             .filter(|id| is_message_id(id))
             .unwrap_or(&self.message_id)
+    }
+
+    /// The communication as part of which `send` put it on its queue, as its attribute says; nothing proves it.
+    pub(super) fn accepted_as(&self) -> Option<RequestId> {
+        let attribute = self.attributes.get(ACCEPTED_AS)?;
+        RequestId::parse(attribute.string_value()?).ok()
     }
 
     /// Bytes of its body.

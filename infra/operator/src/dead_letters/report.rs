@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use comms_core::{DeadLetterReason, Tenant};
+use comms_core::{DeadLetterReason, RequestId, Tenant};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{age, queue::Received};
@@ -36,6 +36,8 @@ pub struct FoundLetter {
     pub message_id: String,
     /// SQS's id of the message that it was.
     pub source_message_id: String,
+    /// The communication that was accepted by HTTP and of which it claims to be a part: GET says `queued` of it.
+    pub accepted_as: Option<RequestId>,
     /// Whose it is, where that is known.
     pub tenant: Option<Tenant>,
     /// Why it is one.
@@ -94,6 +96,7 @@ impl FoundLetter {
         Self {
             message_id: found.message_id.clone(),
             source_message_id: found.source_message_id().to_owned(),
+            accepted_as: found.accepted_as(),
             tenant: found.letter.tenant.clone(),
             reason: found.letter.reason,
             fields: found.letter.fields.clone(),
@@ -270,12 +273,21 @@ pub(super) struct EachLetter<'a>(pub(super) &'a Report);
 impl fmt::Display for EachLetter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = [
-            "message", "clinic", "reason", "age", "bytes", "receives", "from", "was",
+            "message",
+            "clinic",
+            "reason",
+            "age",
+            "bytes",
+            "receives",
+            "from",
+            "was",
+            "accepted as",
         ];
         let mut rows = vec![header.map(str::to_owned)];
         for letter in &self.0.letters {
             let was = (letter.source_message_id != letter.message_id)
                 .then(|| letter.source_message_id.clone());
+            let accepted_as = letter.accepted_as.as_ref();
             rows.push([
                 letter.message_id.clone(),
                 letter.clinic().to_owned(),
@@ -285,6 +297,7 @@ impl fmt::Display for EachLetter<'_> {
                 letter.receives.to_string(),
                 letter.source_queue.clone().unwrap_or_default(),
                 was.unwrap_or_default(),
+                accepted_as.map(ToString::to_string).unwrap_or_default(),
             ]);
         }
         write_table(f, &rows)
@@ -350,9 +363,10 @@ impl Serialize for FoundLetter {
             Outcome::Failed(why) => Some(why),
             Outcome::Left | Outcome::PutBack | Outcome::DeadAgain | Outcome::Deleted => None,
         };
-        let mut letter = serializer.serialize_struct("Letter", 11)?;
+        let mut letter = serializer.serialize_struct("Letter", 12)?;
         letter.serialize_field("messageId", &self.message_id)?;
         letter.serialize_field("sourceMessageId", &self.source_message_id)?;
+        letter.serialize_field("acceptedAs", &self.accepted_as)?;
         letter.serialize_field("clinicId", &self.tenant.as_ref().map(Tenant::as_str))?;
         letter.serialize_field("reason", &self.reason)?;
         letter.serialize_field("fields", &self.fields)?;

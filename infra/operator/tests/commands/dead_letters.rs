@@ -6,7 +6,7 @@ use aws_sdk_sqs::{
     Client,
     types::{Message, MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName},
 };
-use comms_core::{Clock as _, DeadLetterReason, SystemClock, Tenant};
+use comms_core::{Clock as _, DeadLetterReason, RequestId, SystemClock, Tenant};
 use comms_operator::{
     dead_letters::{
         DeadLetterQueue, Filter, FoundLetter, Outcome, Plan, Report, SourceQueues, Work, run,
@@ -218,12 +218,16 @@ async fn dead_letters_are_told_by_clinic_reason_and_age_without_a_word_of_them()
     assert_eq!(letter.tenant, Some(tenant("clinic-a")));
     assert_eq!(letter.source_queue.as_deref(), Some("clinic-comms"));
     assert_eq!(letter.source_message_id, exhausted);
+    assert_eq!(letter.accepted_as, None);
     let letter = of(&report, &moved_poison);
     assert_eq!(letter.reason, DeadLetterReason::NotACommunication);
     assert_eq!(letter.fields, ["/channels"]);
     let letter = of(&report, &poisoned);
     assert_eq!(letter.tenant, Some(tenant("clinic-b")));
     assert_eq!(letter.source_message_id, "source-1");
+    // By which its clinic reads `queued` for as long as the ledger remembers it.
+    let accepted_as = "0123456789abcdef0123456789abcdef";
+    assert_eq!(letter.accepted_as, RequestId::parse(accepted_as).ok());
 
     let json = serde_json::to_value(&report).unwrap();
     let groups: Vec<_> = json["groups"]
