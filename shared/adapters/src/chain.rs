@@ -222,12 +222,9 @@ impl Chain {
                 break ChainEnd::Paced { after };
             }
             // Held until the attempt is over.
-            let _probe = match entry.permitted(turn, pacing).await {
-                Ok(turn) => turn,
-                Err(Refused) => {
-                    course.turns.put_off(index, deadline.is_queued());
-                    continue;
-                }
+            let Ok(_probe) = entry.permitted(turn, pacing).await else {
+                course.turns.put_off(index, deadline.is_queued());
+                continue;
             };
             let reply = reply_to(&chain, entry, message, pacing).await;
             let renew_before_retry = || course.before_retry(entry, renew);

@@ -73,9 +73,8 @@ impl SharedHealth {
             .send()
             .boxed()
             .await;
-        let error = match written {
-            Ok(_) => return Ok(ProbePermit::Granted),
-            Err(error) => error,
+        let Err(error) = written else {
+            return Ok(ProbePermit::Granted);
         };
         if let Some(UpdateItemError::ConditionalCheckFailedException(failed)) =
             error.as_service_error()
