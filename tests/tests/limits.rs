@@ -52,7 +52,7 @@ const OTHERS: &[(&str, &str)] = &[
     // What the queue takes at once, and of messages that are its own already.
     ("functions/send/src/queue.rs", "MAX_PART_BYTES"),
     ("functions/send/src/queue.rs", "MAX_ENTRIES"),
-    ("functions/worker/src/queues.rs", "MAX_ATTRIBUTES"),
+    ("shared/core/src/dead_letter.rs", "MAX_ATTRIBUTES"),
     ("functions/worker/src/queues.rs", "MAX_MESSAGE_BYTES"),
     ("functions/worker/src/queues.rs", "MAX_ENTRIES"),
     ("functions/worker/src/lib.rs", "MAX_PANICS"),

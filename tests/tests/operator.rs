@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aws_sdk_sqs::types::QueueAttributeName;
+use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName};
 use axum::{
     Router,
     body::{Body, to_bytes},
@@ -258,6 +258,93 @@ async fn a_message_without_a_key_whose_worker_died_after_sending_is_put_back_and
     );
     assert_eq!(world.smtp.messages().len(), 1);
     assert_eq!(with_dead_letters(&world, false).await.seen, 0);
+}
+
+/// So many attributes of a sender, `own-00` first.
+fn of_the_sender(count: usize) -> Vec<(String, MessageAttributeValue)> {
+    (0..count)
+        .map(|number| {
+            let value = MessageAttributeValue::builder()
+                .data_type("Number")
+                .string_value(number.to_string());
+            (format!("own-{number:02}"), value.build().unwrap())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn attributes_keep_their_types_when_put_back_and_too_many_are_named() {
+    let world = World::saved().await;
+    let resources = world.aws.resources();
+    let sqs = aws_sdk_sqs::Client::new(&world.aws.sdk_config());
+    let mut poison = communication();
+    poison["channels"] = json!(["fax"]);
+    for count in [2, 10] {
+        sqs.send_message()
+            .queue_url(&resources.urgent_queue_url)
+            .message_body(poison.to_string())
+            .set_message_attributes(Some(of_the_sender(count).into_iter().collect()))
+            .send()
+            .await
+            .unwrap();
+        assert!(world.run_worker().await.failed.is_empty());
+        let put_back = with_dead_letters(&world, true).await;
+        let outcome = &put_back.letters[0].outcome;
+        if count == 2 {
+            assert_eq!(*outcome, Outcome::PutBack);
+            let (_, messages, _) = world.take_batch().await;
+            let number = &messages[0].message_attributes().unwrap()["own-01"];
+            assert_eq!(
+                (number.data_type(), number.string_value()),
+                ("Number", Some("1"))
+            );
+        } else {
+            let Outcome::Failed(why) = outcome else {
+                panic!("{outcome:?}");
+            };
+            assert!(why.contains("own-09") && !why.contains("own-00"), "{why}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_moved_by_sqs_with_ten_attributes_is_refused_by_their_names() {
+    let world = World::saved().await;
+    let resources = world.aws.resources();
+    let sqs = aws_sdk_sqs::Client::new(&world.aws.sdk_config());
+    let policy = json!({
+        "deadLetterTargetArn": "arn:aws:sqs:us-east-1:123456789012:clinic-comms-dlq", "maxReceiveCount": 1});
+    sqs.set_queue_attributes()
+        .queue_url(&resources.queue_url)
+        .attributes(QueueAttributeName::RedrivePolicy, policy.to_string())
+        .send()
+        .await
+        .unwrap();
+    sqs.send_message()
+        .queue_url(&resources.queue_url)
+        .message_body(communication().to_string())
+        .set_message_attributes(Some(of_the_sender(10).into_iter().collect()))
+        .send()
+        .await
+        .unwrap();
+    let (url, messages, _) = world.take_batch().await;
+    sqs.change_message_visibility()
+        .queue_url(url)
+        .set_receipt_handle(messages[0].receipt_handle.clone())
+        .visibility_timeout(0)
+        .send()
+        .await
+        .unwrap();
+    assert!(world.take_batch().await.2.is_empty());
+    let put_back = with_dead_letters(&world, true).await;
+    let Outcome::Failed(why) = &put_back.letters[0].outcome else {
+        panic!("{put_back}");
+    };
+    assert!(
+        why.contains("11 attributes") && why.contains("own-00, own-01"),
+        "{why}"
+    );
+    assert_eq!(with_dead_letters(&world, false).await.seen, 1);
 }
 
 #[tokio::test]

@@ -85,6 +85,57 @@ async fn poison_is_set_aside_with_its_reason_and_takes_no_other_message_with_it(
     assert_eq!(sent, expected);
 }
 
+/// Attributes of a sender, as an event of Lambda has them.
+fn of_the_sender(count: usize) -> Value {
+    let mut attributes = json!({
+        "attempt": {"stringValue": "3", "dataType": "Number", "stringListValues": [], "binaryListValues": []},
+        "weight": {"stringValue": "1.5", "dataType": "Number.float"},
+        "blob": {"binaryValue": "AAEC", "dataType": "Binary"},
+    });
+    for number in 3..count {
+        attributes[format!("own-{number:02}")] = json!({"stringValue": "x", "dataType": "String"});
+    }
+    attributes
+}
+
+#[tokio::test]
+async fn a_dead_letter_keeps_its_senders_attributes_and_their_types() {
+    let world = World::saved().await;
+    let mut poison = record("poison", "{");
+    poison["messageAttributes"] = of_the_sender(3);
+    assert!(world.work_on(&[poison]).await.is_empty());
+    let letters = world.dead_letters().await;
+    assert_eq!(letters[0]["attributes"]["attempt"], "3");
+    assert_eq!(letters[0]["types"]["attempt"], "Number");
+    assert_eq!(letters[0]["types"]["weight"], "Number.float");
+    assert_eq!(letters[0]["types"]["blob"], "Binary");
+    assert!(letters[0]["attributes"]["droppedAttributes"].is_null());
+}
+
+#[tokio::test]
+async fn a_dead_letter_names_the_attributes_for_which_it_has_no_room() {
+    let world = World::saved().await;
+    let mut poison = record("poison", "{");
+    poison["messageAttributes"] = of_the_sender(10);
+    assert!(world.work_on(&[poison]).await.is_empty());
+    let letters = world.dead_letters().await;
+    let attributes = letters[0]["attributes"].as_object().unwrap();
+    assert_eq!(attributes.len(), 10);
+    let dropped: Vec<_> = attributes["droppedAttributes"]
+        .as_str()
+        .unwrap()
+        .split(' ')
+        .collect();
+    let mut all: Vec<_> = attributes.keys().map(String::as_str).collect();
+    all.extend(&dropped);
+    for name in of_the_sender(10).as_object().unwrap().keys() {
+        assert!(
+            all.contains(&name.as_str()),
+            "{name} is neither kept nor named"
+        );
+    }
+}
+
 #[tokio::test]
 async fn settings_that_can_not_be_read_are_no_reason_to_send_through_the_global_account() {
     for (service, operation) in [("dynamodb", "GetItem"), ("kms", "Decrypt")] {

@@ -657,6 +657,12 @@ impl World {
                     .flatten()
                     .map(|(name, value)| (name.clone(), json!(value.string_value())))
                     .collect();
+                let types: serde_json::Map<_, _> = message
+                    .message_attributes()
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, value)| (name.clone(), json!(value.data_type())))
+                    .collect();
                 let group = message
                     .attributes()
                     .and_then(|all| all.get(&MessageSystemAttributeName::MessageGroupId));
@@ -664,7 +670,7 @@ impl World {
                     .attributes()
                     .and_then(|all| all.get(&MessageSystemAttributeName::AwsTraceHeader));
                 letters.push(json!({
-                    "body": message.body(), "attributes": attributes, "group": group,
+                    "body": message.body(), "attributes": attributes, "types": types, "group": group,
                     "trace": trace,
                 }));
             }

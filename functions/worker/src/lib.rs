@@ -7,6 +7,7 @@
 //! | that has to wait: a provider, a lease, a store | back to its queue, for as long as it has to wait |
 //! | that can never be worked on | to the dead-letter queue, with the reason |
 
+mod attributes;
 mod queues;
 
 use std::{

@@ -1,21 +1,19 @@
 //! The queues, as the worker sees them: messages that have to wait, and messages that are set aside.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_sqs::{
     Client,
     error::BuildError,
     types::{
-        ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue,
-        MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
+        ChangeMessageVisibilityBatchRequestEntry, MessageSystemAttributeNameForSends,
+        MessageSystemAttributeValue,
     },
 };
 use comms_core::{
     ClinicId, DeadLetterReason,
-    dead_letter::{
-        CLINIC_ID, DEAD_AT, FIELDS, REASON, SOURCE_MESSAGE_ID, SOURCE_QUEUE, is_message_id,
-    },
+    dead_letter::{SOURCE_MESSAGE_ID, is_message_id},
 };
 use comms_delivery::WorkQueue;
 use comms_runtime::sqs::SqsMessage;
@@ -24,8 +22,9 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use thiserror::Error;
 
-/// Attributes that a message may have, and bytes of it with them (Amazon SQS, message quotas).
-const MAX_ATTRIBUTES: usize = 10;
+use crate::attributes;
+
+/// Bytes of a message with its attributes (Amazon SQS, message quotas).
 const MAX_MESSAGE_BYTES: usize = 1_048_576;
 
 /// Entries of one `ChangeMessageVisibilityBatch`.
@@ -95,10 +94,10 @@ impl Queues {
         let body = std::str::from_utf8(&message.body).map_err(|_| QueueError::NoText)?;
         // An empty message can not be sent.
         let body = if body.is_empty() { " " } else { body };
-        let attributes = attributes(message, letter);
+        let attributes = attributes::of_dead_letter(message, letter);
         let size: usize = attributes
             .iter()
-            .map(|(name, value)| name.len() + value.len() + "String".len())
+            .map(|(name, value)| name.len() + value.size())
             .sum();
         let mut request = self
             .client
@@ -120,7 +119,7 @@ impl Queues {
         // Better without a word than not at all: what is wrong with it can be found out again.
         if body.len() + size <= MAX_MESSAGE_BYTES {
             for (name, value) in attributes {
-                let value = text(value).map_err(|_| not_built("SendMessage"))?;
+                let value = value.build().map_err(|_| not_built("SendMessage"))?;
                 request = request.message_attributes(name, value);
             }
         }
@@ -206,42 +205,6 @@ pub(crate) fn source_message_id(message: &SqsMessage) -> &str {
         .attribute(SOURCE_MESSAGE_ID)
         .filter(|id| is_message_id(id))
         .unwrap_or(&message.message_id)
-}
-
-/// What is said of a dead letter, and then what its sender said of it, as far as there is room.
-fn attributes(message: &SqsMessage, letter: &DeadLetter<'_>) -> BTreeMap<String, String> {
-    let own = [
-        (REASON, letter.reason.as_str().to_owned()),
-        (FIELDS, letter.fields.clone()),
-        (
-            CLINIC_ID,
-            letter.clinic.map(ToString::to_string).unwrap_or_default(),
-        ),
-        (SOURCE_QUEUE, message.queue().to_owned()),
-        (SOURCE_MESSAGE_ID, source_message_id(message).to_owned()),
-        (DEAD_AT, letter.at.to_string()),
-    ];
-    let mut attributes: BTreeMap<_, _> = own
-        .into_iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-    for (name, value) in &message.message_attributes {
-        if attributes.len() < MAX_ATTRIBUTES
-            && let Some(value) = &value.string_value
-            && !attributes.contains_key(name)
-        {
-            attributes.insert(name.clone(), value.clone());
-        }
-    }
-    attributes
-}
-
-fn text(value: String) -> Result<MessageAttributeValue, BuildError> {
-    MessageAttributeValue::builder()
-        .data_type("String")
-        .string_value(value)
-        .build()
 }
 
 fn not_built(operation: &'static str) -> QueueError {

@@ -164,6 +164,9 @@ async fn act(plan: &Plan, pace: &mut Pace, found: &Received) -> Result<Outcome, 
                     "it came from a queue that is neither --queue nor --urgent-queue".to_owned(),
                 ));
             };
+            if let Some(why) = found.cannot_be_put_back() {
+                return Ok(Outcome::Failed(why));
+            }
             pace.turn().await;
             match plan.queue.put_back(found, source).await {
                 Ok(()) => {}

@@ -29,8 +29,15 @@ pub const SOURCE_MESSAGE_ID: &str = "sourceMessageId";
 /// The attribute with the time (RFC 3339) at which it was set aside.
 pub const DEAD_AT: &str = "deadAt";
 
+/// The attribute with the names of the sender's attributes for which the dead letter has no room, separated by spaces.
+pub const DROPPED: &str = "droppedAttributes";
+
+/// Attributes that a message may have (Amazon SQS, message quotas).
+pub const MAX_ATTRIBUTES: usize = 10;
+
 /// What the worker says of a dead letter and a message that is put back does not keep.
-pub const OF_DEAD_LETTERS_ALONE: [&str; 5] = [REASON, FIELDS, CLINIC_ID, SOURCE_QUEUE, DEAD_AT];
+pub const OF_DEAD_LETTERS_ALONE: [&str; 6] =
+    [REASON, FIELDS, CLINIC_ID, SOURCE_QUEUE, DEAD_AT, DROPPED];
 
 /// Characters of a JSON pointer that is shown, at most.
 const MAX_POINTER: usize = 100;
@@ -93,6 +100,8 @@ pub struct DeadLetter {
     pub fields: Vec<String>,
     /// The name of the queue that it came from, where that is known.
     pub source_queue: Option<String>,
+    /// The names of its sender's attributes that it no longer has.
+    pub dropped: Vec<String>,
     /// Whether SQS moved it. Its attributes are its sender's then, whatever their names.
     pub moved_by_sqs: bool,
 }
@@ -136,6 +145,13 @@ impl DeadLetter {
             tenant: clinic.or_else(|| tenant_of(body)),
             fields,
             source_queue: source.filter(|name| is_queue_name(name)).map(str::to_owned),
+            dropped: said
+                .and_then(|_| attribute(DROPPED))
+                .into_iter()
+                .flat_map(|names| names.split(' '))
+                .filter(|name| is_attribute_name(name))
+                .map(str::to_owned)
+                .collect(),
             moved_by_sqs: moved_from.is_some(),
         }
     }
@@ -173,6 +189,12 @@ fn tenant_of(body: &[u8]) -> Option<Tenant> {
 fn is_pointer(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/_-~".contains(&b);
     text.starts_with('/') && text.len() <= MAX_POINTER && text.bytes().all(plain)
+}
+
+/// Whether a text may be the name of a message attribute (Amazon SQS developer guide, "Message attribute components").
+fn is_attribute_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+    (1..=256).contains(&text.len()) && text.bytes().all(plain)
 }
 
 /// Whether a text may be a queue's name (Amazon SQS, quotas of standard queues).
@@ -257,6 +279,7 @@ mod tests {
                 tenant: Some(clinic("clinic-1")),
                 fields: Vec::new(),
                 source_queue: Some("stack-UrgentQueue-1".to_owned()),
+                dropped: Vec::new(),
                 moved_by_sqs: true,
             }
         );
@@ -300,6 +323,7 @@ mod tests {
                 tenant: None,
                 fields: vec!["/ok".to_owned()],
                 source_queue: None,
+                dropped: Vec::new(),
                 moved_by_sqs: false,
             }
         );

@@ -57,6 +57,9 @@ pub struct MessageAttribute {
     /// Its value, where that is a text.
     #[serde(default)]
     pub string_value: Option<String>,
+    /// Its value in Base64, where that is bytes.
+    #[serde(default)]
+    pub binary_value: Option<String>,
     /// `String`, `Number` or `Binary`, with or without a kind of its own after a dot.
     #[serde(default)]
     pub data_type: String,

@@ -12,7 +12,7 @@ use aws_sdk_sqs::{
 };
 use comms_core::{
     Clock, DeadLetter, RequestId,
-    dead_letter::{OF_DEAD_LETTERS_ALONE, SOURCE_MESSAGE_ID, is_message_id},
+    dead_letter::{MAX_ATTRIBUTES, OF_DEAD_LETTERS_ALONE, SOURCE_MESSAGE_ID, is_message_id},
     request::{Priority, Submission},
 };
 use comms_delivery::queue_claim::ACCEPTED_AS;
@@ -141,6 +141,27 @@ impl Received {
     /// Bytes of its body.
     pub(super) fn size(&self) -> u64 {
         self.body.len() as u64
+    }
+
+    /// Why it cannot be put back as its sender gave it, if that is so: names of attributes, and nothing of their values.
+    pub(super) fn cannot_be_put_back(&self) -> Option<String> {
+        if !self.letter.dropped.is_empty() {
+            return Some(format!(
+                "its sender's attributes {} had no room on the dead-letter queue",
+                self.letter.dropped.join(", ")
+            ));
+        }
+        let kept = self.attributes_to_keep()?;
+        if kept.len() <= MAX_ATTRIBUTES {
+            return None;
+        }
+        let mut names: Vec<_> = self.attributes.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        Some(format!(
+            "with {SOURCE_MESSAGE_ID} it has {} attributes and SQS takes {MAX_ATTRIBUTES}: {}",
+            kept.len(),
+            names.join(", ")
+        ))
     }
 
     /// Its attributes as its sender gave them, and the id that it is known by.
