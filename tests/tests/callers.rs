@@ -374,3 +374,23 @@ async fn communication_says_what_was_posted_and_when_what_happened() {
     let read = world.status(&queued.request_id()).await.expect(200).body;
     assert!(read["acceptedAt"].is_string() && read.get("endedAt").is_none());
 }
+
+/// API Gateway puts the name of a stage before the path, and says nothing of it to the caller.
+#[tokio::test]
+async fn an_api_at_a_named_stage_is_refused_by_the_stages_name() {
+    let world = World::saved().await;
+    let path = "/api/v1/communications";
+    let body = immediate().to_string();
+    let mut event: Value =
+        serde_json::from_str(&http_event("POST", path, Some(&body), &service(), &[])).unwrap();
+    event["requestContext"]["stage"] = json!("prod");
+    event["rawPath"] = json!(format!("/prod{path}"));
+    let answer = world.ask_send(&event.to_string()).await.expect(404);
+    assert_eq!(answer.body["code"], "not_found");
+    let detail = answer.body["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("stage \"prod\"") && detail.contains("$default"),
+        "{detail}"
+    );
+    assert_eq!(world.smtp.connections(), 0);
+}

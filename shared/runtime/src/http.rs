@@ -373,9 +373,29 @@ pub(crate) fn answer(
     response
 }
 
+/// Refuses a request of an API at a named stage (404), whose name stands before the path: `Location` and mailed links would
+/// leave it out. Behind a domain of one's own nobody could tell that it is there.
+fn check_stage(request: &Request) -> Result<(), HttpProblem> {
+    let stage = match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV2(context)) => context.stage.as_deref(),
+        // Other events have no stage that this service knows.
+        _ => None,
+    };
+    match stage {
+        None | Some("$default") => Ok(()),
+        Some(name) => {
+            let detail = format!(
+                "The API was deployed at the stage {name:?}. It answers at the stage $default alone."
+            );
+            Err(HttpProblem::not_found("").with_detail(detail))
+        }
+    }
+}
+
 /// Refuses a request whose head is larger than it may be, before anything in it is looked at: path and query (414),
-/// header fields (431, RFC 6585 section 5).
+/// header fields (431, RFC 6585 section 5); and one of an API at a named stage (404).
 pub fn check_head(request: &Request) -> Result<(), HttpProblem> {
+    check_stage(request)?;
     let uri = request.uri();
     let target = uri.path().len() + uri.query().map_or(0, |query| 1 + query.len());
     if target > MAX_TARGET_BYTES {
