@@ -303,6 +303,7 @@ async fn a_role_inside_another_string_opens_no_route() {
         json!(["staff,SUPER_ADMIN"]),
         json!(["\"SUPER_ADMIN\""]),
         json!("[x SUPER_ADMIN y]"),
+        json!("SERVICE,SUPER_ADMIN"),
     ] {
         let mut claims = claims("", Some(OTHER));
         claims["roles"] = roles;

@@ -392,6 +392,8 @@ mod tests {
             json!(["staff,SUPER_ADMIN"]),
             json!(["\"SUPER_ADMIN\""]),
             json!("[x SUPER_ADMIN y]"),
+            json!("SERVICE,SUPER_ADMIN"),
+            json!("SERVICE SUPER_ADMIN"),
             json!("[SUPER_ADMIN]"),
             json!("[\"SUPER_ADMIN\"]"),
             json!("SUPER_ADMIN "),
