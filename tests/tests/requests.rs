@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::{
-    openapi::contract::file,
+    openapi::contract::{file, yaml},
     world::{World, access_key_id, communication, immediate},
 };
 
@@ -31,6 +31,36 @@ const READ_UNIT: usize = 4_096;
 const SQS_REQUEST: usize = 65_536;
 /// Messages in a batch of the worker (`template.yaml`), each of which SQS's poller receives and deletes together.
 const BATCH: u64 = 10;
+
+/// What Lambda writes of an invocation by itself, in JSON (Lambda developer guide, "Monitoring function logs", platform
+/// events; with `Tracing: Active`), and what API Gateway writes of a request by the template's format. The ids are of the length
+/// that they have.
+const START: &str = r#"{"time":"2026-12-01T09:00:00.000Z","type":"platform.start","record":{"requestId":"6f7f0961-f834-43a1-8ab1-a84e1b5a9d5f","version":"12","tracing":{"spanId":"54565fb41ac79632","type":"X-Amzn-Trace-Id","value":"Root=1-62e900b2-710d76f009d6e7785905449a;Parent=0efbd19962d95b05;Sampled=1"}}}"#;
+const REPORT: &str = r#"{"time":"2026-12-01T09:00:00.250Z","type":"platform.report","record":{"requestId":"6f7f0961-f834-43a1-8ab1-a84e1b5a9d5f","metrics":{"durationMs":243.711,"billedDurationMs":244,"memorySizeMB":512,"maxMemoryUsedMB":41},"tracing":{"spanId":"54565fb41ac79632","type":"X-Amzn-Trace-Id","value":"Root=1-62e900b2-710d76f009d6e7785905449a;Parent=0efbd19962d95b05;Sampled=1"},"status":"success"}}"#;
+/// Values of the access log's variables, for a POST.
+const ACCESS: [(&str, &str); 8] = [
+    ("$context.requestId", "JKJaXmPLvHcESHA="),
+    ("$context.requestTimeEpoch", "1796115600000"),
+    ("$context.routeKey", "POST /api/v1/communications"),
+    ("$context.status", "202"),
+    ("$context.responseLatency", "243"),
+    ("$context.integrationStatus", "200"),
+    ("$context.error.message", "-"),
+    ("$context.authorizer.error", "-"),
+];
+
+/// Bytes of the access log's line.
+fn access_line() -> usize {
+    let template = yaml("template.yaml");
+    let format = &template["Resources"]["Api"]["Properties"]["AccessLogSettings"]["Format"];
+    let mut line = format.as_str().unwrap().to_owned();
+    for (variable, value) in ACCESS {
+        assert!(line.contains(variable), "{variable}");
+        line = line.replace(variable, value);
+    }
+    assert!(!line.contains('$'), "{line}");
+    line.len()
+}
 
 /// What one way of sending took of AWS.
 #[derive(Debug, Default)]
@@ -128,7 +158,10 @@ impl Meter {
     fn end(self) -> Taken {
         self.world.aws.watch(|_| Box::pin(async { None }));
         let mut taken = std::mem::take(&mut *self.taken.lock().unwrap());
-        taken.log_bytes = self.log.text().len();
+        let count = |count: u64| usize::try_from(count).unwrap();
+        taken.log_bytes = self.log.text().len()
+            + count(taken.sends) * access_line()
+            + count(taken.sends + taken.batches) * (START.len() + REPORT.len());
         assert_eq!(
             self.world.smtp.messages().len(),
             usize::try_from(taken.deliveries).unwrap() + 2,
@@ -260,6 +293,16 @@ async fn queued_one_by_one() -> Taken {
     meter.end()
 }
 
+/// Each message comes when the one before is done, as in the quiet hours.
+async fn queued_far_apart() -> Taken {
+    let meter = Box::pin(Meter::start()).await;
+    for _ in 0..100 {
+        meter.post(&normal(communication()), 202).await;
+        meter.work_off().await;
+    }
+    meter.end()
+}
+
 async fn queued_in_bulk() -> Taken {
     let meter = Box::pin(Meter::start()).await;
     let mut campaign = normal(communication());
@@ -291,6 +334,14 @@ async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
         ("worker dynamodb:UpdateItem", 200 + 10),
     ]);
     assert_eq!(single.batches, 100 / BATCH);
+    let apart = Box::pin(queued_far_apart()).await;
+    apart.expect(&[
+        ("send dynamodb:PutItem", 100),
+        ("send sqs:SendMessageBatch", 100),
+        ("worker dynamodb:GetItem", 100),
+        ("worker dynamodb:UpdateItem", 200 + 100),
+    ]);
+    assert_eq!(apart.batches, 100);
     let mut bulk = Box::pin(queued_in_bulk()).await;
     // One version read for those that begin together: how many do, their provider's pace decides.
     let version_reads = bulk.calls.remove("worker dynamodb:GetItem").unwrap();
@@ -313,6 +364,10 @@ async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
 
     let rows = [
         row("queued, one recipient in a request", &single),
+        row(
+            "queued, one recipient in a request, one message in a batch",
+            &apart,
+        ),
         row("queued, 500 recipients in a request, at most", &bulk),
         row("immediate, one recipient in a request", &immediate),
     ];

@@ -17,6 +17,7 @@ mod ceilings;
 mod concurrency;
 mod config;
 mod config_test;
+mod costs;
 mod destinations;
 mod events;
 mod faults;
