@@ -76,6 +76,7 @@ template:
     sam validate --lint --template-file template.yaml
     cfn-lint template.yaml infra/cloudformation/*.yaml
     python3 infra/ci/expansion.py
+    python3 infra/ci/rules.py
     PATH={{ tools }}/checkov/venv/bin:$PATH infra/ci/checkov.sh
 
 # Give every event of tests/events to the functions' programs: just events release
@@ -106,12 +107,18 @@ clients:
 mail-servers *NAME:
     infra/ci/mail-servers.sh {{ NAME }}
 
+# Run the shell blocks of OPERATIONS.md against the local stack
+operations:
+    cargo build --locked --workspace --all-targets
+    PATH={{ tools }}/aws/venv/bin:$PATH python3 infra/ci/operations.py \
+        "$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug"
+
 # Deploy into an emulator by `sam deploy`, send, and restore what was lost (ministack[full], PyPI): just emulator target/release
 emulator *PROGRAMS:
     infra/ci/emulator.sh {{ PROGRAMS }}
 
 # Everything that .ci/run runs, with the tools that are installed already
-ci: test mime events page fmt-check lint imports deny template openapi clients sam-local (events "release")
+ci: test mime events page fmt-check lint imports deny template operations openapi clients sam-local (events "release")
 
 # Build the functions' packages for this machine's instruction set
 build:
