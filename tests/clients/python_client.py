@@ -142,13 +142,17 @@ def check_sending():
         CLINIC, PAT, priority="high", attachments=[bill], expires_at=datetime(2099, 12, 1, 10, tzinfo=timezone.utc))
     answer = COMMUNICATIONS.post_communication(queued, idempotency_key="python-1")
     assert answer.status == comms.CommunicationOutcome.QUEUED, answer
-    assert COMMUNICATIONS.post_communication(queued, idempotency_key="python-1").request_id == answer.request_id
+    again = COMMUNICATIONS.post_communication_with_http_info(queued, idempotency_key="python-1")
+    assert again.data.request_id == answer.request_id
+    assert again.headers["idempotency-replayed"] == "true", again.headers
     begin = time.monotonic()
     while (status := COMMUNICATIONS.get_communication(answer.request_id)).deliveries[0].status in ["queued", "sending"]:
         assert time.monotonic() - begin < TIMEOUT, status
         time.sleep(0.05)
     assert status.clinic_id == CLINIC and status.deliveries[0].status == "sent", status
     assert status.deliveries[0].attempts[0].outcome == "accepted"
+    found = COMMUNICATIONS.find_communication(idempotency_key="python-1", clinic_id=CLINIC)
+    assert found.request_id == answer.request_id and found.replayed == 1, found
 
     def now(*recipients, clinic=CLINIC):
         return COMMUNICATIONS.post_communication_with_http_info(
