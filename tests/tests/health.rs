@@ -116,8 +116,9 @@ async fn others_are_read_once_a_minute_and_the_way_back_is_told_too() {
     failing.clock.advance(MINUTE);
     failing.send(&first).await;
     failing.send(&first).await;
-    // And once the version of the platform's settings, the clinic's health, and whether its deliveries are slow.
-    assert_eq!(failing.calls("GetItem"), reads + 2 + 2 + 3);
+    // And once the version of the platform's settings, the clinic's health, whether its deliveries are slow, and how many
+    // connections its mail server allows.
+    assert_eq!(failing.calls("GetItem"), reads + 2 + 2 + 4);
 
     // The second one still has the cool-down before it, but has heard.
     assert_eq!(failing.send(&second).await, ["primary"]);

@@ -331,7 +331,8 @@ async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
         // The version of the clinic's settings, once for all deliveries that begin together.
         ("worker dynamodb:GetItem", 10),
         // The claim and the outcome; and for each batch what became of it.
-        ("worker dynamodb:UpdateItem", 200 + 10),
+        // And its connections: counted together, and released together.
+        ("worker dynamodb:UpdateItem", 200 + 10 + 20),
     ]);
     assert_eq!(single.batches, 100 / BATCH);
     let apart = Box::pin(queued_far_apart()).await;
@@ -350,7 +351,7 @@ async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
     bulk.expect(&[
         ("send dynamodb:PutItem", 1),
         ("send sqs:SendMessageBatch", 5),
-        ("worker dynamodb:UpdateItem", 1_000 + 5),
+        ("worker dynamodb:UpdateItem", 1_000 + 5 + 10),
     ]);
     assert_eq!(bulk.batches, 50 / BATCH);
     let immediate = Box::pin(immediately()).await;

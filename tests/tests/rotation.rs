@@ -77,14 +77,17 @@ async fn the_very_next_send_goes_by_the_new_password_and_opens_it_once() {
     let delivery = &answer.body["deliveries"][0];
     assert_eq!(delivery["status"], "sent");
     assert_eq!(kinds(delivery), [""]);
-    // The version, and what it says: settings, counter and health.
-    assert_eq!((refusals(&world.smtp), reads(&world)), (0, (1 + 3, 1)));
+    // The version, and what it says: settings, counter and health; and what is known of the new login's connections.
+    assert_eq!((refusals(&world.smtp), reads(&world)), (0, (1 + 3 + 1, 1)));
     assert_eq!(world.smtp.messages().len(), 2);
 
     // And those after it know.
     let answer = world.post(&immediate()).await.expect(200);
     assert_eq!(kinds(&answer.body["deliveries"][0]), [""]);
-    assert_eq!((refusals(&world.smtp), reads(&world)), (0, (1 + 3 + 1, 1)));
+    assert_eq!(
+        (refusals(&world.smtp), reads(&world)),
+        (0, (1 + 3 + 1 + 1, 1))
+    );
 }
 
 #[tokio::test]
@@ -117,8 +120,8 @@ async fn the_global_accounts_password_is_rotated_like_a_clinics() {
     assert_eq!(kinds(delivery), [""]);
     assert_eq!(delivery["attempts"][0]["position"], "global");
     assert_eq!(refusals(&global), 0);
-    // Both versions, and what the platform's says.
-    assert_eq!(reads(&world), (2 + 3, 1));
+    // Both versions, what the platform's says, and what is known of its login's connections.
+    assert_eq!(reads(&world), (2 + 3 + 1, 1));
     assert_eq!(global.messages().len(), 2);
 }
 
@@ -131,8 +134,8 @@ async fn a_connection_of_an_earlier_version_is_not_used_with_a_later_one_though_
 
     send(2).await;
     assert_eq!(world.smtp.connections(), 2);
-    // The version, and what it says: settings, counter and health.
-    assert_eq!((refusals(&world.smtp), reads(&world)), (0, (1 + 3, 1)));
+    // The version, and what it says: settings, counter and health; and what is known of the new login's connections.
+    assert_eq!((refusals(&world.smtp), reads(&world)), (0, (1 + 3 + 1, 1)));
     let messages = world.smtp.messages();
     let connections: Vec<_> = messages.iter().map(|message| message.connection).collect();
     assert_eq!(connections, [1, 2]);

@@ -411,8 +411,9 @@ async fn slow_clinic_gets_no_worker_beyond_its_share_and_others_do() {
     let batch = world.run_worker().await;
     assert_eq!((batch.records.len(), batch.failed.len()), (2, 1));
     assert_eq!(world.smtp.messages().len(), 1, "the neighbor's");
-    // Its delivery, what became of it, and the health of its provider, which has sent for the first time.
-    let neighbors_items = 3;
+    // Its delivery, what became of it, the health of its provider, which has sent for the first time, and the permits of
+    // its mail server's login.
+    let neighbors_items = 4;
     assert_eq!(items(&world).await, before + neighbors_items);
 
     drop(slow);

@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use comms_core::Clock;
 use comms_testkit::{
     clock::ManualClock,
+    http::Reply,
     smtp::{Action, SmtpServer, Stage},
 };
 use serde_json::{Value, json};
 
-use crate::world::{CLINIC, FROM, PASSWORD, USER, World, communication, email, entry, immediate};
+use crate::world::{CLINIC, FROM, USER, World, communication, email, entry, immediate};
 
 const TIME: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_hours(1);
@@ -205,8 +206,12 @@ async fn a_wait_for_a_quota_is_in_the_answer_and_costs_one_write() {
 #[tokio::test]
 async fn a_wait_for_a_providers_pace_is_in_the_answer() {
     let world = World::new().await;
-    let mut paced = entry(world.smtp.port(), USER, PASSWORD);
-    paced["rateLimit"] = json!({"maxPerSecond": 1});
+    // A provider without connections to wait for.
+    let api = world.api().await;
+    let accepted = Reply::new(202).header("x-message-id", "1");
+    api.always("POST", "/v3/mail/send", accepted);
+    let paced = json!({"provider": "sendgrid", "rateLimit": {"maxPerSecond": 1}, "credentials": {
+        "apiKey": "planted-key", "fromEmail": FROM, "apiUrl": api.url()}});
     world
         .put_settings(CLINIC, email(&paced, FROM))
         .await

@@ -7,6 +7,8 @@
     clippy::panic,
     reason = "what is not as it should be is the test's failure"
 )]
+// The futures of whole invocations inside of a spawned task are deep.
+#![recursion_limit = "256"]
 
 mod alarms;
 mod attribution;

@@ -279,7 +279,8 @@ async fn send_now(
                 | HandBack::OverQuota { .. }
                 | HandBack::ShareTaken { .. }
                 | HandBack::WaitingForProvider { .. }
-                | HandBack::Paced { .. },
+                | HandBack::Paced { .. }
+                | HandBack::NoConnection { .. },
             ) => {
                 handed_back += 1;
                 left.push(place / of_recipient);

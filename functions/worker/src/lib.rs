@@ -136,7 +136,8 @@ async fn handle_invocation(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatc
             // Whoever put it there, rather than the invocation, which has messages of many.
             trace_id = trace.as_ref().map(TraceHeader::id),
         );
-        handle_message(deps, message, deadline).instrument(span)
+        let batch = event.payload.records.len();
+        handle_message(deps, message, batch, deadline).instrument(span)
     })
     .await;
     for (message, result) in &mut results {
@@ -169,7 +170,12 @@ async fn handle_invocation(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatc
     response
 }
 
-async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -> MessageResult {
+async fn handle_message(
+    deps: &Deps,
+    message: &SqsMessage,
+    batch: usize,
+    deadline: Deadline,
+) -> MessageResult {
     let submission = match Submission::parse(&message.body) {
         Ok(submission) => submission,
         Err(problems) => {
@@ -206,12 +212,15 @@ async fn handle_message(deps: &Deps, message: &SqsMessage, deadline: Deadline) -
     // On the heap, which has it back when the deliveries begin.
     let accepted = Box::pin(deps.pipeline.accept_queued(queued)).await;
     let accepted = match accepted {
-        Ok(accepted) => accepted.from_queue(deps.queues.kind_of(message)).brought(
-            message.receive_count(),
-            message
-                .sent_at()
-                .and_then(|at| Timestamp::from_millisecond(at).ok()),
-        ),
+        Ok(accepted) => accepted
+            .from_queue(deps.queues.kind_of(message))
+            .in_batch_of(batch)
+            .brought(
+                message.receive_count(),
+                message
+                    .sent_at()
+                    .and_then(|at| Timestamp::from_millisecond(at).ok()),
+            ),
         Err(PipelineError::KeyConflict) => {
             let reason = DeadLetterReason::KeyConflict;
             return set_aside(deps, message, reason, String::new(), clinic).await;

@@ -3,6 +3,7 @@
 //! What to do after a failure is decided by its disposition, and where retries are used up by what the
 //! failure says of that ([`AfterRetries`]). Every attempt is recorded, and an end without a receipt says which end it is.
 
+mod connecting;
 mod renewal;
 mod turns;
 
@@ -15,11 +16,8 @@ use comms_core::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::renewal::{Course, Heading};
 pub use self::renewal::{Renew, RenewAt, Renewal};
-use self::{
-    renewal::{Course, Heading},
-    turns::Turns,
-};
 use crate::{
     deadline::Deadline,
     health::{Health, Sample, Turn},
@@ -134,6 +132,11 @@ pub enum ChainEnd {
         /// The time after which asking again makes sense.
         after: Duration,
     },
+    /// All connections of a login are in use, and the message waits for one.
+    NoConnection {
+        /// The time after which asking again makes sense.
+        after: Duration,
+    },
     /// The platform's account was not allowed to send, and nobody else did.
     GlobalRefused,
     /// The settings have changed, or may have, and cannot be read: nothing goes out by what they were.
@@ -167,6 +170,12 @@ impl Chain {
         }
     }
 
+    /// The entry that a message is tried with first, as far as is known now.
+    pub fn first_choice(&self) -> Option<&ChainEntry> {
+        let is_up = |entry: &&ChainEntry| entry.health.state() != HealthState::Down;
+        self.entries.iter().find(is_up).or(self.entries.first())
+    }
+
     /// The own entries of a tenant, then those of the global account.
     #[must_use]
     pub fn then_global(&self, global: &Self) -> Self {
@@ -197,7 +206,7 @@ impl Chain {
         let end = loop {
             let chain = course.chain.clone();
             let Some((index, entry, turn)) = course.turns.next_of(&chain) else {
-                break run.exhausted(course.may_use_global, &course.turns);
+                break course.exhausted(&run);
             };
             // The first attempt is always made: whoever calls has seen to it that there is time.
             if !run.attempts.is_empty() && deadline.remaining() < ATTEMPT_TIME {
@@ -218,6 +227,14 @@ impl Chain {
             if entry.position.is_global() && !course.may_use_global(message, pacing).await {
                 continue;
             }
+            if let Some(limit) = entry.provider.connection_limit()
+                && let Err(after) = pacing.connect(limit).await
+            {
+                match course.without_connection(after, pacing) {
+                    Some(end) => break end,
+                    None => continue,
+                }
+            }
             if let Err(after) = entry.wait_for_turn(message, left.share(), pacing).await {
                 break ChainEnd::Paced { after };
             }
@@ -228,8 +245,15 @@ impl Chain {
             };
             let reply = reply_to(&chain, entry, message, pacing).await;
             let renew_before_retry = || course.before_retry(entry, renew);
-            let attempted = run.entry(entry, message, reply, left, renew_before_retry);
-            let Failed { error, renewal } = match attempted.await {
+            let attempted = run.connected(entry, message, reply, left, renew_before_retry, pacing);
+            let sent = match attempted.await {
+                Ok(sent) => sent,
+                Err(after) => match course.without_connection(after, pacing) {
+                    Some(end) => break end,
+                    None => continue,
+                },
+            };
+            let Failed { error, renewal } = match sent {
                 Ok(receipt) => {
                     entry.take_in(Sample::Success);
                     chain.tell_of_failover(entry, message, run.attempts.len());
@@ -503,17 +527,6 @@ impl Run {
         self.unknown_outcomes > 0 && newer.on_ambiguous == AmbiguityPolicy::Hold
     }
 
-    /// How the run ends when nobody is left to try.
-    fn exhausted(&self, may_use_global: Option<bool>, turns: &Turns) -> ChainEnd {
-        if may_use_global == Some(false) {
-            ChainEnd::GlobalRefused
-        } else if self.attempts.is_empty() && !turns.has_left_out() {
-            ChainEnd::NoProvider
-        } else {
-            ChainEnd::AllFailed
-        }
-    }
-
     /// How an entry's failure ends the run; `None` where the next one is tried.
     fn ended_by(&mut self, error: &ProviderError, policy: AmbiguityPolicy) -> Option<ChainEnd> {
         match error.disposition {
@@ -526,7 +539,7 @@ impl Run {
                 }
             }
             Disposition::ProviderDown | Disposition::Transient => match error.after_retries {
-                AfterRetries::NextProvider => None,
+                AfterRetries::NextProvider | AfterRetries::WhenConnectionFree => None,
                 AfterRetries::Later => Some(ChainEnd::AllFailed),
                 AfterRetries::GiveUp => Some(ChainEnd::Rejected),
             },
@@ -594,7 +607,7 @@ impl Run {
                 return Err(error.into());
             }
             match error.after_retries {
-                AfterRetries::NextProvider => {}
+                AfterRetries::NextProvider | AfterRetries::WhenConnectionFree => {}
                 // Nobody comes after it in this case.
                 AfterRetries::Later | AfterRetries::GiveUp => until = left.deadline,
             }

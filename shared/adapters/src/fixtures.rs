@@ -95,6 +95,9 @@ impl Reply {
                 match error.after_retries {
                     AfterRetries::NextProvider => {}
                     AfterRetries::Later => got["after_retries"] = "later".into(),
+                    AfterRetries::WhenConnectionFree => {
+                        got["after_retries"] = "when_connection_free".into();
+                    }
                     AfterRetries::GiveUp => got["after_retries"] = "give_up".into(),
                 }
                 if let Some(time) = error.retry_after {

@@ -27,6 +27,7 @@ use crate::{
     meta,
     provider::Provider,
     ses::{self, SesAccount},
+    smtp::ConnectionLimit,
     twilio::TwilioSender,
 };
 
@@ -45,6 +46,22 @@ pub trait Pacing: Send + Sync {
     /// When `message` may be given to an entry that is paced so. A turn is kept for it where it comes within
     /// [`LONGEST_WAIT`].
     async fn ask(&self, pace: &Pace, message: &Message) -> Leave;
+
+    /// Reserves a connection of a login that all processes share. Otherwise: the time after which asking again makes
+    /// sense.
+    async fn connect(&self, _limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {
+        Ok(())
+    }
+
+    /// The same after the server refused one for their number.
+    async fn connect_again(&self, _limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {
+        Err(LONGEST_WAIT)
+    }
+
+    /// Whether a message for which there is no connection waits for one, rather than going by the next provider.
+    fn waits_for_connection(&self) -> bool {
+        false
+    }
 
     /// Whether `message` may go out by the platform's account. Asked before the first attempt at one of its
     /// entries; the answer holds for all of them.

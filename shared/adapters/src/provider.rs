@@ -3,6 +3,7 @@
 use std::{
     fmt::Debug,
     num::NonZeroU32,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use async_trait::async_trait;
 use comms_core::{ErrorKind, ProviderCode, ProviderError, ProviderKind, Receipt};
 use serde::Serialize;
 
-use crate::{deadline::Deadline, message::Message};
+use crate::{deadline::Deadline, message::Message, smtp::ConnectionLimit};
 
 /// A provider with the credentials of one entry of one tenant's settings.
 ///
@@ -26,6 +27,11 @@ pub trait Provider: Debug + Send + Sync {
     /// Sends `message` once. `Ok` means that the provider took it over; an error says by its
     /// disposition whether it may have.
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError>;
+
+    /// What all processes share of the provider's connections, where each is limited to one login.
+    fn connection_limit(&self) -> Option<&Arc<ConnectionLimit>> {
+        None
+    }
 
     /// How many messages the provider says that it takes in a second, where it can be asked.
     async fn messages_per_second(&self, _deadline: Deadline) -> Option<NonZeroU32> {

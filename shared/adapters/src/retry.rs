@@ -33,6 +33,7 @@ impl RetryPolicy {
         let retries = match error.after_retries {
             AfterRetries::NextProvider | AfterRetries::Later => self.retries,
             AfterRetries::GiveUp => 1,
+            AfterRetries::WhenConnectionFree => 0,
         };
         match error.disposition {
             Disposition::Transient if retry < retries => {}
@@ -44,7 +45,9 @@ impl RetryPolicy {
         let ceiling = BASE.saturating_mul(1 << retry.min(10)).min(CAP);
         let backoff = ceiling.mul_f64(jitter().clamp(0.0, 1.0));
         let asked = match error.after_retries {
-            AfterRetries::NextProvider | AfterRetries::GiveUp => error.retry_after,
+            AfterRetries::NextProvider
+            | AfterRetries::WhenConnectionFree
+            | AfterRetries::GiveUp => error.retry_after,
             // Each refusal makes the limit of one recipient last four times as long (Meta, error codes,
             // 131056).
             AfterRetries::Later => error

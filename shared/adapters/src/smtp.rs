@@ -11,6 +11,7 @@
 mod auth;
 mod classify;
 mod connection;
+mod connection_limit;
 mod host_limit;
 mod lease;
 mod memory;
@@ -33,7 +34,7 @@ use std::{
 
 use async_trait::async_trait;
 use comms_core::{
-    Clock, EmailAddress, Host, Mailbox, ProviderError, ProviderKind, Receipt, Secret,
+    AfterRetries, Clock, EmailAddress, Host, Mailbox, ProviderError, ProviderKind, Receipt, Secret,
 };
 use jiff::SignedDuration;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -41,6 +42,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 pub use self::{
     classify::classify,
     connection::{Cause, Failure, Security, Stage},
+    connection_limit::{ConnectionLimit, ConnectionsSeen, Granted},
     reply::{Reply, Throttling},
     saying::Saying,
 };
@@ -120,6 +122,7 @@ pub struct SmtpProvider {
     tls: Arc<ClientConfig>,
     egress: EgressGuard,
     pool: Pool,
+    limit: Arc<ConnectionLimit>,
     sockets: Sockets,
 }
 
@@ -133,14 +136,16 @@ impl SmtpProvider {
         sockets: Sockets,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, TlsError> {
+        let pool = Pool::new(
+            settings.max_connections,
+            HostLimit::of(&settings.host) == HostLimit::Relay,
+            sockets.clone(),
+            clock,
+        );
         Ok(Self {
             tls: tls.client(settings.ca_pem.as_deref())?,
-            pool: Pool::new(
-                settings.max_connections,
-                HostLimit::of(&settings.host) == HostLimit::Relay,
-                sockets.clone(),
-                clock,
-            ),
+            limit: Arc::new(ConnectionLimit::new(&settings, pool.slots().clone())),
+            pool,
             hello: hello(settings.ehlo_name.as_ref(), &settings.sender.address),
             host: settings.host,
             port: settings.port,
@@ -169,12 +174,15 @@ impl SmtpProvider {
             let (lease, rest) = match next {
                 CheckedOut::Kept(kept) => (kept.lease, Some(kept.rest)),
                 CheckedOut::New(room) => match self.open(deadline).await {
-                    Ok(connection) => (self.pool.opened(connection, room), None),
+                    Ok(connection) => {
+                        self.limit.note_opened();
+                        (self.pool.opened(connection, room), None)
+                    }
                     Err(failure) => {
                         refusals += 1;
                         let others =
                             self.one_of_the_others(failure, refusals, room, slot, deadline);
-                        (slot, next) = others.await.map_err(classify)?;
+                        (slot, next) = others.await?;
                         continue;
                     }
                 },
@@ -218,7 +226,7 @@ impl SmtpProvider {
                     drop(connection);
                     let room = held.vacate(Retirement::Dropped);
                     let others = self.one_of_the_others(failure, refusals, room, slot, deadline);
-                    (slot, next) = others.await.map_err(classify)?;
+                    (slot, next) = others.await?;
                 }
                 (Err(failure), connection, _) => {
                     if let Ok(connection) = connection {
@@ -239,15 +247,38 @@ impl SmtpProvider {
         refused: Room,
         slot: Slot<'a>,
         deadline: Deadline,
-    ) -> Result<(Slot<'a>, CheckedOut), Failure> {
-        let there_are_others = failure.is_one_too_many() && self.pool.learn_one_too_many(refused);
+    ) -> Result<(Slot<'a>, CheckedOut), ProviderError> {
+        let is_one_too_many = failure.is_one_too_many();
+        let there_are_others = is_one_too_many && self.pool.learn_one_too_many(refused);
+        let may_be_for_number = is_one_too_many && self.limit.note_refused();
         drop(slot);
-        if !there_are_others || refusals > MOST_REFUSALS {
-            return Err(failure);
+        if there_are_others || may_be_for_number {
+            self.sockets
+                .count(|statistics| statistics.one_too_many += 1);
         }
-        let slot = self.pool.slot(deadline).await?;
-        let next = self.pool.check_out(&slot, deadline).await?;
-        Ok((slot, next))
+        if !there_are_others && may_be_for_number {
+            return Err(classify(failure)
+                .health_unchanged()
+                .after_retries(AfterRetries::WhenConnectionFree));
+        }
+        if !there_are_others || refusals > MOST_REFUSALS {
+            return Err(classify(failure));
+        }
+        let slot = self.slot(deadline).await?;
+        let next = self.pool.check_out(&slot, deadline).await;
+        Ok((slot, next.map_err(classify)?))
+    }
+
+    /// The right to use one connection. There is none where other processes have all that the login may have.
+    async fn slot(&self, deadline: Deadline) -> Result<Slot<'_>, ProviderError> {
+        self.pool.slot(deadline).await.map_err(|failure| {
+            let error = classify(failure);
+            if self.pool.slots().is_revoked() {
+                error.after_retries(AfterRetries::WhenConnectionFree)
+            } else {
+                error
+            }
+        })
     }
 
     async fn open(&self, deadline: Deadline) -> Result<Connection, Failure> {
@@ -332,9 +363,13 @@ impl Provider for SmtpProvider {
         &CAPABILITIES
     }
 
+    fn connection_limit(&self) -> Option<&Arc<ConnectionLimit>> {
+        Some(&self.limit)
+    }
+
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
         // The message is put together when it may have a connection: those that wait cost nothing.
-        let slot = self.pool.slot(deadline).await.map_err(classify)?;
+        let slot = self.slot(deadline).await?;
         let draft = Draft::new(message, &self.sender, feedback_of(&self.host))?;
         self.deliver(draft, slot, deadline).await
     }

@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::{BoxFuture, join_all};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -73,8 +74,9 @@ pub(crate) trait IdleConnections: Send + Sync {
     fn least_recent_use(&self) -> Option<u64>;
     /// Closes that one. Whether there was one.
     fn close_least_recently_used(&self) -> bool;
-    /// Closes those that must not outlive the invocation.
-    fn close_at_invocation_end(&self);
+    /// Closes those that must not outlive the invocation. Where others wait for their places, the future ends when the
+    /// server has closed them too, or after `limit`.
+    fn close_at_invocation_end(&self, limit: Duration) -> Option<BoxFuture<'static, ()>>;
 }
 
 impl Sockets {
@@ -212,11 +214,14 @@ impl Sockets {
     }
 
     /// Closes the idle connections that must not outlive the invocation: a frozen process cannot notice that somebody
-    /// else needs its place at the server. Each gets a QUIT; nothing is awaited.
-    pub fn close_at_invocation_end(&self) {
-        for pool in self.pools() {
-            pool.close_at_invocation_end();
-        }
+    /// else needs its place at the server. Each gets a QUIT. Those of logins whose connections are counted over all
+    /// processes are waited for until the server has closed them too, for `limit` at most.
+    pub async fn close_at_invocation_end(&self, limit: Duration) {
+        let pools = self.pools();
+        let closes = pools
+            .iter()
+            .filter_map(|pool| pool.close_at_invocation_end(limit));
+        join_all(closes).await;
     }
 
     /// The pools' own locks are taken without the one of their list.

@@ -277,6 +277,7 @@ impl Expected {
                 ChainEnd::NoProvider => "no provider",
                 ChainEnd::OutOfTime => "out of time",
                 ChainEnd::Paced { .. } => "paced",
+                ChainEnd::NoConnection { .. } => "no connection",
                 ChainEnd::GlobalRefused => "global refused",
                 ChainEnd::SettingsUnreadable => "settings unreadable",
             },

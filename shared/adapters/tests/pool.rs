@@ -20,7 +20,7 @@ use comms_adapters::{
     Deadline, EgressGuard, HttpClients, Message, Provider, SocketStatistics, Sockets,
     egress::Resolver,
     sendgrid::{SendgridProvider, SendgridSettings},
-    smtp::{Security, SmtpProvider, SmtpSettings},
+    smtp::{Granted, Security, SmtpProvider, SmtpSettings},
     sockets::Retirements,
     tls::TlsConfigs,
 };
@@ -540,13 +540,31 @@ async fn a_server_that_allows_fewer_connections_than_the_settings_costs_no_messa
 }
 
 #[tokio::test]
+async fn idle_connections_stay_at_a_server_without_a_limit_until_it_refuses_one() {
+    let process = Process::new(100);
+    let clinic = process
+        .clinic(5, |server| server.max_connections(100))
+        .await;
+    let limit = clinic.provider.connection_limit().unwrap().clone();
+    limit.grant(Granted::Unlimited, true);
+    all_sent(&clinic.send_at_once(4).await);
+    process.sockets.close_at_invocation_end(TIME).await;
+    let kept = process.statistics().idle;
+    assert!(kept > 0, "{kept}");
+    limit.grant(Granted::Connections(5), true);
+    process.sockets.close_at_invocation_end(TIME).await;
+    assert_eq!(process.statistics().idle, 0);
+    process.assert_nothing_is_lost();
+}
+
+#[tokio::test]
 async fn idle_connections_end_with_the_invocation_and_say_goodbye() {
     let process = Process::new(100);
     let limited = |server: SmtpServerBuilder| server.max_connections(2);
     let clinic = process.clinic(2, limited).await;
     all_sent(&clinic.send_at_once(4).await);
     assert_eq!(clinic.server.open_connections(), 2);
-    process.sockets.close_at_invocation_end();
+    process.sockets.close_at_invocation_end(TIME).await;
     for connection in [1, 2] {
         let is_closed = |event: &Event| *event == Event::Closed { connection };
         clinic.server.wait_for_event(is_closed).await;
@@ -601,13 +619,12 @@ async fn a_server_that_refuses_every_connection_is_asked_a_few_times_and_then_ea
     let refusing =
         |server: SmtpServerBuilder| server.always(Stage::Greeting, Action::reply("421 4.3.2 no"));
     let clinic = process.clinic(5, refusing).await;
+    // No other process has a connection of the login.
+    let limit = clinic.provider.connection_limit().unwrap();
+    limit.grant(Granted::Connections(5), false);
     let results = clinic.send_at_once(5).await;
     for result in results {
-        let error = result.unwrap_err();
-        assert_eq!(
-            (error.disposition, error.kind, error.unhealthy),
-            (Disposition::Transient, ErrorKind::Unavailable, true)
-        );
+        assert_eq!(result.unwrap_err().disposition, Disposition::Transient);
     }
     // Each asks once, and three times more at most.
     assert!(clinic.server.connections() <= 20);
@@ -615,6 +632,7 @@ async fn a_server_that_refuses_every_connection_is_asked_a_few_times_and_then_ea
 
     // When it takes connections again, it has as many as before.
     clinic.server.clear_script();
+    limit.grant(Granted::Connections(5), false);
     assert!(clinic.send_at_once(5).await.iter().all(Result::is_ok));
     assert_eq!(clinic.server.open_connections(), 5);
 }

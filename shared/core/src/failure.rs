@@ -58,6 +58,9 @@ pub enum AfterRetries {
     /// Nobody else is tried now; the same provider may take it later. For limits that concern this
     /// recipient alone, which another sender would only get around.
     Later,
+    /// The server refused a connection, as far as it looks because others of the same login are open. There is no retry
+    /// before one of those has ended.
+    WhenConnectionFree,
     /// Nobody else is tried, and there is one retry at most: the provider does not say whether it
     /// or the message is at fault.
     GiveUp,

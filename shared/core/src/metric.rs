@@ -184,6 +184,14 @@ pub const ALL: &[Metric] = &[
         "deferred_by_worker_share",
         "deliveries that wait because their clinic's slow ones hold its share of the workers",
     ),
+    summed(
+        "deferred_by_connections",
+        "deliveries that wait because all connections of their provider's login are in use",
+    ),
+    summed(
+        "connection_writes",
+        "writes that count connections to mail servers over all processes",
+    ),
     // The service itself.
     each(
         "dead_lettered",

@@ -1,17 +1,21 @@
 //! What one delivery may use: its clinic's quota, that of the platform's account, and turns at providers.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use comms_adapters::{Leave, Message, Pace, Pacing};
+use comms_adapters::{Leave, Message, Pace, Pacing, smtp::ConnectionLimit};
 use comms_core::{Attempt, Channel, EmailAddress, Tenant};
 use comms_settings::RateLimit;
 use tracing::{info, warn};
 
 use crate::{
+    connections::Gate,
     ledger::LedgerError,
     pacing::KeyedPacing,
     policy::ChannelPolicy,
@@ -45,6 +49,7 @@ pub(crate) struct Allowance<'a> {
     own: Option<Grant>,
     global: GlobalQuota<'a>,
     pacing: KeyedPacing<'a>,
+    connection: Gate<'a>,
     reply_to: ReplyToGate<'a>,
     /// Envelope recipients.
     weight: u32,
@@ -119,8 +124,9 @@ fn granted(taken: Result<Quota, LedgerError>) -> Result<Grant, Refusal> {
 }
 
 impl<'a> Allowance<'a> {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         pacing: KeyedPacing<'a>,
+        connection: Gate<'a>,
         global: GlobalQuota<'a>,
         reply_to: ReplyToGate<'a>,
         weight: u32,
@@ -130,6 +136,7 @@ impl<'a> Allowance<'a> {
             own: None,
             global,
             pacing,
+            connection,
             reply_to,
             weight,
             was_given_back,
@@ -211,6 +218,11 @@ impl<'a> Allowance<'a> {
         }
     }
 
+    /// The delivery's way to a connection.
+    pub(crate) const fn connection(&self) -> &Gate<'a> {
+        &self.connection
+    }
+
     /// Why the platform's account did not send.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.global.state().refusal
@@ -221,6 +233,18 @@ impl<'a> Allowance<'a> {
 impl Pacing for Allowance<'_> {
     async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
         self.pacing.ask(pace, message).await
+    }
+
+    async fn connect(&self, limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {
+        self.connection.connect(limit).await
+    }
+
+    async fn connect_again(&self, limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {
+        self.connection.connect_again(limit).await
+    }
+
+    fn waits_for_connection(&self) -> bool {
+        self.connection.waits()
     }
 
     async fn may_use_global(&self, _message: &Message) -> bool {

@@ -322,7 +322,7 @@ impl Circuit {
     /// One of those who see the same time begins the probe; the others see another time. A retry finds its own slot.
     fn probing(&self, seen: i64, now: i64) -> Rider {
         Rider {
-            condition: Some("(#hungAt = :seen OR #slot = :mine)".to_owned()),
+            condition: Some("(#hungAt = :seen OR #slot0 = :mine0)".to_owned()),
             sets: vec!["#hungAt = :probeAt".to_owned()],
             names: vec![self.hung_at_name()],
             values: vec![(":seen".to_owned(), seen), (":probeAt".to_owned(), now)],

@@ -7,6 +7,7 @@
 
 mod allowance;
 pub mod chain_spec;
+pub mod connections;
 mod counted;
 pub mod deferral;
 #[cfg(test)]

@@ -111,14 +111,11 @@ impl Permits {
         let mut free: Vec<u32> = (0..limit).collect();
         for _ in 0..MAX_TRIES {
             let Some(slot) = pick(&free) else {
-                return Ok(Taken::Full);
+                break;
             };
-            let taken = TakenSlot {
-                partition_key: partition_key.to_owned(),
-                slot,
-                value: value_until(until),
-            };
-            match self.write_taking(&taken, until, rider).await? {
+            let taken = slot_until(partition_key, slot, until);
+            let written = self.write_taking(std::slice::from_ref(&taken), until, rider);
+            match written.await? {
                 Written::Done(item) => return Ok(Taken::Slot(taken, item)),
                 Written::ConditionFailed(item) if is_refused(&item) => {
                     return Ok(Taken::Refused(item));
@@ -129,8 +126,105 @@ impl Permits {
                 }
             }
         }
-        // So many others came first that there is none now.
+        // None is free, or so many others came first that there is none now.
         Ok(Taken::Full)
+    }
+
+    /// Takes as many permits as `count` says, in one write, beside those that the holder has: none if all are taken.
+    /// `count` is asked with how many seem free. The item as it was seen last.
+    pub(crate) async fn take_several(
+        &self,
+        held: &[TakenSlot],
+        partition_key: &str,
+        limit: u32,
+        until: Timestamp,
+        count: impl Fn(usize) -> usize,
+    ) -> Result<(Vec<TakenSlot>, Item), LedgerError> {
+        let is_held = |slot: &u32| held.iter().any(|taken| taken.slot == *slot);
+        let mut free: Vec<u32> = (0..limit).filter(|slot| !is_held(slot)).collect();
+        let mut seen = Item::new();
+        for _ in 0..MAX_TRIES {
+            let mut taken = Vec::new();
+            for _ in 0..count(free.len()) {
+                let Some(slot) = pick(&free) else {
+                    break;
+                };
+                free.retain(|other| *other != slot);
+                taken.push(slot_until(partition_key, slot, until));
+            }
+            if taken.is_empty() {
+                break;
+            }
+            match self.write_taking(&taken, until, &Rider::default()).await? {
+                Written::Done(item) => return Ok((taken, item)),
+                Written::ConditionFailed(item) => {
+                    let live = self.live_slots(&item);
+                    free = (0..limit).filter(|slot| !live.contains(slot)).collect();
+                    seen = item;
+                }
+            }
+        }
+        Ok((Vec::new(), seen))
+    }
+
+    /// Releases permits of one item in one write. Those that have expired leave the others to be released one by one.
+    pub(crate) async fn release_several(&self, taken: &[TakenSlot]) -> Result<(), LedgerError> {
+        self.end_several(taken, None).await
+    }
+
+    /// Lets permits of one item expire at `until` or before, in one write.
+    pub(crate) async fn expire_several(
+        &self,
+        taken: &[TakenSlot],
+        until: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.end_several(taken, Some(until)).await
+    }
+
+    async fn end_several(
+        &self,
+        taken: &[TakenSlot],
+        until: Option<Timestamp>,
+    ) -> Result<(), LedgerError> {
+        let Some(first) = taken.first() else {
+            return Ok(());
+        };
+        let mut request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&first.partition_key)));
+        let (mut changes, mut conditions) = (Vec::new(), Vec::new());
+        for (n, slot) in taken.iter().enumerate() {
+            request = request
+                .expression_attribute_names(format!("#slot{n}"), name(slot.slot))
+                .expression_attribute_values(format!(":mine{n}"), number(slot.value));
+            conditions.push(format!("#slot{n} = :mine{n}"));
+            if let Some(until) = until {
+                let ends = number(value_until(until.min(slot.until())));
+                request = request.expression_attribute_values(format!(":until{n}"), ends);
+                changes.push(format!("#slot{n} = :until{n}"));
+            } else {
+                changes.push(format!("#slot{n}"));
+            }
+        }
+        let verb = if until.is_some() { "SET" } else { "REMOVE" };
+        let request = request
+            .update_expression(format!("{verb} {}", changes.join(", ")))
+            .condition_expression(conditions.join(" AND "));
+        if matches!(
+            written(request.send().boxed().await)?,
+            Written::ConditionFailed(_)
+        ) && taken.len() > 1
+        {
+            for slot in taken {
+                match until {
+                    Some(until) => self.expire(slot, until.min(slot.until())).await.map(drop)?,
+                    None => self.release(slot, &Rider::default()).await.map(drop)?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Releases a permit, and makes the rider's changes, if it was still held: the item as it was before, or `None`.
@@ -164,8 +258,36 @@ impl Permits {
         })
     }
 
+    /// Lets a permit expire at `until`, if it is still held: it is nobody else's before. The item as it was, or `None`.
+    pub(crate) async fn expire(
+        &self,
+        taken: &TakenSlot,
+        until: Timestamp,
+    ) -> Result<Option<Item>, LedgerError> {
+        let request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&taken.partition_key)))
+            .update_expression("SET #slot = :until")
+            .condition_expression("#slot = :mine")
+            .expression_attribute_names("#slot", name(taken.slot))
+            .expression_attribute_values(":mine", number(taken.value))
+            .expression_attribute_values(":until", number(value_until(until)))
+            .return_values(ReturnValue::AllOld);
+        Ok(match written(request.send().boxed().await)? {
+            Written::Done(before) => Some(before),
+            Written::ConditionFailed(_) => None,
+        })
+    }
+
     /// The permits of `partition_key` that are held now. One eventually consistent read.
     pub(crate) async fn held(&self, partition_key: &str) -> Result<usize, LedgerError> {
+        Ok(self.count(&self.read(partition_key).await?))
+    }
+
+    /// The item of `partition_key`, empty if there is none. One eventually consistent read.
+    pub(crate) async fn read(&self, partition_key: &str) -> Result<Item, LedgerError> {
         let answer = self
             .client
             .get_item()
@@ -178,37 +300,70 @@ impl Permits {
                 operation: "GetItem",
                 code: error_code(&error),
             })?;
-        Ok(self.live_slots(&answer.item.unwrap_or_default()).len())
+        Ok(answer.item.unwrap_or_default())
+    }
+
+    /// Sets attributes of an item beside its permits, if `condition` holds. Whether it did.
+    pub(crate) async fn set(
+        &self,
+        partition_key: &str,
+        attributes: Vec<(&'static str, AttributeValue)>,
+        condition: &str,
+        values: Vec<(&'static str, AttributeValue)>,
+    ) -> Result<bool, LedgerError> {
+        let sets: Vec<_> = attributes
+            .iter()
+            .map(|(name, _)| format!("{name} = :{name}"))
+            .collect();
+        let mut request = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(partition_key)))
+            .update_expression(format!("SET {}", sets.join(", ")))
+            .condition_expression(condition);
+        for (name, value) in attributes {
+            request = request.expression_attribute_values(format!(":{name}"), value);
+        }
+        for (name, value) in values {
+            request = request.expression_attribute_values(name, value);
+        }
+        Ok(match written(request.send().boxed().await)? {
+            Written::Done(_) => true,
+            Written::ConditionFailed(_) => false,
+        })
     }
 
     async fn write_taking(
         &self,
-        taken: &TakenSlot,
+        taken: &[TakenSlot],
         until: Timestamp,
         rider: &Rider,
     ) -> Result<Written, LedgerError> {
         let kept_until = until.saturating_add(RETENTION).unwrap_or(Timestamp::MAX);
         let mut sets = rider.sets.clone();
-        sets.push("#slot = :mine, expiresAt = :expiresAt".to_owned());
+        sets.push("expiresAt = :expiresAt".to_owned());
+        let mut conditions = Vec::new();
+        let mut request = self.client.update_item().table_name(&self.table);
+        for (n, slot) in taken.iter().enumerate() {
+            sets.push(format!("#slot{n} = :mine{n}"));
+            // Its own value is there if the first response was lost.
+            conditions.push(format!(
+                "(attribute_not_exists(#slot{n}) OR #slot{n} < :now OR #slot{n} = :mine{n})"
+            ));
+            request = request
+                .set_key(Some(key(&slot.partition_key)))
+                .expression_attribute_names(format!("#slot{n}"), name(slot.slot))
+                .expression_attribute_values(format!(":mine{n}"), number(slot.value));
+        }
         let mut expression = format!("SET {}", sets.join(", "));
         if !rider.removes.is_empty() {
             expression = format!("{expression} REMOVE {}", rider.removes.join(", "));
         }
-        // Its own value is there if the first response was lost.
-        let is_free = "(attribute_not_exists(#slot) OR #slot < :now OR #slot = :mine)";
-        let condition = rider.condition.as_ref().map_or_else(
-            || is_free.to_owned(),
-            |condition| format!("{is_free} AND {condition}"),
-        );
-        let request = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .set_key(Some(key(&taken.partition_key)))
+        conditions.extend(rider.condition.clone());
+        let request = request
             .update_expression(expression)
-            .condition_expression(condition)
-            .expression_attribute_names("#slot", name(taken.slot))
-            .expression_attribute_values(":mine", number(taken.value))
+            .condition_expression(conditions.join(" AND "))
             .expression_attribute_values(":now", number(nanoseconds(self.clock.now())))
             .expression_attribute_values(":expiresAt", number(kept_until.as_second()))
             .return_values(ReturnValue::AllNew)
@@ -216,18 +371,29 @@ impl Permits {
         written(with_values(request, rider).send().boxed().await)
     }
 
+    /// The numbers of an item's permits that are held now.
     fn live_slots(&self, item: &Item) -> Vec<u32> {
-        let now = nanoseconds(self.clock.now());
-        item.iter()
-            .filter(|(_, value)| number_of(value).is_some_and(|until| until >= now))
-            .filter_map(|(name, _)| name.strip_prefix(SLOT_PREFIX)?.parse().ok())
-            .collect()
+        slots_until(item, self.clock.now())
+    }
+
+    /// How many permits of an item are held beyond `time`.
+    pub(crate) fn count_beyond(item: &Item, time: Timestamp) -> usize {
+        slots_until(item, time).len()
     }
 
     /// How many permits of an item are held now.
     pub(crate) fn count(&self, item: &Item) -> usize {
         self.live_slots(item).len()
     }
+}
+
+/// The numbers of an item's permits that are held at `time`.
+fn slots_until(item: &Item, time: Timestamp) -> Vec<u32> {
+    let time = nanoseconds(time);
+    item.iter()
+        .filter(|(_, value)| number_of(value).is_some_and(|until| until >= time))
+        .filter_map(|(name, _)| name.strip_prefix(SLOT_PREFIX)?.parse().ok())
+        .collect()
 }
 
 impl std::fmt::Debug for Permits {
@@ -285,6 +451,15 @@ fn pick(free: &[u32]) -> Option<u32> {
     free.get(usize::try_from(index).ok()?).copied()
 }
 
+/// A permit that is about to be taken.
+fn slot_until(partition_key: &str, slot: u32, until: Timestamp) -> TakenSlot {
+    TakenSlot {
+        partition_key: partition_key.to_owned(),
+        slot,
+        value: value_until(until),
+    }
+}
+
 fn value_until(until: Timestamp) -> i64 {
     let nonce = i64::try_from(Uuid::new_v4().as_u128() % NONCE).unwrap_or(0);
     let milliseconds = until.as_millisecond();
@@ -306,7 +481,7 @@ fn key(partition_key: &str) -> HashMap<String, AttributeValue> {
     ])
 }
 
-fn number(value: i64) -> AttributeValue {
+pub(crate) fn number(value: i64) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 

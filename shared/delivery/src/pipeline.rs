@@ -4,6 +4,7 @@
 mod attempts;
 mod chains;
 mod claim;
+mod connection;
 mod delivering;
 mod freshness;
 mod immediate;
@@ -42,7 +43,11 @@ use comms_core::{
 use comms_settings::{
     Ceilings, HashKeys, Moment, Period, SettingsCache, SettingsStore, StoreError,
 };
-use futures_util::{StreamExt, future::join, stream};
+use futures_util::{
+    StreamExt,
+    future::{join, join3},
+    stream,
+};
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -154,6 +159,8 @@ pub struct Accepted {
     hash_key: HashKey,
     /// The queue that it came from.
     queue: Option<WorkQueue>,
+    /// Communications that its invocation has.
+    batch: usize,
     /// Whether it was accepted by HTTP, and its urgent quota was taken then.
     was_counted: bool,
     /// Whether the ledger knew it already.
@@ -212,6 +219,15 @@ impl Accepted {
     pub fn from_queue(self, queue: WorkQueue) -> Self {
         Self {
             queue: Some(queue),
+            ..self
+        }
+    }
+
+    /// The same, one of so many of its invocation.
+    #[must_use]
+    pub fn in_batch_of(self, messages: usize) -> Self {
+        Self {
+            batch: messages,
             ..self
         }
     }
@@ -323,6 +339,11 @@ pub enum HandBack {
         /// The time before which there is no use in trying.
         after: Duration,
     },
+    /// All connections of the provider's login are in use.
+    NoConnection {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
 }
 
 /// What is done when no provider can take a message now and one may later: a mail server that is
@@ -349,6 +370,7 @@ impl HandBack {
             Self::ShareTaken { .. } => "share_taken",
             Self::WaitingForProvider { .. } => "waiting_for_provider",
             Self::Paced { .. } => "paced",
+            Self::NoConnection { .. } => "no_connection",
         }
     }
 
@@ -364,7 +386,8 @@ impl HandBack {
             | Self::OverQuota { after }
             | Self::ShareTaken { after }
             | Self::WaitingForProvider { after }
-            | Self::Paced { after } => after,
+            | Self::Paced { after }
+            | Self::NoConnection { after } => after,
         };
         wait.min(deferral::MOST)
     }
@@ -396,6 +419,9 @@ struct Deferred {
     pacing: AtomicU64,
     provider: AtomicU64,
     worker_share: AtomicU64,
+    connections: AtomicU64,
+    /// Whether deliveries came from a queue, where nobody waits for an answer.
+    serves_queue: AtomicBool,
 }
 
 /// Where the pipeline's parts are.
@@ -566,6 +592,7 @@ impl Pipeline {
             },
             hash_key: hash.clone(),
             queue: None,
+            batch: 1,
             was_counted: false,
             is_repeated: false,
         })
@@ -763,21 +790,23 @@ impl Pipeline {
     /// what became of deliveries to their tenants' usage, and tells as metrics what quotas and pacing did since this
     /// was done last.
     pub async fn settle(&self, deadline: Deadline) {
-        self.factory.sockets().close_at_invocation_end();
-        self.tell_connections();
-        let releases = join(
+        let releases = join3(
             self.shares.in_flight.release(deadline),
             self.shares.slow.release(deadline),
+            self.end_connections(deadline),
         );
         let writes = join(self.quotas.give_back(deadline), self.usage.write(deadline));
         join(writes, releases).await;
+        self.tell_connections();
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         let (quota_writes, pacing_writes) = (self.quotas.take_writes(), self.pacing.take_writes());
         let (by_quota, by_pacing) = (take(&self.deferred.quota), take(&self.deferred.pacing));
         let by_worker_share = take(&self.deferred.worker_share);
         let by_provider = take(&self.deferred.provider);
-        let waiting = by_quota + by_pacing + by_provider + by_worker_share;
-        if quota_writes + pacing_writes + waiting > 0 {
+        let by_connections = take(&self.deferred.connections);
+        let connection_writes = self.shares.connections.take_writes();
+        let waiting = by_quota + by_pacing + by_provider + by_worker_share + by_connections;
+        if quota_writes + pacing_writes + connection_writes + waiting > 0 {
             info!(
                 target: METRICS,
                 quota_writes,
@@ -785,7 +814,9 @@ impl Pipeline {
                 deferred_by_quota = by_quota,
                 deferred_by_pacing = by_pacing,
                 waiting_for_provider = by_provider,
+                connection_writes,
                 deferred_by_worker_share = by_worker_share,
+                deferred_by_connections = by_connections,
             );
         }
     }
@@ -826,6 +857,10 @@ impl Pipeline {
         patience: Patience,
     ) -> Vec<DeliveryResult> {
         let was_given_back = AtomicBool::new(false);
+        let is_queued = patience == Patience::HandBack;
+        self.deferred
+            .serves_queue
+            .store(is_queued, Ordering::Relaxed);
         let limits = Limits {
             expires_at: request.expires_at,
             priority: request.priority,
@@ -833,6 +868,7 @@ impl Pipeline {
             patience,
             quota: &accepted.quota,
             queue: accepted.queue,
+            is_alone: accepted.batch == 1 && accepted.planned.len() == 1,
             counts_as_urgent: accepted.queue == Some(WorkQueue::Urgent) && !accepted.was_counted,
             was_given_back: &was_given_back,
         };
@@ -876,6 +912,7 @@ impl Pipeline {
             HandBack::Paced { .. } => Some(&self.deferred.pacing),
             HandBack::WaitingForProvider { .. } => Some(&self.deferred.provider),
             HandBack::ShareTaken { .. } => Some(&self.deferred.worker_share),
+            HandBack::NoConnection { .. } => Some(&self.deferred.connections),
             HandBack::Busy { .. }
             | HandBack::OutOfTime
             | HandBack::Unreachable
@@ -1087,7 +1124,8 @@ impl Pipeline {
                 | HandBack::OverQuota { .. }
                 | HandBack::ShareTaken { .. }
                 | HandBack::WaitingForProvider { .. }
-                | HandBack::Paced { .. },
+                | HandBack::Paced { .. }
+                | HandBack::NoConnection { .. },
             ) => {}
         }
     }
@@ -1124,6 +1162,8 @@ struct Limits<'a> {
     patience: Patience,
     quota: &'a QuotaSource,
     queue: Option<WorkQueue>,
+    /// Whether it is the only delivery of its invocation.
+    is_alone: bool,
     /// Whether each delivery takes urgent quota of its own.
     counts_as_urgent: bool,
     /// Whether quota that was taken turned out not to be needed.

@@ -6,6 +6,7 @@ use aws_config::SdkConfig;
 use comms_core::Clock;
 
 use crate::{
+    connections::Connections,
     in_flight::InFlight,
     slow_workers::{SlowWorkers, WorkerShares},
 };
@@ -50,6 +51,7 @@ pub struct Shares {
     pub(crate) limits: ShareLimits,
     pub(crate) in_flight: InFlight,
     pub(crate) slow: SlowWorkers,
+    pub(crate) connections: Connections,
 }
 
 impl Shares {
@@ -63,7 +65,8 @@ impl Shares {
         Self {
             limits,
             in_flight: InFlight::new(config, table, clock.clone()),
-            slow: SlowWorkers::new(config, table, clock, limits.workers),
+            slow: SlowWorkers::new(config, table, clock.clone(), limits.workers),
+            connections: Connections::new(config, table, clock),
         }
     }
 }

@@ -252,6 +252,8 @@ struct Config {
     keeps_refused_transactions: bool,
     replies_together: bool,
     max_connections: usize,
+    max_connections_per_login: usize,
+    reply_delay: Duration,
     max_messages_per_session: Option<usize>,
     idle_timeout: Duration,
     kept_messages: usize,
@@ -395,6 +397,22 @@ impl SmtpServerBuilder {
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.config.max_connections = connections;
+        self
+    }
+
+    /// More connections of one login than this at the same time are answered `421 4.7.0` at AUTH and closed, as
+    /// Dovecot's `mail_max_userip_connections` does (default 1,000).
+    #[must_use]
+    pub fn max_connections_per_login(mut self, connections: usize) -> Self {
+        self.config.max_connections_per_login = connections;
+        self
+    }
+
+    /// The reply to the last of the commands that came together is late by this (default none): the round trip to a
+    /// server that is far away.
+    #[must_use]
+    pub fn reply_delay(mut self, delay: Duration) -> Self {
+        self.config.reply_delay = delay;
         self
     }
 
@@ -546,6 +564,8 @@ impl SmtpServer {
                 keeps_refused_transactions: false,
                 replies_together: false,
                 max_connections: 1_000,
+                max_connections_per_login: 1_000,
+                reply_delay: Duration::ZERO,
                 max_messages_per_session: None,
                 idle_timeout: Duration::from_mins(5),
                 kept_messages: 1_000,
@@ -554,6 +574,16 @@ impl SmtpServer {
             accounts: HashMap::new(),
             script: Script::default(),
         }
+    }
+
+    /// Messages that were accepted.
+    pub fn accepted(&self) -> u64 {
+        self.shared.state().accepted
+    }
+
+    /// Logins that were refused because their user had as many connections as one may have.
+    pub fn refused_logins(&self) -> u64 {
+        self.shared.state().refused_logins
     }
 
     /// The address it listens on.
@@ -782,6 +812,8 @@ struct State {
     script: Script,
     connections: u64,
     open: HashMap<u64, OpenConnection>,
+    /// Connections that a login was refused as one too many.
+    refused_logins: u64,
     accepted: u64,
     messages: VecDeque<ReceivedMessage>,
     transcripts: BTreeMap<u64, Vec<String>>,
@@ -792,6 +824,8 @@ struct State {
 struct OpenConnection {
     /// Whether it waits for a command outside of a transaction.
     idle: bool,
+    /// Who is logged in.
+    login: Option<String>,
     close: mpsc::UnboundedSender<CloseRequest>,
 }
 
@@ -823,6 +857,21 @@ impl Shared {
     }
 
     /// Whether this is a login; where none is wanted, any is.
+    /// Logs a connection in, unless its user has as many as one may have.
+    fn log_in(&self, connection: u64, user: &str) -> bool {
+        let mut state = self.state();
+        let logged_in = |open: &&OpenConnection| open.login.as_deref() == Some(user);
+        let others = state.open.values().filter(logged_in).count();
+        if others >= self.config.max_connections_per_login {
+            state.refused_logins += 1;
+            return false;
+        }
+        if let Some(open) = state.open.get_mut(&connection) {
+            open.login = Some(user.to_owned());
+        }
+        true
+    }
+
     fn is_login(&self, user: &str, password: &str) -> bool {
         let state = self.state();
         let known = state.accounts.get(user).map(String::as_str);
@@ -878,9 +927,14 @@ impl Shared {
         state.connections += 1;
         let connection = state.connections;
         let too_many = state.open.len() >= self.config.max_connections;
-        state
-            .open
-            .insert(connection, OpenConnection { idle: false, close });
+        state.open.insert(
+            connection,
+            OpenConnection {
+                idle: false,
+                login: None,
+                close,
+            },
+        );
         drop(state);
         self.record(Event::Connected { connection });
         (connection, requests, too_many)

@@ -3,7 +3,7 @@
 //! A save governs every attempt that begins after it. So before each attempt but the first the chain asks whether its
 //! settings still are the last ones, whatever the error before it (`infra/docs/adr/0022-settings-count-at-once.md`).
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use comms_core::{Disposition, ErrorKind, ProviderError};
 
@@ -53,7 +53,9 @@ pub(super) struct Course {
     is_queued: bool,
     renewals: u8,
     is_platform_checked: bool,
-    pub(super) may_use_global: Option<bool>,
+    may_use_global: Option<bool>,
+    /// When a connection may be free of an entry that had none.
+    pub(super) no_connection: Option<Duration>,
 }
 
 /// How a run goes on after it asked for newer settings.
@@ -75,6 +77,20 @@ impl Course {
             renewals: 0,
             is_platform_checked: false,
             may_use_global: None,
+            no_connection: None,
+        }
+    }
+
+    /// How the run ends when nobody is left to try.
+    pub(super) fn exhausted(&self, run: &Run) -> ChainEnd {
+        if let Some(after) = self.no_connection {
+            ChainEnd::NoConnection { after }
+        } else if self.may_use_global == Some(false) {
+            ChainEnd::GlobalRefused
+        } else if run.attempts.is_empty() && !self.turns.has_left_out() {
+            ChainEnd::NoProvider
+        } else {
+            ChainEnd::AllFailed
         }
     }
 

@@ -410,6 +410,19 @@ impl Connection {
         let _ = good_bye.now_or_never();
     }
 
+    /// Says good-bye and waits until the server has closed the connection, for `limit` at most. Whether it has.
+    pub(super) async fn part(mut self, limit: Duration) -> bool {
+        let exchange = async {
+            self.wire.write(b"QUIT\r\n", 1).await?;
+            loop {
+                self.wire.reply().await?;
+            }
+        };
+        let ended: Result<Result<std::convert::Infallible, Cause>, _> =
+            tokio::time::timeout(limit, exchange).await;
+        ended.is_ok()
+    }
+
     async fn reset(&mut self, deadline: Deadline) -> bool {
         let exchange = async {
             self.wire.write(b"RSET\r\n", 1).await?;

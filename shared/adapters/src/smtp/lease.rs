@@ -1,5 +1,7 @@
 //! An open connection with the room that it takes, and the count of both.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::{connection::Connection, slots::Room};
@@ -52,6 +54,14 @@ impl Lease {
         let Self { connection, held } = self;
         connection.leave();
         held.drop_as(why);
+    }
+
+    /// The same, and waits for the server to close it too, for `limit` at most. Whether it did.
+    pub(super) async fn part(self, why: Retirement, limit: Duration) -> bool {
+        let Self { connection, held } = self;
+        let is_closed = connection.part(limit).await;
+        held.drop_as(why);
+        is_closed
     }
 
     /// Closes a connection that is dead.

@@ -8,9 +8,14 @@
 use std::{
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use comms_core::Clock;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
@@ -69,15 +74,18 @@ impl Pool {
         sockets: Sockets,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let slots = Arc::new(Slots::new(most, sockets.clone(), clock.clone()));
         let idle = Arc::new(Idle {
+            connections: Mutex::default(),
+            put_back: Notify::new(),
             outlives_invocation,
-            ..Idle::default()
+            slots: slots.clone(),
         });
         let weak = Arc::downgrade(&idle);
         sockets.register(weak);
         Self {
             idle,
-            slots: Arc::new(Slots::new(most, sockets.clone(), clock.clone())),
+            slots,
             session_limit: SessionLimit::default(),
             queue: AtomicUsize::new(0),
             sockets,
@@ -230,6 +238,10 @@ impl Pool {
         Lease::new(connection, room, self.sockets.clone())
     }
 
+    pub(super) const fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
     /// Notes that the server refused one connection beside the others. Whether there are others that
     /// can be waited for.
     pub(super) fn learn_one_too_many(&self, refused: Room) -> bool {
@@ -271,13 +283,13 @@ fn is_fresh(since: Timestamp, now: Timestamp) -> bool {
 }
 
 /// The connections that are kept, the last put back last.
-#[derive(Default)]
 struct Idle {
     connections: Mutex<Vec<Resting>>,
     /// Tells one who waits at the ceiling that a connection of the own pool came back.
     put_back: Notify,
     /// Whether idle connections stay open while the process is frozen.
     outlives_invocation: bool,
+    slots: Arc<Slots>,
 }
 
 impl Idle {
@@ -306,13 +318,31 @@ impl IdleConnections for Idle {
         true
     }
 
-    fn close_at_invocation_end(&self) {
-        if self.outlives_invocation {
-            return;
+    fn close_at_invocation_end(&self, limit: Duration) -> Option<BoxFuture<'static, ()>> {
+        if self.outlives_invocation || self.slots.is_unlimited() {
+            return None;
         }
         let idle = std::mem::take(&mut *self.connections());
-        for resting in idle {
-            resting.lease.retire(Retirement::InvocationEnd);
+        // Where connections are counted over all processes, the next process is to find the place free.
+        if idle.is_empty() || !self.slots.is_granted() {
+            for resting in idle {
+                resting.lease.retire(Retirement::InvocationEnd);
+            }
+            return None;
         }
+        let closes: Vec<_> = idle
+            .into_iter()
+            .map(|resting| {
+                let slots = self.slots.clone();
+                slots.begin_close();
+                async move {
+                    let lease = resting.lease;
+                    if lease.part(Retirement::InvocationEnd, limit).await {
+                        slots.confirm_close();
+                    }
+                }
+            })
+            .collect();
+        Some(join_all(closes).map(drop).boxed())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use comms_core::Clock;
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::memory::is_remembered;
 use crate::{
@@ -18,6 +18,8 @@ pub(super) struct Slots {
     semaphore: Semaphore,
     most: usize,
     state: Mutex<State>,
+    /// Tells those who wait that nothing is granted any more.
+    revoked: Notify,
     sockets: Sockets,
     clock: Arc<dyn Clock>,
 }
@@ -28,10 +30,16 @@ struct State {
     live: usize,
     /// What the server was found to allow, and when.
     learned: Option<(usize, Timestamp)>,
-    /// Slots that were taken out of circulation because of that.
+    /// What may be used of the connections that all processes share; `None` for no limit.
+    granted: Option<usize>,
+    /// Whether the server is known to have no limit that matters.
+    is_unlimited: bool,
+    /// Slots that were taken out of circulation because of either.
     withheld: usize,
     /// Slots that are to be taken out when they come back.
     wanted_back: usize,
+    /// Connections that were closed of which the server has not said that it noticed.
+    unconfirmed: usize,
 }
 
 /// The right to use one connection.
@@ -55,6 +63,7 @@ impl Slots {
             semaphore: Semaphore::new(most),
             most,
             state: Mutex::default(),
+            revoked: Notify::new(),
             sockets,
             clock,
         }
@@ -63,13 +72,22 @@ impl Slots {
     /// Waits for a slot.
     pub(super) async fn slot(&self, deadline: Deadline) -> Result<Slot<'_>, Elapsed> {
         self.forget_what_is_old();
+        if self.state().granted == Some(0) {
+            return Err(Elapsed);
+        }
         // Does not go before those who wait: a slot that comes back is theirs at once.
         let permit = if let Ok(permit) = self.semaphore.try_acquire() {
             permit
         } else {
-            let turn = self.sockets.wait(deadline, self.semaphore.acquire());
-            // The semaphore is never closed.
-            turn.await?.map_err(|_| Elapsed)?
+            let turn = async {
+                tokio::select! {
+                    biased;
+                    // The semaphore is never closed.
+                    permit = self.semaphore.acquire() => permit.map_err(|_| Elapsed),
+                    () = self.revoked.notified() => Err(Elapsed),
+                }
+            };
+            self.sockets.wait(deadline, turn).await??
         };
         Ok(Slot {
             slots: self,
@@ -103,18 +121,83 @@ impl Slots {
             self.forget(&mut state);
         } else if (1..known).contains(&others) {
             state.learned = Some((others, now));
-            let gone = state.withheld + state.wanted_back;
-            let more = (self.most - others).saturating_sub(gone);
+            self.adjust(&mut state);
+        }
+        drop(state);
+        others > 0
+    }
+
+    /// Lets so many connections be used at the same time; `None` for no limit beside the others.
+    pub(super) fn grant(&self, connections: Option<usize>) {
+        let mut state = self.state();
+        if state.granted != connections {
+            state.granted = connections;
+            self.adjust(&mut state);
+            if connections == Some(0) {
+                self.revoked.notify_waiters();
+            }
+        }
+    }
+
+    pub(super) fn set_unlimited(&self, is_unlimited: bool) {
+        self.state().is_unlimited = is_unlimited;
+    }
+
+    /// Whether idle connections are in nobody's way: none was refused for their number, and many were taken.
+    pub(super) fn is_unlimited(&self) -> bool {
+        let state = self.state();
+        state.is_unlimited && state.learned.is_none()
+    }
+
+    /// Takes back one that was granted.
+    pub(super) fn revoke_one(&self) {
+        let granted = self.state().granted;
+        self.grant(granted.map(|connections| connections.saturating_sub(1)));
+    }
+
+    /// Whether none may be used.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.state().granted == Some(0)
+    }
+
+    /// Whether the connections are limited over all processes.
+    pub(super) fn is_granted(&self) -> bool {
+        self.state().granted.is_some()
+    }
+
+    /// Notes that a connection is being closed, of which the server may not know yet.
+    pub(super) fn begin_close(&self) {
+        self.state().unconfirmed += 1;
+    }
+
+    /// Notes that the server closed one as well.
+    pub(super) fn confirm_close(&self) {
+        let mut state = self.state();
+        state.unconfirmed = state.unconfirmed.saturating_sub(1);
+    }
+
+    pub(super) fn take_unconfirmed(&self) -> usize {
+        std::mem::take(&mut self.state().unconfirmed)
+    }
+
+    /// Brings the slots in circulation to what is granted and learned.
+    fn adjust(&self, state: &mut State) {
+        let learned = state.learned.map_or(self.most, |(limit, _)| limit);
+        let granted = state.granted.unwrap_or(self.most);
+        let wanted = self.most - self.most.min(learned).min(granted);
+        let gone = state.withheld + state.wanted_back;
+        if wanted > gone {
+            let more = wanted - gone;
             let free = self.semaphore.forget_permits(more);
             state.withheld += free;
             state.wanted_back += more - free;
+        } else {
+            let unwanted = (gone - wanted).min(state.wanted_back);
+            state.wanted_back -= unwanted;
+            let back = gone - wanted - unwanted;
+            state.withheld -= back;
+            self.semaphore.add_permits(back);
         }
-        drop(state);
-        if others > 0 {
-            self.sockets
-                .count(|statistics| statistics.one_too_many += 1);
-        }
-        others > 0
     }
 
     fn forget_what_is_old(&self) {
@@ -128,12 +211,10 @@ impl Slots {
         }
     }
 
-    /// Takes back what was learned: every slot is there again.
+    /// Takes back what was learned: every slot that is granted is there again.
     fn forget(&self, state: &mut State) {
         state.learned = None;
-        state.wanted_back = 0;
-        self.semaphore
-            .add_permits(std::mem::take(&mut state.withheld));
+        self.adjust(state);
     }
 
     /// Nothing can panic while it is held, so that it is whole whatever happens.

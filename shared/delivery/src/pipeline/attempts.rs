@@ -171,7 +171,10 @@ impl Pipeline {
         let deadline = limits.deadline.less(RECORDING_TIME);
         let chain = fresh.current();
         let gate = ProbeGate::new(allowance, fresh);
-        chain.chain.send(message, deadline, &renew, &gate).await
+        let sending = chain.chain.send(message, deadline, &renew, &gate);
+        let report = Box::pin(allowance.connection().watch(sending)).await;
+        allowance.connection().publish(&chain.chain).await;
+        report
     }
 
     /// What a run through the chain comes to for a delivery with this past.
@@ -235,6 +238,10 @@ impl Pipeline {
                     let (before, now) = (past.waiting.as_ref(), self.clock.now());
                     outcome.waiting = Some(Waiting::after(before, WaitReason::Pacing, now));
                 }
+            }
+            ChainEnd::NoConnection { after } => {
+                let after = *after;
+                returned = self.wait_for_connection(after, limits, unknown_outcomes, &mut outcome);
             }
             ChainEnd::Sent { provider, receipt } => {
                 outcome.status = DeliveryStatus::Sent;

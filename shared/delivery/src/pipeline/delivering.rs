@@ -56,6 +56,8 @@ struct Claimed<'a> {
 enum Stop {
     /// Its settings leave it no quota.
     OverQuota(HandBack),
+    /// The provider that its settings name first has no connection for it.
+    NoConnection(HandBack),
     /// Whatever its settings say.
     NotOurs(NotOurs),
 }
@@ -64,6 +66,7 @@ impl From<HandBack> for Stop {
     fn from(reason: HandBack) -> Self {
         match reason {
             HandBack::OverQuota { .. } => Self::OverQuota(reason),
+            HandBack::NoConnection { .. } => Self::NoConnection(reason),
             HandBack::Busy { .. }
             | HandBack::OutOfTime
             | HandBack::Unreachable
@@ -89,13 +92,15 @@ impl Stop {
             Self::OverQuota(HandBack::OverQuota { after }) => {
                 SignedDuration::try_from(*after).is_ok_and(|after| after > time)
             }
-            Self::OverQuota(_) | Self::NotOurs(_) => false,
+            Self::OverQuota(_) | Self::NoConnection(_) | Self::NotOurs(_) => false,
         }
     }
 
     fn into_result(self) -> Result<Delivery, HandBack> {
         match self {
-            Self::OverQuota(reason) | Self::NotOurs(NotOurs::HandBack(reason)) => Err(reason),
+            Self::OverQuota(reason)
+            | Self::NoConnection(reason)
+            | Self::NotOurs(NotOurs::HandBack(reason)) => Err(reason),
             Self::NotOurs(NotOurs::Ended(delivery)) => Ok(*delivery),
         }
     }
@@ -211,7 +216,7 @@ impl Pipeline {
     }
 
     /// Begins a delivery by the settings that are remembered, while `confirm` reads whether they are the last ones. Where
-    /// they are not, and left it no quota, it begins by the last ones.
+    /// they are not, and left it no quota or no connection, it begins by the last ones.
     async fn begin_beside<'a>(
         &'a self,
         confirm: impl Future<Output = Result<TenantSettings, StoreError>>,
@@ -235,7 +240,7 @@ impl Pipeline {
                 ..claimed
             }),
             Err(stop @ Stop::NotOurs(_)) => Err(stop),
-            Err(stop @ Stop::OverQuota(_)) => {
+            Err(stop @ (Stop::OverQuota(_) | Stop::NoConnection(_))) => {
                 let mut last = confirmed.map_err(unreachable)?;
                 // It would wait for longer than what is remembered may be old: by the last limits only.
                 if last.is_same(known)
@@ -272,18 +277,30 @@ impl Pipeline {
         let recipients = work.recipients.unwrap_or(1);
         let global = GlobalQuota::new(&self.quotas, channel, chain.policy.global_limit);
         let reply_to = self.reply_tos.gate(hash, tenant, channel);
-        let mut allowance =
-            Allowance::new(pacing, global, reply_to, recipients, limits.was_given_back);
+        let mut allowance = Allowance::new(
+            pacing,
+            self.gate(hash, limits),
+            global,
+            reply_to,
+            recipients,
+            limits.was_given_back,
+        );
         let mut working = None;
         let is_refused = if self.is_to_be_sent(work) {
-            match Box::pin(self.start(tenant, channel, &chain.settings, limits)).await? {
-                Start::Now(begun, taken) => {
-                    (working, *urgent) = (begun, taken);
-                    self.fill(&mut allowance, tenant, &chain.policy, limits)
-                        .await?
-                }
-                Start::WaitedEnough => true,
+            let is_refused =
+                match Box::pin(self.start(tenant, channel, &chain.settings, limits)).await? {
+                    Start::Now(begun, taken) => {
+                        (working, *urgent) = (begun, taken);
+                        self.fill(&mut allowance, tenant, &chain.policy, limits)
+                            .await?
+                    }
+                    Start::WaitedEnough => true,
+                };
+            // What there is no quota for needs no connection; without one, the quota is given back.
+            if !is_refused {
+                self.connect(&chain.chain, &allowance, limits).await?;
             }
+            is_refused
         } else {
             false
         };

@@ -1,30 +1,44 @@
 //! The permit that a message needs to probe an entry whose credentials were refused.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use comms_adapters::{Leave, Message, Pace, Pacing, ProbePermit, chain::ChainEntry};
+use comms_adapters::{
+    Leave, Message, Pace, Pacing, ProbePermit, chain::ChainEntry, smtp::ConnectionLimit,
+};
 use comms_core::EmailAddress;
 
 use super::freshness::Freshness;
 use crate::allowance::Allowance;
 
 /// What a delivery may use, and the permits for its probes, which belong to the settings that it goes by.
-pub(super) struct ProbeGate<'a> {
-    allowance: &'a Allowance<'a>,
+pub(super) struct ProbeGate<'a, 'b> {
+    allowance: &'a Allowance<'b>,
     fresh: &'a Freshness<'a>,
 }
 
-impl<'a> ProbeGate<'a> {
-    pub(super) const fn new(allowance: &'a Allowance<'a>, fresh: &'a Freshness<'a>) -> Self {
+impl<'a, 'b> ProbeGate<'a, 'b> {
+    pub(super) const fn new(allowance: &'a Allowance<'b>, fresh: &'a Freshness<'a>) -> Self {
         Self { allowance, fresh }
     }
 }
 
 #[async_trait]
-impl Pacing for ProbeGate<'_> {
+impl Pacing for ProbeGate<'_, '_> {
     async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
         self.allowance.ask(pace, message).await
+    }
+
+    async fn connect(&self, limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {
+        self.allowance.connect(limit).await
+    }
+
+    async fn connect_again(&self, limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {
+        self.allowance.connect_again(limit).await
+    }
+
+    fn waits_for_connection(&self) -> bool {
+        self.allowance.waits_for_connection()
     }
 
     async fn may_use_global(&self, message: &Message) -> bool {

@@ -438,7 +438,13 @@ impl Session {
             return Ok(());
         };
         self.user = Some(user.clone());
-        let outcome = if self.shared.is_login(&user, &password) {
+        let is_login = self.shared.is_login(&user, &password);
+        if is_login && !self.shared.log_in(self.connection, &user) {
+            self.send("421 4.7.0 too many connections of this login")
+                .await?;
+            return Err(End::Close);
+        }
+        let outcome = if is_login {
             "235 2.7.0 authenticated"
         } else {
             "535 5.7.8 authentication credentials invalid"
@@ -963,6 +969,11 @@ impl Session {
         if self.shared.config.replies_together && !self.input.is_empty() {
             self.held.extend_from_slice(bytes);
             return Ok(());
+        }
+        let delay = self.shared.config.reply_delay;
+        // Commands that came together are one round trip.
+        if !delay.is_zero() && self.input.is_empty() {
+            tokio::time::sleep(delay).await;
         }
         self.write(bytes).await
     }

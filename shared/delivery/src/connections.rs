@@ -1,0 +1,637 @@
+//! Connections to mail servers, counted over all processes.
+//!
+//! A server allows a login a number of connections, which belong to the mailbox's owner. Before a process opens one, it
+//! takes a permit of the login ([`crate::permits`]); it releases its permits when the invocation ends and its connections
+//! are closed. The same item says how many permits there are ([`LimitRecord`]): what the server's operator publishes, or
+//! what was found out. A login that nobody has found a limit for begins with [`FIRST_LIMIT`] permits. They double
+//! whenever all are in use and the server has taken all connections, and are no longer counted from
+//! [`record::UNLIMITED_FROM`] on. A refused connection ends that: as many remain as the server had taken.
+//!
+//! An invocation with a single message to a login of which nothing is known takes no permit: it opens one connection.
+//!
+//! A queued message that finds no permit returns to its queue before anything was written. Nothing here stops a message
+//! when DynamoDB does not answer: the process then goes by what it knows.
+
+mod gate;
+mod line;
+mod record;
+mod wait;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_config::SdkConfig;
+use comms_adapters::{Deadline, retry::jitter, smtp::ConnectionLimit};
+use comms_core::{Clock, HashKey};
+use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::{
+    ledger::LedgerError,
+    permits::{Item, Permits, Rider, Taken, TakenSlot},
+};
+
+pub(crate) use gate::Gate;
+use line::{LEFT_TO_OTHERS, Line, Next};
+pub use record::{FIRST_LIMIT, LimitRecord, LimitState};
+pub use wait::MAX_RECEIVES;
+
+/// How old what is known of a login may be before it is read again.
+const LOOK_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+/// The longest that one request to DynamoDB may delay a message.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
+/// The same for a queued message, which nobody waits for.
+const QUEUED_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a permit lasts after its invocation's deadline: clocks differ.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
+/// How long a permit is kept whose connection may still be open at the server.
+const CLOSING_TIME: SignedDuration = SignedDuration::from_secs(1);
+/// How long nobody takes the permit of a refused connection: until the new limit is written. Longer would keep those from
+/// connecting for whom a connection is closed meanwhile.
+const GIVEN_UP_TIME: SignedDuration = SignedDuration::from_millis(400);
+/// A permit that ends later is one that is used: it lasts [`EXPIRY_MARGIN`] longer than its invocation.
+const STAYS_BEYOND: SignedDuration = SignedDuration::from_secs(3);
+/// How long all permits are believed to be taken.
+const FULL_IS_BELIEVED: SignedDuration = SignedDuration::from_millis(200);
+/// How long a process does without permits after DynamoDB did not answer.
+const UNREACHABLE_IS_BELIEVED: SignedDuration = SignedDuration::from_secs(2);
+/// How long a message waits in its process for a permit: a queued one only while the limit still grows.
+const MAX_IMMEDIATE_WAIT: Duration = Duration::from_secs(2);
+const MAX_GROWING_WAIT: Duration = Duration::from_millis(1_500);
+/// How often it asks in that time, and up to twice as long.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// About how often a process in front looks whether a permit is free: a connection that nobody uses meanwhile is lost.
+const FRONT_POLL_INTERVAL: Duration = Duration::from_millis(60);
+/// Processes that wait for the next permit: one for each permit, and no more than this.
+const MAX_FRONT: u32 = 10;
+/// How long one waits at most, and what is left to it of its invocation then.
+const MAX_FRONT_WAIT: Duration = Duration::from_secs(12);
+const BATCH_TIME: Duration = Duration::from_secs(15);
+/// How long a message takes before its process takes a further permit for those behind it.
+const FURTHER_AFTER: Duration = Duration::from_secs(2);
+/// What must be left of the deadline for a queued message that waits for a connection of its process.
+const MESSAGE_TIME: Duration = Duration::from_secs(6);
+
+/// Counts connections to mail servers over all processes.
+pub struct Connections {
+    permits: Permits,
+    clock: Arc<dyn Clock>,
+    lines: Mutex<HashMap<u64, Line>>,
+    writes: AtomicU64,
+}
+
+/// Who asks for a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking {
+    /// Whether it is the only message of its invocation.
+    pub is_alone: bool,
+    /// Whether it can return to a queue.
+    pub is_queued: bool,
+    /// How often the queue has delivered it, and how long it has been there.
+    pub receives: u32,
+    /// The time since it was put on the queue.
+    pub age: Duration,
+    /// When its invocation ends.
+    pub deadline: Deadline,
+}
+
+/// The right to send a message over a connection of this process; until it is dropped.
+#[derive(Debug)]
+pub struct ConnectionUse<'a> {
+    connections: &'a Connections,
+    id: u64,
+    has_permit: bool,
+}
+
+impl Asking {
+    /// Whether the message is sent without a permit, so that it does not wait for ever.
+    pub(crate) const fn has_waited_enough(&self) -> bool {
+        self.is_queued && self.receives >= MAX_RECEIVES
+    }
+}
+
+impl Drop for ConnectionUse<'_> {
+    fn drop(&mut self) {
+        if let Some(line) = self.connections.lines().get_mut(&self.id) {
+            line.end_use(self.has_permit);
+        }
+    }
+}
+
+/// One who waits; until it is dropped.
+struct Waiting<'a> {
+    connections: &'a Connections,
+    id: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(line) = self.connections.lines().get_mut(&self.id) {
+            line.waiting = line.waiting.saturating_sub(1);
+        }
+    }
+}
+
+impl Connections {
+    /// Uses the deliveries table `table`.
+    pub fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            permits: Permits::new(config, table, clock.clone()),
+            clock,
+            lines: Mutex::default(),
+            writes: AtomicU64::new(0),
+        }
+    }
+
+    /// Writes since this was asked last.
+    pub fn take_writes(&self) -> u64 {
+        self.writes.swap(0, Ordering::Relaxed)
+    }
+
+    /// Lets a message use one of the login's connections, or says when to ask again.
+    pub async fn begin(
+        &self,
+        key: &HashKey,
+        limit: &Arc<ConnectionLimit>,
+        asking: Asking,
+    ) -> Result<Option<ConnectionUse<'_>>, Duration> {
+        if limit.is_relay() {
+            return Ok(None);
+        }
+        let Some(waiting) = self.wait_in_line(key, limit) else {
+            return Ok(None);
+        };
+        let id = waiting.id;
+        // Those of a batch ask at the same time.
+        tokio::task::yield_now().await;
+        self.look(key, id, asking).await;
+        let deadline = asking.deadline;
+        let patience = if asking.is_queued {
+            deadline.remaining().saturating_sub(MESSAGE_TIME)
+        } else {
+            MAX_IMMEDIATE_WAIT.min(deadline.remaining() / 3)
+        };
+        let until = Deadline::after(patience);
+        let grows_until = Deadline::after(patience.min(MAX_GROWING_WAIT));
+        loop {
+            let next = self.next(id, asking);
+            let (freed, taking) = match next {
+                Next::Use { has_permit } => {
+                    return Ok(Some(ConnectionUse {
+                        connections: self,
+                        id,
+                        has_permit,
+                    }));
+                }
+                Next::Full { is_growing } => {
+                    let until = if asking.is_queued { grows_until } else { until };
+                    if until.remaining().is_zero() || (asking.is_queued && !is_growing) {
+                        return Err(self.wait(id, asking));
+                    }
+                    sleep(POLL_INTERVAL.mul_f64(1.0 + jitter())).await;
+                    continue;
+                }
+                Next::Wait(freed) => (Some(freed), None),
+                Next::Take(taking) => (None, Some(taking)),
+            };
+            if let Some(freed) = freed {
+                if until.bound(Duration::MAX, freed.notified()).await.is_err() {
+                    return Err(self.wait(id, asking));
+                }
+            } else if let Some(taking) = taking {
+                // Those who wait for the one that asks wait no longer than that one.
+                let take = Box::pin(async {
+                    let _taking = taking.lock().await;
+                    if matches!(self.next_without_use(id, asking), Next::Take(_)) {
+                        self.set_in_front(id, true);
+                        let time = if asking.is_queued {
+                            QUEUED_REQUEST_TIMEOUT
+                        } else {
+                            REQUEST_TIMEOUT
+                        };
+                        self.take_in_time(key, id, deadline, time).await;
+                        if asking.is_queued {
+                            self.wait_in_front(key, id, deadline).await;
+                        }
+                        self.set_in_front(id, false);
+                    }
+                });
+                take.await;
+            }
+        }
+    }
+
+    /// Takes a further permit where a message waits behind one that takes long: a hanging one holds up nobody else.
+    async fn widen(&self, key: &HashKey, id: u64, deadline: Deadline) {
+        let Some(taking) = self.lines().get(&id).map(Line::taking) else {
+            return;
+        };
+        let _taking = taking.lock().await;
+        let now = self.clock.now();
+        if self.lines().get(&id).is_some_and(|line| line.widens(now)) {
+            self.take_in_time(key, id, deadline, REQUEST_TIMEOUT).await;
+        }
+    }
+
+    /// Tells others what the server did to the connections of this process.
+    pub async fn publish(&self, key: &HashKey, limit: &Arc<ConnectionLimit>, deadline: Deadline) {
+        let seen = limit.take_seen();
+        let id = limit.id();
+        let is_raiser = {
+            let mut lines = self.lines();
+            let Some(line) = lines.get_mut(&id) else {
+                return;
+            };
+            let is_raiser = line.is_raiser && seen.opened > 0 && seen.refused == 0;
+            if seen.refused > 0 || is_raiser {
+                line.is_raiser = false;
+            }
+            is_raiser
+        };
+        let tell = Box::pin(async {
+            if seen.refused > 0 {
+                self.lower(key, id, seen.refused).await
+            } else if is_raiser {
+                self.raise(key, id).await
+            } else {
+                Ok(())
+            }
+        });
+        match deadline.bound(REQUEST_TIMEOUT, tell).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "a login's connections were not told to others"),
+            Err(_) => warn!("a login's connections were not told to others in time"),
+        }
+    }
+
+    /// Releases the permits that no message of this process uses: once before an invocation ends, after its connections
+    /// were closed.
+    pub async fn release(&self, deadline: Deadline) {
+        let now = self.clock.now();
+        let released: Vec<(Vec<TakenSlot>, bool)> = {
+            let mut lines = self.lines();
+            let mut released = Vec::new();
+            for line in lines.values_mut().filter(|line| line.is_unused()) {
+                let is_closing = line.limit.take_unconfirmed();
+                let held = line.give_back(now);
+                if !held.is_empty() {
+                    released.push((held, is_closing));
+                }
+            }
+            // An older version of the settings is not used again.
+            lines.retain(|_, line| Arc::strong_count(&line.limit) > 1 || !line.is_unused());
+            released
+        };
+        if released.is_empty() {
+            return;
+        }
+        let writes = released.iter().map(|(slots, is_closing)| async {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            let released = if *is_closing {
+                let soon = now.saturating_add(CLOSING_TIME).unwrap_or(now);
+                self.permits.expire_several(slots, soon).await
+            } else {
+                self.permits.release_several(slots).await
+            };
+            if let Err(error) = released {
+                warn!(%error, "a connection's permit was not released, and expires");
+            }
+        });
+        let written = deadline.bound(REQUEST_TIMEOUT, join_all(writes)).await;
+        if written.is_err() {
+            warn!("connections' permits were not released in time, and expire");
+        }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, HashMap<u64, Line>> {
+        // Nothing panics while the lock is held.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins those who wait. `None` if the login cannot be named.
+    fn wait_in_line(&self, key: &HashKey, limit: &Arc<ConnectionLimit>) -> Option<Waiting<'_>> {
+        let id = limit.id();
+        let mut lines = self.lines();
+        if let Some(line) = lines.get_mut(&id) {
+            line.waiting += 1;
+        } else {
+            let mut line = Line::new(limit.clone(), limit.account(key)?);
+            line.waiting = 1;
+            lines.insert(id, line);
+        }
+        drop(lines);
+        Some(Waiting {
+            connections: self,
+            id,
+        })
+    }
+
+    fn next(&self, id: u64, asking: Asking) -> Next {
+        let now = self.clock.now();
+        let mut lines = self.lines();
+        lines
+            .get_mut(&id)
+            .map_or(Next::Full { is_growing: false }, |line| {
+                if asking.has_waited_enough() {
+                    line.use_freely(now)
+                } else {
+                    line.next(asking.is_alone, now)
+                }
+            })
+    }
+
+    /// The same, where a use is not begun.
+    fn next_without_use(&self, id: u64, asking: Asking) -> Next {
+        let next = self.next(id, asking);
+        if let Next::Use { has_permit } = next
+            && let Some(line) = self.lines().get_mut(&id)
+        {
+            line.end_use(has_permit);
+        }
+        next
+    }
+
+    fn wait(&self, id: u64, asking: Asking) -> Duration {
+        let now = self.clock.now();
+        let mut lines = self.lines();
+        let wait = || wait::wait(asking.age, asking.receives, jitter());
+        lines
+            .get_mut(&id)
+            .map_or_else(wait, |line| line.returns_after(now, wait))
+    }
+
+    fn note_unreachable(&self, id: u64) {
+        let until = self.clock.now().saturating_add(UNREACHABLE_IS_BELIEVED);
+        if let Some(line) = self.lines().get_mut(&id) {
+            line.unreachable_until = until.ok();
+        }
+    }
+
+    /// Reads what others found out, at most once a [`LOOK_INTERVAL`], for a message that might take no permit.
+    async fn look(&self, key: &HashKey, id: u64, asking: Asking) {
+        let now = self.clock.now();
+        let account = {
+            let mut lines = self.lines();
+            let Some(line) = lines.get_mut(&id) else {
+                return;
+            };
+            if !line.is_look_due(asking.is_alone, LOOK_INTERVAL, now) {
+                return;
+            }
+            // Others go by what is known until the response is there.
+            line.looked_at = Some(now);
+            line.account.clone()
+        };
+        let partition_key = partition_key(&account);
+        let read = Box::pin(self.permits.read(&partition_key));
+        match asking.deadline.bound(REQUEST_TIMEOUT, read).await {
+            Ok(Ok(item)) => self.take_in(key, id, &item),
+            Ok(Err(error)) => warn!(%error, "a login's connections were not read"),
+            Err(_) => warn!("a login's connections were not read in time"),
+        }
+    }
+
+    /// Takes in what the item says.
+    fn take_in(&self, key: &HashKey, id: u64, item: &Item) {
+        let now = self.clock.now();
+        let live = u32::try_from(self.permits.count(item)).unwrap_or(u32::MAX);
+        let mut lines = self.lines();
+        if let Some(line) = lines.get_mut(&id) {
+            line.take_in(LimitRecord::of_item(item, &line.account, key), live, now);
+        }
+    }
+
+    fn set_in_front(&self, id: u64, is_in_front: bool) {
+        if let Some(line) = self.lines().get_mut(&id) {
+            line.is_in_front = is_in_front;
+        }
+    }
+
+    async fn take_in_time(&self, key: &HashKey, id: u64, deadline: Deadline, time: Duration) {
+        let take = Box::pin(self.take(key, id, deadline));
+        if timeout(time, take).await.is_err() {
+            warn!("a connection's permit was not taken in time");
+            self.note_unreachable(id);
+        }
+    }
+
+    /// Waits for the next permit with the messages of this process, if only few other processes do: so that a permit is
+    /// used again as soon as it is free. The others return their messages to the queue.
+    async fn wait_in_front(&self, key: &HashKey, id: u64, deadline: Deadline) {
+        let now = self.clock.now();
+        let Some((account, limit)) = self.lines().get(&id).and_then(|line| {
+            let limit = line.limit_if_full(now)?;
+            Some((line.account.clone(), limit))
+        }) else {
+            return;
+        };
+        let partition_key = partition_key(&account);
+        let front = format!("connections-next#{account}");
+        let width = limit.min(MAX_FRONT);
+        let patience = MAX_FRONT_WAIT.min(deadline.remaining().saturating_sub(BATCH_TIME));
+        let until = now.saturating_add(patience).unwrap_or(now);
+        let rider = Rider::default();
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let taken = Box::pin(self.permits.take(&front, width, until, &rider, |_| false));
+        let Ok(Ok(Taken::Slot(place, _))) = timeout(QUEUED_REQUEST_TIMEOUT, taken).await else {
+            return;
+        };
+        let until = Deadline::after(patience);
+        while !until.remaining().is_zero() {
+            sleep(FRONT_POLL_INTERVAL.mul_f64(0.5 + jitter())).await;
+            let read = Box::pin(self.permits.read(&partition_key));
+            let Ok(Ok(item)) = timeout(QUEUED_REQUEST_TIMEOUT, read).await else {
+                break;
+            };
+            self.take_in(key, id, &item);
+            let is_free = self
+                .lines()
+                .get(&id)
+                .is_some_and(|line| line.has_free_permit(self.clock.now()));
+            if is_free {
+                self.take_in_time(key, id, deadline, QUEUED_REQUEST_TIMEOUT)
+                    .await;
+                let is_over = self
+                    .lines()
+                    .get(&id)
+                    .is_none_or(|line| !line.held.is_empty());
+                if is_over {
+                    break;
+                }
+            }
+        }
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let released = Box::pin(self.permits.release(&place, &rider));
+        if !matches!(timeout(REQUEST_TIMEOUT, released).await, Ok(Ok(_))) {
+            warn!("a place in front was not released, and expires");
+        }
+        if let Some(line) = self.lines().get_mut(&id)
+            && line.held.is_empty()
+        {
+            line.note_full(limit, self.clock.now());
+        }
+    }
+
+    /// Takes a permit for this process.
+    async fn take(&self, key: &HashKey, id: u64, deadline: Deadline) {
+        let now = self.clock.now();
+        let Some((account, limit, held, count)) = self.lines().get(&id).and_then(|line| {
+            let limit = line.limit_at(now)?;
+            let count = line.to_take(limit, now);
+            Some((line.account.clone(), limit, line.held.clone(), count))
+        }) else {
+            return;
+        };
+        let until = now.saturating_add(deadline.remaining() + EXPIRY_MARGIN);
+        let until = until.unwrap_or(Timestamp::MAX);
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let partition_key = partition_key(&account);
+        // Most are left to others, if nobody has those.
+        let others = limit - limit / LEFT_TO_OTHERS;
+        let others = usize::try_from(others).unwrap_or(usize::MAX);
+        let taken = self
+            .permits
+            .take_several(&held, &partition_key, limit, until, |free| {
+                count.min(free.saturating_sub(others) + 1)
+            });
+        let excess = match taken.await {
+            Ok((slots, item)) => {
+                self.take_in(key, id, &item);
+                let mut lines = self.lines();
+                match lines.get_mut(&id) {
+                    Some(line) if slots.is_empty() => {
+                        line.note_full(limit, self.clock.now());
+                        slots
+                    }
+                    Some(line) => line.hold(slots, self.clock.now()),
+                    None => slots,
+                }
+            }
+            Err(error) => {
+                warn!(%error, "a connection's permit was not taken");
+                self.note_unreachable(id);
+                Vec::new()
+            }
+        };
+        // Others had found out meanwhile that there are fewer.
+        if !excess.is_empty() {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            let released = self.permits.release_several(&excess).await;
+            if let Err(error) = released {
+                warn!(%error, "a connection's permit was not released, and expires");
+            }
+        }
+    }
+
+    /// Gives up the permits of refused connections, and records how many others there are.
+    async fn lower(&self, key: &HashKey, id: u64, refused: u32) -> Result<(), LedgerError> {
+        let now = self.clock.now();
+        let (account, known, is_forged, given_up) = {
+            let mut lines = self.lines();
+            let Some(line) = lines.get_mut(&id) else {
+                return Ok(());
+            };
+            let given_up = line.give_up(refused, now);
+            (
+                line.account.clone(),
+                line.record_at(now),
+                line.is_forged,
+                given_up,
+            )
+        };
+        let partition_key = partition_key(&account);
+        // Those who were refused at the same time leave as well. Nobody takes their places before it is known how many
+        // remain: a permit that was given up is told from the others by its early end.
+        let after = |time: SignedDuration| now.saturating_add(time).unwrap_or(now);
+        let (expires, stays) = (after(GIVEN_UP_TIME), after(STAYS_BEYOND));
+        let mut others = None;
+        for slot in &given_up {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            if let Some(before) = self.permits.expire(slot, expires).await? {
+                others = Some(Permits::count_beyond(&before, stays).saturating_sub(1));
+            }
+        }
+        let others = match others {
+            Some(others) => others,
+            None => Permits::count_beyond(&self.permits.read(&partition_key).await?, stays),
+        };
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let Some(record) = LimitRecord::lowered(known, others, now) else {
+            return Ok(());
+        };
+        let (condition, values) = match record.state {
+            _ if is_forged => ("attribute_exists(pk)", Vec::new()),
+            LimitState::Reached => record::lower_than(&record),
+            LimitState::Growing | LimitState::Unlimited => record::unchanged(known.as_ref()),
+        };
+        info!(
+            connections = record.connections,
+            "a mail server refused a connection for their number"
+        );
+        self.write(key, id, &account, record, condition, values)
+            .await
+    }
+
+    /// Records that the server took all connections of the present limit.
+    async fn raise(&self, key: &HashKey, id: u64) -> Result<(), LedgerError> {
+        let now = self.clock.now();
+        let Some((account, known, is_forged)) = self.lines().get(&id).map(|line| {
+            let known = line.record_at(now);
+            (line.account.clone(), known, line.is_forged)
+        }) else {
+            return Ok(());
+        };
+        let Some(record) = LimitRecord::raised(known, now) else {
+            return Ok(());
+        };
+        let (condition, values) = if is_forged {
+            ("attribute_exists(pk)", Vec::new())
+        } else {
+            record::unchanged(known.as_ref())
+        };
+        self.write(key, id, &account, record, condition, values)
+            .await
+    }
+
+    async fn write(
+        &self,
+        key: &HashKey,
+        id: u64,
+        account: &str,
+        record: LimitRecord,
+        condition: &str,
+        values: Vec<(&'static str, aws_sdk_dynamodb::types::AttributeValue)>,
+    ) -> Result<(), LedgerError> {
+        let now = self.clock.now();
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        let attributes = record.attributes(account, key, now);
+        let partition_key = partition_key(account);
+        let written = self
+            .permits
+            .set(&partition_key, attributes, condition, values);
+        if written.await?
+            && let Some(line) = self.lines().get_mut(&id)
+        {
+            line.take_in(Ok(Some(record)), line.live, now);
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connections(…)")
+    }
+}
+
+fn partition_key(account: &str) -> String {
+    format!("connections#{account}")
+}
