@@ -270,7 +270,9 @@ impl Chain {
                     let is_over = end.is_some();
                     course.after(entry, &error, is_over, &run, renew).await
                 }
-                renewal => course.adopt(renewal, Some(entry), &run),
+                renewal @ (Renewal::Newer(_) | Renewal::Unreadable) => {
+                    course.adopt(renewal, Some(entry), &run)
+                }
             };
             match heading {
                 Heading::Same => {}

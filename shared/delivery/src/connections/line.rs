@@ -183,7 +183,7 @@ impl Line {
         held > 0
             && self.users > held
             && held < self.wanted()
-            && !self.full_until.is_some_and(|until| until > now)
+            && self.full_until.is_none_or(|until| until <= now)
             && self
                 .limit_at(now)
                 .is_some_and(|limit| self.leaves_enough(limit))
@@ -289,13 +289,11 @@ impl Line {
         now: Timestamp,
     ) {
         self.live = live;
-        match record {
-            Ok(record) => (self.record, self.is_forged) = (record, false),
-            Err(Forged) => {
-                warn!("a record of connections without a valid MAC was ignored");
-                (self.record, self.is_forged) = (None, true);
-            }
+        self.is_forged = record.is_err();
+        if self.is_forged {
+            warn!("a record of connections without a valid MAC was ignored");
         }
+        self.record = record.unwrap_or_default();
         self.looked_at = Some(now);
         self.grant(now);
     }

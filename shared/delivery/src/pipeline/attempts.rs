@@ -185,15 +185,7 @@ impl Pipeline {
         past: &Past,
         allowance: &Allowance<'_>,
     ) -> Attempted {
-        let may_pass = report
-            .attempts
-            .iter()
-            .any(|attempt| match &attempt.outcome {
-                AttemptOutcome::Failed { disposition, .. } => {
-                    *disposition == Disposition::Transient
-                }
-                AttemptOutcome::Accepted { .. } => false,
-            });
+        let may_pass = may_pass(report);
         let mut attempts = past.attempts.clone();
         Attempt::remember(&mut attempts, report.attempts.clone());
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
@@ -327,4 +319,15 @@ impl Pipeline {
         }
         None
     }
+}
+
+/// Whether an attempt failed for a reason that may pass by itself.
+fn may_pass(report: &ChainReport) -> bool {
+    report
+        .attempts
+        .iter()
+        .any(|attempt| match &attempt.outcome {
+            AttemptOutcome::Failed { disposition, .. } => *disposition == Disposition::Transient,
+            AttemptOutcome::Accepted { .. } => false,
+        })
 }
