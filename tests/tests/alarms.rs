@@ -85,7 +85,7 @@ async fn one_clinic_on_its_fallback_is_no_alarm_and_a_tenth_of_all_messages_is()
         .smtp
         .always(Stage::Mail, Action::reply("554 5.7.1 planted"));
     let mut number = 0;
-    let mut send = async || {
+    let mut deliver = async || {
         number += 1;
         let mut one = communication();
         one["idempotencyKey"] = json!(format!("key-{number}"));
@@ -94,9 +94,9 @@ async fn one_clinic_on_its_fallback_is_no_alarm_and_a_tenth_of_all_messages_is()
             .run_worker_with(&worker, Duration::from_secs(30))
             .await;
     };
-    let at_first = emitted(send()).await;
+    let at_first = emitted(deliver()).await;
     clock.advance(Duration::from_mins(11));
-    let later = emitted(send()).await;
+    let later = emitted(deliver()).await;
     assert!(later.iter().any(|line| line["OnFallback"] == 660_000));
     world.smtp.clear_script();
     let sent = sent(&world).await;
