@@ -176,6 +176,22 @@ async fn callers_that_try_doors_and_settings_that_were_written_by_others_are_ala
     assert!(is_on("SettingsRefusedAlarm", &period(&[(&lines, 1)])));
 }
 
+#[tokio::test]
+async fn outcome_that_was_not_recorded_is_an_alarm() {
+    let world = World::saved().await;
+    world.aws.watch(|call| {
+        let update = call.request["UpdateExpression"].as_str();
+        let is_outcome = update.is_some_and(|update| update.starts_with("SET #status = :status,"));
+        Box::pin(async move { is_outcome.then_some(Fault::AccessDenied) })
+    });
+    let sending = async {
+        world.post(&immediate()).await.expect(200);
+    };
+    let lines = emitted(sending).await;
+    assert!(is_on("UnrecordedOutcomesAlarm", &period(&[(&lines, 1)])));
+    assert!(!is_on("UnrecordedOutcomesAlarm", &Period::default()));
+}
+
 /// So many values of a metric of AWS's own.
 type Values<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], usize, f64);
 

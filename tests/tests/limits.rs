@@ -57,12 +57,17 @@ const OTHERS: &[(&str, &str)] = &[
     ("functions/worker/src/queues.rs", "MAX_MESSAGE_BYTES"),
     ("functions/worker/src/queues.rs", "MAX_ENTRIES"),
     ("functions/worker/src/lib.rs", "MAX_PANICS"),
+    ("functions/worker/src/crashes.rs", "MAX_CRASHES"),
     // Of a dead letter what anybody says about it is cut, and tries of a write are nobody's input.
     ("infra/operator/src/dead_letters/report.rs", "MAX_FIELDS"),
     ("shared/core/src/dead_letter.rs", "MAX_POINTER"),
     ("shared/delivery/src/usage/categories.rs", "MAX_REMEMBERED"),
     ("shared/delivery/src/pacing.rs", "MOST_TRIES"),
     ("shared/delivery/src/permits.rs", "MAX_TRIES"),
+    (
+        "shared/delivery/src/pipeline/unrecorded.rs",
+        "MAX_UNRECORDED",
+    ),
     ("shared/delivery/src/quota.rs", "MOST_TRIES"),
 ];
 

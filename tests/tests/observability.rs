@@ -738,6 +738,7 @@ fn dashboard_and_alarms_look_at_what_is_written_and_the_dashboard_at_all_of_it()
         "CallersRefused",
         "KmsErrors",
         "SettingsRefused",
+        "UnrecordedOutcomes",
         "AwsErrors",
         "AwsThrottled",
     ]);

@@ -9,11 +9,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use comms_testkit::runtime_api::RuntimeApi;
-use serde_json::Value;
+use comms_testkit::{
+    fault_proxy::{FaultProxy, ProxyFault},
+    runtime_api::RuntimeApi,
+};
+use serde_json::{Value, json};
 use tempfile::tempfile;
 
-use crate::world::World;
+use crate::world::{World, communication, record};
 
 /// The test that is a function's process when it is started with a Runtime API to serve.
 const PROCESS: &str = "process::the_process_of_a_function";
@@ -113,4 +116,26 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[tokio::test]
+async fn process_whose_credentials_have_expired_answers_and_ends() {
+    let world = World::saved().await;
+    world.post(&communication()).await.expect(202);
+    let proxy = FaultProxy::start(world.aws.endpoint()).await.unwrap();
+    let endpoint = proxy.endpoint();
+    let mut worker =
+        Process::start_with(&world, "worker", &[("AWS_ENDPOINT_URL", endpoint.as_str())]).await;
+    proxy.spoil(|call| (call.service != "sqs").then_some(ProxyFault::ExpiredToken));
+    let event = json!({"Records": [record("message", &communication().to_string())]});
+    let answer = worker.invoke(&event.to_string()).await;
+    assert_eq!(answer["batchItemFailures"][0]["itemIdentifier"], "message");
+    // Lambda starts a new one for the next invocation.
+    let ended = tokio::task::spawn_blocking(move || {
+        let ended = worker.child.wait();
+        (ended, worker.said())
+    });
+    let (ended, said) = ended.await.unwrap();
+    assert!(!ended.unwrap().success());
+    assert!(said.contains("credentials have expired"), "{said}");
 }

@@ -287,6 +287,17 @@ impl World {
         pipeline_with(&sdk, resources, &self.ca.pem(), clock)
     }
 
+    /// The send function as a new process with a clock that the test moves and this configuration of the SDK.
+    pub(crate) fn send_with(&self, sdk: &SdkConfig, clock: Arc<dyn Clock>) -> comms_send::Deps {
+        let resources = self.aws.resources();
+        comms_send::Deps {
+            pipeline: pipeline_with(sdk, resources, &self.ca.pem(), clock),
+            queue: comms_send::Queue::new(sdk, &resources.queue_url, &resources.urgent_queue_url),
+            claims: self.send.claims.clone(),
+            audit_subjects: self.send.audit_subjects,
+        }
+    }
+
     /// The entry of the clinic's own mail server.
     pub(crate) fn entry(&self) -> Value {
         entry(self.smtp.port(), USER, PASSWORD)
@@ -458,6 +469,11 @@ impl World {
         let path = "/api/v1/communications";
         let event = http_event("POST", path, Some(body), &claims, headers);
         self.ask_send(&event).await
+    }
+
+    /// POSTs a communication to an invocation that may last `time`.
+    pub(crate) async fn post_within(&self, communication: &Value, time: Duration) -> Answer {
+        self.remember(post_to(&self.send, communication, &[], time).await)
     }
 
     /// GETs a communication.
@@ -727,6 +743,20 @@ pub(crate) fn pipeline_with(
         Ledger::new(sdk, &resources.deliveries_table),
         clock,
     )
+}
+
+/// POSTs a communication to a process of the send function, in an invocation that may last `time`.
+pub(crate) async fn post_to(
+    send: &comms_send::Deps,
+    communication: &Value,
+    headers: &[(&str, &str)],
+    time: Duration,
+) -> Answer {
+    let (path, body) = ("/api/v1/communications", communication.to_string());
+    let event = http_event("POST", path, Some(&body), &service(), headers);
+    let request = lambda_http::request::from_str(&event).unwrap();
+    let request = request.with_lambda_context(context(time));
+    Answer::of(Box::pin(comms_send::handle(send, request)).await)
 }
 
 /// Gives records to a worker in an invocation that may last `time`.

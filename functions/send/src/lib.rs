@@ -267,7 +267,11 @@ async fn send_now(
     let of_recipient = submission.request.channels.len().max(1);
     for (place, (delivery, result)) in deliveries.iter_mut().zip(results).enumerate() {
         match result {
-            DeliveryResult::Recorded(recorded) => *delivery = *recorded,
+            // Neither is sent again: the provider has the message, even where the ledger does not know it.
+            DeliveryResult::Recorded(known)
+            | DeliveryResult::Unrecorded {
+                delivery: known, ..
+            } => *delivery = *known,
             DeliveryResult::HandBack(_, HandBack::KeyConflict) => return Err(key_conflict()),
             DeliveryResult::HandBack(
                 _,

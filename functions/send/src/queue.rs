@@ -18,7 +18,7 @@ use comms_delivery::{
     queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, PAYLOAD_HASH},
 };
 use comms_runtime::telemetry::TraceHeader;
-use comms_settings::error_code;
+use comms_settings::{error_code, retries::retry_partition};
 use futures_util::FutureExt as _;
 use thiserror::Error;
 
@@ -145,8 +145,10 @@ pub struct Queue {
 impl Queue {
     /// Uses the queue at `url`, and the one at `urgent_url` for what is urgent.
     pub fn new(config: &SdkConfig, url: impl Into<String>, urgent_url: impl Into<String>) -> Self {
+        let client = aws_sdk_sqs::config::Builder::from(config);
+        let client = client.retry_partition(retry_partition("queue"));
         Self {
-            client: Client::new(config),
+            client: Client::from_conf(client.build()),
             url: url.into(),
             urgent_url: urgent_url.into(),
         }

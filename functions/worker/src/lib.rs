@@ -8,6 +8,7 @@
 //! | that can never be worked on | to the dead-letter queue, with the reason |
 
 mod attributes;
+mod crashes;
 mod queues;
 
 use std::{
@@ -28,12 +29,13 @@ use comms_delivery::{
 use comms_runtime::{
     Environment, aws,
     http::remaining,
+    lifetime::EndWithCredentials,
     sqs::{MessageResult, SqsEvent, SqsMessage, batch_response, handle_batch},
     telemetry::{self, TraceHeader},
 };
 use futures_util::future::join;
 use jiff::Timestamp;
-use lambda_runtime::{LambdaEvent, service_fn};
+use lambda_runtime::{LambdaEvent, Runtime, layers::TracingLayer, service_fn};
 use tracing::{Instrument, error, info, info_span, warn};
 
 use queues::source_message_id;
@@ -103,10 +105,13 @@ pub async fn run() -> Result<(), lambda_runtime::Error> {
     telemetry::init(&environment);
     let deps = Arc::new(Deps::from_environment(&environment)?);
     telemetry::ready();
-    lambda_runtime::run_concurrent(service_fn(move |event| {
+    Runtime::new(service_fn(move |event| {
         let deps = deps.clone();
         async move { Ok::<_, lambda_runtime::Error>(handle(&deps, event).await) }
     }))
+    .layer(TracingLayer::new())
+    .layer(EndWithCredentials)
+    .run_concurrent()
     .await
 }
 
@@ -127,35 +132,26 @@ async fn handle_invocation(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatc
         Deadline::after(time),
         Deadline::after(time).less(ANSWER_TIME).queued(),
     );
-    let mut results = handle_batch(&event.payload.records, CONCURRENT_MESSAGES, |message| {
-        let trace = message.trace();
-        let span = info_span!(
-            "message",
-            sqs_message_id = message.message_id.as_str(),
-            receive_count = message.receive_count(),
-            // Whoever put it there, rather than the invocation, which has messages of many.
-            trace_id = trace.as_ref().map(TraceHeader::id),
-        );
-        let batch = event.payload.records.len();
-        handle_message(deps, message, batch, deadline).instrument(span)
-    })
-    .await;
-    for (message, result) in &mut results {
-        if *result == MessageResult::Panicked {
-            *result = after_panic(deps, message).await;
-        }
+    let (clear, suspects) = crashes::divide(deps, &event.payload.records).await;
+    let mut results = handle_together(deps, &clear, deadline).await;
+    let mut ended = clear;
+    if let Some((alone, others)) = suspects.split_first() {
+        results.extend(others.iter().map(crashes::Suspect::returned));
+        // Whatever happens now happens to one message.
+        crashes::settle_now(deps, &results, answer_by).await;
+        crashes::end(deps, &ended, answer_by).await;
+        results.push(handle_alone(deps, alone, deadline).await);
+        ended = vec![alone.message];
     }
     let response = batch_response(&results);
-    let waits: Vec<_> = results
-        .iter()
-        .filter_map(|(message, result)| match result {
-            MessageResult::Again(wait) => Some((*message, *wait)),
-            MessageResult::Done | MessageResult::Panicked => None,
-        })
-        .collect();
+    let waits = waits(&results);
     // At the same time: what others wait for is free as soon as possible.
     let told = answer_by.bound(ANSWER_TIME / 2, deps.queues.let_wait(&waits));
-    let (told, ()) = join(told, deps.pipeline.settle(answer_by)).await;
+    let settled = join(
+        deps.pipeline.settle(answer_by),
+        crashes::end(deps, &ended, answer_by),
+    );
+    let (told, _) = join(told, settled).await;
     match told {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, "messages wait for the queue's own time"),
@@ -168,6 +164,64 @@ async fn handle_invocation(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatc
         "batch handled"
     );
     response
+}
+
+/// The messages that have to wait, and for how long.
+fn waits<'m>(results: &[(&'m SqsMessage, MessageResult)]) -> Vec<(&'m SqsMessage, Duration)> {
+    results
+        .iter()
+        .filter_map(|(message, result)| match result {
+            MessageResult::Again(wait) => Some((*message, *wait)),
+            MessageResult::Done | MessageResult::Panicked => None,
+        })
+        .collect()
+}
+
+async fn handle_together<'m>(
+    deps: &Deps,
+    messages: &[&'m SqsMessage],
+    deadline: Deadline,
+) -> Vec<(&'m SqsMessage, MessageResult)> {
+    let mut results = handle_batch(messages, CONCURRENT_MESSAGES, |message| {
+        let trace = message.trace();
+        let span = info_span!(
+            "message",
+            sqs_message_id = message.message_id.as_str(),
+            receive_count = message.receive_count(),
+            // Whoever put it there, rather than the invocation, which has messages of many.
+            trace_id = trace.as_ref().map(TraceHeader::id),
+        );
+        let batch = messages.len();
+        handle_message(deps, message, batch, deadline).instrument(span)
+    })
+    .await;
+    for (message, result) in &mut results {
+        if *result == MessageResult::Panicked {
+            *result = after_panic(deps, message).await;
+        }
+    }
+    results
+}
+
+/// Handles a message that may end the process, which nobody else is in the hands of.
+async fn handle_alone<'m>(
+    deps: &Deps,
+    suspect: &crashes::Suspect<'m>,
+    deadline: Deadline,
+) -> (&'m SqsMessage, MessageResult) {
+    let message = suspect.message;
+    if suspect.is_given_up() {
+        let reason = DeadLetterReason::Panicked;
+        let result = set_aside(deps, message, reason, String::new(), None).await;
+        return (message, result);
+    }
+    if !crashes::begin_alone(deps, suspect).await {
+        let wait = HandBack::Unreachable.wait(message.receive_count());
+        return (message, MessageResult::Again(wait));
+    }
+    let handled = handle_together(deps, &[message], deadline).await;
+    let result = handled.first().map(|(_, result)| *result);
+    (message, result.unwrap_or(MessageResult::Panicked))
 }
 
 async fn handle_message(
@@ -242,6 +296,9 @@ async fn handle_message(
     for result in results {
         match result {
             DeliveryResult::Recorded(_) => {}
+            DeliveryResult::Unrecorded { after, .. } => {
+                waits.push(HandBack::NotRecorded { after });
+            }
             DeliveryResult::HandBack(_, HandBack::KeyConflict) => {
                 let reason = DeadLetterReason::KeyConflict;
                 return set_aside(deps, message, reason, String::new(), clinic).await;

@@ -1,5 +1,7 @@
 //! The queues, as the worker sees them: messages that have to wait, and messages that are set aside.
 
+mod delete;
+
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -17,7 +19,7 @@ use comms_core::{
 };
 use comms_delivery::WorkQueue;
 use comms_runtime::sqs::SqsMessage;
-use comms_settings::error_code;
+use comms_settings::{error_code, retries::retry_partition};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use thiserror::Error;
@@ -77,8 +79,10 @@ impl Queues {
         sources: [impl Into<String>; 2],
         dead_letters: impl Into<String>,
     ) -> Self {
+        let client = aws_sdk_sqs::config::Builder::from(config);
+        let client = client.retry_partition(retry_partition("queues"));
         Self {
-            client: Client::new(config),
+            client: Client::from_conf(client.build()),
             sources: sources.map(Into::into),
             dead_letters: dead_letters.into(),
         }

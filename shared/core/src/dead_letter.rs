@@ -52,7 +52,7 @@ pub enum DeadLetterReason {
     KeyConflict,
     /// It has neither a key nor an id.
     NoKey,
-    /// Handling it panicked, again and again.
+    /// Handling it panicked or ended its process, again and again.
     Panicked,
     /// SQS moved it: it was received as often as a message may be, and nobody came to an end with it.
     ReceivesExhausted,

@@ -268,6 +268,8 @@ pub struct Delivery {
     pub ended_at: Option<Timestamp>,
     /// Entries that were left out because they were down.
     pub skipped: Vec<SkippedEntry>,
+    /// False where a provider accepted it and that could not be written to the ledger, which does not know it.
+    pub is_recorded: bool,
 }
 
 impl Delivery {
@@ -288,6 +290,7 @@ impl Delivery {
             via: None,
             ended_at: None,
             skipped: Vec::new(),
+            is_recorded: true,
         }
     }
 
@@ -482,6 +485,9 @@ impl Serialize for Delivery {
         }
         if !self.skipped.is_empty() {
             json.serialize_field("skipped", &self.skipped)?;
+        }
+        if !self.is_recorded {
+            json.serialize_field("recorded", &false)?;
         }
         json.serialize_field("attempts", &self.attempts)?;
         json.end()

@@ -24,6 +24,7 @@ pub mod json;
 pub mod media_type;
 pub mod metric;
 pub mod near;
+pub mod process_credentials;
 pub mod provider;
 pub mod public_address;
 pub mod public_url;

@@ -96,6 +96,11 @@ pub const ALL: &[Metric] = &[
         BY_PROVIDER,
         "from the arrival on the queue to the recorded end, waits included",
     ),
+    each(
+        "unrecorded_outcomes",
+        WHOLE,
+        "it ended, and its invocation could not write that to the ledger: the recipient may get it twice",
+    ),
     // Providers.
     each(
         "sent_by_fallback",

@@ -23,7 +23,7 @@ use comms_adapters::{Chain, Deadline};
 use comms_core::{
     Channel, Clock, EntryId, ErrorKind, HashKey, HealthRecord, HealthState, Tenant, hash::Digest,
 };
-use comms_settings::error_code;
+use comms_settings::{error_code, retries};
 use futures_util::{FutureExt as _, future::join_all};
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
@@ -80,7 +80,7 @@ impl SharedHealth {
     /// Uses the deliveries table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            client: Client::new(config),
+            client: retries::dynamodb(config, "health"),
             table: table.into(),
             clock,
             heard: Mutex::default(),

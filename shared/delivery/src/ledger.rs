@@ -7,13 +7,14 @@
 //!
 //! A request's items share the partition `pk` = request id: `sk` = `request` is the acceptance, one
 //! `delivery#…` item per delivery. An accepted request costs one write, a delivery two: the claim and
-//! the outcome.
+//! the outcome. Both are tried until they are known to have happened, or the invocation ends ([`writes`]).
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
+    config::retry::RetryConfig,
     error::{ProvideErrorMetadata, SdkError},
     operation::{
         put_item::PutItemError,
@@ -21,11 +22,13 @@ use aws_sdk_dynamodb::{
     },
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
+use comms_adapters::Deadline;
 use comms_core::{
-    Attempt, Channel, Delivery, DeliveryId, DeliveryStatus, FailureReason, ProviderKind, RequestId,
-    SentVia, SkippedEntry, SubjectHash, Tenant, Waited, Waiting, request::PlannedDelivery,
+    Attempt, Channel, Delivery, DeliveryId, DeliveryStatus, EntryId, FailureReason, ProviderKind,
+    RequestId, SentVia, SkippedEntry, SubjectHash, Tenant, Waited, Waiting,
+    request::PlannedDelivery,
 };
-use comms_settings::error_code;
+use comms_settings::{error_code, retries};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -61,6 +64,13 @@ pub enum LedgerError {
     /// The delivery belongs to somebody else now; the outcome was not written.
     #[error("the delivery's ownership was lost before its outcome could be recorded")]
     OwnershipLost,
+}
+
+// `smtp/primary`
+impl fmt::Display for NextAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.provider.as_str(), self.entry.as_str())
+    }
 }
 
 /// Who claims a delivery, and until when.
@@ -111,6 +121,9 @@ pub struct Past {
     pub takeovers: u32,
     /// What it waited for.
     pub waiting: Option<Waiting>,
+    /// When the last claim was made, and the entry that was first in its chain: of a takeover, those of the owner that
+    /// did not say how it ended.
+    pub last_attempt: Option<(Timestamp, String)>,
 }
 
 /// The way by which a request came.
@@ -227,15 +240,51 @@ impl RecordedRequest {
 #[derive(Debug, Clone)]
 pub struct Ledger {
     client: Client,
+    /// The same without the SDK's retries: for what [`Ledger::write`] repeats.
+    writer: Client,
     table: String,
+    /// Until when a write is tried; `None` for [`writes::WRITE_TIMEOUT`].
+    until: Option<Deadline>,
+    /// What a claim writes ahead.
+    next: Option<NextAttempt>,
+}
+
+/// The attempt that a claim is made for, which is in the ledger before the provider hears of it: of a delivery whose owner
+/// did not say how it ended, it says who may have the message, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextAttempt {
+    /// The entry that is first in the chain. Another one was tried where that one was down or failed.
+    pub entry: EntryId,
+    /// Its provider.
+    pub provider: ProviderKind,
 }
 
 impl Ledger {
     /// Uses the table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>) -> Self {
+        let client = retries::dynamodb_config(config, "ledger");
+        let writer = client.clone().retry_config(RetryConfig::disabled());
         Self {
-            client: Client::new(config),
+            client: Client::from_conf(client.build()),
+            writer: Client::from_conf(writer.build()),
             table: table.into(),
+            until: None,
+            next: None,
+        }
+    }
+
+    /// The same, whose claims write ahead which attempt they are for.
+    #[must_use]
+    pub fn before(self, next: Option<NextAttempt>) -> Self {
+        Self { next, ..self }
+    }
+
+    /// The same, whose claims and outcomes are tried until `deadline`.
+    #[must_use]
+    pub fn until(&self, deadline: Deadline) -> Self {
+        Self {
+            until: Some(deadline),
+            ..self.clone()
         }
     }
 
@@ -320,17 +369,17 @@ impl Ledger {
         owner: &Owner,
         now: Timestamp,
     ) -> Result<Claim, LedgerError> {
-        let result = self
-            .client
+        let mut set = String::from(
+            "SET #status = :sending, #owner = :owner, leaseUntil = :lease, clinicId = :clinic, \
+             #channel = :channel, recipient = :recipient, addressHash = :address, \
+             payloadHash = :payload, createdAt = if_not_exists(createdAt, :now), \
+             updatedAt = :now, expiresAt = :ttl",
+        );
+        let mut update = self
+            .writer
             .update_item()
             .table_name(&self.table)
             .set_key(Some(key(&request.id, &planned.id)))
-            .update_expression(
-                "SET #status = :sending, #owner = :owner, leaseUntil = :lease, clinicId = :clinic, \
-                 #channel = :channel, recipient = :recipient, addressHash = :address, \
-                 payloadHash = :payload, createdAt = if_not_exists(createdAt, :now), \
-                 updatedAt = :now, expiresAt = :ttl REMOVE notBefore",
-            )
             .condition_expression(
                 "attribute_not_exists(pk) OR (#status = :queued AND payloadHash = :payload \
                  AND (attribute_not_exists(notBefore) OR notBefore <= :time))",
@@ -351,11 +400,14 @@ impl Ledger {
             .expression_attribute_values(":time", n(now.as_millisecond()))
             .expression_attribute_values(":ttl", n(time_to_live(now)))
             .return_values(ReturnValue::AllNew)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .boxed()
-            .await;
-        claimed(result, request, owner, now)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        if let Some(next) = &self.next {
+            set.push_str(", attemptAt = :now, attemptBy = :next");
+            update = update.expression_attribute_values(":next", s(&next.to_string()));
+        }
+        set.push_str(" REMOVE notBefore");
+        let update = update.update_expression(set);
+        claimed(self.write(update).await, request, owner, now)
     }
 
     /// Notes what a delivery waits for that nobody has claimed. One that was claimed before, or waits already, stays as it
@@ -410,8 +462,8 @@ impl Ledger {
         owner: &Owner,
         now: Timestamp,
     ) -> Result<Claim, LedgerError> {
-        let result = self
-            .client
+        let update = self
+            .writer
             .update_item()
             .table_name(&self.table)
             .set_key(Some(key(&request.id, delivery)))
@@ -430,11 +482,8 @@ impl Ledger {
             .expression_attribute_values(":true", AttributeValue::Bool(true))
             .expression_attribute_values(":one", n(1))
             .return_values(ReturnValue::AllNew)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .boxed()
-            .await;
-        claimed(result, request, owner, now)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        claimed(self.write(update).await, request, owner, now)
     }
 
     /// Records how a delivery ended, or gives it back, if it is still the owner's.
@@ -453,7 +502,7 @@ impl Ledger {
              updatedAt = :now",
         );
         let mut request_builder = self
-            .client
+            .writer
             .update_item()
             .table_name(&self.table)
             .set_key(Some(key(request, delivery)))
@@ -520,15 +569,10 @@ impl Ledger {
             update.push_str(" ADD deferrals :one");
             request_builder = request_builder.expression_attribute_values(":one", n(1));
         }
-        match request_builder
-            .update_expression(update)
-            .send()
-            .boxed()
-            .await
-        {
+        match self.write(request_builder.update_expression(update)).await {
             Ok(_) => Ok(()),
             Err(error) => match refused_item(&error) {
-                // Our own write, whose answer was lost on the way and which the SDK made again.
+                // Our own write, whose answer was lost on the way and which was made again.
                 Some(item)
                     if string(&item, "owner") == Some(&owner.token)
                         && string(&item, "status").map(String::as_str)
@@ -643,6 +687,8 @@ fn owned(item: &Item) -> Result<Claim, LedgerError> {
         deferrals: count(item, "deferrals")?,
         takeovers: count(item, "takeovers")?,
         waiting: waiting(item)?,
+        last_attempt: details::timestamp(item, "attemptAt")?
+            .zip(optional(item, "attemptBy")?.cloned()),
     }))
 }
 
@@ -669,7 +715,7 @@ fn claim_refused(
         DeliveryStatus::Queued => Ok(Claim::NotYet {
             until: time(item, "notBefore")?.unwrap_or(now),
         }),
-        // Our own claim, whose answer was lost on the way and which the SDK made again.
+        // Our own claim, whose answer was lost on the way and which was made again.
         DeliveryStatus::Sending if string(item, "owner") == Some(&owner.token) => owned(item),
         DeliveryStatus::Sending => {
             let until = lease_until(item)?;
@@ -769,6 +815,7 @@ fn delivery(item: &Item) -> Result<Delivery, LedgerError> {
         via: None,
         ended_at: None,
         skipped: details::skipped(item)?,
+        is_recorded: true,
     };
     delivery.via = details::via(item, &delivery)?;
     delivery.ended_at = match delivery.status {
@@ -888,5 +935,8 @@ mod details;
 #[cfg(test)]
 pub(crate) mod fuzz;
 pub mod records;
+mod starts;
+mod writes;
 
 pub use details::RequestDetails;
+pub use starts::MessageStart;

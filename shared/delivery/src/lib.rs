@@ -30,7 +30,7 @@ pub mod usage;
 
 pub use counted::Counted;
 pub use health::SharedHealth;
-pub use ledger::{Ledger, LedgerError, RecordedRequest};
+pub use ledger::{Ledger, LedgerError, MessageStart, RecordedRequest};
 pub use pacing::SharedPacing;
 pub use pipeline::{
     Accepted, ClinicMissing, DeliveryResult, ExpectedVia, HandBack, Immediate, ImmediateError,

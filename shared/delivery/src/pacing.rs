@@ -37,7 +37,7 @@ use comms_adapters::{
     pacing::{LONGEST_WAIT, Rate},
 };
 use comms_core::{Clock, HashKey};
-use comms_settings::error_code;
+use comms_settings::{error_code, retries};
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
@@ -137,7 +137,7 @@ impl SharedPacing {
     /// Uses the deliveries table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            client: Client::new(config),
+            client: retries::dynamodb(config, "pacing"),
             table: table.into(),
             clock,
             accounts: Mutex::new(Recent::new(REMEMBERED_ACCOUNTS)),

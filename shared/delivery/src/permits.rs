@@ -20,7 +20,7 @@ use aws_sdk_dynamodb::{
 };
 use comms_adapters::retry::jitter;
 use comms_core::Clock;
-use comms_settings::error_code;
+use comms_settings::{error_code, retries};
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
@@ -91,7 +91,7 @@ impl TakenSlot {
 impl Permits {
     pub(crate) fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            client: Client::new(config),
+            client: retries::dynamodb(config, "permits"),
             table: table.into(),
             clock,
         }

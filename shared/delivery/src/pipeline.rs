@@ -8,10 +8,13 @@ mod connection;
 mod delivering;
 mod freshness;
 mod immediate;
+mod message_starts;
 mod next_receive;
 mod probes;
 mod quota_wait;
+mod recording;
 mod tenant_settings;
+mod unrecorded;
 mod urgent;
 mod via;
 mod waiting;
@@ -30,13 +33,13 @@ use std::{
 
 use aws_config::SdkConfig;
 use comms_adapters::{
-    Chain, Deadline, EgressGuard, Message, ProviderFactory, SocketStatistics,
+    Deadline, EgressGuard, Message, ProviderFactory, SocketStatistics,
     egress::{EgressAllow, SystemResolver},
     tls::TlsConfigs,
 };
 use comms_core::{
-    AddressMask, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, FailureReason, HashKey,
-    IdempotencyKey, ProviderKind, RequestId, SubjectHash, SystemClock, Tenant,
+    AddressMask, Channel, Clock, Delivery, DeliveryId, DeliveryStatus, HashKey, IdempotencyKey,
+    RequestId, SubjectHash, SystemClock, Tenant,
     metric::METRICS,
     request::{CommunicationRequest, PlannedDelivery, Priority, Recipient},
 };
@@ -51,15 +54,13 @@ use futures_util::{
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::time::Instant;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
 use crate::{
     deferral,
     health::SharedHealth,
-    ledger::{
-        Acceptance, Ledger, LedgerError, Origin, Outcome, Owner, RequestDetails, RequestRecord, Via,
-    },
+    ledger::{Acceptance, Ledger, LedgerError, Origin, Owner, RequestDetails, RequestRecord, Via},
     pacing::SharedPacing,
     queue_claim::{self, Proof, QueueClaim},
     quota::{Exhausted, Paid, Payer, Quota, Quotas},
@@ -73,6 +74,7 @@ use crate::{
 pub use immediate::{Immediate, ImmediateError};
 pub use next_receive::next_receive;
 use tenant_settings::TenantSettings;
+use unrecorded::Unrecorded;
 pub use urgent::{UrgentError, UrgentQuota};
 pub use via::{ClinicMissing, ExpectedVia, RequireClinic};
 
@@ -291,6 +293,14 @@ pub struct QueuedMessage<'a> {
 pub enum DeliveryResult {
     /// It ended, now or before, and the ledger says how.
     Recorded(Box<Delivery>),
+    /// A provider accepted it, and the ledger does not know that: its claim stands until its lease ends, and is then
+    /// taken over as possibly sent.
+    Unrecorded {
+        /// The delivery, `sent`.
+        delivery: Box<Delivery>,
+        /// The time until the lease ends.
+        after: Duration,
+    },
     /// It did not end; whoever brought it must bring it again.
     HandBack(DeliveryId, HandBack),
 }
@@ -406,6 +416,7 @@ pub struct Pipeline {
     usage: Usage,
     shares: Shares,
     deferred: Deferred,
+    unrecorded: Unrecorded,
     slots: Slots,
     mask: AddressMask,
     require_clinic: RequireClinic,
@@ -553,6 +564,7 @@ impl Pipeline {
             usage,
             shares,
             deferred: Deferred::default(),
+            unrecorded: Unrecorded::default(),
             slots: Concurrency::default().slots(),
             mask: AddressMask::default(),
             require_clinic: RequireClinic::default(),
@@ -872,6 +884,7 @@ impl Pipeline {
             counts_as_urgent: accepted.queue == Some(WorkQueue::Urgent) && !accepted.was_counted,
             was_given_back: &was_given_back,
         };
+        self.record_late(deadline).await;
         let all = accepted.planned.iter().enumerate().collect();
         let mut results = self.deliver_these(request, accepted, all, limits).await;
         results.sort_unstable_by_key(|(place, _)| *place);
@@ -899,8 +912,15 @@ impl Pipeline {
             }
         }
         for result in &results {
-            if let DeliveryResult::HandBack(id, reason) = result {
-                self.tell_of_hand_back(&accepted.record, id, *reason);
+            match result {
+                DeliveryResult::HandBack(id, reason) => {
+                    self.tell_of_hand_back(&accepted.record, id, *reason);
+                }
+                DeliveryResult::Unrecorded { delivery, after } => {
+                    let reason = HandBack::NotRecorded { after: *after };
+                    self.tell_of_hand_back(&accepted.record, &delivery.id, reason);
+                }
+                DeliveryResult::Recorded(_) => {}
             }
         }
         results
@@ -977,6 +997,10 @@ impl Pipeline {
                     None => Err(HandBack::OutOfTime),
                 };
                 match ended {
+                    Ok(delivery) if !delivery.is_recorded => DeliveryResult::Unrecorded {
+                        delivery: Box::new(delivery),
+                        after: deadline.remaining() + LEASE_MARGIN,
+                    },
                     Ok(delivery) => DeliveryResult::Recorded(Box::new(delivery)),
                     Err(reason) => DeliveryResult::HandBack(planned.id.clone(), reason),
                 }
@@ -989,145 +1013,6 @@ impl Pipeline {
             .buffer_unordered(CONCURRENT_DELIVERIES)
             .collect()
             .await
-    }
-
-    async fn record(
-        &self,
-        record: &RequestRecord,
-        planned: &PlannedDelivery,
-        owner: &Owner,
-        outcome: Outcome,
-        begun: Begun<'_>,
-    ) -> Result<Delivery, HandBack> {
-        let now = self.clock.now();
-        let finished = self
-            .ledger
-            .finish(&record.id, &planned.id, owner, &outcome, now)
-            .await;
-        if let Err(error) = finished {
-            // The claim stands until its lease ends; then it is taken over as possibly sent.
-            error!(%error, status = outcome.status.as_str(), "the outcome of a delivery was not recorded");
-            return Err(HandBack::NotRecorded {
-                after: self.time_until(owner.lease_until),
-            });
-        }
-        info!(
-            status = outcome.status.as_str(),
-            reason = outcome.reason.map(FailureReason::as_str),
-            attempts = outcome.attempts.len(),
-            possible_duplicate = outcome.possible_duplicate,
-            latency_ms = milliseconds(begun.started.elapsed()),
-            via = outcome.via.map(comms_core::SentVia::as_str),
-            because = outcome
-                .via
-                .and_then(comms_core::SentVia::because)
-                .map(comms_core::GlobalCause::as_str),
-            "delivery recorded"
-        );
-        self.tell_outcome(planned.channel, &outcome, begun);
-        if outcome.status == DeliveryStatus::Sent {
-            via::count_global(planned.channel, outcome.via);
-        }
-        if outcome.status == DeliveryStatus::Queued {
-            let is_waiting = outcome.waiting.is_some();
-            return Err(match outcome.not_before {
-                Some(time) if is_waiting => HandBack::WaitingForProvider {
-                    after: self.time_until(time),
-                },
-                Some(time) => HandBack::Deferred {
-                    after: self.time_until(time),
-                },
-                None => HandBack::OutOfTime,
-            });
-        }
-        let (provider, message_id) = outcome.receipt.unzip();
-        Ok(Delivery {
-            id: planned.id.clone(),
-            channel: planned.channel,
-            recipient: planned.masked().to_owned(),
-            status: outcome.status,
-            provider,
-            message_id,
-            reason: outcome.reason,
-            waiting: None,
-            waited: outcome.waited,
-            possible_duplicate: outcome.possible_duplicate,
-            attempts: outcome.attempts,
-            via: outcome.via,
-            ended_at: Some(now),
-            skipped: outcome.skipped.unwrap_or_default(),
-        })
-    }
-
-    /// Tells as metrics how a delivery ended, or that it has to wait; nothing where it was given back as it was.
-    fn tell_outcome(&self, channel: Channel, outcome: &Outcome, begun: Begun<'_>) {
-        let is = |status| (outcome.status == status).then_some(1_u64);
-        let is_deferred = outcome.not_before.is_some() && outcome.waiting.is_none();
-        if outcome.status == DeliveryStatus::Queued && !is_deferred {
-            return;
-        }
-        let sent_by = outcome.receipt.as_ref().map(|(provider, _)| *provider);
-        let last = outcome.attempts.last().map(|attempt| attempt.provider);
-        let queued_at = match begun.limits.quota {
-            QuotaSource::Deliveries { queued_at, .. } if !is_deferred => *queued_at,
-            QuotaSource::Deliveries { .. } | QuotaSource::Paid(_) => None,
-        };
-        let on_its_way = queued_at.map(|at| self.clock.now().duration_since(at));
-        info!(
-            target: METRICS,
-            sent = is(DeliveryStatus::Sent),
-            failed = is(DeliveryStatus::Failed),
-            unknown = is(DeliveryStatus::Unknown),
-            expired = is(DeliveryStatus::Expired),
-            deferred = is_deferred.then_some(1_u64),
-            possible_duplicate = (outcome.possible_duplicate && !is_deferred).then_some(1_u64),
-            latency_ms = milliseconds(begun.started.elapsed()),
-            time_to_outcome_ms =
-                on_its_way.map(|time| u64::try_from(time.as_millis()).unwrap_or_default()),
-            channel = channel.as_str(),
-            provider = sent_by.or(last).map_or("none", ProviderKind::as_str),
-            reason = outcome.reason.map(FailureReason::as_str),
-            attempts = outcome.attempts.len(),
-        );
-    }
-
-    /// Counts what was recorded of a delivery, for its tenant whoever's account it went through.
-    fn count(
-        &self,
-        record: &RequestRecord,
-        channel: Channel,
-        chain: &Chain,
-        recorded: &Result<Delivery, HandBack>,
-    ) {
-        let now = self.clock.now();
-        match recorded {
-            Ok(delivery) => {
-                let used = delivery.attempts.last();
-                let first = chain.entries.first();
-                let by_fallback = used
-                    .zip(first)
-                    .is_some_and(|(used, first)| !first.is_at(&used.entry, used.position));
-                let category = record.details.category.as_deref();
-                self.usage
-                    .count_ended(&record.tenant, delivery, by_fallback, category, now);
-            }
-            Err(HandBack::Deferred { .. }) => {
-                self.usage.count_deferral(&record.tenant, channel, now);
-            }
-            // It is as it was before.
-            Err(
-                HandBack::Busy { .. }
-                | HandBack::OutOfTime
-                | HandBack::Unreachable
-                | HandBack::NotRecorded { .. }
-                | HandBack::KeyConflict
-                | HandBack::OverQuota { .. }
-                | HandBack::ShareTaken { .. }
-                | HandBack::WaitingForProvider { .. }
-                | HandBack::Paced { .. }
-                | HandBack::NoConnection { .. },
-            ) => {}
-        }
     }
 
     /// Nothing for what is past.
@@ -1184,6 +1069,8 @@ impl Limits<'_> {
 struct Begun<'a> {
     started: Instant,
     limits: Limits<'a>,
+    /// Whether the last attempt was at another entry than the first of the chain.
+    by_fallback: bool,
 }
 
 fn milliseconds(time: Duration) -> u64 {

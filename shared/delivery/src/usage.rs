@@ -31,7 +31,7 @@ use comms_adapters::Deadline;
 use comms_core::{
     Channel, Delivery, DeliveryStatus, FailureReason, GlobalCause, ProviderKind, SentVia, Tenant,
 };
-use comms_settings::error_code;
+use comms_settings::{error_code, retries};
 use futures_util::{FutureExt as _, StreamExt, stream};
 use jiff::{Timestamp, ToSpan, civil::Date, tz::Offset};
 use tracing::warn;
@@ -327,7 +327,7 @@ impl Usage {
     /// Uses the deliveries table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>) -> Self {
         Self {
-            client: Client::new(config),
+            client: retries::dynamodb(config, "usage"),
             table: table.into(),
             counted: Mutex::default(),
             place: Uuid::new_v4().as_bytes()[0],

@@ -255,10 +255,17 @@ async fn an_outcome_that_can_not_be_recorded_is_handed_back_and_later_flagged() 
             .fail_next("dynamodb", "UpdateItem", 10, Fault::AccessDenied);
     };
     let (result, ()) = tokio::join!(work, failing);
-    assert!(matches!(handed_back(&result), HandBack::NotRecorded { .. }));
+    let DeliveryResult::Unrecorded { delivery, .. } = &result else {
+        panic!("{result:?}")
+    };
+    assert_eq!(
+        (delivery.status, delivery.is_recorded),
+        (DeliveryStatus::Sent, false)
+    );
     world.aws.clear_faults();
     world.clock.advance(Duration::from_mins(1));
-    let result = world.deliver(&pipeline, &submission).await;
+    // Another process, which does not know it.
+    let result = world.deliver(&world.pipeline(), &submission).await;
     assert_eq!(ended(&result), (DeliveryStatus::Sent, None, true));
 }
 

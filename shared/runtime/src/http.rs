@@ -13,12 +13,14 @@ use lambda_http::{
     request::RequestContext,
     service_fn,
 };
+use lambda_runtime::layers::TracingLayer;
 use serde::Serialize;
 use serde_json::Value;
 use tracing::{Instrument, Span, error, info};
 
 use crate::{
     environment::Environment,
+    lifetime::EndWithCredentials,
     telemetry::{self, TraceHeader},
 };
 
@@ -326,13 +328,16 @@ pub async fn serve<D: Send + Sync + 'static>(
     telemetry::init(&environment);
     let deps = Arc::new(build(&environment)?);
     telemetry::ready();
-    lambda_http::run_concurrent(service_fn(move |request: Request| {
+    lambda_http::runtime_concurrent(service_fn(move |request: Request| {
         let deps = deps.clone();
         async move {
             let span = invocation(&request);
             Ok::<_, lambda_http::Error>(handle(&deps, request).instrument(span).await)
         }
     }))
+    .layer(TracingLayer::new())
+    .layer(EndWithCredentials)
+    .run_concurrent()
     .await
 }
 

@@ -11,6 +11,7 @@ pub mod environment;
 #[cfg(test)]
 mod fuzz;
 pub mod http;
+pub mod lifetime;
 pub mod sqs;
 pub mod telemetry;
 

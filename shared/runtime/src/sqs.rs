@@ -153,7 +153,7 @@ pub enum MessageResult {
 /// Handles the messages of a batch, at most `concurrency` at once, and says what became of each, in the order in which
 /// they ended.
 pub async fn handle_batch<'m, F, Fut>(
-    messages: &'m [SqsMessage],
+    messages: &[&'m SqsMessage],
     concurrency: usize,
     handle: F,
 ) -> Vec<(&'m SqsMessage, MessageResult)>
@@ -161,7 +161,7 @@ where
     F: Fn(&'m SqsMessage) -> Fut,
     Fut: Future<Output = MessageResult>,
 {
-    let work = messages.iter().map(|message| {
+    let work = messages.iter().map(|&message| {
         let work = AssertUnwindSafe(handle(message)).catch_unwind();
         // On the heap, and there once: it is large, and lists and streams move what they hold.
         Box::pin(work.map(move |result| {
@@ -219,7 +219,7 @@ mod tests {
     async fn failed_and_panicking_messages_are_named_and_take_no_other_with_them() {
         let handled = AtomicUsize::new(0);
         let event = event(&["a", "b", "c", "d"]);
-        let results = handle_batch(&event.records, 2, |message| {
+        let results = handle_batch(&event.records.iter().collect::<Vec<_>>(), 2, |message| {
             let handled = &handled;
             async move {
                 handled.fetch_add(1, Ordering::Relaxed);
@@ -243,7 +243,8 @@ mod tests {
     #[tokio::test]
     async fn no_more_messages_are_handled_at_once_than_allowed() {
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        handle_batch(&event(&["a"; 20]).records, 3, |_| async {
+        let event = event(&["a"; 20]);
+        handle_batch(&event.records.iter().collect::<Vec<_>>(), 3, |_| async {
             most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
             tokio::task::yield_now().await;
             now.fetch_sub(1, Ordering::Relaxed);
@@ -257,7 +258,8 @@ mod tests {
     async fn a_message_that_takes_long_keeps_no_other_from_being_begun() {
         let event = event(&["hangs", "a", "b", "c"]);
         let others = tokio::sync::Semaphore::new(0);
-        let handling = handle_batch(&event.records, 2, |message| {
+        let messages: Vec<_> = event.records.iter().collect();
+        let handling = handle_batch(&messages, 2, |message| {
             let others = &others;
             async move {
                 if message.message_id == "hangs" {

@@ -1,7 +1,10 @@
 //! The code of an AWS error: all of it that is kept. Messages may quote what was sent.
 
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use comms_core::metric::METRICS;
+use aws_sdk_dynamodb::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+use comms_core::{metric::METRICS, process_credentials};
 use tracing::info;
 
 /// The service's own code, or what kept the request from being answered.
@@ -19,11 +22,38 @@ pub fn error_code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String 
     } else {
         "RequestNotBuilt"
     };
+    if is_expired_credentials(code) {
+        process_credentials::note_expired();
+    }
     if !is_answer(code) {
         let throttled = is_throttling(code).then_some(1_u64);
         info!(target: METRICS, aws_errors = 1_u64, aws_throttled = throttled);
     }
     code.to_owned()
+}
+
+/// Whether the service has understood the request and will refuse it again. What is no such answer (throttling, a server
+/// error, a lost or unreadable answer, a page of something in between) leaves open whether the request had its effect,
+/// and is worth another try of a request that may be repeated.
+pub fn is_refusal<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    if matches!(error, SdkError::ConstructionFailure(_)) {
+        return true;
+    }
+    let Some((service, response)) = error.as_service_error().zip(error.raw_response()) else {
+        return false;
+    };
+    let code = service.code();
+    (400..500).contains(&response.status().as_u16())
+        && code.is_some_and(|code| !is_throttling(code) && !is_expired_credentials(code))
+}
+
+/// Credentials that were right once (AWS general reference, "Common error types"; DynamoDB, KMS and SQS each have their
+/// own spelling).
+fn is_expired_credentials(code: &str) -> bool {
+    matches!(
+        code,
+        "ExpiredToken" | "ExpiredTokenException" | "RequestExpired"
+    )
 }
 
 /// Refusals by which DynamoDB says that an item is not as a write expects it. A transaction that was cancelled for
@@ -43,6 +73,8 @@ fn is_throttling(code: &str) -> bool {
         "ProvisionedThroughputExceededException"
             | "RequestLimitExceeded"
             | "RequestThrottled"
+            | "LimitExceededException"
+            | "TooManyRequestsException"
             | "ThrottlingException"
             | "Throttling"
     )
@@ -51,6 +83,7 @@ fn is_throttling(code: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use aws_sdk_dynamodb::{error::ErrorMetadata, operation::get_item::GetItemError};
+    use aws_smithy_types::body::SdkBody;
     use comms_testkit::logs::{Captured, listen};
 
     use super::*;
@@ -67,6 +100,38 @@ mod tests {
         assert_eq!(error_code(&error), code);
         drop(guard);
         lines.text()
+    }
+
+    #[test]
+    fn only_what_the_service_understood_and_refuses_is_a_refusal() {
+        let error = |code: Option<&str>, status: u16| {
+            let mut metadata = ErrorMetadata::builder();
+            if let Some(code) = code {
+                metadata = metadata.code(code);
+            }
+            let response = HttpResponse::new(status.try_into().unwrap(), SdkBody::empty());
+            SdkError::service_error(GetItemError::generic(metadata.build()), response)
+        };
+        let refusals = ["AccessDeniedException", "ValidationException"];
+        for code in refusals {
+            assert!(is_refusal(&error(Some(code), 400)), "{code}");
+        }
+        let passing = [
+            ("ProvisionedThroughputExceededException", 400),
+            ("ThrottlingException", 400),
+            ("RequestLimitExceeded", 400),
+            ("ExpiredTokenException", 400),
+            ("InternalServerError", 500),
+        ];
+        for (code, status) in passing {
+            assert!(!is_refusal(&error(Some(code), status)), "{code}");
+        }
+        // A page of something in between.
+        for status in [200, 403, 503] {
+            assert!(!is_refusal(&error(None, status)), "{status}");
+        }
+        let lost = SdkError::<GetItemError, HttpResponse>::timeout_error("planted");
+        assert!(!is_refusal(&lost));
     }
 
     #[test]

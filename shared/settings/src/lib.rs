@@ -21,6 +21,7 @@ mod own_account;
 pub mod rate_limit;
 pub mod reply_to;
 pub mod reseal;
+pub mod retries;
 pub mod save_limits;
 pub mod seal;
 pub mod store;
@@ -32,7 +33,7 @@ pub mod version;
 mod version_read;
 mod write;
 
-pub use aws_error::error_code;
+pub use aws_error::{error_code, is_refusal};
 pub use cache::{Moment, SettingsCache, Snapshot};
 pub use ceilings::Ceilings;
 pub use credentials::{

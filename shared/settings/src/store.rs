@@ -28,6 +28,7 @@ use crate::{
         Item, SettingsItem, StoredItem, attribute, is_expired, take_version, version_key,
         version_number,
     },
+    retries,
     verified::{Refusal, SeenVersions, Verified, count_refusal},
     version::{MAX_VERSION, Version, VersionPage, VersionRetention},
 };
@@ -223,9 +224,9 @@ impl SettingsStore {
         kms_key_id: impl Into<String>,
     ) -> Self {
         Self {
-            dynamodb: Client::new(config),
+            dynamodb: retries::dynamodb(config, "settings"),
             table: table.into(),
-            kms: Kms::new(aws_sdk_kms::Client::new(config), kms_key_id),
+            kms: Kms::new(retries::kms(config), kms_key_id),
             retention: VersionRetention::default(),
             accepts_unsealed: false,
             hash_key: Arc::default(),

@@ -3,6 +3,7 @@
 pub mod aws;
 pub mod clock;
 pub mod dynamodb;
+pub mod fault_proxy;
 pub mod fuzz;
 pub mod host_guard;
 pub mod hostile;

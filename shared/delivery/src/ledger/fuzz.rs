@@ -104,7 +104,9 @@ fn claims(item: &Item) {
             deferrals,
             takeovers,
             waiting,
+            last_attempt,
         } = past;
+        assert!(last_attempt.is_none() || item.contains_key("attemptBy"));
         assert_eq!(waiting.is_some(), item.contains_key("waiting"));
         let no_attempts = string(item, "attempts").is_none_or(|text| text.trim() == "[]");
         assert_eq!(attempts.is_empty(), no_attempts, "{item:?}");

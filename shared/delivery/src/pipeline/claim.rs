@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use comms_adapters::{Deadline, chain::ChainEntry};
 use comms_core::{Delivery, request::PlannedDelivery};
 use tracing::warn;
 
-use super::{HandBack, Pipeline, unreachable};
-use crate::ledger::{Claim, Owner, Past, RequestRecord};
+use super::{HandBack, Limits, Pipeline, STARTING_TIME, unreachable};
+use crate::ledger::{Claim, NextAttempt, Owner, Past, RequestRecord};
+
+/// The longest that a claim is tried.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why a delivery is not ours to make.
 pub(super) enum NotOurs {
@@ -30,8 +34,17 @@ impl Pipeline {
         planned: &PlannedDelivery,
         address_hash: &str,
         owner: &Owner,
+        limits: Limits<'_>,
+        first: Option<&ChainEntry>,
     ) -> Result<Past, NotOurs> {
-        let ledger = &self.ledger;
+        // No longer than a message has time to be sent afterwards, and no worker waits long for a table that is down.
+        let until = limits.deadline.less(STARTING_TIME);
+        let first = first.map(|entry| NextAttempt {
+            entry: entry.id.clone(),
+            provider: entry.provider.kind(),
+        });
+        let until = until.min(Deadline::after(CLAIM_TIMEOUT));
+        let ledger = self.ledger.until(until).before(first);
         let mut claim = ledger
             .claim(record, planned, address_hash, owner, self.clock.now())
             .await
@@ -41,9 +54,17 @@ impl Pipeline {
                 .take_over(record, &planned.id, from, owner, self.clock.now())
                 .await
                 .map_err(unreachable)?;
-            if let Claim::Owned(Past { takeovers, .. }) = &claim {
+            if let Claim::Owned(Past {
+                takeovers,
+                last_attempt,
+                ..
+            }) = &claim
+            {
+                let last = last_attempt.as_ref();
                 warn!(
                     takeovers,
+                    claimed_at = last.map(|(at, _)| at.to_string()),
+                    first_entry = last.map(|(_, entry)| entry.as_str()),
                     "took over a delivery whose owner did not record its outcome"
                 );
             }

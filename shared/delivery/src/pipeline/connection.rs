@@ -5,7 +5,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 use comms_adapters::{Chain, Deadline};
 use comms_core::{DeliveryStatus, FailureReason, HashKey};
 
-use super::{HandBack, Limits, Outcome, Patience, Pipeline, QuotaSource};
+use super::{HandBack, Limits, Patience, Pipeline, QuotaSource};
+use crate::ledger::Outcome;
 use crate::{
     allowance::Allowance,
     connections::{Asking, Gate, MAX_RECEIVES},

@@ -3,18 +3,18 @@
 //! The version of its settings is read beside all that comes before the first attempt, and joined there: by then a warm
 //! delivery has waited longer for its claim.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use comms_adapters::Message;
 use comms_core::{
-    Delivery, DeliveryStatus, HashKey, Tenant, WaitReason, Waited, Waiting,
+    Channel, Delivery, DeliveryStatus, HashKey, Tenant, WaitReason, Waited, Waiting,
     request::{PlannedDelivery, Target},
 };
 use comms_settings::{StoreError, cache::MAX_AGE};
 use futures_util::future::{Either, join, select};
 use jiff::SignedDuration;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Begun, HandBack, Limits, Pipeline, QuotaSource, STARTING_TIME, UrgentQuota,
@@ -27,6 +27,9 @@ use crate::{
     policy::ChannelPolicy,
     slow_workers::Working,
 };
+
+/// What is left of the deadline when sharing what was learned ends: the result of the delivery must not be cut off.
+const SHARING_MARGIN: Duration = Duration::from_millis(100);
 
 /// A delivery and what bounds it.
 #[derive(Clone, Copy)]
@@ -196,23 +199,51 @@ impl Pipeline {
         {
             working.sent();
         }
-        let begun = Begun { started, limits };
+        let used = fresh.current();
+        let tried = outcome.attempts.last();
+        let by_fallback = tried
+            .zip(used.chain.entries.first())
+            .is_some_and(|(tried, first)| !first.is_at(&tried.entry, tried.position));
+        let begun = Begun {
+            started,
+            limits,
+            by_fallback,
+        };
         let recorded = match self.record(record, planned, &owner, outcome, begun).await {
             Err(HandBack::OutOfTime) => Err(returned.unwrap_or(HandBack::OutOfTime)),
             recorded => recorded,
         };
-        let used = fresh.current();
-        self.count(record, channel, &used.chain, &recorded);
-        // Afterwards: the message does not wait for it.
-        let hash = self.hash_keys.get().await.map_err(unreachable)?;
-        for part in used.parts(tenant) {
-            let (tenant, version, own) = part;
-            self.health
-                .tell(hash, tenant, version, channel, own, limits.deadline)
-                .await;
+        self.count(record, channel, by_fallback, &recorded);
+        // What was recorded stays so, however long this takes.
+        let after = Box::pin(self.share_what_was_learned(&used, tenant, channel, limits));
+        let _ = limits
+            .deadline
+            .less(SHARING_MARGIN)
+            .bound(Duration::MAX, after)
+            .await;
+        recorded
+    }
+
+    /// Tells other processes of the providers' health, and asks providers for their rates: the message does not wait for
+    /// it.
+    async fn share_what_was_learned(
+        &self,
+        used: &ResolvedChain,
+        tenant: &Tenant,
+        channel: Channel,
+        limits: Limits<'_>,
+    ) {
+        match self.hash_keys.get().await {
+            Ok(hash) => {
+                for (tenant, version, own) in used.parts(tenant) {
+                    self.health
+                        .tell(hash, tenant, version, channel, own, limits.deadline)
+                        .await;
+                }
+            }
+            Err(error) => warn!(%error, "a provider's health was not told to others"),
         }
         used.chain.learn_rates(limits.deadline).await;
-        recorded
     }
 
     /// Begins a delivery by the settings that are remembered, while `confirm` reads whether they are the last ones. Where
@@ -305,13 +336,22 @@ impl Pipeline {
             false
         };
         let address_hash = address_hash(hash, work.planned);
-        let claimed = self.claim(work.record, work.planned, &address_hash, work.owner);
+        let first = chain.chain.entries.first();
+        let claimed = self.claim(
+            work.record,
+            work.planned,
+            &address_hash,
+            work.owner,
+            limits,
+            first,
+        );
+        let past = claimed.await.map_err(Stop::NotOurs)?;
         Ok(Claimed {
             chain,
             allowance,
             working,
             is_refused,
-            past: claimed.await.map_err(Stop::NotOurs)?,
+            past,
             confirmed: None,
         })
     }
@@ -403,7 +443,11 @@ impl Pipeline {
             },
         };
         let (started, limits) = (work.started, work.limits);
-        let begun = Begun { started, limits };
+        let begun = Begun {
+            started,
+            limits,
+            by_fallback: false,
+        };
         let recorded = self.record(work.record, work.planned, work.owner, untouched, begun);
         match recorded.await {
             Err(HandBack::OutOfTime) => Err(reason),

@@ -57,6 +57,7 @@ impl InFlightPermit {
         // What a repeat returns may be the outcome of the first copy.
         let answered = results.iter().filter_map(|result| match result {
             DeliveryResult::Recorded(delivery) if !accepted.is_repeated() => Some(delivery),
+            DeliveryResult::Unrecorded { delivery, .. } => Some(delivery),
             DeliveryResult::Recorded(_) | DeliveryResult::HandBack(..) => None,
         });
         let answered = answered.filter(|delivery| !delivery.attempts.is_empty());

@@ -1,0 +1,198 @@
+//! What became of a delivery is written to the ledger, and told by logs, metrics and usage.
+
+use std::time::Duration;
+
+use comms_core::{
+    Channel, Delivery, DeliveryStatus, FailureReason, GlobalCause, ProviderKind, SentVia,
+    metric::METRICS, request::PlannedDelivery,
+};
+use jiff::Timestamp;
+use tracing::{error, info};
+
+use super::{Begun, HandBack, Pipeline, QuotaSource, milliseconds, unrecorded::LateOutcome, via};
+use crate::ledger::{LedgerError, Outcome, Owner, RequestRecord};
+
+/// What is left of the deadline for the answer when an outcome is given up: a write that the deadline cuts off would
+/// be taken for one that was never made.
+const ANSWER_MARGIN: Duration = Duration::from_millis(250);
+
+impl Pipeline {
+    /// Writes an outcome, until it is written or the deadline comes. An accepted message whose record is missing is
+    /// returned as such; any other goes back to the queue.
+    pub(super) async fn record(
+        &self,
+        record: &RequestRecord,
+        planned: &PlannedDelivery,
+        owner: &Owner,
+        outcome: Outcome,
+        begun: Begun<'_>,
+    ) -> Result<Delivery, HandBack> {
+        let now = self.clock.now();
+        let until = begun.limits.deadline.less(ANSWER_MARGIN);
+        let ledger = self.ledger.until(until);
+        let finished = ledger.finish(&record.id, &planned.id, owner, &outcome, now);
+        if let Err(error) = Box::pin(finished).await {
+            return self.not_recorded(&error, record, planned, owner, outcome, begun);
+        }
+        info!(
+            status = outcome.status.as_str(),
+            reason = outcome.reason.map(FailureReason::as_str),
+            attempts = outcome.attempts.len(),
+            possible_duplicate = outcome.possible_duplicate,
+            latency_ms = milliseconds(begun.started.elapsed()),
+            via = outcome.via.map(SentVia::as_str),
+            because = outcome
+                .via
+                .and_then(SentVia::because)
+                .map(GlobalCause::as_str),
+            "delivery recorded"
+        );
+        self.tell_outcome(planned.channel, &outcome, begun);
+        if outcome.status == DeliveryStatus::Sent {
+            via::count_global(planned.channel, outcome.via);
+        }
+        if outcome.status == DeliveryStatus::Queued {
+            let is_waiting = outcome.waiting.is_some();
+            return Err(match outcome.not_before {
+                Some(time) if is_waiting => HandBack::WaitingForProvider {
+                    after: self.time_until(time),
+                },
+                Some(time) => HandBack::Deferred {
+                    after: self.time_until(time),
+                },
+                None => HandBack::OutOfTime,
+            });
+        }
+        Ok(ended(planned, outcome, now))
+    }
+
+    /// The claim stands until its lease ends; then it is taken over as possibly sent, unless this process writes the
+    /// outcome first.
+    fn not_recorded(
+        &self,
+        error: &LedgerError,
+        record: &RequestRecord,
+        planned: &PlannedDelivery,
+        owner: &Owner,
+        outcome: Outcome,
+        begun: Begun<'_>,
+    ) -> Result<Delivery, HandBack> {
+        let status = outcome.status;
+        error!(%error, status = status.as_str(), "the outcome of a delivery was not recorded");
+        if status != DeliveryStatus::Queued {
+            info!(target: METRICS, unrecorded_outcomes = 1_u64);
+        }
+        let now = self.clock.now();
+        let delivery = Delivery {
+            is_recorded: false,
+            ..ended(planned, outcome.clone(), now)
+        };
+        match error {
+            LedgerError::Database { .. } => self.unrecorded.keep(LateOutcome {
+                request: record.clone(),
+                owner: owner.clone(),
+                outcome,
+                delivery: delivery.clone(),
+                by_fallback: begun.by_fallback,
+                at: now,
+            }),
+            // Somebody else's, or no outcome that can be written.
+            LedgerError::OwnershipLost | LedgerError::Corrupt(_) => {}
+        }
+        if status == DeliveryStatus::Sent {
+            return Ok(delivery);
+        }
+        Err(HandBack::NotRecorded {
+            after: self.time_until(owner.lease_until),
+        })
+    }
+
+    /// Tells as metrics how a delivery ended, or that it has to wait; nothing where it was given back as it was.
+    fn tell_outcome(&self, channel: Channel, outcome: &Outcome, begun: Begun<'_>) {
+        let is = |status| (outcome.status == status).then_some(1_u64);
+        let is_deferred = outcome.not_before.is_some() && outcome.waiting.is_none();
+        if outcome.status == DeliveryStatus::Queued && !is_deferred {
+            return;
+        }
+        let sent_by = outcome.receipt.as_ref().map(|(provider, _)| *provider);
+        let last = outcome.attempts.last().map(|attempt| attempt.provider);
+        let queued_at = match begun.limits.quota {
+            QuotaSource::Deliveries { queued_at, .. } if !is_deferred => *queued_at,
+            QuotaSource::Deliveries { .. } | QuotaSource::Paid(_) => None,
+        };
+        let on_its_way = queued_at.map(|at| self.clock.now().duration_since(at));
+        info!(
+            target: METRICS,
+            sent = is(DeliveryStatus::Sent),
+            failed = is(DeliveryStatus::Failed),
+            unknown = is(DeliveryStatus::Unknown),
+            expired = is(DeliveryStatus::Expired),
+            deferred = is_deferred.then_some(1_u64),
+            possible_duplicate = (outcome.possible_duplicate && !is_deferred).then_some(1_u64),
+            latency_ms = milliseconds(begun.started.elapsed()),
+            time_to_outcome_ms =
+                on_its_way.map(|time| u64::try_from(time.as_millis()).unwrap_or_default()),
+            channel = channel.as_str(),
+            provider = sent_by.or(last).map_or("none", ProviderKind::as_str),
+            reason = outcome.reason.map(FailureReason::as_str),
+            attempts = outcome.attempts.len(),
+        );
+    }
+
+    /// Counts what was recorded of a delivery, for its tenant whoever's account it went through.
+    pub(super) fn count(
+        &self,
+        record: &RequestRecord,
+        channel: Channel,
+        by_fallback: bool,
+        recorded: &Result<Delivery, HandBack>,
+    ) {
+        let now = self.clock.now();
+        match recorded {
+            Ok(delivery) if delivery.is_recorded => {
+                let category = record.details.category.as_deref();
+                self.usage
+                    .count_ended(&record.tenant, delivery, by_fallback, category, now);
+            }
+            Err(HandBack::Deferred { .. }) => {
+                self.usage.count_deferral(&record.tenant, channel, now);
+            }
+            // When it is recorded, or as it was before.
+            Ok(_)
+            | Err(
+                HandBack::Busy { .. }
+                | HandBack::OutOfTime
+                | HandBack::Unreachable
+                | HandBack::NotRecorded { .. }
+                | HandBack::KeyConflict
+                | HandBack::OverQuota { .. }
+                | HandBack::ShareTaken { .. }
+                | HandBack::WaitingForProvider { .. }
+                | HandBack::Paced { .. }
+                | HandBack::NoConnection { .. },
+            ) => {}
+        }
+    }
+}
+
+/// A delivery as its outcome says.
+fn ended(planned: &PlannedDelivery, outcome: Outcome, at: Timestamp) -> Delivery {
+    let (provider, message_id) = outcome.receipt.unzip();
+    Delivery {
+        id: planned.id.clone(),
+        channel: planned.channel,
+        recipient: planned.masked().to_owned(),
+        status: outcome.status,
+        provider,
+        message_id,
+        reason: outcome.reason,
+        waiting: None,
+        waited: outcome.waited,
+        possible_duplicate: outcome.possible_duplicate,
+        attempts: outcome.attempts,
+        via: outcome.via,
+        ended_at: Some(at),
+        skipped: outcome.skipped.unwrap_or_default(),
+        is_recorded: true,
+    }
+}
