@@ -28,15 +28,17 @@ use crate::world::{
 
 /// What an invocation may last whose requests fail to its end: a delivery is started with four seconds left, beside
 /// two for the worker's answer or three for the queue.
-const INVOCATION: Duration = Duration::from_secs(9);
-/// One try of a request, which a hanging endpoint uses up.
+const INVOCATION: Duration = Duration::from_secs(11);
+/// What Lambda gives an invocation, of which a short fault takes little.
+const WHOLE_INVOCATION: Duration = Duration::from_secs(30);
+/// One try of a request that a hanging endpoint uses up.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(600);
 /// A request with its tries.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longer than any lease.
 const BEYOND_A_LEASE: Duration = Duration::from_mins(1);
 /// Cases at the same time: more are so slow that requests without a fault run out of time.
-const CONCURRENT_CASES: usize = 8;
+const CONCURRENT_CASES: usize = 11;
 /// Requests that a short fault spoils.
 const BURST: usize = 2;
 
@@ -107,6 +109,7 @@ struct Case<'w> {
     world: &'w World,
     function: Function,
     fault: ProxyFault,
+    lasts: Lasts,
     clinic: String,
     message: Value,
     sdk: SdkConfig,
@@ -133,10 +136,13 @@ impl<'w> Case<'w> {
             message["strategy"] = json!("immediate");
         }
         let proxy = FaultProxy::start(world.aws.endpoint()).await.unwrap();
-        let timeouts = aws_sdk_dynamodb::config::timeout::TimeoutConfig::builder()
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-            .operation_timeout(OPERATION_TIMEOUT)
-            .build();
+        let mut timeouts = aws_sdk_dynamodb::config::timeout::TimeoutConfig::builder();
+        if fault == ProxyFault::Hang {
+            timeouts
+                .set_operation_attempt_timeout(Some(ATTEMPT_TIMEOUT))
+                .set_operation_timeout(Some(OPERATION_TIMEOUT));
+        }
+        let timeouts = timeouts.build();
         let sdk = world.sdk_of(if function == Function::Worker {
             "worker"
         } else {
@@ -165,11 +171,20 @@ impl<'w> Case<'w> {
             world,
             function,
             fault,
+            lasts,
             clinic,
             message,
             sdk,
             proxy,
             clock: Arc::new(ManualClock::new()),
+        }
+    }
+
+    /// What the first invocation may last.
+    fn time(&self) -> Duration {
+        match self.lasts {
+            Lasts::Burst => WHOLE_INVOCATION,
+            Lasts::Invocation => INVOCATION,
         }
     }
 
@@ -186,9 +201,9 @@ impl<'w> Case<'w> {
     async fn post(&self, is_new: bool, send: &comms_send::Deps) -> Answer {
         let key = format!("key-{}", self.clinic);
         let time = if is_new {
-            INVOCATION
+            self.time()
         } else {
-            Duration::from_secs(29)
+            WHOLE_INVOCATION
         };
         post_to(send, &self.message, &[("idempotency-key", &key)], time).await
     }
@@ -217,7 +232,7 @@ impl<'w> Case<'w> {
                     record("message", &body.to_string()),
                     record("poison", &poison),
                 ];
-                let failed = handle_records(&worker, &records, INVOCATION).await;
+                let failed = handle_records(&worker, &records, self.time()).await;
                 (
                     !failed.iter().any(|id| id == "message"),
                     Some(posted.request_id()),
