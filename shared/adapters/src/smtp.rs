@@ -12,6 +12,7 @@ mod auth;
 mod classify;
 mod connection;
 mod connection_limit;
+mod further;
 mod host_limit;
 mod lease;
 mod memory;

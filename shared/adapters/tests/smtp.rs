@@ -6,6 +6,8 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "smtp/further.rs"]
+mod further;
 #[path = "smtp/refusals.rs"]
 mod refusals;
 #[path = "smtp/replies.rs"]

@@ -417,14 +417,20 @@ fn code_from_json(value: &Value) -> Option<Option<ProviderCode>> {
 // `{"copy":"cc/0","code":"550 5.1.1"}`: the place in the request as a JSON pointer would have it.
 impl Serialize for RefusedCopy {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut json = serializer.serialize_struct("RefusedCopy", 2)?;
+        let mut json = serializer.serialize_struct("RefusedCopy", 3)?;
         json.serialize_field("copy", &format!("{}/{}", self.field.as_str(), self.index))?;
         if let Some(code) = &self.code {
             json.serialize_field("code", code)?;
         }
+        if self.is_unknown {
+            json.serialize_field("outcome", UNKNOWN)?;
+        }
         json.end()
     }
 }
+
+/// The outcome of a copy that may have gone out.
+const UNKNOWN: &str = "unknown";
 
 fn refused_copy_from_json(value: &Value) -> Option<RefusedCopy> {
     let (field, index) = value.get("copy")?.as_str()?.split_once('/')?;
@@ -435,6 +441,10 @@ fn refused_copy_from_json(value: &Value) -> Option<RefusedCopy> {
         field,
         index: index.parse().ok()?,
         code: code_from_json(value)?,
+        is_unknown: match value.get("outcome") {
+            Some(outcome) => outcome.as_str()? == UNKNOWN,
+            None => false,
+        },
     })
 }
 
@@ -524,11 +534,13 @@ mod tests {
                 field: CopyField::Cc,
                 index: 0,
                 code: ProviderCode::parse("550 5.1.1"),
+                is_unknown: false,
             },
             RefusedCopy {
                 field: CopyField::Bcc,
                 index: 11,
                 code: None,
+                is_unknown: true,
             },
         ];
         for (outcome, possible_duplicate) in [

@@ -160,6 +160,8 @@ pub struct RefusedCopy {
     pub index: u8,
     /// The provider's code.
     pub code: Option<ProviderCode>,
+    /// Whether it may have gone out after all: the provider was given it, and did not say what became of it.
+    pub is_unknown: bool,
 }
 
 /// The fields of a request that name receivers of copies.

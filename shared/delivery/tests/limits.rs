@@ -60,6 +60,7 @@ fn accepted() -> Attempt {
         field: CopyField::Bcc,
         index: u8::try_from(index).unwrap(),
         code: code(),
+        is_unknown: false,
     });
     long_attempt(AttemptOutcome::Accepted {
         refused_copies: refused.collect(),

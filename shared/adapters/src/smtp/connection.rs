@@ -17,6 +17,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     auth,
+    further::{Further, hand_over_rest, is_without_room},
     offer::Offer,
     reply::Reply,
     submission::Submission,
@@ -379,10 +380,23 @@ impl Connection {
             after_refusal: std::mem::take(&mut self.must_reset),
         };
         let sending = hand_over(&mut *self.wire, &self.offer, submission, start, deadline);
-        let result = sending.await;
+        let mut result = sending.await;
         self.messages += 1;
-        let can_go_on = match &result {
-            Ok(_) => true,
+        let can_go_on = match &mut result {
+            Ok(refused) => {
+                let wire = &mut *self.wire;
+                let further = if is_without_room(&submission.copies, refused) {
+                    let rest = hand_over_rest(wire, &self.offer, submission, refused, deadline);
+                    // Boxed, as it is rare and would make every message's future as large as itself.
+                    Box::pin(rest).await
+                } else {
+                    Further::default()
+                };
+                self.messages += further.transactions;
+                self.must_reset = further.was_refused && self.offer.pipelining;
+                let is_open = further.was_refused && !self.must_reset;
+                !further.is_over && (!is_open || self.reset(deadline).await)
+            }
             Err(Failure {
                 cause: Cause::Reply(reply),
                 ..

@@ -51,7 +51,13 @@ impl CopyReceiver<'_> {
             field: self.field,
             index: self.index,
             code,
+            is_unknown: false,
         }
+    }
+
+    /// Whether `copy` is about this one.
+    pub(super) fn is(&self, copy: &RefusedCopy) -> bool {
+        (self.field, self.index) == (copy.field, copy.index)
     }
 }
 

@@ -44,8 +44,9 @@ pub(super) struct Start {
 }
 
 /// Hands `submission` over. `Ok` is the server's 2yz to the message and nothing less, with the copies
-/// that it does not go to. A copy that is refused for the moment counts as refused, also by 452 4.5.3
-/// (too many recipients): the message goes out once, and not again for a copy's sake.
+/// that it does not go to. A copy that is refused for the moment counts as refused: the message goes out once, and
+/// not again for a copy's sake. Those that there were too many of get transactions of their own
+/// ([`hand_over_rest`](super::further::hand_over_rest)).
 ///
 /// The first reply on the connection since its last message is waited for no longer than `start` says.
 ///
