@@ -9,8 +9,27 @@ const MAX_METHOD_BYTES: usize = 65_536;
 const MAX_METHOD: usize = 64;
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
+/// The METHOD of a calendar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Method {
+    /// There is none.
+    Absent,
+    /// It has the form that RFC 5545 section 3.7.2 gives it.
+    Usable(String),
+    /// It has another form, or none of the calendar's components was reached where it is looked for.
+    Unusable,
+}
+
 /// The METHOD of a calendar, if it has one of the form that RFC 5545 section 3.7.2 gives it.
 pub(crate) fn method_of(content: &[u8]) -> Option<String> {
+    match find_method(content) {
+        Method::Usable(method) => Some(method),
+        Method::Absent | Method::Unusable => None,
+    }
+}
+
+/// Looks for the METHOD of a calendar.
+pub(crate) fn find_method(content: &[u8]) -> Method {
     let content = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(content);
     let mut depth = 0;
     for line in unfolded(&content[..content.len().min(MAX_METHOD_BYTES)]) {
@@ -18,18 +37,25 @@ pub(crate) fn method_of(content: &[u8]) -> Option<String> {
             depth += 1;
         }
         if depth > 1 {
-            return None;
+            return Method::Absent;
         }
         if let Some(value) = value_of(&line, b"METHOD") {
-            let value = std::str::from_utf8(value).ok()?.trim();
+            let value = std::str::from_utf8(value).unwrap_or_default().trim();
             let is_token = (1..=MAX_METHOD).contains(&value.len())
                 && value
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-            return is_token.then(|| value.to_owned());
+            return if is_token {
+                Method::Usable(value.to_owned())
+            } else {
+                Method::Unusable
+            };
         }
     }
-    None
+    if depth > 0 && content.len() > MAX_METHOD_BYTES {
+        return Method::Unusable;
+    }
+    Method::Absent
 }
 
 /// The content lines: a line that begins with a space or a tab continues the one before (RFC 5545 section 3.1).

@@ -4,6 +4,8 @@
 //! What can be told of one without showing anything of what it says is here: the names of the attributes, the reasons,
 //! and how to read them ([`DeadLetter`]).
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -168,7 +170,7 @@ fn known(problems: &Problems) -> Vec<String> {
     let pointers = problems.known_pointers().into_iter();
     pointers
         .filter(|text| !text.is_empty())
-        .map(str::to_owned)
+        .map(Cow::into_owned)
         .collect()
 }
 

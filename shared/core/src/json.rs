@@ -3,7 +3,7 @@
 //!
 //! A problem says what would be right. It never repeats the value that was wrong.
 
-use std::{cell::Cell, collections::BTreeMap, fmt};
+use std::{borrow::Cow, cell::Cell, collections::BTreeMap, fmt};
 
 use serde::{
     Serialize,
@@ -23,6 +23,9 @@ pub struct Problem {
     /// Whether the pointer has a name in it that the sender made up.
     #[serde(skip)]
     pub has_foreign_name: bool,
+    /// The field that was probably meant by such a name.
+    #[serde(skip)]
+    pub meant: Option<&'static str>,
 }
 
 /// Everything wrong with a document, in the order it was found. At most [`Problems::MOST`] are kept.
@@ -47,6 +50,7 @@ impl Problems {
                 pointer: pointer.into(),
                 detail: detail.into(),
                 has_foreign_name: false,
+                meant: None,
             });
         }
     }
@@ -60,10 +64,37 @@ impl Problems {
         }
     }
 
-    /// The pointers that may be logged: without those that have a name of the sender's in them.
-    pub fn known_pointers(&self) -> Vec<&str> {
-        let known = self.0.iter().filter(|problem| !problem.has_foreign_name);
-        known.map(|problem| problem.pointer.as_str()).collect()
+    /// The same where `known` was probably meant by the name.
+    fn add_misspelt(&mut self, pointer: String, detail: String, known: &'static str) {
+        let before = self.0.len();
+        self.add_foreign(pointer, detail);
+        if let Some(added) = self.0.get_mut(before) {
+            added.meant = Some(known);
+        }
+    }
+
+    /// The pointers that may be logged, each once. In place of a name of the sender's stands the one that was probably
+    /// meant, or the object that it is in.
+    pub fn known_pointers(&self) -> Vec<Cow<'_, str>> {
+        let mut known = Vec::new();
+        for problem in &self.0 {
+            let pointer = if problem.has_foreign_name {
+                let parent = problem
+                    .pointer
+                    .rsplit_once('/')
+                    .map_or("", |(parent, _)| parent);
+                match problem.meant {
+                    Some(meant) => Cow::Owned(pointer_to(parent, meant)),
+                    None => Cow::Borrowed(parent),
+                }
+            } else {
+                Cow::Borrowed(problem.pointer.as_str())
+            };
+            if !known.contains(&pointer) {
+                known.push(pointer);
+            }
+        }
+        known
     }
 
     /// The problems.
@@ -402,7 +433,7 @@ impl<'p> Object<'p> {
                 let detail =
                     format!("is not {known}; write {known}, or choose a name that is less like it");
                 let pointer = self.pointer_to(&name);
-                self.problems.add_foreign(pointer, detail);
+                self.problems.add_misspelt(pointer, detail, known);
                 continue;
             }
             match read(value) {
@@ -434,6 +465,12 @@ impl<'p> Object<'p> {
     /// Notes a problem with the field `name`.
     pub fn problem(&mut self, name: &str, detail: impl Into<String>) {
         let pointer = self.pointer_to(name);
+        self.problems.add(pointer, detail);
+    }
+
+    /// Notes a problem with an element of the array in the field `name`.
+    pub fn problem_at(&mut self, name: &str, index: usize, detail: impl Into<String>) {
+        let pointer = format!("{}/{index}", self.pointer_to(name));
         self.problems.add(pointer, detail);
     }
 
@@ -473,12 +510,14 @@ impl<'p> Object<'p> {
             if self.problems.0.len() >= Problems::MOST {
                 return;
             }
-            let detail = match nearest(name, &self.known) {
-                Some(known) => format!("is not a known field; did you mean {known}?"),
-                None => "is not a known field; remove it".to_owned(),
-            };
-            self.problems
-                .add_foreign(pointer_to(&self.pointer, name), detail);
+            let pointer = pointer_to(&self.pointer, name);
+            if let Some(known) = nearest(name, &self.known) {
+                let detail = format!("is not a known field; did you mean {known}?");
+                self.problems.add_misspelt(pointer, detail, known);
+            } else {
+                let detail = "is not a known field; remove it";
+                self.problems.add_foreign(pointer, detail);
+            }
         }
     }
 }
@@ -506,12 +545,26 @@ pub mod read {
 
     use serde_json::Value;
 
+    use crate::visible::has_visible;
+
     /// A string.
     pub fn string(value: Value) -> Result<String, String> {
         if let Value::String(text) = value {
             Ok(text)
         } else {
             Err("must be a string".to_owned())
+        }
+    }
+
+    /// A string of `least` to `most` characters that shows something.
+    pub fn visible_text(least: usize, most: usize) -> impl Fn(Value) -> Result<String, String> {
+        move |value| {
+            let text = text(least, most)(value)?;
+            if has_visible(&text) {
+                Ok(text)
+            } else {
+                Err("must have a visible character".to_owned())
+            }
         }
     }
 

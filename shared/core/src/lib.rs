@@ -33,6 +33,7 @@ pub mod secret;
 pub mod structured_field;
 pub mod subject;
 pub mod via;
+mod visible;
 pub mod waiting;
 
 pub use address::{AddressMask, EmailAddress, Mailbox, PhoneNumber};

@@ -125,6 +125,14 @@ impl MediaType {
         })
     }
 
+    /// `text/calendar` without parameters.
+    pub(crate) fn calendar() -> Self {
+        Self {
+            essence: CALENDAR.to_owned(),
+            parameters: Vec::new(),
+        }
+    }
+
     /// `type/subtype` in lower case.
     pub fn essence(&self) -> &str {
         &self.essence

@@ -18,6 +18,7 @@ use crate::{
     id::{DeliveryId, IdempotencyKey, RequestId, Tenant},
     json::{self, Object, Problems, read},
     public_url::PublicUrl,
+    visible::{has_visible, is_turned},
 };
 
 pub use metadata::{MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, RequestedTenant};
@@ -470,7 +471,7 @@ fn read_submission(mut object: Object<'_>) -> Option<Submission> {
             ("immediate", Strategy::Immediate),
         ]),
     );
-    let channels = object.required("channels", read_channels);
+    let channels = read_channels(&mut object);
     let recipients = read_recipients(&mut object);
     let content = Content {
         category: category.clone(),
@@ -520,33 +521,47 @@ fn parse_category(text: &str) -> Result<String, String> {
     }
 }
 
-fn read_channels(value: Value) -> Result<Vec<Channel>, String> {
-    let Value::Array(items) = value else {
-        return Err("must be an array of channel names".to_owned());
-    };
-    let mut channels = Vec::new();
-    for item in items.into_iter().take(Channel::ALL.len() + 1) {
-        let channel = read::string(item)
-            .ok()
-            .and_then(|name| Channel::parse(&name))
-            .ok_or("must name only: email, whatsapp")?;
-        if channels.contains(&channel) {
-            return Err("must name each channel once".to_owned());
+fn read_channels(object: &mut Object<'_>) -> Option<Vec<Channel>> {
+    let items = match object.take("channels") {
+        Some(Value::Array(items)) => items,
+        Some(_) => {
+            object.problem("channels", "must be an array of channel names");
+            return None;
         }
-        channels.push(channel);
+        None => {
+            object.problem("channels", "is required");
+            return None;
+        }
+    };
+    if items.is_empty() {
+        object.problem("channels", "must name at least one channel");
     }
-    if channels.is_empty() {
-        return Err("must name at least one channel".to_owned());
+    let (mut channels, mut is_right) = (Vec::new(), !items.is_empty());
+    for (index, item) in items.into_iter().take(Channel::ALL.len() + 1).enumerate() {
+        let channel = item.as_str().and_then(Channel::parse);
+        let wrong = match channel {
+            None => "must be one of: email, whatsapp",
+            Some(channel) if channels.contains(&channel) => {
+                "is named already; name each channel once"
+            }
+            Some(channel) => {
+                channels.push(channel);
+                continue;
+            }
+        };
+        object.problem_at("channels", index, wrong);
+        is_right = false;
     }
-    Ok(channels)
+    is_right.then_some(channels)
 }
 
 fn read_recipients(object: &mut Object<'_>) -> Vec<Recipient> {
+    let has_some = object.array_length("recipients") > 0;
     let mut emails = std::collections::HashSet::new();
     let mut phones = std::collections::HashSet::new();
     let recipients = object.objects("recipients", MAX_RECIPIENTS, |_, mut item| {
         let unreachable = item.is_missing("email") && item.is_missing("phoneNumber");
-        let name = item.optional("name", read::parsed(Mailbox::parse_name));
+        let name = item.optional("name", read::parsed(parse_recipient_name));
         let email = item.optional("email", read::parsed(EmailAddress::parse_new));
         let phone_number = item.optional("phoneNumber", read::parsed(PhoneNumber::parse));
         if unreachable {
@@ -575,7 +590,7 @@ fn read_recipients(object: &mut Object<'_>) -> Vec<Recipient> {
             phone_number,
         })
     });
-    if recipients.is_empty() {
+    if recipients.is_empty() && !has_some {
         object.missing(
             "recipients",
             format!("must name 1 to {MAX_RECIPIENTS} recipients"),
@@ -590,8 +605,8 @@ fn read_content(
     recipients: &[Recipient],
 ) -> Content {
     let title = object.optional("title", read::parsed(parse_title));
-    let body = object.optional("body", read::text(1, MAX_BODY));
-    let html = object.optional("html", read::text(1, MAX_HTML));
+    let body = object.optional("body", read::visible_text(1, MAX_BODY));
+    let html = object.optional("html", read::visible_text(1, MAX_HTML));
     let media = object.object("media", read_media);
     let template = read_template(object);
     let attachments = read_attachments(object, html.is_some());
@@ -697,9 +712,10 @@ fn read_copies(
         .collect();
     let recipients_with_mail = seen.len();
     let mut read_field = |name: &'static str| {
-        let Some(addresses) = object.optional(name, read_addresses) else {
+        let addresses = read_addresses(object, name);
+        if addresses.is_empty() {
             return Vec::new();
-        };
+        }
         if !channels.contains(&Channel::Email) {
             object.problem(name, "needs the email channel");
         } else if recipients_with_mail > 1 {
@@ -707,15 +723,16 @@ fn read_copies(
         } else if recipients_with_mail == 0 {
             object.problem(name, "needs a recipient with an email");
         }
-        for address in &addresses {
+        for (index, address) in &addresses {
             let key = mailbox_key(address);
             if seen.contains(&key) {
-                object.problem(name, "names an address that gets the message already");
-                break;
+                let detail = "is an address that gets the message already";
+                object.problem_at(name, *index, detail);
+                continue;
             }
             seen.push(key);
         }
-        addresses
+        addresses.into_iter().map(|(_, address)| address).collect()
     };
     let (cc, bcc) = (read_field("cc"), read_field("bcc"));
     if cc.len() + bcc.len() > MAX_COPIES {
@@ -733,18 +750,25 @@ fn mailbox_key(address: &EmailAddress) -> String {
     address.as_str().to_lowercase()
 }
 
-fn read_addresses(value: Value) -> Result<Vec<EmailAddress>, String> {
-    let wrong = || format!("must be an array of at most {MAX_COPIES} e-mail addresses");
-    let Value::Array(items) = value else {
-        return Err(wrong());
+/// The addresses in an array, each with its index there.
+fn read_addresses(object: &mut Object<'_>, name: &'static str) -> Vec<(usize, EmailAddress)> {
+    let items = match object.take(name) {
+        None => return Vec::new(),
+        Some(Value::Array(items)) if items.len() <= MAX_COPIES => items,
+        Some(_) => {
+            let detail = format!("must be an array of at most {MAX_COPIES} e-mail addresses");
+            object.problem(name, detail);
+            return Vec::new();
+        }
     };
-    if items.len() > MAX_COPIES {
-        return Err(wrong());
+    let mut addresses = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        match read::parsed(EmailAddress::parse_new)(item) {
+            Ok(address) => addresses.push((index, address)),
+            Err(detail) => object.problem_at(name, index, detail),
+        }
     }
-    items
-        .into_iter()
-        .map(|item| EmailAddress::parse_new(&read::string(item)?).map_err(|_| wrong()))
-        .collect()
+    addresses
 }
 
 /// Meta's own form is checked by Meta: here only that it is an array of objects with a type each, and
@@ -795,9 +819,26 @@ fn parse_title(text: &str) -> Result<String, String> {
         Err(format!("must be 1 to {MAX_TITLE} characters long"))
     } else if text.chars().any(char::is_control) {
         Err("must be one line without control characters".to_owned())
+    } else if is_turned(text) {
+        Err(
+            "must be one line that nothing turns: without U+2028, U+2029, U+202D and U+202E"
+                .to_owned(),
+        )
+    } else if !has_visible(text) {
+        Err("must have a visible character".to_owned())
     } else {
         Ok(text.to_owned())
     }
+}
+
+fn parse_recipient_name(text: &str) -> Result<String, String> {
+    if is_turned(text) {
+        return Err(
+            "must be one line that nothing turns: without U+2028, U+2029, U+202D and U+202E"
+                .to_owned(),
+        );
+    }
+    Mailbox::parse_name(text).map_err(|error| error.to_string())
 }
 
 fn parse_language(text: &str) -> Result<String, String> {

@@ -8,6 +8,9 @@ const LAST_YEAR: i16 = 9999;
 /// Reads a time with its offset. [`Timestamp::MAX`] is 26 hours before the end of the year 9999, so that every offset of
 /// it is in that year; what is later stands for it.
 pub(super) fn parse_expiry(text: &str) -> Result<Timestamp, String> {
+    if !has_hours_of_an_offset(text) {
+        return Err("must have an offset of at most 23:59 hours (RFC 3339 section 5.6)".to_owned());
+    }
     if let Ok(time) = text.parse() {
         return Ok(time);
     }
@@ -22,6 +25,17 @@ pub(super) fn parse_expiry(text: &str) -> Result<Timestamp, String> {
     Err(format!(
         "must be a time with its offset, such as 2026-12-01T10:00:00Z, in the year {LAST_YEAR} at the latest"
     ))
+}
+
+/// Whether the offset, where there is one of digits, has at most 23 hours: others are read as well.
+fn has_hours_of_an_offset(text: &str) -> bool {
+    let offset = text.rsplit_once(['T', 't', ' ']).and_then(|(_, time)| {
+        let at = time.find(['+', '-'])?;
+        time.get(at + 1..at + 3)
+    });
+    offset
+        .and_then(|hours| hours.parse::<u8>().ok())
+        .is_none_or(|hours| hours <= 23)
 }
 
 #[cfg(test)]
