@@ -275,7 +275,7 @@ async fn passed_test_of_saved_settings_takes_back_down() {
     assert_eq!(health_of(&world).await, "healthy");
 }
 
-async fn health_of(world: &World) -> Value {
+pub(crate) async fn health_of(world: &World) -> Value {
     let path = format!("/api/v1/clinics/{CLINIC}/communication/health");
     let answer = world.config("GET", &path, None, super_admin(), &[]).await;
     answer.expect(200).body["providers"][0]["health"].clone()

@@ -57,6 +57,7 @@ mod shares;
 mod stalls;
 mod tampering;
 mod threat_model;
+mod true_texts;
 mod usage;
 mod versions;
 mod via;

@@ -1,6 +1,6 @@
 //! How well a clinic's providers work.
 
-use comms_core::{Channel, HealthRecord, Position};
+use comms_core::{Channel, HealthRecord, HealthState, Position};
 use comms_delivery::health::{Records, name};
 use comms_runtime::{HttpProblem, auth::Action, http::json_response};
 use comms_settings::{Present, ProviderEntry, StoredSettings};
@@ -78,7 +78,9 @@ fn provider(
     });
     if let Some(record) = record {
         json["since"] = json!(record.since);
-        if let Some(kind) = record.last_error {
+        // What failed before it was well again says nothing of it now.
+        let is_well = record.state == HealthState::Healthy;
+        if let Some(kind) = record.last_error.filter(|_| !is_well) {
             json["lastError"] = json!({"kind": kind, "detail": kind.detail()});
         }
     }

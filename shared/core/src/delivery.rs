@@ -158,10 +158,10 @@ impl FailureReason {
                 "The recipient has no address for this channel; add one or drop the channel."
             }
             Self::NoProvider => {
-                "No provider is enabled for this channel; save one in the clinic's settings."
+                "No provider is enabled for this channel; save one in the settings of the clinic, or in the platform's where no clinic is named."
             }
             Self::Rejected => {
-                "A provider refused the message or the recipient; another would refuse it too. The last attempt says why."
+                "The message or the recipient is at fault, and no other provider would take it. The last attempt says why."
             }
             Self::AllProvidersFailed => {
                 "No provider of the chain accepted the message; the attempts say why. Test the clinic's settings."
@@ -294,6 +294,18 @@ impl Delivery {
         }
     }
 
+    /// Whether the platform's account has it, may have it, or will be tried: not where nothing went out.
+    pub fn may_be_of_global(status: DeliveryStatus, attempts: &[Attempt]) -> bool {
+        match status {
+            DeliveryStatus::Queued | DeliveryStatus::Sending | DeliveryStatus::Sent => true,
+            // Nothing is recorded of an attempt whose process went away.
+            DeliveryStatus::Unknown => {
+                attempts.is_empty() || attempts.iter().any(|one| one.position.is_global())
+            }
+            DeliveryStatus::Failed | DeliveryStatus::Expired => false,
+        }
+    }
+
     /// Whether the platform's own account accepted it.
     pub fn was_sent_by_global(&self) -> bool {
         accepted_position(&self.attempts).is_some_and(Position::is_global)
@@ -331,7 +343,7 @@ impl Serialize for Attempt {
                 json.serialize_field("outcome", "failed")?;
                 json.serialize_field("disposition", disposition)?;
                 json.serialize_field("kind", kind)?;
-                json.serialize_field("detail", kind.detail())?;
+                json.serialize_field("detail", kind.detail_of(*disposition))?;
                 if let Some(code) = code {
                     json.serialize_field("code", code)?;
                 }

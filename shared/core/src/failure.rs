@@ -161,7 +161,7 @@ impl ErrorKind {
             }
             Self::PolicyRefused => "The provider refused the message by a policy of its own.",
             Self::Unauthenticated => {
-                "The provider refused the credentials, or could not prove who it is; test the settings."
+                "The provider refused the login, or could not prove who it is; a test of the settings says what it was."
             }
             Self::SenderNotAllowed => {
                 "The provider does not let this account send from this sender; check the sender."
@@ -174,6 +174,24 @@ impl ErrorKind {
             }
             Self::Timeout => "The provider did not answer in time.",
             Self::Unexpected => "The provider answered with what fits nothing known.",
+        }
+    }
+
+    /// The same of an attempt that ended with this disposition.
+    pub const fn detail_of(self, disposition: Disposition) -> &'static str {
+        match (disposition, self) {
+            (Disposition::Ambiguous, _) => {
+                "The provider did not say whether it took the message; it may have."
+            }
+            (Disposition::ProviderDown, Self::InvalidRecipient) => {
+                "This provider does not take the recipient's address; another may."
+            }
+            (Disposition::ProviderDown, Self::InvalidMessage) => {
+                "This provider does not take the message for its form or size; another may."
+            }
+            (Disposition::Transient | Disposition::ProviderDown | Disposition::Final, _) => {
+                self.detail()
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 use serde_json::Value;
 
-use crate::{EntryId, ErrorKind};
+use crate::{EntryId, ErrorKind, Position};
 
 /// What a queued delivery waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum WaitReason {
         kind: ErrorKind,
         /// Its entry in the settings.
         entry: EntryId,
+        /// Whose entry it is, and where in the chain; unknown of earlier releases.
+        position: Option<Position>,
         /// When the delivery fails if nothing changes.
         until: Timestamp,
     },
@@ -47,13 +49,24 @@ impl WaitReason {
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (
-                Self::Provider { kind, entry, .. },
+                Self::Provider {
+                    kind,
+                    entry,
+                    position,
+                    ..
+                },
                 Self::Provider {
                     kind: other_kind,
                     entry: other_entry,
+                    position: other_position,
                     ..
                 },
-            ) => kind == other_kind && entry == other_entry,
+            ) => {
+                let is_same_owner = position.is_none()
+                    || other_position.is_none()
+                    || position.map(Position::is_global) == other_position.map(Position::is_global);
+                kind == other_kind && entry == other_entry && is_same_owner
+            }
             (Self::Quota, Self::Quota) | (Self::Pacing, Self::Pacing) => true,
             (Self::Provider { .. } | Self::Quota | Self::Pacing, _) => false,
         }
@@ -78,6 +91,10 @@ impl Waiting {
             "provider" => WaitReason::Provider {
                 kind: ErrorKind::parse(text("kind")?)?,
                 entry: EntryId::parse(text("entry")?).ok()?,
+                position: match value.get("position") {
+                    Some(position) => Some(Position::parse(position.as_str()?)?),
+                    None => None,
+                },
                 until: time("until")?,
             },
             "quota" => WaitReason::Quota,
@@ -93,13 +110,21 @@ impl Waiting {
 
 impl Serialize for Waiting {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut json = serializer.serialize_struct("Waiting", 6)?;
+        let mut json = serializer.serialize_struct("Waiting", 7)?;
         json.serialize_field("for", self.reason.as_str())?;
         match &self.reason {
-            WaitReason::Provider { kind, entry, until } => {
+            WaitReason::Provider {
+                kind,
+                entry,
+                position,
+                until,
+            } => {
                 json.serialize_field("kind", kind)?;
                 json.serialize_field("detail", kind.detail())?;
                 json.serialize_field("entry", entry)?;
+                if let Some(position) = position {
+                    json.serialize_field("position", position)?;
+                }
                 json.serialize_field("since", &self.since)?;
                 json.serialize_field("until", until)?;
             }
@@ -123,7 +148,17 @@ impl Waited {
     pub fn until(waiting: Waiting, until: Timestamp) -> Self {
         let reason = match waiting.reason {
             // When the delivery would have failed does not matter any more.
-            WaitReason::Provider { kind, entry, .. } => WaitReason::Provider { kind, entry, until },
+            WaitReason::Provider {
+                kind,
+                entry,
+                position,
+                ..
+            } => WaitReason::Provider {
+                kind,
+                entry,
+                position,
+                until,
+            },
             reason @ (WaitReason::Quota | WaitReason::Pacing) => reason,
         };
         let waiting = Waiting { reason, ..waiting };
@@ -140,12 +175,21 @@ impl Waited {
 
 impl Serialize for Waited {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut json = serializer.serialize_struct("Waited", 6)?;
+        let mut json = serializer.serialize_struct("Waited", 7)?;
         json.serialize_field("for", self.waiting.reason.as_str())?;
-        if let WaitReason::Provider { kind, entry, .. } = &self.waiting.reason {
+        if let WaitReason::Provider {
+            kind,
+            entry,
+            position,
+            ..
+        } = &self.waiting.reason
+        {
             json.serialize_field("kind", kind)?;
             json.serialize_field("detail", kind.detail())?;
             json.serialize_field("entry", entry)?;
+            if let Some(position) = position {
+                json.serialize_field("position", position)?;
+            }
         }
         json.serialize_field("since", &self.waiting.since)?;
         json.serialize_field("until", &self.until)?;
@@ -165,6 +209,7 @@ mod tests {
         WaitReason::Provider {
             kind,
             entry: EntryId::primary(),
+            position: Some(Position::Global),
             until: time(until),
         }
     }

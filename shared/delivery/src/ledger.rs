@@ -639,7 +639,8 @@ impl Ledger {
         deliveries.extend(rest);
         if let Some(cause) = request.cause_of_global(&tenant) {
             for delivery in &mut deliveries {
-                delivery.via = Some(SentVia::Global(cause));
+                let may = Delivery::may_be_of_global(delivery.status, &delivery.attempts);
+                delivery.via = may.then_some(SentVia::Global(cause));
             }
         }
         Ok(Some(RecordedRequest {
@@ -707,8 +708,9 @@ fn claim_refused(
         | DeliveryStatus::Failed
         | DeliveryStatus::Unknown
         | DeliveryStatus::Expired => {
+            let may = Delivery::may_be_of_global(delivery.status, &delivery.attempts);
             let cause = request.details.cause_of_global(&request.tenant);
-            let via = cause.map(SentVia::Global).or(delivery.via);
+            let via = cause.filter(|_| may).map(SentVia::Global).or(delivery.via);
             Ok(Claim::Ended(Box::new(Delivery { via, ..delivery })))
         }
         // Or it was given back between our write and now, and may be claimed at once.

@@ -195,6 +195,7 @@ async fn a_delivery_with_the_most_and_longest_attempts_fits_into_an_item() {
             reason: WaitReason::Provider {
                 kind: ErrorKind::AccountSuspended,
                 entry: EntryId::parse(&"e".repeat(32)).unwrap(),
+                position: Some(Position::GlobalFallback(4)),
                 until: now,
             },
             since: now,

@@ -105,7 +105,7 @@ impl HttpProblem {
             StatusCode::FORBIDDEN,
             "forbidden",
             "Not allowed",
-            "The token does not allow this for this clinic.",
+            "The role of the token does not allow this for this clinic.",
         )
     }
 

@@ -153,8 +153,9 @@ impl HostGuard {
         if is_cross_site || headers.get_all(ORIGIN).iter().any(is_foreign) {
             return Err(Refusal {
                 status: StatusCode::FORBIDDEN,
-                message: "A page of another origin sent this request. Send it by a program, or start the stack with \
-                          --allow-host NAME:PORT of the page's origin.\n"
+                message: "A page of another origin sent this request. Send it by a program; for the API, start the \
+                          stack with --cors-origin and the page's origin, such as http://localhost:5173; for a page \
+                          of the stack itself under another name, with --allow-host NAME:PORT.\n"
                     .to_owned(),
             });
         }

@@ -67,10 +67,11 @@ pub fn classify(failure: Failure) -> ProviderError {
             "The sender's address has characters beyond ASCII, which this server does not take; send from another one.",
         ),
         (Stage::Rcpt, Cause::NotOffered) => error(
-            Final,
+            ProviderDown,
             InvalidRecipient,
-            "The address has characters beyond ASCII, which this server does not take.",
-        ),
+            "The recipient's address has characters beyond ASCII, which this server does not take; one with SMTPUTF8 may.",
+        )
+        .health_unchanged(),
         (Stage::Data, Cause::NotOffered) => error(
             ProviderDown,
             InvalidMessage,
@@ -78,10 +79,11 @@ pub fn classify(failure: Failure) -> ProviderError {
         )
         .health_unchanged(),
         (Stage::Body, Cause::NotOffered) => error(
-            Final,
+            ProviderDown,
             InvalidMessage,
-            "The message has 8-bit content, which this server does not take.",
-        ),
+            "The message has 8-bit content, which this server does not take; another may.",
+        )
+        .health_unchanged(),
         (_, Cause::TooLarge) => error(
             Final,
             InvalidMessage,

@@ -212,7 +212,7 @@ fn every_end_without_a_reply_has_its_kind_and_disposition() {
         (
             Stage::Rcpt,
             Cause::NotOffered,
-            Final,
+            ProviderDown,
             InvalidRecipient,
             false,
         ),
@@ -223,7 +223,13 @@ fn every_end_without_a_reply_has_its_kind_and_disposition() {
             InvalidMessage,
             false,
         ),
-        (Stage::Body, Cause::NotOffered, Final, InvalidMessage, false),
+        (
+            Stage::Body,
+            Cause::NotOffered,
+            ProviderDown,
+            InvalidMessage,
+            false,
+        ),
         (Stage::Mail, Cause::TooLarge, Final, InvalidMessage, false),
         (
             Stage::Auth,

@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use comms_adapters::Deadline;
 use comms_core::{
-    Channel, GlobalCause, RequestId, SentVia,
+    Channel, Delivery, GlobalCause, RequestId, SentVia,
     delivery::accepted_position,
     metric::METRICS,
     request::{CommunicationRequest, RequestedTenant},
@@ -165,7 +165,7 @@ impl Pipeline {
     }
 }
 
-/// Notes in an outcome whose account the delivery went by, or could only have gone by.
+/// Notes in an outcome whose account the delivery went by, may have gone by, or will.
 pub(super) fn note(outcome: &mut Outcome, record: &RequestRecord, chain: &ResolvedChain) {
     let of_tenant = record.details.cause_of_global(&record.tenant);
     let accepted = accepted_position(&outcome.attempts);
@@ -176,6 +176,9 @@ pub(super) fn note(outcome: &mut Outcome, record: &RequestRecord, chain: &Resolv
         (None, Some(_)) => Some(SentVia::Global(GlobalCause::OwnFailed)),
         (None, None) => None,
     };
+    if !Delivery::may_be_of_global(outcome.status, &outcome.attempts) {
+        outcome.via = None;
+    }
 }
 
 /// Counts what the platform's account has sent, by the reason for which it did.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use comms_adapters::{ChainReport, retry::jitter};
 use comms_core::{
-    Attempt, AttemptOutcome, DeliveryStatus, Disposition, EntryId, ErrorKind, WaitReason, Waiting,
+    Attempt, AttemptOutcome, DeliveryStatus, Disposition, EntryId, ErrorKind, Position, WaitReason,
+    Waiting,
     request::{PlannedDelivery, Priority},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -74,16 +75,16 @@ fn longest_wait(priority: Priority, expires_at: Option<Timestamp>) -> SignedDura
 
 /// What the first entry said that refuses its tenant for something that people can mend: in this run, or before, where it was
 /// left out for that.
-fn mendable(report: &ChainReport) -> Option<(ErrorKind, EntryId)> {
+fn mendable(report: &ChainReport) -> Option<(ErrorKind, EntryId, Position)> {
     let mut skipped = report.skipped.iter();
     let tried = report.attempts.iter().find_map(|attempt| {
         let kind = mendable_kind(attempt)?;
-        Some((kind, attempt.entry.clone()))
+        Some((kind, attempt.entry.clone(), attempt.position))
     });
     tried.or_else(|| {
         skipped.find_map(|skipped| {
             let kind = skipped.last_error.filter(|kind| kind.is_mendable())?;
-            Some((kind, skipped.entry.clone()))
+            Some((kind, skipped.entry.clone(), skipped.position))
         })
     })
 }
@@ -125,7 +126,7 @@ impl Pipeline {
         past: &Past,
         limits: Limits<'_>,
     ) -> Option<ProviderWait> {
-        let (kind, entry) = mendable(report)?;
+        let (kind, entry, position) = mendable(report)?;
         let until = if let Some(Waiting {
             reason: WaitReason::Provider { until, .. },
             ..
@@ -136,9 +137,15 @@ impl Pipeline {
             // Another wait may have come between.
             let first = first_refusal(&past.attempts).unwrap_or_else(|| self.clock.now());
             let end = first.saturating_add(longest_wait(limits.priority, limits.expires_at));
-            end.unwrap_or(Timestamp::MAX)
+            let latest = limits.expires_at.unwrap_or(Timestamp::MAX);
+            end.unwrap_or(Timestamp::MAX).min(latest)
         };
-        let reason = WaitReason::Provider { kind, entry, until };
+        let reason = WaitReason::Provider {
+            kind,
+            entry,
+            position: Some(position),
+            until,
+        };
         let waiting = Waiting::after(past.waiting.as_ref(), reason, self.clock.now());
         self.wait_on(waiting, until, report.retry_after, limits)
     }
@@ -173,9 +180,13 @@ impl Pipeline {
         if limits.patience == Patience::GiveUp || until <= now {
             return None;
         }
-        // `until` is as far from the first refusal, whatever has changed since.
-        let longest = longest_wait(limits.priority, limits.expires_at);
-        let waited = longest - until.duration_since(now);
+        let waited = if limits.expires_at.is_some_and(|at| at <= until) {
+            // It ends with the message, however long it has waited.
+            now.duration_since(waiting.since)
+        } else {
+            // `until` is as far from the first refusal, whatever has changed since.
+            longest_wait(limits.priority, limits.expires_at) - until.duration_since(now)
+        };
         let waited = Duration::try_from(waited).unwrap_or_default();
         let after = next_look(waited, asked, jitter());
         let after = self.before_expiry(after.min(self.time_until(until)), limits);
