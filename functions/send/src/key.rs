@@ -16,9 +16,17 @@ pub(crate) fn take_header(
     submission: &mut Submission,
     headers: &HeaderMap,
 ) -> Result<(), HttpProblem> {
-    let Some(header) = headers.get("idempotency-key") else {
+    let mut sent = headers.get_all("idempotency-key").iter();
+    let Some(header) = sent.next() else {
         return Ok(());
     };
+    if sent.any(|other| other != header) {
+        let detail = "must be one: the Idempotency-Key header was sent with several values";
+        return Err(HttpProblem::invalid(&Problems::one(
+            "/idempotencyKey",
+            detail,
+        )));
+    }
     let key = header
         .to_str()
         .map_err(|_| IdError::IdempotencyKey)
@@ -48,4 +56,28 @@ fn parse(text: &str) -> Result<IdempotencyKey, IdError> {
     }
     let key = structured_field::parse_string(text).ok_or(IdError::IdempotencyKey)?;
     IdempotencyKey::parse(&key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(values: &[&'static str]) -> Result<Option<IdempotencyKey>, HttpProblem> {
+        let request = br#"{"body": "b", "channels": ["whatsapp"], "recipients": [{"phoneNumber": "+15550100"}]}"#;
+        let mut submission = Submission::parse(request).unwrap();
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("idempotency-key", HeaderValue::from_static(value));
+        }
+        take_header(&mut submission, &headers)?;
+        Ok(submission.idempotency_key)
+    }
+
+    #[test]
+    fn several_headers_with_different_keys_are_refused() {
+        assert!(taken(&["one-key", "another-key"]).is_err());
+        let key = IdempotencyKey::parse("one-key").ok();
+        assert_eq!(taken(&["one-key", "one-key"]).unwrap(), key);
+        assert_eq!(taken(&[]).unwrap(), None);
+    }
 }

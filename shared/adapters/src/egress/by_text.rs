@@ -45,9 +45,19 @@ impl EgressAllow {
     }
 }
 
-/// RFC 6761 section 6.3.
+/// RFC 6761 section 6.3, and the names that Linux distributions have for it in `/etc/hosts`.
 fn is_loopback_name(name: &str) -> bool {
-    name == "localhost" || name.ends_with(".localhost")
+    const HOSTS: [&str; 8] = [
+        "localhost",
+        "localhost.localdomain",
+        "localhost4",
+        "localhost4.localdomain4",
+        "localhost6",
+        "localhost6.localdomain6",
+        "ip6-localhost",
+        "ip6-loopback",
+    ];
+    HOSTS.contains(&name) || name.ends_with(".localhost")
 }
 
 #[cfg(test)]
@@ -76,6 +86,9 @@ mod tests {
             ("[64:ff9b::a00:1]", 587, Some(EgressError::Address)),
             ("localhost", 587, Some(EgressError::Address)),
             ("mail.localhost", 587, Some(EgressError::Address)),
+            ("localhost.localdomain", 587, Some(EgressError::Address)),
+            ("ip6-localhost", 587, Some(EgressError::Address)),
+            ("localhost6", 587, Some(EgressError::Address)),
             ("localhost.example.com", 587, None),
         ] {
             assert_eq!(refusal("", host, port), refused, "{host}:{port}");
