@@ -18,8 +18,8 @@ const DASHBOARD: f64 = 3.00;
 const KEY: f64 = 1.00;
 /// Dollars for a gigabyte-second of arm64 (AWS Lambda pricing).
 const GIGABYTE_SECOND: f64 = 0.000_013_333_4;
-/// Metrics that API Gateway writes for a route of an HTTP API with detailed metrics: 4xx, 5xx, Count, DataProcessed,
-/// IntegrationLatency, Latency (API Gateway developer guide, "Working with metrics for HTTP APIs").
+/// Metrics that API Gateway writes for a route of an HTTP API with detailed metrics: 4xx, 5xx, Count, `DataProcessed`,
+/// `IntegrationLatency`, Latency (API Gateway developer guide, "Working with metrics for HTTP APIs").
 const ROUTE_METRICS: usize = 6;
 
 fn of_type<'a>(template: &'a Value, kind: &str) -> Vec<&'a Value> {

@@ -34,14 +34,14 @@ pub(crate) struct Patched {
 
 impl Patched {
     /// Applies `patch` to the settings as they are shown.
-    pub(crate) fn of(settings: &CommunicationSettings, patch: Value) -> Self {
+    pub(crate) fn of(settings: &CommunicationSettings, patch: &Value) -> Self {
         let mut patched = Self {
             document: settings.view(),
             removed_secrets: Vec::new(),
         };
         let document = &mut patched.document;
         merge(document, patch.clone(), "", &mut patched.removed_secrets);
-        keep_nulls(document, &patch);
+        keep_nulls(document, patch);
         patched
     }
 

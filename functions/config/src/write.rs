@@ -83,7 +83,7 @@ fn patched(
     stored: &CommunicationSettings,
 ) -> Result<CommunicationSettings, Problems> {
     let patch = read_body(body, &access.tenant)?;
-    let mut patched = Patched::of(stored, patch);
+    let mut patched = Patched::of(stored, &patch);
     let mut problems = Problems::default();
     let document = patched.document.take();
     let settings = read_settings(deps, document, &access.tenant, Some(stored), &mut problems);

@@ -686,15 +686,15 @@ async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings
     assert_eq!((still_wrong.calls(), fallback.calls()), (2, 1));
 
     // Settings that are newer each time do not keep a message for ever, and none goes by those before.
-    let never = Scripted::new("primary", &vec![refused; 99]);
-    let newer = chain(&[&never, &fallback], AmbiguityPolicy::Failover, 0);
+    let always_refused = Scripted::new("primary", &vec![refused; 99]);
+    let newer = chain(&[&always_refused, &fallback], AmbiguityPolicy::Failover, 0);
     let renew = |_| -> Renewed<'_> {
         let newer = newer.clone();
         Box::pin(async move { Renewal::Newer(newer) })
     };
     let report = newer.send(&message(), deadline, &renew, &Unpaced).await;
     assert_eq!(report.end, ChainEnd::SettingsUnreadable);
-    assert_eq!((never.calls(), fallback.calls()), (9, 1));
+    assert_eq!((always_refused.calls(), fallback.calls()), (9, 1));
 }
 
 /// Newer settings for the first who asks.

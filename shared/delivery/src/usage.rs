@@ -447,9 +447,8 @@ impl Usage {
             .send()
             .boxed()
             .await;
-        let error = match written {
-            Ok(_) => return Ok(Made::Effective),
-            Err(error) => error,
+        let Err(error) = written else {
+            return Ok(Made::Effective);
         };
         let Some(UpdateItemError::ConditionalCheckFailedException(failed)) =
             error.as_service_error()

@@ -24,7 +24,10 @@ mod client;
 mod clinics;
 mod fleet;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use comms_testkit::{
     smtp::{SmtpServer, TlsMode},
@@ -110,7 +113,7 @@ fn rate(messages: usize, time: Duration) -> f64 {
 /// Some campaigns, one after another: the messages a second of the last one.
 async fn campaign(
     name: &str,
-    programs: &PathBuf,
+    programs: &Path,
     limit: usize,
     options: &Options,
     pool: Option<f64>,

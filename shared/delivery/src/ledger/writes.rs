@@ -46,12 +46,10 @@ impl Ledger {
         let mut tries = 0_u32;
         loop {
             let written = until.bound(Duration::MAX, update.clone().send().boxed());
-            let written = written
-                .await
-                .unwrap_or_else(|elapsed| Err(SdkError::timeout_error(format!("{elapsed:?}"))));
-            let error = match written {
-                Err(error) if !is_refusal(&error) => error,
-                answered => return answered,
+            let error = match written.await {
+                Ok(Err(error)) if !is_refusal(&error) => error,
+                Ok(answered) => return answered,
+                Err(elapsed) => SdkError::timeout_error(format!("{elapsed:?}")),
             };
             tries = tries.saturating_add(1);
             let wait = backoff(tries, jitter());

@@ -109,6 +109,15 @@ impl Stop {
     }
 }
 
+impl Limits<'_> {
+    fn has_time_to_start(&self) -> Result<(), HandBack> {
+        if self.deadline.remaining() < STARTING_TIME {
+            return Err(HandBack::OutOfTime);
+        }
+        Ok(())
+    }
+}
+
 impl Pipeline {
     pub(super) async fn deliver_one(
         &self,
@@ -119,9 +128,7 @@ impl Pipeline {
         urgent: &mut UrgentQuota,
     ) -> Result<Delivery, HandBack> {
         let started = Instant::now();
-        if limits.deadline.remaining() < STARTING_TIME {
-            return Err(HandBack::OutOfTime);
-        }
+        limits.has_time_to_start()?;
         let (tenant, channel) = (&record.tenant, planned.channel);
         let asked = limits.quota.settings_asked();
         let asked = asked.unwrap_or_else(|| self.settings.moment());
@@ -159,13 +166,7 @@ impl Pipeline {
             ..
         } = claimed;
         // Reading settings and claiming may have taken long: then it is given back untouched.
-        let is_late = limits.deadline.remaining() < STARTING_TIME;
-        let ready = ready.and(if is_late {
-            Err(HandBack::OutOfTime)
-        } else {
-            Ok(())
-        });
-        if let Err(reason) = ready {
+        if let Err(reason) = ready.and_then(|()| limits.has_time_to_start()) {
             return self.give_back(work, past, reason).await;
         }
         // A delivery that was begun before took its urgent quota then.

@@ -101,14 +101,13 @@ impl Pipeline {
             return Ok(UrgentQuota::default());
         }
         let recent = self.recent_settings(&tenant);
-        let limit = match deadline.bound(SETTINGS_TIMEOUT, recent).await {
-            Ok(recent) => self.urgent_limit_or_default(&tenant, recent),
-            Err(_) => {
-                warn!(
-                    "the urgent limit is the platform's: the clinic's settings were not read in time"
-                );
-                self.shares.limits.urgent_per_hour
-            }
+        let limit = if let Ok(recent) = deadline.bound(SETTINGS_TIMEOUT, recent).await {
+            self.urgent_limit_or_default(&tenant, recent)
+        } else {
+            warn!(
+                "the urgent limit is the platform's: the clinic's settings were not read in time"
+            );
+            self.shares.limits.urgent_per_hour
         };
         let taken = self.take_urgent_within(&tenant, limit, count).await;
         match taken {

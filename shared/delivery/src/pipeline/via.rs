@@ -96,13 +96,13 @@ impl Pipeline {
         let expected = self.expected_by_settings(request, asked);
         match self.require_clinic {
             RequireClinic::Yes => expected.await,
-            RequireClinic::No => match deadline.bound(SETTINGS_TIMEOUT, expected).await {
-                Ok(expected) => expected,
-                Err(_) => {
+            RequireClinic::No => {
+                let expected = deadline.bound(SETTINGS_TIMEOUT, expected).await;
+                expected.unwrap_or_else(|_| {
                     warn!("whose account will send was not read in time");
                     Ok(ExpectedVia::default())
-                }
-            },
+                })
+            }
         }
     }
 

@@ -128,11 +128,12 @@ impl Counts {
     pub(super) fn with_categories(self, names: &BTreeSet<String>) -> Self {
         let mut counts = Self::default();
         for ((channel, counter), count) in self.0 {
-            let counter = match counter {
-                Counter::SentInCategory(name) if !names.contains(&name) => {
-                    Counter::SentInCategory(OTHER.to_owned())
-                }
-                counter => counter,
+            let is_unnamed =
+                matches!(&counter, Counter::SentInCategory(name) if !names.contains(name));
+            let counter = if is_unnamed {
+                Counter::SentInCategory(OTHER.to_owned())
+            } else {
+                counter
             };
             counts.count(channel, counter, count);
         }
