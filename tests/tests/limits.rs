@@ -28,6 +28,10 @@ const OTHERS: &[(&str, &str)] = &[
     ("shared/adapters/src/ses.rs", "MOST_DOMAINS"),
     ("shared/adapters/src/tcp.rs", "MOST_ADDRESSES"),
     ("shared/adapters/src/chain/renewal.rs", "MAX_RENEWALS"),
+    (
+        "shared/adapters/src/smtp/further.rs",
+        "MAX_FURTHER_TRANSACTIONS",
+    ),
     ("shared/adapters/src/html_text/render.rs", "MAX_ATTRIBUTE"),
     (
         "shared/adapters/src/html_text/render.rs",

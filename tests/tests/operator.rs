@@ -362,7 +362,7 @@ async fn what_the_worker_sets_aside_is_listed_by_clinic_and_fields_and_stays_the
         };
         assert_eq!(letter.reason, DeadLetterReason::NotACommunication);
         assert_eq!(letter.tenant, Some(Tenant::parse(CLINIC).unwrap()));
-        assert_eq!(letter.fields, ["/channels"]);
+        assert_eq!(letter.fields, ["/channels/0"]);
         assert_eq!(letter.source_queue.as_deref(), Some("clinic-comms"));
         let id = first_id.get_or_insert_with(|| letter.source_message_id.clone());
         assert_eq!(*id, letter.source_message_id);

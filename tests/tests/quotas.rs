@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use comms_core::Clock as _;
 use comms_delivery::quota::MOST_RECEIVES;
 use comms_testkit::clock::ManualClock;
 use serde_json::{Value, json};
@@ -194,6 +195,8 @@ async fn what_waits_for_a_quota_is_noted_once_and_writes_nothing_when_it_comes_a
     let mut again = messages[1..].to_vec();
     for message in &mut again {
         message["attributes"]["ApproximateReceiveCount"] = json!("2");
+        let first = clock.now().as_millisecond().to_string();
+        message["attributes"]["ApproximateFirstReceiveTimestamp"] = json!(first);
     }
     assert_eq!(handle_records(&worker, &again, time).await.len(), 9);
     let calls: Vec<_> = world.aws.calls();

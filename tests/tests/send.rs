@@ -345,7 +345,7 @@ async fn a_communication_that_can_not_be_understood_is_refused_with_every_reason
         "/priority",
         "/colour",
         "/recipients/0/email",
-        "/channels",
+        "/channels/1",
         "/metadata/clinicId",
     ] {
         assert!(

@@ -39,8 +39,10 @@ impl<'m> Suspect<'m> {
     }
 }
 
-fn was_received_before(message: &SqsMessage) -> bool {
-    message.receive_count() > 1
+/// Whether an earlier receive of a message may have ended its process. What a connection or a turn is waited for comes
+/// again too soon for that, and costs no write.
+fn may_have_crashed(deps: &Deps, message: &SqsMessage) -> bool {
+    message.receive_count() > 1 && deps.pipeline.may_have_crashed(message.first_received_at())
 }
 
 /// Divides a batch into the messages that are handled together and the suspects, those first that were begun least often.
@@ -49,7 +51,7 @@ pub(crate) async fn divide<'m>(
     messages: &'m [SqsMessage],
 ) -> (Vec<&'m SqsMessage>, Vec<Suspect<'m>>) {
     let starts = messages.iter().map(|message| async move {
-        if !was_received_before(message) {
+        if !may_have_crashed(deps, message) {
             return (message, MessageStart::Clear);
         }
         let begun = deps.pipeline.begin_message(&message.message_id).await;
@@ -91,7 +93,7 @@ pub(crate) async fn begin_alone(deps: &Deps, suspect: &Suspect<'_>) -> bool {
 pub(crate) async fn end(deps: &Deps, messages: &[&SqsMessage], answer_by: Deadline) {
     let received = messages
         .iter()
-        .filter(|message| was_received_before(message));
+        .filter(|message| may_have_crashed(deps, message));
     let ends = received.map(|message| async move {
         let ended = deps.pipeline.end_message(&message.message_id);
         match answer_by.bound(ANSWER_TIME / 4, ended).await {

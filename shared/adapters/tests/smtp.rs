@@ -1033,7 +1033,7 @@ async fn nothing_of_smtputf8_is_said_where_no_address_needs_it() {
 
 #[tokio::test]
 async fn addresses_beyond_ascii_are_refused_before_mail_where_smtputf8_is_not_offered() {
-    use Disposition::{Final, ProviderDown};
+    use Disposition::ProviderDown;
 
     let foreign = "überweisung@clinic.example";
     let mut answers = message(1);
@@ -1042,7 +1042,7 @@ async fn addresses_beyond_ascii_are_refused_before_mail_where_smtputf8_is_not_of
         (
             "appointments@clinic.example",
             message_to("jörg@example.com"),
-            (Final, ErrorKind::InvalidRecipient),
+            (ProviderDown, ErrorKind::InvalidRecipient),
             false,
         ),
         (

@@ -1073,7 +1073,7 @@ mod tests {
             found,
             [
                 "/attachments/0/content",
-                "/channels",
+                "/channels/1",
                 "/colour",
                 "/expiresAt",
                 "/metadata/clinicId",
@@ -1175,7 +1175,7 @@ mod tests {
         assert_eq!(pointers(&no_mail), ["/cc", "/bcc"]);
         let mut twice = copied();
         twice["bcc"] = json!(["Patient@EXAMPLE.com"]);
-        assert_eq!(pointers(&twice), ["/bcc"]);
+        assert_eq!(pointers(&twice), ["/bcc/0"]);
         let many = |count: usize| -> Value {
             (0..count)
                 .map(|n| json!(format!("c{n}@example.com")))
@@ -1187,7 +1187,7 @@ mod tests {
         most["cc"] = many(MAX_COPIES);
         assert_eq!(pointers(&most), ["/cc"]);
         most["cc"] = json!(["nobody"]);
-        assert_eq!(pointers(&most), ["/cc"]);
+        assert_eq!(pointers(&most), ["/cc/0"]);
     }
 
     #[test]

@@ -79,6 +79,14 @@ impl SqsMessage {
         self.attributes.get("SentTimestamp")?.parse().ok()
     }
 
+    /// When SQS delivered it first, in milliseconds of Unix time.
+    pub fn first_received_at(&self) -> Option<i64> {
+        self.attributes
+            .get("ApproximateFirstReceiveTimestamp")?
+            .parse()
+            .ok()
+    }
+
     /// The principal that put it on its queue (Amazon SQS API reference, `ReceiveMessage`, `SenderId`): a user's id, or
     /// a role's with the name of the session.
     pub fn sender_id(&self) -> Option<&str> {

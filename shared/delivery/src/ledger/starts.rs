@@ -1,7 +1,7 @@
 //! Which redelivered messages were begun and did not come to an end: one of them may end its process each time.
 //!
-//! One item for each message of the queue that was received before, `pk` = `started#` and SQS's id: two writes for each
-//! further receive, none for the first.
+//! One item for each message of the queue whose first receive may have ended its process, `pk` = `started#` and SQS's id:
+//! two writes for each further receive, none for the first nor for those that follow it soon.
 
 use std::time::Duration;
 
