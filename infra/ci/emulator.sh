@@ -32,7 +32,7 @@ version = 0.1
 stack_name = "clinic-comms-emulator"
 s3_prefix = "clinic-comms-emulator"
 resolve_s3 = true
-capabilities = "CAPABILITY_IAM"
+capabilities = "CAPABILITY_IAM CAPABILITY_AUTO_EXPAND"
 tags = ["service=clinic-comms", "stage=emulator"]
 confirm_changeset = false
 fail_on_empty_changeset = false

@@ -3,7 +3,8 @@ expansion gives anybody a right that is not written in the template.
 
 tests/tests/permissions.rs holds the roles of the template against what the functions do. This is the other half: what
 SAM makes of the template has those roles and no others, each function has its own, and besides them only API Gateway may
-call the functions of the API."""
+call the functions of the API. And pages may call it as the template says: SAM makes a list of a CorsConfiguration whose parts
+are conditions, which API Gateway does not take."""
 
 import os
 import sys
@@ -25,6 +26,8 @@ GENERATED = {
 }
 # The roles that are no function's, with what uses each.
 OTHER_ROLES = {"DeploymentRole": "AWS::CodeDeploy::DeploymentGroup"}
+# What API Gateway wants of a CorsConfiguration (API Gateway developer guide, "x-amazon-apigateway-cors").
+CORS = {"allowOrigins", "allowMethods", "allowHeaders", "exposeHeaders", "maxAge"}
 # What a stage says of the parameters that have no default.
 GIVEN = {"JwtIssuer": "https://issuer.example.com/"}
 
@@ -100,6 +103,15 @@ def wrong(template, expanded):
     )
     if mappings != sources:
         yield f"event sources {mappings}, not {sources}"
+
+    condition, *cases = made["Api"]["Properties"]["Body"]["x-amazon-apigateway-cors"].get("Fn::If", [None])
+    if (
+        condition != "HasCorsOrigins"
+        or not isinstance(cases[0], dict)
+        or set(cases[0]) != CORS
+        or cases[1] != {"Ref": "AWS::NoValue"}
+    ):
+        yield f"pages may call the API by {condition}: {cases}"
 
     api = {
         name

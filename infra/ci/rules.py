@@ -1,9 +1,11 @@
 """Evaluates the Rules of template.yaml (CloudFormation user guide, "Rules") for the stages of samconfig.toml: a stage may be refused
-for what somebody has to fill in, and for nothing else."""
+for what somebody has to fill in, and for nothing else. The stages are read by SAM's own parser, which takes no empty value."""
 
 import sys
 import tomllib
 
+from click import BadParameter
+from samcli.cli.types import CfnParameterOverridesType
 from samtranslator.yaml_helper import yaml_parse
 
 # What each stage is refused for as it is in the repository.
@@ -55,6 +57,11 @@ def refused(template, parameters):
     }
 
 
+def given(overrides):
+    """What `sam deploy` makes of a stage's parameters."""
+    return CfnParameterOverridesType().convert(tuple(overrides), None, None)
+
+
 def main():
     with open("template.yaml", encoding="utf-8") as file:
         template = yaml_parse(file.read())
@@ -64,7 +71,11 @@ def main():
     for stage, commands in stages.items():
         if stage == "version":
             continue
-        parameters = dict(each.split("=", 1) for each in commands["deploy"]["parameters"]["parameter_overrides"])
+        try:
+            parameters = given(commands["deploy"]["parameters"]["parameter_overrides"])
+        except BadParameter as error:
+            wrong.append(f"SAM refuses {stage}: {error.message}")
+            continue
         unknown = set(parameters) - set(template["Parameters"])
         if unknown:
             wrong.append(f"{stage} sets {unknown}, which the template does not have")
