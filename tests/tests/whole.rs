@@ -20,6 +20,7 @@ mod concurrency;
 mod config;
 mod config_test;
 mod costs;
+mod crashes;
 mod destinations;
 mod events;
 mod fault_matrix;

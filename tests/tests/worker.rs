@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use comms_core::{Clock, DeliveryStatus, RequestId};
 use comms_delivery::{Ledger, deferral::MAX_DEFERRALS};
 use comms_testkit::{
-    aws::{Fault, Moment},
+    aws::Fault,
     clock::ManualClock,
     smtp::{Action, SmtpServer, Stage},
 };
@@ -526,76 +526,4 @@ async fn poison_that_leaves_no_room_for_its_reason_is_set_aside_all_the_same() {
     let letters = world.dead_letters().await;
     assert_eq!(letters[0]["body"].as_str().unwrap().len(), poison.len());
     assert_eq!(letters[0]["attributes"], json!({}));
-}
-
-/// A record that SQS delivers for the `receives`-th time.
-fn received(id: &str, clinic: &str, receives: u32) -> Value {
-    let mut message = communication();
-    message["metadata"]["clinicId"] = json!(clinic);
-    message["recipients"] = json!([{"email": format!("{id}@example.com")}]);
-    let mut record = record(id, &message.to_string());
-    record["attributes"]["ApproximateReceiveCount"] = json!(receives.to_string());
-    record
-}
-
-/// A message whose worker is gone when it reads the clinic's settings takes its neighbors along twice, and is a dead
-/// letter at its sixth receive.
-#[tokio::test]
-async fn message_that_ends_its_worker_is_isolated_and_then_a_dead_letter() {
-    const KILLER: &str = "clinic-killer";
-    let world = World::saved().await;
-    let clock = Arc::new(ManualClock::new());
-    let (reached, mut reaching) = tokio::sync::mpsc::unbounded_channel();
-    world.aws.watch(move |call| {
-        let is_killer = call.moment == Moment::Arrived
-            && call.request["Key"]["pk"]["S"] == KILLER
-            && call.call.operation == "GetItem";
-        let reached = reached.clone();
-        Box::pin(async move {
-            if is_killer {
-                reached.send(()).unwrap();
-                std::future::pending::<()>().await;
-            }
-            None
-        })
-    });
-    let mut crash = async |batch: &[Value]| {
-        clock.advance(Duration::from_mins(4));
-        let worker = world.worker_with_clock(clock.clone());
-        let work = handle_records(&worker, batch, Duration::from_secs(30));
-        tokio::select! {
-            failed = work => panic!("{failed:?}"),
-            _ = reaching.recv() => {}
-        }
-        while reaching.try_recv().is_ok() {}
-    };
-    let neighbors = ["neighbor-1", "neighbor-2"];
-    for receives in 1..=3 {
-        let mut batch = vec![received("killer", KILLER, receives)];
-        batch.extend(neighbors.map(|id| received(id, CLINIC, receives)));
-        world.aws.clear_calls();
-        crash(&batch).await;
-        // The third time the killer is alone: its neighbors are on their queue again before it is touched.
-        let returned = world.aws.count("sqs", "ChangeMessageVisibilityBatch");
-        assert_eq!(returned, usize::from(receives == 3), "{receives}");
-    }
-    for id in neighbors {
-        let worker = world.worker_with_clock(clock.clone());
-        let batch = [received(id, CLINIC, 4)];
-        let failed = handle_records(&worker, &batch, Duration::from_secs(30)).await;
-        assert!(failed.is_empty(), "{failed:?}");
-    }
-    for receives in 4..=5 {
-        crash(&[received("killer", KILLER, receives)]).await;
-    }
-    let worker = world.worker_with_clock(clock.clone());
-    let last = [
-        received("killer", KILLER, 6),
-        received("neighbor-3", CLINIC, 1),
-    ];
-    let failed = handle_records(&worker, &last, Duration::from_secs(30)).await;
-    assert!(failed.is_empty(), "{failed:?}");
-    let letters = world.dead_letters().await;
-    assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0]["attributes"]["reason"], "panicked");
 }

@@ -23,7 +23,7 @@ use comms_core::{
 };
 use comms_delivery::{
     DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError, QueueClaim,
-    QueuedMessage, ShareLimits, WorkerShares, next_receive,
+    QueuedMessage, ShareLimits, WorkerShares, has_time_to_begin, next_receive,
     queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, PAYLOAD_HASH},
 };
 use comms_runtime::{
@@ -132,24 +132,33 @@ async fn handle_invocation(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatc
         Deadline::after(time),
         Deadline::after(time).less(ANSWER_TIME).queued(),
     );
-    let (clear, suspects) = crashes::divide(deps, &event.payload.records).await;
-    let mut results = handle_together(deps, &clear, deadline).await;
-    let mut ended = clear;
-    if let Some((alone, others)) = suspects.split_first() {
+    let divided = crashes::divide(deps, &event.payload.records, deadline).await;
+    let mut results = handle_together(deps, &divided.clear, deadline).await;
+    let (mut begun, mut answered) = (divided.begun, 0);
+    if let Some((alone, others)) = divided.suspects.split_first() {
         results.extend(others.iter().map(crashes::Suspect::returned));
-        // Whatever happens now happens to one message.
-        crashes::settle_now(deps, &results, answer_by).await;
-        crashes::end(deps, &ended, answer_by).await;
-        results.push(handle_alone(deps, alone, deadline).await);
-        ended = vec![alone.message];
+        if has_time_to_begin(deadline) {
+            // Whatever happens now happens to one message.
+            begun = crashes::settle_now(deps, &results, &begun, answer_by).await;
+            answered = results.len();
+        }
+        let result = match crashes::handle_alone(deps, alone, deadline).await {
+            crashes::Alone::Ended(result) => {
+                begun.push(alone.message);
+                result
+            }
+            crashes::Alone::NotBegun(result) => result,
+        };
+        results.push((alone.message, result));
     }
     let response = batch_response(&results);
-    let waits = waits(&results);
+    // Without those answered for above: another worker may have received them by now.
+    let waits = waits(results.get(answered..).unwrap_or_default());
     // At the same time: what others wait for is free as soon as possible.
     let told = answer_by.bound(ANSWER_TIME / 2, deps.queues.let_wait(&waits));
     let settled = join(
         deps.pipeline.settle(answer_by),
-        crashes::end(deps, &ended, answer_by),
+        crashes::end(deps, &begun, answer_by, ANSWER_TIME / 2),
     );
     let (told, _) = join(told, settled).await;
     match told {
@@ -201,27 +210,6 @@ async fn handle_together<'m>(
         }
     }
     results
-}
-
-/// Handles a message that may end the process, which nobody else is in the hands of.
-async fn handle_alone<'m>(
-    deps: &Deps,
-    suspect: &crashes::Suspect<'m>,
-    deadline: Deadline,
-) -> (&'m SqsMessage, MessageResult) {
-    let message = suspect.message;
-    if suspect.is_given_up() {
-        let reason = DeadLetterReason::Panicked;
-        let result = set_aside(deps, message, reason, String::new(), None).await;
-        return (message, result);
-    }
-    if !crashes::begin_alone(deps, suspect).await {
-        let wait = HandBack::Unreachable.wait(message.receive_count());
-        return (message, MessageResult::Again(wait));
-    }
-    let handled = handle_together(deps, &[message], deadline).await;
-    let result = handled.first().map(|(_, result)| *result);
-    (message, result.unwrap_or(MessageResult::Panicked))
 }
 
 async fn handle_message(

@@ -35,7 +35,7 @@ pub use pacing::SharedPacing;
 pub use pipeline::{
     Accepted, ClinicMissing, DeliveryResult, ExpectedVia, HandBack, Immediate, ImmediateError,
     Patience, Pipeline, PipelineConfig, PipelineError, QueuedMessage, QuotaError, RequireClinic,
-    UrgentError, UrgentQuota, next_receive,
+    UrgentError, UrgentQuota, has_time_to_begin, next_receive,
 };
 pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Payer, Quota, Quotas};

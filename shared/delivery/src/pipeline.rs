@@ -72,6 +72,7 @@ use crate::{
 };
 
 pub use immediate::{Immediate, ImmediateError};
+pub use message_starts::has_time_to_begin;
 pub use next_receive::next_receive;
 use tenant_settings::TenantSettings;
 use unrecorded::Unrecorded;

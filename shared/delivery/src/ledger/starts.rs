@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
-use futures_util::FutureExt as _;
+use aws_sdk_dynamodb::{
+    operation::update_item::builders::UpdateItemFluentBuilder,
+    types::ReturnValuesOnConditionCheckFailure,
+};
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::{Ledger, LedgerError, count, database, n, refused_item, s};
 
@@ -15,6 +18,8 @@ use super::{Ledger, LedgerError, count, database, n, refused_item, s};
 const START_RETENTION: Duration = Duration::from_hours(14 * 24);
 
 const STARTS: &str = "starts";
+/// A random id by which the first write of a start knows its own item.
+const START: &str = "startToken";
 
 /// What is known of a message that is about to be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,67 +40,69 @@ impl Ledger {
         message_id: &str,
         now: Timestamp,
     ) -> Result<MessageStart, LedgerError> {
-        let begun = self
-            .client
-            .update_item()
-            .table_name(&self.table)
-            .key("pk", s(&format!("started#{message_id}")))
-            .key("sk", s("message"))
-            .update_expression("SET starts = :one, expiresAt = :ttl")
+        let start = s(&Uuid::new_v4().to_string());
+        let update = self
+            .starts_of(message_id, now)
+            .update_expression("SET starts = :one, #start = :start, expiresAt = :ttl")
             .condition_expression("attribute_not_exists(starts) OR starts = :zero")
+            .expression_attribute_names("#start", START)
+            .expression_attribute_values(":start", start.clone())
             .expression_attribute_values(":one", n(1))
             .expression_attribute_values(":zero", n(0))
-            .expression_attribute_values(":ttl", n(expires_at(now)))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .send()
-            .boxed()
-            .await;
-        match begun {
-            Ok(_) => Ok(MessageStart::Clear),
-            Err(error) => match refused_item(&error) {
-                Some(item) => Ok(MessageStart::Suspect {
-                    unfinished: count(&item, STARTS)?,
-                }),
-                None => Err(database("UpdateItem", &error)),
-            },
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let Err(error) = self.write(update).await else {
+            return Ok(MessageStart::Clear);
+        };
+        match refused_item(&error) {
+            // Our own write, whose response was lost and which was repeated.
+            Some(item) if item.get(START) == Some(&start) => Ok(MessageStart::Clear),
+            Some(item) => Ok(MessageStart::Suspect {
+                unfinished: count(&item, STARTS)?,
+            }),
+            None => Err(database("UpdateItem", &error)),
         }
     }
 
-    /// Notes that a suspect message is begun once more.
-    pub async fn begin_again(&self, message_id: &str, now: Timestamp) -> Result<(), LedgerError> {
-        self.note_starts(
-            message_id,
-            "SET expiresAt = :ttl ADD starts :starts",
-            1,
-            now,
-        )
-        .await
+    /// Notes that a suspect message is begun once more, after `unfinished` starts without an end. Repeating it adds
+    /// nothing. An error if another worker has begun or ended the message meanwhile.
+    pub async fn begin_again(
+        &self,
+        message_id: &str,
+        unfinished: u32,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let update = self
+            .starts_of(message_id, now)
+            .update_expression("SET starts = :next, expiresAt = :ttl REMOVE #start")
+            .condition_expression("starts = :unfinished OR starts = :next")
+            .expression_attribute_names("#start", START)
+            .expression_attribute_values(":unfinished", n(i64::from(unfinished)))
+            .expression_attribute_values(":next", n(i64::from(unfinished) + 1));
+        self.note(update).await
     }
 
     /// Notes that the handling of a message came to an end, whatever became of it.
     pub async fn end_message(&self, message_id: &str, now: Timestamp) -> Result<(), LedgerError> {
-        self.note_starts(message_id, "SET expiresAt = :ttl, starts = :starts", 0, now)
-            .await
+        let update = self
+            .starts_of(message_id, now)
+            .update_expression("SET starts = :zero, expiresAt = :ttl REMOVE #start")
+            .expression_attribute_names("#start", START)
+            .expression_attribute_values(":zero", n(0));
+        self.note(update).await
     }
 
-    async fn note_starts(
-        &self,
-        message_id: &str,
-        update: &str,
-        starts: i64,
-        now: Timestamp,
-    ) -> Result<(), LedgerError> {
-        self.client
+    fn starts_of(&self, message_id: &str, now: Timestamp) -> UpdateItemFluentBuilder {
+        self.writer
             .update_item()
             .table_name(&self.table)
             .key("pk", s(&format!("started#{message_id}")))
             .key("sk", s("message"))
-            .update_expression(update)
-            .expression_attribute_values(":starts", n(starts))
             .expression_attribute_values(":ttl", n(expires_at(now)))
-            .send()
-            .boxed()
-            .await
+    }
+
+    async fn note(&self, update: UpdateItemFluentBuilder) -> Result<(), LedgerError> {
+        let written = self.write(update).await;
+        written
             .map(drop)
             .map_err(|error| database("UpdateItem", &error))
     }

@@ -1,13 +1,25 @@
 //! What the worker asks and notes of messages that were received before.
 
+use std::time::Duration;
+
+use comms_adapters::Deadline;
 use jiff::{SignedDuration, Timestamp};
 
-use super::Pipeline;
+use super::{Pipeline, STARTING_TIME};
 use crate::ledger::{LedgerError, MessageStart};
 
 /// Who has had a message first so recently cannot have ended its process with it: SQS keeps it invisible for 190 s then
 /// (`VisibilityTimeout` in `template.yaml`), and returns sooner only what was answered for.
 const MIN_CRASH_TIME: SignedDuration = SignedDuration::from_secs(170);
+
+/// How long the note of a start is tried. The messages of the batch wait for it.
+const START_NOTE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Whether a message can be begun: its start can be noted, and its deliveries have the time that they need to be
+/// started.
+pub fn has_time_to_begin(deadline: Deadline) -> bool {
+    deadline.remaining() >= STARTING_TIME + START_NOTE_TIMEOUT
+}
 
 impl Pipeline {
     /// Whether a message that was delivered first at that time, in milliseconds of Unix time, may have ended its process.
@@ -16,20 +28,41 @@ impl Pipeline {
         first.is_none_or(|first| self.clock.now().duration_since(first) >= MIN_CRASH_TIME)
     }
 
-    /// Notes that a message of the queue is begun, unless an earlier start of it has not ended.
-    pub async fn begin_message(&self, message_id: &str) -> Result<MessageStart, LedgerError> {
-        self.ledger
-            .begin_message(message_id, self.clock.now())
-            .await
+    /// Notes that a message of the queue is begun, unless an earlier start of it has not ended. Tried for 500 ms, and not
+    /// beyond `deadline`.
+    pub async fn begin_message(
+        &self,
+        message_id: &str,
+        deadline: Deadline,
+    ) -> Result<MessageStart, LedgerError> {
+        let ledger = self.ledger.until(start_by(deadline));
+        ledger.begin_message(message_id, self.clock.now()).await
     }
 
-    /// Notes that a message is begun although an earlier start of it has not ended.
-    pub async fn begin_again(&self, message_id: &str) -> Result<(), LedgerError> {
-        self.ledger.begin_again(message_id, self.clock.now()).await
+    /// Notes that a message is begun although `unfinished` earlier starts of it have not ended. Tried for 500 ms, and not
+    /// beyond `deadline`.
+    pub async fn begin_again(
+        &self,
+        message_id: &str,
+        unfinished: u32,
+        deadline: Deadline,
+    ) -> Result<(), LedgerError> {
+        let (ledger, now) = (self.ledger.until(start_by(deadline)), self.clock.now());
+        ledger.begin_again(message_id, unfinished, now).await
     }
 
-    /// Notes that the handling of a message came to an end.
-    pub async fn end_message(&self, message_id: &str) -> Result<(), LedgerError> {
-        self.ledger.end_message(message_id, self.clock.now()).await
+    /// Notes that the handling of a message came to an end. Tried until `deadline`.
+    pub async fn end_message(
+        &self,
+        message_id: &str,
+        deadline: Deadline,
+    ) -> Result<(), LedgerError> {
+        let ledger = self.ledger.until(deadline);
+        ledger.end_message(message_id, self.clock.now()).await
     }
+}
+
+/// Until when the note of a start is tried.
+fn start_by(deadline: Deadline) -> Deadline {
+    Deadline::after(START_NOTE_TIMEOUT).min(deadline)
 }
