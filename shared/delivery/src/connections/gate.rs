@@ -9,9 +9,12 @@ use std::{
 use comms_adapters::{Chain, smtp::ConnectionLimit};
 use comms_core::HashKey;
 use futures_util::future::{Either, select};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Asking, ConnectionUse, Connections, FURTHER_AFTER};
+
+/// The longest that a message that was sent waits for the permit of those behind it.
+const PERMIT_TIME: Duration = Duration::from_millis(100);
 
 /// The connection that one delivery may use. It has one at a time.
 pub(crate) struct Gate<'a> {
@@ -87,8 +90,9 @@ impl<'a> Gate<'a> {
             };
             let widen = pin!(self.connections.widen(self.key, id, self.asking.deadline));
             if let Either::Left((sent, widen)) = select(sending.as_mut(), widen).await {
-                // A permit that was written is to be known here, and released.
-                widen.await;
+                // A permit that was written is to be known here, and released; one that is not expires. What was
+                // accepted waits to be recorded.
+                let _ = timeout(PERMIT_TIME, widen).await;
                 return sent;
             }
         }

@@ -146,6 +146,8 @@ impl Pipeline {
                 report.ending(ChainEnd::SettingsUnreadable)
             }
             Renewal::Newer(_) => {
+                // Nothing was accepted that waits for its record.
+                allowance.connection().publish(&chain.chain).await;
                 let grant = allowance.start();
                 let second = Box::pin(self.run(fresh, &message, limits, allowance)).await;
                 let report = report.followed_by(second);
@@ -172,9 +174,7 @@ impl Pipeline {
         let chain = fresh.current();
         let gate = ProbeGate::new(allowance, fresh);
         let sending = chain.chain.send(message, deadline, &renew, &gate);
-        let report = Box::pin(allowance.connection().watch(sending)).await;
-        allowance.connection().publish(&chain.chain).await;
-        report
+        Box::pin(allowance.connection().watch(sending)).await
     }
 
     /// What a run through the chain comes to for a delivery with this past.

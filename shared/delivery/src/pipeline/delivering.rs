@@ -216,7 +216,11 @@ impl Pipeline {
         };
         self.count(record, channel, by_fallback, &recorded);
         // What was recorded stays so, however long this takes.
-        let after = Box::pin(self.share_what_was_learned(&used, tenant, channel, limits));
+        let after = Box::pin(async {
+            allowance.connection().publish(&used.chain).await;
+            self.share_what_was_learned(&used, tenant, channel, limits)
+                .await;
+        });
         let _ = limits
             .deadline
             .less(SHARING_MARGIN)
