@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -242,4 +242,63 @@ async fn failing_reads_leave_the_writes_of_the_ledger_their_retries() {
         refused += usize::from(answer.status == 503);
     }
     assert_eq!(refused, 0, "of 12 requests with a single 500");
+}
+
+/// Throttles the writes of the first outcome that comes, for ever, and says how many there were.
+fn fail_first_outcome(aws: &LocalAws) -> Arc<AtomicUsize> {
+    let failed = Arc::new(AtomicUsize::new(0));
+    let (counter, stuck) = (failed.clone(), OnceLock::new());
+    aws.watch(move |call| {
+        let key = call.request["Key"].clone();
+        let fails = is_outcome(&call) && *stuck.get_or_init(|| key.clone()) == key;
+        if fails {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        Box::pin(async move { fails.then_some(Fault::Throttle) })
+    });
+    failed
+}
+
+#[tokio::test]
+async fn outcome_that_stays_unwritten_is_tried_once_for_a_whole_batch() {
+    /// Tries that have room in the time of one write.
+    const TRIES: usize = 8;
+    let world = World::saved().await;
+    world.post(&communication()).await.expect(202);
+    let failed = fail_first_outcome(&world.aws);
+    let worker = world.worker_with_clock(Arc::new(ManualClock::new()));
+    world.run_worker_with(&worker, SHORT_BATCH).await;
+    // Received by somebody else.
+    assert_eq!(world.take_batch().await.1.len(), 1);
+    for number in 0..10 {
+        world.post(&to_patient(number)).await.expect(202);
+    }
+    failed.store(0, Ordering::Relaxed);
+    let second = world.run_worker_with(&worker, INVOCATION).await;
+    assert_eq!((second.failed.len(), world.smtp.messages().len()), (0, 11));
+    let tries = failed.load(Ordering::Relaxed);
+    assert!((1..=TRIES).contains(&tries), "{tries} tries");
+}
+
+#[tokio::test]
+async fn process_takes_over_no_delivery_whose_outcome_it_keeps() {
+    let world = World::saved().await;
+    let id = world.post(&communication()).await.expect(202).request_id();
+    fail_outcomes(&world.aws, usize::MAX, Fault::Throttle);
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    for _ in 0..2 {
+        let batch = world.run_worker_with(&worker, SHORT_BATCH).await;
+        assert_eq!(batch.failed.len(), 1);
+        clock.advance(BEYOND_A_LEASE);
+    }
+    world.aws.watch(|_| Box::pin(async { None }));
+    let last = world.run_worker_with(&worker, SHORT_BATCH).await;
+    assert!(last.failed.is_empty());
+    work_off(&world, &clock).await;
+    assert_eq!(world.smtp.messages().len(), 1);
+    let status = world.status(&id).await.expect(200);
+    let delivery = &status.body["deliveries"][0];
+    assert_eq!(delivery["status"], "sent");
+    assert_ne!(delivery["possibleDuplicate"], true);
 }

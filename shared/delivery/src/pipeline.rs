@@ -977,23 +977,27 @@ impl Pipeline {
                 channel = %planned.channel,
             );
             let result = async move {
+                // Nobody sends what his own process knows the end of.
+                let (record, id) = (&accepted.record, &planned.id);
+                if let Some(kept) = self.result_of_kept(record, id, deadline).await {
+                    return kept;
+                }
                 let start_by = deadline.less(STARTING_TIME);
                 let ended = match self.slots.take(&accepted.record.tenant, start_by).await {
                     Some(_slot) => {
                         let mut urgent = UrgentQuota::default();
-                        let record = &accepted.record;
                         let one = self.deliver_one(record, planned, message, limits, &mut urgent);
                         // Everything inside has limits of its own; this one is for what they add up to.
                         let ended = deadline.bound(Duration::MAX, one).await;
-                        let ended = ended.unwrap_or(Err(HandBack::NotRecorded {
-                            after: LEASE_MARGIN,
-                        }));
                         // One that waits for quota itself would be asked again without end.
-                        let waits = matches!(ended, Err(HandBack::OverQuota { .. }));
+                        let waits = matches!(ended, Ok(Err(HandBack::OverQuota { .. })));
                         if urgent.is_held() && !waits {
                             limits.was_given_back.store(true, Ordering::Relaxed);
                         }
-                        ended
+                        match ended {
+                            Ok(ended) => ended,
+                            Err(_) => return self.result_of_cut(record, id),
+                        }
                     }
                     None => Err(HandBack::OutOfTime),
                 };

@@ -10,7 +10,7 @@ use super::{HandBack, Limits, Pipeline, STARTING_TIME, unreachable};
 use crate::ledger::{Claim, NextAttempt, Owner, Past, RequestRecord};
 
 /// The longest that a claim is tried.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(8);
+pub(super) const CLAIM_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why a delivery is not ours to make.
 pub(super) enum NotOurs {

@@ -14,7 +14,7 @@ use crate::ledger::{LedgerError, Outcome, Owner, RequestRecord};
 
 /// What is left of the deadline for the answer when an outcome is given up: a write that the deadline cuts off would
 /// be taken for one that was never made.
-const ANSWER_MARGIN: Duration = Duration::from_millis(250);
+pub(super) const ANSWER_MARGIN: Duration = Duration::from_millis(250);
 
 impl Pipeline {
     /// Writes an outcome, until it is written or the deadline comes. An accepted message whose record is missing is
@@ -30,9 +30,24 @@ impl Pipeline {
         let now = self.clock.now();
         let until = begun.limits.deadline.less(ANSWER_MARGIN);
         let ledger = self.ledger.until(until);
+        let late = LateOutcome {
+            request: record.clone(),
+            owner: owner.clone(),
+            outcome: outcome.clone(),
+            delivery: Delivery {
+                is_recorded: false,
+                ..ended(planned, outcome.clone(), now)
+            },
+            by_fallback: begun.by_fallback,
+            at: now,
+        };
+        // Whatever cuts this off, the outcome is kept.
+        let recording = self.unrecorded.recording(late.clone());
         let finished = ledger.finish(&record.id, &planned.id, owner, &outcome, now);
-        if let Err(error) = Box::pin(finished).await {
-            return self.not_recorded(&error, record, planned, owner, outcome, begun);
+        let finished = Box::pin(finished).await;
+        recording.end();
+        if let Err(error) = finished {
+            return self.not_recorded(&error, late);
         }
         info!(
             status = outcome.status.as_str(),
@@ -68,43 +83,23 @@ impl Pipeline {
 
     /// The claim stands until its lease ends; then it is taken over as possibly sent, unless this process writes the
     /// outcome first.
-    fn not_recorded(
-        &self,
-        error: &LedgerError,
-        record: &RequestRecord,
-        planned: &PlannedDelivery,
-        owner: &Owner,
-        outcome: Outcome,
-        begun: Begun<'_>,
-    ) -> Result<Delivery, HandBack> {
-        let status = outcome.status;
+    fn not_recorded(&self, error: &LedgerError, late: LateOutcome) -> Result<Delivery, HandBack> {
+        let status = late.outcome.status;
         error!(%error, status = status.as_str(), "the outcome of a delivery was not recorded");
         if status != DeliveryStatus::Queued {
             info!(target: METRICS, unrecorded_outcomes = 1_u64);
         }
-        let now = self.clock.now();
-        let delivery = Delivery {
-            is_recorded: false,
-            ..ended(planned, outcome.clone(), now)
-        };
+        let delivery = late.delivery.clone();
+        let after = self.time_until(late.owner.lease_until);
         match error {
-            LedgerError::Database { .. } => self.unrecorded.keep(LateOutcome {
-                request: record.clone(),
-                owner: owner.clone(),
-                outcome,
-                delivery: delivery.clone(),
-                by_fallback: begun.by_fallback,
-                at: now,
-            }),
+            LedgerError::Database { .. } => self.unrecorded.keep(late),
             // Somebody else's, or no outcome that can be written.
             LedgerError::OwnershipLost | LedgerError::Corrupt(_) => {}
         }
         if status == DeliveryStatus::Sent {
             return Ok(delivery);
         }
-        Err(HandBack::NotRecorded {
-            after: self.time_until(owner.lease_until),
-        })
+        Err(HandBack::NotRecorded { after })
     }
 
     /// Tells as metrics how a delivery ended, or that it has to wait; nothing where it was given back as it was.

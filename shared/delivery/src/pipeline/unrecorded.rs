@@ -1,7 +1,8 @@
 //! Outcomes that could not be written in their own invocation.
 //!
 //! The process keeps them and writes them before its next deliveries: the claim is still its own until somebody takes
-//! it over, which nobody does before its lease has ended. A process that is ended takes them with it.
+//! it over, which nobody does before its lease has ended. This process never does: while it keeps an outcome, that is what
+//! it answers. A process that is ended takes them with it.
 
 use std::{
     collections::VecDeque,
@@ -9,19 +10,26 @@ use std::{
     time::Duration,
 };
 
-use comms_adapters::Deadline;
-use comms_core::{Delivery, DeliveryStatus};
+use comms_adapters::{Deadline, retry::jitter};
+use comms_core::{Delivery, DeliveryId, DeliveryStatus, RequestId, metric::METRICS};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::Pipeline;
+use super::{
+    DeliveryResult, HandBack, LEASE_MARGIN, Pipeline, claim::CLAIM_TIMEOUT,
+    recording::ANSWER_MARGIN,
+};
 use crate::ledger::{Ledger, LedgerError, Outcome, Owner, RequestRecord};
 
 /// Outcomes that a process keeps; the oldest go first. Each is some hundred bytes.
 const MAX_UNRECORDED: usize = 256;
 /// The longest that deliveries wait for outcomes of earlier ones.
 const LATE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest that one of them is tried, so that an item that stays throttled takes no time from the others.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(300);
+/// The least time before they are tried again where some could not be written; the most is twice as long.
+const PAUSE: Duration = Duration::from_secs(5);
 /// Writes at the same time.
 const CONCURRENT_WRITES: usize = 8;
 
@@ -42,8 +50,8 @@ pub(super) struct LateOutcome {
 #[derive(Debug, Default)]
 pub(super) struct Unrecorded {
     kept: Mutex<VecDeque<LateOutcome>>,
-    /// Held while they are written: deliveries of another message may be among them, and have to wait for it.
-    writing: tokio::sync::Mutex<()>,
+    /// When they may be tried again. Locked while they are written: one run at a time.
+    next_run: tokio::sync::Mutex<Timestamp>,
 }
 
 impl Unrecorded {
@@ -55,45 +63,173 @@ impl Unrecorded {
         kept.push_back(late);
     }
 
+    /// Keeps an outcome if its write is cut off.
+    pub(super) const fn recording(&self, late: LateOutcome) -> Recording<'_> {
+        Recording {
+            unrecorded: self,
+            late: Some(late),
+        }
+    }
+
+    /// The outcome that is kept for a delivery.
+    pub(super) fn of(&self, request: &RequestId, delivery: &DeliveryId) -> Option<LateOutcome> {
+        let kept = self.kept();
+        kept.iter()
+            .find(|late| late.is_of(request, delivery))
+            .cloned()
+    }
+
+    /// Whether it was kept until now.
+    fn forget(&self, late: &LateOutcome) -> bool {
+        let mut kept = self.kept();
+        let before = kept.len();
+        kept.retain(|other| other.owner.token != late.owner.token);
+        kept.len() < before
+    }
+
+    /// Lets all others go before it.
+    fn move_back(&self, late: &LateOutcome) {
+        let mut kept = self.kept();
+        let is_it = |other: &LateOutcome| other.owner.token == late.owner.token;
+        if let Some(it) = kept.iter().position(is_it).and_then(|at| kept.remove(at)) {
+            kept.push_back(it);
+        }
+    }
+
     fn kept(&self) -> MutexGuard<'_, VecDeque<LateOutcome>> {
         // Nothing panics while the lock is held.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// An outcome that is being written by its own invocation.
+pub(super) struct Recording<'a> {
+    unrecorded: &'a Unrecorded,
+    late: Option<LateOutcome>,
+}
+
+impl Recording<'_> {
+    /// Its write was answered, or given up.
+    pub(super) fn end(mut self) {
+        self.late = None;
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        if let Some(late) = self.late.take() {
+            info!(target: METRICS, unrecorded_outcomes = 1_u64);
+            self.unrecorded.keep(late);
+        }
+    }
+}
+
+/// What became of a write.
+enum Late {
+    Written,
+    /// It is kept.
+    Unwritten,
+    /// Nothing can write it: the delivery is somebody else's, or the outcome is none that the table takes.
+    GivenUp,
+}
+
 impl Pipeline {
     /// Writes the outcomes that earlier invocations of this process could not write. What cannot be written now either
-    /// is kept.
+    /// is kept, and is tried again after a pause.
     pub(super) async fn record_late(&self, deadline: Deadline) {
-        let _writing = self.unrecorded.writing.lock().await;
-        let late = std::mem::take(&mut *self.unrecorded.kept());
-        if late.is_empty() {
+        // Who finds a run under way does not wait for it: a delivery asks for its own outcome.
+        let Ok(mut next_run) = self.unrecorded.next_run.try_lock() else {
+            return;
+        };
+        let late: Vec<_> = self.unrecorded.kept().iter().cloned().collect();
+        if late.is_empty() || self.clock.now() < *next_run {
             return;
         }
         let until = Deadline::after(LATE_TIMEOUT).min(deadline);
-        let ledger = self.ledger.until(until);
         let mut writes = stream::iter(late)
-            .map(|late| async {
-                let written = write(&ledger, &late).await;
-                (late, written)
+            .map(|late| async move {
+                if until.remaining() < WRITE_TIMEOUT {
+                    return Late::Unwritten;
+                }
+                let written = self.write_late(&late, Deadline::after(WRITE_TIMEOUT)).await;
+                if matches!(written, Late::Unwritten) {
+                    self.unrecorded.move_back(&late);
+                }
+                written
             })
             .buffer_unordered(CONCURRENT_WRITES);
-        while let Some((late, written)) = writes.next().await {
-            let (request, delivery) = (&late.request, &late.delivery);
-            let (clinic_id, request_id, delivery_id) = (&request.tenant, &request.id, &delivery.id);
-            match written {
-                Ok(()) => {
+        let mut has_failed = false;
+        while let Some(written) = writes.next().await {
+            has_failed |= matches!(written, Late::Unwritten);
+        }
+        if has_failed {
+            let pause = PAUSE.mul_f64(1.0 + jitter());
+            *next_run = self
+                .clock
+                .now()
+                .saturating_add(pause)
+                .unwrap_or(Timestamp::MAX);
+        }
+    }
+
+    /// The result of a delivery whose outcome this process keeps, written now where that is possible. Nothing where it
+    /// keeps none, or one with which the delivery goes on.
+    pub(super) async fn result_of_kept(
+        &self,
+        record: &RequestRecord,
+        delivery: &DeliveryId,
+        deadline: Deadline,
+    ) -> Option<DeliveryResult> {
+        let late = self.unrecorded.of(&record.id, delivery)?;
+        if late.request.payload_hash != record.payload_hash {
+            let conflict = HandBack::KeyConflict;
+            return Some(DeliveryResult::HandBack(delivery.clone(), conflict));
+        }
+        let until = Deadline::after(CLAIM_TIMEOUT).min(deadline.less(ANSWER_MARGIN));
+        match (self.write_late(&late, until).await, late.outcome.status) {
+            (Late::GivenUp, _) | (Late::Written, DeliveryStatus::Queued) => None,
+            (Late::Written, _) => Some(DeliveryResult::Recorded(Box::new(Delivery {
+                is_recorded: true,
+                ..late.delivery
+            }))),
+            (Late::Unwritten, _) => {
+                let after = self.time_until(late.owner.lease_until).max(LEASE_MARGIN);
+                Some(late.into_result(after))
+            }
+        }
+    }
+
+    /// The result of a delivery that its deadline cut off.
+    pub(super) fn result_of_cut(&self, record: &RequestRecord, id: &DeliveryId) -> DeliveryResult {
+        let after = LEASE_MARGIN;
+        match self.unrecorded.of(&record.id, id) {
+            Some(late) => late.into_result(after),
+            None => DeliveryResult::HandBack(id.clone(), HandBack::NotRecorded { after }),
+        }
+    }
+
+    async fn write_late(&self, late: &LateOutcome, until: Deadline) -> Late {
+        let (request, delivery) = (&late.request, &late.delivery);
+        let (clinic_id, request_id, delivery_id) = (&request.tenant, &request.id, &delivery.id);
+        match write(&self.ledger.until(until), late).await {
+            Ok(()) => {
+                // Two may have written it, and one counts it.
+                if self.unrecorded.forget(late) {
                     let status = delivery.status.as_str();
                     info!(%clinic_id, %request_id, %delivery_id, status, "outcome recorded late");
-                    self.count_late(&late);
+                    self.count_late(late);
                 }
-                Err(error @ LedgerError::Database { .. }) => {
-                    warn!(%clinic_id, %request_id, %delivery_id, %error, "an outcome is still not recorded");
-                    self.unrecorded.keep(late);
-                }
-                Err(error @ (LedgerError::OwnershipLost | LedgerError::Corrupt(_))) => {
+                Late::Written
+            }
+            Err(error) if is_final(&error) => {
+                if self.unrecorded.forget(late) {
                     warn!(%clinic_id, %request_id, %delivery_id, %error, "an outcome is given up");
                 }
+                Late::GivenUp
+            }
+            Err(error) => {
+                warn!(%clinic_id, %request_id, %delivery_id, %error, "an outcome is still not recorded");
+                Late::Unwritten
             }
         }
     }
@@ -114,6 +250,31 @@ impl Pipeline {
         } else if outcome.not_before.is_some() && outcome.waiting.is_none() {
             self.usage.count_deferral(tenant, delivery.channel, now);
         }
+    }
+}
+
+impl LateOutcome {
+    fn is_of(&self, request: &RequestId, delivery: &DeliveryId) -> bool {
+        self.request.id == *request && self.delivery.id == *delivery
+    }
+
+    /// The result of a delivery that is not recorded.
+    pub(super) fn into_result(self, after: Duration) -> DeliveryResult {
+        if self.outcome.status == DeliveryStatus::Sent {
+            return DeliveryResult::Unrecorded {
+                delivery: Box::new(self.delivery),
+                after,
+            };
+        }
+        DeliveryResult::HandBack(self.delivery.id, HandBack::NotRecorded { after })
+    }
+}
+
+/// Whether no later try can end otherwise. A refusal for want of a permission or of credentials can: people mend it.
+fn is_final(error: &LedgerError) -> bool {
+    match error {
+        LedgerError::OwnershipLost | LedgerError::Corrupt(_) => true,
+        LedgerError::Database { code, .. } => code == "ValidationException",
     }
 }
 
