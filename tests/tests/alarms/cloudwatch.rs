@@ -255,6 +255,15 @@ impl Parser<'_> {
         if self.takes("METRICS()") {
             return self.values.values().copied().collect();
         }
+        if self.takes("FILL(METRICS(),") {
+            let filling = self.comparison();
+            self.expects(")");
+            return self
+                .values
+                .values()
+                .map(|value| value.or(filling))
+                .collect();
+        }
         self.expects("[");
         let mut all = vec![self.comparison()];
         while self.takes(",") {
@@ -313,6 +322,7 @@ fn metric_math_leaves_out_what_is_missing() {
         ("100 * b / SUM([a, b])", None),
         ("a / c", None),
         ("SUM(METRICS())", Some(3.0)),
+        ("SUM(FILL(METRICS(), 1))", Some(4.0)),
         ("SUM([b])", None),
         (
             "MAX([IF(a >= 4, 7, 0), IF(b >= 4, 8, 0), 2 + a])",
