@@ -230,7 +230,7 @@ impl Chain {
             if let Some(limit) = entry.provider.connection_limit()
                 && let Err(after) = pacing.connect(limit).await
             {
-                match course.without_connection(after, pacing) {
+                match course.without_connection(after, &run, pacing) {
                     Some(end) => break end,
                     None => continue,
                 }
@@ -248,7 +248,7 @@ impl Chain {
             let attempted = run.connected(entry, message, reply, left, renew_before_retry, pacing);
             let sent = match attempted.await {
                 Ok(sent) => sent,
-                Err(after) => match course.without_connection(after, pacing) {
+                Err(after) => match course.without_connection(after, &run, pacing) {
                     Some(end) => break end,
                     None => continue,
                 },

@@ -144,7 +144,7 @@ impl Connections {
     /// Uses the deliveries table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            permits: Permits::new(config, table, clock.clone()),
+            permits: Permits::new(config, table, clock.clone()).kept_for(record::RETENTION),
             clock,
             lines: Mutex::default(),
             writes: AtomicU64::new(0),
@@ -203,7 +203,12 @@ impl Connections {
                 Next::Take(taking) => (None, Some(taking)),
             };
             if let Some(freed) = freed {
-                if until.bound(Duration::MAX, freed.notified()).await.is_err() {
+                // Its own process goes on, whoever waits for the answer.
+                let turn = deadline.bound(
+                    deadline.remaining().saturating_sub(MESSAGE_TIME),
+                    freed.notified(),
+                );
+                if turn.await.is_err() {
                     return Err(self.wait(id, asking));
                 }
             } else if let Some(taking) = taking {
@@ -231,12 +236,17 @@ impl Connections {
 
     /// Takes a further permit where a message waits behind one that takes long: a hanging one holds up nobody else.
     async fn widen(&self, key: &HashKey, id: u64, deadline: Deadline) {
-        let Some(taking) = self.lines().get(&id).map(Line::taking) else {
+        let now = self.clock.now();
+        let taking = {
+            let lines = self.lines();
+            let line = lines.get(&id).filter(|line| line.widens(now));
+            line.map(Line::taking)
+        };
+        let Some(taking) = taking else {
             return;
         };
-        let _taking = taking.lock().await;
-        let now = self.clock.now();
-        if self.lines().get(&id).is_some_and(|line| line.widens(now)) {
+        // Who takes one now takes it for all.
+        if let Ok(_taking) = taking.try_lock() {
             self.take_in_time(key, id, deadline, REQUEST_TIMEOUT).await;
         }
     }
@@ -343,7 +353,7 @@ impl Connections {
                 if asking.has_waited_enough() {
                     line.use_freely(now)
                 } else {
-                    line.next(asking.is_alone, now)
+                    line.next(asking, now)
                 }
             })
     }
@@ -362,10 +372,10 @@ impl Connections {
     fn wait(&self, id: u64, asking: Asking) -> Duration {
         let now = self.clock.now();
         let mut lines = self.lines();
-        let wait = || wait::wait(asking.age, asking.receives, jitter());
+        let wait = |jitter: f64| wait::wait(asking.age, asking.receives, jitter);
         lines
             .get_mut(&id)
-            .map_or_else(wait, |line| line.returns_after(now, wait))
+            .map_or_else(|| wait(jitter()), |line| line.returns_after(now, wait))
     }
 
     fn note_unreachable(&self, id: u64) {
@@ -534,7 +544,7 @@ impl Connections {
     /// Gives up the permits of refused connections, and records how many others there are.
     async fn lower(&self, key: &HashKey, id: u64, refused: u32) -> Result<(), LedgerError> {
         let now = self.clock.now();
-        let (account, known, is_forged, given_up) = {
+        let (account, known, stored, is_forged, given_up) = {
             let mut lines = self.lines();
             let Some(line) = lines.get_mut(&id) else {
                 return Ok(());
@@ -543,6 +553,7 @@ impl Connections {
             (
                 line.account.clone(),
                 line.record_at(now),
+                line.stored(),
                 line.is_forged,
                 given_up,
             )
@@ -570,7 +581,7 @@ impl Connections {
         let (condition, values) = match record.state {
             _ if is_forged => ("attribute_exists(pk)", Vec::new()),
             LimitState::Reached => record::lower_than(&record),
-            LimitState::Growing | LimitState::Unlimited => record::unchanged(known.as_ref()),
+            LimitState::Growing | LimitState::Unlimited => record::unchanged(stored.as_ref()),
         };
         info!(
             connections = record.connections,
@@ -583,9 +594,9 @@ impl Connections {
     /// Records that the server took all connections of the present limit.
     async fn raise(&self, key: &HashKey, id: u64) -> Result<(), LedgerError> {
         let now = self.clock.now();
-        let Some((account, known, is_forged)) = self.lines().get(&id).map(|line| {
+        let Some((account, known, stored, is_forged)) = self.lines().get(&id).map(|line| {
             let known = line.record_at(now);
-            (line.account.clone(), known, line.is_forged)
+            (line.account.clone(), known, line.stored(), line.is_forged)
         }) else {
             return Ok(());
         };
@@ -595,7 +606,7 @@ impl Connections {
         let (condition, values) = if is_forged {
             ("attribute_exists(pk)", Vec::new())
         } else {
-            record::unchanged(known.as_ref())
+            record::unchanged(stored.as_ref())
         };
         self.write(key, id, &account, record, condition, values)
             .await

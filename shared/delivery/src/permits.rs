@@ -45,6 +45,7 @@ pub(crate) struct Permits {
     client: Client,
     table: String,
     clock: Arc<dyn Clock>,
+    retention: SignedDuration,
 }
 
 /// A permit that was taken. It is held until it is released or `value` is over.
@@ -94,7 +95,13 @@ impl Permits {
             client: retries::dynamodb(config, "permits"),
             table: table.into(),
             clock,
+            retention: RETENTION,
         }
+    }
+
+    /// The same, whose items are kept for so long after their last permit: they say something else as well.
+    pub(crate) fn kept_for(self, retention: SignedDuration) -> Self {
+        Self { retention, ..self }
     }
 
     /// Takes one of `limit` permits until `until`, in one write if the first guess is free.
@@ -340,7 +347,9 @@ impl Permits {
         until: Timestamp,
         rider: &Rider,
     ) -> Result<Written, LedgerError> {
-        let kept_until = until.saturating_add(RETENTION).unwrap_or(Timestamp::MAX);
+        let kept_until = until
+            .saturating_add(self.retention)
+            .unwrap_or(Timestamp::MAX);
         let mut sets = rider.sets.clone();
         sets.push("expiresAt = :expiresAt".to_owned());
         let mut conditions = Vec::new();

@@ -350,3 +350,24 @@ async fn messages_that_find_no_permit_return_together() {
     }
     assert!(waits.iter().all(|wait| *wait == waits[0]), "{waits:?}");
 }
+
+#[tokio::test]
+async fn old_message_makes_no_later_one_wait_as_long() {
+    let world = World::new().await;
+    let processes = world.published::<4>();
+    let mut used = Vec::new();
+    for process in &processes[..3] {
+        used.push(process.begin().await.unwrap());
+    }
+    let old = Asking {
+        receives: 75,
+        age: Duration::from_hours(2),
+        ..queued()
+    };
+    let long = processes[3].ask(old).await.unwrap_err();
+    let short = processes[3].ask(queued()).await.unwrap_err();
+    assert!(
+        long > Duration::from_secs(100) && short < Duration::from_secs(2),
+        "{long:?} {short:?}"
+    );
+}

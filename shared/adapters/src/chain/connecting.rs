@@ -15,16 +15,16 @@ use crate::{
 
 impl Course {
     /// Notes that an entry had no connection for the message before `after`. The end, where the message waits for one;
-    /// otherwise the next entry has its turn.
+    /// otherwise the next entry has its turn. What was tried does not wait: nobody before this entry is tried again so soon.
     pub(super) fn without_connection(
         &mut self,
         after: Duration,
+        run: &Run,
         pacing: &dyn Pacing,
     ) -> Option<ChainEnd> {
         self.no_connection = Some(after);
-        pacing
-            .waits_for_connection()
-            .then_some(ChainEnd::NoConnection { after })
+        let waits = run.attempts.is_empty() && pacing.waits_for_connection();
+        waits.then_some(ChainEnd::NoConnection { after })
     }
 }
 

@@ -83,7 +83,9 @@ impl Course {
 
     /// How the run ends when nobody is left to try.
     pub(super) fn exhausted(&self, run: &Run) -> ChainEnd {
-        if let Some(after) = self.no_connection {
+        if let Some(after) = self.no_connection
+            && run.attempts.is_empty()
+        {
             ChainEnd::NoConnection { after }
         } else if self.may_use_global == Some(false) {
             ChainEnd::GlobalRefused

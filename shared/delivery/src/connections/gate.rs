@@ -22,6 +22,8 @@ pub(crate) struct Gate<'a> {
     key: &'a HashKey,
     asking: Asking,
     used: Mutex<Option<Used<'a>>>,
+    /// The login that had no connection, and when to ask again: nobody waits for the same one twice.
+    refused: Mutex<Option<(u64, Duration)>>,
 }
 
 struct Used<'a> {
@@ -36,6 +38,7 @@ impl<'a> Gate<'a> {
             key,
             asking,
             used: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -48,7 +51,16 @@ impl<'a> Gate<'a> {
             }
             *used = None;
         }
-        self.begin(limit, self.asking).await
+        if let Some((id, after)) = *self.refused()
+            && id == limit.id()
+        {
+            return Err(after);
+        }
+        let begun = self.begin(limit, self.asking).await;
+        if let Err(after) = begun {
+            *self.refused() = Some((limit.id(), after));
+        }
+        begun
     }
 
     /// The same after the server refused a connection for their number.
@@ -73,7 +85,7 @@ impl<'a> Gate<'a> {
 
     /// Whether a message without a connection waits for one.
     pub(crate) const fn waits(&self) -> bool {
-        self.asking.is_queued
+        self.asking.is_queued && !self.asking.has_waited_enough()
     }
 
     /// Sends, and sees to it that messages behind a slow one get a connection of their own.
@@ -117,6 +129,11 @@ impl<'a> Gate<'a> {
             connection,
         });
         Ok(())
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<(u64, Duration)>> {
+        // Nothing panics while the lock is held.
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn used(&self) -> MutexGuard<'_, Option<Used<'a>>> {

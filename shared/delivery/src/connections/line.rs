@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use comms_adapters::retry::jitter;
 use comms_adapters::smtp::{ConnectionLimit, Granted};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tracing::warn;
 
 use super::{
-    FULL_IS_BELIEVED,
+    Asking, FULL_IS_BELIEVED,
     record::{self, FIRST_LIMIT, Forged, LimitRecord, LimitState},
 };
 use crate::permits::TakenSlot;
@@ -88,6 +89,11 @@ impl Line {
         }
     }
 
+    /// The record as it is stored, whether it still counts or not.
+    pub(super) const fn stored(&self) -> Option<LimitRecord> {
+        self.record
+    }
+
     /// Held by who takes permits.
     pub(super) fn taking(&self) -> Arc<tokio::sync::Mutex<()>> {
         self.taking.clone()
@@ -139,7 +145,8 @@ impl Line {
     }
 
     /// Decides about one message. One that is sent is counted.
-    pub(super) fn next(&mut self, is_alone: bool, now: Timestamp) -> Next {
+    pub(super) fn next(&mut self, asking: Asking, now: Timestamp) -> Next {
+        let is_alone = asking.is_alone;
         let Some(limit) = self.limit_at(now) else {
             return self.use_freely(now);
         };
@@ -152,8 +159,10 @@ impl Line {
         let takes_more = held > 0
             && held < self.wanted()
             && self.leaves_enough(limit)
-            && limit > FIRST_LIMIT
-            && !is_full;
+            // Somebody waits for an immediate one.
+            && (limit > FIRST_LIMIT || !asking.is_queued)
+            && !is_full
+            && self.is_reachable(now);
         if takes_more {
             return Next::Take(self.taking.clone());
         }
@@ -162,7 +171,7 @@ impl Line {
             return Next::Use { has_permit: true };
         }
         if held == 0 {
-            if self.unreachable_until.is_some_and(|until| until > now) {
+            if !self.is_reachable(now) {
                 return self.use_freely(now);
             }
             // The messages of a process that waits for the next permit wait with it.
@@ -177,12 +186,18 @@ impl Line {
         Next::Wait(self.freed.clone())
     }
 
+    /// Whether DynamoDB answered when it was asked last.
+    fn is_reachable(&self, now: Timestamp) -> bool {
+        self.unreachable_until.is_none_or(|until| until <= now)
+    }
+
     /// Whether a message waits behind another one that takes long, and a further permit may be taken for it.
     pub(super) fn widens(&self, now: Timestamp) -> bool {
         let held = self.held_at(now);
         held > 0
             && self.users > held
             && held < self.wanted()
+            && self.is_reachable(now)
             && self.full_until.is_none_or(|until| until <= now)
             && self
                 .limit_at(now)
@@ -354,15 +369,17 @@ impl Line {
     pub(super) fn returns_after(
         &mut self,
         now: Timestamp,
-        wait: impl FnOnce() -> Duration,
+        wait: impl Fn(f64) -> Duration,
     ) -> Duration {
         let left = self
             .returns_at
             .and_then(|at| Duration::try_from(at.duration_since(now)).ok());
-        if let Some(left) = left.filter(|left| *left > RETURN_TOGETHER) {
+        // One that has waited for long makes no later one wait as long.
+        let longest = wait(1.0);
+        if let Some(left) = left.filter(|left| *left > RETURN_TOGETHER && *left <= longest) {
             return left;
         }
-        let wait = wait();
+        let wait = wait(jitter());
         self.returns_at = now.saturating_add(wait).ok();
         wait
     }

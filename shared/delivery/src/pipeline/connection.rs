@@ -9,7 +9,8 @@ use super::{HandBack, Limits, Patience, Pipeline, QuotaSource};
 use crate::ledger::Outcome;
 use crate::{
     allowance::Allowance,
-    connections::{Asking, Gate, MAX_RECEIVES},
+    connections::{Asking, Gate},
+    quota,
 };
 
 /// The longest that the end of an invocation waits for servers to close connections. `send` waits for none: there the
@@ -65,14 +66,15 @@ impl Pipeline {
         unknown_outcomes: usize,
         outcome: &mut Outcome,
     ) -> Option<HandBack> {
+        // It went without a permit for some time, and the server itself refused it; the queue gives it up soon.
+        let is_over = limits.receives() >= quota::MOST_RECEIVES;
         // Who waits for the answer is told what is known.
-        if unknown_outcomes > 0 && limits.patience == Patience::GiveUp {
+        if unknown_outcomes > 0 && (is_over || limits.patience == Patience::GiveUp) {
             outcome.status = DeliveryStatus::Unknown;
             outcome.reason = Some(FailureReason::OutcomeUnknown);
             return None;
         }
-        // It was sent without a permit, and the server itself refused it.
-        if limits.receives() >= MAX_RECEIVES {
+        if is_over {
             outcome.reason = Some(FailureReason::AllProvidersFailed);
             return None;
         }
