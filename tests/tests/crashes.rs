@@ -260,6 +260,16 @@ async fn start_of_a_suspect_counts_once_although_its_answers_are_lost() {
 }
 
 #[tokio::test]
+async fn suspect_that_is_not_begun_because_answers_are_lost_keeps_its_count() {
+    let world = World::saved().await;
+    set_starts(&world, "suspect", 3).await;
+    fail_notes(&world, [(Note::BegunAgain, usize::MAX, Fault::LoseAnswer)]);
+    let batch = [received("suspect", CLINIC, 5)];
+    assert_eq!(world.work_on(&batch).await, ["suspect"]);
+    assert_eq!(starts(&world, "suspect").await, "3");
+}
+
+#[tokio::test]
 async fn end_of_a_message_is_noted_although_it_is_throttled() {
     let world = World::saved().await;
     fail_notes(&world, [(Note::Ended, 3, Fault::Throttle)]);

@@ -130,11 +130,15 @@ async fn begin_alone(deps: &Deps, suspect: &Suspect<'_>, deadline: Deadline) -> 
         sqs_message_id = id,
         unfinished, "a message whose last start did not end is handled alone"
     );
-    let begun = deps.pipeline.begin_again(id, unfinished, deadline).await;
-    if let Err(error) = &begun {
-        warn!(%error, sqs_message_id = id, "a message's start was not noted");
+    let Err(error) = deps.pipeline.begin_again(id, unfinished, deadline).await else {
+        return true;
+    };
+    warn!(%error, sqs_message_id = id, "a message's start was not noted");
+    let withdrawn = deps.pipeline.withdraw_start(id, unfinished, deadline);
+    if let Err(error) = withdrawn.await {
+        warn!(%error, sqs_message_id = id, "a message's start was not withdrawn");
     }
-    begun.is_ok()
+    false
 }
 
 /// Notes that messages came to an end. The messages for which that failed; tried for `limit`, and not beyond `answer_by`.

@@ -81,6 +81,26 @@ impl Ledger {
         self.note(update).await
     }
 
+    /// Takes the note of [`begin_again`](Self::begin_again) back, where it has had an effect although it failed.
+    pub async fn withdraw_start(
+        &self,
+        message_id: &str,
+        unfinished: u32,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let update = self
+            .starts_of(message_id, now)
+            .update_expression("SET starts = :before, expiresAt = :ttl")
+            .condition_expression("starts = :next")
+            .expression_attribute_values(":before", n(i64::from(unfinished)))
+            .expression_attribute_values(":next", n(i64::from(unfinished) + 1));
+        match self.write(update).await {
+            Ok(_) => Ok(()),
+            Err(error) if refused_item(&error).is_some() => Ok(()),
+            Err(error) => Err(database("UpdateItem", &error)),
+        }
+    }
+
     /// Notes that the handling of a message came to an end, whatever became of it.
     pub async fn end_message(&self, message_id: &str, now: Timestamp) -> Result<(), LedgerError> {
         let update = self

@@ -51,6 +51,18 @@ impl Pipeline {
         ledger.begin_again(message_id, unfinished, now).await
     }
 
+    /// Takes the note of a start back that failed, and may have had its effect. Tried for 500 ms, and not beyond
+    /// `deadline`.
+    pub async fn withdraw_start(
+        &self,
+        message_id: &str,
+        unfinished: u32,
+        deadline: Deadline,
+    ) -> Result<(), LedgerError> {
+        let (ledger, now) = (self.ledger.until(start_by(deadline)), self.clock.now());
+        ledger.withdraw_start(message_id, unfinished, now).await
+    }
+
     /// Notes that the handling of a message came to an end. Tried until `deadline`.
     pub async fn end_message(
         &self,
