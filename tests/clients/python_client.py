@@ -189,7 +189,7 @@ def check_errors():
     error = refused(lambda: COMMUNICATIONS.post_communication(
         communication(CLINIC, PAT, cc=["pat@example.com"])))
     assert (error.status, error.data.code) == (422, "invalid_request"), error
-    assert [field.pointer for field in error.data.errors] == ["/cc"], error
+    assert [field.pointer for field in error.data.errors] == ["/cc/0"], error
     assert refused(lambda: COMMUNICATIONS.get_communication("0" * 32)).data.code == "not_found"
     communications, _, _ = api(token="not-a-token")
     error = refused(lambda: communications.get_communication("0" * 32))
