@@ -244,7 +244,7 @@ async fn failing_reads_leave_the_writes_of_the_ledger_their_retries() {
     assert_eq!(refused, 0, "of 12 requests with a single 500");
 }
 
-/// Throttles the writes of the first outcome that comes, for ever, and says how many there were.
+/// Throttles the writes of the first outcome that comes, without end, and says how many there were.
 fn fail_first_outcome(aws: &LocalAws) -> Arc<AtomicUsize> {
     let failed = Arc::new(AtomicUsize::new(0));
     let (counter, stuck) = (failed.clone(), OnceLock::new());

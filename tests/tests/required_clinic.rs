@@ -67,7 +67,7 @@ async fn required_clinic_is_asked_for_on_the_queue() {
     assert!(global.messages().is_empty());
 }
 
-/// Requires a clinic in the processes that there are, with all that they have remembered.
+/// Requires a clinic in the running processes, with all that they have remembered.
 fn switch_on(world: &mut World) {
     for pipeline in [&mut world.send.pipeline, &mut world.worker.pipeline] {
         pipeline.set_require_clinic(RequireClinic::Yes);

@@ -685,7 +685,7 @@ async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
     assert_eq!((still_wrong.calls(), fallback.calls()), (2, 1));
 
-    // Settings that are newer each time do not keep a message for ever, and none goes by those before.
+    // Settings that are newer each time do not keep a message without end, and none goes by those before.
     let always_refused = Scripted::new("primary", &vec![refused; 99]);
     let newer = chain(&[&always_refused, &fallback], AmbiguityPolicy::Failover, 0);
     let renew = |_| -> Renewed<'_> {

@@ -112,7 +112,7 @@ pub struct ConnectionUse<'a> {
 }
 
 impl Asking {
-    /// Whether the message is sent without a permit, so that it does not wait for ever.
+    /// Whether the message is sent without a permit, so that its wait ends.
     pub(crate) const fn has_waited_enough(&self) -> bool {
         self.is_queued && self.receives >= MAX_RECEIVES
     }
@@ -174,13 +174,13 @@ impl Connections {
         tokio::task::yield_now().await;
         self.look(key, id, asking).await;
         let deadline = asking.deadline;
-        let patience = if asking.is_queued {
+        let time = if asking.is_queued {
             deadline.remaining().saturating_sub(MESSAGE_TIME)
         } else {
             MAX_IMMEDIATE_WAIT.min(deadline.remaining() / 3)
         };
-        let until = Deadline::after(patience);
-        let grows_until = Deadline::after(patience.min(MAX_GROWING_WAIT));
+        let until = Deadline::after(time);
+        let grows_until = Deadline::after(time.min(MAX_GROWING_WAIT));
         loop {
             let next = self.next(id, asking);
             let (freed, taking) = match next {
@@ -251,7 +251,7 @@ impl Connections {
         }
     }
 
-    /// Tells others what the server did to the connections of this process.
+    /// Publishes what the server did to the connections of this process.
     pub async fn publish(&self, key: &HashKey, limit: &Arc<ConnectionLimit>, deadline: Deadline) {
         let seen = limit.take_seen();
         let id = limit.id();
@@ -266,7 +266,7 @@ impl Connections {
             }
             is_raiser
         };
-        let tell = Box::pin(async {
+        let publish = Box::pin(async {
             if seen.refused > 0 {
                 self.lower(key, id, seen.refused).await
             } else if is_raiser {
@@ -275,7 +275,7 @@ impl Connections {
                 Ok(())
             }
         });
-        match deadline.bound(REQUEST_TIMEOUT, tell).await {
+        match deadline.bound(REQUEST_TIMEOUT, publish).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "a login's connections were not told to others"),
             Err(_) => warn!("a login's connections were not told to others in time"),
@@ -446,15 +446,15 @@ impl Connections {
         let partition_key = partition_key(&account);
         let front = format!("connections-next#{account}");
         let width = limit.min(MAX_FRONT);
-        let patience = MAX_FRONT_WAIT.min(deadline.remaining().saturating_sub(BATCH_TIME));
-        let until = now.saturating_add(patience).unwrap_or(now);
+        let time = MAX_FRONT_WAIT.min(deadline.remaining().saturating_sub(BATCH_TIME));
+        let until = now.saturating_add(time).unwrap_or(now);
         let rider = Rider::default();
         self.writes.fetch_add(1, Ordering::Relaxed);
         let taken = Box::pin(self.permits.take(&front, width, until, &rider, |_| false));
         let Ok(Ok(Taken::Slot(place, _))) = timeout(QUEUED_REQUEST_TIMEOUT, taken).await else {
             return;
         };
-        let until = Deadline::after(patience);
+        let until = Deadline::after(time);
         while !until.remaining().is_zero() {
             sleep(FRONT_POLL_INTERVAL.mul_f64(0.5 + jitter())).await;
             let read = Box::pin(self.permits.read(&partition_key));
@@ -531,7 +531,7 @@ impl Connections {
                 Vec::new()
             }
         };
-        // Others had found out meanwhile that there are fewer.
+        // Others found meanwhile that fewer are allowed.
         if !excess.is_empty() {
             self.writes.fetch_add(1, Ordering::Relaxed);
             let released = self.permits.release_several(&excess).await;

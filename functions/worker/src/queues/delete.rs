@@ -26,7 +26,7 @@ impl Queues {
                 })
                 .collect::<Result<Vec<_>, BuildError>>()
                 .map_err(|_| not_built("DeleteMessageBatch"))?;
-            // One that is not deleted comes again, and is found to have ended.
+            // One that is not deleted is delivered again, and is found to have ended.
             self.client
                 .delete_message_batch()
                 .queue_url(url)
