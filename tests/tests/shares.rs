@@ -398,7 +398,9 @@ async fn slow_clinic_gets_no_worker_beyond_its_share_and_others_do() {
         let begun = process.begin(WorkQueue::Urgent, &clinic, Channel::Email, deadline());
         let mut working = begun.await.unwrap();
         let silent = tokio::time::sleep(SLOW_AFTER + Duration::from_millis(100));
-        process.watch(&mut working, deadline(), silent).await;
+        process
+            .watch(&mut working, deadline(), || Duration::ZERO, silent)
+            .await;
         working
     }));
     let slow = slow.await;
@@ -457,7 +459,9 @@ async fn ten_slow_deliveries_of_one_process_take_one_worker_of_the_share() {
     let slow = join_all(ten().map(async |begun| {
         let mut working = begun.await;
         let silent = tokio::time::sleep(SLOW_AFTER + Duration::from_millis(100));
-        process.watch(&mut working, deadline(), silent).await;
+        process
+            .watch(&mut working, deadline(), || Duration::ZERO, silent)
+            .await;
         working
     }));
     let slow = slow.await;
@@ -475,6 +479,24 @@ async fn ten_slow_deliveries_of_one_process_take_one_worker_of_the_share() {
 }
 
 #[tokio::test]
+async fn wait_for_a_connection_makes_no_delivery_slow() {
+    let world = Box::pin(World::saved()).await;
+    let table = &world.aws.resources().deliveries_table;
+    let limits = ShareLimits::default().workers;
+    let sdk = world.sdk_of("worker");
+    let process = SlowWorkers::new(&sdk, table, Arc::new(SystemClock), limits);
+    let clinic = Tenant::parse(CLINIC).unwrap();
+    let begun = process.begin(WorkQueue::Normal, &clinic, Channel::Email, deadline());
+    let mut working = begun.await.unwrap();
+    let work = tokio::time::sleep(SLOW_AFTER + Duration::from_millis(100));
+    let waited = || Duration::from_secs(1);
+    process.watch(&mut working, deadline(), waited, work).await;
+    drop(working);
+    process.release(deadline()).await;
+    assert_eq!(process.take_writes(), 0);
+}
+
+#[tokio::test]
 async fn delivery_that_is_cancelled_leaves_its_worker_to_others() {
     let world = Box::pin(World::saved()).await;
     let table = &world.aws.resources().deliveries_table;
@@ -489,7 +511,7 @@ async fn delivery_that_is_cancelled_leaves_its_worker_to_others() {
     let begun = process.begin(WorkQueue::Normal, &clinic, Channel::Email, deadline());
     let mut working = begun.await.unwrap();
     let silent = std::future::pending::<()>();
-    let watched = process.watch(&mut working, deadline(), silent);
+    let watched = process.watch(&mut working, deadline(), || Duration::ZERO, silent);
     let cancelled = tokio::time::timeout(SLOW_AFTER + Duration::from_secs(1), watched).await;
     assert!(cancelled.is_err());
     drop(working);

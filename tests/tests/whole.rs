@@ -33,6 +33,7 @@ mod idempotency;
 mod isolation;
 mod large;
 mod limits;
+mod mailbox;
 mod matrix;
 mod observability;
 mod openapi;

@@ -16,8 +16,11 @@ use comms_core::{
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::renewal::{Course, Heading};
 pub use self::renewal::{Renew, RenewAt, Renewal};
+use self::{
+    connecting::Connected,
+    renewal::{Course, Heading},
+};
 use crate::{
     deadline::Deadline,
     health::{Health, Sample, Turn},
@@ -82,6 +85,9 @@ pub struct ChainReport {
     /// Entries that were down and were left out: those before the last one tried, and where nobody was left to try, those
     /// that refuse their credentials.
     pub skipped: Vec<SkippedEntry>,
+    /// When an entry that was left out may have a connection: its login's connections were all in use, or the server
+    /// refused one for their number.
+    pub no_connection: Option<Duration>,
 }
 
 impl ChainReport {
@@ -101,6 +107,7 @@ impl ChainReport {
             unknown_outcomes: self.unknown_outcomes + next.unknown_outcomes,
             retry_after: next.retry_after,
             skipped: next.skipped,
+            no_connection: next.no_connection,
         }
     }
 }
@@ -227,13 +234,10 @@ impl Chain {
             if entry.position.is_global() && !course.may_use_global(message, pacing).await {
                 continue;
             }
-            if let Some(limit) = entry.provider.connection_limit()
-                && let Err(after) = pacing.connect(limit).await
-            {
-                match course.without_connection(after, &run, pacing) {
-                    Some(end) => break end,
-                    None => continue,
-                }
+            match course.connect(entry, &run, renew, pacing).await {
+                Connected::Yes => {}
+                Connected::No => continue,
+                Connected::Over(end) => break end,
             }
             if let Err(after) = entry.wait_for_turn(message, left.share(), pacing).await {
                 break ChainEnd::Paced { after };
@@ -294,6 +298,7 @@ impl Chain {
             end,
             unknown_outcomes: run.unknown_outcomes,
             retry_after: run.retry_after,
+            no_connection: course.no_connection,
         }
     }
 

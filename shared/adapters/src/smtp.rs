@@ -145,7 +145,7 @@ impl SmtpProvider {
         );
         Ok(Self {
             tls: tls.client(settings.ca_pem.as_deref())?,
-            limit: Arc::new(ConnectionLimit::new(&settings, pool.slots().clone())),
+            limit: Arc::new(ConnectionLimit::new(&settings, &pool)),
             pool,
             hello: hello(settings.ehlo_name.as_ref(), &settings.sender.address),
             host: settings.host,

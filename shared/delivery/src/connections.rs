@@ -12,9 +12,12 @@
 //! A queued message that finds no permit returns to its queue before anything was written. Nothing here stops a message
 //! when DynamoDB does not answer: the process then goes by what it knows.
 
+mod front;
 mod gate;
 mod line;
+mod publishing;
 mod record;
+mod releasing;
 mod wait;
 
 use std::{
@@ -29,17 +32,16 @@ use std::{
 use aws_config::SdkConfig;
 use comms_adapters::{Deadline, retry::jitter, smtp::ConnectionLimit};
 use comms_core::{Clock, HashKey};
-use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
-    ledger::LedgerError,
-    permits::{Item, Permits, Rider, Taken, TakenSlot},
+    permits::{Item, Permits},
+    slow_workers::WorkerShares,
 };
 
-pub(crate) use gate::Gate;
+pub(crate) use gate::{Gate, WaitedTime};
 use line::{LEFT_TO_OTHERS, Line, Next};
 pub use record::{FIRST_LIMIT, LimitRecord, LimitState};
 pub use wait::MAX_RECEIVES;
@@ -52,13 +54,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 const QUEUED_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a permit lasts after its invocation's deadline: clocks differ.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
-/// How long a permit is kept whose connection may still be open at the server.
-const CLOSING_TIME: SignedDuration = SignedDuration::from_secs(1);
-/// How long nobody takes the permit of a refused connection: until the new limit is written. Longer would keep those from
-/// connecting for whom a connection is closed meanwhile.
-const GIVEN_UP_TIME: SignedDuration = SignedDuration::from_millis(400);
-/// A permit that ends later is one that is used: it lasts [`EXPIRY_MARGIN`] longer than its invocation.
-const STAYS_BEYOND: SignedDuration = SignedDuration::from_secs(3);
 /// How long all permits are believed to be taken.
 const FULL_IS_BELIEVED: SignedDuration = SignedDuration::from_millis(200);
 /// How long a process does without permits after DynamoDB did not answer.
@@ -68,13 +63,6 @@ const MAX_IMMEDIATE_WAIT: Duration = Duration::from_secs(2);
 const MAX_GROWING_WAIT: Duration = Duration::from_millis(1_500);
 /// How often it asks in that time, and up to twice as long.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// About how often a process in front looks whether a permit is free: a connection that nobody uses meanwhile is lost.
-const FRONT_POLL_INTERVAL: Duration = Duration::from_millis(60);
-/// Processes that wait for the next permit: one for each permit, and no more than this.
-const MAX_FRONT: u32 = 10;
-/// How long one waits at most, and what is left to it of its invocation then.
-const MAX_FRONT_WAIT: Duration = Duration::from_secs(12);
-const BATCH_TIME: Duration = Duration::from_secs(15);
 /// How long a message takes before its process takes a further permit for those behind it.
 const FURTHER_AFTER: Duration = Duration::from_secs(2);
 /// What must be left of the deadline for a queued message that waits for a connection of its process.
@@ -84,6 +72,7 @@ const MESSAGE_TIME: Duration = Duration::from_secs(6);
 pub struct Connections {
     permits: Permits,
     clock: Arc<dyn Clock>,
+    workers: WorkerShares,
     lines: Mutex<HashMap<u64, Line>>,
     writes: AtomicU64,
 }
@@ -95,6 +84,8 @@ pub struct Asking {
     pub is_alone: bool,
     /// Whether it can return to a queue.
     pub is_queued: bool,
+    /// Whether it came by the urgent queue.
+    pub is_urgent: bool,
     /// How often the queue has delivered it, and how long it has been there.
     pub receives: u32,
     /// The time since it was put on the queue.
@@ -120,8 +111,9 @@ impl Asking {
 
 impl Drop for ConnectionUse<'_> {
     fn drop(&mut self) {
+        let now = self.connections.clock.now();
         if let Some(line) = self.connections.lines().get_mut(&self.id) {
-            line.end_use(self.has_permit);
+            line.end_use(self.has_permit, now);
         }
     }
 }
@@ -141,11 +133,17 @@ impl Drop for Waiting<'_> {
 }
 
 impl Connections {
-    /// Uses the deliveries table `table`.
-    pub fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
+    /// Uses the deliveries table `table`. `workers` bounds how many of a queue's workers wait long for one login.
+    pub fn new(
+        config: &SdkConfig,
+        table: impl Into<String>,
+        clock: Arc<dyn Clock>,
+        workers: WorkerShares,
+    ) -> Self {
         Self {
             permits: Permits::new(config, table, clock.clone()).kept_for(record::RETENTION),
             clock,
+            workers,
             lines: Mutex::default(),
             writes: AtomicU64::new(0),
         }
@@ -224,7 +222,7 @@ impl Connections {
                         };
                         self.take_in_time(key, id, deadline, time).await;
                         if asking.is_queued {
-                            self.wait_in_front(key, id, deadline).await;
+                            self.wait_in_front(key, id, asking).await;
                         }
                         self.set_in_front(id, false);
                     }
@@ -251,74 +249,8 @@ impl Connections {
         }
     }
 
-    /// Publishes what the server did to the connections of this process.
-    pub async fn publish(&self, key: &HashKey, limit: &Arc<ConnectionLimit>, deadline: Deadline) {
-        let seen = limit.take_seen();
-        let id = limit.id();
-        let is_raiser = {
-            let mut lines = self.lines();
-            let Some(line) = lines.get_mut(&id) else {
-                return;
-            };
-            let is_raiser = line.is_raiser && seen.opened > 0 && seen.refused == 0;
-            if seen.refused > 0 || is_raiser {
-                line.is_raiser = false;
-            }
-            is_raiser
-        };
-        let publish = Box::pin(async {
-            if seen.refused > 0 {
-                self.lower(key, id, seen.refused).await
-            } else if is_raiser {
-                self.raise(key, id).await
-            } else {
-                Ok(())
-            }
-        });
-        match deadline.bound(REQUEST_TIMEOUT, publish).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "a login's connections were not told to others"),
-            Err(_) => warn!("a login's connections were not told to others in time"),
-        }
-    }
-
-    /// Releases the permits that no message of this process uses: once before an invocation ends, after its connections
-    /// were closed.
-    pub async fn release(&self, deadline: Deadline) {
-        let now = self.clock.now();
-        let released: Vec<(Vec<TakenSlot>, bool)> = {
-            let mut lines = self.lines();
-            let mut released = Vec::new();
-            for line in lines.values_mut().filter(|line| line.is_unused()) {
-                let is_closing = line.limit.take_unconfirmed();
-                let held = line.give_back(now);
-                if !held.is_empty() {
-                    released.push((held, is_closing));
-                }
-            }
-            // An older version of the settings is not used again.
-            lines.retain(|_, line| Arc::strong_count(&line.limit) > 1 || !line.is_unused());
-            released
-        };
-        if released.is_empty() {
-            return;
-        }
-        let writes = released.iter().map(|(slots, is_closing)| async {
-            self.writes.fetch_add(1, Ordering::Relaxed);
-            let released = if *is_closing {
-                let soon = now.saturating_add(CLOSING_TIME).unwrap_or(now);
-                self.permits.expire_several(slots, soon).await
-            } else {
-                self.permits.release_several(slots).await
-            };
-            if let Err(error) = released {
-                warn!(%error, "a connection's permit was not released, and expires");
-            }
-        });
-        let written = deadline.bound(REQUEST_TIMEOUT, join_all(writes)).await;
-        if written.is_err() {
-            warn!("connections' permits were not released in time, and expire");
-        }
+    fn count_write(&self) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
     }
 
     fn lines(&self) -> MutexGuard<'_, HashMap<u64, Line>> {
@@ -364,7 +296,7 @@ impl Connections {
         if let Next::Use { has_permit } = next
             && let Some(line) = self.lines().get_mut(&id)
         {
-            line.end_use(has_permit);
+            line.end_use(has_permit, self.clock.now());
         }
         next
     }
@@ -433,63 +365,6 @@ impl Connections {
         }
     }
 
-    /// Waits for the next permit with the messages of this process, if only few other processes do: so that a permit is
-    /// used again as soon as it is free. The others return their messages to the queue.
-    async fn wait_in_front(&self, key: &HashKey, id: u64, deadline: Deadline) {
-        let now = self.clock.now();
-        let Some((account, limit)) = self.lines().get(&id).and_then(|line| {
-            let limit = line.limit_if_full(now)?;
-            Some((line.account.clone(), limit))
-        }) else {
-            return;
-        };
-        let partition_key = partition_key(&account);
-        let front = format!("connections-next#{account}");
-        let width = limit.min(MAX_FRONT);
-        let time = MAX_FRONT_WAIT.min(deadline.remaining().saturating_sub(BATCH_TIME));
-        let until = now.saturating_add(time).unwrap_or(now);
-        let rider = Rider::default();
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        let taken = Box::pin(self.permits.take(&front, width, until, &rider, |_| false));
-        let Ok(Ok(Taken::Slot(place, _))) = timeout(QUEUED_REQUEST_TIMEOUT, taken).await else {
-            return;
-        };
-        let until = Deadline::after(time);
-        while !until.remaining().is_zero() {
-            sleep(FRONT_POLL_INTERVAL.mul_f64(0.5 + jitter())).await;
-            let read = Box::pin(self.permits.read(&partition_key));
-            let Ok(Ok(item)) = timeout(QUEUED_REQUEST_TIMEOUT, read).await else {
-                break;
-            };
-            self.take_in(key, id, &item);
-            let is_free = self
-                .lines()
-                .get(&id)
-                .is_some_and(|line| line.has_free_permit(self.clock.now()));
-            if is_free {
-                self.take_in_time(key, id, deadline, QUEUED_REQUEST_TIMEOUT)
-                    .await;
-                let is_over = self
-                    .lines()
-                    .get(&id)
-                    .is_none_or(|line| !line.held.is_empty());
-                if is_over {
-                    break;
-                }
-            }
-        }
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        let released = Box::pin(self.permits.release(&place, &rider));
-        if !matches!(timeout(REQUEST_TIMEOUT, released).await, Ok(Ok(_))) {
-            warn!("a place in front was not released, and expires");
-        }
-        if let Some(line) = self.lines().get_mut(&id)
-            && line.held.is_empty()
-        {
-            line.note_full(limit, self.clock.now());
-        }
-    }
-
     /// Takes a permit for this process.
     async fn take(&self, key: &HashKey, id: u64, deadline: Deadline) {
         let now = self.clock.now();
@@ -502,7 +377,7 @@ impl Connections {
         };
         let until = now.saturating_add(deadline.remaining() + EXPIRY_MARGIN);
         let until = until.unwrap_or(Timestamp::MAX);
-        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.count_write();
         let partition_key = partition_key(&account);
         // Most are left to others, if nobody has those.
         let others = limit - limit / LEFT_TO_OTHERS;
@@ -533,107 +408,12 @@ impl Connections {
         };
         // Others found meanwhile that fewer are allowed.
         if !excess.is_empty() {
-            self.writes.fetch_add(1, Ordering::Relaxed);
+            self.count_write();
             let released = self.permits.release_several(&excess).await;
             if let Err(error) = released {
                 warn!(%error, "a connection's permit was not released, and expires");
             }
         }
-    }
-
-    /// Gives up the permits of refused connections, and records how many others there are.
-    async fn lower(&self, key: &HashKey, id: u64, refused: u32) -> Result<(), LedgerError> {
-        let now = self.clock.now();
-        let (account, known, stored, is_forged, given_up) = {
-            let mut lines = self.lines();
-            let Some(line) = lines.get_mut(&id) else {
-                return Ok(());
-            };
-            let given_up = line.give_up(refused, now);
-            (
-                line.account.clone(),
-                line.record_at(now),
-                line.stored(),
-                line.is_forged,
-                given_up,
-            )
-        };
-        let partition_key = partition_key(&account);
-        // Those who were refused at the same time leave as well. Nobody takes their places before it is known how many
-        // remain: a permit that was given up is told from the others by its early end.
-        let after = |time: SignedDuration| now.saturating_add(time).unwrap_or(now);
-        let (expires, stays) = (after(GIVEN_UP_TIME), after(STAYS_BEYOND));
-        let mut others = None;
-        for slot in &given_up {
-            self.writes.fetch_add(1, Ordering::Relaxed);
-            if let Some(before) = self.permits.expire(slot, expires).await? {
-                others = Some(Permits::count_beyond(&before, stays).saturating_sub(1));
-            }
-        }
-        let others = match others {
-            Some(others) => others,
-            None => Permits::count_beyond(&self.permits.read(&partition_key).await?, stays),
-        };
-        let others = u32::try_from(others).unwrap_or(u32::MAX);
-        let Some(record) = LimitRecord::lowered(known, others, now) else {
-            return Ok(());
-        };
-        let (condition, values) = match record.state {
-            _ if is_forged => ("attribute_exists(pk)", Vec::new()),
-            LimitState::Reached => record::lower_than(&record),
-            LimitState::Growing | LimitState::Unlimited => record::unchanged(stored.as_ref()),
-        };
-        info!(
-            connections = record.connections,
-            "a mail server refused a connection for their number"
-        );
-        self.write(key, id, &account, record, condition, values)
-            .await
-    }
-
-    /// Records that the server took all connections of the present limit.
-    async fn raise(&self, key: &HashKey, id: u64) -> Result<(), LedgerError> {
-        let now = self.clock.now();
-        let Some((account, known, stored, is_forged)) = self.lines().get(&id).map(|line| {
-            let known = line.record_at(now);
-            (line.account.clone(), known, line.stored(), line.is_forged)
-        }) else {
-            return Ok(());
-        };
-        let Some(record) = LimitRecord::raised(known, now) else {
-            return Ok(());
-        };
-        let (condition, values) = if is_forged {
-            ("attribute_exists(pk)", Vec::new())
-        } else {
-            record::unchanged(stored.as_ref())
-        };
-        self.write(key, id, &account, record, condition, values)
-            .await
-    }
-
-    async fn write(
-        &self,
-        key: &HashKey,
-        id: u64,
-        account: &str,
-        record: LimitRecord,
-        condition: &str,
-        values: Vec<(&'static str, aws_sdk_dynamodb::types::AttributeValue)>,
-    ) -> Result<(), LedgerError> {
-        let now = self.clock.now();
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        let attributes = record.attributes(account, key, now);
-        let partition_key = partition_key(account);
-        let written = self
-            .permits
-            .set(&partition_key, attributes, condition, values);
-        if written.await?
-            && let Some(line) = self.lines().get_mut(&id)
-        {
-            line.take_in(Ok(Some(record)), line.live, now);
-        }
-        Ok(())
     }
 }
 

@@ -83,6 +83,11 @@ pub(crate) enum Taken {
 }
 
 impl TakenSlot {
+    /// Its number, from 0.
+    pub(crate) const fn number(&self) -> u32 {
+        self.slot
+    }
+
     /// When it expires.
     pub(crate) fn until(&self) -> Timestamp {
         Timestamp::from_nanosecond(i128::from(self.value)).unwrap_or(Timestamp::MAX)

@@ -66,7 +66,7 @@ impl Shares {
             limits,
             in_flight: InFlight::new(config, table, clock.clone()),
             slow: SlowWorkers::new(config, table, clock.clone(), limits.workers),
-            connections: Connections::new(config, table, clock),
+            connections: Connections::new(config, table, clock, limits.workers),
         }
     }
 }

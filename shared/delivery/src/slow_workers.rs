@@ -23,7 +23,7 @@ use comms_adapters::{Deadline, retry::jitter};
 use comms_core::{Channel, Clock, Tenant};
 use futures_util::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use crate::{
@@ -92,7 +92,7 @@ impl WorkerShares {
         }
     }
 
-    const fn of_queue(self, queue: WorkQueue) -> NonZeroU32 {
+    pub(crate) const fn of_queue(self, queue: WorkQueue) -> NonZeroU32 {
         match queue {
             WorkQueue::Normal => self.normal,
             WorkQueue::Urgent => self.urgent,
@@ -263,16 +263,27 @@ impl SlowWorkers {
         }
     }
 
-    /// Waits for `work`, and registers the process as slow while it takes long.
+    /// Waits for `work`, and registers the process as slow while it takes long. The time that `waited` says it has waited
+    /// for a connection is not counted: that others have them makes no provider slow.
     pub async fn watch<'a, F: Future>(
         &'a self,
         working: &mut Working<'a>,
         deadline: Deadline,
+        waited: impl Fn() -> Duration,
         work: F,
     ) -> F::Output {
         let mut work = std::pin::pin!(work);
-        if let Ok(done) = timeout(SLOW_AFTER, &mut work).await {
-            return done;
+        let slow_from = Instant::now() + SLOW_AFTER;
+        let mut slow_at = slow_from;
+        loop {
+            if let Ok(done) = timeout_at(slow_at, &mut work).await {
+                return done;
+            }
+            let later = slow_from + waited();
+            if later <= slow_at {
+                break;
+            }
+            slow_at = later;
         }
         working.was_slow = true;
         self.be_cautious(&working.key, working.channel);

@@ -3,17 +3,58 @@
 use std::{future::Future, time::Duration};
 
 use comms_core::{AfterRetries, Receipt};
+use tokio::time::Instant;
 
 use super::{
     ChainEnd, ChainEntry, Failed, Left, ReplyTo, Run,
-    renewal::{Course, Renewal},
+    renewal::{Course, Heading, Renew, Renewal},
 };
 use crate::{
     message::Message,
     pacing::{LONGEST_WAIT, Pacing},
 };
 
+/// A wait for a connection after which somebody may have saved settings that count.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+
+/// How a run goes on that asked for a connection.
+pub(super) enum Connected {
+    /// The entry is tried.
+    Yes,
+    /// The next one is.
+    No,
+    Over(ChainEnd),
+}
+
 impl Course {
+    /// Asks for a connection to `entry`, if its login has a limited number of them. After a long wait the entry is tried
+    /// only if the settings still are the last ones.
+    pub(super) async fn connect(
+        &mut self,
+        entry: &ChainEntry,
+        run: &Run,
+        renew: &Renew<'_>,
+        pacing: &dyn Pacing,
+    ) -> Connected {
+        let Some(limit) = entry.provider.connection_limit() else {
+            return Connected::Yes;
+        };
+        let asked = Instant::now();
+        if let Err(after) = pacing.connect(limit).await {
+            let end = self.without_connection(after, run, pacing);
+            return end.map_or(Connected::No, Connected::Over);
+        }
+        if asked.elapsed() < LONG_WAIT {
+            return Connected::Yes;
+        }
+        let renewal = self.before_retry(entry, renew).await;
+        match self.adopt(renewal, None, run) {
+            Heading::Same => Connected::Yes,
+            Heading::Changed => Connected::No,
+            Heading::Over(end) => Connected::Over(end),
+        }
+    }
+
     /// Notes that an entry had no connection for the message before `after`. The end, where the message waits for one;
     /// otherwise the next entry has its turn. What was tried does not wait: nobody before this entry is tried again so soon.
     pub(super) fn without_connection(
@@ -50,6 +91,12 @@ impl Run {
         };
         self.attempts.pop();
         pacing.connect_again(limit).await?;
+        // It may have waited for long, and somebody may have saved meanwhile.
+        if let Err(failed) = sent
+            && let renewal @ (Renewal::Newer(_) | Renewal::Unreadable) = renew().await
+        {
+            return Ok(Err(Failed { renewal, ..failed }));
+        }
         let sent = self.entry(entry, message, reply, left, &renew).await;
         if lacks_connection(&sent) {
             self.attempts.pop();

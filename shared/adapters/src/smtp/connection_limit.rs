@@ -3,15 +3,18 @@
 //! The pool obeys what it was granted ([`ConnectionLimit::grant`]) and reports what the server did
 //! ([`ConnectionLimit::take_seen`]). Who shares that with other processes is no concern of the pool.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use comms_core::HashKey;
+use comms_core::{HashKey, Secret};
 
-use super::{SmtpSettings, host_limit::HostLimit, slots::Slots};
-use comms_core::Secret;
+use super::{SmtpSettings, host_limit::HostLimit, pool::Pool, slots::Slots};
+use crate::sockets::IdleConnections;
 
 /// The connections of one entry's pool, as all processes together may have them.
 pub struct ConnectionLimit {
@@ -23,6 +26,7 @@ pub struct ConnectionLimit {
     known: HostLimit,
     max_connections: u32,
     slots: Arc<Slots>,
+    idle: Weak<dyn IdleConnections>,
     seen: Mutex<Seen>,
 }
 
@@ -55,7 +59,7 @@ pub struct ConnectionsSeen {
 }
 
 impl ConnectionLimit {
-    pub(super) fn new(settings: &SmtpSettings, slots: Arc<Slots>) -> Self {
+    pub(super) fn new(settings: &SmtpSettings, pool: &Pool) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -65,7 +69,8 @@ impl ConnectionLimit {
             password: settings.password.clone(),
             known: HostLimit::of(&settings.host),
             max_connections: settings.max_connections.max(1).into(),
-            slots,
+            slots: pool.slots().clone(),
+            idle: pool.idle(),
             seen: Mutex::default(),
         }
     }
@@ -127,6 +132,17 @@ impl ConnectionLimit {
     /// What was seen since this was asked last.
     pub fn take_seen(&self) -> ConnectionsSeen {
         std::mem::take(&mut self.seen().connections)
+    }
+
+    /// Closes the idle connections of this pool, and waits until the server has closed them too, for `limit` at most.
+    pub async fn close_idle(&self, limit: Duration) {
+        let closes = self
+            .idle
+            .upgrade()
+            .and_then(|idle| idle.close_at_invocation_end(limit));
+        if let Some(closes) = closes {
+            closes.await;
+        }
     }
 
     /// Whether a connection was closed of which the server has not said that it noticed. Asked once.

@@ -7,7 +7,7 @@
 
 use std::{
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -236,6 +236,12 @@ impl Pool {
     /// A connection that was made in its room.
     pub(super) fn opened(&self, connection: Connection, room: Room) -> Lease {
         Lease::new(connection, room, self.sockets.clone())
+    }
+
+    /// The connections that nobody uses.
+    pub(super) fn idle(&self) -> Weak<dyn IdleConnections> {
+        let idle: Arc<dyn IdleConnections> = self.idle.clone();
+        Arc::downgrade(&idle)
     }
 
     pub(super) const fn slots(&self) -> &Arc<Slots> {

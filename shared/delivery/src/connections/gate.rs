@@ -9,7 +9,7 @@ use std::{
 use comms_adapters::{Chain, smtp::ConnectionLimit};
 use comms_core::HashKey;
 use futures_util::future::{Either, select};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Asking, ConnectionUse, Connections, FURTHER_AFTER};
 
@@ -24,6 +24,41 @@ pub(crate) struct Gate<'a> {
     used: Mutex<Option<Used<'a>>>,
     /// The login that had no connection, and when to ask again: nobody waits for the same one twice.
     refused: Mutex<Option<(u64, Duration)>>,
+    waited: Arc<WaitedTime>,
+}
+
+/// The time that a delivery has waited for connections.
+#[derive(Debug, Default)]
+pub(crate) struct WaitedTime(Mutex<Waited>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Waited {
+    before: Duration,
+    since: Option<Instant>,
+}
+
+impl WaitedTime {
+    /// With the wait that is not over yet.
+    pub(crate) fn so_far(&self) -> Duration {
+        let waited = *self.waited();
+        waited.before + waited.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    async fn during<F: Future>(&self, wait: F) -> F::Output {
+        self.waited().since = Some(Instant::now());
+        let output = wait.await;
+        let before = self.so_far();
+        *self.waited() = Waited {
+            before,
+            since: None,
+        };
+        output
+    }
+
+    fn waited(&self) -> MutexGuard<'_, Waited> {
+        // Nothing panics while the lock is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 struct Used<'a> {
@@ -39,7 +74,13 @@ impl<'a> Gate<'a> {
             asking,
             used: Mutex::default(),
             refused: Mutex::default(),
+            waited: Arc::default(),
         }
+    }
+
+    /// The time that this delivery has waited for connections.
+    pub(crate) fn waited(&self) -> Arc<WaitedTime> {
+        self.waited.clone()
     }
 
     /// Reserves a connection of the login, or says when to ask again.
@@ -70,10 +111,14 @@ impl<'a> Gate<'a> {
             let connection = used.and_then(|used| used.connection);
             connection.is_some_and(|connection| connection.has_permit)
         };
-        self.connections
-            .publish(self.key, limit, self.asking.deadline)
-            .await;
-        if had_permit || self.asking.has_waited_enough() {
+        let deadline = self.asking.deadline;
+        let publish = self
+            .connections
+            .publish_seen(self.key, limit, deadline, had_permit);
+        publish.await;
+        // A queued message waits for the next permit with those of its process. Somebody waits for an immediate one.
+        let is_refused = had_permit && !self.asking.is_queued;
+        if is_refused || self.asking.has_waited_enough() {
             return Err(self.connections.wait(limit.id(), self.asking));
         }
         let asking = Asking {
@@ -88,7 +133,8 @@ impl<'a> Gate<'a> {
         self.asking.is_queued && !self.asking.has_waited_enough()
     }
 
-    /// Sends, and sees to it that messages behind a slow one get a connection of their own.
+    /// Sends, and sees to it that messages behind a slow one get a connection of their own, and that it holds none that
+    /// others need.
     pub(crate) async fn watch<F: Future>(&self, sending: F) -> F::Output {
         let mut sending = pin!(sending);
         loop {
@@ -97,14 +143,17 @@ impl<'a> Gate<'a> {
                 return sent;
             }
             let used = self.used().as_ref().map(|used| used.id);
-            let Some(id) = used else {
-                continue;
-            };
-            let widen = pin!(self.connections.widen(self.key, id, self.asking.deadline));
-            if let Either::Left((sent, widen)) = select(sending.as_mut(), widen).await {
+            let deadline = self.asking.deadline;
+            let change = pin!(async {
+                Box::pin(self.connections.release_idle(deadline)).await;
+                if let Some(id) = used {
+                    self.connections.widen(self.key, id, deadline).await;
+                }
+            });
+            if let Either::Left((sent, change)) = select(sending.as_mut(), change).await {
                 // A permit that was written is to be known here, and released; one that is not expires. What was
                 // accepted waits to be recorded.
-                let _ = timeout(PERMIT_TIME, widen).await;
+                let _ = timeout(PERMIT_TIME, change).await;
                 return sent;
             }
         }
@@ -123,7 +172,7 @@ impl<'a> Gate<'a> {
 
     async fn begin(&self, limit: &Arc<ConnectionLimit>, asking: Asking) -> Result<(), Duration> {
         let begun = Box::pin(self.connections.begin(self.key, limit, asking));
-        let connection = begun.await?;
+        let connection = self.waited.during(begun).await?;
         *self.used() = Some(Used {
             id: limit.id(),
             connection,

@@ -18,6 +18,8 @@ use crate::permits::TakenSlot;
 const MESSAGES_PER_PERMIT: u32 = 2;
 /// Messages for each permit beyond the first.
 const MESSAGES_PER_FURTHER_PERMIT: u32 = 5;
+/// From so many permits on a process with queued messages takes several: with fewer, the others need them.
+const MANY: u32 = 2 * FIRST_LIMIT;
 /// A process takes a further permit while no more than this part of them is in use.
 pub(super) const LEFT_TO_OTHERS: u32 = 3;
 /// A permit that ends before is of no use to another message.
@@ -52,6 +54,8 @@ pub(super) struct Line {
     users: u32,
     free_users: u32,
     pub(super) waiting: u32,
+    /// When the last message that used a connection ended.
+    used_until: Option<Timestamp>,
     /// Permits of all processes when the item was seen last.
     pub(super) live: u32,
     full_until: Option<Timestamp>,
@@ -78,6 +82,7 @@ impl Line {
             users: 0,
             free_users: 0,
             waiting: 0,
+            used_until: None,
             live: 0,
             full_until: None,
             unreachable_until: None,
@@ -129,6 +134,12 @@ impl Line {
         self.users == 0 && self.free_users == 0 && self.waiting == 0
     }
 
+    /// The same for so long.
+    pub(super) fn has_been_unused_for(&self, time: SignedDuration, now: Timestamp) -> bool {
+        let is_recent = |until: Timestamp| now.duration_since(until) < time;
+        self.is_unused() && !self.used_until.is_some_and(is_recent)
+    }
+
     /// Whether what others found out has to be read: where no permit would be taken, which says it as well.
     pub(super) fn is_look_due(
         &self,
@@ -160,7 +171,7 @@ impl Line {
             && held < self.wanted()
             && self.leaves_enough(limit)
             // Somebody waits for an immediate one.
-            && (limit > FIRST_LIMIT || !asking.is_queued)
+            && (limit >= MANY || !asking.is_queued)
             && !is_full
             && self.is_reachable(now);
         if takes_more {
@@ -176,14 +187,19 @@ impl Line {
             }
             // The messages of a process that waits for the next permit wait with it.
             if is_full && !self.is_in_front {
-                let record = self.record_at(now);
-                let is_growing = record.is_none_or(|known| known.state == LimitState::Growing)
-                    && self.limit.published().is_none();
+                let is_growing = self.is_growing(now);
                 return Next::Full { is_growing };
             }
             return Next::Take(self.taking.clone());
         }
         Next::Wait(self.freed.clone())
+    }
+
+    /// Whether the number of permits may double soon.
+    fn is_growing(&self, now: Timestamp) -> bool {
+        let record = self.record_at(now);
+        record.is_none_or(|known| known.state == LimitState::Growing)
+            && self.limit.published().is_none()
     }
 
     /// Whether DynamoDB answered when it was asked last.
@@ -258,13 +274,14 @@ impl Line {
         Next::Use { has_permit: false }
     }
 
-    pub(super) fn end_use(&mut self, has_permit: bool) {
+    pub(super) fn end_use(&mut self, has_permit: bool, now: Timestamp) {
         let users = if has_permit {
             &mut self.users
         } else {
             &mut self.free_users
         };
         *users = users.saturating_sub(1);
+        self.used_until = Some(now);
         self.freed.notify_one();
     }
 
@@ -308,7 +325,12 @@ impl Line {
         if self.is_forged {
             warn!("a record of connections without a valid MAC was ignored");
         }
+        let was_growing = self.is_growing(now);
         self.record = record.unwrap_or_default();
+        // Who waited for the limit to grow waits for a permit now.
+        if was_growing && !self.is_growing(now) {
+            self.full_until = None;
+        }
         self.looked_at = Some(now);
         self.grant(now);
     }
@@ -356,9 +378,6 @@ impl Line {
         let refused = usize::try_from(refused).unwrap_or(usize::MAX);
         let kept = self.held.len().saturating_sub(refused);
         let given_up = self.held.split_off(kept);
-        if !given_up.is_empty() {
-            self.full_until = now.saturating_add(FULL_IS_BELIEVED).ok();
-        }
         self.grant(now);
         // Whoever waits for one of them is to see that there is none.
         self.freed.notify_waiters();

@@ -10,8 +10,9 @@ use crate::permits::{Item, number, number_of};
 /// Connections that a login may have before anything is known of its server: as many as Dovecot allows by default
 /// (`mail_max_userip_connections`).
 pub const FIRST_LIMIT: u32 = 10;
-/// Connections at the same time after which a server is taken for one without a limit.
-pub(super) const UNLIMITED_FROM: u32 = 32;
+/// A server that took so many connections of a login at the same time, and refused none, is taken for one without a limit.
+/// Most mail servers that have a limit have a lower one; one that allows a few more is found by its first refusal.
+pub(super) const UNLIMITED_FROM: u32 = 2 * FIRST_LIMIT;
 /// How long after the first refusal one more connection is tried. Each further refusal doubles that, up to
 /// [`MAX_RAISE_AFTER`]: a limit that was found too low costs little, and one that is right a refusal now and then.
 const MIN_RAISE_AFTER: SignedDuration = SignedDuration::from_secs(5);
@@ -139,8 +140,8 @@ impl LimitRecord {
     /// The limit after every connection of the present one was opened; `None` if it stays.
     pub(super) fn raised(known: Option<Self>, now: Timestamp) -> Option<Self> {
         let grown = |connections: u32| {
+            let is_unlimited = connections >= UNLIMITED_FROM;
             let connections = connections.saturating_mul(2);
-            let is_unlimited = connections > UNLIMITED_FROM;
             Self {
                 state: if is_unlimited {
                     LimitState::Unlimited

@@ -185,7 +185,8 @@ impl Pipeline {
         past: &Past,
         allowance: &Allowance<'_>,
     ) -> Attempted {
-        let may_pass = may_pass(report);
+        // An entry without a connection may have one soon.
+        let may_pass = may_pass(report) || report.no_connection.is_some();
         let mut attempts = past.attempts.clone();
         Attempt::remember(&mut attempts, report.attempts.clone());
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
@@ -196,6 +197,7 @@ impl Pipeline {
         // Where the platform's quota is used up, the clinic's own provider may be mended sooner.
         let for_people = matches!(report.end, ChainEnd::AllFailed | ChainEnd::GlobalRefused)
             && unknown_outcomes == 0
+            && report.no_connection.is_none()
             && waiting::is_for_people(report);
         // A wait for people that is over is not followed by deferrals.
         let is_patient = limits.patience == Patience::HandBack
@@ -222,6 +224,7 @@ impl Pipeline {
             return outcome.into();
         }
         let mut returned = None;
+        let unknown = (DeliveryStatus::Unknown, Some(FailureReason::OutcomeUnknown));
         match &report.end {
             ChainEnd::Paced { after } => {
                 let after = *after;
@@ -232,8 +235,7 @@ impl Pipeline {
                 }
             }
             ChainEnd::NoConnection { after } => {
-                let after = *after;
-                returned = self.wait_for_connection(after, limits, unknown_outcomes, &mut outcome);
+                returned = self.wait_for_connection(*after, limits, unknown_outcomes, &mut outcome);
             }
             ChainEnd::Sent { provider, receipt } => {
                 outcome.status = DeliveryStatus::Sent;
@@ -253,8 +255,7 @@ impl Pipeline {
                 returned = Some(HandBack::Unreachable);
             }
             ChainEnd::Held => {
-                outcome.status = DeliveryStatus::Unknown;
-                outcome.reason = Some(FailureReason::OutcomeUnknown);
+                (outcome.status, outcome.reason) = unknown;
             }
             // "Failed" would invite sending it again, and it may be there already.
             ChainEnd::Rejected
@@ -264,17 +265,19 @@ impl Pipeline {
             | ChainEnd::OutOfTime
                 if unknown_outcomes > 0 =>
             {
-                outcome.status = DeliveryStatus::Unknown;
-                outcome.reason = Some(FailureReason::OutcomeUnknown);
+                (outcome.status, outcome.reason) = unknown;
             }
             ChainEnd::Rejected => outcome.reason = Some(FailureReason::Rejected),
+            // Somebody waits for the answer: the queue waits for the connection.
+            ChainEnd::AllFailed | ChainEnd::GlobalRefused
+                if limits.patience == Patience::GiveUp
+                    && let Some(after) = report.no_connection =>
+            {
+                returned = self.wait_for_connection(after, limits, unknown_outcomes, &mut outcome);
+            }
             ChainEnd::AllFailed | ChainEnd::GlobalRefused if may_pass && is_patient => {
-                let wait = deferral::before_next_try(past.deferrals, report.retry_after);
-                let at = self.clock.now().saturating_add(wait);
-                // What expires meanwhile is to be recorded as that, and then.
-                let latest = limits.expires_at.unwrap_or(Timestamp::MAX);
                 outcome.status = DeliveryStatus::Queued;
-                outcome.not_before = Some(at.unwrap_or(Timestamp::MAX).min(latest));
+                outcome.not_before = Some(self.next_try(report, past, limits));
             }
             // Out of time on the last try: those that were reached failed, and no more will be.
             ChainEnd::AllFailed | ChainEnd::OutOfTime => {
@@ -291,6 +294,14 @@ impl Pipeline {
             ChainEnd::NoProvider => outcome.reason = Some(FailureReason::NoProvider),
         }
         Attempted { outcome, returned }
+    }
+
+    /// When a deferred delivery is tried again. What expires meanwhile is to be recorded as that, and then.
+    fn next_try(&self, report: &ChainReport, past: &Past, limits: Limits<'_>) -> Timestamp {
+        let wait = deferral::before_next_try(past.deferrals, report.retry_after);
+        let at = self.clock.now().saturating_add(wait);
+        let latest = limits.expires_at.unwrap_or(Timestamp::MAX);
+        at.unwrap_or(Timestamp::MAX).min(latest)
     }
 
     /// What becomes of a delivery for which no provider has a turn before `after`: it waits, or has waited for

@@ -11,6 +11,7 @@ use crate::{
     allowance::Allowance,
     connections::{Asking, Gate},
     quota,
+    slow_workers::WorkQueue,
 };
 
 /// The longest that the end of an invocation waits for servers to close connections. `send` waits for none: there the
@@ -29,6 +30,7 @@ impl Pipeline {
         let asking = Asking {
             is_alone: limits.is_alone,
             is_queued: limits.patience == Patience::HandBack,
+            is_urgent: limits.queue == Some(WorkQueue::Urgent),
             receives: limits.receives(),
             age: age.unwrap_or_default(),
             deadline: limits.deadline,

@@ -10,7 +10,7 @@ use comms_core::{
     Channel, Delivery, DeliveryStatus, HashKey, Tenant, WaitReason, Waited, Waiting,
     request::{PlannedDelivery, Target},
 };
-use comms_settings::{StoreError, cache::MAX_AGE};
+use comms_settings::{Moment, StoreError, cache::MAX_AGE};
 use futures_util::future::{Either, join, select};
 use jiff::SignedDuration;
 use tokio::time::Instant;
@@ -30,6 +30,8 @@ use crate::{
 
 /// What is left of the deadline when sharing what was learned ends: the result of the delivery must not be cut off.
 const SHARING_MARGIN: Duration = Duration::from_millis(100);
+/// A delivery that takes longer to begin has its settings confirmed once more before its first attempt.
+const LONG_START: Duration = Duration::from_secs(1);
 
 /// A delivery and what bounds it.
 #[derive(Clone, Copy)]
@@ -156,6 +158,9 @@ impl Pipeline {
                 return stop.into_result();
             }
         };
+        let asked = self
+            .confirm_after_wait(&mut claimed, work, needs_platform, asked)
+            .await;
         let ready = self.go_by_last_settings(&mut claimed, work, urgent).await;
         let Claimed {
             chain,
@@ -182,8 +187,10 @@ impl Pipeline {
             chain,
             needs_platform,
         );
+        let waited_time = allowance.connection().waited();
         let attempted = self.attempt(&fresh, message, limits, past, is_refused, &mut allowance);
-        let attempted = self.watch(working.as_mut(), limits, Box::pin(attempted));
+        let attempted = Box::pin(attempted);
+        let attempted = self.watch(working.as_mut(), limits, &waited_time, attempted);
         let Attempted {
             mut outcome,
             returned,
@@ -216,28 +223,22 @@ impl Pipeline {
         };
         self.count(record, channel, by_fallback, &recorded);
         // What was recorded stays so, however long this takes.
-        let after = Box::pin(async {
-            allowance.connection().publish(&used.chain).await;
-            self.share_what_was_learned(&used, tenant, channel, limits)
-                .await;
-        });
-        let _ = limits
-            .deadline
-            .less(SHARING_MARGIN)
-            .bound(Duration::MAX, after)
-            .await;
+        let shared = self.share_what_was_learned(&allowance, &used, tenant, channel, limits);
+        let time = limits.deadline.less(SHARING_MARGIN);
+        let _ = time.bound(Duration::MAX, Box::pin(shared)).await;
         recorded
     }
 
-    /// Tells other processes of the providers' health, and asks providers for their rates: the message does not wait for
-    /// it.
+    /// Publishes what the servers did to connections and the providers' health, and asks providers for their rates.
     async fn share_what_was_learned(
         &self,
+        allowance: &Allowance<'_>,
         used: &ResolvedChain,
         tenant: &Tenant,
         channel: Channel,
         limits: Limits<'_>,
     ) {
+        allowance.connection().publish(&used.chain).await;
         match self.hash_keys.get().await {
             Ok(hash) => {
                 for (tenant, version, own) in used.parts(tenant) {
@@ -359,6 +360,25 @@ impl Pipeline {
             past,
             confirmed: None,
         })
+    }
+
+    /// Reads the version of the settings once more where the delivery has waited for a connection since: somebody may have
+    /// saved meanwhile. The moment that the settings are of.
+    async fn confirm_after_wait(
+        &self,
+        claimed: &mut Claimed<'_>,
+        work: Work<'_>,
+        needs_platform: bool,
+        asked: Moment,
+    ) -> Moment {
+        if work.started.elapsed() < LONG_START {
+            return asked;
+        }
+        let asked = self.settings.moment();
+        let (tenant, known) = (&work.record.tenant, &claimed.chain.settings);
+        let confirmed = self.confirmed_settings(tenant, known, needs_platform, asked);
+        claimed.confirmed = Some(confirmed.await);
+        asked
     }
 
     /// Lets a claimed delivery go by the last settings, where it began by others. An error gives it back untouched.

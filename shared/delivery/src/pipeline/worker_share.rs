@@ -3,7 +3,10 @@
 use comms_core::{Channel, Tenant};
 
 use super::{HandBack, Limits, Pipeline, UrgentQuota, tenant_settings::TenantSettings};
-use crate::slow_workers::{self, Working};
+use crate::{
+    connections::WaitedTime,
+    slow_workers::{self, Working},
+};
 
 /// Whether a delivery may begin.
 pub(super) enum Start<'a> {
@@ -53,10 +56,16 @@ impl Pipeline {
         &'a self,
         working: Option<&mut Working<'a>>,
         limits: Limits<'_>,
+        waited: &WaitedTime,
         work: F,
     ) -> F::Output {
         match working {
-            Some(working) => self.shares.slow.watch(working, limits.deadline, work).await,
+            Some(working) => {
+                let slow = &self.shares.slow;
+                let before = waited.so_far();
+                let waited = || waited.so_far().saturating_sub(before);
+                slow.watch(working, limits.deadline, waited, work).await
+            }
             None => work.await,
         }
     }
