@@ -321,6 +321,14 @@ fn a_key_that_is_disabled_is_an_alarm() {
     );
 }
 
+#[test]
+fn copy_that_fails_is_an_alarm() {
+    let vault = [("BackupVaultName", "Backups.Outputs.VaultName")];
+    let failed = |jobs| of_aws(&[("AWS/Backup", "NumberOfBackupJobsFailed", &vault, 1, jobs)]);
+    assert!(is_on("FailedBackupsAlarm", &failed(1.0)));
+    assert!(!is_on("FailedBackupsAlarm", &failed(0.0)));
+}
+
 /// What the limits of the alarms mean depends on what is said elsewhere in the template.
 #[test]
 fn durations_are_measured_by_the_functions_own_timeouts() {

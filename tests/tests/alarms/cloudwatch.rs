@@ -28,7 +28,8 @@ impl Series {
     /// What an alarm or a part of one looks at.
     fn of(metric: &Value) -> Self {
         let dimensions = metric["Dimensions"].as_array().into_iter().flatten();
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        // Of an If, where its condition holds.
+        let text = |value: &Value| value.as_str().or(value[1].as_str()).unwrap().to_owned();
         Self {
             namespace: text(&metric["Namespace"]),
             name: text(&metric["MetricName"]),
