@@ -5,6 +5,8 @@
 //! either happens to the first two requests of its kind, or to all for as long as the first invocation lasts; then the
 //! process is gone, and a new one gets the message as SQS brings it again, or the caller repeats its request.
 
+mod target;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -15,12 +17,15 @@ use std::{
 };
 
 use aws_types::{SdkConfig, sdk_config::SharedCredentialsProvider};
+use comms_core::Clock as _;
 use comms_testkit::{
     clock::ManualClock,
-    fault_proxy::{FaultProxy, ProxiedCall, ProxyFault},
+    fault_proxy::{FaultProxy, ProxyFault},
 };
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
+
+use target::{Target, is_claim_of_whatsapp};
 
 use crate::world::{
     Answer, FROM, PASSWORD, World, communication, email, entry, handle_records, post_to, record,
@@ -38,42 +43,12 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(600);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longer than any lease.
 const BEYOND_A_LEASE: Duration = Duration::from_mins(1);
+/// When a message was received first that is received again: long enough ago that its process may have ended.
+const FIRST_RECEIVED: Duration = Duration::from_secs(200);
 /// Cases at the same time: more are so slow that requests without a fault run out of time.
 const CONCURRENT_CASES: usize = 11;
 /// Requests that a short fault spoils.
 const BURST: usize = 2;
-
-/// What a request is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Target {
-    Claim,
-    Outcome,
-    Settings,
-    Health,
-    Usage,
-    Queue,
-    Kms,
-}
-
-impl Target {
-    fn is_of(self, call: &ProxiedCall) -> bool {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let key = |name: &str| text(&call.request["Key"][name]["S"]);
-        let update = text(&call.request["UpdateExpression"]);
-        let is_delivery = key("sk").starts_with("delivery#");
-        match self {
-            Self::Claim => is_delivery && update.starts_with("SET #status = :sending"),
-            Self::Outcome => is_delivery && update.starts_with("SET #status = :status"),
-            Self::Settings => {
-                call.service == "dynamodb" && text(&call.request["TableName"]).contains("settings")
-            }
-            Self::Health => key("pk").starts_with("health#"),
-            Self::Usage => key("pk").starts_with("usage#"),
-            Self::Queue => call.service == "sqs",
-            Self::Kms => call.service == "kms",
-        }
-    }
-}
 
 /// For how long a fault lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,10 +61,41 @@ enum Lasts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Function {
     Worker,
+    /// For a clinic that sends nothing again of which it is not known whether it arrived.
+    WorkerHolds,
+    /// A message that was received before.
+    WorkerAgain,
     /// While the caller waits.
     Immediate,
+    /// The same; the caller asks again at once, whatever it was answered.
+    ImmediateRepeated,
+    /// To a recipient by two channels, for one of which there is no provider.
+    ImmediateBoth,
+    /// The same, whose second delivery cannot be claimed and is left for the queue.
+    ImmediateLeft,
     /// By the queue.
     Queued,
+}
+
+impl Function {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Worker | Self::WorkerHolds | Self::WorkerAgain => "worker",
+            Self::Immediate
+            | Self::ImmediateRepeated
+            | Self::ImmediateBoth
+            | Self::ImmediateLeft
+            | Self::Queued => "send",
+        }
+    }
+
+    fn is_immediate(self) -> bool {
+        self.name() == "send" && self != Self::Queued
+    }
+
+    fn has_both_channels(self) -> bool {
+        matches!(self, Self::ImmediateBoth | Self::ImmediateLeft)
+    }
 }
 
 /// What a message cost its patient and its caller.
@@ -99,10 +105,22 @@ enum Cost {
     Nothing,
     /// One copy, by a later one.
     Later,
-    /// One copy. The answer said so, and that it is not recorded; the ledger does not know it.
+    /// One copy. The answer said so, and that it was not recorded; later it is.
     Unrecorded,
+    /// One copy, which is never recorded as sent: the answer said so, or the clinic holds.
+    NeverRecorded,
     /// Two copies, and the delivery says so.
     TwiceAndFlagged,
+}
+
+/// What the first invocation came to.
+struct First {
+    /// Whether the message was sent by it, or put on the queue where that was asked for.
+    was_ended: bool,
+    /// Whether its answer said that the ledger does not know that.
+    was_unrecorded: bool,
+    /// The request, where an answer named it.
+    id: Option<String>,
 }
 
 /// One case.
@@ -130,14 +148,21 @@ impl<'w> Case<'w> {
         // A login of its own: connections of one are counted over all cases.
         world.smtp.set_password(clinic.as_str(), PASSWORD);
         let own = entry(world.smtp.port(), &clinic, PASSWORD);
-        let document = email(&own, FROM);
+        let mut document = email(&own, FROM);
+        if function == Function::WorkerHolds {
+            document["email"]["onAmbiguous"] = json!("hold");
+        }
         world.put_settings(&clinic, document).await.expect(201);
         let mut message = communication();
         message["metadata"]["clinicId"] = json!(clinic);
         message["priority"] = json!("normal");
         message["recipients"] = json!([{"email": format!("{clinic}@example.com")}]);
-        if function == Function::Immediate {
+        if function.is_immediate() {
             message["strategy"] = json!("immediate");
+        }
+        if function.has_both_channels() {
+            message["channels"] = json!(["email", "whatsapp"]);
+            message["recipients"][0]["phoneNumber"] = json!("+4915112345678");
         }
         let proxy = FaultProxy::start(world.aws.endpoint()).await.unwrap();
         let mut timeouts = aws_sdk_dynamodb::config::timeout::TimeoutConfig::builder();
@@ -147,11 +172,7 @@ impl<'w> Case<'w> {
                 .set_operation_timeout(Some(OPERATION_TIMEOUT));
         }
         let timeouts = timeouts.build();
-        let sdk = world.sdk_of(if function == Function::Worker {
-            "worker"
-        } else {
-            "send"
-        });
+        let sdk = world.sdk_of(function.name());
         let credentials: SharedCredentialsProvider = sdk.credentials_provider().unwrap();
         let sdk = sdk
             .to_builder()
@@ -164,6 +185,9 @@ impl<'w> Case<'w> {
             Lasts::Invocation => usize::MAX,
         });
         proxy.spoil(move |call| {
+            if function == Function::ImmediateLeft && is_claim_of_whatsapp(call) {
+                return Some(ProxyFault::Throttle);
+            }
             let spend = |left: usize| left.checked_sub(1);
             let is_spoiled = target.is_of(call)
                 && left
@@ -212,53 +236,65 @@ impl<'w> Case<'w> {
         post_to(send, &self.message, &[("idempotency-key", &key)], time).await
     }
 
-    /// The first invocation, with the fault. Whether it ended everything; and the request's id.
-    async fn first(&self) -> (bool, Option<String>) {
-        match self.function {
-            Function::Worker => {
-                let key = format!("key-{}", self.clinic);
-                let posted = self
-                    .world
-                    .post_with_key(&self.message, &key)
-                    .await
-                    .expect(202);
-                let mut body = self.message.clone();
-                body["idempotencyKey"] = json!(key);
-                let worker = worker_with(
-                    &self.sdk,
-                    self.world.aws.resources(),
-                    &self.world.ca.pem(),
-                    self.clock.clone(),
-                );
-                // The other message is none, and goes to the dead-letter queue.
-                let poison = format!("no communication of {}", self.clinic);
-                let records = [
-                    record("message", &body.to_string()),
-                    record("poison", &poison),
-                ];
-                let failed = handle_records(&worker, &records, self.time()).await;
-                (
-                    !failed.iter().any(|id| id == "message"),
-                    Some(posted.request_id()),
-                )
-            }
-            Function::Immediate | Function::Queued => {
-                let send = self.world.send_with(&self.sdk, self.clock.clone());
-                let answer = self.post(true, &send).await;
-                assert!(
-                    [200, 202, 503].contains(&answer.status),
-                    "{:?} {}",
-                    self.fault,
-                    answer.text
-                );
-                let id = (answer.status != 503).then(|| answer.request_id());
-                let is_sent = answer.body["status"] == "sent";
-                (
-                    is_sent || (self.function == Function::Queued && answer.status == 202),
-                    id,
-                )
-            }
+    /// The message as SQS delivers it.
+    fn record(&self, body: &Value) -> Value {
+        let mut message = record("message", &body.to_string());
+        if self.function == Function::WorkerAgain {
+            let received = (self.clock.now() - FIRST_RECEIVED).as_millisecond();
+            message["attributes"]["ApproximateReceiveCount"] = json!("2");
+            message["attributes"]["ApproximateFirstReceiveTimestamp"] = json!(received.to_string());
         }
+        message
+    }
+
+    /// The first invocation, with the fault.
+    async fn first(&self) -> First {
+        if self.function.name() == "worker" {
+            let key = format!("key-{}", self.clinic);
+            let posted = self.world.post_with_key(&self.message, &key).await;
+            let id = posted.expect(202).request_id();
+            let mut body = self.message.clone();
+            body["idempotencyKey"] = json!(key);
+            let worker = worker_with(
+                &self.sdk,
+                self.world.aws.resources(),
+                &self.world.ca.pem(),
+                self.clock.clone(),
+            );
+            // The other message is none, and goes to the dead-letter queue.
+            let poison = format!("no communication of {}", self.clinic);
+            let records = [self.record(&body), record("poison", &poison)];
+            let failed = handle_records(&worker, &records, self.time()).await;
+            return First {
+                was_ended: !failed.iter().any(|id| id == "message"),
+                was_unrecorded: false,
+                id: Some(id),
+            };
+        }
+        let send = self.world.send_with(&self.sdk, self.clock.clone());
+        let answer = self.post(true, &send).await;
+        self.expect(&answer, &[200, 202, 207, 503]);
+        if self.function == Function::ImmediateRepeated {
+            let other = self.world.send_with(&self.sdk, self.clock.clone());
+            let repeated = self.post(true, &other).await;
+            self.expect(&repeated, &[200, 202, 503]);
+        }
+        let mail = &answer.body["deliveries"][0];
+        let is_queued = self.function == Function::Queued && answer.status == 202;
+        First {
+            was_ended: is_queued || mail["status"] == "sent",
+            was_unrecorded: mail["recorded"] == false,
+            id: (answer.status != 503).then(|| answer.request_id()),
+        }
+    }
+
+    fn expect(&self, answer: &Answer, expected: &[u16]) {
+        assert!(
+            expected.contains(&answer.status),
+            "{:?} {}",
+            self.fault,
+            answer.text
+        );
     }
 
     /// What the caller does who got no answer: it asks again with the same key.
@@ -268,30 +304,35 @@ impl<'w> Case<'w> {
         }
         let send = self.world.send_with(&self.sdk, self.clock.clone());
         let answer = self.post(false, &send).await;
-        assert!(
-            [200, 202].contains(&answer.status),
-            "{:?} {}",
-            self.fault,
-            answer.text
-        );
+        self.expect(&answer, &[200, 202, 207]);
         answer.request_id()
     }
 
     /// That the message was accepted and recorded, and what that cost.
-    async fn cost(&self, id: &str, was_ended: bool) -> Cost {
+    async fn cost(&self, first: &First, id: &str) -> Cost {
         let answer = self.world.status(id).await.expect(200);
         let delivery = &answer.body["deliveries"][0];
         let (copies, is_flagged) = (self.copies(), delivery["possibleDuplicate"] == true);
         let case = format!("{:?}: {copies} copies of {delivery}", self.fault);
+        if self.function.has_both_channels() {
+            assert_eq!(
+                answer.body["deliveries"][1]["reason"], "NO_PROVIDER",
+                "{case}"
+            );
+        }
         // The ledger's clock is long past the case's own: who has not recorded it by now does not.
-        if delivery["status"] == "unknown" && was_ended && copies == 1 {
-            return Cost::Unrecorded;
+        let is_known = first.was_unrecorded || self.function == Function::WorkerHolds;
+        if delivery["status"] == "unknown" && is_known && copies == 1 {
+            return Cost::NeverRecorded;
         }
         assert_eq!(delivery["status"], "sent", "{case}");
         match copies {
-            1 if was_ended && !is_flagged => Cost::Nothing,
-            1 => Cost::Later,
             2 if is_flagged => Cost::TwiceAndFlagged,
+            // A flag on the only copy would be false.
+            1 if is_flagged => panic!("{case}"),
+            1 if first.was_unrecorded => Cost::Unrecorded,
+            1 if first.was_ended => Cost::Nothing,
+            1 => Cost::Later,
             _ => panic!("{case}"),
         }
     }
@@ -317,7 +358,7 @@ async fn costs(function: Function, target: Target) -> BTreeMap<Lasts, Vec<(Proxy
         .collect()
         .await;
     let mut ended = Vec::new();
-    for ((lasts, case), (was_ended, id)) in cases.iter().zip(firsts) {
+    for ((lasts, case), first) in cases.iter().zip(firsts) {
         assert!(
             case.proxy.spoiled() > 0,
             "{target:?} {lasts:?} {:?} met no request",
@@ -325,7 +366,8 @@ async fn costs(function: Function, target: Target) -> BTreeMap<Lasts, Vec<(Proxy
         );
         case.proxy.heal();
         case.clock.advance(BEYOND_A_LEASE);
-        ended.push((was_ended, case.second(id).await));
+        let id = case.second(first.id.clone()).await;
+        ended.push((first, id));
     }
     // What is on the queue, by a process that knows nothing, when every lease is over.
     let clock = Arc::new(ManualClock::new());
@@ -340,8 +382,8 @@ async fn costs(function: Function, target: Target) -> BTreeMap<Lasts, Vec<(Proxy
         }
     }
     let mut costs = BTreeMap::<_, Vec<_>>::new();
-    for ((lasts, case), (was_ended, id)) in cases.iter().zip(&ended) {
-        let cost = case.cost(id, *was_ended).await;
+    for ((lasts, case), (first, id)) in cases.iter().zip(&ended) {
+        let cost = case.cost(first, id).await;
         costs.entry(*lasts).or_default().push((case.fault, cost));
     }
     costs
@@ -378,17 +420,30 @@ macro_rules! matrix {
 // What a short fault costs, and one that lasts for an invocation: the table of OPERATIONS.md, "What a fault of AWS costs".
 matrix! {
     worker_under_faults_of_claims: Worker Claim costs Nothing, Later;
-    worker_under_faults_of_outcomes: Worker Outcome costs Nothing, TwiceAndFlagged;
+    worker_under_faults_of_outcomes: Worker Outcome costs Nothing, Nothing;
+    worker_under_faults_of_outcomes_and_queues: Worker OutcomeAndQueue costs Nothing, TwiceAndFlagged;
     worker_under_faults_of_settings: Worker Settings costs Later, Later;
     worker_under_faults_of_health: Worker Health costs Nothing, Nothing;
     worker_under_faults_of_usage: Worker Usage costs Nothing, Nothing;
     worker_under_faults_of_queues: Worker Queue costs Nothing, Nothing;
     worker_under_faults_of_kms: Worker Kms costs Later, Later;
+    worker_of_a_clinic_that_holds_under_faults_of_claims: WorkerHolds Claim costs Nothing, Later;
+    worker_of_a_clinic_that_holds_under_faults_of_outcomes: WorkerHolds Outcome costs Nothing, Nothing;
+    worker_of_a_clinic_that_holds_under_faults_of_both: WorkerHolds OutcomeAndQueue costs Nothing, NeverRecorded;
+    worker_at_a_second_receive_under_faults_of_starts: WorkerAgain Start costs Nothing, Nothing;
+    worker_at_a_second_receive_under_faults_of_outcomes: WorkerAgain Outcome costs Nothing, Nothing;
     immediate_send_under_faults_of_claims: Immediate Claim costs Nothing, Later;
     immediate_send_under_faults_of_outcomes: Immediate Outcome costs Nothing, Unrecorded;
+    immediate_send_under_faults_of_outcomes_and_queues: Immediate OutcomeAndQueue costs Nothing, NeverRecorded;
     immediate_send_under_faults_of_settings: Immediate Settings costs Later, Later;
     immediate_send_under_faults_of_health: Immediate Health costs Nothing, Nothing;
     immediate_send_under_faults_of_usage: Immediate Usage costs Nothing, Nothing;
     immediate_send_under_faults_of_kms: Immediate Kms costs Later, Later;
+    immediate_send_by_two_channels_under_faults_of_outcomes: ImmediateBoth Outcome costs Nothing, Unrecorded;
+    immediate_send_with_a_rest_under_faults_of_queues: ImmediateLeft Queue costs Later, Later;
+    repeated_immediate_send_under_faults_of_claims: ImmediateRepeated Claim costs Nothing, Later;
+    repeated_immediate_send_under_faults_of_outcomes: ImmediateRepeated Outcome costs Nothing, Unrecorded;
     queued_send_under_faults_of_queues: Queued Queue costs Later, Later;
+    queued_send_under_faults_of_settings: Queued Settings costs Later, Later;
+    queued_send_under_faults_of_kms: Queued Kms costs Later, Later;
 }

@@ -21,6 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     openapi::contract::yaml,
+    recording::{SHORT_BATCH, fail_outcomes},
     world::{CLINIC, FROM, FUNCTIONS, World, access_key_id, communication, email, immediate},
 };
 
@@ -624,6 +625,17 @@ async fn everything() -> LocalAws {
         assert!(!world.run_worker().await.failed.is_empty());
         world.aws.clear_faults();
     }
+
+    // What could not be recorded goes on the queue, and is recorded from there.
+    world.restart();
+    while !world.run_worker().await.records.is_empty() {}
+    let sent = world.post(&of_priority("normal")).await.expect(202);
+    fail_outcomes(&world.aws, usize::MAX, Fault::Throttle);
+    world.run_worker_with(&world.worker, SHORT_BATCH).await;
+    world.aws.watch(|_| Box::pin(async { None }));
+    world.run_worker().await;
+    let status = world.status(&sent.request_id()).await.expect(200);
+    assert_eq!(status.body["deliveries"][0]["status"], "sent");
     world.aws.clone()
 }
 

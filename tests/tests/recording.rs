@@ -24,7 +24,7 @@ const INVOCATION: Duration = Duration::from_secs(30);
 /// An invocation of `send` with little time beyond what a delivery must have left to be started.
 const SHORT_REQUEST: Duration = Duration::from_secs(10);
 /// The same of the worker.
-const SHORT_BATCH: Duration = Duration::from_secs(9);
+pub(crate) const SHORT_BATCH: Duration = Duration::from_secs(9);
 /// Longer than any lease.
 const BEYOND_A_LEASE: Duration = Duration::from_mins(1);
 
@@ -38,7 +38,7 @@ fn is_outcome(call: &PassingCall) -> bool {
 }
 
 /// Fails the next `times` writes of an outcome, and says how many it has failed.
-fn fail_outcomes(aws: &LocalAws, times: usize, fault: Fault) -> Arc<AtomicUsize> {
+pub(crate) fn fail_outcomes(aws: &LocalAws, times: usize, fault: Fault) -> Arc<AtomicUsize> {
     let failed = Arc::new(AtomicUsize::new(0));
     let counter = failed.clone();
     aws.watch(move |call| {
@@ -49,6 +49,11 @@ fn fail_outcomes(aws: &LocalAws, times: usize, fault: Fault) -> Arc<AtomicUsize>
         Box::pin(async move { fails.then_some(fault) })
     });
     failed
+}
+
+/// Lets nobody put anything on a queue.
+fn fail_queue(aws: &LocalAws) {
+    aws.fail_next("sqs", "SendMessage", usize::MAX, Fault::ServerError);
 }
 
 /// How many messages each recipient got.
@@ -70,7 +75,7 @@ fn to_patient(number: usize) -> Value {
 }
 
 /// The worker's runs until nothing is on the queue, each by a new process after every lease has ended.
-async fn work_off(world: &World, clock: &Arc<ManualClock>) {
+pub(crate) async fn work_off(world: &World, clock: &Arc<ManualClock>) {
     loop {
         clock.advance(BEYOND_A_LEASE);
         let worker = world.worker_with_clock(clock.clone());
@@ -116,7 +121,7 @@ async fn immediate_send_whose_outcome_was_throttled_answers_sent() {
 }
 
 /// How many deliveries the clinic's statistics have as sent.
-async fn sent(world: &World) -> Value {
+pub(crate) async fn sent(world: &World) -> Value {
     let path =
         format!("/api/v1/clinics/{CLINIC}/communication/stats?from=2025-12-01&to=2026-11-30");
     let stats = world.config("GET", &path, None, super_admin(), &[]).await;
@@ -124,7 +129,7 @@ async fn sent(world: &World) -> Value {
 }
 
 #[tokio::test]
-async fn accepted_immediate_send_without_a_record_says_so_and_is_not_queued() {
+async fn accepted_immediate_send_without_a_record_says_so_and_queues_its_outcome() {
     let world = World::saved().await;
     fail_outcomes(&world.aws, usize::MAX, Fault::Throttle);
     let answer = world
@@ -137,10 +142,12 @@ async fn accepted_immediate_send_without_a_record_says_so_and_is_not_queued() {
         (&delivery["status"], &delivery["recorded"]),
         (&json!("sent"), &json!(false))
     );
-    assert_eq!(world.run_worker().await.records.len(), 0);
+    let queued = world.run_worker().await;
+    assert_eq!((queued.records.len(), queued.failed.len()), (1, 1));
     world.aws.watch(|_| Box::pin(async { None }));
-    // The same process records it before it sends the next one.
+    // The same process records it before it sends the next one, and the worker finds it recorded.
     world.post(&immediate()).await.expect(200);
+    assert!(world.run_worker().await.failed.is_empty());
     let status = world.status(&answer.request_id()).await.expect(200);
     let delivery = &status.body["deliveries"][0];
     assert_eq!(
@@ -156,9 +163,11 @@ async fn outcome_that_outlasts_its_invocation_is_written_by_the_next_one() {
     let world = World::saved().await;
     let id = world.post(&communication()).await.expect(202).request_id();
     fail_outcomes(&world.aws, usize::MAX, Fault::ServerError);
+    fail_queue(&world.aws);
     let first = world.run_worker_with(&world.worker, SHORT_BATCH).await;
     assert_eq!((first.failed.len(), sent(&world).await), (1, Value::Null));
     world.aws.watch(|_| Box::pin(async { None }));
+    world.aws.clear_faults();
     assert!(world.run_worker().await.failed.is_empty());
     let status = world.status(&id).await.expect(200);
     let delivery = &status.body["deliveries"][0];
@@ -285,6 +294,7 @@ async fn process_takes_over_no_delivery_whose_outcome_it_keeps() {
     let world = World::saved().await;
     let id = world.post(&communication()).await.expect(202).request_id();
     fail_outcomes(&world.aws, usize::MAX, Fault::Throttle);
+    fail_queue(&world.aws);
     let clock = Arc::new(ManualClock::new());
     let worker = world.worker_with_clock(clock.clone());
     for _ in 0..2 {

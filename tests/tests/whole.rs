@@ -49,6 +49,7 @@ mod providers;
 mod purge;
 mod quotas;
 mod recording;
+mod recording_by_queue;
 mod refused_login;
 mod replaced_settings;
 mod requests;

@@ -298,6 +298,8 @@ async fn an_outcome_that_was_not_recorded_comes_again_and_is_flagged_or_held_aft
             server.on_message(Arc::new(move |_| {
                 first.call_once(|| {
                     aws.fail_next("dynamodb", "UpdateItem", 1_000, Fault::AccessDenied);
+                    // Else the outcome is recorded from there.
+                    aws.fail_next("sqs", "SendMessage", 1_000, Fault::AccessDenied);
                 });
             }))
         })
@@ -312,7 +314,7 @@ async fn an_outcome_that_was_not_recorded_comes_again_and_is_flagged_or_held_aft
             // A new process each time: what it knows is what the ledger knows.
             let worker = world.worker_with_clock(clock.clone());
             world
-                .run_worker_with(&worker, Duration::from_secs(30))
+                .run_worker_with(&worker, Duration::from_secs(9))
                 .await
                 .failed
                 .len()

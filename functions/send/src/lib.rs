@@ -8,6 +8,7 @@ mod immediate;
 mod key;
 mod outcome;
 mod queue;
+mod remainder;
 mod tenant;
 
 pub use outcome::CommunicationOutcome;
@@ -20,8 +21,8 @@ use comms_core::{
     request::{self, Strategy, Submission},
 };
 use comms_delivery::{
-    Accepted, ClinicMissing, DeliveryResult, HandBack, Immediate, Patience, Payer, Pipeline,
-    PipelineConfig, PipelineError, QuotaError, in_flight::InFlightPermit, quota::Exhausted,
+    Accepted, ClinicMissing, Immediate, Patience, Payer, Pipeline, PipelineConfig, PipelineError,
+    QuotaError, in_flight::InFlightPermit, quota::Exhausted,
 };
 use comms_runtime::{
     AuditSubjects, Environment, Exchange, HttpProblem, Trail,
@@ -38,6 +39,7 @@ use serde_json::json;
 use tracing::{error, info, warn};
 
 pub use queue::{Queue, QueueError, QueueMessages};
+use remainder::Remainder;
 
 /// What is kept of the time of an immediate send for putting on the queue what it could not end.
 const QUEUE_TIME: Duration = Duration::from_secs(3);
@@ -259,50 +261,20 @@ async fn send_now(
     if let Some(permit) = permit {
         permit.end_with(accepted, &results, started.elapsed());
     }
-    // Before the queue, which may take what is left of the time.
-    pipeline.settle(deadline).await;
     let mut deliveries = accepted.queued();
-    let mut handed_back = 0;
-    let mut left = Vec::new();
-    let of_recipient = submission.request.channels.len().max(1);
-    for (place, (delivery, result)) in deliveries.iter_mut().zip(results).enumerate() {
-        match result {
-            // Neither is sent again: the provider has the message, even where the ledger does not know it.
-            DeliveryResult::Recorded(known)
-            | DeliveryResult::Unrecorded {
-                delivery: known, ..
-            } => *delivery = *known,
-            DeliveryResult::HandBack(_, HandBack::KeyConflict) => return Err(key_conflict()),
-            DeliveryResult::HandBack(
-                _,
-                HandBack::Busy { .. }
-                | HandBack::OutOfTime
-                | HandBack::Unreachable
-                | HandBack::NotRecorded { .. }
-                | HandBack::Deferred { .. }
-                | HandBack::OverQuota { .. }
-                | HandBack::ShareTaken { .. }
-                | HandBack::WaitingForProvider { .. }
-                | HandBack::Paced { .. }
-                | HandBack::NoConnection { .. },
-            ) => {
-                handed_back += 1;
-                left.push(place / of_recipient);
-            }
+    let remainder = Remainder::of(deps, accepted, results, &mut deliveries, deadline);
+    let mut remainder = remainder.await?;
+    // Before the rest, which may take what is left of the time.
+    pipeline.settle(deadline).await;
+    let queued = remainder.queue(deps, submission, accepted, trace, deadline);
+    let queued = queued.await;
+    if let Err(error) = queued {
+        let problem = not_queued(error, accepted, unknown_key);
+        if !remainder.end_without_queue(&mut deliveries) {
+            return Err(problem);
         }
     }
-    if handed_back > 0 {
-        left.dedup();
-        let recipients = &submission.request.recipients;
-        let recipients = left.into_iter().filter_map(|index| recipients.get(index));
-        let rest = submission.for_recipients(recipients.cloned().collect());
-        let queued = match QueueMessages::new(&rest) {
-            Ok(messages) => deps.queue.send(messages, accepted, trace).await,
-            Err(error) => Err(error),
-        };
-        queued.map_err(|error| not_queued(error, accepted, unknown_key))?;
-    }
-    let outcome = CommunicationOutcome::of(&deliveries, handed_back);
+    let outcome = CommunicationOutcome::of(&deliveries, remainder.queued);
     Ok((outcome, deliveries))
 }
 

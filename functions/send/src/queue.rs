@@ -14,8 +14,8 @@ use aws_sdk_sqs::{
 use comms_adapters::retry::jitter;
 use comms_core::request::{Priority, Recipient, Submission};
 use comms_delivery::{
-    Accepted,
-    queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, PAYLOAD_HASH},
+    Accepted, OUTCOMES_MAC, OutcomeMessage,
+    queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, ENDED_DELIVERIES, EndedDeliveries, PAYLOAD_HASH},
 };
 use comms_runtime::telemetry::TraceHeader;
 use comms_settings::{error_code, retries::retry_partition};
@@ -25,7 +25,8 @@ use thiserror::Error;
 /// Bytes of a message, and of all messages of one request (Amazon SQS, message quotas: 1 MiB).
 const MAX_MESSAGE_BYTES: usize = 1_048_576;
 
-/// Of those, reserved for a message's attributes: three names, types and hashes (148 bytes), and a margin.
+/// Of those, reserved for a message's attributes: four names and types with their hashes and up to 13 digits (182 bytes), and
+/// a margin.
 const ATTRIBUTE_BYTES: usize = 256;
 
 /// Bytes of a communication, or of a part of one, in a message.
@@ -74,6 +75,8 @@ pub enum QueueError {
 #[derive(Debug)]
 pub struct QueueMessages {
     parts: Vec<Part>,
+    /// Deliveries of each recipient.
+    channels: usize,
     group: String,
     is_urgent: bool,
 }
@@ -81,6 +84,7 @@ pub struct QueueMessages {
 struct Part {
     body: String,
     recipients: std::ops::Range<usize>,
+    ended: EndedDeliveries,
 }
 
 impl std::fmt::Debug for Part {
@@ -110,17 +114,33 @@ impl QueueMessages {
             parts.push(Part {
                 body,
                 recipients: start..end,
+                ended: EndedDeliveries::default(),
             });
             start = end;
         }
         Ok(Self {
             parts,
+            channels: request.channels.len().max(1),
             group: request.tenant().as_str().to_owned(),
             is_urgent: match request.priority {
                 Priority::High | Priority::Critical => true,
                 Priority::Low | Priority::Normal => false,
             },
         })
+    }
+}
+
+impl QueueMessages {
+    /// The same without the deliveries at these places, which have ended: the worker sends none of them.
+    #[must_use]
+    pub(crate) fn without(mut self, ended: &[usize]) -> Self {
+        for part in &mut self.parts {
+            let first = part.recipients.start * self.channels;
+            let end = part.recipients.end * self.channels;
+            let of_part = ended.iter().filter(|place| (first..end).contains(*place));
+            part.ended = EndedDeliveries::at(of_part.map(|place| place - first));
+        }
+        self
     }
 }
 
@@ -203,6 +223,33 @@ impl Queue {
             left,
             code,
         })
+    }
+
+    /// Puts outcomes on the urgent queue, where no campaign is in front of them.
+    pub async fn send_outcomes(
+        &self,
+        messages: &[OutcomeMessage],
+        accepted: &Accepted,
+    ) -> Result<(), QueueError> {
+        for OutcomeMessage { body, mac } in messages {
+            let mac = text(mac).map_err(|_| QueueError::Unreadable)?;
+            let sent = self
+                .client
+                .send_message()
+                .queue_url(&self.urgent_url)
+                .message_body(body)
+                .message_group_id(accepted.group())
+                .message_attributes(OUTCOMES_MAC, mac)
+                .send()
+                .boxed()
+                .await;
+            sent.map_err(|error| QueueError::Sqs {
+                queued: 0,
+                left: Vec::new(),
+                code: error_code(&error),
+            })?;
+        }
+        Ok(())
     }
 
     /// Offers messages to SQS until it has taken all, or for long enough.
@@ -290,13 +337,18 @@ fn entry(
         entry = entry
             .message_system_attributes(MessageSystemAttributeNameForSends::AwsTraceHeader, value);
     }
+    let ended = part.ended.attribute();
+    let ended = ended.as_deref();
+    if let Some(ended) = ended {
+        entry = entry.message_attributes(ENDED_DELIVERIES, text(ended)?);
+    }
     entry
         .id(number.to_string())
         .message_body(&part.body)
         .message_group_id(group)
         .message_attributes(ACCEPTED_AS, text(accepted.id().as_str())?)
         .message_attributes(PAYLOAD_HASH, text(accepted.payload_hash())?)
-        .message_attributes(ACCEPTANCE_MAC, text(&accepted.mac(&part.body))?)
+        .message_attributes(ACCEPTANCE_MAC, text(&accepted.mac(&part.body, ended))?)
         .build()
 }
 

@@ -7,7 +7,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use comms_core::dead_letter::{
     CLINIC_ID, DEAD_AT, DROPPED, FIELDS, MAX_ATTRIBUTES, REASON, SOURCE_MESSAGE_ID, SOURCE_QUEUE,
 };
-use comms_delivery::queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, PAYLOAD_HASH};
+use comms_delivery::{
+    OUTCOMES_MAC,
+    queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, ENDED_DELIVERIES, PAYLOAD_HASH},
+};
 use comms_runtime::sqs::{MessageAttribute, SqsMessage};
 
 use crate::queues::{DeadLetter, source_message_id};
@@ -89,7 +92,13 @@ pub(crate) fn of_dead_letter(
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| (name.to_owned(), Attribute::text(value)))
         .collect();
-    let ours = [ACCEPTED_AS, PAYLOAD_HASH, ACCEPTANCE_MAC];
+    let ours = [
+        ACCEPTED_AS,
+        PAYLOAD_HASH,
+        ACCEPTANCE_MAC,
+        ENDED_DELIVERIES,
+        OUTCOMES_MAC,
+    ];
     let mut of_sender: Vec<_> = message
         .message_attributes
         .iter()

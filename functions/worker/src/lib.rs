@@ -4,11 +4,13 @@
 //! | a message | goes |
 //! | --- | --- |
 //! | whose deliveries have all ended | away |
+//! | that carries outcomes | away, once they are recorded |
 //! | that has to wait: a provider, a lease, a store | back to its queue, for as long as it has to wait |
 //! | that can never be worked on | to the dead-letter queue, with the reason |
 
 mod attributes;
 mod crashes;
+mod outcomes;
 mod queues;
 
 use std::{
@@ -22,9 +24,9 @@ use comms_core::{
     ClinicId, DeadLetterReason, IdempotencyKey, metric::METRICS, request::Submission,
 };
 use comms_delivery::{
-    DeliveryResult, HandBack, Patience, Pipeline, PipelineConfig, PipelineError, QueueClaim,
-    QueuedMessage, ShareLimits, WorkerShares, has_time_to_begin, next_receive,
-    queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, PAYLOAD_HASH},
+    DeliveryResult, HandBack, OUTCOMES_MAC, Patience, Pipeline, PipelineConfig, PipelineError,
+    QueueClaim, QueuedMessage, ShareLimits, WorkerShares, has_time_to_begin, next_receive,
+    queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, ENDED_DELIVERIES, PAYLOAD_HASH},
 };
 use comms_runtime::{
     Environment, aws,
@@ -218,6 +220,9 @@ async fn handle_message(
     batch: usize,
     deadline: Deadline,
 ) -> MessageResult {
+    if let Some(mac) = message.attribute(OUTCOMES_MAC) {
+        return outcomes::record(deps, message, mac, deadline).await;
+    }
     let submission = match Submission::parse(&message.body) {
         Ok(submission) => submission,
         Err(problems) => {
@@ -248,6 +253,7 @@ async fn handle_message(
             id,
             payload_hash,
             mac: message.attribute(ACCEPTANCE_MAC),
+            ended: message.attribute(ENDED_DELIVERIES),
         }),
         sender: message.sender_id(),
     };
@@ -280,10 +286,13 @@ async fn handle_message(
         .pipeline
         .deliver(&submission.request, &accepted, deadline, Patience::HandBack)
         .await;
+    let ended = outcomes::queue(deps, &accepted, deadline).await;
     let mut waits = Vec::new();
     for result in results {
         match result {
             DeliveryResult::Recorded(_) => {}
+            DeliveryResult::Unrecorded { delivery, .. } if ended.has_ended(&delivery.id) => {}
+            DeliveryResult::HandBack(id, HandBack::NotRecorded { .. }) if ended.has_ended(&id) => {}
             DeliveryResult::Unrecorded { after, .. } => {
                 waits.push(HandBack::NotRecorded { after });
             }

@@ -9,15 +9,15 @@ use aws_sdk_sqs::{
     Client,
     error::BuildError,
     types::{
-        ChangeMessageVisibilityBatchRequestEntry, MessageSystemAttributeNameForSends,
-        MessageSystemAttributeValue,
+        ChangeMessageVisibilityBatchRequestEntry, MessageAttributeValue,
+        MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
     },
 };
 use comms_core::{
     ClinicId, DeadLetterReason,
     dead_letter::{SOURCE_MESSAGE_ID, is_message_id},
 };
-use comms_delivery::WorkQueue;
+use comms_delivery::{OUTCOMES_MAC, OutcomeMessage, WorkQueue};
 use comms_runtime::sqs::SqsMessage;
 use comms_settings::{error_code, retries::retry_partition};
 use futures_util::FutureExt as _;
@@ -135,6 +135,37 @@ impl Queues {
                 operation: "SendMessage",
                 code: error_code(&error),
             })?;
+        Ok(())
+    }
+
+    /// Puts outcomes of a clinic on the urgent queue, where no campaign is in front of them.
+    pub async fn send_outcomes(
+        &self,
+        messages: &[OutcomeMessage],
+        group: &str,
+    ) -> Result<(), QueueError> {
+        let [_, urgent] = &self.sources;
+        for OutcomeMessage { body, mac } in messages {
+            let mac = MessageAttributeValue::builder()
+                .data_type("String")
+                .string_value(mac)
+                .build()
+                .map_err(|_| not_built("SendMessage"))?;
+            let sent = self
+                .client
+                .send_message()
+                .queue_url(urgent)
+                .message_body(body)
+                .message_group_id(group)
+                .message_attributes(OUTCOMES_MAC, mac)
+                .send()
+                .boxed()
+                .await;
+            sent.map_err(|error| QueueError::Sqs {
+                operation: "SendMessage",
+                code: error_code(&error),
+            })?;
+        }
         Ok(())
     }
 

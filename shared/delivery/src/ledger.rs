@@ -16,10 +16,7 @@ use aws_sdk_dynamodb::{
     Client,
     config::retry::RetryConfig,
     error::{ProvideErrorMetadata, SdkError},
-    operation::{
-        put_item::PutItemError,
-        update_item::{UpdateItemError, UpdateItemOutput},
-    },
+    operation::{put_item::PutItemError, update_item::UpdateItemError},
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
 use comms_adapters::Deadline;
@@ -61,6 +58,14 @@ pub enum LedgerError {
     /// A stored item is not as it was written.
     #[error("a ledger item can not be read: attribute {0}")]
     Corrupt(&'static str),
+    /// DynamoDB did not say whether it did what it was asked.
+    #[error("DynamoDB {operation} was not answered ({code})")]
+    Uncertain {
+        /// The operation.
+        operation: &'static str,
+        /// What kept the request from being answered.
+        code: String,
+    },
     /// The delivery belongs to somebody else now; the outcome was not written.
     #[error("the delivery's ownership was lost before its outcome could be recorded")]
     OwnershipLost,
@@ -74,7 +79,7 @@ impl fmt::Display for NextAttempt {
 }
 
 /// Who claims a delivery, and until when.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// A token that no other invocation has.
     pub token: String,
@@ -194,12 +199,21 @@ pub struct Outcome {
     pub via: Option<SentVia>,
     /// Entries that were left out because they were down; `None` where no entry was tried.
     pub skipped: Option<Vec<SkippedEntry>>,
-    /// Whether the delivery is given back as it was claimed. Then `via` is not known, and the recorded one stays.
+    /// Whether the delivery is given back as it was claimed. Then its attempts, its flag and `via` stay as they are.
     pub is_untouched: bool,
 }
 
+/// By whom an outcome was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// By this call, as far as anybody can know.
+    Now,
+    /// By an earlier one: another process had it, or a copy of a message.
+    Before,
+}
+
 /// What all deliveries of one request have in common in the ledger.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRecord {
     /// The request.
     pub id: RequestId,
@@ -407,7 +421,8 @@ impl Ledger {
         }
         set.push_str(" REMOVE notBefore");
         let update = update.update_expression(set);
-        claimed(self.write(update).await, request, owner, now)
+        let written = self.write(update, Purpose::Claim).await;
+        claimed(written, request, owner, now)
     }
 
     /// Notes what a delivery waits for that nobody has claimed. One that was claimed before, or waits already, stays as it
@@ -483,7 +498,8 @@ impl Ledger {
             .expression_attribute_values(":one", n(1))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        claimed(self.write(update).await, request, owner, now)
+        let written = self.write(update, Purpose::Claim).await;
+        claimed(written, request, owner, now)
     }
 
     /// Records how a delivery ended, or gives it back, if it is still the owner's.
@@ -495,12 +511,23 @@ impl Ledger {
         outcome: &Outcome,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
+        self.record(request, delivery, owner, outcome, now)
+            .await
+            .map(drop)
+    }
+
+    /// [`Ledger::finish`], and whether it is this call that recorded it: an outcome may be written from several places.
+    pub(crate) async fn record(
+        &self,
+        request: &RequestId,
+        delivery: &DeliveryId,
+        owner: &Owner,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<Recorded, LedgerError> {
         let attempts =
             Attempt::to_stored(&outcome.attempts).map_err(|_| LedgerError::Corrupt("attempts"))?;
-        let mut update = String::from(
-            "SET #status = :status, attempts = :attempts, possibleDuplicate = :duplicate, \
-             updatedAt = :now",
-        );
+        let mut update = String::from("SET #status = :status, updatedAt = :now");
         let mut request_builder = self
             .writer
             .update_item()
@@ -513,12 +540,15 @@ impl Ledger {
             .expression_attribute_values(":sending", s(DeliveryStatus::Sending.as_str()))
             .expression_attribute_values(":owner", s(&owner.token))
             .expression_attribute_values(":status", s(outcome.status.as_str()))
-            .expression_attribute_values(":attempts", s(&attempts))
-            .expression_attribute_values(
-                ":duplicate",
-                AttributeValue::Bool(outcome.possible_duplicate),
-            )
             .expression_attribute_values(":now", s(&now.to_string()));
+        // Of a claim whose answer was lost, what the item says is not known.
+        if !outcome.is_untouched {
+            update.push_str(", attempts = :attempts, possibleDuplicate = :duplicate");
+            let is_duplicate = AttributeValue::Bool(outcome.possible_duplicate);
+            request_builder = request_builder
+                .expression_attribute_values(":attempts", s(&attempts))
+                .expression_attribute_values(":duplicate", is_duplicate);
+        }
         if let Some((provider, message_id)) = &outcome.receipt {
             update.push_str(", provider = :provider, messageId = :message");
             request_builder = request_builder
@@ -569,16 +599,22 @@ impl Ledger {
             update.push_str(" ADD deferrals :one");
             request_builder = request_builder.expression_attribute_values(":one", n(1));
         }
-        match self.write(request_builder.update_expression(update)).await {
-            Ok(_) => Ok(()),
+        let update = request_builder.update_expression(update);
+        let written = self.write(update, Purpose::Outcome).await;
+        match written.result {
+            Ok(_) => Ok(Recorded::Now),
             Err(error) => match refused_item(&error) {
-                // Our own write, whose answer was lost on the way and which was made again.
+                // Our own write, whose answer was lost on the way and which was made again; or that of another place.
                 Some(item)
                     if string(&item, "owner") == Some(&owner.token)
                         && string(&item, "status").map(String::as_str)
                             == Some(outcome.status.as_str()) =>
                 {
-                    Ok(())
+                    Ok(if written.is_uncertain {
+                        Recorded::Now
+                    } else {
+                        Recorded::Before
+                    })
                 }
                 Some(_) => Err(LedgerError::OwnershipLost),
                 None => Err(database("UpdateItem", &error)),
@@ -666,16 +702,20 @@ fn is_unauthenticated_part(item: &Item, claimed: &str, planned: &[PlannedDeliver
 }
 
 /// What the write of a claim or takeover came to.
-fn claimed<R>(
-    result: Result<UpdateItemOutput, SdkError<UpdateItemError, R>>,
+fn claimed(
+    written: Written,
     request: &RequestRecord,
     owner: &Owner,
     now: Timestamp,
 ) -> Result<Claim, LedgerError> {
-    match result {
+    match written.result {
         Ok(answer) => owned(&answer.attributes.unwrap_or_default()),
         Err(error) => match refused_item(&error) {
             Some(item) => claim_refused(&item, request, owner, now),
+            None if written.is_uncertain => Err(LedgerError::Uncertain {
+                operation: "UpdateItem",
+                code: error_code(&error),
+            }),
             None => Err(database("UpdateItem", &error)),
         },
     }
@@ -942,3 +982,4 @@ mod writes;
 
 pub use details::RequestDetails;
 pub use starts::MessageStart;
+use writes::{Purpose, Written};

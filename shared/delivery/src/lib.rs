@@ -34,8 +34,9 @@ pub use ledger::{Ledger, LedgerError, MessageStart, RecordedRequest};
 pub use pacing::SharedPacing;
 pub use pipeline::{
     Accepted, ClinicMissing, DeliveryResult, ExpectedVia, HandBack, Immediate, ImmediateError,
-    Patience, Pipeline, PipelineConfig, PipelineError, QueuedMessage, QuotaError, RequireClinic,
-    UrgentError, UrgentQuota, has_time_to_begin, next_receive,
+    OUTCOMES_MAC, OutcomeMessage, OutcomesOf, Patience, PendingOutcomes, Pipeline, PipelineConfig,
+    PipelineError, QueuedMessage, QuotaError, RecordedOutcomes, RequireClinic, UrgentError,
+    UrgentQuota, has_time_to_begin, next_receive,
 };
 pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Payer, Quota, Quotas};

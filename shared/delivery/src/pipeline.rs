@@ -10,6 +10,7 @@ mod freshness;
 mod immediate;
 mod message_starts;
 mod next_receive;
+mod outcome_message;
 mod probes;
 mod quota_wait;
 mod recording;
@@ -62,7 +63,7 @@ use crate::{
     health::SharedHealth,
     ledger::{Acceptance, Ledger, LedgerError, Origin, Owner, RequestDetails, RequestRecord, Via},
     pacing::SharedPacing,
-    queue_claim::{self, Proof, QueueClaim},
+    queue_claim::{self, EndedDeliveries, Proof, QueueClaim},
     quota::{Exhausted, Paid, Payer, Quota, Quotas},
     reply_to::ReplyTos,
     shares::{ShareLimits, Shares},
@@ -74,8 +75,10 @@ use crate::{
 pub use immediate::{Immediate, ImmediateError};
 pub use message_starts::has_time_to_begin;
 pub use next_receive::next_receive;
+pub use outcome_message::{OUTCOMES_MAC, OutcomeMessage};
 use tenant_settings::TenantSettings;
 use unrecorded::Unrecorded;
+pub use unrecorded::{OutcomesOf, PendingOutcomes, RecordedOutcomes};
 pub use urgent::{UrgentError, UrgentQuota};
 pub use via::{ClinicMissing, ExpectedVia, RequireClinic};
 
@@ -168,6 +171,8 @@ pub struct Accepted {
     was_counted: bool,
     /// Whether the ledger knew it already.
     is_repeated: bool,
+    /// Deliveries that nobody sends: their outcomes are on the queue.
+    ended: EndedDeliveries,
 }
 
 /// Where the deliveries of a communication have their quota from.
@@ -244,14 +249,19 @@ impl Accepted {
         }
     }
 
+    /// The name of its clinic, by which queues are fair.
+    pub fn group(&self) -> &str {
+        self.record.tenant.as_str()
+    }
+
     /// The keyed hash of its content, by which the ledger tells it from another under the same key.
     pub fn payload_hash(&self) -> &str {
         &self.record.payload_hash
     }
 
     /// The MAC that proves to the worker that a message with this body is of this communication
-    /// ([`queue_claim::ACCEPTANCE_MAC`]).
-    pub fn mac(&self, body: &str) -> String {
+    /// ([`queue_claim::ACCEPTANCE_MAC`]). `ended` is its [`queue_claim::ENDED_DELIVERIES`].
+    pub fn mac(&self, body: &str, ended: Option<&str>) -> String {
         let RequestRecord {
             id,
             tenant,
@@ -259,7 +269,8 @@ impl Accepted {
             details: _,
         } = &self.record;
         let body = body.as_bytes();
-        queue_claim::mac(&self.hash_key, id.as_str(), payload_hash, tenant, body).hex128()
+        let (key, id) = (&self.hash_key, id.as_str());
+        queue_claim::mac(key, id, payload_hash, tenant, body, ended).hex128()
     }
 
     /// Its deliveries, as they are before anything has happened.
@@ -389,8 +400,11 @@ impl HandBack {
     pub fn wait(self, receives: u32) -> Duration {
         /// Clocks differ.
         const AFTER_A_LEASE: Duration = Duration::from_secs(1);
+        /// Its owner may have put the outcome on the queue at the end of its time: that is recorded first.
+        const FOR_AN_OUTCOME: Duration = Duration::from_secs(30);
         let wait = match self {
-            Self::Busy { after } | Self::NotRecorded { after } => after + AFTER_A_LEASE,
+            Self::Busy { after } => after + FOR_AN_OUTCOME,
+            Self::NotRecorded { after } => after + AFTER_A_LEASE,
             Self::OutOfTime => Duration::ZERO,
             Self::Unreachable | Self::KeyConflict => deferral::backoff(receives.saturating_sub(1)),
             Self::Deferred { after }
@@ -608,6 +622,7 @@ impl Pipeline {
             batch: 1,
             was_counted: false,
             is_repeated: false,
+            ended: EndedDeliveries::default(),
         })
     }
 
@@ -646,6 +661,7 @@ impl Pipeline {
                         .payload_hash
                         .clone_into(&mut identified.record.payload_hash);
                     identified.was_counted = true;
+                    identified.ended = claim.ended();
                     return Ok(identified);
                 }
                 Proof::Missing => part_of = Some(claim.payload_hash),
@@ -859,8 +875,8 @@ impl Pipeline {
         );
     }
 
-    /// Makes all deliveries of a communication. Each ends recorded or is given back; none is
-    /// started that the deadline leaves no time for. `patience` says what becomes of one that no
+    /// Makes all deliveries of a communication, but for those of a message that have ended. Each ends recorded or is given
+    /// back; none is started that the deadline leaves no time for. `patience` says what becomes of one that no
     /// provider could take now.
     pub async fn deliver(
         &self,
@@ -886,32 +902,31 @@ impl Pipeline {
             was_given_back: &was_given_back,
         };
         self.record_late(deadline).await;
-        let all = accepted.planned.iter().enumerate().collect();
+        let all = accepted.planned.iter().enumerate();
+        let all = all.filter(|(place, _)| !accepted.ended.has(*place));
+        let all = all.collect();
         let mut results = self.deliver_these(request, accepted, all, limits).await;
         results.sort_unstable_by_key(|(place, _)| *place);
-        let mut results: Vec<_> = results.into_iter().map(|(_, result)| result).collect();
         // Those that had ended before gave their quota back, for which others went without: of a message
         // that comes again, it is the first that have ended.
         while was_given_back.swap(false, Ordering::Relaxed) {
-            let refused: Vec<_> = accepted
-                .planned
-                .iter()
-                .enumerate()
-                .zip(&results)
-                .filter(|(_, result)| {
-                    matches!(
-                        result,
-                        DeliveryResult::HandBack(_, HandBack::OverQuota { .. })
-                    )
-                })
-                .map(|(planned, _)| planned)
+            let refused = results.iter().filter(|(_, result)| {
+                matches!(
+                    result,
+                    DeliveryResult::HandBack(_, HandBack::OverQuota { .. })
+                )
+            });
+            let refused = refused
+                .filter_map(|(place, _)| Some((*place, accepted.planned.get(*place)?)))
                 .collect();
             for (place, result) in self.deliver_these(request, accepted, refused, limits).await {
-                if let Some(before) = results.get_mut(place) {
+                let before = results.iter_mut().find(|(other, _)| *other == place);
+                if let Some((_, before)) = before {
                     *before = result;
                 }
             }
         }
+        let results: Vec<_> = results.into_iter().map(|(_, result)| result).collect();
         for result in &results {
             match result {
                 DeliveryResult::HandBack(id, reason) => {

@@ -15,6 +15,43 @@ pub const PAYLOAD_HASH: &str = "payloadHash";
 /// The message attribute with the MAC over the other two, the tenant and the body.
 pub const ACCEPTANCE_MAC: &str = "acceptanceMac";
 
+/// The message attribute that names deliveries of the message which came to an end, and whose outcome another message carries:
+/// nobody sends them. Only messages have it with what an immediate request left to be sent; the MAC is over it as well.
+pub const ENDED_DELIVERIES: &str = "endedDeliveries";
+
+/// Deliveries of a queue message that have ended, by their place among those of the message: hexadecimal, the first of them
+/// in the lowest bit. A message has 50 at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EndedDeliveries(u64);
+
+impl EndedDeliveries {
+    /// The deliveries at these places, from 0. One beyond the 63rd is not among them.
+    pub fn at(places: impl IntoIterator<Item = usize>) -> Self {
+        let bits = places.into_iter().filter_map(|place| {
+            let place = u32::try_from(place).ok()?;
+            1_u64.checked_shl(place)
+        });
+        Self(bits.fold(0, |all, bit| all | bit))
+    }
+
+    /// Reads [`ENDED_DELIVERIES`].
+    fn parse(text: &str) -> Option<Self> {
+        u64::from_str_radix(text, 16).ok().map(Self)
+    }
+
+    /// Whether the delivery at this place is among them.
+    pub(crate) fn has(self, place: usize) -> bool {
+        let Self(all) = Self::at([place]);
+        self.0 & all != 0
+    }
+
+    /// [`ENDED_DELIVERIES`]; `None` where there are none.
+    pub fn attribute(self) -> Option<String> {
+        let Self(bits) = self;
+        (bits != 0).then(|| format!("{bits:x}"))
+    }
+}
+
 /// What a queue message claims about the acceptance of its communication.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueClaim<'a> {
@@ -24,6 +61,8 @@ pub struct QueueClaim<'a> {
     pub payload_hash: &'a str,
     /// [`ACCEPTANCE_MAC`]; messages of earlier releases have none.
     pub mac: Option<&'a str>,
+    /// [`ENDED_DELIVERIES`].
+    pub ended: Option<&'a str>,
 }
 
 /// What a claim is worth.
@@ -48,20 +87,22 @@ impl Proof {
     }
 }
 
-/// The MAC of a message with this body, as 32 hexadecimal characters.
+/// The MAC of a message with this body and these deliveries that have ended, as 32 hexadecimal characters.
 pub(crate) fn mac(
     key: &HashKey,
     id: &str,
     payload_hash: &str,
     tenant: &Tenant,
     body: &[u8],
+    ended: Option<&str>,
 ) -> comms_core::hash::Digest {
-    let parts = [
+    let mut parts = vec![
         id.as_bytes(),
         payload_hash.as_bytes(),
         tenant.as_str().as_bytes(),
         body,
     ];
+    parts.extend(ended.map(str::as_bytes));
     key.digest("queue-message", &parts)
 }
 
@@ -77,12 +118,25 @@ impl QueueClaim<'_> {
         let Some(given) = self.mac else {
             return Proof::Missing;
         };
-        let expected = mac(key, id.as_str(), self.payload_hash, tenant, body);
+        let expected = mac(
+            key,
+            id.as_str(),
+            self.payload_hash,
+            tenant,
+            body,
+            self.ended,
+        );
         if self.id == id.as_str() && expected.is_hex128(given) {
             Proof::Authentic
         } else {
             Proof::Wrong
         }
+    }
+
+    /// The deliveries of an authentic message that have ended.
+    pub(crate) fn ended(&self) -> EndedDeliveries {
+        let ended = self.ended.and_then(EndedDeliveries::parse);
+        ended.unwrap_or_default()
     }
 }
 
@@ -98,11 +152,12 @@ mod tests {
         let tenant = Tenant::parse("clinic-123").unwrap();
         let id_of = |text| RequestId::derive(&key, &tenant, &IdempotencyKey::parse(text).unwrap());
         let (id, other_id) = (id_of("one"), id_of("two"));
-        let mac = mac(&key, id.as_str(), "hash", &tenant, b"body").hex128();
+        let mac = mac(&key, id.as_str(), "hash", &tenant, b"body", None).hex128();
         let claim = QueueClaim {
             id: id.as_str(),
             payload_hash: "hash",
             mac: Some(&mac),
+            ended: None,
         };
         let check = |claim: QueueClaim<'_>, id, tenant, body| claim.check(&key, id, tenant, body);
         assert_eq!(check(claim, &id, &tenant, b"body"), Proof::Authentic);
@@ -116,6 +171,9 @@ mod tests {
             ..claim
         };
         assert_eq!(check(other_hash, &id, &tenant, b"body"), Proof::Wrong);
+        let ended = Some("1");
+        let with_ended = QueueClaim { ended, ..claim };
+        assert_eq!(check(with_ended, &id, &tenant, b"body"), Proof::Wrong);
         let mac = None;
         assert_eq!(
             check(QueueClaim { mac, ..claim }, &id, &tenant, b"body"),
@@ -123,5 +181,16 @@ mod tests {
         );
         let other_key = HashKey::from_bytes(&[2; 32]);
         assert_eq!(claim.check(&other_key, &id, &tenant, b"body"), Proof::Wrong);
+    }
+
+    #[test]
+    fn ended_deliveries_read_back_from_the_attribute() {
+        let ended = EndedDeliveries::at([0, 9, 49, 64]);
+        let text = ended.attribute().unwrap();
+        assert_eq!(text, "2000000000201");
+        assert_eq!(EndedDeliveries::parse(&text), Some(ended));
+        let places: Vec<_> = (0..70).filter(|place| ended.has(*place)).collect();
+        assert_eq!(places, [0, 9, 49]);
+        assert_eq!(EndedDeliveries::default().attribute(), None);
     }
 }

@@ -22,7 +22,7 @@ pub fn error_code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String 
     } else {
         "RequestNotBuilt"
     };
-    if is_expired_credentials(code) {
+    if is_expired_credentials(code) || is_unknown_credentials(code) {
         process_credentials::note_expired();
     }
     if !is_answer(code) {
@@ -33,18 +33,45 @@ pub fn error_code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String 
 }
 
 /// Whether the service has understood the request and will refuse it again. What is no such answer (throttling, a server
-/// error, a lost or unreadable answer, a page of something in between) leaves open whether the request had its effect,
-/// and is worth another try of a request that may be repeated.
+/// error, a lost or unreadable answer, a page of something in between) is worth another try of a request that may be
+/// repeated.
 pub fn is_refusal<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    let code = error.as_service_error().and_then(|service| service.code());
+    let passes = |code| is_throttling(code) || is_expired_credentials(code) || is_race(code);
+    had_no_effect(error) && !code.is_some_and(passes)
+}
+
+/// Whether the service said that it did not do what it was asked. Any other error leaves open whether the request had its
+/// effect.
+pub fn had_no_effect<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     if matches!(error, SdkError::ConstructionFailure(_)) {
         return true;
     }
     let Some((service, response)) = error.as_service_error().zip(error.raw_response()) else {
         return false;
     };
-    let code = service.code();
-    (400..500).contains(&response.status().as_u16())
-        && code.is_some_and(|code| !is_throttling(code) && !is_expired_credentials(code))
+    (400..500).contains(&response.status().as_u16()) && service.code().is_some()
+}
+
+/// Whether AWS refused the request because the credentials of the process are over or unknown. The process cannot change
+/// them.
+pub fn is_for_credentials<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
+    let code = error.as_service_error().and_then(|service| service.code());
+    code.is_some_and(|code| is_expired_credentials(code) || is_unknown_credentials(code))
+}
+
+/// Requests that came too slowly, or met another one at the same item (DynamoDB developer guide, "Error handling with
+/// DynamoDB").
+fn is_race(code: &str) -> bool {
+    matches!(
+        code,
+        "RequestTimeout" | "RequestTimeoutException" | "TransactionConflictException"
+    )
+}
+
+/// Credentials that AWS does not know, or no longer: a role that was deleted and made again (DynamoDB and KMS; SQS).
+fn is_unknown_credentials(code: &str) -> bool {
+    matches!(code, "UnrecognizedClientException" | "InvalidClientTokenId")
 }
 
 /// Credentials that were right once (AWS general reference, "Common error types"; DynamoDB, KMS and SQS each have their
@@ -121,6 +148,8 @@ mod tests {
             ("ThrottlingException", 400),
             ("RequestLimitExceeded", 400),
             ("ExpiredTokenException", 400),
+            ("RequestTimeoutException", 408),
+            ("TransactionConflictException", 400),
             ("InternalServerError", 500),
         ];
         for (code, status) in passing {
@@ -132,6 +161,15 @@ mod tests {
         }
         let lost = SdkError::<GetItemError, HttpResponse>::timeout_error("planted");
         assert!(!is_refusal(&lost));
+        // Whether it had its effect is another question.
+        assert!(had_no_effect(&error(Some("ThrottlingException"), 400)));
+        for uncertain in [
+            error(Some("InternalServerError"), 500),
+            error(None, 403),
+            lost,
+        ] {
+            assert!(!had_no_effect(&uncertain), "{uncertain:?}");
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub mod version;
 mod version_read;
 mod write;
 
-pub use aws_error::{error_code, is_refusal};
+pub use aws_error::{error_code, had_no_effect, is_for_credentials, is_refusal};
 pub use cache::{Moment, SettingsCache, Snapshot};
 pub use ceilings::Ceilings;
 pub use credentials::{

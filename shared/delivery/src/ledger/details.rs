@@ -28,7 +28,7 @@ const WAITED: &str = "waited";
 pub(super) fn outdated(outcome: &Outcome) -> [(&'static str, bool); 3] {
     let has_cause = outcome.via.and_then(SentVia::because).is_some();
     [
-        (WAITING, outcome.waiting.is_none()),
+        (WAITING, outcome.waiting.is_none() && !outcome.is_untouched),
         (BECAUSE, !has_cause && !outcome.is_untouched),
         (SKIPPED, outcome.skipped.as_ref().is_some_and(Vec::is_empty)),
     ]

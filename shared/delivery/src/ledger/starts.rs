@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::{
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Ledger, LedgerError, count, database, n, refused_item, s};
+use super::{Ledger, LedgerError, count, database, n, refused_item, s, writes::Purpose};
 
 /// How long a start is remembered: as long as SQS may keep a message.
 const START_RETENTION: Duration = Duration::from_hours(14 * 24);
@@ -50,7 +50,7 @@ impl Ledger {
             .expression_attribute_values(":one", n(1))
             .expression_attribute_values(":zero", n(0))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let Err(error) = self.write(update).await else {
+        let Err(error) = self.write(update, Purpose::Claim).await.result else {
             return Ok(MessageStart::Clear);
         };
         match refused_item(&error) {
@@ -94,7 +94,7 @@ impl Ledger {
             .condition_expression("starts = :next")
             .expression_attribute_values(":before", n(i64::from(unfinished)))
             .expression_attribute_values(":next", n(i64::from(unfinished) + 1));
-        match self.write(update).await {
+        match self.write(update, Purpose::Claim).await.result {
             Ok(_) => Ok(()),
             Err(error) if refused_item(&error).is_some() => Ok(()),
             Err(error) => Err(database("UpdateItem", &error)),
@@ -121,7 +121,7 @@ impl Ledger {
     }
 
     async fn note(&self, update: UpdateItemFluentBuilder) -> Result<(), LedgerError> {
-        let written = self.write(update).await;
+        let written = self.write(update, Purpose::Claim).await.result;
         written
             .map(drop)
             .map_err(|error| database("UpdateItem", &error))

@@ -14,7 +14,7 @@ use aws_sdk_dynamodb::{
     },
 };
 use comms_adapters::{Deadline, retry::jitter};
-use comms_settings::is_refusal;
+use comms_settings::{had_no_effect, is_for_credentials, is_refusal};
 use futures_util::FutureExt as _;
 
 use super::Ledger;
@@ -26,6 +26,10 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// No wait is longer. DynamoDB counts capacity by the second.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
+/// How often a write is tried whose process has no credentials any more: they cannot change in it, and one answer may
+/// be wrong.
+const TRIES_WITHOUT_CREDENTIALS: u32 = 3;
+
 /// The wait after `tries` tries, from 1: half of it at least, so that a failing table is not asked without a pause.
 fn backoff(tries: u32, jitter: f64) -> Duration {
     let doublings = tries.saturating_sub(1).min(10);
@@ -35,26 +39,70 @@ fn backoff(tries: u32, jitter: f64) -> Duration {
     ceiling.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
+type WriteError = SdkError<UpdateItemError, HttpResponse>;
+
+/// What a write is for, which says which answers end it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A refusal ends it: nothing was sent.
+    Claim,
+    /// A message was sent. Only the item's state ends it, and a request that no table takes; a missing permission does not.
+    Outcome,
+}
+
+impl Purpose {
+    fn is_ended_by(self, error: &WriteError) -> bool {
+        match self {
+            Self::Claim => is_refusal(error),
+            Self::Outcome => match error
+                .as_service_error()
+                .map(|service| service.meta().code())
+            {
+                Some(code) => matches!(
+                    code,
+                    Some("ConditionalCheckFailedException" | "ValidationException")
+                ),
+                None => matches!(error, SdkError::ConstructionFailure(_)),
+            },
+        }
+    }
+}
+
+/// What a write came to.
+pub(super) struct Written {
+    pub(super) result: Result<UpdateItemOutput, WriteError>,
+    /// Whether a try whose result is not known may have had its effect.
+    pub(super) is_uncertain: bool,
+}
+
 impl Ledger {
     /// Makes a write that may be repeated, again until it is answered: done, or refused for good. The last error
     /// when the deadline comes first; then nobody knows whether it was done.
-    pub(super) async fn write(
-        &self,
-        update: UpdateItemFluentBuilder,
-    ) -> Result<UpdateItemOutput, SdkError<UpdateItemError, HttpResponse>> {
+    pub(super) async fn write(&self, update: UpdateItemFluentBuilder, purpose: Purpose) -> Written {
         let until = self.until.unwrap_or_else(|| Deadline::after(WRITE_TIMEOUT));
-        let mut tries = 0_u32;
+        let (mut tries, mut without_credentials) = (0_u32, 0_u32);
+        let mut is_uncertain = false;
         loop {
             let written = until.bound(Duration::MAX, update.clone().send().boxed());
             let error = match written.await {
-                Ok(Err(error)) if !is_refusal(&error) => error,
-                Ok(answered) => return answered,
+                Ok(Err(error)) if !purpose.is_ended_by(&error) => error,
+                Ok(result) => {
+                    return Written {
+                        result,
+                        is_uncertain,
+                    };
+                }
                 Err(elapsed) => SdkError::timeout_error(format!("{elapsed:?}")),
             };
+            is_uncertain |= !had_no_effect(&error);
             tries = tries.saturating_add(1);
+            without_credentials += u32::from(is_for_credentials(&error));
             let wait = backoff(tries, jitter());
-            if until.remaining() <= wait {
-                return Err(error);
+            if until.remaining() <= wait || without_credentials >= TRIES_WITHOUT_CREDENTIALS {
+                return Written {
+                    result: Err(error),
+                    is_uncertain,
+                };
             }
             tokio::time::sleep(wait).await;
         }

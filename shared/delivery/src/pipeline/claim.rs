@@ -3,14 +3,20 @@
 use std::time::Duration;
 
 use comms_adapters::{Deadline, chain::ChainEntry};
-use comms_core::{Delivery, request::PlannedDelivery};
+use comms_core::{Delivery, DeliveryStatus, request::PlannedDelivery};
 use tracing::warn;
 
-use super::{HandBack, Limits, Pipeline, STARTING_TIME, unreachable};
-use crate::ledger::{Claim, NextAttempt, Owner, Past, RequestRecord};
+use super::{
+    HandBack, Limits, Pipeline, STARTING_TIME, recording::ANSWER_MARGIN, unreachable,
+    unrecorded::LateOutcome,
+};
+use crate::ledger::{Claim, LedgerError, NextAttempt, Outcome, Owner, Past, RequestRecord};
 
 /// The longest that a claim is tried.
 pub(super) const CLAIM_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// The longest that the withdrawal of a claim is tried by its own invocation. Four seconds are left of it at least.
+const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a delivery is not ours to make.
 pub(super) enum NotOurs {
@@ -45,15 +51,23 @@ impl Pipeline {
         });
         let until = until.min(Deadline::after(CLAIM_TIMEOUT));
         let ledger = self.ledger.until(until).before(first);
-        let mut claim = ledger
+        let claimed = ledger
             .claim(record, planned, address_hash, owner, self.clock.now())
-            .await
-            .map_err(unreachable)?;
+            .await;
+        let mut claim = match claimed {
+            Ok(claim) => claim,
+            Err(error) => return Err(self.withdraw(error, record, planned, owner, limits).await),
+        };
         if let Claim::Abandoned { owner: from } = &claim {
-            claim = ledger
+            let taken = ledger
                 .take_over(record, &planned.id, from, owner, self.clock.now())
-                .await
-                .map_err(unreachable)?;
+                .await;
+            claim = match taken {
+                Ok(claim) => claim,
+                Err(error) => {
+                    return Err(self.withdraw(error, record, planned, owner, limits).await);
+                }
+            };
             if let Claim::Owned(Past {
                 takeovers,
                 last_attempt,
@@ -84,5 +98,52 @@ impl Pipeline {
             })),
             Claim::OtherPayload => Err(NotOurs::HandBack(HandBack::KeyConflict)),
         }
+    }
+
+    /// Gives up a claim that failed. One whose answer was lost is withdrawn: nothing was sent, and whoever found it would take
+    /// it for an owner that went away.
+    async fn withdraw(
+        &self,
+        error: LedgerError,
+        record: &RequestRecord,
+        planned: &PlannedDelivery,
+        owner: &Owner,
+        limits: Limits<'_>,
+    ) -> NotOurs {
+        match &error {
+            LedgerError::Uncertain { .. } => {}
+            LedgerError::Database { .. } | LedgerError::Corrupt(_) | LedgerError::OwnershipLost => {
+                return unreachable(error).into();
+            }
+        }
+        let recipient = planned.masked().to_owned();
+        let late = LateOutcome {
+            request: record.clone(),
+            owner: owner.clone(),
+            outcome: Outcome {
+                status: DeliveryStatus::Queued,
+                receipt: None,
+                reason: None,
+                possible_duplicate: false,
+                attempts: Vec::new(),
+                not_before: None,
+                waiting: None,
+                waited: None,
+                via: None,
+                skipped: None,
+                is_untouched: true,
+            },
+            delivery: Delivery {
+                is_recorded: false,
+                ..Delivery::queued(planned.id.clone(), planned.channel, recipient)
+            },
+            by_fallback: false,
+            at: self.clock.now(),
+            is_on_queue: false,
+        };
+        self.unrecorded.keep(late.clone());
+        let until = Deadline::after(WITHDRAWAL_TIMEOUT).min(limits.deadline.less(ANSWER_MARGIN));
+        self.write_late(&late, until).await;
+        unreachable(error).into()
     }
 }

@@ -9,12 +9,16 @@ use comms_core::{
 use jiff::Timestamp;
 use tracing::{error, info};
 
-use super::{Begun, HandBack, Pipeline, QuotaSource, milliseconds, unrecorded::LateOutcome, via};
+use super::{
+    Begun, HandBack, Patience, Pipeline, QuotaSource, milliseconds, unrecorded::LateOutcome, via,
+};
 use crate::ledger::{LedgerError, Outcome, Owner, RequestRecord};
 
 /// What is left of the deadline for the answer when an outcome is given up: a write that the deadline cuts off would
 /// be taken for one that was never made.
 pub(super) const ANSWER_MARGIN: Duration = Duration::from_millis(250);
+/// The same of the worker, which puts the outcome on the queue in that time. `send` has reserved more for its queue.
+const QUEUE_MARGIN: Duration = Duration::from_secs(1);
 
 impl Pipeline {
     /// Writes an outcome, until it is written or the deadline comes. An accepted message whose record is missing is
@@ -28,7 +32,10 @@ impl Pipeline {
         begun: Begun<'_>,
     ) -> Result<Delivery, HandBack> {
         let now = self.clock.now();
-        let until = begun.limits.deadline.less(ANSWER_MARGIN);
+        let until = begun.limits.deadline.less(match begun.limits.patience {
+            Patience::HandBack => QUEUE_MARGIN,
+            Patience::GiveUp => ANSWER_MARGIN,
+        });
         let ledger = self.ledger.until(until);
         let late = LateOutcome {
             request: record.clone(),
@@ -40,6 +47,7 @@ impl Pipeline {
             },
             by_fallback: begun.by_fallback,
             at: now,
+            is_on_queue: false,
         };
         // Whatever cuts this off, the outcome is kept.
         let recording = self.unrecorded.recording(late.clone());
@@ -92,7 +100,9 @@ impl Pipeline {
         let delivery = late.delivery.clone();
         let after = self.time_until(late.owner.lease_until);
         match error {
-            LedgerError::Database { .. } => self.unrecorded.keep(late),
+            LedgerError::Database { .. } | LedgerError::Uncertain { .. } => {
+                self.unrecorded.keep(late);
+            }
             // Somebody else's, or no outcome that can be written.
             LedgerError::OwnershipLost | LedgerError::Corrupt(_) => {}
         }
@@ -127,6 +137,28 @@ impl Pipeline {
             latency_ms = milliseconds(begun.started.elapsed()),
             time_to_outcome_ms =
                 on_its_way.map(|time| u64::try_from(time.as_millis()).unwrap_or_default()),
+            channel = channel.as_str(),
+            provider = sent_by.or(last).map_or("none", ProviderKind::as_str),
+            reason = outcome.reason.map(FailureReason::as_str),
+            attempts = outcome.attempts.len(),
+        );
+    }
+
+    /// The same of an outcome that was recorded later than it came about: how long it took is not known any more.
+    pub(super) fn tell_late_outcome(channel: Channel, outcome: &Outcome) {
+        if outcome.status == DeliveryStatus::Queued {
+            return;
+        }
+        let is = |status| (outcome.status == status).then_some(1_u64);
+        let sent_by = outcome.receipt.as_ref().map(|(provider, _)| *provider);
+        let last = outcome.attempts.last().map(|attempt| attempt.provider);
+        info!(
+            target: METRICS,
+            sent = is(DeliveryStatus::Sent),
+            failed = is(DeliveryStatus::Failed),
+            unknown = is(DeliveryStatus::Unknown),
+            expired = is(DeliveryStatus::Expired),
+            possible_duplicate = outcome.possible_duplicate.then_some(1_u64),
             channel = channel.as_str(),
             provider = sent_by.or(last).map_or("none", ProviderKind::as_str),
             reason = outcome.reason.map(FailureReason::as_str),

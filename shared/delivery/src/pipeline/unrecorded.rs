@@ -1,11 +1,13 @@
 //! Outcomes that could not be written in their own invocation.
 //!
-//! The process keeps them and writes them before its next deliveries: the claim is still its own until somebody takes
-//! it over, which nobody does before its lease has ended. This process never does: while it keeps an outcome, that is what
-//! it answers. A process that is ended takes them with it.
+//! They go on the queue ([`super::outcome_message`]), and whoever receives them writes them. The process keeps them as well,
+//! and writes them before its next deliveries: the claim is still its own until somebody takes it over, which nobody does
+//! before its lease has ended. This process never does: while it keeps an outcome, that is what it answers. A process that is
+//! ended takes what is not on the queue with it.
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,12 +19,12 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::{
-    DeliveryResult, HandBack, LEASE_MARGIN, Pipeline, claim::CLAIM_TIMEOUT,
-    recording::ANSWER_MARGIN,
+    Accepted, DeliveryResult, HandBack, LEASE_MARGIN, OutcomeMessage, Pipeline, PipelineError,
+    claim::CLAIM_TIMEOUT, outcome_message, recording::ANSWER_MARGIN, via,
 };
-use crate::ledger::{Ledger, LedgerError, Outcome, Owner, RequestRecord};
+use crate::ledger::{Ledger, LedgerError, Outcome, Owner, Recorded, RequestRecord};
 
-/// Outcomes that a process keeps; the oldest go first. Each is some hundred bytes.
+/// Outcomes that a process keeps. Each is some hundred bytes.
 const MAX_UNRECORDED: usize = 256;
 /// The longest that deliveries wait for outcomes of earlier ones.
 const LATE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,7 +36,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 const CONCURRENT_WRITES: usize = 8;
 
 /// An outcome that is not in the ledger yet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LateOutcome {
     pub(super) request: RequestRecord,
     pub(super) owner: Owner,
@@ -44,6 +46,48 @@ pub(super) struct LateOutcome {
     pub(super) by_fallback: bool,
     /// When it ended.
     pub(super) at: Timestamp,
+    /// Whether a message on the queue carries it.
+    pub(super) is_on_queue: bool,
+}
+
+/// Which outcomes of a communication are to go on the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutcomesOf {
+    /// Those of deliveries that have ended. A message that is redelivered brings the others to their end.
+    EndedDeliveries,
+    /// Those as well of deliveries that are given back, which another process can then claim at once.
+    AllDeliveries,
+}
+
+/// Outcomes of a communication that could not be recorded, and that no message carries yet.
+#[derive(Debug, Default)]
+pub struct PendingOutcomes {
+    messages: Vec<OutcomeMessage>,
+    owners: Vec<String>,
+    ended: HashSet<DeliveryId>,
+}
+
+impl PendingOutcomes {
+    /// They as messages for the urgent queue.
+    pub fn messages(&self) -> &[OutcomeMessage] {
+        &self.messages
+    }
+
+    /// Whether one of them says that this delivery ended: then nobody is to send it any more.
+    pub fn has_ended(&self, delivery: &DeliveryId) -> bool {
+        self.ended.contains(delivery)
+    }
+}
+
+/// What became of the outcomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordedOutcomes {
+    /// Each is recorded, or can never be.
+    All,
+    /// At least one is not, and is to be tried again.
+    Some,
+    /// No function of this deployment wrote the message.
+    NotAuthentic,
 }
 
 /// The outcomes that a process keeps.
@@ -57,10 +101,24 @@ pub(super) struct Unrecorded {
 impl Unrecorded {
     pub(super) fn keep(&self, late: LateOutcome) {
         let mut kept = self.kept();
-        if kept.len() >= MAX_UNRECORDED {
-            kept.pop_front();
-        }
+        let victim = if kept.len() < MAX_UNRECORDED {
+            None
+        } else {
+            least_valuable(&kept).and_then(|at| kept.remove(at))
+        };
         kept.push_back(late);
+        drop(kept);
+        if let Some(LateOutcome {
+            request, delivery, ..
+        }) = victim
+        {
+            warn!(
+                clinic_id = %request.tenant,
+                request_id = %request.id,
+                delivery_id = %delivery.id,
+                "an outcome is forgotten: too many are not recorded"
+            );
+        }
     }
 
     /// Keeps an outcome if its write is cut off.
@@ -79,12 +137,9 @@ impl Unrecorded {
             .cloned()
     }
 
-    /// Whether it was kept until now.
-    fn forget(&self, late: &LateOutcome) -> bool {
-        let mut kept = self.kept();
-        let before = kept.len();
-        kept.retain(|other| other.owner.token != late.owner.token);
-        kept.len() < before
+    fn forget(&self, late: &LateOutcome) {
+        self.kept()
+            .retain(|other| other.owner.token != late.owner.token);
     }
 
     /// Lets all others go before it.
@@ -100,6 +155,25 @@ impl Unrecorded {
         // Nothing panics while the lock is held.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The outcome that goes when there are too many: the oldest that costs nobody a second message, else the oldest of the
+/// clinic that has most.
+fn least_valuable(kept: &VecDeque<LateOutcome>) -> Option<usize> {
+    let is_cheap =
+        |late: &LateOutcome| late.is_on_queue || late.outcome.status == DeliveryStatus::Queued;
+    kept.iter().position(is_cheap).or_else(|| {
+        let mut of_clinic = HashMap::new();
+        for late in kept {
+            *of_clinic.entry(&late.request.tenant).or_insert(0_usize) += 1;
+        }
+        let clinics = kept.iter().map(|late| &late.request.tenant);
+        let most = |(at, tenant)| (of_clinic.get(tenant), Reverse(at));
+        clinics
+            .enumerate()
+            .max_by_key(|one| most(*one))
+            .map(|(at, _)| at)
+    })
 }
 
 /// An outcome that is being written by its own invocation.
@@ -125,7 +199,7 @@ impl Drop for Recording<'_> {
 }
 
 /// What became of a write.
-enum Late {
+pub(super) enum Late {
     Written,
     /// It is kept.
     Unwritten,
@@ -208,13 +282,14 @@ impl Pipeline {
         }
     }
 
-    async fn write_late(&self, late: &LateOutcome, until: Deadline) -> Late {
+    pub(super) async fn write_late(&self, late: &LateOutcome, until: Deadline) -> Late {
         let (request, delivery) = (&late.request, &late.delivery);
         let (clinic_id, request_id, delivery_id) = (&request.tenant, &request.id, &delivery.id);
         match write(&self.ledger.until(until), late).await {
-            Ok(()) => {
-                // Two may have written it, and one counts it.
-                if self.unrecorded.forget(late) {
+            Ok(recorded) => {
+                self.unrecorded.forget(late);
+                // It may have been written from several places, and one counts it.
+                if recorded == Recorded::Now {
                     let status = delivery.status.as_str();
                     info!(%clinic_id, %request_id, %delivery_id, status, "outcome recorded late");
                     self.count_late(late);
@@ -222,7 +297,9 @@ impl Pipeline {
                 Late::Written
             }
             Err(error) if is_final(&error) => {
-                if self.unrecorded.forget(late) {
+                self.unrecorded.forget(late);
+                // A claim of which nobody knew whether it was made, and which was not.
+                if !late.outcome.is_untouched {
                     warn!(%clinic_id, %request_id, %delivery_id, %error, "an outcome is given up");
                 }
                 Late::GivenUp
@@ -234,6 +311,67 @@ impl Pipeline {
         }
     }
 
+    /// The outcomes of a communication that this process keeps and that are on no queue.
+    pub fn pending_outcomes(&self, accepted: &Accepted, which: OutcomesOf) -> PendingOutcomes {
+        let record = &accepted.record;
+        let is_pending = |late: &&LateOutcome| {
+            let is_wanted =
+                which == OutcomesOf::AllDeliveries || late.outcome.status != DeliveryStatus::Queued;
+            is_wanted
+                && !late.is_on_queue
+                && late.request.id == record.id
+                && late.request.payload_hash == record.payload_hash
+        };
+        let kept = self.unrecorded.kept();
+        let late: Vec<_> = kept.iter().filter(is_pending).cloned().collect();
+        drop(kept);
+        let has_ended = |late: &&LateOutcome| late.outcome.status != DeliveryStatus::Queued;
+        PendingOutcomes {
+            messages: outcome_message::messages(&accepted.hash_key, &late),
+            owners: late.iter().map(|late| late.owner.token.clone()).collect(),
+            ended: late
+                .iter()
+                .filter(has_ended)
+                .map(|late| late.delivery.id.clone())
+                .collect(),
+        }
+    }
+
+    /// Notes that outcomes are on the queue. This process answers by them still.
+    pub fn note_on_queue(&self, outcomes: &PendingOutcomes) {
+        for late in self.unrecorded.kept().iter_mut() {
+            late.is_on_queue |= outcomes.owners.contains(&late.owner.token);
+        }
+    }
+
+    /// Records the outcomes of a queue message with this [`super::OUTCOMES_MAC`]. An error where the key of the MAC cannot be
+    /// read now.
+    pub async fn record_outcomes(
+        &self,
+        body: &[u8],
+        mac: &str,
+        deadline: Deadline,
+    ) -> Result<RecordedOutcomes, PipelineError> {
+        let key = self.hash_keys.get().await?;
+        let Some(late) = outcome_message::read(key, body, mac) else {
+            info!(target: METRICS, queue_claims_refused = 1_u64);
+            return Ok(RecordedOutcomes::NotAuthentic);
+        };
+        let until = Deadline::after(LATE_TIMEOUT).min(deadline.less(ANSWER_MARGIN));
+        let mut writes = stream::iter(late)
+            .map(|late| async move { self.write_late(&late, until).await })
+            .buffer_unordered(CONCURRENT_WRITES);
+        let mut are_all_written = true;
+        while let Some(written) = writes.next().await {
+            are_all_written &= !matches!(written, Late::Unwritten);
+        }
+        Ok(if are_all_written {
+            RecordedOutcomes::All
+        } else {
+            RecordedOutcomes::Some
+        })
+    }
+
     fn count_late(&self, late: &LateOutcome) {
         let LateOutcome {
             request,
@@ -243,6 +381,10 @@ impl Pipeline {
             ..
         } = late;
         let (tenant, now) = (&request.tenant, self.clock.now());
+        Self::tell_late_outcome(delivery.channel, outcome);
+        if outcome.status == DeliveryStatus::Sent {
+            via::count_global(delivery.channel, outcome.via);
+        }
         if outcome.status != DeliveryStatus::Queued {
             let category = request.details.category.as_deref();
             self.usage
@@ -274,11 +416,13 @@ impl LateOutcome {
 fn is_final(error: &LedgerError) -> bool {
     match error {
         LedgerError::OwnershipLost | LedgerError::Corrupt(_) => true,
-        LedgerError::Database { code, .. } => code == "ValidationException",
+        LedgerError::Database { code, .. } | LedgerError::Uncertain { code, .. } => {
+            code == "ValidationException"
+        }
     }
 }
 
-async fn write(ledger: &Ledger, late: &LateOutcome) -> Result<(), LedgerError> {
+async fn write(ledger: &Ledger, late: &LateOutcome) -> Result<Recorded, LedgerError> {
     let LateOutcome {
         request,
         owner,
@@ -288,6 +432,6 @@ async fn write(ledger: &Ledger, late: &LateOutcome) -> Result<(), LedgerError> {
         ..
     } = late;
     ledger
-        .finish(&request.id, &delivery.id, owner, outcome, *at)
+        .record(&request.id, &delivery.id, owner, outcome, *at)
         .await
 }

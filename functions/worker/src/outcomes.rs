@@ -1,0 +1,89 @@
+//! Outcomes that could not be recorded by the process that had them: they go on the queue, and are recorded from there.
+
+use std::time::Duration;
+
+use comms_adapters::Deadline;
+use comms_core::DeadLetterReason;
+use comms_delivery::{Accepted, OutcomesOf, PendingOutcomes, RecordedOutcomes, deferral};
+use comms_runtime::sqs::{MessageResult, SqsMessage};
+use tracing::{error, warn};
+
+use crate::{Deps, set_aside};
+
+/// What outcomes have of the invocation at least for their way to the queue.
+const MIN_QUEUE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The wait before outcomes are tried again, for as long as the lease of their delivery may last and somewhat longer:
+/// nobody takes the delivery over before they were tried.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// Receives with that wait: a minute and a half. Later ones wait for up to a quarter of an hour, so that the hundred receives
+/// of a message last for most of a day.
+const FIRST_RECEIVES: u32 = 18;
+
+/// The wait of a message with outcomes that was received `receives` times by now.
+fn wait(receives: u32) -> Duration {
+    match receives.checked_sub(FIRST_RECEIVES) {
+        None => FIRST_WAIT,
+        Some(later) => deferral::backoff(later),
+    }
+}
+
+/// Records the outcomes that a message carries. Nothing is sent, whatever becomes of that.
+pub(crate) async fn record(
+    deps: &Deps,
+    message: &SqsMessage,
+    mac: &str,
+    deadline: Deadline,
+) -> MessageResult {
+    let again = MessageResult::Again(wait(message.receive_count()));
+    let recorded = deps.pipeline.record_outcomes(&message.body, mac, deadline);
+    match recorded.await {
+        Ok(RecordedOutcomes::All) => MessageResult::Done,
+        Ok(RecordedOutcomes::Some) => again,
+        Ok(RecordedOutcomes::NotAuthentic) => {
+            let reason = DeadLetterReason::NotACommunication;
+            set_aside(deps, message, reason, String::new(), None).await
+        }
+        Err(error) => {
+            warn!(%error, "outcomes cannot be recorded at the moment");
+            again
+        }
+    }
+}
+
+/// Puts the outcomes of a message's deliveries on the queue that have ended and could not be recorded. The outcomes that are
+/// there: their deliveries need the message no more. Where that fails, the message is redelivered as if there were none.
+pub(crate) async fn queue(deps: &Deps, accepted: &Accepted, deadline: Deadline) -> PendingOutcomes {
+    let (pipeline, which) = (&deps.pipeline, OutcomesOf::EndedDeliveries);
+    let pending = pipeline.pending_outcomes(accepted, which);
+    if pending.messages().is_empty() {
+        return pending;
+    }
+    let limit = Deadline::after(deadline.remaining().max(MIN_QUEUE_TIMEOUT));
+    let sent = deps
+        .queues
+        .send_outcomes(pending.messages(), accepted.group());
+    match limit.bound(Duration::MAX, sent).await {
+        Ok(Ok(())) => {
+            pipeline.note_on_queue(&pending);
+            return pending;
+        }
+        Ok(Err(error)) => error!(%error, "outcomes could not be queued"),
+        Err(_) => error!("outcomes could not be queued in time"),
+    }
+    PendingOutcomes::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_tried_often_at_first_and_for_most_of_a_day() {
+        let waits: Vec<_> = (1..=100).map(wait).collect();
+        let first: Duration = waits.iter().take(17).sum();
+        assert_eq!(first, Duration::from_secs(85));
+        let all: Duration = waits.iter().sum();
+        assert!(all > Duration::from_hours(18), "{all:?}");
+    }
+}
