@@ -108,9 +108,12 @@ impl Unrecorded {
         };
         kept.push_back(late);
         drop(kept);
+        // What is on the queue is recorded from there; what was only claimed is taken over.
+        let lost =
+            |late: &LateOutcome| !late.is_on_queue && late.outcome.status != DeliveryStatus::Queued;
         if let Some(LateOutcome {
             request, delivery, ..
-        }) = victim
+        }) = victim.filter(lost)
         {
             warn!(
                 clinic_id = %request.tenant,
@@ -434,4 +437,60 @@ async fn write(ledger: &Ledger, late: &LateOutcome) -> Result<Recorded, LedgerEr
     ledger
         .record(&request.id, &delivery.id, owner, outcome, *at)
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use comms_core::{Channel, HashKey, IdempotencyKey, Tenant};
+
+    use super::*;
+    use crate::ledger::RequestDetails;
+
+    fn late(clinic: &str, status: DeliveryStatus) -> LateOutcome {
+        let key = HashKey::from_bytes(&[1; 32]);
+        let tenant = Tenant::parse(clinic).unwrap();
+        let id = RequestId::derive(&key, &tenant, &IdempotencyKey::parse("one").unwrap());
+        let delivery = DeliveryId::derive(&key, &id, "email", "address");
+        LateOutcome {
+            request: RequestRecord {
+                id,
+                tenant,
+                payload_hash: "hash".to_owned(),
+                details: RequestDetails::default(),
+            },
+            owner: Owner {
+                token: clinic.to_owned(),
+                lease_until: Timestamp::UNIX_EPOCH,
+            },
+            outcome: Outcome {
+                status,
+                receipt: None,
+                reason: None,
+                possible_duplicate: false,
+                attempts: Vec::new(),
+                not_before: None,
+                waiting: None,
+                waited: None,
+                via: None,
+                skipped: None,
+                is_untouched: false,
+            },
+            delivery: Delivery::queued(delivery, Channel::Email, String::new()),
+            by_fallback: false,
+            at: Timestamp::UNIX_EPOCH,
+            is_on_queue: false,
+        }
+    }
+
+    #[test]
+    fn one_clinics_outcomes_push_out_no_others() {
+        let sent = |clinic| late(clinic, DeliveryStatus::Sent);
+        let mut kept = VecDeque::from([sent("a"), sent("b"), sent("c"), sent("b")]);
+        assert_eq!(least_valuable(&kept), Some(1));
+        kept.push_back(late("a", DeliveryStatus::Queued));
+        assert_eq!(least_valuable(&kept), Some(4));
+        kept[2].is_on_queue = true;
+        assert_eq!(least_valuable(&kept), Some(2));
+        assert_eq!(least_valuable(&VecDeque::new()), None);
+    }
 }
