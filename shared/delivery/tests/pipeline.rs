@@ -154,9 +154,20 @@ impl World {
         submission: &Submission,
         patience: Patience,
     ) -> DeliveryResult {
+        let deadline = Deadline::after(Duration::from_secs(20));
+        self.deliver_by(pipeline, submission, patience, deadline)
+            .await
+    }
+
+    async fn deliver_by(
+        &self,
+        pipeline: &Pipeline,
+        submission: &Submission,
+        patience: Patience,
+        deadline: Deadline,
+    ) -> DeliveryResult {
         let key = IdempotencyKey::parse("key").unwrap();
         let accepted = pipeline.identify(&submission.request, &key).await.unwrap();
-        let deadline = Deadline::after(Duration::from_secs(20));
         pipeline
             .deliver(&submission.request, &accepted, deadline, patience)
             .await
@@ -247,12 +258,13 @@ async fn an_outcome_that_can_not_be_recorded_is_handed_back_and_later_flagged() 
     let (pipeline, submission) = (world.pipeline(), submission());
     // The claim goes through; the database is gone when the outcome is to be written.
     world.server.on(Stage::Body, Action::Trickle);
-    let work = world.deliver(&pipeline, &submission);
+    let deadline = Deadline::after(Duration::from_secs(8));
+    let work = world.deliver_by(&pipeline, &submission, Patience::GiveUp, deadline);
     let failing = async {
         world.server.wait_for_stage(Stage::Mail, 1).await;
         world
             .aws
-            .fail_next("dynamodb", "UpdateItem", 10, Fault::AccessDenied);
+            .fail_next("dynamodb", "UpdateItem", 1_000, Fault::AccessDenied);
     };
     let (result, ()) = tokio::join!(work, failing);
     let DeliveryResult::Unrecorded { delivery, .. } = &result else {
