@@ -54,7 +54,7 @@ impl Listening {
     }
 
     /// The lines that have this metric.
-    fn metrics(&self, name: &str) -> Vec<Value> {
+    pub(crate) fn metrics(&self, name: &str) -> Vec<Value> {
         let mut lines = self.lines();
         lines.retain(|line| !line["_aws"].is_null() && !line[name].is_null());
         lines

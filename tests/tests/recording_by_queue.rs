@@ -16,6 +16,7 @@ use comms_testkit::{
 use serde_json::{Value, json};
 
 use crate::{
+    observability::start_listening,
     recording::{SHORT_BATCH, fail_outcomes, sent, work_off},
     world::{Answer, CLINIC, FROM, World, communication, email, immediate, post_to},
 };
@@ -81,7 +82,14 @@ async fn outcome_of_an_immediate_send_is_recorded_by_the_worker_before_its_lease
         "{body}"
     );
     world.aws.watch(|_| Box::pin(async { None }));
+    let listening = start_listening();
     let second = world.run_worker_with(&worker, SHORT_BATCH).await;
+    let late = &listening.metrics("Sent")[0];
+    assert_eq!(
+        (listening.sum("Sent"), &late["clinicId"]),
+        (1, &json!(CLINIC))
+    );
+    assert!(late["deliveryId"].is_string() && late["requestId"].is_string());
     assert_eq!((second.records.len(), second.failed.len()), (1, 0));
     let recorded = delivery(&world, &answer.request_id(), 0).await;
     assert_eq!(recorded["status"], "sent");

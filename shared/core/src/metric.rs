@@ -99,7 +99,7 @@ pub const ALL: &[Metric] = &[
     each(
         "unrecorded_outcomes",
         WHOLE,
-        "it ended, and its invocation could not write that to the ledger: the recipient may get it twice",
+        "it ended, and its invocation could not write that to the ledger; where the queue did not take it either, the recipient may get it twice",
     ),
     // Providers.
     each(

@@ -16,7 +16,7 @@ use comms_adapters::{Deadline, retry::jitter};
 use comms_core::{Delivery, DeliveryId, DeliveryStatus, RequestId, metric::METRICS};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::{info, info_span, warn};
 
 use super::{
     Accepted, DeliveryResult, HandBack, LEASE_MARGIN, OutcomeMessage, Pipeline, PipelineError,
@@ -384,6 +384,14 @@ impl Pipeline {
             ..
         } = late;
         let (tenant, now) = (&request.tenant, self.clock.now());
+        // Of a message with outcomes, no other line says whose they are.
+        let span = info_span!(
+            "delivery",
+            clinic_id = %tenant,
+            request_id = %request.id,
+            delivery_id = %delivery.id,
+        );
+        let _ids = span.entered();
         Self::tell_late_outcome(delivery.channel, outcome);
         if outcome.status == DeliveryStatus::Sent {
             via::count_global(delivery.channel, outcome.via);
