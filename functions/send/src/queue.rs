@@ -1,5 +1,7 @@
 //! The queues, as the sender sees them.
 
+mod outcomes;
+
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -14,7 +16,7 @@ use aws_sdk_sqs::{
 use comms_adapters::retry::jitter;
 use comms_core::request::{Priority, Recipient, Submission};
 use comms_delivery::{
-    Accepted, OUTCOMES_MAC, OutcomeMessage,
+    Accepted,
     queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, ENDED_DELIVERIES, EndedDeliveries, PAYLOAD_HASH},
 };
 use comms_runtime::telemetry::TraceHeader;
@@ -223,33 +225,6 @@ impl Queue {
             left,
             code,
         })
-    }
-
-    /// Puts outcomes on the urgent queue, where no campaign is in front of them.
-    pub async fn send_outcomes(
-        &self,
-        messages: &[OutcomeMessage],
-        accepted: &Accepted,
-    ) -> Result<(), QueueError> {
-        for OutcomeMessage { body, mac } in messages {
-            let mac = text(mac).map_err(|_| QueueError::Unreadable)?;
-            let sent = self
-                .client
-                .send_message()
-                .queue_url(&self.urgent_url)
-                .message_body(body)
-                .message_group_id(accepted.group())
-                .message_attributes(OUTCOMES_MAC, mac)
-                .send()
-                .boxed()
-                .await;
-            sent.map_err(|error| QueueError::Sqs {
-                queued: 0,
-                left: Vec::new(),
-                code: error_code(&error),
-            })?;
-        }
-        Ok(())
     }
 
     /// Offers messages to SQS until it has taken all, or for long enough.

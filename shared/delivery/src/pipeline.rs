@@ -12,6 +12,7 @@ mod message_starts;
 mod next_receive;
 mod outcome_message;
 mod probes;
+mod queued_outcomes;
 mod quota_wait;
 mod recording;
 mod tenant_settings;
@@ -76,9 +77,9 @@ pub use immediate::{Immediate, ImmediateError};
 pub use message_starts::has_time_to_begin;
 pub use next_receive::next_receive;
 pub use outcome_message::{OUTCOMES_MAC, OutcomeMessage};
+pub use queued_outcomes::{OutcomesOf, PendingOutcomes, RecordedOutcomes};
 use tenant_settings::TenantSettings;
 use unrecorded::Unrecorded;
-pub use unrecorded::{OutcomesOf, PendingOutcomes, RecordedOutcomes};
 pub use urgent::{UrgentError, UrgentQuota};
 pub use via::{ClinicMissing, ExpectedVia, RequireClinic};
 

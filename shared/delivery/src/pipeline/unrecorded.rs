@@ -7,7 +7,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -19,21 +19,21 @@ use jiff::Timestamp;
 use tracing::{info, info_span, warn};
 
 use super::{
-    Accepted, DeliveryResult, HandBack, LEASE_MARGIN, OutcomeMessage, Pipeline, PipelineError,
-    claim::CLAIM_TIMEOUT, outcome_message, recording::ANSWER_MARGIN, via,
+    DeliveryResult, HandBack, LEASE_MARGIN, Pipeline, claim::CLAIM_TIMEOUT,
+    recording::ANSWER_MARGIN, via,
 };
 use crate::ledger::{Ledger, LedgerError, Outcome, Owner, Recorded, RequestRecord};
 
 /// Outcomes that a process keeps. Each is some hundred bytes.
 const MAX_UNRECORDED: usize = 256;
 /// The longest that deliveries wait for outcomes of earlier ones.
-const LATE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const LATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest that one of them is tried, so that an item that stays throttled takes no time from the others.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(300);
 /// The least time before they are tried again where some could not be written; the most is twice as long.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Writes at the same time.
-const CONCURRENT_WRITES: usize = 8;
+pub(super) const CONCURRENT_WRITES: usize = 8;
 
 /// An outcome that is not in the ledger yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,46 +48,6 @@ pub(super) struct LateOutcome {
     pub(super) at: Timestamp,
     /// Whether a message on the queue carries it.
     pub(super) is_on_queue: bool,
-}
-
-/// Which outcomes of a communication are to go on the queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutcomesOf {
-    /// Those of deliveries that have ended. A message that is redelivered brings the others to their end.
-    EndedDeliveries,
-    /// Those as well of deliveries that are given back, which another process can then claim at once.
-    AllDeliveries,
-}
-
-/// Outcomes of a communication that could not be recorded, and that no message carries yet.
-#[derive(Debug, Default)]
-pub struct PendingOutcomes {
-    messages: Vec<OutcomeMessage>,
-    owners: Vec<String>,
-    ended: HashSet<DeliveryId>,
-}
-
-impl PendingOutcomes {
-    /// They as messages for the urgent queue.
-    pub fn messages(&self) -> &[OutcomeMessage] {
-        &self.messages
-    }
-
-    /// Whether one of them says that this delivery ended: then nobody is to send it any more.
-    pub fn has_ended(&self, delivery: &DeliveryId) -> bool {
-        self.ended.contains(delivery)
-    }
-}
-
-/// What became of the outcomes of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecordedOutcomes {
-    /// Each is recorded, or can never be.
-    All,
-    /// At least one is not, and is to be tried again.
-    Some,
-    /// No function of this deployment wrote the message.
-    NotAuthentic,
 }
 
 /// The outcomes that a process keeps.
@@ -154,7 +114,7 @@ impl Unrecorded {
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<LateOutcome>> {
+    pub(super) fn kept(&self) -> MutexGuard<'_, VecDeque<LateOutcome>> {
         // Nothing panics while the lock is held.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -312,67 +272,6 @@ impl Pipeline {
                 Late::Unwritten
             }
         }
-    }
-
-    /// The outcomes of a communication that this process keeps and that are on no queue.
-    pub fn pending_outcomes(&self, accepted: &Accepted, which: OutcomesOf) -> PendingOutcomes {
-        let record = &accepted.record;
-        let is_pending = |late: &&LateOutcome| {
-            let is_wanted =
-                which == OutcomesOf::AllDeliveries || late.outcome.status != DeliveryStatus::Queued;
-            is_wanted
-                && !late.is_on_queue
-                && late.request.id == record.id
-                && late.request.payload_hash == record.payload_hash
-        };
-        let kept = self.unrecorded.kept();
-        let late: Vec<_> = kept.iter().filter(is_pending).cloned().collect();
-        drop(kept);
-        let has_ended = |late: &&LateOutcome| late.outcome.status != DeliveryStatus::Queued;
-        PendingOutcomes {
-            messages: outcome_message::messages(&accepted.hash_key, &late),
-            owners: late.iter().map(|late| late.owner.token.clone()).collect(),
-            ended: late
-                .iter()
-                .filter(has_ended)
-                .map(|late| late.delivery.id.clone())
-                .collect(),
-        }
-    }
-
-    /// Notes that outcomes are on the queue. This process answers by them still.
-    pub fn note_on_queue(&self, outcomes: &PendingOutcomes) {
-        for late in self.unrecorded.kept().iter_mut() {
-            late.is_on_queue |= outcomes.owners.contains(&late.owner.token);
-        }
-    }
-
-    /// Records the outcomes of a queue message with this [`super::OUTCOMES_MAC`]. An error where the key of the MAC cannot be
-    /// read now.
-    pub async fn record_outcomes(
-        &self,
-        body: &[u8],
-        mac: &str,
-        deadline: Deadline,
-    ) -> Result<RecordedOutcomes, PipelineError> {
-        let key = self.hash_keys.get().await?;
-        let Some(late) = outcome_message::read(key, body, mac) else {
-            info!(target: METRICS, queue_claims_refused = 1_u64);
-            return Ok(RecordedOutcomes::NotAuthentic);
-        };
-        let until = Deadline::after(LATE_TIMEOUT).min(deadline.less(ANSWER_MARGIN));
-        let mut writes = stream::iter(late)
-            .map(|late| async move { self.write_late(&late, until).await })
-            .buffer_unordered(CONCURRENT_WRITES);
-        let mut are_all_written = true;
-        while let Some(written) = writes.next().await {
-            are_all_written &= !matches!(written, Late::Unwritten);
-        }
-        Ok(if are_all_written {
-            RecordedOutcomes::All
-        } else {
-            RecordedOutcomes::Some
-        })
     }
 
     fn count_late(&self, late: &LateOutcome) {
