@@ -28,6 +28,8 @@ GENERATED = {
 OTHER_ROLES = {"DeploymentRole": "AWS::CodeDeploy::DeploymentGroup"}
 # What API Gateway wants of a CorsConfiguration (API Gateway developer guide, "x-amazon-apigateway-cors").
 CORS = {"allowOrigins", "allowMethods", "allowHeaders", "exposeHeaders", "maxAge"}
+# What Lambda itself asks with a function's role, from outside of the VPC (Lambda developer guide, "SQS event source mappings").
+BY_LAMBDA = {"sqs:ReceiveMessage"}
 # What a stage says of the parameters that have no default.
 GIVEN = {"JwtIssuer": "https://issuer.example.com/"}
 
@@ -134,12 +136,48 @@ def wrong(template, expanded):
         yield f"{sorted(callable_)} may be called, not {sorted(api)}"
 
 
+def statements(body):
+    """The statements of an inline policy or of an endpoint's."""
+    found = body.get("Statement", [])
+    return found if isinstance(found, list) else [found]
+
+
+def actions(body):
+    """The actions of an allowing policy; of an If, whatever its condition says."""
+    listed = [action for one in statements(body) if one.get("Effect") == "Allow" for action in [one.get("Action", [])]]
+    return {name for action in listed for name in (action if isinstance(action, list) else [action])}
+
+
+def not_through_the_endpoints(template, network):
+    """What a function's role may do and the endpoint of its service, in the VPC, does not permit."""
+    endpoints = [
+        body["Properties"]["PolicyDocument"]
+        for body in of_type(network["Resources"], "AWS::EC2::VPCEndpoint").values()
+        if "PolicyDocument" in body["Properties"]
+    ]
+    permitted = set().union(*map(actions, endpoints))
+    services = {action.split(":")[0] for action in permitted}
+    for name, role in of_type(template["Resources"], "AWS::IAM::Role").items():
+        if name in OTHER_ROLES:
+            continue
+        for policy in role["Properties"].get("Policies", []):
+            # A policy may be an If of one.
+            for part in policy["Fn::If"][1:] if "Fn::If" in policy else [policy]:
+                for action in sorted(actions(part.get("PolicyDocument", {}))):
+                    service = action.split(":")[0]
+                    if service in services and not {action, f"{service}:*"} & permitted | {action} & BY_LAMBDA:
+                        yield f"{name} may {action}, and the endpoint in the VPC does not permit it"
+
+
 def main():
     # The transform asks for a region, to know the partition.
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
     with open("template.yaml", encoding="utf-8") as file:
         text = file.read()
-    complaints = list(wrong(yaml_parse(text), expand(text)))
+    with open("infra/cloudformation/network.yaml", encoding="utf-8") as file:
+        network = yaml_parse(file.read())
+    template = yaml_parse(text)
+    complaints = [*wrong(template, expand(text)), *not_through_the_endpoints(template, network)]
     for complaint in complaints:
         print(f"expansion: {complaint}", file=sys.stderr)
     if not complaints:
