@@ -144,8 +144,7 @@ bench: bench-functions
 
 # Measure deliveries through the functions' release programs, with a plot
 bench-functions *ARGS:
-    cargo build --release --package comms-send --package comms-status --package comms-worker --package comms-config \
-        --package comms-config-test
+    cargo build --release $(infra/ci/functions.sh packages)
     cargo build --release --package comms-bench --example hello
     cargo bench --package comms-bench --bench functions -- --plot {{ justfile_directory() }}/infra/docs/throughput.svg {{ ARGS }}
 
@@ -159,10 +158,9 @@ instructions *ARGS:
 
 # Show how large the functions' binaries are, as built and zipped
 sizes:
-    cargo build --locked --release --package comms-send --package comms-worker \
-        --package comms-config --package comms-config-test --package comms-status
+    cargo build --locked --release $(infra/ci/functions.sh packages)
     @dir=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'); \
-    for name in send status worker config config-test; do \
+    for name in $(infra/ci/functions.sh); do \
         printf '%-12s %6d kB, %6d kB zipped\n' "$name" \
             "$(($(wc -c < "$dir/release/$name") / 1000))" "$(($(gzip -9c "$dir/release/$name" | wc -c) / 1000))"; \
     done

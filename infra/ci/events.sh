@@ -16,8 +16,8 @@ case ${1:-debug} in
     ;;
   release)
     # As infra/lambda/Makefile does.
-    cargo build --locked --release --package comms-send --package comms-status --package comms-worker \
-      --package comms-config --package comms-config-test
+    # shellcheck disable=SC2046 # arguments, not one
+    cargo build --locked --release $(infra/ci/functions.sh packages)
     ;;
   *)
     echo "usage: $0 [debug|release]" >&2

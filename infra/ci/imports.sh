@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-functions="comms-send comms-status comms-worker comms-config comms-config-test"
+functions=$(infra/ci/functions.sh | sed 's/^/comms-/' | tr '\n' ' ')
 
 # A crate of the workspace -> the crates of the workspace it may use.
 declare -A may_use=(
@@ -17,7 +17,9 @@ declare -A may_use=(
   [comms-testkit]="comms-core"
   # A developer's tool, never deployed: the one place where the testkit is an ordinary dependency. Of the adapters it
   # takes when a provider that is down is probed.
-  [comms-local]="$functions comms-adapters comms-runtime comms-settings comms-core comms-testkit"
+  [comms-local]="comms-functions comms-adapters comms-runtime comms-settings comms-core comms-testkit"
+  # The list of the functions, for the local stack, the benchmarks and the tests.
+  [comms-functions]="$functions comms-runtime"
   # The operator's commands, never deployed. Of the adapters it takes the TLS set-up, of delivery
   # the ledger.
   [comms-operator]="comms-adapters comms-delivery comms-settings comms-runtime comms-core"

@@ -24,7 +24,8 @@ unshare --net true 2>/dev/null || not_run "network namespaces can not be made he
 
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 programs=$(cd "${1:-$target/debug}" && pwd)
-for program in send status worker config config-test clinic-comms-local; do
+mapfile -t functions < <(infra/ci/functions.sh)
+for program in "${functions[@]}" clinic-comms-local; do
   [[ -x $programs/$program ]] || {
     echo "$programs has no $program: run infra/ci/events.sh first" >&2
     exit 1
@@ -49,7 +50,7 @@ mkdir -p "$root/bin" "$root/tmp" "$root/var/task" "$root/var/rapid" "$root/etc/s
 cp "$(command -v busybox)" "$root/bin/busybox"
 for tool in sh mv chmod cp rm ls cat; do ln -s busybox "$root/bin/$tool"; done
 ldd "$root/bin/busybox" >"$work/ldd" 2>&1 || true
-for program in "$programs"/{send,status,worker,config,config-test}; do ldd "$program" >>"$work/ldd"; done
+for function in "${functions[@]}"; do ldd "$programs/$function" >>"$work/ldd"; done
 grep -o '/[^ ]*' "$work/ldd" | sort -u | while read -r library; do
   [[ -f $library ]] && install -D "$library" "$root$library"
 done

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use comms_functions::{SourceQueue, Trigger};
 use comms_testkit::http::{HttpServer, Reply};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -144,13 +145,22 @@ fn every_event_has_its_answer_and_every_route_and_function_an_event() {
     for route in deployed() {
         let source = format!("{} {}", route.method, route.path);
         deployed_to
-            .entry(route.function.program())
+            .entry(route.function.name)
             .or_default()
             .insert(source);
     }
-    let queues = ["clinic-comms", "clinic-comms-urgent"];
-    let queues = queues.map(|queue| format!("arn:aws:sqs:us-east-1:123456789012:{queue}"));
-    deployed_to.insert("worker", queues.into());
+    for function in comms_functions::ALL {
+        if let Trigger::Sqs(queues) = function.trigger {
+            let queues = queues.iter().map(|queue| {
+                let name = match queue {
+                    SourceQueue::Normal => "clinic-comms",
+                    SourceQueue::Urgent => "clinic-comms-urgent",
+                };
+                format!("arn:aws:sqs:us-east-1:123456789012:{name}")
+            });
+            deployed_to.insert(function.name, queues.collect());
+        }
+    }
     assert_eq!(asked, deployed_to);
 }
 

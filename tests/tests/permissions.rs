@@ -144,10 +144,9 @@ static RIGHTS: LazyLock<BTreeMap<&'static str, Vec<Grant>>> = LazyLock::new(|| {
     FUNCTIONS.into_iter().map(of_function).collect()
 });
 
-/// What the template calls a function: `ConfigTestFunction` for `config-test`.
+/// What the template calls a function.
 pub(crate) fn logical_name(function: &str) -> String {
-    let word = |word: &str| word[..1].to_uppercase() + &word[1..];
-    function.split('-').map(word).collect::<String>() + "Function"
+    comms_functions::named(function).unwrap().logical_id()
 }
 
 fn properties(resource: &str) -> &'static Value {

@@ -35,14 +35,9 @@ async fn the_process_of_a_function() {
     if std::env::var_os(RUNTIME_API).is_none() {
         return;
     }
-    let ended = match std::env::var(FUNCTION_NAME).unwrap().as_str() {
-        "send" => comms_send::run().await,
-        "status" => comms_status::run().await,
-        "worker" => comms_worker::run().await,
-        "config" => comms_config::run().await,
-        "config-test" => comms_config_test::run().await,
-        other => panic!("{other} is no function"),
-    };
+    let name = std::env::var(FUNCTION_NAME).unwrap();
+    let function = comms_functions::named(&name).unwrap();
+    let ended = (function.run)().await;
     ended.unwrap();
 }
 

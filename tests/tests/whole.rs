@@ -27,6 +27,7 @@ mod fault_matrix;
 mod faults;
 mod freeze;
 mod fresh_settings;
+mod functions;
 mod hangs;
 mod health;
 mod idempotency;

@@ -37,7 +37,7 @@ use tracing::Instrument;
 use crate::permissions;
 
 /// The functions, by the names of their programs.
-pub(crate) const FUNCTIONS: [&str; 5] = ["send", "status", "worker", "config", "config-test"];
+pub(crate) const FUNCTIONS: [&str; comms_functions::ALL.len()] = comms_functions::NAMES;
 /// The clinic of most tests.
 pub(crate) const CLINIC: &str = "clinic-123";
 /// The clinic's sender.

@@ -1,10 +1,6 @@
 //! The `config-test` function: tries settings, saved or not, and says stage by stage how it went.
 //!
-//! | route | answers |
-//! | --- | --- |
-//! | `POST /api/v1/clinics/{clinicId}/communication/test-email` | 200 with a report per entry and stage; 429 |
-//! | `POST /api/v1/clinics/{clinicId}/communication/test-whatsapp` | the same for the `WhatsApp` channel |
-//! | `POST /api/v1/clinics/{clinicId}/communication/reply-to` | 202: a link that verifies the address is on its way; 429 |
+//! [`ROUTES`] has its routes; `infra/openapi.yaml` says what each answers.
 //!
 //! Every entry of the clinic's own chain is tried, disabled ones too: an admin wants to know before
 //! enabling one. The entries of the global account are the platform's, and are tested as `_global`.
@@ -32,10 +28,15 @@ use comms_core::{
 };
 use comms_delivery::{Quotas, SharedHealth, chain_spec::chain_spec, health::PassedTest};
 use comms_runtime::{
-    AuditSubjects, Environment, Exchange, HttpProblem,
+    AuditSubjects, Environment, Exchange, Function, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{check_head, json_body, json_response, path_segments, serve, time_left},
+    function::Trigger,
+    http::{
+        json_body, json_response,
+        routes::{Endpoint, dispatch, routes},
+        serve, time_left,
+    },
 };
 use comms_settings::{
     ChannelSettings, CommunicationSettings, HashKeys, LimitHolder, Limited, OwnAccount,
@@ -43,10 +44,7 @@ use comms_settings::{
     document::{MAX_DOCUMENT_BYTES, POINTER},
 };
 use futures_util::future::join_all;
-use lambda_http::{
-    Body, Request, Response,
-    http::{Method, StatusCode},
-};
+use lambda_http::{Body, Request, Response, http::StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant as TokioInstant;
 use tracing::{error, info, warn};
@@ -118,6 +116,39 @@ impl Deps {
     }
 }
 
+/// The routes that this function answers.
+pub const ROUTES: &[Endpoint<Deps>] = &[
+    Endpoint::post(
+        "/api/v1/clinics/{clinicId}/communication/test-email",
+        |deps, call| {
+            let clinic = call.variable("clinicId");
+            Box::pin(test(deps, call.request, clinic, Channel::Email))
+        },
+    ),
+    Endpoint::post(
+        "/api/v1/clinics/{clinicId}/communication/test-whatsapp",
+        |deps, call| {
+            let clinic = call.variable("clinicId");
+            Box::pin(test(deps, call.request, clinic, Channel::Whatsapp))
+        },
+    ),
+    Endpoint::post(
+        "/api/v1/clinics/{clinicId}/communication/reply-to",
+        |deps, call| {
+            let clinic = call.variable("clinicId");
+            Box::pin(reply_to::send_link(deps, call.request, clinic))
+        },
+    ),
+];
+
+/// This function, for the list of all.
+pub const FUNCTION: Function = Function {
+    name: "config-test",
+    trigger: Trigger::Http(|| routes(ROUTES)),
+    timeout_seconds: 29,
+    run: || Box::pin(run()),
+};
+
 /// Runs the function under the Lambda runtime until the environment ends.
 pub async fn run() -> Result<(), lambda_http::Error> {
     serve(Deps::from_environment, |deps, request| {
@@ -129,39 +160,8 @@ pub async fn run() -> Result<(), lambda_http::Error> {
 /// Answers one request.
 pub async fn handle(deps: &Deps, mut request: Request) -> Response<Body> {
     let exchange = Exchange::begin(&mut request, deps.audit_subjects);
-    let work = Box::pin(route(deps, &request));
+    let work = Box::pin(dispatch(ROUTES, deps, &request));
     exchange.answer(work, deps.hash_keys.for_logs()).await
-}
-
-/// The route of a request, and its result.
-async fn route(
-    deps: &Deps,
-    request: &Request,
-) -> (&'static str, Result<Response<Body>, HttpProblem>) {
-    if let Err(problem) = check_head(request) {
-        return ("unknown", Err(problem));
-    }
-    match (
-        request.method(),
-        path_segments(request.uri().path()).as_slice(),
-    ) {
-        (&Method::POST, ["api", "v1", "clinics", id, "communication", "test-email"]) => (
-            "/api/v1/clinics/{clinicId}/communication/test-email",
-            test(deps, request, id, Channel::Email).await,
-        ),
-        (&Method::POST, ["api", "v1", "clinics", id, "communication", "test-whatsapp"]) => (
-            "/api/v1/clinics/{clinicId}/communication/test-whatsapp",
-            test(deps, request, id, Channel::Whatsapp).await,
-        ),
-        (&Method::POST, ["api", "v1", "clinics", id, "communication", "reply-to"]) => (
-            "/api/v1/clinics/{clinicId}/communication/reply-to",
-            reply_to::send_link(deps, request, id).await,
-        ),
-        _ => (
-            "unknown",
-            Err(HttpProblem::not_found("There is no such route.")),
-        ),
-    }
 }
 
 /// What is to be tested.

@@ -1,17 +1,6 @@
 //! The `config` function: a clinic's settings, read, replaced, patched, deleted, and what they were.
 //!
-//! | route | answers |
-//! | --- | --- |
-//! | `GET /api/v1/clinics/{clinicId}` | 200 with `ETag`, 304; 404 |
-//! | `PUT /api/v1/clinics/{clinicId}` | 200 or 201 with `ETag`; 409, 412, 422 |
-//! | `PATCH /api/v1/clinics/{clinicId}` | 200 with `ETag`; 404, 409, 412, 415, 422 |
-//! | `DELETE /api/v1/clinics/{clinicId}` | 204; 404, 409, 412; with `purge=true` 200 |
-//! | `GET /api/v1/clinics/{clinicId}/communication/health` | 200; 404 |
-//! | `GET /api/v1/clinics/{clinicId}/communication/stats` | 200; 400 |
-//! | `GET /api/v1/clinics/{clinicId}/communication/versions` | 200, the newest first |
-//! | `POST /api/v1/clinics/{clinicId}/communication/versions/{version}/restore` | as PUT; 404 |
-//! | `GET /api/v1/reply-to/{token}` | 200, a page; changes nothing; 404 |
-//! | `POST /api/v1/reply-to/{token}` | 200, a page; confirms the address; 404 |
+//! [`ROUTES`] has its routes; `infra/openapi.yaml` says what each answers.
 //!
 //! Secrets go in and do not come out.
 
@@ -39,18 +28,19 @@ use comms_adapters::egress::EgressAllow;
 use comms_core::{Clock, SystemClock, Tenant};
 use comms_delivery::{SharedHealth, Usage};
 use comms_runtime::{
-    AuditSubjects, Environment, Exchange, HttpProblem,
+    AuditSubjects, Environment, Exchange, Function, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{check_head, path_segments, serve, source_address},
+    function::Trigger,
+    http::{
+        routes::{Endpoint, dispatch, routes},
+        serve, source_address,
+    },
 };
 use comms_settings::{
     Author, HashKeys, OwnAccount, PurgeDelay, SaveLimits, SettingsStore, VersionRetention,
 };
-use lambda_http::{
-    Body, Request, Response,
-    http::{HeaderValue, Method, StatusCode, header},
-};
+use lambda_http::{Body, Request, Response};
 
 /// What the handler works with.
 pub struct Deps {
@@ -112,6 +102,69 @@ impl Deps {
     }
 }
 
+const CLINIC: &str = "/api/v1/clinics/{clinicId}";
+
+/// The routes that this function answers.
+pub const ROUTES: &[Endpoint<Deps>] = &[
+    Endpoint::get(CLINIC, |deps, call| {
+        Box::pin(read::get(deps, call.request, call.variable("clinicId")))
+    }),
+    Endpoint::put(CLINIC, |deps, call| {
+        Box::pin(write::put(deps, call.request, call.variable("clinicId")))
+    }),
+    Endpoint::patch(CLINIC, |deps, call| {
+        Box::pin(write::patch(deps, call.request, call.variable("clinicId")))
+    }),
+    Endpoint::delete(CLINIC, |deps, call| {
+        Box::pin(write::delete(deps, call.request, call.variable("clinicId")))
+    }),
+    Endpoint::get(
+        "/api/v1/clinics/{clinicId}/communication/health",
+        |deps, call| Box::pin(health::get(deps, call.request, call.variable("clinicId"))),
+    ),
+    Endpoint::get(
+        "/api/v1/clinics/{clinicId}/communication/stats",
+        |deps, call| Box::pin(stats::get(deps, call.request, call.variable("clinicId"))),
+    ),
+    Endpoint::get(
+        "/api/v1/clinics/{clinicId}/communication/versions",
+        |deps, call| {
+            Box::pin(versions::list(
+                deps,
+                call.request,
+                call.variable("clinicId"),
+            ))
+        },
+    ),
+    Endpoint::post(
+        "/api/v1/clinics/{clinicId}/communication/versions/{version}/restore",
+        |deps, call| {
+            Box::pin(versions::restore(
+                deps,
+                call.request,
+                call.variable("clinicId"),
+                call.variable("version"),
+            ))
+        },
+    ),
+    Endpoint::get("/api/v1/reply-to/{token}", |deps, call| {
+        Box::pin(reply_to::show(deps, call.variable("token")))
+    })
+    .without_authorizer(),
+    Endpoint::post("/api/v1/reply-to/{token}", |deps, call| {
+        Box::pin(reply_to::confirm(deps, call.variable("token")))
+    })
+    .without_authorizer(),
+];
+
+/// This function, for the list of all.
+pub const FUNCTION: Function = Function {
+    name: "config",
+    trigger: Trigger::Http(|| routes(ROUTES)),
+    timeout_seconds: 15,
+    run: || Box::pin(run()),
+};
+
 /// Runs the function under the Lambda runtime until the environment ends.
 pub async fn run() -> Result<(), lambda_http::Error> {
     serve(Deps::from_environment, |deps, request| {
@@ -123,97 +176,8 @@ pub async fn run() -> Result<(), lambda_http::Error> {
 /// Answers one request.
 pub async fn handle(deps: &Deps, mut request: Request) -> Response<Body> {
     let exchange = Exchange::begin(&mut request, deps.audit_subjects);
-    let work = Box::pin(route(deps, &request));
+    let work = Box::pin(dispatch(ROUTES, deps, &request));
     exchange.answer(work, deps.hash_keys.for_logs()).await
-}
-
-/// The route of a request, and its result.
-async fn route(
-    deps: &Deps,
-    request: &Request,
-) -> (&'static str, Result<Response<Body>, HttpProblem>) {
-    const CLINIC: &str = "/api/v1/clinics/{clinicId}";
-    const HEALTH: &str = "/api/v1/clinics/{clinicId}/communication/health";
-    const STATS: &str = "/api/v1/clinics/{clinicId}/communication/stats";
-    const VERSIONS: &str = "/api/v1/clinics/{clinicId}/communication/versions";
-    const RESTORE: &str = "/api/v1/clinics/{clinicId}/communication/versions/{version}/restore";
-    const REPLY_TO: &str = "/api/v1/reply-to/{token}";
-    if let Err(problem) = check_head(request) {
-        return ("unknown", Err(problem));
-    }
-    let method = request.method();
-    match path_segments(request.uri().path()).as_slice() {
-        ["api", "v1", "clinics", id] => {
-            let result = match *method {
-                Method::GET => read::get(deps, request, id).await,
-                Method::PUT => write::put(deps, request, id).await,
-                Method::PATCH => write::patch(deps, request, id).await,
-                Method::DELETE => write::delete(deps, request, id).await,
-                _ => Err(method_not_allowed("GET, PUT, PATCH, DELETE")),
-            };
-            (CLINIC, result)
-        }
-        ["api", "v1", "clinics", id, "communication", "health"] => {
-            let result = match *method {
-                Method::GET => health::get(deps, request, id).await,
-                _ => Err(method_not_allowed("GET")),
-            };
-            (HEALTH, result)
-        }
-        ["api", "v1", "clinics", id, "communication", "stats"] => {
-            let result = match *method {
-                Method::GET => stats::get(deps, request, id).await,
-                _ => Err(method_not_allowed("GET")),
-            };
-            (STATS, result)
-        }
-        ["api", "v1", "clinics", id, "communication", "versions"] => {
-            let result = match *method {
-                Method::GET => versions::list(deps, request, id).await,
-                _ => Err(method_not_allowed("GET")),
-            };
-            (VERSIONS, result)
-        }
-        [
-            "api",
-            "v1",
-            "clinics",
-            id,
-            "communication",
-            "versions",
-            version,
-            "restore",
-        ] => {
-            let result = match *method {
-                Method::POST => versions::restore(deps, request, id, version).await,
-                _ => Err(method_not_allowed("POST")),
-            };
-            (RESTORE, result)
-        }
-        ["api", "v1", "reply-to", token] => {
-            let result = match *method {
-                Method::GET => reply_to::show(deps, token).await,
-                Method::POST => reply_to::confirm(deps, token).await,
-                _ => Err(method_not_allowed("GET, POST")),
-            };
-            (REPLY_TO, result)
-        }
-        _ => (
-            "unknown",
-            Err(HttpProblem::not_found("There is no such route.")),
-        ),
-    }
-}
-
-/// 405 with the methods that there are (RFC 9110 section 15.5.6).
-fn method_not_allowed(allowed: &'static str) -> HttpProblem {
-    HttpProblem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        "Not possible",
-        format!("This route has the methods {allowed}."),
-    )
-    .with_header(header::ALLOW, HeaderValue::from_static(allowed))
 }
 
 /// Who asks, and about whom: known once the token allows it.

@@ -1,8 +1,6 @@
 //! The `send` function: accepts a communication and queues it, or sends it while the caller waits.
 //!
-//! | route | answers |
-//! | --- | --- |
-//! | `POST /api/v1/communications` | 202 queued; 200 or 207 when sent at once |
+//! [`ROUTES`] has its routes; `infra/openapi.yaml` says what each answers.
 
 mod immediate;
 mod key;
@@ -25,15 +23,20 @@ use comms_delivery::{
     QuotaError, in_flight::InFlightPermit, quota::Exhausted,
 };
 use comms_runtime::{
-    AuditSubjects, Environment, Exchange, HttpProblem, Trail,
+    AuditSubjects, Environment, Exchange, Function, HttpProblem, Trail,
     auth::{ClaimNames, Principal},
     aws,
-    http::{body_bytes, check_head, json_response, path_segments, serve, time_left, trace},
+    function::Trigger,
+    http::{
+        body_bytes, json_response,
+        routes::{Endpoint, dispatch, routes},
+        serve, time_left, trace,
+    },
     telemetry::TraceHeader,
 };
 use lambda_http::{
     Body, Request, Response,
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
 };
 use serde_json::json;
 use tracing::{error, info, warn};
@@ -87,6 +90,19 @@ impl Deps {
     }
 }
 
+/// The routes that this function answers.
+pub const ROUTES: &[Endpoint<Deps>] = &[Endpoint::post("/api/v1/communications", |deps, call| {
+    Box::pin(post(deps, call.request))
+})];
+
+/// This function, for the list of all.
+pub const FUNCTION: Function = Function {
+    name: "send",
+    trigger: Trigger::Http(|| routes(ROUTES)),
+    timeout_seconds: 29,
+    run: || Box::pin(run()),
+};
+
 /// Runs the function under the Lambda runtime until the environment ends.
 pub async fn run() -> Result<(), lambda_http::Error> {
     serve(Deps::from_environment, |deps, request| {
@@ -98,30 +114,8 @@ pub async fn run() -> Result<(), lambda_http::Error> {
 /// Answers one request.
 pub async fn handle(deps: &Deps, mut request: Request) -> Response<Body> {
     let exchange = Exchange::begin(&mut request, deps.audit_subjects);
-    let work = Box::pin(route(deps, &request));
+    let work = Box::pin(dispatch(ROUTES, deps, &request));
     exchange.answer(work, deps.pipeline.key_for_logs()).await
-}
-
-/// The route of a request, and its result.
-async fn route(
-    deps: &Deps,
-    request: &Request,
-) -> (&'static str, Result<Response<Body>, HttpProblem>) {
-    if let Err(problem) = check_head(request) {
-        return ("unknown", Err(problem));
-    }
-    match (
-        request.method(),
-        path_segments(request.uri().path()).as_slice(),
-    ) {
-        (&Method::POST, ["api", "v1", "communications"]) => {
-            ("/api/v1/communications", post(deps, request).await)
-        }
-        _ => (
-            "unknown",
-            Err(HttpProblem::not_found("There is no such route.")),
-        ),
-    }
 }
 
 async fn post(deps: &Deps, request: &Request) -> Result<Response<Body>, HttpProblem> {

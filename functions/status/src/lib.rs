@@ -1,28 +1,26 @@
 //! The `status` function: says what became of a communication, and that the service is up. It is a function of its own
 //! so that no send in progress holds it up.
 //!
-//! | route | answers |
-//! | --- | --- |
-//! | `GET /api/v1/communications/{requestId}` | 200, 403, 404 |
-//! | `GET /api/v1/communications?clinicId=…&idempotencyKey=…` | the same; 400 |
-//! | `GET /api/v1/health` | 200 |
+//! [`ROUTES`] has its routes; `infra/openapi.yaml` says what each answers.
 
 mod lookup;
 
 use comms_core::{Delivery, RequestId, delivery::MAX_ATTEMPTS};
 use comms_delivery::{Ledger, LedgerError, RecordedRequest};
 use comms_runtime::{
-    AuditSubjects, Environment, Exchange, HttpProblem, Trail,
+    AuditSubjects, Environment, Exchange, Function, HttpProblem, Trail,
     auth::{Action, ClaimNames, Principal},
     aws,
-    http::{check_head, json_response, json_text_response, path_segments, serve},
+    function::Trigger,
+    http::{
+        json_response, json_text_response,
+        routes::{Endpoint, dispatch, routes},
+        serve,
+    },
 };
 use comms_settings::{HashKeys, SettingsStore};
 use jiff::Timestamp;
-use lambda_http::{
-    Body, Request, Response,
-    http::{Method, StatusCode},
-};
+use lambda_http::{Body, Request, Response, http::StatusCode};
 use serde_json::json;
 use tracing::error;
 
@@ -62,6 +60,26 @@ impl Deps {
     }
 }
 
+/// The routes that this function answers.
+pub const ROUTES: &[Endpoint<Deps>] = &[
+    Endpoint::get("/api/v1/communications/{requestId}", |deps, call| {
+        let id = call.variable("requestId");
+        Box::pin(get(deps, call.request, Wanted::ById(id)))
+    }),
+    Endpoint::get("/api/v1/communications", |deps, call| {
+        Box::pin(get(deps, call.request, Wanted::ByKey))
+    }),
+    Endpoint::get("/api/v1/health", |_, _| Box::pin(async { Ok(health()) })).without_authorizer(),
+];
+
+/// This function, for the list of all.
+pub const FUNCTION: Function = Function {
+    name: "status",
+    trigger: Trigger::Http(|| routes(ROUTES)),
+    timeout_seconds: 15,
+    run: || Box::pin(run()),
+};
+
 /// Runs the function under the Lambda runtime until the environment ends.
 pub async fn run() -> Result<(), lambda_http::Error> {
     serve(Deps::from_environment, |deps, request| {
@@ -73,36 +91,8 @@ pub async fn run() -> Result<(), lambda_http::Error> {
 /// Answers one request.
 pub async fn handle(deps: &Deps, mut request: Request) -> Response<Body> {
     let exchange = Exchange::begin(&mut request, deps.audit_subjects);
-    let work = Box::pin(route(deps, &request));
+    let work = Box::pin(dispatch(ROUTES, deps, &request));
     exchange.answer(work, deps.hash_keys.for_logs()).await
-}
-
-/// The route of a request, and its result.
-async fn route(
-    deps: &Deps,
-    request: &Request,
-) -> (&'static str, Result<Response<Body>, HttpProblem>) {
-    if let Err(problem) = check_head(request) {
-        return ("unknown", Err(problem));
-    }
-    match (
-        request.method(),
-        path_segments(request.uri().path()).as_slice(),
-    ) {
-        (&Method::GET, ["api", "v1", "communications", id]) => (
-            "/api/v1/communications/{requestId}",
-            get(deps, request, Wanted::ById(id)).await,
-        ),
-        (&Method::GET, ["api", "v1", "communications"]) => (
-            "/api/v1/communications",
-            get(deps, request, Wanted::ByKey).await,
-        ),
-        (&Method::GET, ["api", "v1", "health"]) => ("/api/v1/health", Ok(health())),
-        _ => (
-            "unknown",
-            Err(HttpProblem::not_found("There is no such route.")),
-        ),
-    }
 }
 
 fn health() -> Response<Body> {

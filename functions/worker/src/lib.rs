@@ -29,7 +29,8 @@ use comms_delivery::{
     queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, ENDED_DELIVERIES, PAYLOAD_HASH},
 };
 use comms_runtime::{
-    Environment, aws,
+    Environment, Function, aws,
+    function::{SourceQueue, Trigger},
     http::remaining,
     lifetime::EndWithCredentials,
     sqs::{MessageResult, SqsEvent, SqsMessage, batch_response, handle_batch},
@@ -100,6 +101,14 @@ fn share_limits(environment: &Environment<'_>) -> ShareLimits {
         ..defaults
     }
 }
+
+/// This function, for the list of all.
+pub const FUNCTION: Function = Function {
+    name: "worker",
+    trigger: Trigger::Sqs(&[SourceQueue::Normal, SourceQueue::Urgent]),
+    timeout_seconds: 30,
+    run: || Box::pin(run()),
+};
 
 /// Runs the function under the Lambda runtime until the environment ends.
 pub async fn run() -> Result<(), lambda_runtime::Error> {

@@ -42,7 +42,6 @@ use self::{
 
 /// The program that ours are compared with, below the directory of the functions' programs.
 const HELLO: &str = "examples/hello";
-const FUNCTIONS: [&str; 5] = ["send", "status", "worker", "config", "config-test"];
 /// A POST that is put on the queue, as API Gateway gives it.
 const POST: &str = include_str!("../../../tests/events/send-post-queued.json");
 /// The number in it, which is too short for North America, so that the numbering plans are asked; and one that is complete.
@@ -172,7 +171,7 @@ async fn measure(options: &Options) {
     let roots = write_roots(&sink);
     let mut variables = aws.env();
 
-    let names = [HELLO].into_iter().chain(FUNCTIONS);
+    let names = [HELLO].into_iter().chain(comms_functions::NAMES);
     let mut rows: Vec<Row> = names.map(row).collect();
     for _ in 0..options.rounds {
         for row in &mut rows {

@@ -15,6 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use comms_functions::{Authorizer, Function, Route};
 use comms_testkit::runtime_api::InvocationError;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request};
@@ -25,114 +26,29 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::console::warn;
-use crate::function::Function;
 use crate::processes::Processes;
 use crate::token::DeveloperKey;
 
 /// API Gateway's limit of a request's body, in bytes.
 const MAX_BODY: usize = 10 * 1024 * 1024;
 
-/// A route of the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Route {
-    method: &'static str,
-    /// The path, with `{name}` for a variable segment.
-    path: &'static str,
-    function: Function,
-    /// Whether the JWT authorizer stands before it.
-    authorized: bool,
-}
-
-const fn route(method: &'static str, path: &'static str, function: Function) -> Route {
-    Route {
-        method,
-        path,
-        function,
-        authorized: true,
-    }
-}
-
-const CLINIC: &str = "/api/v1/clinics/{clinicId}";
-
-/// The same routes as in the deployed template.
-const ROUTES: [Route; 17] = [
-    route("POST", "/api/v1/communications", Function::Send),
-    route("GET", "/api/v1/communications", Function::Status),
-    route(
-        "GET",
-        "/api/v1/communications/{requestId}",
-        Function::Status,
-    ),
-    route("GET", CLINIC, Function::Config),
-    route("PUT", CLINIC, Function::Config),
-    route("PATCH", CLINIC, Function::Config),
-    route("DELETE", CLINIC, Function::Config),
-    route(
-        "GET",
-        "/api/v1/clinics/{clinicId}/communication/versions",
-        Function::Config,
-    ),
-    route(
-        "POST",
-        "/api/v1/clinics/{clinicId}/communication/versions/{version}/restore",
-        Function::Config,
-    ),
-    route(
-        "GET",
-        "/api/v1/clinics/{clinicId}/communication/health",
-        Function::Config,
-    ),
-    route(
-        "GET",
-        "/api/v1/clinics/{clinicId}/communication/stats",
-        Function::Config,
-    ),
-    route(
-        "POST",
-        "/api/v1/clinics/{clinicId}/communication/test-email",
-        Function::ConfigTest,
-    ),
-    route(
-        "POST",
-        "/api/v1/clinics/{clinicId}/communication/test-whatsapp",
-        Function::ConfigTest,
-    ),
-    route(
-        "POST",
-        "/api/v1/clinics/{clinicId}/communication/reply-to",
-        Function::ConfigTest,
-    ),
-    Route {
-        method: "GET",
-        path: "/api/v1/reply-to/{token}",
-        function: Function::Config,
-        authorized: false,
-    },
-    Route {
-        method: "POST",
-        path: "/api/v1/reply-to/{token}",
-        function: Function::Config,
-        authorized: false,
-    },
-    Route {
-        method: "GET",
-        path: "/api/v1/health",
-        function: Function::Status,
-        authorized: false,
-    },
-];
+/// Names and values of a path's variable segments.
+type Variables = Vec<(&'static str, String)>;
 
 #[derive(Clone)]
 struct Gateway {
+    routes: Vec<(Route, &'static Function)>,
     processes: Processes,
     key: DeveloperKey,
 }
 
 /// The API as an HTTP service. It wants the peer's address ([`ConnectInfo`]).
 pub(crate) fn service(processes: Processes, key: DeveloperKey) -> Router {
-    Router::new()
-        .fallback(answer)
-        .with_state(Arc::new(Gateway { processes, key }))
+    Router::new().fallback(answer).with_state(Arc::new(Gateway {
+        routes: comms_functions::routes(),
+        processes,
+        key,
+    }))
 }
 
 async fn answer(
@@ -141,16 +57,16 @@ async fn answer(
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let Some((route, variables)) = find(&parts.method, parts.uri.path()) else {
+    let found = find(&gateway.routes, &parts.method, parts.uri.path());
+    let Some((route, function, variables)) = found else {
         return message(StatusCode::NOT_FOUND, "Not Found");
     };
-    let claims = if route.authorized {
-        match authorize(&gateway.key, &parts.headers) {
+    let claims = match route.authorizer {
+        Authorizer::Jwt => match authorize(&gateway.key, &parts.headers) {
             Ok(claims) => Some(claims),
             Err(reason) => return unauthorized(&reason),
-        }
-    } else {
-        None
+        },
+        Authorizer::None => None,
     };
     let body = match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => body.to_bytes(),
@@ -158,7 +74,7 @@ async fn answer(
         Err(_) => return message(StatusCode::BAD_REQUEST, "Bad Request"),
     };
     let request = Received {
-        route,
+        route: route.clone(),
         variables,
         parts,
         body,
@@ -169,16 +85,15 @@ async fn answer(
     };
     let id = request.id.clone();
     let payload = Bytes::from(request.event().to_string());
-    let mut response = match gateway.processes.invoke(route.function, payload).await {
+    let mut response = match gateway.processes.invoke(function, payload).await {
         Ok(answer) => from_function(&answer).unwrap_or_else(|reason| {
             warn(format_args!(
-                "[gateway] {}: not an answer: {reason}",
-                route.function
+                "[gateway] {function}: not an answer: {reason}"
             ));
             message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
         }),
         Err(error) => {
-            warn(format_args!("[gateway] {}: {error}", route.function));
+            warn(format_args!("[gateway] {function}: {error}"));
             failed(&error)
         }
     };
@@ -237,15 +152,19 @@ fn authorize(key: &DeveloperKey, headers: &HeaderMap) -> Result<HashMap<String, 
     key.verify(token)
 }
 
-/// The route of a request, with its path's variables.
-fn find(method: &Method, path: &str) -> Option<(Route, Vec<(&'static str, String)>)> {
-    ROUTES
-        .into_iter()
-        .filter(|route| route.method == method.as_str())
-        .find_map(|route| Some((route, matches(route.path, path)?)))
+/// The route of a request, its function, and the variables of its path.
+fn find<'r>(
+    routes: &'r [(Route, &'static Function)],
+    method: &Method,
+    path: &str,
+) -> Option<(&'r Route, &'static Function, Variables)> {
+    routes
+        .iter()
+        .filter(|(route, _)| route.method == *method)
+        .find_map(|(route, function)| Some((route, *function, matches(route.path, path)?)))
 }
 
-fn matches(pattern: &'static str, path: &str) -> Option<Vec<(&'static str, String)>> {
+fn matches(pattern: &'static str, path: &str) -> Option<Variables> {
     let (mut patterns, mut segments) = (pattern.split('/'), path.split('/'));
     let mut variables = Vec::new();
     loop {
@@ -295,7 +214,7 @@ fn decode(text: &str, query: bool) -> String {
 /// A request that is on its way to its function.
 struct Received {
     route: Route,
-    variables: Vec<(&'static str, String)>,
+    variables: Variables,
     parts: request::Parts,
     body: Bytes,
     claims: Option<HashMap<String, String>>,
@@ -514,9 +433,10 @@ mod tests {
 
     fn received(request: http::Request<&str>, claims: Option<HashMap<String, String>>) -> Received {
         let (parts, body) = request.into_parts();
-        let (route, variables) = find(&parts.method, parts.uri.path()).unwrap();
+        let routes = comms_functions::routes();
+        let (route, _, variables) = find(&routes, &parts.method, parts.uri.path()).unwrap();
         Received {
-            route,
+            route: route.clone(),
             variables,
             parts,
             body: Bytes::copy_from_slice(body.as_bytes()),
@@ -600,30 +520,19 @@ mod tests {
 
     #[test]
     fn routes_are_told_apart_by_method_and_path() {
+        let routes = comms_functions::routes();
         let function = |method: &str, path: &str| {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
-            find(&method, path).map(|(route, _)| route.function)
+            find(&routes, &method, path).map(|(_, function, _)| function.name)
         };
-        assert_eq!(
-            function("POST", "/api/v1/communications"),
-            Some(Function::Send)
-        );
-        assert_eq!(
-            function("GET", "/api/v1/communications/a"),
-            Some(Function::Status)
-        );
-        assert_eq!(
-            function("PATCH", "/api/v1/clinics/_global"),
-            Some(Function::Config)
-        );
+        assert_eq!(function("POST", "/api/v1/communications"), Some("send"));
+        assert_eq!(function("GET", "/api/v1/communications/a"), Some("status"));
+        assert_eq!(function("PATCH", "/api/v1/clinics/_global"), Some("config"));
         assert_eq!(
             function("POST", "/api/v1/clinics/a/communication/test-email"),
-            Some(Function::ConfigTest)
+            Some("config-test")
         );
-        assert_eq!(
-            function("GET", "/api/v1/communications"),
-            Some(Function::Status)
-        );
+        assert_eq!(function("GET", "/api/v1/communications"), Some("status"));
         assert_eq!(function("GET", "/api/v1/communications/"), None);
         assert_eq!(function("POST", "/api/v1/clinics/a"), None);
         assert_eq!(function("GET", "/"), None);

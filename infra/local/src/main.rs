@@ -23,7 +23,7 @@ mod cors;
 mod dead_letters;
 mod deliveries;
 mod demo;
-mod function;
+mod event_source;
 mod gateway;
 mod inbox;
 mod poller;
@@ -38,10 +38,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use comms_functions::Function;
 use comms_testkit::host_guard::{AllowedHost, PageOrigin};
 use jiff::SignedDuration;
 
-use crate::function::Function;
 use crate::token::{Claims, DeveloperKey};
 
 /// Everything of clinic-comms on this machine: AWS, the functions, the API, the queue and a mail inbox.
@@ -66,7 +66,8 @@ enum Command {
     #[command(hide = true)]
     Function {
         /// Which one.
-        name: Function,
+        #[arg(value_parser = function)]
+        name: &'static Function,
     },
 }
 
@@ -169,6 +170,10 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "not an address such as 127.0.0.1:3000".to_owned())
 }
 
+fn function(name: &str) -> Result<&'static Function, String> {
+    comms_functions::named(name).ok_or_else(|| format!("there is no function {name}"))
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
@@ -199,12 +204,12 @@ fn print_token(args: TokenArgs) -> Result<(), AnyError> {
     Ok(())
 }
 
-fn serve_function(function: Function) -> Result<(), AnyError> {
+fn serve_function(function: &Function) -> Result<(), AnyError> {
     // As in Lambda: one thread is enough for one invocation at a time, and costs a third of the CPU.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(function.run())
+        .block_on((function.run)())
 }
 
 #[cfg(test)]

@@ -19,12 +19,13 @@ use aws_sdk_sqs::types::{
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use comms_functions::{Function, SourceQueue, Trigger};
 use comms_testkit::aws::{ACCOUNT, LocalAws, REGION};
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use crate::console::warn;
-use crate::function::Function;
+use crate::event_source::EventSource;
 use crate::processes::Processes;
 
 /// Messages in one batch at most.
@@ -40,57 +41,40 @@ pub(crate) const VISIBILITY_TIMEOUT: u64 = 35;
 /// Waits after a failure of the queue itself: doubling, up to this.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// How the worker takes from one queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Lane {
-    /// What the queue is called on the console.
-    pub(crate) name: &'static str,
-    /// Batches of the queue that are at work at the same time, as the template's parameters have it.
-    pub(crate) batches: usize,
-    /// How long a batch that is not full waits for more.
-    window: Duration,
-}
-
-impl Lane {
-    /// The queue of what is not urgent (`WorkerConcurrency`).
-    pub(crate) const NORMAL: Self = Self {
-        name: "queue",
-        batches: 20,
-        window: Duration::from_millis(200),
-    };
-
-    /// The queue of what is urgent (`UrgentWorkerConcurrency`): no batch of it waits.
-    pub(crate) const URGENT: Self = Self {
-        name: "urgent queue",
-        batches: 10,
-        window: Duration::ZERO,
-    };
-}
-
 /// One queue's place between SQS and the worker.
 #[derive(Clone)]
 pub(crate) struct Poller {
     sqs: aws_sdk_sqs::Client,
-    lane: Lane,
+    function: &'static Function,
+    source: EventSource,
     queue: String,
     processes: Processes,
 }
 
 impl Poller {
-    /// The pollers of the local AWS's queues.
-    pub(crate) fn all(aws: &LocalAws, processes: &Processes) -> [Self; 2] {
+    /// A poller for every queue that invokes a function.
+    pub(crate) fn all(aws: &LocalAws, processes: &Processes) -> Vec<Self> {
         let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
         let resources = aws.resources();
-        [
-            (Lane::NORMAL, &resources.queue_url),
-            (Lane::URGENT, &resources.urgent_queue_url),
-        ]
-        .map(|(lane, queue)| Self {
+        let of_queue = |function, queue| Self {
             sqs: sqs.clone(),
-            lane,
-            queue: queue.clone(),
+            function,
+            source: EventSource::of(queue),
+            queue: match queue {
+                SourceQueue::Normal => resources.queue_url.clone(),
+                SourceQueue::Urgent => resources.urgent_queue_url.clone(),
+            },
             processes: processes.clone(),
-        })
+        };
+        comms_functions::ALL
+            .into_iter()
+            .filter_map(|function| match function.trigger {
+                Trigger::Http(_) => None,
+                Trigger::Sqs(queues) => Some((function, queues)),
+            })
+            .flat_map(|(function, queues)| queues.iter().map(move |queue| (function, *queue)))
+            .map(|(function, queue)| of_queue(function, queue))
+            .collect()
     }
 
     /// Shortens the queue's visibility timeout for somebody who watches.
@@ -110,7 +94,7 @@ impl Poller {
 
     /// Polls until the task ends.
     pub(crate) async fn run(self) {
-        let slots = Arc::new(Semaphore::new(self.lane.batches));
+        let slots = Arc::new(Semaphore::new(self.source.batches));
         let mut backoff = Duration::ZERO;
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
@@ -130,7 +114,7 @@ impl Poller {
                     backoff = (backoff * 2).clamp(Duration::from_millis(500), MAX_BACKOFF);
                     warn(format_args!(
                         "[poller] the {} does not answer: {error}; trying again in {backoff:?}",
-                        self.lane.name
+                        self.source.name
                     ));
                     tokio::time::sleep(backoff).await;
                 }
@@ -141,8 +125,8 @@ impl Poller {
     /// A batch: the first messages there are, and what else comes within the batching window.
     async fn receive(&self) -> Result<Vec<Message>, String> {
         let mut batch = self.receive_up_to(BATCH, LONG_POLL_SECONDS).await?;
-        if !batch.is_empty() && batch.len() < BATCH && !self.lane.window.is_zero() {
-            tokio::time::sleep(self.lane.window).await;
+        if !batch.is_empty() && batch.len() < BATCH && !self.source.window.is_zero() {
+            tokio::time::sleep(self.source.window).await;
             match self.receive_up_to(BATCH - batch.len(), 0).await {
                 Ok(more) => batch.extend(more),
                 // What is there already must not wait for its visibility timeout.
@@ -170,7 +154,7 @@ impl Poller {
     async fn deliver(&self, batch: Vec<Message>) {
         let name = self.queue.rsplit('/').next().unwrap_or_default();
         let payload = Bytes::from(event(name, &batch).to_string());
-        let failed = match self.processes.invoke(Function::Worker, payload).await {
+        let failed = match self.processes.invoke(self.function, payload).await {
             Ok(answer) => failures(&batch, &answer),
             Err(error) => Err(error.to_string()),
         };
@@ -180,7 +164,7 @@ impl Poller {
                 warn(format_args!(
                     "[poller] a batch of {} from the {} failed and comes again within {VISIBILITY_TIMEOUT} s: {reason}",
                     batch.len(),
-                    self.lane.name
+                    self.source.name
                 ));
                 return;
             }
@@ -190,7 +174,7 @@ impl Poller {
                 "[poller] {} of {} messages from the {} failed and come again within {VISIBILITY_TIMEOUT} s, or when the worker says",
                 failed.len(),
                 batch.len(),
-                self.lane.name
+                self.source.name
             ));
         }
         if let Err(error) = self.delete(&batch, &failed).await {
@@ -404,17 +388,5 @@ mod tests {
                 "awsRegion": "us-east-1",
             }]})
         );
-    }
-
-    #[test]
-    fn as_many_batches_are_at_work_as_the_template_allows_by_default() {
-        let template = include_str!("../../../template.yaml");
-        let default = |parameter: &str| {
-            let (_, of_parameter) = template.split_once(&format!("\n  {parameter}:\n")).unwrap();
-            let (_, value) = of_parameter.split_once("    Default: ").unwrap();
-            value.lines().next().unwrap().parse::<usize>().unwrap()
-        };
-        assert_eq!(Lane::NORMAL.batches, default("WorkerConcurrency"));
-        assert_eq!(Lane::URGENT.batches, default("UrgentWorkerConcurrency"));
     }
 }

@@ -11,13 +11,14 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use comms_functions::Function;
 use comms_testkit::runtime_api::{InvocationError, RuntimeApi};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 
 use crate::console::{say, warn};
-use crate::function::Function;
+use crate::event_source::max_processes;
 
 /// Starts the functions' processes and invokes them. Clones share them; they end with the last clone.
 #[derive(Clone)]
@@ -30,7 +31,7 @@ struct Inner {
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
     cold: bool,
-    pools: HashMap<Function, Mutex<Pool>>,
+    pools: HashMap<&'static str, Mutex<Pool>>,
 }
 
 #[derive(Default)]
@@ -54,8 +55,8 @@ impl Processes {
         if cold {
             api.hand_out_one_each();
         }
-        let pools = Function::ALL
-            .map(|function| (function, Mutex::default()))
+        let pools = comms_functions::ALL
+            .map(|function| (function.name, Mutex::default()))
             .into();
         Self {
             inner: Arc::new(Inner {
@@ -71,14 +72,14 @@ impl Processes {
     /// Invokes a function within its time-out, in a process that is started when none is free.
     pub(crate) async fn invoke(
         &self,
-        function: Function,
+        function: &'static Function,
         payload: Bytes,
     ) -> Result<Bytes, InvocationError> {
         let _in_flight = self.admit(function)?;
         let (process, answer) = self
             .inner
             .api
-            .invoke_and_name(function.name(), payload, function.timeout())
+            .invoke_and_name(function.name, payload, function.timeout())
             .await;
         let timed_out = matches!(answer, Err(InvocationError::TimedOut { .. }));
         if let Some(process) = process
@@ -90,9 +91,9 @@ impl Processes {
     }
 
     /// Counts an invocation in, and starts a process when there are more invocations than processes.
-    fn admit(&self, function: Function) -> Result<InFlight<'_>, InvocationError> {
+    fn admit(&self, function: &'static Function) -> Result<InFlight<'_>, InvocationError> {
         let mut pool = self.inner.pool(function);
-        if pool.in_flight >= pool.live.len() && pool.live.len() < function.max_processes() {
+        if pool.in_flight >= pool.live.len() && pool.live.len() < max_processes(function) {
             let started = self.start(function, &mut pool);
             if pool.live.is_empty() {
                 started?;
@@ -105,12 +106,12 @@ impl Processes {
         })
     }
 
-    fn start(&self, function: Function, pool: &mut Pool) -> Result<(), InvocationError> {
+    fn start(&self, function: &'static Function, pool: &mut Pool) -> Result<(), InvocationError> {
         pool.number += 1;
         let name = format!("{function}-{}", pool.number);
         let mut command = Command::new(&self.inner.program);
         command
-            .args(["function", function.name()])
+            .args(["function", function.name])
             .arg0("clinic-comms-local");
         // The developer's own AWS profile, keys and endpoints must not reach code that believes it is in Lambda.
         for (variable, _) in std::env::vars_os() {
@@ -120,7 +121,7 @@ impl Processes {
         }
         command
             .envs(self.inner.environment.iter().map(|(k, v)| (k, v)))
-            .envs(self.inner.api.env_of_process(function.name(), &name))
+            .envs(self.inner.api.env_of_process(function.name, &name))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -152,14 +153,14 @@ impl Processes {
         Ok(())
     }
 
-    fn kill(&self, function: Function, process: &str) {
+    fn kill(&self, function: &'static Function, process: &str) {
         if let Some(kill) = self.inner.pool(function).live.remove(process) {
             kill.notify_one();
         }
     }
 
     /// A process has ended: whoever waits for it is told, and who still waits gets another.
-    fn ended(&self, function: Function, name: &str, status: &str, killed: bool) {
+    fn ended(&self, function: &'static Function, name: &str, status: &str, killed: bool) {
         let mut pool = self.inner.pool(function);
         pool.live.remove(name);
         if !killed {
@@ -167,8 +168,8 @@ impl Processes {
                 "[{function}] {name} ended by itself ({status}); the next invocation starts another"
             ));
         }
-        self.inner.api.process_exited(function.name(), name, status);
-        if self.inner.api.pending(function.name()) > 0 && pool.in_flight > pool.live.len() {
+        self.inner.api.process_exited(function.name, name, status);
+        if self.inner.api.pending(function.name) > 0 && pool.in_flight > pool.live.len() {
             // When that fails too, the waiting invocations run into their time-out; the reason has been printed.
             let _ = self.start(function, &mut pool);
         }
@@ -177,7 +178,7 @@ impl Processes {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        for function in Function::ALL {
+        for function in comms_functions::ALL {
             for kill in self.pool(function).live.values() {
                 kill.notify_one();
             }
@@ -186,9 +187,9 @@ impl Drop for Inner {
 }
 
 impl Inner {
-    fn pool(&self, function: Function) -> MutexGuard<'_, Pool> {
+    fn pool(&self, function: &'static Function) -> MutexGuard<'_, Pool> {
         // Every function has its pool from the beginning; each statement leaves a pool whole.
-        self.pools[&function]
+        self.pools[function.name]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,7 +198,7 @@ impl Inner {
 /// Counts an invocation out again, however it ends.
 struct InFlight<'a> {
     processes: &'a Processes,
-    function: Function,
+    function: &'static Function,
 }
 
 impl Drop for InFlight<'_> {
@@ -207,7 +208,7 @@ impl Drop for InFlight<'_> {
 }
 
 /// Passes a process's output on until it ends, by itself or by `kill`, and says how it ended and whether by `kill`.
-async fn watch(mut child: Child, function: Function, kill: &Notify) -> (String, bool) {
+async fn watch(mut child: Child, function: &'static Function, kill: &Notify) -> (String, bool) {
     let stdout = child
         .stdout
         .take()
@@ -241,7 +242,7 @@ fn describe(status: std::io::Result<ExitStatus>) -> String {
 }
 
 /// Copies lines to standard error, each with the function's name before it.
-async fn relay(pipe: impl AsyncRead + Unpin, function: Function) {
+async fn relay(pipe: impl AsyncRead + Unpin, function: &'static Function) {
     let mut lines = BufReader::new(pipe).split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {
         warn(format_args!(
@@ -275,6 +276,10 @@ mod tests {
 
     use super::*;
 
+    fn send() -> &'static Function {
+        comms_functions::named("send").unwrap()
+    }
+
     /// A program that runs `script`, with `function NAME` as its arguments.
     fn program(script: &str) -> tempfile::TempPath {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -289,26 +294,20 @@ mod tests {
         let script = program("exit 3");
         let api = RuntimeApi::start().await;
         let processes = Processes::new(api, script.to_path_buf(), Vec::new(), false);
-        let error = processes
-            .invoke(Function::Send, Bytes::new())
-            .await
-            .unwrap_err();
+        let error = processes.invoke(send(), Bytes::new()).await.unwrap_err();
         assert!(
             matches!(&error, InvocationError::InitFailed { message, .. } if message == "exit status: 3"),
             "{error}"
         );
-        assert!(processes.inner.pool(Function::Send).live.is_empty());
-        assert_eq!(processes.inner.pool(Function::Send).in_flight, 0);
+        assert!(processes.inner.pool(send()).live.is_empty());
+        assert_eq!(processes.inner.pool(send()).in_flight, 0);
     }
 
     #[tokio::test]
     async fn a_program_that_is_not_there_fails_the_invocation_at_once() {
         let api = RuntimeApi::start().await;
         let processes = Processes::new(api, "/nowhere/at/all".into(), Vec::new(), false);
-        let error = processes
-            .invoke(Function::Send, Bytes::new())
-            .await
-            .unwrap_err();
+        let error = processes.invoke(send(), Bytes::new()).await.unwrap_err();
         assert!(
             matches!(error, InvocationError::InitFailed { .. }),
             "{error}"
@@ -322,7 +321,7 @@ mod tests {
         let script = program(&format!("echo $$ > {}; exec sleep 60", file.display()));
         let api = RuntimeApi::start().await;
         let processes = Processes::new(api, script.to_path_buf(), Vec::new(), false);
-        let invocation = processes.invoke(Function::Send, Bytes::new());
+        let invocation = processes.invoke(send(), Bytes::new());
         let waiting = async {
             while std::fs::read_to_string(&file)
                 .unwrap_or_default()
@@ -335,7 +334,7 @@ mod tests {
             _ = invocation => panic!("nothing answers"),
             () = waiting => {}
         }
-        assert_eq!(processes.inner.pool(Function::Send).live.len(), 1);
+        assert_eq!(processes.inner.pool(send()).live.len(), 1);
         let pid = std::fs::read_to_string(&file).unwrap();
         let process = std::path::Path::new("/proc").join(pid.trim());
         assert!(process.exists());

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
+use comms_functions::SourceQueue;
 use comms_testkit::aws::{LocalAws, Resources};
 use comms_testkit::host_guard::{CrossOrigin, HostGuard};
 use comms_testkit::runtime_api::RuntimeApi;
@@ -16,8 +17,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::console::{Progress, say, warn};
 use crate::deliveries::Deliveries;
+use crate::event_source::EventSource;
 use crate::inbox::Inbox;
-use crate::poller::{Lane, Poller, VISIBILITY_TIMEOUT};
+use crate::poller::{Poller, VISIBILITY_TIMEOUT};
 use crate::processes::{Processes, announce, this_program};
 use crate::token::DeveloperKey;
 use crate::{AnyError, StackArgs, cors, dead_letters, demo, gateway, inbox, sealed, web};
@@ -43,8 +45,8 @@ fn announce_queues(progress: &Progress) {
         format_args!(
             "{} batches at once, and {} of urgent messages; a failed message is redelivered within {VISIBILITY_TIMEOUT} s, or \
              when the worker says",
-            Lane::NORMAL.batches,
-            Lane::URGENT.batches
+            EventSource::of(SourceQueue::Normal).batches,
+            EventSource::of(SourceQueue::Urgent).batches
         ),
     );
 }

@@ -1,5 +1,7 @@
 //! HTTP answers: JSON, and errors as problem details (RFC 9457).
 
+pub mod routes;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,

@@ -8,6 +8,7 @@ pub mod auth;
 pub mod aws;
 mod bearer;
 pub mod environment;
+pub mod function;
 #[cfg(test)]
 mod fuzz;
 pub mod http;
@@ -17,4 +18,5 @@ pub mod telemetry;
 
 pub use audit::{AuditSubjects, Exchange, Trail};
 pub use environment::{Environment, EnvironmentError};
+pub use function::Function;
 pub use http::HttpProblem;

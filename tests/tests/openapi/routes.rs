@@ -1,38 +1,16 @@
-//! Where routes are written down beside the document: in the template that is deployed, and in the local gateway.
+//! Where routes are written down beside the document: in the template that is deployed, and in the functions' tables.
 
-use std::collections::BTreeSet;
-
+use comms_functions::{Authorizer, Function};
 use serde_json::Value;
 
-use super::contract::{file, yaml};
-
-/// A function behind the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Function {
-    Send,
-    Status,
-    Config,
-    ConfigTest,
-}
-
-impl Function {
-    /// The name of its program.
-    pub(crate) fn program(self) -> &'static str {
-        match self {
-            Self::Send => "send",
-            Self::Status => "status",
-            Self::Config => "config",
-            Self::ConfigTest => "config-test",
-        }
-    }
-}
+use super::contract::yaml;
 
 /// A route as it is deployed.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Deployed {
     pub(crate) method: String,
     pub(crate) path: String,
-    pub(crate) function: Function,
+    pub(crate) function: &'static Function,
     /// Whether the authorizer stands before it.
     pub(crate) authorized: bool,
 }
@@ -52,13 +30,12 @@ pub(crate) fn deployed() -> Vec<Deployed> {
             routes.push(Deployed {
                 method: text("Method"),
                 path: text("Path"),
-                function: match name.as_str() {
-                    "SendFunction" => Function::Send,
-                    "StatusFunction" => Function::Status,
-                    "ConfigFunction" => Function::Config,
-                    "ConfigTestFunction" => Function::ConfigTest,
-                    other => panic!("{other} has a route and is unknown here"),
-                },
+                function: comms_functions::ALL
+                    .into_iter()
+                    .find(|function| function.logical_id() == *name)
+                    .unwrap_or_else(|| {
+                        panic!("{name} has a route and is not in comms_functions::ALL")
+                    }),
                 authorized: properties["Auth"]["Authorizer"] != "NONE",
             });
         }
@@ -66,35 +43,17 @@ pub(crate) fn deployed() -> Vec<Deployed> {
     routes
 }
 
-/// The routes of the local gateway, which is a binary: by its text.
-pub(crate) fn local() -> BTreeSet<(String, String)> {
-    let source = file("infra/local/src/gateway.rs");
-    let constant = |name: &str| {
-        let (_, rest) = source
-            .split_once(&format!("const {name}: &str = \""))
-            .unwrap();
-        rest.split_once('"').unwrap().0.to_owned()
-    };
-    let (_, table) = source.split_once("const ROUTES:").unwrap();
-    let (table, _) = table.split_once("];").unwrap();
-    let table = table.replace("CLINIC,", &format!("{:?},", constant("CLINIC")));
-    let texts: Vec<_> = table
-        .split('"')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect();
-    let routes: BTreeSet<_> = texts
-        .chunks(2)
-        .map(|pair| (pair[0].clone(), pair[1].clone()))
-        .collect();
-    assert!(
-        routes.iter().all(|(method, path)| {
-            method.bytes().all(|b| b.is_ascii_uppercase()) && path.starts_with("/api/v1/")
-        }),
-        "the gateway's table is written in another way now: {routes:?}"
-    );
+/// The routes of the functions' own tables, by which they dispatch and the local gateway serves them.
+pub(crate) fn declared() -> Vec<Deployed> {
+    let routes = comms_functions::routes().into_iter();
     routes
+        .map(|(route, function)| Deployed {
+            method: route.method.to_string(),
+            path: route.path.to_owned(),
+            function,
+            authorized: route.authorizer == Authorizer::Jwt,
+        })
+        .collect()
 }
 
 /// The values of `field` in an array of `values`, as texts.
