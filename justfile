@@ -67,9 +67,10 @@ deny:
         echo "NOT CHECKED: advisories, because {{ advisory_db }} cannot be reached from here"; \
     fi
 
-# Check which crate uses which
+# Check which crate uses which, and that no files of a crate import each other in a circle
 imports:
     infra/ci/imports.sh
+    python3 infra/ci/circles.py
 
 # Check the templates, and that the SAM template gives no right that is not written there
 template:
@@ -138,7 +139,7 @@ invoke function event *ARGS: build
 bench: bench-functions
     cargo bench --package comms-bench --bench startup
     cargo bench --package comms-bench --bench smtp
-    cargo bench --package comms-bench --bench http
+    cargo bench --package comms-bench --bench provider_http
     cargo bench --package comms-bench --bench fairness
     cargo bench --package comms-bench --bench hot
 

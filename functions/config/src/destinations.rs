@@ -1,10 +1,8 @@
 //! Where settings send to: what no connection can ever be made to is not saved.
 
 use comms_adapters::egress::{EgressAllow, EgressError, HTTPS_PORTS, SMTP_PORTS};
-use comms_core::{BaseUrl, Problems};
-use comms_settings::{CommunicationSettings, Credentials};
-
-use crate::document::credentials_pointer;
+use comms_core::{BaseUrl, Channel, Position, Problems};
+use comms_settings::{CommunicationSettings, Credentials, document::POINTER};
 
 /// Adds a problem for each entry whose host, port or URL shows by its text that it cannot be reached.
 pub(crate) fn check(
@@ -12,7 +10,7 @@ pub(crate) fn check(
     settings: &CommunicationSettings,
     problems: &mut Problems,
 ) {
-    for channel in comms_core::Channel::ALL {
+    for channel in Channel::ALL {
         let entries = settings.channel(channel).into_iter();
         for (position, entry) in entries.flat_map(comms_settings::ChannelSettings::entries) {
             if let Some((field, detail)) = refusal(allow, &entry.credentials) {
@@ -21,6 +19,15 @@ pub(crate) fn check(
             }
         }
     }
+}
+
+/// Where the credentials of an entry stand in a request's body.
+pub(crate) fn credentials_pointer(channel: Channel, position: Position) -> String {
+    let place = match position {
+        Position::Primary | Position::Global => "primary".to_owned(),
+        Position::Fallback(n) | Position::GlobalFallback(n) => format!("fallback/{n}"),
+    };
+    format!("{POINTER}/{channel}/{place}/credentials")
 }
 
 /// The field that is refused, and what would be right.

@@ -1,14 +1,17 @@
 //! The settings document in a request: its place in the body, and what it has to fulfil to be saved.
 
 use comms_adapters::tls::TlsConfigs;
-use comms_core::{Channel, Position, Problems, Tenant, json::Object};
+use comms_core::{Channel, Problems, Tenant, json::Object};
 use comms_settings::{
     CommunicationSettings, Credentials,
     document::{POINTER, take_document},
 };
 use serde_json::Value;
 
-use crate::{Deps, destinations};
+use crate::{
+    Deps,
+    destinations::{self, credentials_pointer},
+};
 
 /// The document, or the patch of one, in a request's body.
 pub(crate) fn read_body(body: Value, tenant: &Tenant) -> Result<Value, Problems> {
@@ -65,13 +68,4 @@ fn check_trust_roots(settings: &CommunicationSettings, problems: &mut Problems) 
             problems.add(format!("{credentials}/caPem"), error.to_string());
         }
     }
-}
-
-/// Where the credentials of an entry stand in a request's body.
-pub(crate) fn credentials_pointer(channel: Channel, position: Position) -> String {
-    let place = match position {
-        Position::Primary | Position::Global => "primary".to_owned(),
-        Position::Fallback(n) | Position::GlobalFallback(n) => format!("fallback/{n}"),
-    };
-    format!("{POINTER}/{channel}/{place}/credentials")
 }

@@ -18,6 +18,7 @@ mod preconditions;
 mod purge;
 mod read;
 mod reply_to;
+mod save_limit;
 mod stats;
 mod versions;
 mod write;

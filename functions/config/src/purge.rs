@@ -8,7 +8,7 @@ use crate::{
     Access, Deps,
     answers::{no_settings, store_problem, with_etag},
     preconditions::Preconditions,
-    write::acquire_save,
+    save_limit::acquire_save,
 };
 
 /// Whether the query asks for a purge. A query that is not understood is refused: it may have asked for one.

@@ -2,7 +2,7 @@
 
 use comms_core::Problems;
 use comms_runtime::{HttpProblem, auth::Action, http::json_body};
-use comms_settings::{CommunicationSettings, Present, Saver, document::MAX_DOCUMENT_BYTES};
+use comms_settings::{CommunicationSettings, Present, document::MAX_DOCUMENT_BYTES};
 use lambda_http::{
     Body, Request, Response,
     http::{HeaderName, HeaderValue, StatusCode},
@@ -20,6 +20,7 @@ use crate::{
     merge_patch::{self, Patched},
     preconditions::Preconditions,
     purge,
+    save_limit::acquire_save,
 };
 
 pub(crate) async fn put(
@@ -206,23 +207,4 @@ pub(crate) async fn save(
     };
     let version = saved.map_err(store_problem)?;
     Ok(settings_response(status, tenant, &version, settings))
-}
-
-/// Takes a change from the clinic's limit, or answers 429.
-pub(crate) async fn acquire_save(deps: &Deps, access: &Access) -> Result<(), HttpProblem> {
-    let tenant = &access.tenant;
-    let saver = if access.principal.is_of_platform() {
-        Saver::Platform
-    } else {
-        Saver::Clinic
-    };
-    let taken = deps.save_limits.take(tenant, saver).await;
-    let taken = taken.map_err(store_problem)?;
-    taken.map_err(|retry_after| {
-        warn!(clinic_id = %tenant, "settings are changed too often");
-        HttpProblem::too_many_requests(
-            "The settings of this clinic were changed too often, and nothing was changed now. Wait as long as Retry-After says.",
-            retry_after,
-        )
-    })
 }

@@ -13,7 +13,7 @@ use comms_delivery::{
 };
 use comms_runtime::sqs::{MessageAttribute, SqsMessage};
 
-use crate::queues::{DeadLetter, source_message_id};
+use crate::dead_letter::{DeadLetter, source_message_id};
 
 /// A message attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 
 mod attributes;
 mod crashes;
+mod dead_letter;
 mod outcomes;
 mod queues;
 
@@ -41,8 +42,9 @@ use jiff::Timestamp;
 use lambda_runtime::{LambdaEvent, Runtime, layers::TracingLayer, service_fn};
 use tracing::{Instrument, error, info, info_span, warn};
 
-use queues::source_message_id;
-pub use queues::{DeadLetter, QueueError, Queues};
+pub use dead_letter::DeadLetter;
+use dead_letter::source_message_id;
+pub use queues::{QueueError, Queues};
 
 /// What is kept of the invocation's time for the answer: without one, SQS brings the whole batch again.
 const ANSWER_TIME: Duration = Duration::from_secs(2);

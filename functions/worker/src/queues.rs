@@ -13,37 +13,19 @@ use aws_sdk_sqs::{
         MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
     },
 };
-use comms_core::{
-    ClinicId, DeadLetterReason,
-    dead_letter::{SOURCE_MESSAGE_ID, is_message_id},
-};
 use comms_delivery::{OUTCOMES_MAC, OutcomeMessage, WorkQueue};
 use comms_runtime::sqs::SqsMessage;
 use comms_settings::{error_code, retries::retry_partition};
 use futures_util::FutureExt as _;
-use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::attributes;
+use crate::{attributes, dead_letter::DeadLetter};
 
 /// Bytes of a message with its attributes (Amazon SQS, message quotas).
 const MAX_MESSAGE_BYTES: usize = 1_048_576;
 
 /// Entries of one `ChangeMessageVisibilityBatch`.
 const MAX_ENTRIES: usize = 10;
-
-/// What is known of a message that is set aside; nothing of what it says.
-#[derive(Debug)]
-pub struct DeadLetter<'a> {
-    /// Why.
-    pub reason: DeadLetterReason,
-    /// The fields that are wrong, as JSON pointers made of known names.
-    pub fields: String,
-    /// Whose it is.
-    pub clinic: Option<&'a ClinicId>,
-    /// The time.
-    pub at: Timestamp,
-}
 
 /// SQS did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -233,15 +215,6 @@ impl Queues {
         url.map(String::as_str).ok_or(QueueError::UnknownQueue)
     }
 }
-
-/// SQS's id of a message, or of the message that it was before it was a dead letter.
-pub(crate) fn source_message_id(message: &SqsMessage) -> &str {
-    message
-        .attribute(SOURCE_MESSAGE_ID)
-        .filter(|id| is_message_id(id))
-        .unwrap_or(&message.message_id)
-}
-
 fn not_built(operation: &'static str) -> QueueError {
     QueueError::Sqs {
         operation,

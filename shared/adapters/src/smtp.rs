@@ -12,6 +12,7 @@ mod auth;
 mod classify;
 mod connection;
 mod connection_limit;
+mod failure;
 mod further;
 mod host_limit;
 mod lease;
@@ -23,6 +24,7 @@ mod saying;
 mod session;
 mod slots;
 mod submission;
+mod timeouts;
 mod transaction;
 mod wire;
 
@@ -42,18 +44,20 @@ use rustls::{ClientConfig, pki_types::ServerName};
 
 pub use self::{
     classify::classify,
-    connection::{Cause, Failure, Security, Stage},
+    connection::Security,
     connection_limit::{ConnectionLimit, ConnectionsSeen, Granted},
+    failure::{Cause, Failure, Stage},
     reply::{Reply, Throttling},
     saying::Saying,
 };
 use self::{
-    connection::{Connection, Encrypted, RESOLVE_TIME, command_time, connect, encrypt, within},
+    connection::{Connection, Encrypted, connect, encrypt},
     host_limit::{HostLimit, feedback_of},
     lease::Lease,
     pool::{CheckedOut, Pool, Rest, out_of_time},
     slots::{Room, Slot},
     submission::Draft,
+    timeouts::{RESOLVE_TIME, command_time, within},
 };
 use crate::{
     deadline::Deadline,

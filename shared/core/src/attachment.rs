@@ -10,7 +10,7 @@ use crate::{
     calendar::{self, Method},
     json::{Object, read},
     media_type::{CalendarParameter, MediaType},
-    visible::has_visible,
+    visible::is_file_name,
 };
 
 /// Attachments of one request.
@@ -196,16 +196,6 @@ fn check_calendar(item: &mut Object<'_>, content_type: &MediaType, content: &[u8
             "must be UTF-8, as calendars are (RFC 5545 section 3.1.4)",
         );
     }
-}
-
-/// Whether a text can be a file's name wherever one is shown: no path, and nothing that turns or breaks the text around it,
-/// which would show `bill<RLO>fdp.exe` as `billexe.pdf` (Unicode Technical Report 36 section 2.10.5).
-pub(crate) fn is_file_name(text: &str) -> bool {
-    let is_odd = |c: char| {
-        c.is_control()
-            || matches!(c, '/' | '\\' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    has_visible(text) && !text.contains(is_odd)
 }
 
 pub(crate) fn parse_filename(text: &str) -> Result<String, String> {

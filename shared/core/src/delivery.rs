@@ -3,13 +3,14 @@
 mod skipped;
 mod stored;
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 use serde_json::Value;
 
 use crate::{
+    channel::Channel,
     failure::{Disposition, ErrorKind, ProviderCode, ProviderError},
     id::{DeliveryId, EntryId},
     provider::{CopyField, Position, ProviderKind, RefusedCopy},
@@ -18,42 +19,6 @@ use crate::{
 };
 
 pub use skipped::SkippedEntry;
-
-/// The way a message reaches a recipient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Channel {
-    /// E-mail.
-    Email,
-    /// WhatsApp.
-    Whatsapp,
-}
-
-impl Channel {
-    /// Every channel.
-    pub const ALL: [Self; 2] = [Self::Email, Self::Whatsapp];
-
-    /// The name in requests, settings, ledger, logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Email => "email",
-            Self::Whatsapp => "whatsapp",
-        }
-    }
-
-    /// Reads what [`Channel::as_str`] gives.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|channel| channel.as_str() == text)
-    }
-}
-
-impl fmt::Display for Channel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// The states of a delivery in the ledger: `queued -> sending -> sent | failed | unknown | expired`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

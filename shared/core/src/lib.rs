@@ -12,6 +12,7 @@ pub mod audit;
 pub mod base_url;
 mod calendar;
 mod calling_codes;
+pub mod channel;
 pub mod clock;
 pub mod dead_letter;
 pub mod delivery;
@@ -38,10 +39,11 @@ pub mod waiting;
 
 pub use address::{AddressMask, EmailAddress, Mailbox, PhoneNumber};
 pub use base_url::BaseUrl;
+pub use channel::Channel;
 pub use clock::{Clock, SystemClock};
 pub use dead_letter::{DeadLetter, DeadLetterReason};
 pub use delivery::{
-    Attempt, AttemptOutcome, Channel, Delivery, DeliveryStatus, FailureReason, SkippedEntry,
+    Attempt, AttemptOutcome, Delivery, DeliveryStatus, FailureReason, SkippedEntry,
 };
 pub use failure::{AfterRetries, Disposition, ErrorKind, ProviderCode, ProviderError};
 pub use hash::HashKey;

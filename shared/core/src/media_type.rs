@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use crate::attachment::is_file_name;
+use crate::visible::is_file_name;
 
 /// Characters of the type, and of the subtype, of a media type (RFC 6838 section 4.2).
 pub const MAX_MEDIA_TYPE_NAME: usize = 127;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::{delivery::Channel, failure::ProviderCode};
+use crate::{channel::Channel, failure::ProviderCode};
 
 /// The company or server behind an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

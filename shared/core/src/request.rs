@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     address::{AddressMask, EmailAddress, Mailbox, PhoneNumber},
     attachment::{parse_filename, read_attachments},
-    delivery::Channel,
+    channel::Channel,
     hash::HashKey,
     id::{DeliveryId, IdempotencyKey, RequestId, Tenant},
     json::{self, Object, Problems, read},

@@ -6,6 +6,16 @@ pub(crate) fn has_visible(text: &str) -> bool {
     text.chars().any(is_visible)
 }
 
+/// Whether a text can be a file's name wherever one is shown: no path, and nothing that turns or breaks the text around it,
+/// which would show `bill<RLO>fdp.exe` as `billexe.pdf` (Unicode Technical Report 36 section 2.10.5).
+pub(crate) fn is_file_name(text: &str) -> bool {
+    let is_odd = |c: char| {
+        c.is_control()
+            || matches!(c, '/' | '\\' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    has_visible(text) && !text.contains(is_odd)
+}
+
 fn is_visible(c: char) -> bool {
     let is_blank = c.is_whitespace()
         || c.is_control()

@@ -18,7 +18,7 @@ use lambda_http::{
 };
 use tracing::{Span, info, warn};
 
-use crate::{auth::Action, http::HttpProblem};
+use crate::{action::Action, http::HttpProblem};
 
 /// How subjects are written to logs: `AUDIT_SUBJECTS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -3,6 +3,7 @@
 
 #![cfg_attr(all(test, fuzzing), no_main)]
 
+mod action;
 pub mod audit;
 pub mod auth;
 pub mod aws;

@@ -12,7 +12,7 @@ use crate::{
     ceilings::Ceilings,
     envelope::EncryptedDataKey,
     seal::Content,
-    store::StoreError,
+    store_error::StoreError,
     version::{Change, Version},
 };
 

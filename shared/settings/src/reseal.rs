@@ -22,7 +22,7 @@ use crate::{
     hash_key,
     item::{CURRENT, Item, attribute, take_bytes, take_text_or_number, version_of_key},
     store::{SettingsStore, StoreError},
-    verified::Refusal,
+    store_error::Refusal,
 };
 
 /// An item of the settings table: where it is, and under which key.

@@ -8,80 +8,33 @@
 //! [`VersionRetention`]; the present one never does. A deletion leaves a tombstone with the number, which every reader
 //! takes for "not found", and after which the next save counts on.
 
+pub(crate) mod verified;
+
 use std::sync::Arc;
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
-use comms_core::{Channel, Clock, EntryId, HashKey, Problems, ProviderKind, Tenant};
+use comms_core::{Channel, Clock, EntryId, HashKey, ProviderKind, Tenant};
 use futures_util::{FutureExt as _, future::try_join};
 use serde_json::Value;
-use thiserror::Error;
 use tokio::sync::OnceCell;
 
+use self::verified::{SeenVersions, Verified, count_refusal};
+pub use crate::store_error::StoreError;
 use crate::{
     aws_error::error_code,
     ceilings::Ceilings,
     counter::COUNTER,
     document::CommunicationSettings,
-    envelope::{EnvelopeError, Kms, Place, Purpose},
+    envelope::{Kms, Place, Purpose},
     item::{
         Item, SettingsItem, StoredItem, attribute, is_expired, take_version, version_key,
         version_number,
     },
     retries,
-    verified::{Refusal, SeenVersions, Verified, count_refusal},
+    store_error::Refusal,
     version::{MAX_VERSION, Version, VersionPage, VersionRetention},
 };
-
-/// Why settings could not be read or saved. No text here comes from a document or a credential.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum StoreError {
-    /// DynamoDB did not answer, or refused for now. Worth another try.
-    #[error("DynamoDB {operation} failed ({code})")]
-    Database {
-        /// The operation.
-        operation: &'static str,
-        /// DynamoDB's error code, or what kept the request from being answered.
-        code: String,
-    },
-    /// The envelope could not be made or opened.
-    #[error(transparent)]
-    Envelope(#[from] EnvelopeError),
-    /// Somebody else saved in between, or the version is not the one that was expected.
-    #[error("the settings are at another version than the one this change was made for")]
-    Conflict,
-    /// A stored item is not as it was written.
-    #[error("a stored item can not be read: attribute {0}")]
-    Corrupt(&'static str),
-    /// A stored item is not what this service wrote last.
-    #[error("the stored settings are refused: {0}")]
-    Refused(Refusal),
-    /// Stored settings are not valid any more.
-    #[error("stored settings can not be read: {0}")]
-    Invalid(Problems),
-    /// The settings are larger than an item may be (DynamoDB: 400 KB).
-    #[error("the settings are too large to be stored")]
-    TooLarge,
-}
-
-impl StoreError {
-    /// Whether the same call may work later without anybody doing anything.
-    pub const fn is_worth_a_retry(&self) -> bool {
-        match self {
-            Self::Database { .. } | Self::Envelope(EnvelopeError::Kms { .. }) => true,
-            Self::Envelope(
-                EnvelopeError::WrongDataKey { .. }
-                | EnvelopeError::WrongEntry
-                | EnvelopeError::Sealing,
-            )
-            | Self::Conflict
-            | Self::Corrupt(_)
-            | Self::Refused(_)
-            | Self::Invalid(_)
-            | Self::TooLarge => false,
-        }
-    }
-}
 
 /// Bytes of the names of changed fields in one page of versions. One version may have 30 KB of them, and a hundred of those,
 /// with what JSON escapes, more than Lambda answers (6 MB).

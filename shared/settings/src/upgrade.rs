@@ -18,7 +18,7 @@ use crate::{
     envelope::{EnvelopeError, Place, Purpose},
     item::{Item, SettingsItem, StoredItem, attribute, take_text_or_number, version_number},
     store::{SettingsStore, StoreError, entry_places, sealed_name},
-    verified::Refusal,
+    store_error::Refusal,
 };
 
 /// What became of a tenant's items.

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tracing::info;
 
+use crate::store::verified::Reading;
 use crate::{
     aws_error::error_code,
     counter::{Counter, Kept, Purge},
@@ -24,7 +25,6 @@ use crate::{
     },
     seal::Content,
     store::{Basis, SettingsStore, StoreError, sealed_name},
-    verified::Reading,
     version::{Author, Change, MAX_VERSION, Version},
 };
 

@@ -20,7 +20,7 @@
 )]
 
 mod clinics;
-#[path = "../http/sink.rs"]
+#[path = "../provider_http/sink.rs"]
 mod http_sink;
 mod plot;
 mod rig;

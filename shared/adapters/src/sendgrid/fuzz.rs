@@ -3,7 +3,7 @@
 use comms_core::DeliveryId;
 
 use super::{read_receipt, read_scopes};
-use crate::fuzz::{answer, check_asked, check_sent};
+use crate::fuzz::check::{answer, check_asked, check_sent};
 
 pub(crate) fn answers(input: &[u8]) {
     let answer = answer(input);

@@ -5,7 +5,7 @@ use aws_smithy_types::body::SdkBody;
 use serde_json::Value;
 
 use super::{Answer, Failure, classify};
-use crate::fuzz::{check_error, parts};
+use crate::fuzz::check::{check_error, parts};
 
 /// An answer that is an error: what the SDK takes out of it, and what its header and status say.
 pub(crate) fn answers(input: &[u8]) {

@@ -8,10 +8,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
 use super::{
-    connection::{Cause, Failure, Stage, within},
+    failure::{Cause, Failure, Stage},
     offer::{Mechanism, Mechanisms},
     reply::Reply,
     saying::Saying,
+    timeouts::within,
     wire::Wire,
 };
 use crate::deadline::Deadline;

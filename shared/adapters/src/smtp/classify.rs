@@ -5,7 +5,7 @@ mod replies;
 use comms_core::{Disposition, ErrorKind, ProviderError};
 
 use self::replies::classify_reply;
-use super::connection::{Cause, Failure, Stage};
+use super::failure::{Cause, Failure, Stage};
 use crate::{egress::EgressError, tls::CertificateFault};
 
 /// What a failure at a stage means, and what to do about it.

@@ -7,9 +7,10 @@ use comms_core::{ProviderCode, RefusedCopy};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    connection::{Cause, Failure, Stage, command_time},
+    failure::{Cause, Failure, Stage},
     offer::Offer,
     submission::{CopyReceiver, Submission},
+    timeouts::command_time,
     transaction::{Start, hand_over},
     wire::Wire,
 };

@@ -17,14 +17,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     classify,
-    connection::{COMMAND_TIME, Cause, Failure, Stage},
+    failure::{Cause, Failure, Stage},
     offer::Offer,
     reply::{MOST, Reply, parse_reply},
     submission::Draft,
+    timeouts::COMMAND_TIME,
     transaction::{Start, hand_over},
     wire::{READ, Wire},
 };
-use crate::{deadline::Deadline, fuzz::check_error, message::Message, mime::Feedback};
+use crate::{deadline::Deadline, fuzz::check::check_error, message::Message, mime::Feedback};
 
 /// A server that says what it is to say, some bytes at a time, and its next turn when it is spoken to.
 struct Server<'a> {

@@ -21,7 +21,8 @@ use tokio::sync::Notify;
 
 use super::{
     SUSPICIOUS_REST,
-    connection::{Cause, Connection, Failure, Stage},
+    connection::Connection,
+    failure::{Cause, Failure, Stage},
     lease::{Held, Lease, Resting},
     session::{SessionEnd, SessionLimit},
     slots::{Room, Slot, Slots},

@@ -3,10 +3,14 @@
 use comms_core::ProviderCode;
 use memchr::memchr;
 
-use super::{connection::Cause, saying::Saying};
+use super::saying::Saying;
 
 /// Bytes of a reply, all lines together. RFC 5321 section 4.5.3.1.5 has 512 per line.
 pub(super) const MOST: usize = 16_384;
+
+/// The server sent what is not a reply of SMTP (RFC 5321 section 4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MalformedReply;
 
 /// A reply without its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,7 +115,7 @@ fn throttling(code: u16, text: &str) -> Option<Throttling> {
 
 /// The first reply in `bytes`, of one line or several, and how many bytes it has; `None` while more of
 /// it is to come.
-pub(super) fn parse_reply(bytes: &[u8]) -> Option<Result<(usize, Reply), Cause>> {
+pub(super) fn parse_reply(bytes: &[u8]) -> Option<Result<(usize, Reply), MalformedReply>> {
     let mut end = 0;
     let mut so_far: Option<(u16, Texts)> = None;
     while let Some(length) = memchr(b'\n', &bytes[end..]) {
@@ -123,13 +127,13 @@ pub(super) fn parse_reply(bytes: &[u8]) -> Option<Result<(usize, Reply), Cause>>
             is_last,
         }) = parse_line(line)
         else {
-            return Some(Err(Cause::Malformed));
+            return Some(Err(MalformedReply));
         };
         // RFC 5321 section 4.2.1: every line has the same code. Where one is another of its class, the last decides, as with
         // clients that read no other.
         let mut texts = match so_far.take() {
             Some((before, _)) if before / 100 != code / 100 => {
-                return Some(Err(Cause::Malformed));
+                return Some(Err(MalformedReply));
             }
             Some((_, texts)) => texts,
             None => Texts::default(),
@@ -292,7 +296,7 @@ mod tests {
         ] {
             assert_eq!(
                 parse_reply(text.as_bytes()),
-                Some(Err(Cause::Malformed)),
+                Some(Err(MalformedReply)),
                 "{text:?}"
             );
         }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{connection::Cause, memory::is_remembered};
+use super::{failure::Cause, memory::is_remembered};
 
 /// A connection that ends within this time of its last message may have ended for the number of its
 /// messages. Later than that, it was more likely for having been idle.

@@ -5,7 +5,7 @@ use memchr::memchr2;
 
 use super::{
     classify,
-    connection::{Cause, Failure, Stage},
+    failure::{Cause, Failure, Stage},
     offer::Offer,
 };
 use crate::{

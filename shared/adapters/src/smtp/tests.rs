@@ -17,9 +17,9 @@ use tokio::io::{
 };
 
 use super::{
-    connection::COMMAND_TIME,
     offer::{Mechanisms, Offer},
     reply::parse_reply,
+    timeouts::COMMAND_TIME,
     transaction::{Start, hand_over},
     wire::Wire,
     *,

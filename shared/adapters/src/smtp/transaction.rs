@@ -10,10 +10,11 @@ use comms_core::{EmailAddress, RefusedCopy};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    connection::{Cause, Failure, QUIT_TIME, Stage, command_time, succeeded, within},
+    failure::{Cause, Failure, Stage, succeeded},
     offer::Offer,
     reply::Reply,
     submission::Submission,
+    timeouts::{QUIT_TIME, command_time, within},
     wire::Wire,
 };
 use crate::{

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    connection::Cause,
+    failure::Cause,
     reply::{MOST, Reply, parse_reply},
 };
 use crate::metered::{Budget, BudgetExceeded};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use comms_core::{Disposition, ErrorKind, ProviderError};
 
 use super::super::{
-    connection::Stage,
+    failure::Stage,
     reply::{Reply, Throttling},
     saying::Saying,
 };

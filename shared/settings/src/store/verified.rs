@@ -12,52 +12,16 @@ use std::{
 
 use comms_core::{Tenant, metric::METRICS};
 use futures_util::future::try_join;
-use thiserror::Error;
 use tracing::info;
 
+use super::SettingsStore;
 use crate::{
     counter::{COUNTER, CounterState},
     envelope::EnvelopeError,
     item::{CURRENT, Item, SettingsItem, StoredItem, Tombstone, attribute, version_number},
-    store::{SettingsStore, StoreError},
+    store_error::{Refusal, StoreError},
     version::MAX_VERSION,
 };
-
-/// Why stored settings are not believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Refusal {
-    /// An earlier version of this service wrote them, or somebody else.
-    #[error("they have no seal")]
-    Unsealed,
-    /// They were changed after they were sealed.
-    #[error("their seal does not hold")]
-    WrongSeal,
-    /// There is a counter and nothing else.
-    #[error("they are missing, and nobody deleted them")]
-    Missing,
-    /// There is no counter.
-    #[error("their counter is missing")]
-    CounterMissing,
-    /// The counter's MAC does not hold.
-    #[error("their counter was changed")]
-    CounterForged,
-    /// They are not at the counter's number.
-    #[error("they are not the version that was saved last")]
-    OtherVersion,
-    /// This process has seen a later version.
-    #[error("they are older than what was read before")]
-    RolledBack,
-}
-
-impl Refusal {
-    /// Whether a save between two reads looks the same.
-    const fn may_be_a_race(self) -> bool {
-        match self {
-            Self::Missing | Self::CounterMissing | Self::OtherVersion | Self::RolledBack => true,
-            Self::Unsealed | Self::WrongSeal | Self::CounterForged => false,
-        }
-    }
-}
 
 /// The highest number of each tenant that this process has seen. A tenant comes into it by a counter whose MAC holds.
 #[derive(Debug, Clone, Default)]

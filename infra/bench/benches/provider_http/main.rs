@@ -2,8 +2,8 @@
 //! accepts everything ([`sink`]), at once or after 50 ms.
 //!
 //! ```text
-//! cargo bench -p comms-bench --bench http
-//! cargo bench -p comms-bench --bench http -- --rounds 9 --messages 50000
+//! cargo bench -p comms-bench --bench provider_http
+//! cargo bench -p comms-bench --bench provider_http -- --rounds 9 --messages 50000
 //! ```
 //!
 //! The adapter is the real one for SendGrid, from `Provider::send` on: it writes the JSON of each message, opens the sealed

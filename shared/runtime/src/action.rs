@@ -1,0 +1,40 @@
+//! What a caller may ask for, as authorization and the audit line name it.
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Send a communication.
+    Send,
+    /// See what became of a communication.
+    ViewCommunication,
+    /// See settings, versions, health.
+    ViewSettings,
+    /// Change settings.
+    ManageSettings,
+    /// Change what the platform allows a clinic.
+    ManageCeilings,
+    /// Delete settings.
+    DeleteSettings,
+    /// Delete settings with all their versions.
+    PurgeSettings,
+    /// Test settings.
+    TestSettings,
+    /// See statistics.
+    ViewStatistics,
+}
+
+impl Action {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::ViewCommunication => "view_communication",
+            Self::ViewSettings => "view_settings",
+            Self::ManageSettings => "manage_settings",
+            Self::ManageCeilings => "manage_ceilings",
+            Self::DeleteSettings => "delete_settings",
+            Self::PurgeSettings => "purge_settings",
+            Self::TestSettings => "test_settings",
+            Self::ViewStatistics => "view_statistics",
+        }
+    }
+}
