@@ -72,6 +72,21 @@ imports:
     infra/ci/imports.sh
     python3 infra/ci/circles.py
 
+# Check the spelling, the field's words, and that the ADR index is whole
+words:
+    {{ tools }}/lint/venv/bin/typos
+    python3 infra/ci/words.py
+    python3 infra/ci/adr.py
+
+# Check the files of .github against their schemas
+workflows:
+    {{ tools }}/lint/venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+    {{ tools }}/lint/venv/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+
+# Run the examples of infra/examples against the local stack
+examples:
+    PATH={{ tools }}/examples/venv/bin:$PATH infra/ci/examples.sh
+
 # Check the templates, and that the SAM template gives no right that is not written there
 template:
     sam validate --lint --template-file template.yaml
@@ -119,7 +134,7 @@ emulator *PROGRAMS:
     infra/ci/emulator.sh {{ PROGRAMS }}
 
 # Everything that .ci/run runs, with the tools that are installed already
-ci: test mime events page fmt-check lint imports deny template operations openapi clients sam-local (events "release")
+ci: test mime events page fmt-check lint imports words workflows deny template openapi operations clients examples sam-local (events "release")
 
 # Build the functions' packages for this machine's instruction set
 build:

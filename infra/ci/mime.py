@@ -52,7 +52,7 @@ def check_lines(message: bytes) -> None:
 
 
 def charset(content_type: str, content: bytes) -> str | None:
-    """Which one a text says: none where it is ASCII, or in nobody knows what."""
+    """Which one a text says: none where it is ASCII, or in an unknown one."""
     if "charset" in content_type:
         return "utf-8"
     try:

@@ -20,7 +20,7 @@ for command in sam python3 docker dockerd containerd runc busybox ip unshare; do
   command -v "$command" >/dev/null || not_run "there is no $command here"
 done
 [[ $(id -u) == 0 ]] || not_run "only root may make network namespaces and start dockerd"
-unshare --net true 2>/dev/null || not_run "network namespaces can not be made here"
+unshare --net true 2>/dev/null || not_run "network namespaces cannot be made here"
 
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 programs=$(cd "${1:-$target/debug}" && pwd)
@@ -57,7 +57,7 @@ done
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 tar --create --file "$work/root.tar" --directory "$root" .
 
-# Half of the events in each of two namespaces, which can not meet.
+# Half of the events in each of two namespaces, which cannot meet.
 failed=0
 lanes=()
 for lane in 0 1; do

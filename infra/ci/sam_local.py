@@ -11,7 +11,7 @@ from pathlib import Path
 
 EVENTS = Path("tests/events")
 BRIDGE = "172.17.0.1"
-PATIENCE = 60  # seconds, for what takes two
+START_TIMEOUT = 60  # seconds, for what takes two
 
 
 def contains(whole, part):
@@ -26,8 +26,8 @@ def contains(whole, part):
 def wait_for(what, is_there):
     begin = time.monotonic()
     while not is_there():
-        if time.monotonic() - begin > PATIENCE:
-            sys.exit(f"{what}: not there after {PATIENCE} s")
+        if time.monotonic() - begin > START_TIMEOUT:
+            sys.exit(f"{what}: not there after {START_TIMEOUT} s")
         time.sleep(0.05)
 
 

@@ -50,7 +50,7 @@ pub(super) struct Row {
     /// What it waits for, while it is queued, as the API says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<Value>,
-    /// Until when it was put off.
+    /// Until when it was deferred.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_before: Option<Timestamp>,
     /// Until when its owner may be at work on it.

@@ -18,7 +18,7 @@ pub(super) enum Happening {
     Sent(SignedDuration),
     /// It ended without having been sent, or it is not known whether it was.
     Failed,
-    /// It was put off.
+    /// It was deferred.
     Deferred,
 }
 
