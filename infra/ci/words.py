@@ -25,7 +25,7 @@ BANNED = {
     r"\bMOST_|\bLONGEST_": "MAX_",
     r"\breceivers\b": "recipients",
     r"\blet_wait\b": "change_visibility",
-    r"\bfn (?:\w+_)?tell_\w+|\.tell_\w+\(": "record_",
+    r"\bfn tell_\w+|\.tell_\w+\(": "record_",
     r"\bbrought\(": "with_receive_count(",
     r"\bnobody knows\b": "unknown",
     r"\btakes? no such\b": "rejects",

@@ -21,6 +21,7 @@ mod config;
 mod config_test;
 mod costs;
 mod crashes;
+mod default_country;
 mod destinations;
 mod events;
 mod fault_matrix;

@@ -103,7 +103,7 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, HttpProb
         HttpProblem::new(
             StatusCode::BAD_REQUEST,
             "malformed_header",
-            "A header can not be read",
+            "A header cannot be read",
             format!(
                 "{name} must be * or a list of entity tags as they came in ETag, with their quotation marks: \"3\""
             ),

@@ -142,7 +142,7 @@ pub(crate) async fn restore(
             Err(error) => {
                 error!(%error, clinic_id = %tenant, version = from, "a stored version can not be read");
                 return Err(not_restorable(
-                    "This version can not be read any more; restore another one.",
+                    "This version cannot be read any more; restore another one.",
                 ));
             }
         };
@@ -170,7 +170,7 @@ fn not_restorable(detail: &'static str) -> HttpProblem {
     HttpProblem::new(
         StatusCode::UNPROCESSABLE_ENTITY,
         "not_restorable",
-        "This version can not be restored",
+        "This version cannot be restored",
         detail,
     )
 }

@@ -7,6 +7,7 @@ mod key;
 mod outcome;
 mod queue;
 mod remainder;
+mod submission;
 mod tenant;
 
 pub use outcome::CommunicationOutcome;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
 use comms_core::{
     Delivery, IdempotencyKey, Problems,
-    request::{self, Strategy, Submission},
+    request::{Strategy, Submission},
 };
 use comms_delivery::{
     Accepted, ClinicMissing, Immediate, Patience, Payer, Pipeline, PipelineConfig, PipelineError,
@@ -28,7 +29,7 @@ use comms_runtime::{
     aws,
     function::Trigger,
     http::{
-        body_bytes, json_response,
+        json_response,
         routes::{Endpoint, dispatch, routes},
         serve, time_left, trace,
     },
@@ -133,7 +134,7 @@ async fn accept(
 ) -> Result<Response<Body>, HttpProblem> {
     let asked = deps.pipeline.settings_moment();
     let principal = Principal::of(request, &deps.claims)?;
-    let mut submission = read_submission(request)?;
+    let mut submission = submission::read(deps, &principal, request, asked).await?;
     tenant::authorize(&principal, &submission.request)?;
     immediate::check_priority(deps, &principal, &submission.request).await?;
     check_expiry(deps, &submission).await?;
@@ -283,24 +284,6 @@ fn rest_fits_queue(submission: &Submission, body: &Body) -> Result<(), QueueErro
         return Ok(());
     }
     QueueMessages::new(submission).map(drop)
-}
-
-fn read_submission(request: &Request) -> Result<Submission, HttpProblem> {
-    let body = body_bytes(request.body(), request::MAX_BYTES)?;
-    let mut submission = Submission::parse(body).map_err(|problems| {
-        // A document that is none has its one problem at its root.
-        let unreadable = problems
-            .as_slice()
-            .iter()
-            .any(|problem| problem.pointer.is_empty());
-        if unreadable {
-            HttpProblem::malformed(&problems)
-        } else {
-            HttpProblem::invalid(&problems)
-        }
-    })?;
-    key::take_header(&mut submission, request.headers())?;
-    Ok(submission)
 }
 
 /// Refuses a communication that has expired. One that was accepted before it did is answered as before.

@@ -22,7 +22,9 @@ use std::{
 use aws_lambda_events::sqs::SqsBatchResponse;
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
 use comms_core::{
-    ClinicId, DeadLetterReason, IdempotencyKey, metric::METRICS, request::Submission,
+    ClinicId, DeadLetterReason, IdempotencyKey, Problems,
+    metric::METRICS,
+    request::{Submission, tenant_of_national_numbers},
 };
 use comms_delivery::{
     DeliveryResult, HandBack, OUTCOMES_MAC, Patience, Pipeline, PipelineConfig, PipelineError,
@@ -37,6 +39,7 @@ use comms_runtime::{
     sqs::{MessageResult, SqsEvent, SqsMessage, batch_response, handle_batch},
     telemetry::{self, TraceHeader},
 };
+use comms_settings::StoreError;
 use futures_util::future::join;
 use jiff::Timestamp;
 use lambda_runtime::{LambdaEvent, Runtime, layers::TracingLayer, service_fn};
@@ -225,6 +228,27 @@ async fn handle_together<'m>(
     results
 }
 
+/// The communication in a message. Numbers without a country code, of a producer that put it on the queue by itself, are of
+/// the clinic's `defaultCountry`. An error where the settings cannot be read.
+async fn read_submission(
+    deps: &Deps,
+    body: &[u8],
+) -> Result<Result<Submission, Problems>, StoreError> {
+    let problems = match Submission::parse(body) {
+        Ok(submission) => return Ok(Ok(submission)),
+        Err(problems) => problems,
+    };
+    let Some(tenant) = tenant_of_national_numbers(body) else {
+        return Ok(Err(problems));
+    };
+    let asked = deps.pipeline.settings_moment();
+    let country = deps.pipeline.default_country(&tenant, asked).await?;
+    Ok(match country {
+        Some(country) => Submission::parse_in(Some(country), body),
+        None => Err(problems),
+    })
+}
+
 async fn handle_message(
     deps: &Deps,
     message: &SqsMessage,
@@ -234,9 +258,13 @@ async fn handle_message(
     if let Some(mac) = message.attribute(OUTCOMES_MAC) {
         return outcomes::record(deps, message, mac, deadline).await;
     }
-    let submission = match Submission::parse(&message.body) {
-        Ok(submission) => submission,
-        Err(problems) => {
+    let submission = match read_submission(deps, &message.body).await {
+        Ok(Ok(submission)) => submission,
+        Err(error) => {
+            error!(%error, "a message can not be worked on at the moment");
+            return MessageResult::Again(HandBack::Unreachable.wait(message.receive_count()));
+        }
+        Ok(Err(problems)) => {
             let fields = problems.known_pointers().join(" ");
             let reason = DeadLetterReason::NotACommunication;
             return set_aside(deps, message, reason, fields, None).await;

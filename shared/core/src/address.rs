@@ -7,10 +7,7 @@ use idna::AsciiDenyList;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use crate::{
-    calling_codes,
-    host::{MAX_HOST, MAX_LABEL},
-};
+use crate::host::{MAX_HOST, MAX_LABEL};
 
 /// Bytes of what stands before the `@` (RFC 5321 section 4.5.3.1.1).
 pub const MAX_LOCAL_PART: usize = 64;
@@ -52,6 +49,17 @@ pub enum AddressError {
         MAX_PHONE_TEXT
     )]
     PhoneNumber,
+    /// A phone number without a country code, of a clinic that has set no country.
+    #[error(
+        "must be a phone number with its country code, such as +15550100; a number without it can be read if the \
+         clinic's settings have a defaultCountry"
+    )]
+    NoCountry,
+    /// A phone number without a country code that the clinic's country cannot have.
+    #[error(
+        "must be a phone number with its country code, such as +15550100, or a number of the clinic's defaultCountry"
+    )]
+    NationalNumber,
     /// A display name that can not stand in a header.
     #[error(
         "must be at most {} characters without line breaks or control characters",
@@ -221,75 +229,6 @@ impl Serialize for EmailAddress {
     }
 }
 
-/// A phone number in E.164 form (ITU-T E.164: at most 15 digits): `+` and 7 to 15 digits with a country code that exists.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct PhoneNumber(String);
-
-impl PhoneNumber {
-    /// Reads a number in international form; spaces, dots, hyphens and brackets are dropped.
-    pub fn parse(text: &str) -> Result<Self, AddressError> {
-        let trimmed = text.trim();
-        // The library reads letters as keypad digits and `;ext=`; neither is a number to send to.
-        let plain = trimmed.len() <= MAX_PHONE_TEXT
-            && trimmed.starts_with('+')
-            && trimmed[1..]
-                .chars()
-                .all(|c| c.is_ascii_digit() || " .-()".contains(c));
-        if !plain {
-            return Err(AddressError::PhoneNumber);
-        }
-        if (8..=16).contains(&trimmed.len()) && calling_codes::is_complete(&trimmed[1..]) {
-            return Ok(Self(trimmed.to_owned()));
-        }
-        let number = phonenumber::parse(None, trimmed).map_err(|_| AddressError::PhoneNumber)?;
-        if phonenumber::metadata::DATABASE
-            .by_code(&number.country().code())
-            .is_none()
-        {
-            return Err(AddressError::PhoneNumber);
-        }
-        let text = number.format().mode(phonenumber::Mode::E164).to_string();
-        if !(8..=16).contains(&text.len()) {
-            return Err(AddressError::PhoneNumber);
-        }
-        let digits = trimmed.bytes().filter(u8::is_ascii_digit);
-        let is_as_given = digits.eq(text[1..].bytes());
-        // What the library left out was a prefix for calls within a country. Where it would leave out more of what is left,
-        // it has not understood the number, and whose it is would depend on how often it is read.
-        if is_as_given || Self::parse(&text).is_ok_and(|again| again.0 == text) {
-            Ok(Self(text))
-        } else {
-            Err(AddressError::PhoneNumber)
-        }
-    }
-
-    /// The number in E.164 form.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The number as the ledger and answers show it: `+***00`, or `+1***00` with [`AddressMask::Domain`].
-    pub fn masked(&self, mask: AddressMask) -> String {
-        let shown = match mask {
-            AddressMask::Short => 1,
-            AddressMask::Domain => 2,
-        };
-        format!("{}***{}", &self.0[..shown], &self.0[self.0.len() - 2..])
-    }
-}
-
-impl fmt::Debug for PhoneNumber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PhoneNumber(…)")
-    }
-}
-
-impl Serialize for PhoneNumber {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
 /// An address with the name it is shown under.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Mailbox {
@@ -415,54 +354,6 @@ mod tests {
             assert_eq!(address.masked(AddressMask::Domain), domain);
             assert!(!format!("{address:?}").contains(address.local()));
         }
-        let phone = PhoneNumber::parse("+15550100").unwrap();
-        assert_eq!(phone.masked(AddressMask::Short), "+***00");
-        assert_eq!(phone.masked(AddressMask::Domain), "+1***00");
-        assert!(!format!("{phone:?}").contains("555"));
-    }
-
-    #[test]
-    fn a_phone_number_that_becomes_another_when_it_is_read_again_is_refused() {
-        assert_eq!(
-            PhoneNumber::parse("+20.00001183754451"),
-            Err(AddressError::PhoneNumber)
-        );
-        // One prefix is what people write, and no more is left out of what is left.
-        let number = PhoneNumber::parse("+44 (0) 20 7946 0018").unwrap();
-        assert_eq!(number.as_str(), "+442079460018");
-        assert_eq!(PhoneNumber::parse(number.as_str()), Ok(number));
-    }
-
-    #[test]
-    fn phone_numbers_are_brought_into_e164_form() {
-        for (text, e164) in [
-            ("+15550100", "+15550100"),
-            ("+1 (415) 555-2671", "+14155552671"),
-            ("+44 20 7946 0018", "+442079460018"),
-            ("+39 06 1234 5678", "+390612345678"),
-            ("+59 89.4231 234", "+59894231234"),
-        ] {
-            assert_eq!(PhoneNumber::parse(text).unwrap().as_str(), e164);
-        }
-        for text in [
-            "",
-            "+",
-            "4155552671",
-            "0044 20 7946 0018",
-            "+1",
-            "+999 1234567",
-            "+1415555CALL",
-            "+14155552671;ext=5",
-            "tel:+14155552671",
-            "+1415555267112345678",
-            "+１４１５５５５２６７１",
-        ] {
-            assert_eq!(
-                PhoneNumber::parse(text),
-                Err(AddressError::PhoneNumber),
-                "{text:?}"
-            );
-        }
     }
 
     proptest! {
@@ -480,13 +371,6 @@ mod tests {
             let text = format!("{local}@{domain}");
             let address = EmailAddress::parse(&text).unwrap();
             prop_assert_eq!(address.as_str(), text.as_str());
-        }
-
-        #[test]
-        fn phone_parsing_never_panics_and_is_stable(text in "\\+?[0-9 ().a-z-]{0,24}") {
-            if let Ok(phone) = PhoneNumber::parse(&text) {
-                prop_assert_eq!(PhoneNumber::parse(phone.as_str()), Ok(phone.clone()));
-            }
         }
     }
 }

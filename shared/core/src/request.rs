@@ -3,6 +3,7 @@
 
 mod expiry;
 mod metadata;
+mod national;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,17 +12,20 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::{
-    address::{AddressMask, EmailAddress, Mailbox, PhoneNumber},
+    address::{AddressMask, EmailAddress, Mailbox},
     attachment::{parse_filename, read_attachments},
     channel::Channel,
+    country::Country,
     hash::HashKey,
     id::{DeliveryId, IdempotencyKey, RequestId, Tenant},
     json::{self, Object, Problems, read},
+    phone::PhoneNumber,
     public_url::PublicUrl,
     visible::{has_visible, is_turned},
 };
 
 pub use metadata::{MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, RequestedTenant};
+pub use national::tenant_of_national_numbers;
 
 pub use crate::attachment::Attachment;
 
@@ -275,13 +279,18 @@ pub struct Submission {
 impl Submission {
     /// Reads a communication from JSON text. All problems are reported together.
     pub fn parse(text: &[u8]) -> Result<Self, Problems> {
+        Self::parse_in(None, text)
+    }
+
+    /// The same, with numbers that have no country code read as of `country`.
+    pub fn parse_in(country: Option<Country>, text: &[u8]) -> Result<Self, Problems> {
         if text.len() > MAX_BYTES {
             let detail = format!("must have at most {MAX_BYTES} bytes");
             return Err(Problems::one("", detail));
         }
         let mut problems = Problems::default();
-        let submission =
-            Object::new(json::parse(text)?, "", &mut problems).and_then(read_submission);
+        let submission = Object::new(json::parse(text)?, "", &mut problems)
+            .and_then(|object| read_submission(object, country));
         problems.or(submission)
     }
 
@@ -452,7 +461,7 @@ impl PlannedDelivery {
     }
 }
 
-fn read_submission(mut object: Object<'_>) -> Option<Submission> {
+fn read_submission(mut object: Object<'_>, country: Option<Country>) -> Option<Submission> {
     let idempotency_key = object.optional("idempotencyKey", read::parsed(IdempotencyKey::parse));
     let category = object.optional("category", read::parsed(parse_category));
     let priority = object.optional(
@@ -472,7 +481,7 @@ fn read_submission(mut object: Object<'_>) -> Option<Submission> {
         ]),
     );
     let channels = read_channels(&mut object);
-    let recipients = read_recipients(&mut object);
+    let recipients = read_recipients(&mut object, country);
     let content = Content {
         category: category.clone(),
         ..read_content(
@@ -555,7 +564,7 @@ fn read_channels(object: &mut Object<'_>) -> Option<Vec<Channel>> {
     is_right.then_some(channels)
 }
 
-fn read_recipients(object: &mut Object<'_>) -> Vec<Recipient> {
+fn read_recipients(object: &mut Object<'_>, country: Option<Country>) -> Vec<Recipient> {
     let has_some = object.array_length("recipients") > 0;
     let mut emails = std::collections::HashSet::new();
     let mut phones = std::collections::HashSet::new();
@@ -563,7 +572,10 @@ fn read_recipients(object: &mut Object<'_>) -> Vec<Recipient> {
         let unreachable = item.is_missing("email") && item.is_missing("phoneNumber");
         let name = item.optional("name", read::parsed(parse_recipient_name));
         let email = item.optional("email", read::parsed(EmailAddress::parse_new));
-        let phone_number = item.optional("phoneNumber", read::parsed(PhoneNumber::parse));
+        let phone_number = item.optional(
+            "phoneNumber",
+            read::parsed(|text| PhoneNumber::parse_in(country, text)),
+        );
         if unreachable {
             item.problem_here("must have an email or a phoneNumber");
         } else if email

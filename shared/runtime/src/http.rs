@@ -84,7 +84,7 @@ impl HttpProblem {
         let mut problem = Self::new(
             StatusCode::BAD_REQUEST,
             "malformed_request",
-            "The request can not be read",
+            "The request cannot be read",
             "Send a JSON document.",
         );
         problem.errors = problems.as_slice().into();
@@ -178,7 +178,7 @@ impl HttpProblem {
         Self::new(
             status,
             "unreadable_settings",
-            "The stored settings can not be read",
+            "The stored settings cannot be read",
             "Replace them by PUT, with every secret in it, or restore an earlier version.",
         )
     }

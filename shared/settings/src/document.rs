@@ -14,8 +14,8 @@
 use std::{cell::Cell, collections::HashSet, num::NonZeroU32};
 
 use comms_core::{
-    Channel, EmailAddress, EntryId, HashKey, Mailbox, Position, Problems, ProviderKind, Secret,
-    Tenant,
+    Channel, Country, EmailAddress, EntryId, HashKey, Mailbox, Position, Problems, ProviderKind,
+    Secret, Tenant,
     json::{Object, read},
 };
 use serde_json::{Map, Value, json};
@@ -34,6 +34,8 @@ pub const MAX_DOCUMENT_BYTES: usize = 1 << 20;
 pub const MAX_FALLBACKS: usize = 5;
 /// Retries of one provider before the next is tried.
 pub const MAX_RETRY_ATTEMPTS: u32 = 5;
+
+const DEFAULT_COUNTRY: &str = "defaultCountry";
 
 /// Where a document stands in the body of a request.
 pub const POINTER: &str = "/settings/communicationSettings";
@@ -77,6 +79,8 @@ pub struct CommunicationSettings {
     pub email: Option<ChannelSettings>,
     /// The WhatsApp channel.
     pub whatsapp: Option<ChannelSettings>,
+    /// The country of phone numbers that are written without a country code.
+    pub default_country: Option<Country>,
     /// What the platform allows the clinic. Empty without any.
     pub ceilings: Ceilings,
 }
@@ -179,6 +183,7 @@ impl CommunicationSettings {
         };
         let email = channel(&mut object, Channel::Email);
         let whatsapp = channel(&mut object, Channel::Whatsapp);
+        let default_country = object.optional(DEFAULT_COUNTRY, read::parsed(Country::parse));
         let ceilings = object
             .object(CEILINGS, |object| Some(Ceilings::read(object)))
             .unwrap_or_default();
@@ -186,6 +191,7 @@ impl CommunicationSettings {
         Some(Self {
             email,
             whatsapp,
+            default_country,
             ceilings,
         })
     }
@@ -195,6 +201,7 @@ impl CommunicationSettings {
         Self {
             email: None,
             whatsapp: None,
+            default_country: None,
             ceilings,
         }
     }
@@ -253,6 +260,9 @@ impl CommunicationSettings {
             if let Some(settings) = self.channel(channel) {
                 document.insert(channel.as_str().to_owned(), settings.to_json(&credentials));
             }
+        }
+        if let Some(country) = self.default_country {
+            document.insert(DEFAULT_COUNTRY.to_owned(), json!(country));
         }
         if !self.ceilings.is_empty() {
             document.insert(CEILINGS.to_owned(), self.ceilings.to_json());

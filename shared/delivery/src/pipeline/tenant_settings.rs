@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comms_core::{Channel, Tenant};
+use comms_core::{Channel, Country, Tenant};
 use comms_settings::{
     Ceilings, CommunicationSettings, Moment, Snapshot, StoreError, StoredSettings,
 };
@@ -57,6 +57,16 @@ impl TenantSettings {
 }
 
 impl Pipeline {
+    /// The country in which the tenant's phone numbers without a country code are, by its last settings as of `asked`.
+    pub async fn default_country(
+        &self,
+        tenant: &Tenant,
+        asked: Moment,
+    ) -> Result<Option<Country>, StoreError> {
+        let own = self.settings.confirmed(tenant, asked).await?.settings;
+        Ok(own.and_then(|stored| stored.settings.default_country))
+    }
+
     /// What is remembered of a tenant's settings, however old.
     pub(super) async fn remembered_settings(
         &self,
