@@ -79,7 +79,7 @@ pub const ALL: &[Metric] = &[
     each(
         "deferred",
         BY_PROVIDER,
-        "no provider can take it now, and it comes again later",
+        "no provider can take it now, and it is redelivered later",
     ),
     each(
         "possible_duplicate",
