@@ -1,6 +1,6 @@
 //! Fuzz targets of Meta's answers.
 
-use super::{receipt, refusal};
+use super::reply::{receipt, refusal};
 use crate::fuzz::check::{answer, check_asked, check_sent};
 
 pub(crate) fn answers(input: &[u8]) {

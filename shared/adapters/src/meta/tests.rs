@@ -1,10 +1,18 @@
+use comms_core::BaseUrl;
+use comms_core::Disposition;
+use comms_core::Secret;
+use comms_core::account::GraphId;
+use comms_core::request::Media;
+use comms_core::request::Template;
+use comms_core::request::TemplateParams;
+use comms_core::request::TemplateValues;
 use comms_core::{
     EmailAddress, Mailbox, PublicUrl, SystemClock,
     request::{Content, MediaKind, Target},
 };
 use serde_json::json;
 
-use super::*;
+use super::{reply::*, request::*, *};
 use crate::{
     egress::{EgressAllow, EgressGuard, SystemResolver},
     fixtures::{Contract, check_complete, check_valid, replies, whatsapp},

@@ -2,7 +2,7 @@
 
 use comms_core::DeliveryId;
 
-use super::{read_receipt, read_scopes};
+use super::reply::{read_receipt, read_scopes};
 use crate::fuzz::check::{answer, check_asked, check_sent};
 
 pub(crate) fn answers(input: &[u8]) {

@@ -1,3 +1,13 @@
+use crate::http::Answer;
+use comms_core::BaseUrl;
+use comms_core::DeliveryId;
+use comms_core::Disposition;
+use comms_core::EmailAddress;
+use comms_core::ErrorKind;
+use comms_core::Mailbox;
+use comms_core::Secret;
+use comms_core::attachment::ContentId;
+use serde_json::Value;
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
 
 use comms_core::{
@@ -9,7 +19,7 @@ use comms_core::{
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::*;
+use super::{reply::*, request::*, *};
 use crate::{egress::SystemResolver, tls::TlsConfigs};
 
 /// A minute before the second that the documentation's example of a rate limit ends at.
@@ -98,12 +108,23 @@ fn full_message() -> Message {
     message
 }
 
+fn wire_of<'a>(
+    provider: &'a SendgridProvider,
+    message: &'a Message,
+) -> Result<SendRequest<'a>, ProviderError> {
+    request::wire(
+        message,
+        &provider.settings.sender,
+        provider.settings.sandbox,
+    )
+}
+
 fn wire(provider: &SendgridProvider, message: &Message) -> Value {
-    serde_json::to_value(provider.wire(message).unwrap()).unwrap()
+    serde_json::to_value(wire_of(provider, message).unwrap()).unwrap()
 }
 
 fn refused(message: &Message) -> ProviderError {
-    provider().wire(message).err().unwrap()
+    wire_of(&provider(), message).err().unwrap()
 }
 
 fn fixtures(path: &str) -> PathBuf {
@@ -439,7 +460,7 @@ fn what_another_provider_may_carry_is_passed_on_without_blame() {
     }
     let provider = provider_with(|settings| settings.sender.address = umlaut());
     let message = message_with(|_| {});
-    let error = provider.wire(&message).err().unwrap();
+    let error = wire_of(&provider, &message).err().unwrap();
     assert_eq!(error.kind, ErrorKind::SenderNotAllowed);
     assert!(!error.unhealthy);
 }

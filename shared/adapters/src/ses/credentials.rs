@@ -15,7 +15,7 @@ use comms_core::{
     account::{AwsAccessKeyId, ExternalId, RoleArn},
 };
 
-use super::Failure;
+use super::failure::Failure;
 
 /// The name of the platform's sessions in the clinic's own log of API calls.
 const SESSION_NAME: &str = "clinic-comms";

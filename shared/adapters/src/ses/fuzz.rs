@@ -4,7 +4,10 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::body::SdkBody;
 use serde_json::Value;
 
-use super::{Answer, Failure, classify};
+use super::{
+    failure::{Answer, Failure},
+    reply::classify,
+};
 use crate::fuzz::check::{check_error, parts};
 
 /// An answer that is an error: what the SDK takes out of it, and what its header and status say.

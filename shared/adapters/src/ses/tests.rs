@@ -1,3 +1,14 @@
+use crate::mime::mailbox;
+use comms_core::EmailAddress;
+use comms_core::Mailbox;
+use comms_core::Secret;
+use comms_core::account::AwsAccessKeyId;
+use comms_core::account::AwsRegion;
+use comms_core::account::ExternalId;
+use comms_core::account::RoleArn;
+use comms_core::account::SesName;
+use comms_core::request::Content;
+use comms_core::request::Target;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
@@ -33,7 +44,7 @@ use mail_parser::MessageParser;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{checks::*, request::*, *};
 use crate::provider::StageOutcome;
 
 /// What the double does with a request.

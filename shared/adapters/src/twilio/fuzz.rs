@@ -1,6 +1,6 @@
 //! Fuzz targets of Twilio's answers.
 
-use super::{is_not_found, may_send, receipt};
+use super::reply::{is_not_found, may_send, receipt};
 use crate::fuzz::check::{answer, check_asked, check_sent};
 
 pub(crate) fn answers(input: &[u8]) {

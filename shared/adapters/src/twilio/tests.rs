@@ -1,10 +1,23 @@
+use comms_core::BaseUrl;
+use comms_core::Disposition;
+use comms_core::PhoneNumber;
+use comms_core::Secret;
+use comms_core::account::ContentSid;
+use comms_core::account::MessagingServiceSid;
+use comms_core::account::TwilioAccountSid;
+use comms_core::account::TwilioApiKeySid;
+use comms_core::request::Template;
+use comms_core::request::TemplateValues;
 use comms_core::{
     EmailAddress, Mailbox, PublicUrl, SystemClock,
     request::{Content, Media, MediaKind, Target, TemplateParams},
 };
+use serde_json::Map;
+use serde_json::Value;
 use serde_json::json;
+use std::collections::BTreeMap;
 
-use super::*;
+use super::{reply::*, request::*, *};
 use crate::{
     egress::{EgressAllow, EgressGuard, SystemResolver},
     fixtures::{Contract, check_complete, check_valid, json_answer, replies, whatsapp},

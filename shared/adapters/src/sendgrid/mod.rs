@@ -1,0 +1,125 @@
+//! Twilio SendGrid, API v3: `POST /v3/mail/send`.
+//!
+//! Idempotency: none; `custom_args` carry the delivery's id, which comes back in SendGrid's events and
+//! in its activity search.
+//!
+//! Links stay as they were posted: click tracking and Google Analytics, which rewrite them, and open
+//! tracking, which adds a picture, are off for every message, whatever the account's own settings say.
+//! A one-time code's link must not lead through another company's host. Subscription tracking, which
+//! adds a footer that the clinic may owe its readers, is left to the account.
+//!
+//! Documentation: <https://www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send>
+
+mod config;
+mod reply;
+mod request;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use comms_core::{ProviderError, ProviderKind, Receipt};
+
+pub use self::config::SendgridSettings;
+use self::{
+    reply::{read_receipt, read_scopes},
+    request::{MESSAGE_BYTES, RECEIVERS, check_size, wire},
+};
+use crate::{
+    deadline::Deadline,
+    http::{HttpClients, HttpRequest, classify_transport, of_question},
+    message::Message,
+    provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
+};
+
+/// Where messages go, below the API's URL.
+const SEND: [&str; 3] = ["v3", "mail", "send"];
+
+/// Where a key's permissions are read, below the API's URL.
+const SCOPES: [&str; 2] = ["v3", "scopes"];
+
+const CAPABILITIES: Capabilities = Capabilities {
+    html: true,
+    attachments: true,
+    receivers: RECEIVERS,
+    reply_to: true,
+    internationalised_addresses: false,
+    templates: false,
+    media: false,
+    text_chars: None,
+    message_bytes: Some(MESSAGE_BYTES),
+};
+
+/// One SendGrid account.
+pub struct SendgridProvider {
+    settings: SendgridSettings,
+    http: HttpClients,
+}
+
+impl SendgridProvider {
+    /// Makes the provider; nothing is connected to yet.
+    pub fn new(settings: SendgridSettings, http: HttpClients) -> Self {
+        Self { settings, http }
+    }
+
+    fn request(&self, message: &Message) -> Result<HttpRequest, ProviderError> {
+        let url = self.settings.api_url.join(SEND);
+        let wire = wire(message, &self.settings.sender, self.settings.sandbox)?;
+        let request = HttpRequest::post_json(url, &wire)?;
+        check_size(request.body_len())?;
+        request.bearer(&self.settings.api_key)
+    }
+
+    /// Whether the key may send. It is all that is asked: senders and quota need permissions that a
+    /// key for sending should not have.
+    async fn check_key(&self, deadline: Deadline) -> Result<(), ProviderError> {
+        let api_url = &self.settings.api_url;
+        let request = HttpRequest::get(api_url.join(SCOPES)).bearer(&self.settings.api_key)?;
+        let answer = self.http.send(api_url, request, deadline).await;
+        read_scopes(&answer.map_err(classify_transport)?)
+    }
+}
+
+impl fmt::Debug for SendgridProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SendgridProvider(…)")
+    }
+}
+
+#[async_trait]
+impl Provider for SendgridProvider {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Sendgrid
+    }
+
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
+    }
+
+    async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
+        let request = self.request(message)?;
+        let answer = self
+            .http
+            .send(&self.settings.api_url, request, deadline)
+            .await;
+        let answer = answer.map_err(classify_transport)?;
+        read_receipt(&answer, &message.delivery, self.settings.sandbox)
+    }
+
+    async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
+        let mut report = Report::new();
+        let reachable = self
+            .http
+            .verify_reachable(&self.settings.api_url, &mut report, deadline);
+        if reachable.await {
+            let checked = self.check_key(deadline).await.map_err(of_question);
+            report.stage(VerifyStage::Authenticate, checked);
+        }
+        report.end()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fuzz;
+
+#[cfg(test)]
+mod tests;

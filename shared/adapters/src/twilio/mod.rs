@@ -1,0 +1,148 @@
+//! Twilio Programmable Messaging for `WhatsApp`, API 2010-04-01:
+//! `POST /2010-04-01/Accounts/{AccountSid}/Messages.json`.
+//!
+//! Idempotency: none, and there is no field that would carry the delivery's id.
+//!
+//! Documentation: <https://www.twilio.com/docs/messaging/api/message-resource>
+//!
+//! Left out: a medium's file name (Twilio shows the one in the URL) and kind (it looks at what it
+//! fetches); media of a template, which belong to the template at Twilio; scheduling, validity period
+//! and link shortening, which no communication asks for. A content template is of one language, so a
+//! request's `language` chooses nothing here. What becomes of a message goes to `StatusCallback` and is
+//! not received here.
+
+mod config;
+mod reply;
+mod request;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use comms_core::{ErrorKind, ProviderError, ProviderKind, Receipt};
+
+pub use self::config::{TwilioLogin, TwilioSender, TwilioSettings};
+use self::{
+    reply::{is_not_found, may_send, receipt},
+    request::{MOST_TEXT, form},
+};
+use crate::{
+    deadline::Deadline,
+    http::{Answer, HttpClients, HttpRequest, classify_transport, of_question},
+    message::Message,
+    provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
+};
+
+/// A message that does not exist, for a question that reads nothing.
+const NO_MESSAGE: &str = "SM00000000000000000000000000000000.json";
+
+const CAPABILITIES: Capabilities = Capabilities {
+    html: false,
+    attachments: false,
+    receivers: 1,
+    reply_to: false,
+    internationalised_addresses: false,
+    templates: true,
+    media: true,
+    text_chars: Some(MOST_TEXT),
+    message_bytes: None,
+};
+
+/// One Twilio account with one sender.
+pub struct TwilioProvider {
+    settings: TwilioSettings,
+    http: HttpClients,
+}
+
+impl TwilioProvider {
+    /// Makes the provider; nothing is connected to yet.
+    pub fn new(settings: TwilioSettings, http: HttpClients) -> Self {
+        Self { settings, http }
+    }
+
+    async fn exchange(
+        &self,
+        request: HttpRequest,
+        deadline: Deadline,
+    ) -> Result<Answer, ProviderError> {
+        let request = match &self.settings.login {
+            TwilioLogin::AuthToken(token) => {
+                request.basic(self.settings.account_sid.as_str(), token)?
+            }
+            TwilioLogin::ApiKey { sid, secret } => request.basic(sid.as_str(), secret)?,
+        };
+        self.http
+            .send(&self.settings.api_url, request, deadline)
+            .await
+            .map_err(classify_transport)
+    }
+
+    /// That the credentials are good, and the account active where they may read that.
+    ///
+    /// A standard API key, which is what Twilio advises to send with, may not read accounts, and is
+    /// refused with the words for a wrong one (error 20003, "Possible causes"). It may read messages:
+    /// asked for one that does not exist, Twilio says that it does not, and by that that the key is good.
+    async fn check_account(&self, deadline: Deadline) -> Result<(), ProviderError> {
+        let account = HttpRequest::get(self.settings.account_url());
+        let refused = match may_send(&self.exchange(account, deadline).await?) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        match self.settings.login {
+            TwilioLogin::ApiKey { .. } if refused.kind == ErrorKind::Unauthenticated => {}
+            TwilioLogin::ApiKey { .. } | TwilioLogin::AuthToken(_) => return Err(refused),
+        }
+        let message = HttpRequest::get(self.settings.url(&["Messages", NO_MESSAGE]));
+        is_not_found(&self.exchange(message, deadline).await?)
+    }
+}
+
+impl fmt::Debug for TwilioProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TwilioProvider(…)")
+    }
+}
+
+#[async_trait]
+impl Provider for TwilioProvider {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Twilio
+    }
+
+    fn capabilities(&self) -> &'static Capabilities {
+        &CAPABILITIES
+    }
+
+    async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
+        let form = form(&self.settings, message)?;
+        let fields: Vec<_> = form
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let request = HttpRequest::post_form(self.settings.url(&["Messages.json"]), &fields);
+        receipt(&self.exchange(request, deadline).await?)
+    }
+
+    async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
+        let mut report = Report::new();
+        let api_url = &self.settings.api_url;
+        if !self
+            .http
+            .verify_reachable(api_url, &mut report, deadline)
+            .await
+        {
+            return report.end();
+        }
+        // Whether the number is a sender of the account's is known to another API only.
+        report.stage(
+            VerifyStage::Authenticate,
+            self.check_account(deadline).await.map_err(of_question),
+        );
+        report.end()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fuzz;
+
+#[cfg(test)]
+mod tests;
