@@ -10,7 +10,7 @@ functions=$(infra/ci/functions.sh | sed 's/^/comms-/' | tr '\n' ' ')
 declare -A may_use=(
   [comms-core]=""
   [comms-adapters]="comms-core"
-  [comms-settings]="comms-core"
+  [comms-settings]="comms-adapters comms-core"
   [comms-runtime]="comms-core"
   [comms-delivery]="comms-adapters comms-settings comms-core"
   # Stands beside them: as a dev-dependency of all, it can know no more than the words they share.

@@ -1,7 +1,8 @@
 //! What the stack costs by the month, and for the functions' time: counted from the template and the table of metrics, and held
 //! against OPERATIONS.md. What a message costs is in `requests.rs`.
 
-use comms_core::{Channel, FailureReason, ProviderKind, metric};
+use comms_adapters::registry;
+use comms_core::{Channel, FailureReason, metric};
 use serde_json::Value;
 
 use crate::openapi::{
@@ -29,8 +30,9 @@ fn of_type<'a>(template: &'a Value, kind: &str) -> Vec<&'a Value> {
 
 /// Every metric that the functions can write, with each value of its dimensions: what is billed if all of it happens in a month.
 fn metrics() -> usize {
-    // Each provider is of one channel, and each channel has `none`.
-    let by_provider = ProviderKind::ALL.len() + Channel::ALL.len();
+    // Each provider on each channel that it serves, and each channel has `none`.
+    let of_channel = |channel| registry::of_channel(channel).count() + 1;
+    let by_provider: usize = Channel::ALL.into_iter().map(of_channel).sum();
     let by_reason = FailureReason::ALL.len();
     let combinations = |by: &[&str]| match by {
         [] => 1,

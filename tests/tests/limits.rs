@@ -19,7 +19,7 @@ const TABLE: &str = "infra/docs/LIMITS.md";
 const OTHERS: &[(&str, &str)] = &[
     ("shared/settings/src/cache.rs", "MAX_BYTES"),
     ("shared/settings/src/gcra.rs", "MAX_TRIES"),
-    ("shared/settings/src/credentials.rs", "MAX_CREDENTIAL_BYTES"),
+    ("shared/adapters/src/registry.rs", "MAX_CONFIG_BYTES"),
     ("shared/settings/src/version.rs", "MAX_DAYS"),
     ("shared/adapters/src/factory.rs", "MAX_BYTES"),
     ("shared/adapters/src/http/idle.rs", "MAX_IDLE"),

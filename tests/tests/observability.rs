@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use comms_core::{FailureReason, ProviderKind, metric};
+use comms_adapters::registry;
+use comms_core::{FailureReason, metric};
 use comms_runtime::telemetry::{self, TelemetryConfig};
 use comms_testkit::{
     aws::Fault,
@@ -698,7 +699,7 @@ fn assert_known(name: &str, by: &[String], dimensions: &Value) {
         let value = dimension["Value"].as_str().unwrap();
         let known = match dimension["Name"].as_str().unwrap() {
             "reason" => FailureReason::parse(value).is_some(),
-            "provider" => ProviderKind::parse(value).is_some(),
+            "provider" => registry::find(value).is_some(),
             other => panic!("{other} has no known values"),
         };
         assert!(known, "{name} is never written for {value}");

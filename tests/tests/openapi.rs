@@ -18,17 +18,17 @@ use std::{
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_adapters::{
-    EgressGuard, ProviderFactory, VerifyStage, egress::Resolver, tls::TlsConfigs,
+    EgressGuard, ProviderFactory, VerifyStage, egress::Resolver, registry, smtp, tls::TlsConfigs,
+    twilio,
 };
 use comms_core::{
     BaseUrl, Channel, DeliveryStatus, Disposition, ErrorKind, FailureReason, HealthState, Position,
-    Problems, ProviderKind, SystemClock, attachment, delivery::MAX_ATTEMPTS, json as strict_json,
-    request,
+    Problems, SystemClock, attachment, delivery::MAX_ATTEMPTS, json as strict_json, request,
 };
 use comms_delivery::usage;
 use comms_runtime::http;
 use comms_send::CommunicationOutcome;
-use comms_settings::{credentials, document, rate_limit};
+use comms_settings::{document, rate_limit};
 use comms_testkit::{aws::Fault, clock::ManualClock};
 use serde_json::{Map, Value, json};
 
@@ -346,7 +346,10 @@ fn names_are_those_of_the_code() {
     assert_eq!(names("Channel"), join(&Channel::ALL.map(Channel::as_str)));
     assert_eq!(
         names("ProviderName"),
-        join(&ProviderKind::ALL.map(ProviderKind::as_str))
+        registry::kinds()
+            .map(|kind| kind.to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
     );
     assert_eq!(
         names("ErrorKind"),
@@ -380,10 +383,9 @@ fn names_are_those_of_the_code() {
         join(&VERIFY_STAGES.map(verify_stage_name))
     );
     for channel in Channel::ALL {
-        let kinds = ProviderKind::ALL
-            .into_iter()
-            .filter(|kind| kind.channel() == channel);
-        let kinds: Vec<_> = kinds.map(ProviderKind::as_str).collect();
+        let kinds: Vec<_> = registry::of_channel(channel)
+            .map(|kind| kind.to_string())
+            .collect();
         let (entry, test) = match channel {
             Channel::Email => ("EmailEntry", "TestEmail"),
             Channel::Whatsapp => ("WhatsappEntry", "TestWhatsapp"),
@@ -398,7 +400,7 @@ fn names_are_those_of_the_code() {
             let [name] = texts(names_of(&provider)).try_into().unwrap();
             mapping.insert(name.to_owned(), branch["$ref"].clone());
         }
-        assert_eq!(mapping.keys().collect::<Vec<_>>(), kinds);
+        assert!(mapping.keys().eq(&kinds), "{entry}");
         let discriminator = json!({"propertyName": "provider", "mapping": mapping});
         assert_eq!(entry["discriminator"], discriminator);
     }
@@ -486,12 +488,12 @@ fn limits_are_those_of_the_code() {
         ),
         (
             "/SmtpCredentials/properties/maxConnections/oneOf/0/maximum",
-            credentials::MAX_CONNECTIONS as usize,
+            smtp::MAX_CONNECTIONS as usize,
         ),
         ("/Rate/oneOf/0/maximum", rate_limit::MAX_RATE as usize),
         (
             "/TwilioCredentials/properties/templates/maxProperties",
-            credentials::MAX_TEMPLATES,
+            twilio::MAX_TEMPLATES,
         ),
         ("/ApiUrl/maxLength", BaseUrl::MAX),
         ("/MetaCredentials/properties/apiUrl/maxLength", BaseUrl::MAX),

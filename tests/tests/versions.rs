@@ -83,7 +83,7 @@ async fn save_as_of_earlier_rules(world: &World) {
         tenant: &tenant,
         channel: Channel::Email,
         entry: &EntryId::primary(),
-        provider: ProviderKind::Smtp,
+        provider: ProviderKind::new("smtp"),
         version: 1,
         content: None,
     };

@@ -18,6 +18,7 @@ use std::{
 use comms_adapters::{
     Deadline, EgressGuard, EntrySpec, ProviderFactory, StageOutcome, StageReport, VerifyStage,
     egress::{EgressAllow, SystemResolver},
+    registry,
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -26,7 +27,7 @@ use comms_core::{
     json::{Object, read},
     request::{Target, Template, read_template},
 };
-use comms_delivery::{Quotas, SharedHealth, chain_spec::chain_spec, health::PassedTest};
+use comms_delivery::{Quotas, SharedHealth, health::PassedTest};
 use comms_runtime::{
     AuditSubjects, Environment, Exchange, Function, HttpProblem,
     auth::{Action, ClaimNames, Principal},
@@ -182,8 +183,7 @@ struct Only {
 
 impl Only {
     fn takes(&self, spec: &EntrySpec) -> bool {
-        self.provider
-            .is_none_or(|only| only == spec.settings.kind())
+        self.provider.is_none_or(|only| only == spec.config.kind())
             && self.entry.as_ref().is_none_or(|only| *only == spec.id)
     }
 }
@@ -265,8 +265,9 @@ fn read_request(body: Value, channel: Channel) -> Result<TestRequest, HttpProble
             object.missing(field, "is required, unless verifyOnly is true");
         }
         let provider = object.optional("provider", |value| {
-            ProviderKind::parse(&read::string(value)?)
-                .filter(|kind| kind.channel() == channel)
+            registry::find(&read::string(value)?)
+                .filter(|provider| provider.channels.contains(&channel))
+                .map(|provider| provider.kind)
                 .ok_or_else(|| format!("must be the name of a provider of the {channel} channel"))
         });
         let entry = object.optional("entry", read::parsed(EntryId::parse));
@@ -339,7 +340,7 @@ fn entries(mut settings: ChannelSettings) -> Vec<(EntrySpec, bool)> {
     for entry in &mut settings.fallback {
         entry.enabled = true;
     }
-    let entries = chain_spec(&settings).entries.into_iter();
+    let entries = settings.chain_spec().entries.into_iter();
     entries
         .map(|spec| {
             let enabled = !disabled.contains(&spec.id);
@@ -357,9 +358,9 @@ async fn test_entry(
     deadline: Deadline,
 ) -> (Value, Option<PassedTest>) {
     let started = TokioInstant::now();
-    let (id, position, provider) = (spec.id, spec.position, spec.settings.kind());
-    let stages = Stages::of(&spec.settings, message.is_some());
-    let row = match deps.factory.provider(spec.settings) {
+    let (id, position, provider) = (spec.id, spec.position, spec.config.kind());
+    let stages = Stages::of(&*spec.config, message.is_some());
+    let row = match deps.factory.provider(&*spec.config, spec.sender) {
         Ok(adapter) => {
             let reports = adapter.verify(deadline).await;
             log_failures(tenant, &id, &reports);

@@ -9,7 +9,7 @@ use comms_core::{
     json::{Object, read},
     request::{Content, Target},
 };
-use comms_delivery::{Quota, chain_spec::chain_spec};
+use comms_delivery::Quota;
 use comms_runtime::{
     HttpProblem,
     auth::{Action, Principal},
@@ -51,7 +51,7 @@ pub(crate) async fn send_link(
     let entries = platform
         .filter(|_| tenant != Tenant::Global && ceilings.use_global != Some(false))
         .and_then(|stored| stored.settings.email)
-        .map(|email| chain_spec(&email).entries)
+        .map(|email| email.chain_spec().entries)
         .filter(|entries| !entries.is_empty())
         .ok_or_else(|| {
             HttpProblem::not_found(
@@ -74,7 +74,7 @@ pub(crate) async fn send_link(
     let link = format!("{}/api/v1/reply-to/{token}", origin(request));
     let message = message(address, &tenant, &link);
     for spec in entries {
-        let Ok(provider) = deps.factory.provider(spec.settings) else {
+        let Ok(provider) = deps.factory.provider(&*spec.config, spec.sender) else {
             warn!(clinic_id = %tenant, entry = %spec.id, "the platform's trust roots are unusable");
             continue;
         };

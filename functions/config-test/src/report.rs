@@ -5,68 +5,58 @@
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use comms_adapters::{ProviderSettings, StageOutcome, StageReport, VerifyStage, ses::SesAccount};
-use comms_core::{BaseUrl, Disposition, ErrorKind, ProviderCode, ProviderError};
+use comms_adapters::{
+    ProviderConfig, StageOutcome, StageReport, VerifyStage,
+    verify::{Peer, VerifyPlan},
+};
+use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError};
 use serde_json::{Value, json};
 
 const MAY_HAVE_ARRIVED: &str =
     "The test message may have arrived all the same: look for it before the next test.";
 const NOT_REACHED: &str = "Not reached, because of the stage that failed.";
 
-/// Who decides which host an entry connects to, and what for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Peer {
-    /// The settings: a mail server.
-    MailServer,
-    /// The settings: the API of a provider.
-    Api,
-    /// AWS.
-    Aws,
-}
-
-impl Peer {
-    /// What is told in place of a failure before the peer has shown what it is, and at which stage: how far
-    /// it came would tell as much as the reason.
-    const fn instead(self, report: &StageReport) -> Option<(VerifyStage, &'static str)> {
-        let StageOutcome::Failed { kind, code, .. } = &report.outcome else {
-            return None;
-        };
-        match (self, report.stage) {
-            (Self::MailServer, VerifyStage::Resolve | VerifyStage::Egress) => Some((
-                VerifyStage::Resolve,
-                "The host does not resolve to an address on the public internet, or the port is none of 465, 587 and 2525; \
-                 check both.",
-            )),
-            (Self::Api, VerifyStage::Resolve | VerifyStage::Egress) => Some((
-                VerifyStage::Resolve,
-                "The host of the API does not resolve to an address on the public internet, or its port is not 443; \
-                 check apiUrl where it is set, else try again later.",
-            )),
-            // A certificate that does not verify, a mail server without STARTTLS, one that says by a reply why
-            // it does not talk: it is there for everybody to see, and its owner has to act.
-            (Self::MailServer | Self::Api, VerifyStage::Tls)
-                if matches!(kind, ErrorKind::Unauthenticated) || code.is_some() =>
-            {
-                None
-            }
-            (Self::MailServer, VerifyStage::Connect | VerifyStage::Tls) => Some((
-                VerifyStage::Connect,
-                "No mail server could be reached over TLS; check the host, that port and secure belong together \
-                 (465 true; 587 and 2525 false), and that the server takes connections from the internet.",
-            )),
-            (Self::Api, VerifyStage::Connect | VerifyStage::Tls) => Some((
-                VerifyStage::Connect,
-                "The API could not be reached over TLS; check apiUrl where it is set, else try again later.",
-            )),
-            (
-                Self::MailServer | Self::Api,
-                VerifyStage::Authenticate
-                | VerifyStage::Sender
-                | VerifyStage::Quota
-                | VerifyStage::Send,
-            )
-            | (Self::Aws, _) => None,
+/// What is told in place of a failure before the peer has shown what it is, and at which stage: how far
+/// it came would tell as much as the reason.
+const fn instead(peer: Peer, report: &StageReport) -> Option<(VerifyStage, &'static str)> {
+    let StageOutcome::Failed { kind, code, .. } = &report.outcome else {
+        return None;
+    };
+    match (peer, report.stage) {
+        (Peer::MailServer, VerifyStage::Resolve | VerifyStage::Egress) => Some((
+            VerifyStage::Resolve,
+            "The host does not resolve to an address on the public internet, or the port is none of 465, 587 and 2525; \
+             check both.",
+        )),
+        (Peer::Api, VerifyStage::Resolve | VerifyStage::Egress) => Some((
+            VerifyStage::Resolve,
+            "The host of the API does not resolve to an address on the public internet, or its port is not 443; \
+             check apiUrl where it is set, else try again later.",
+        )),
+        // A certificate that does not verify, a mail server without STARTTLS, one that says by a reply why
+        // it does not talk: it is there for everybody to see, and its owner has to act.
+        (Peer::MailServer | Peer::Api, VerifyStage::Tls)
+            if matches!(kind, ErrorKind::Unauthenticated) || code.is_some() =>
+        {
+            None
         }
+        (Peer::MailServer, VerifyStage::Connect | VerifyStage::Tls) => Some((
+            VerifyStage::Connect,
+            "No mail server could be reached over TLS; check the host, that port and secure belong together \
+             (465 true; 587 and 2525 false), and that the server takes connections from the internet.",
+        )),
+        (Peer::Api, VerifyStage::Connect | VerifyStage::Tls) => Some((
+            VerifyStage::Connect,
+            "The API could not be reached over TLS; check apiUrl where it is set, else try again later.",
+        )),
+        (
+            Peer::MailServer | Peer::Api,
+            VerifyStage::Authenticate
+            | VerifyStage::Sender
+            | VerifyStage::Quota
+            | VerifyStage::Send,
+        )
+        | (Peer::Aws, _) => None,
     }
 }
 
@@ -78,33 +68,10 @@ pub(crate) struct Stages {
 }
 
 impl Stages {
-    /// The stages of an entry with these settings; `sends` where a message is sent at the end.
-    pub(crate) fn of(settings: &ProviderSettings, sends: bool) -> Self {
-        use VerifyStage::{Authenticate, Connect, Egress, Quota, Resolve, Send, Sender, Tls};
-        let api = |url: &BaseUrl, more: &[VerifyStage]| {
-            let mut stages = vec![Resolve, Egress, Connect];
-            // In clear only where the operator allows it.
-            stages.extend(url.is_https().then_some(Tls));
-            stages.push(Authenticate);
-            stages.extend(more);
-            (Peer::Api, stages)
-        };
-        let (peer, mut stages) = match settings {
-            ProviderSettings::Smtp(_) => (
-                Peer::MailServer,
-                vec![Resolve, Egress, Connect, Tls, Authenticate],
-            ),
-            ProviderSettings::AwsSes(ses) => match ses.account {
-                SesAccount::Keys { .. } | SesAccount::Role { .. } => {
-                    (Peer::Aws, vec![Authenticate, Sender, Quota])
-                }
-                SesAccount::Platform { .. } => (Peer::Aws, vec![Authenticate]),
-            },
-            ProviderSettings::Sendgrid(sendgrid) => api(&sendgrid.api_url, &[]),
-            ProviderSettings::MetaBusiness(meta) => api(&meta.api_url, &[Sender]),
-            ProviderSettings::Twilio(twilio) => api(&twilio.api_url, &[]),
-        };
-        stages.extend(sends.then_some(Send));
+    /// The stages of an entry with this configuration; `sends` where a message is sent at the end.
+    pub(crate) fn of(config: &dyn ProviderConfig, sends: bool) -> Self {
+        let VerifyPlan { peer, mut stages } = config.verify_plan();
+        stages.extend(sends.then_some(VerifyStage::Send));
         Self { peer, stages }
     }
 
@@ -112,7 +79,7 @@ impl Stages {
     pub(crate) fn row(self, reports: Vec<StageReport>) -> Row {
         let mut row = Row::default();
         for report in reports {
-            let Some((stage, detail)) = self.peer.instead(&report) else {
+            let Some((stage, detail)) = instead(self.peer, &report) else {
                 row.cells.insert(report.stage, report.into());
                 continue;
             };

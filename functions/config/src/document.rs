@@ -3,7 +3,7 @@
 use comms_adapters::tls::TlsConfigs;
 use comms_core::{Channel, Problems, Tenant, json::Object};
 use comms_settings::{
-    CommunicationSettings, Credentials,
+    CommunicationSettings,
     document::{POINTER, take_document},
 };
 use serde_json::Value;
@@ -57,15 +57,13 @@ fn check_trust_roots(settings: &CommunicationSettings, problems: &mut Problems) 
             continue;
         };
         for (position, entry) in channel_settings.entries() {
-            let Credentials::Smtp(smtp) = &entry.credentials else {
+            let Some((field, pem)) = entry.config.trust_roots() else {
                 continue;
             };
-            let Some(Err(error)) = smtp.ca_pem.as_deref().map(|pem| configs.client(Some(pem)))
-            else {
-                continue;
-            };
-            let credentials = credentials_pointer(channel, position);
-            problems.add(format!("{credentials}/caPem"), error.to_string());
+            if let Err(error) = configs.client(Some(pem)) {
+                let credentials = credentials_pointer(channel, position);
+                problems.add(format!("{credentials}/{field}"), error.to_string());
+            }
         }
     }
 }

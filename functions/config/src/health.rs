@@ -74,7 +74,7 @@ fn provider(
     let state = record.map_or(UNTRIED, |record| record.state.as_str());
     let mut json = json!({
         "channel": channel, "entry": entry.id, "position": position,
-        "provider": entry.credentials.provider(), "enabled": entry.enabled, "health": state,
+        "provider": entry.config.kind(), "enabled": entry.enabled, "health": state,
     });
     if let Some(record) = record {
         json["since"] = json!(record.since);

@@ -2,7 +2,8 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use comms_core::{Channel, FailureReason, GlobalCause, ProviderKind, Tenant};
+use comms_adapters::registry;
+use comms_core::{Channel, FailureReason, GlobalCause, Tenant};
 use comms_delivery::usage::{Counter, Counts, RETENTION_DAYS, categories::OTHER, day_of};
 use comms_runtime::{HttpProblem, auth::Action, http::json_response};
 use jiff::{Timestamp, ToSpan, civil::Date};
@@ -109,7 +110,9 @@ fn channels(counts: &Counts) -> Map<String, Value> {
 
 fn channel_json(counts: &Counts, channel: Channel) -> Value {
     let count = |counter| counts.get(channel, counter);
-    let by_provider = ProviderKind::ALL.map(|kind| (kind.to_string(), count(Counter::Sent(kind))));
+    let by_provider: Vec<_> = registry::kinds()
+        .map(|kind| (kind.to_string(), count(Counter::Sent(kind))))
+        .collect();
     let by_reason = FailureReason::ALL
         .map(|reason| (reason.as_str().to_owned(), count(Counter::Failed(reason))));
     let by_cause = GlobalCause::ALL.map(|cause| {

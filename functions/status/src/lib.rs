@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_too_large_has_fewer_attempts_the_newest_of_each_delivery() {
         let attempt = |number: usize| Attempt {
-            provider: ProviderKind::Smtp,
+            provider: ProviderKind::new("smtp"),
             entry: EntryId::primary(),
             position: Position::Primary,
             outcome: AttemptOutcome::Accepted {

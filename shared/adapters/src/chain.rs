@@ -4,18 +4,20 @@
 //! failure says of that ([`AfterRetries`]). Every attempt is recorded, and an end without a receipt says which end it is.
 
 mod connecting;
+pub(crate) mod entry;
 mod renewal;
 mod turns;
 
 use std::{sync::Arc, time::Duration};
 
 use comms_core::{
-    AfterRetries, Attempt, AttemptOutcome, Disposition, EmailAddress, EntryId, ErrorKind,
+    AfterRetries, Attempt, AttemptOutcome, Channel, Disposition, EmailAddress, EntryId, ErrorKind,
     HealthState, Position, ProviderError, ProviderKind, Receipt, SkippedEntry, metric::METRICS,
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub use self::entry::ChainEntry;
 pub use self::renewal::{Renew, RenewAt, Renewal};
 use self::{
     connecting::Connected,
@@ -23,32 +25,14 @@ use self::{
 };
 use crate::{
     deadline::Deadline,
-    health::{Health, Sample, Turn},
+    health::{Sample, Turn},
     message::Message,
-    pacing::{LONGEST_WAIT, Leave, Pace, Pacing, ProbePermit},
-    provider::Provider,
+    pacing::{LONGEST_WAIT, Leave, Pacing, ProbePermit},
     retry::{ATTEMPT_TIME, RetryPolicy, jitter},
 };
 
 /// What a provider that works needs for a message, with everything that is slow.
 const ENOUGH_TIME: Duration = Duration::from_secs(6);
-
-/// A provider in its place.
-#[derive(Debug, Clone)]
-pub struct ChainEntry {
-    /// The entry's id in its tenant's settings.
-    pub id: EntryId,
-    /// Where in the chain.
-    pub position: Position,
-    /// The provider.
-    pub provider: Arc<dyn Provider>,
-    /// How often it is tried again.
-    pub retry: RetryPolicy,
-    /// How well it works.
-    pub health: Arc<Health>,
-    /// How fast it may be used, where that is limited.
-    pub pace: Option<Pace>,
-}
 
 /// What to do when it is not known whether a message went out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +41,16 @@ pub enum AmbiguityPolicy {
     Failover,
     /// Stop: at most one copy.
     Hold,
+}
+
+impl AmbiguityPolicy {
+    /// The name in the settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failover => "failover",
+            Self::Hold => "hold",
+        }
+    }
 }
 
 /// A tenant's providers for one channel.
@@ -259,7 +253,7 @@ impl Chain {
             };
             let Failed { error, renewal } = match sent {
                 Ok(receipt) => {
-                    entry.take_in(Sample::Success);
+                    entry.take_in(Sample::Success, message.target.channel());
                     chain.tell_of_failover(entry, message, run.attempts.len());
                     break ChainEnd::Sent {
                         provider: entry.provider.kind(),
@@ -284,7 +278,7 @@ impl Chain {
                 Heading::Over(end) => break end,
             }
             if let Some(sample) = Sample::of_error(&error) {
-                entry.take_in(sample);
+                entry.take_in(sample, message.target.channel());
             }
             run.note_retry_after(&error);
             if let Some(end) = end {
@@ -341,7 +335,7 @@ impl Chain {
         info!(
             target: METRICS,
             sent_by_fallback = 1_u64,
-            channel = first.provider.kind().channel().as_str(),
+            channel = message.target.channel().as_str(),
             provider = %first.provider.kind(),
             on_fallback_ms = u64::try_from(first.health.failing_for().as_millis()).unwrap_or(0),
         );
@@ -392,7 +386,7 @@ impl ChainEntry {
         }
     }
 
-    fn take_in(&self, sample: Sample) {
+    fn take_in(&self, sample: Sample, channel: Channel) {
         let Some(change) = self.health.record(sample) else {
             return;
         };
@@ -408,7 +402,7 @@ impl ChainEntry {
             }
         }
         if change.to == HealthState::Down {
-            info!(target: METRICS, provider_down = 1_u64, channel = provider.channel().as_str(), %provider);
+            info!(target: METRICS, provider_down = 1_u64, channel = channel.as_str(), %provider);
         }
     }
 }
@@ -659,7 +653,7 @@ fn log_attempt(
                 target: METRICS,
                 attempts_failed = 1_u64,
                 logins_refused = (error.kind == ErrorKind::Unauthenticated).then_some(1_u64),
-                channel = provider.channel().as_str(),
+                channel = message.target.channel().as_str(),
                 %provider,
                 kind = error.kind.as_str(),
             );

@@ -10,53 +10,22 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use comms_core::{Channel, Clock, EmailAddress, EntryId, Position, ProviderKind, Tenant};
+use comms_core::{Channel, Clock, EmailAddress, EntryId, Mailbox, Position, Tenant};
 use tracing::warn;
 
 use crate::{
+    adapter::{BuildError, Parts},
     chain::{AmbiguityPolicy, Chain, ChainEntry},
+    config::ProviderConfig,
     egress::EgressGuard,
     health::Health,
-    http::HttpClients,
-    meta::{MetaProvider, MetaSettings},
-    pacing::{AskedRates, Pace},
+    pace::{AskedRates, Pace},
     provider::Provider,
+    registry,
     retry::RetryPolicy,
-    sendgrid::{SendgridProvider, SendgridSettings},
-    ses::{SesProvider, SesSettings},
-    smtp::{SmtpProvider, SmtpSettings},
     sockets::Sockets,
-    tls::{TlsConfigs, TlsError},
-    twilio::{TwilioProvider, TwilioSettings},
+    tls::TlsConfigs,
 };
-
-/// What one provider entry needs.
-#[derive(Debug, Clone)]
-pub enum ProviderSettings {
-    /// A mail server.
-    Smtp(SmtpSettings),
-    /// Amazon SES.
-    AwsSes(SesSettings),
-    /// SendGrid.
-    Sendgrid(SendgridSettings),
-    /// Meta's Cloud API.
-    MetaBusiness(MetaSettings),
-    /// Twilio.
-    Twilio(TwilioSettings),
-}
-
-impl ProviderSettings {
-    /// The provider they are for.
-    pub const fn kind(&self) -> ProviderKind {
-        match self {
-            Self::Smtp(_) => ProviderKind::Smtp,
-            Self::AwsSes(_) => ProviderKind::AwsSes,
-            Self::Sendgrid(_) => ProviderKind::Sendgrid,
-            Self::MetaBusiness(_) => ProviderKind::MetaBusiness,
-            Self::Twilio(_) => ProviderKind::Twilio,
-        }
-    }
-}
 
 /// One entry of a chain to be built.
 #[derive(Debug, Clone)]
@@ -65,8 +34,10 @@ pub struct EntrySpec {
     pub id: EntryId,
     /// Its place.
     pub position: Position,
-    /// Its own settings.
-    pub settings: ProviderSettings,
+    /// Its own configuration.
+    pub config: Arc<dyn ProviderConfig>,
+    /// Who its e-mail is from: its own sender, else the channel's.
+    pub sender: Option<Mailbox>,
     /// Retries after the first attempt.
     pub retries: u8,
     /// Messages in a second, in place of what its provider takes by default.
@@ -87,28 +58,15 @@ pub struct ChainSpec {
 impl ChainSpec {
     /// What the built chain weighs, roughly.
     fn bytes(&self) -> usize {
-        let entries = self.entries.iter().map(|entry| match &entry.settings {
-            // Trust roots of its own make a TLS configuration of its own, which holds all the public
-            // ones besides.
-            ProviderSettings::Smtp(smtp) => match &smtp.ca_pem {
-                Some(pem) => SMTP_BYTES + OWN_ROOTS_BYTES + pem.len(),
-                None => SMTP_BYTES,
-            },
-            ProviderSettings::AwsSes(_) => SES_BYTES,
-            ProviderSettings::Sendgrid(_)
-            | ProviderSettings::MetaBusiness(_)
-            | ProviderSettings::Twilio(_) => API_BYTES,
-        });
+        let entries = self
+            .entries
+            .iter()
+            .map(|entry| entry.config.provider_bytes());
         entries.sum::<usize>() + CHAIN_BYTES
     }
 }
 
-// Rounded up from what 400 of each added to the resident memory of a process: 1.2 kB, 24 kB, 14 kB,
-// 0.2 kB.
-const SMTP_BYTES: usize = 2_000;
-const OWN_ROOTS_BYTES: usize = 30_000;
-const SES_BYTES: usize = 20_000;
-const API_BYTES: usize = 1_000;
+/// Bytes of a chain beside its providers, rounded up from what 400 of them added to the resident memory of a process.
 const CHAIN_BYTES: usize = 1_000;
 
 /// Bytes of the providers that are remembered, roughly, open connections not counted.
@@ -116,12 +74,7 @@ pub const MAX_BYTES: usize = 32 << 20;
 
 /// Builds providers and remembers them.
 pub struct ProviderFactory {
-    tls: TlsConfigs,
-    egress: EgressGuard,
-    http: HttpClients,
-    sockets: Sockets,
-    sdk: SdkConfig,
-    clock: Arc<dyn Clock>,
+    parts: Parts,
     rates: AskedRates,
     capacity: usize,
     built: Mutex<Built>,
@@ -169,15 +122,9 @@ impl ProviderFactory {
         clock: Arc<dyn Clock>,
         capacity: usize,
     ) -> Self {
-        let sockets = Sockets::default();
         Self {
-            http: HttpClients::new(tls.clone(), egress.clone(), sockets.clone(), clock.clone()),
-            sockets,
-            tls,
-            egress,
-            sdk,
             rates: AskedRates::new(clock.clone()),
-            clock,
+            parts: Parts::new(tls, egress, sdk, clock),
             capacity: capacity.max(1),
             built: Mutex::default(),
         }
@@ -250,23 +197,24 @@ impl ProviderFactory {
             let EntrySpec {
                 id,
                 position,
-                settings,
+                config,
+                sender,
                 retries,
                 max_per_second,
             } = entry;
-            let pace = Pace::of(&settings, max_per_second, &self.rates);
-            match self.provider(settings) {
+            let pace = Pace::of(&*config, max_per_second, &self.rates);
+            match self.provider(&*config, sender) {
                 Ok(provider) => entries.push(ChainEntry {
                     id,
                     position,
                     provider,
                     retry: RetryPolicy { retries },
-                    health: Health::new(self.clock.clone()),
+                    health: Health::new(self.parts.clock.clone()),
                     pace,
                 }),
                 // Saving checks for this; an entry saved before the check was there is passed over.
                 Err(error) => {
-                    warn!(clinic_id = %tenant, entry = %id, %error, "a provider entry can not be used");
+                    warn!(clinic_id = %tenant, entry = %id, %error, "a provider entry cannot be used");
                 }
             }
         }
@@ -279,35 +227,16 @@ impl ProviderFactory {
 
     /// The open sockets of every provider that this has built.
     pub const fn sockets(&self) -> &Sockets {
-        &self.sockets
+        &self.parts.sockets
     }
 
     /// A provider that is not remembered: for testing settings.
-    pub fn provider(&self, settings: ProviderSettings) -> Result<Arc<dyn Provider>, TlsError> {
-        match settings {
-            ProviderSettings::Smtp(settings) => {
-                let provider = SmtpProvider::new(
-                    settings,
-                    &self.tls,
-                    self.egress.clone(),
-                    self.sockets.clone(),
-                    self.clock.clone(),
-                )?;
-                Ok(Arc::new(provider))
-            }
-            ProviderSettings::AwsSes(settings) => {
-                Ok(Arc::new(SesProvider::new(settings, &self.sdk)))
-            }
-            ProviderSettings::Sendgrid(settings) => {
-                Ok(Arc::new(SendgridProvider::new(settings, self.http.clone())))
-            }
-            ProviderSettings::MetaBusiness(settings) => {
-                Ok(Arc::new(MetaProvider::new(settings, self.http.clone())))
-            }
-            ProviderSettings::Twilio(settings) => {
-                Ok(Arc::new(TwilioProvider::new(settings, self.http.clone())))
-            }
-        }
+    pub fn provider(
+        &self,
+        config: &dyn ProviderConfig,
+        sender: Option<Mailbox>,
+    ) -> Result<Arc<dyn Provider>, BuildError> {
+        registry::build(config, sender, &self.parts)
     }
 }
 

@@ -47,10 +47,10 @@ use crate::{
     deadline::{Deadline, Elapsed},
     egress::{EgressGuard, HTTPS_PORTS},
     metered::Metered,
-    provider::{Report, VerifyStage},
     sockets::{self, Sockets},
     tcp::{self, ConnectFailure},
     tls::{HandshakeFailure, TlsConfigs, TlsError},
+    verify::{Report, VerifyStage},
 };
 
 /// Bytes of an answer that are read; providers' answers are a few hundred.

@@ -8,7 +8,9 @@
 
 #![cfg_attr(all(test, fuzzing), no_main)]
 
+pub mod adapter;
 pub mod chain;
+pub mod config;
 pub mod deadline;
 pub mod egress;
 pub mod factory;
@@ -23,8 +25,11 @@ pub mod message;
 pub mod meta;
 mod metered;
 pub mod mime;
+pub mod pace;
 pub mod pacing;
 pub mod provider;
+pub mod rate;
+pub mod registry;
 pub mod retry;
 pub mod sendgrid;
 pub mod ses;
@@ -33,14 +38,20 @@ pub mod sockets;
 mod tcp;
 pub mod tls;
 pub mod twilio;
+pub mod verify;
 
+pub use adapter::{BuildError, Parts};
 pub use chain::{Chain, ChainEnd, ChainReport};
+pub use config::{OwnSender, ProviderConfig};
 pub use deadline::Deadline;
 pub use egress::EgressGuard;
-pub use factory::{ChainSpec, EntrySpec, ProviderFactory, ProviderSettings};
+pub use factory::{ChainSpec, EntrySpec, ProviderFactory};
 pub use health::Health;
 pub use http::HttpClients;
 pub use message::Message;
-pub use pacing::{Leave, Pace, Pacing, ProbePermit};
-pub use provider::{Capabilities, Provider, StageOutcome, StageReport, VerifyStage};
+pub use pace::Pace;
+pub use pacing::{Leave, Pacing, ProbePermit};
+pub use provider::{Capabilities, Provider};
+pub use rate::Rate;
 pub use sockets::{SocketStatistics, Sockets};
+pub use verify::{StageOutcome, StageReport, VerifyStage};

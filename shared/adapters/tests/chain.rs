@@ -74,7 +74,7 @@ impl Scripted {
 #[async_trait]
 impl Provider for Scripted {
     fn kind(&self) -> ProviderKind {
-        ProviderKind::Smtp
+        ProviderKind::new("smtp")
     }
 
     fn capabilities(&self) -> &'static Capabilities {
@@ -473,7 +473,7 @@ struct Hanging;
 #[async_trait]
 impl Provider for Hanging {
     fn kind(&self) -> ProviderKind {
-        ProviderKind::Smtp
+        ProviderKind::new("smtp")
     }
 
     fn capabilities(&self) -> &'static Capabilities {

@@ -22,10 +22,11 @@ use std::{
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Deadline, EgressGuard, HttpClients, Message, Provider, Sockets, StageOutcome, VerifyStage,
+    Deadline, EgressGuard, HttpClients, Message, OwnSender, Provider, Sockets, StageOutcome,
+    VerifyStage,
     egress::{EgressError, Resolver},
-    sendgrid::{SendgridProvider, SendgridSettings},
-    smtp::{Cause, Failure, Security, SmtpProvider, SmtpSettings, Stage, classify},
+    sendgrid::{SendgridConfig, SendgridProvider},
+    smtp::{Cause, Failure, Security, SmtpConfig, SmtpProvider, Stage, classify},
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -356,7 +357,7 @@ impl Egress {
     }
 
     fn smtp(&self, host: Host, port: u16) -> SmtpProvider {
-        let settings = SmtpSettings {
+        let settings = SmtpConfig {
             host,
             port,
             security: Security::StartTls,
@@ -364,11 +365,12 @@ impl Egress {
             password: Secret::new("planted-password".to_owned()),
             ca_pem: None,
             max_connections: 5,
-            sender: mailbox("desk@clinic.example"),
+            from: OwnSender::default(),
             ehlo_name: None,
         };
         SmtpProvider::new(
             settings,
+            mailbox("desk@clinic.example"),
             &self.tls(),
             self.guard(),
             Sockets::default(),
@@ -378,10 +380,10 @@ impl Egress {
     }
 
     fn sendgrid(&self, api_url: BaseUrl) -> SendgridProvider {
-        let settings = SendgridSettings {
+        let settings = SendgridConfig {
             api_key: Secret::new("planted-key".to_owned()),
-            sender: mailbox("desk@clinic.example"),
-            api_url,
+            from: OwnSender::default(),
+            api_url: Some(api_url),
             sandbox: false,
         };
         let http = HttpClients::new(
@@ -390,7 +392,7 @@ impl Egress {
             Sockets::default(),
             Arc::new(SystemClock),
         );
-        SendgridProvider::new(settings, http)
+        SendgridProvider::new(settings, mailbox("desk@clinic.example"), http).unwrap()
     }
 
     fn sendgrid_at(&self, url: &str) -> SendgridProvider {

@@ -16,12 +16,12 @@ use std::{
 
 use aws_config::SdkConfig;
 use comms_adapters::{
-    Chain, ChainSpec, EgressGuard, EntrySpec, ProviderFactory, ProviderSettings,
+    Chain, ChainSpec, EgressGuard, EntrySpec, OwnSender, ProviderConfig, ProviderFactory,
     chain::AmbiguityPolicy,
     egress::{EgressAllow, SystemResolver},
     factory::MAX_BYTES,
-    sendgrid::SendgridSettings,
-    smtp::{Security, SmtpSettings},
+    sendgrid::SendgridConfig,
+    smtp::{Security, SmtpConfig},
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -47,8 +47,8 @@ fn sender() -> Mailbox {
     }
 }
 
-fn smtp(ca_pem: Option<String>) -> ProviderSettings {
-    ProviderSettings::Smtp(SmtpSettings {
+fn smtp(ca_pem: Option<String>) -> Arc<dyn ProviderConfig> {
+    Arc::new(SmtpConfig {
         host: Host::parse("smtp.clinic.example").unwrap(),
         port: 587,
         security: Security::StartTls,
@@ -56,22 +56,22 @@ fn smtp(ca_pem: Option<String>) -> ProviderSettings {
         password: Secret::new("password".to_owned()),
         ca_pem,
         max_connections: 5,
-        sender: sender(),
+        from: OwnSender::default(),
         ehlo_name: None,
     })
 }
 
-fn sendgrid() -> ProviderSettings {
-    ProviderSettings::Sendgrid(SendgridSettings {
+fn sendgrid() -> Arc<dyn ProviderConfig> {
+    Arc::new(SendgridConfig {
         api_key: Secret::new("key".to_owned()),
-        sender: sender(),
-        api_url: BaseUrl::parse(SendgridSettings::GLOBAL_URL).unwrap(),
+        from: OwnSender::default(),
+        api_url: Some(BaseUrl::parse(SendgridConfig::GLOBAL_URL).unwrap()),
         sandbox: false,
     })
 }
 
-fn spec(entries: Vec<ProviderSettings>) -> ChainSpec {
-    let entries = entries.into_iter().enumerate().map(|(index, settings)| {
+fn spec(entries: Vec<Arc<dyn ProviderConfig>>) -> ChainSpec {
+    let entries = entries.into_iter().enumerate().map(|(index, config)| {
         let position = match u8::try_from(index).unwrap() {
             0 => Position::Primary,
             index => Position::Fallback(index - 1),
@@ -79,7 +79,8 @@ fn spec(entries: Vec<ProviderSettings>) -> ChainSpec {
         EntrySpec {
             id: EntryId::fallback(index),
             position,
-            settings,
+            config,
+            sender: Some(sender()),
             retries: 0,
             max_per_second: None,
         }
@@ -147,9 +148,9 @@ fn two_fallbacks_of_the_same_provider_are_two_providers() {
     assert_eq!(
         kinds.collect::<Vec<_>>(),
         [
-            ProviderKind::Smtp,
-            ProviderKind::Sendgrid,
-            ProviderKind::Sendgrid
+            ProviderKind::new("smtp"),
+            ProviderKind::new("sendgrid"),
+            ProviderKind::new("sendgrid")
         ]
     );
     let [_, first, second] = &chain.entries[..] else {

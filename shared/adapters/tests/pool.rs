@@ -17,10 +17,10 @@ use std::{
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Deadline, EgressGuard, HttpClients, Message, Provider, SocketStatistics, Sockets,
+    Deadline, EgressGuard, HttpClients, Message, OwnSender, Provider, SocketStatistics, Sockets,
     egress::Resolver,
-    sendgrid::{SendgridProvider, SendgridSettings},
-    smtp::{Granted, Security, SmtpProvider, SmtpSettings},
+    sendgrid::{SendgridConfig, SendgridProvider},
+    smtp::{Granted, Security, SmtpConfig, SmtpProvider},
     sockets::Retirements,
     tls::TlsConfigs,
 };
@@ -96,7 +96,7 @@ impl Process {
     }
 
     fn provider(&self, server: &SmtpServer, max_connections: u8, sockets: Sockets) -> SmtpProvider {
-        let settings = SmtpSettings {
+        let settings = SmtpConfig {
             host: Host::parse("127.0.0.1").unwrap(),
             port: server.port(),
             security: Security::ImplicitTls,
@@ -104,11 +104,17 @@ impl Process {
             password: Secret::new("planted-password".to_owned()),
             ca_pem: None,
             max_connections,
-            sender: mailbox("appointments@clinic.example"),
+            from: OwnSender::default(),
             ehlo_name: None,
         };
-        let provider =
-            SmtpProvider::new(settings, &self.tls(), guard(), sockets, self.clock.clone());
+        let provider = SmtpProvider::new(
+            settings,
+            mailbox("appointments@clinic.example"),
+            &self.tls(),
+            guard(),
+            sockets,
+            self.clock.clone(),
+        );
         provider.unwrap()
     }
 
@@ -274,10 +280,10 @@ async fn a_request_over_http_takes_its_place_under_the_ceiling_and_gives_it_back
     let path = "/v3/mail/send";
     api.on("POST", path, Reply::new(202).header("x-message-id", "id"));
     api.on("POST", path, Reply::hang());
-    let settings = SendgridSettings {
+    let settings = SendgridConfig {
         api_key: Secret::new("planted-key".to_owned()),
-        sender: mailbox("appointments@clinic.example"),
-        api_url: BaseUrl::parse(&api.url()).unwrap(),
+        from: OwnSender::default(),
+        api_url: Some(BaseUrl::parse(&api.url()).unwrap()),
         sandbox: false,
     };
     let http = HttpClients::new(
@@ -286,7 +292,8 @@ async fn a_request_over_http_takes_its_place_under_the_ceiling_and_gives_it_back
         process.sockets.clone(),
         process.clock.clone(),
     );
-    let sendgrid = SendgridProvider::new(settings, http);
+    let sendgrid =
+        SendgridProvider::new(settings, mailbox("appointments@clinic.example"), http).unwrap();
     let first = message(1);
     sendgrid.send(&first, Deadline::after(TIME)).await.unwrap();
     clinic.until_closed(1).await;

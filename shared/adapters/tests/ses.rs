@@ -12,12 +12,12 @@ use aws_config::SdkConfig;
 use aws_sdk_sesv2::config::{Region, retry::RetryConfig};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_adapters::{
-    Chain, ChainSpec, Deadline, EgressGuard, EntrySpec, Message, Provider, ProviderFactory,
-    ProviderSettings, StageOutcome, VerifyStage,
+    Chain, ChainSpec, Deadline, EgressGuard, EntrySpec, Message, OwnSender, Provider,
+    ProviderFactory, StageOutcome, VerifyStage,
     chain::AmbiguityPolicy,
     egress::{EgressAllow, SystemResolver},
-    pacing::Rate,
-    ses::{SesAccount, SesProvider, SesSettings},
+    rate::Rate,
+    ses::{SesAccount, SesConfig, SesProvider},
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -66,17 +66,21 @@ fn sdk(aws: &LocalAws) -> SdkConfig {
 }
 
 fn provider(aws: &LocalAws, account: SesAccount) -> SesProvider {
-    SesProvider::new(settings(account), &sdk(aws))
+    SesProvider::new(settings(account), sender(), &sdk(aws))
 }
 
-fn settings(account: SesAccount) -> SesSettings {
-    SesSettings {
+fn sender() -> Mailbox {
+    Mailbox {
+        address: EmailAddress::parse("appointments@mail.clinic.example").unwrap(),
+        name: Some("Clinic".to_owned()),
+    }
+}
+
+fn settings(account: SesAccount) -> SesConfig {
+    SesConfig {
         region: AwsRegion::parse("eu-central-1").unwrap(),
         account,
-        sender: Mailbox {
-            address: EmailAddress::parse("appointments@mail.clinic.example").unwrap(),
-            name: Some("Clinic".to_owned()),
-        },
+        from: OwnSender::default(),
         configuration_set: None,
     }
 }
@@ -252,16 +256,20 @@ async fn where_nobody_listens_nothing_is_sent() {
     let endpoint = format!("http://{}", free.local_addr().unwrap());
     drop(free);
     let sdk = sdk(&aws).into_builder().endpoint_url(endpoint).build();
-    let settings = SesSettings {
+    let settings = SesConfig {
         region: AwsRegion::parse("eu-central-1").unwrap(),
         account: keys(),
-        sender: Mailbox {
+        from: OwnSender::default(),
+        configuration_set: None,
+    };
+    let provider = SesProvider::new(
+        settings,
+        Mailbox {
             address: EmailAddress::parse("appointments@clinic.example").unwrap(),
             name: None,
         },
-        configuration_set: None,
-    };
-    let provider = SesProvider::new(settings, &sdk);
+        &sdk,
+    );
     let error = send(&provider, &message(Vec::new())).await.unwrap_err();
     assert_eq!(error.disposition, Disposition::Transient, "{error}");
     let report = provider
@@ -334,7 +342,8 @@ async fn an_entry_is_paced_by_what_its_account_says_once_it_was_used_and_asked()
             entries: vec![EntrySpec {
                 id: EntryId::primary(),
                 position: Position::Primary,
-                settings: ProviderSettings::AwsSes(settings(platform())),
+                config: Arc::new(settings(platform())),
+                sender: Some(sender()),
                 retries: 0,
                 max_per_second,
             }],

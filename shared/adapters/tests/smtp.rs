@@ -19,9 +19,9 @@ use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Deadline, EgressGuard, Message, Provider, Sockets, StageOutcome, VerifyStage,
+    Deadline, EgressGuard, Message, OwnSender, Provider, Sockets, StageOutcome, VerifyStage,
     egress::Resolver,
-    smtp::{Security, SmtpProvider, SmtpSettings},
+    smtp::{Security, SmtpConfig, SmtpProvider},
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -111,7 +111,7 @@ impl World {
             .tls(options.tls, config)
             .credentials("clinic-user", PASSWORD);
         let server = script(builder).start().await;
-        let settings = SmtpSettings {
+        let settings = SmtpConfig {
             host: Host::parse(options.host).unwrap(),
             port: server.port(),
             security: match options.tls {
@@ -128,17 +128,24 @@ impl World {
                 }
             }),
             max_connections: options.max_connections,
-            sender: Mailbox {
-                address: EmailAddress::parse(options.sender).unwrap(),
-                name: Some("Clinic".into()),
-            },
+            from: OwnSender::default(),
             ehlo_name: options.ehlo_name.map(|name| Host::parse(name).unwrap()),
         };
         let clock = Arc::new(ManualClock::new());
         let guard = EgressGuard::new(options.allow.parse().unwrap(), Arc::new(Loopback));
         let tls = TlsConfigs::new(None).unwrap();
-        let provider =
-            SmtpProvider::new(settings, &tls, guard, Sockets::default(), clock.clone()).unwrap();
+        let provider = SmtpProvider::new(
+            settings,
+            Mailbox {
+                address: EmailAddress::parse(options.sender).unwrap(),
+                name: Some("Clinic".into()),
+            },
+            &tls,
+            guard,
+            Sockets::default(),
+            clock.clone(),
+        )
+        .unwrap();
         Self {
             server,
             provider,

@@ -15,11 +15,11 @@ use std::{
 };
 
 use comms_adapters::{
-    Deadline, EgressGuard, Message, Provider, Sockets,
+    Deadline, EgressGuard, Message, OwnSender, Provider, Sockets,
     egress::SystemResolver,
     http::HttpClients,
-    sendgrid::{SendgridProvider, SendgridSettings},
-    smtp::{Security, SmtpProvider, SmtpSettings},
+    sendgrid::{SendgridConfig, SendgridProvider},
+    smtp::{Security, SmtpConfig, SmtpProvider},
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -81,17 +81,22 @@ impl Process {
     }
 
     fn sendgrid(&self, url: &str) -> SendgridProvider {
-        let settings = SendgridSettings {
+        let settings = SendgridConfig {
             api_key: Secret::new("SG.key".to_owned()),
-            sender: mailbox("desk@clinic.example"),
-            api_url: BaseUrl::parse(url).unwrap(),
+            from: OwnSender::default(),
+            api_url: Some(BaseUrl::parse(url).unwrap()),
             sandbox: false,
         };
-        SendgridProvider::new(settings, self.clients.clone())
+        SendgridProvider::new(
+            settings,
+            mailbox("desk@clinic.example"),
+            self.clients.clone(),
+        )
+        .unwrap()
     }
 
     fn smtp(&self, port: u16, security: Security) -> SmtpProvider {
-        let settings = SmtpSettings {
+        let settings = SmtpConfig {
             host: Host::parse("127.0.0.1").unwrap(),
             port,
             security,
@@ -99,11 +104,19 @@ impl Process {
             password: Secret::new("password".to_owned()),
             ca_pem: None,
             max_connections: 5,
-            sender: mailbox("desk@clinic.example"),
+            from: OwnSender::default(),
             ehlo_name: None,
         };
         let (egress, sockets) = (self.egress.clone(), self.sockets.clone());
-        SmtpProvider::new(settings, &self.tls, egress, sockets, Arc::new(SystemClock)).unwrap()
+        SmtpProvider::new(
+            settings,
+            mailbox("desk@clinic.example"),
+            &self.tls,
+            egress,
+            sockets,
+            Arc::new(SystemClock),
+        )
+        .unwrap()
     }
 
     fn certificate(&self) -> Arc<ServerConfig> {

@@ -526,7 +526,7 @@ mod tests {
             (failed, false),
         ] {
             let attempt = Attempt {
-                provider: ProviderKind::Smtp,
+                provider: ProviderKind::new("smtp"),
                 entry: EntryId::primary(),
                 position: Position::Fallback(1),
                 outcome,
@@ -572,7 +572,7 @@ mod tests {
     #[test]
     fn of_too_many_attempts_the_newest_are_remembered() {
         let attempt = |milliseconds| Attempt {
-            provider: ProviderKind::Smtp,
+            provider: ProviderKind::new("smtp"),
             entry: EntryId::primary(),
             position: Position::Primary,
             outcome: AttemptOutcome::Accepted {

@@ -4,65 +4,83 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::{channel::Channel, failure::ProviderCode};
+use crate::failure::ProviderCode;
 
-/// The company or server behind an adapter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProviderKind {
-    /// A mail server, by SMTP submission.
-    Smtp,
-    /// Amazon Simple Email Service, API v2.
-    AwsSes,
-    /// Twilio SendGrid, API v3.
-    Sendgrid,
-    /// Meta WhatsApp Business Cloud API.
-    MetaBusiness,
-    /// Twilio Programmable Messaging, WhatsApp.
-    Twilio,
+/// The provider behind an adapter, by its name in settings, ledger, logs and metrics.
+///
+/// Which providers there are is said by the adapters' registry. What was stored by another version of this service may
+/// name others, and is read all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProviderKind {
+    /// The name, filled up with zeros.
+    name: [u8; ProviderKind::MAX],
 }
 
 impl ProviderKind {
-    /// Every provider, in the order of the documentation.
-    pub const ALL: [Self; 5] = [
-        Self::Smtp,
-        Self::AwsSes,
-        Self::Sendgrid,
-        Self::MetaBusiness,
-        Self::Twilio,
-    ];
+    /// Characters of a name.
+    pub const MAX: usize = 24;
 
-    /// The provider with that name in the settings. Platforms that moved over know SES as `ses`.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "ses" => Some(Self::AwsSes),
-            _ => Self::ALL.into_iter().find(|kind| kind.as_str() == text),
+    /// A provider's name: 1 to [`ProviderKind::MAX`] of a-z, 0-9 and '_'.
+    ///
+    /// # Panics
+    ///
+    /// With any other text. Names are constants, so that this is found when they are compiled.
+    pub const fn new(name: &'static str) -> Self {
+        let kind = Self::parse(name);
+        assert!(
+            kind.is_some(),
+            "a provider's name is 1 to 24 of a-z, 0-9 and '_'"
+        );
+        match kind {
+            Some(kind) => kind,
+            None => Self {
+                name: [0; Self::MAX],
+            },
         }
     }
 
-    /// The name in settings, ledger, logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Smtp => "smtp",
-            Self::AwsSes => "aws_ses",
-            Self::Sendgrid => "sendgrid",
-            Self::MetaBusiness => "meta_business",
-            Self::Twilio => "twilio",
+    /// Reads a name; `None` for what cannot be one.
+    pub const fn parse(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        if bytes.is_empty() || bytes.len() > Self::MAX {
+            return None;
         }
+        let mut name = [0; Self::MAX];
+        let mut index = 0;
+        while index < bytes.len() {
+            if !matches!(bytes[index], b'a'..=b'z' | b'0'..=b'9' | b'_') {
+                return None;
+            }
+            name[index] = bytes[index];
+            index += 1;
+        }
+        Some(Self { name })
     }
 
-    /// The channel that the provider serves.
-    pub const fn channel(self) -> Channel {
-        match self {
-            Self::Smtp | Self::AwsSes | Self::Sendgrid => Channel::Email,
-            Self::MetaBusiness | Self::Twilio => Channel::Whatsapp,
-        }
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        let end = self.name.iter().position(|byte| *byte == 0);
+        let name = &self.name[..end.unwrap_or(Self::MAX)];
+        // It is ASCII.
+        std::str::from_utf8(name).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for ProviderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProviderKind({})", self.as_str())
     }
 }
 
 impl fmt::Display for ProviderKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for ProviderKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -210,11 +228,23 @@ mod tests {
     }
 
     #[test]
-    fn every_provider_reads_back_by_its_name() {
-        for kind in ProviderKind::ALL {
-            assert_eq!(ProviderKind::parse(kind.as_str()), Some(kind));
-            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+    fn provider_reads_back_by_its_name_and_sorts_like_it() {
+        let names = ["a", "aws_ses", "aws_ses2", "meta_business", "smtp", "x2"];
+        let kinds = names.map(|name| ProviderKind::parse(name).unwrap());
+        assert!(kinds.is_sorted());
+        for (kind, name) in kinds.into_iter().zip(names) {
+            assert_eq!((kind.as_str(), kind.to_string().as_str()), (name, name));
+            assert_eq!(serde_json::to_value(kind).unwrap(), name);
         }
-        assert_eq!(ProviderKind::parse("ses"), Some(ProviderKind::AwsSes));
+        let longest = "a".repeat(ProviderKind::MAX);
+        assert_eq!(ProviderKind::parse(&longest).unwrap().as_str(), longest);
+    }
+
+    #[test]
+    fn what_is_no_provider_name_is_not_read() {
+        let too_long = "a".repeat(ProviderKind::MAX + 1);
+        for text in ["", "SMTP", "a b", "a-b", "a\0", "\u{e9}", &too_long] {
+            assert_eq!(ProviderKind::parse(text), None, "{text:?}");
+        }
     }
 }

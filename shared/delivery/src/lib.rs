@@ -6,7 +6,6 @@
 #![cfg_attr(all(test, fuzzing), no_main)]
 
 mod allowance;
-pub mod chain_spec;
 pub mod connections;
 mod counted;
 pub mod deferral;

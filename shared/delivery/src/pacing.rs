@@ -32,10 +32,7 @@ use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError,
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
-use comms_adapters::{
-    Leave, Message, Pace, Pacing,
-    pacing::{LONGEST_WAIT, Rate},
-};
+use comms_adapters::{Leave, Message, Pace, Pacing, pacing::LONGEST_WAIT, rate::Rate};
 use comms_core::{Clock, HashKey};
 use comms_settings::{error_code, retries};
 use futures_util::FutureExt as _;

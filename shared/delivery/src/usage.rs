@@ -28,6 +28,7 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue as Attribute, ReturnValuesOnConditionCheckFailure},
 };
 use comms_adapters::Deadline;
+use comms_adapters::registry;
 use comms_core::{
     Channel, Delivery, DeliveryStatus, FailureReason, GlobalCause, ProviderKind, SentVia, Tenant,
 };
@@ -91,7 +92,7 @@ impl Counter {
             "expired" => Some(Self::Expired),
             "deferrals" => Some(Self::Deferrals),
             _ => match text.split_once('/')? {
-                ("sent", provider) => ProviderKind::parse(provider).map(Self::Sent),
+                ("sent", provider) => registry::find(provider).map(|known| Self::Sent(known.kind)),
                 ("sentByGlobal", cause) => GlobalCause::parse(cause).map(Self::SentByGlobalBecause),
                 ("category", category) => Some(Self::SentInCategory(category.to_owned())),
                 ("failed", reason) => FailureReason::parse(reason).map(Self::Failed),
@@ -550,9 +551,9 @@ mod tests {
 
     fn sent_at(position: Position) -> Delivery {
         let mut delivery = delivery(DeliveryStatus::Sent);
-        delivery.provider = Some(ProviderKind::Smtp);
+        delivery.provider = Some(ProviderKind::new("smtp"));
         delivery.attempts = vec![Attempt {
-            provider: ProviderKind::Smtp,
+            provider: ProviderKind::new("smtp"),
             entry: EntryId::primary(),
             position,
             outcome: AttemptOutcome::Accepted {
@@ -620,7 +621,7 @@ mod tests {
             Counter::Expired,
             Counter::Deferrals,
         ];
-        all.extend(ProviderKind::ALL.map(Counter::Sent));
+        all.extend(registry::kinds().map(Counter::Sent));
         all.extend(FailureReason::ALL.map(Counter::Failed));
         all.extend(GlobalCause::ALL.map(Counter::SentByGlobalBecause));
         all.push(Counter::SentInCategory("appointment".to_owned()));
@@ -642,7 +643,7 @@ mod tests {
         ]);
         let counts = Counts::of_item(&item).unwrap();
         assert_eq!(
-            counts.get(Channel::Email, Counter::Sent(ProviderKind::Smtp)),
+            counts.get(Channel::Email, Counter::Sent(ProviderKind::new("smtp"))),
             7
         );
         assert_eq!(counts.0.len(), 1);

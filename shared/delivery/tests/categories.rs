@@ -25,7 +25,7 @@ fn delivery(status: DeliveryStatus) -> Delivery {
     let id = DeliveryId::parse(&"0".repeat(32)).unwrap();
     let mut delivery = Delivery::queued(id, Channel::Email, "p***@example.com".to_owned());
     delivery.status = status;
-    delivery.provider = Some(ProviderKind::Smtp);
+    delivery.provider = Some(ProviderKind::new("smtp"));
     delivery
 }
 
@@ -64,7 +64,7 @@ async fn endless_categories_keep_the_days_item_small_and_every_count() {
         .unwrap();
     let all = u64::try_from(2 * PROCESSES * CATEGORIES).unwrap();
     assert_eq!(
-        counts.get(Channel::Email, Counter::Sent(ProviderKind::Smtp)),
+        counts.get(Channel::Email, Counter::Sent(ProviderKind::new("smtp"))),
         all
     );
     let by_category: Vec<_> = counts.by_category(Channel::Email).collect();

@@ -11,11 +11,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
 use comms_adapters::{
-    Chain, ChainSpec, Deadline, EgressGuard, EntrySpec, ProviderFactory, ProviderSettings,
+    Chain, ChainSpec, Deadline, EgressGuard, EntrySpec, OwnSender, ProviderFactory,
     chain::AmbiguityPolicy,
     egress::{EgressAllow, SystemResolver},
     health::Sample,
-    sendgrid::SendgridSettings,
+    sendgrid::SendgridConfig,
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -69,19 +69,20 @@ impl World {
             self.clock.clone(),
             1,
         );
-        let sendgrid = SendgridSettings {
+        let sendgrid = SendgridConfig {
             api_key: Secret::new("key".to_owned()),
-            sender: Mailbox {
-                address: EmailAddress::parse("desk@clinic.example").unwrap(),
-                name: None,
-            },
-            api_url: BaseUrl::parse(SendgridSettings::GLOBAL_URL).unwrap(),
+            from: OwnSender::default(),
+            api_url: Some(BaseUrl::parse(SendgridConfig::GLOBAL_URL).unwrap()),
             sandbox: false,
         };
         let entry = EntrySpec {
             id: EntryId::primary(),
             position: Position::Primary,
-            settings: ProviderSettings::Sendgrid(sendgrid),
+            config: Arc::new(sendgrid),
+            sender: Some(Mailbox {
+                address: EmailAddress::parse("desk@clinic.example").unwrap(),
+                name: None,
+            }),
             retries: 0,
             max_per_second: None,
         };

@@ -128,11 +128,11 @@ fn is_busy(claim: &Claim) -> bool {
 fn sent() -> Outcome {
     Outcome {
         status: DeliveryStatus::Sent,
-        receipt: Some((ProviderKind::Smtp, "<id@clinic.example>".to_owned())),
+        receipt: Some((ProviderKind::new("smtp"), "<id@clinic.example>".to_owned())),
         reason: None,
         possible_duplicate: false,
         attempts: vec![Attempt {
-            provider: ProviderKind::Smtp,
+            provider: ProviderKind::new("smtp"),
             entry: EntryId::primary(),
             position: Position::Primary,
             outcome: AttemptOutcome::Accepted {
@@ -483,7 +483,7 @@ async fn failover_to_the_platforms_account_is_recorded_in_one_write_unit() {
     outcome.attempts = vec![failed, accepted];
     outcome.via = Some(SentVia::Global(GlobalCause::OwnFailed));
     outcome.skipped = Some(vec![SkippedEntry {
-        provider: ProviderKind::Smtp,
+        provider: ProviderKind::new("smtp"),
         entry: EntryId::primary(),
         position: Position::Primary,
         since: at,
@@ -512,7 +512,7 @@ async fn failover_to_the_platforms_account_is_recorded_in_one_write_unit() {
 async fn later_outcome_replaces_account_and_skipped_entries() {
     let world = World::new().await;
     let down = SkippedEntry {
-        provider: ProviderKind::Smtp,
+        provider: ProviderKind::new("smtp"),
         entry: EntryId::primary(),
         position: Position::Primary,
         since: world.clock.now(),

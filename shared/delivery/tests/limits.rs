@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use comms_adapters::registry;
 use comms_core::{
     AddressMask, Attempt, AttemptOutcome, Clock, CopyField, DeliveryId, DeliveryStatus,
     Disposition, EmailAddress, EntryId, ErrorKind, FailureReason, HashKey, IdempotencyKey, Mailbox,
@@ -34,7 +35,9 @@ fn longest<T: Copy>(all: &[T], shown: impl Fn(T) -> usize) -> T {
 /// An attempt of which every text is as long as it may be.
 fn long_attempt(outcome: AttemptOutcome) -> Attempt {
     Attempt {
-        provider: longest(&ProviderKind::ALL, |kind| kind.as_str().len()),
+        provider: registry::kinds()
+            .max_by_key(|kind| kind.as_str().len())
+            .unwrap(),
         entry: EntryId::parse(&"e".repeat(32)).unwrap(),
         position: Position::GlobalFallback(u8::MAX),
         outcome,
@@ -186,7 +189,7 @@ async fn a_delivery_with_the_most_and_longest_attempts_fits_into_an_item() {
         .unwrap();
     let outcome = Outcome {
         status: DeliveryStatus::Sent,
-        receipt: Some((ProviderKind::MetaBusiness, "m".repeat(256))),
+        receipt: Some((ProviderKind::new("meta_business"), "m".repeat(256))),
         reason: Some(FailureReason::AllProvidersFailed),
         possible_duplicate: true,
         attempts: attempts.clone(),

@@ -8,10 +8,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use comms_adapters::{
-    Leave, Message, Pace, Pacing,
-    pacing::{LONGEST_WAIT, Rate},
-};
+use comms_adapters::{Leave, Message, Pace, Pacing, pacing::LONGEST_WAIT, rate::Rate};
 use comms_core::{
     Clock, DeliveryId, EmailAddress, HashKey, Mailbox, PhoneNumber,
     request::{Content, Target},

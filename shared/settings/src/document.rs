@@ -11,11 +11,16 @@
 //! Forms, and the system that this one follows, write an empty text for a value that is not set: it
 //! is the same as `null`, and as nothing.
 
-use std::{cell::Cell, collections::HashSet, num::NonZeroU32};
+use std::{cell::Cell, collections::HashSet, num::NonZeroU32, sync::Arc};
 
+use comms_adapters::{
+    ProviderConfig,
+    chain::AmbiguityPolicy,
+    config::read::{Reading, Rules, parse_sender},
+    registry::{self, MAX_CONFIG_BYTES},
+};
 use comms_core::{
-    Channel, Country, EmailAddress, EntryId, HashKey, Mailbox, Position, Problems, ProviderKind,
-    Secret, Tenant,
+    Channel, Country, EmailAddress, EntryId, HashKey, Mailbox, Position, Problems, Secret, Tenant,
     json::{Object, read},
 };
 use serde_json::{Map, Value, json};
@@ -23,7 +28,6 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     ceilings::{CEILINGS, Ceilings},
-    credentials::{Credentials, MAX_CREDENTIAL_BYTES, parse_sender},
     rate_limit::{self, Period, RateLimit},
 };
 
@@ -56,22 +60,6 @@ pub fn take_document(body: &mut Object<'_>) -> Option<Value> {
     })
 }
 
-/// Whose document is read, and by which rules.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Reading<'t> {
-    pub(crate) tenant: &'t Tenant,
-    pub(crate) rules: Rules,
-}
-
-/// The rules that a document has to follow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rules {
-    /// Today's.
-    Current,
-    /// Those without which it means nothing.
-    Readable,
-}
-
 /// Everything a tenant has set.
 #[derive(Debug, Clone)]
 pub struct CommunicationSettings {
@@ -101,27 +89,9 @@ pub struct ChannelSettings {
     /// Retries of one provider, after its first attempt, before the next is tried.
     pub retry_attempts: u8,
     /// What to do when it is not known whether a message went out.
-    pub on_ambiguous: OnAmbiguous,
+    pub on_ambiguous: AmbiguityPolicy,
     /// How many messages may be sent in a time, whichever providers send them.
     pub rate_limit: Option<RateLimit>,
-}
-
-/// What to do when it is not known whether a message went out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnAmbiguous {
-    /// Try the next provider: perhaps two copies, flagged as such.
-    Failover,
-    /// Stop: perhaps no copy, at most one.
-    Hold,
-}
-
-impl OnAmbiguous {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Failover => "failover",
-            Self::Hold => "hold",
-        }
-    }
 }
 
 /// A provider with the credentials that are its own.
@@ -133,8 +103,8 @@ pub struct ProviderEntry {
     pub enabled: bool,
     /// Messages in a second, in place of what its provider takes by default.
     pub max_per_second: Option<NonZeroU32>,
-    /// How to reach it, and as whom.
-    pub credentials: Credentials,
+    /// How to reach it, and as whom: what stands under `credentials`.
+    pub config: Arc<dyn ProviderConfig>,
 }
 
 impl CommunicationSettings {
@@ -226,7 +196,7 @@ impl CommunicationSettings {
 
     /// The document as it may be shown: markers in place of secrets.
     pub fn view(&self) -> Value {
-        self.to_json(|entry| Some(entry.credentials.to_json(&secret_marker)))
+        self.to_json(|entry| Some(entry.config.to_json(&secret_marker)))
     }
 
     /// The document as it is kept in the clear: without any credentials.
@@ -245,7 +215,7 @@ impl CommunicationSettings {
             })
         };
         let with_secrets =
-            |settings: &Self| settings.to_json(|entry| Some(entry.credentials.to_json(&hashed)));
+            |settings: &Self| settings.to_json(|entry| Some(entry.config.to_json(&hashed)));
         let before = earlier.map_or(Value::Null, with_secrets);
         let mut changed = Vec::new();
         differences("", Some(&before), Some(&with_secrets(self)), &mut changed);
@@ -283,11 +253,11 @@ impl ChannelSettings {
     }
 
     /// Whom `entry` sends as: its own sender, else the channel's. A name of either stands for both.
-    /// `None` where no address is set, as in the `WhatsApp` channel.
+    /// `None` where no address is set, or the provider does not send e-mail.
     pub fn sender(&self, entry: &ProviderEntry) -> Option<Mailbox> {
-        let (address, name) = entry.credentials.own_sender();
-        let address = address.or(self.default_from.as_ref())?.clone();
-        let name = name.or(self.default_from_name.as_deref());
+        let own = entry.config.own_sender()?;
+        let address = own.email.as_ref().or(self.default_from.as_ref())?.clone();
+        let name = own.name.as_deref().or(self.default_from_name.as_deref());
         Some(Mailbox {
             address,
             name: name.map(str::to_owned),
@@ -298,7 +268,7 @@ impl ChannelSettings {
     pub fn reply_to(&self) -> Option<EmailAddress> {
         let own = || {
             self.entries()
-                .find_map(|(_, entry)| entry.credentials.own_sender().0)
+                .find_map(|(_, entry)| entry.config.own_sender()?.email.as_ref())
         };
         self.default_from.as_ref().or_else(own).cloned()
     }
@@ -306,7 +276,7 @@ impl ChannelSettings {
     fn to_json(&self, credentials: &impl Fn(&ProviderEntry) -> Option<Value>) -> Value {
         let entry = |entry: &ProviderEntry| {
             let mut json = json!({
-                "id": entry.id, "provider": entry.credentials.provider(), "enabled": entry.enabled,
+                "id": entry.id, "provider": entry.config.kind(), "enabled": entry.enabled,
             });
             if let Some(credentials) = credentials(entry) {
                 json["credentials"] = credentials;
@@ -347,8 +317,8 @@ impl ProviderEntry {
         };
         // Room for everything, escaped at its longest, so that no smaller buffer is left behind
         // unwiped while it grows.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(6 * MAX_CREDENTIAL_BYTES));
-        let mut json = self.credentials.to_json(&clear);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(6 * MAX_CONFIG_BYTES));
+        let mut json = self.config.to_json(&clear);
         let written = serde_json::to_writer(&mut *bytes, &json);
         wipe(&mut json);
         (written.is_ok() && complete.get()).then_some(bytes)
@@ -362,14 +332,6 @@ fn unset_empty_texts(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(unset_empty_texts),
         Value::Object(fields) => fields.values_mut().for_each(unset_empty_texts),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-/// The provider of that name, or of the name that it has in the system that this one follows.
-fn parse_provider(text: &str) -> Option<ProviderKind> {
-    match text {
-        "ses" => Some(ProviderKind::AwsSes),
-        _ => ProviderKind::parse(text),
     }
 }
 
@@ -452,8 +414,11 @@ fn read_channel(
     let on_ambiguous = object.optional(
         "onAmbiguous",
         read::one_of(&[
-            ("failover", OnAmbiguous::Failover),
-            ("hold", OnAmbiguous::Hold),
+            (
+                AmbiguityPolicy::Failover.as_str(),
+                AmbiguityPolicy::Failover,
+            ),
+            (AmbiguityPolicy::Hold.as_str(), AmbiguityPolicy::Hold),
         ]),
     );
     let (use_global, retry_attempts) = object
@@ -466,12 +431,12 @@ fn read_channel(
         .unwrap_or_default();
     let rate_limit = object.object("rateLimit", RateLimit::read);
 
-    let needs_sender = primary
-        .iter()
-        .chain(&fallback)
-        .find(|entry| channel == Channel::Email && entry.credentials.own_sender().0.is_none());
+    let needs_sender = primary.iter().chain(&fallback).find(|entry| {
+        let own = entry.config.own_sender();
+        own.is_some_and(|own| own.email.is_none())
+    });
     if let (Some(entry), None) = (needs_sender, &default_from) {
-        let provider = entry.credentials.provider();
+        let provider = entry.config.kind();
         object.missing(
             "defaultFrom",
             format!("is required: the address that {provider} sends from"),
@@ -492,7 +457,7 @@ fn read_channel(
         retry_attempts: retry_attempts
             .and_then(|n| u8::try_from(n).ok())
             .unwrap_or(2),
-        on_ambiguous: on_ambiguous.unwrap_or(OnAmbiguous::Failover),
+        on_ambiguous: on_ambiguous.unwrap_or(AmbiguityPolicy::Failover),
         rate_limit,
     })
 }
@@ -516,32 +481,31 @@ fn read_entry<'s>(
     }
     let provider = object.required("provider", |value| {
         let text = read::string(value)?;
-        let provider = parse_provider(&text).ok_or_else(|| {
-            let names: Vec<_> = ProviderKind::ALL
-                .into_iter()
-                .filter(|kind| kind.channel() == channel)
-                .map(ProviderKind::as_str)
+        let provider = registry::find(&text).ok_or_else(|| {
+            let names: Vec<_> = registry::of_channel(channel)
+                .map(|kind| kind.to_string())
                 .collect();
             format!("must be one of: {}", names.join(", "))
         })?;
-        if provider.channel() == channel {
+        if provider.channels.contains(&channel) {
             Ok(provider)
         } else {
+            let channels: Vec<_> = provider.channels.iter().map(|own| own.as_str()).collect();
             Err(format!(
                 "serves the {} channel, not {channel}",
-                provider.channel()
+                channels.join(" and the ")
             ))
         }
     });
     let enabled = object.optional("enabled", read::flag).unwrap_or(true);
     let max_per_second = object.object("rateLimit", rate_limit::read_of_entry);
-    let stored = kept(&id).map(|entry| &entry.credentials);
-    let credentials = if let Some(provider) = provider {
+    let stored = kept(&id).map(|entry| &*entry.config);
+    let config = if let Some(provider) = provider {
         if object.is_missing("credentials") {
             object.problem("credentials", "is required");
         }
         object.object("credentials", |credentials| {
-            Credentials::read(credentials, provider, reading, stored)
+            provider.read(credentials, reading, stored)
         })
     } else {
         // What may stand in it depends on the provider.
@@ -553,16 +517,18 @@ fn read_entry<'s>(
         id,
         enabled,
         max_per_second,
-        credentials: credentials?,
+        config: config?,
     })
 }
 
 #[cfg(test)]
+mod provider_entries;
+#[cfg(test)]
 mod tests {
+    use comms_adapters::smtp::{Security, SmtpConfig};
     use comms_core::Host;
 
     use super::*;
-    use crate::credentials::{SmtpCredentials, SmtpSecurity};
 
     fn document() -> Value {
         json!({
@@ -592,11 +558,8 @@ mod tests {
         Tenant::parse("clinic-1").unwrap()
     }
 
-    fn smtp(entry: &ProviderEntry) -> &SmtpCredentials {
-        let Credentials::Smtp(smtp) = &entry.credentials else {
-            panic!("not smtp but {}", entry.credentials.provider());
-        };
-        smtp
+    fn smtp(entry: &ProviderEntry) -> &SmtpConfig {
+        entry.config.get().unwrap()
     }
 
     fn pointers(value: &Value, stored: Option<&CommunicationSettings>) -> Vec<String> {
@@ -619,13 +582,10 @@ mod tests {
         let email = settings.email.as_ref().unwrap();
         let primary = smtp(&email.primary);
         let fallback = smtp(&email.fallback[0]);
-        assert_eq!(
-            (primary.port, primary.security),
-            (587, SmtpSecurity::StartTls)
-        );
+        assert_eq!((primary.port, primary.security), (587, Security::StartTls));
         assert_eq!(
             (fallback.port, fallback.security),
-            (465, SmtpSecurity::ImplicitTls)
+            (465, Security::ImplicitTls)
         );
         assert_eq!(fallback.host, Host::Name("smtp.backup.example".into()));
         assert_ne!(
@@ -802,7 +762,7 @@ mod tests {
         assert_eq!(email.default_from_name, None);
         assert_eq!(
             (email.retry_attempts, email.on_ambiguous),
-            (2, OnAmbiguous::Failover)
+            (2, AmbiguityPolicy::Failover)
         );
         assert_eq!(smtp(&email.primary).max_connections, 5);
         assert!(smtp(&email.primary).ca_pem.is_none() && settings.whatsapp.is_none());

@@ -382,7 +382,7 @@ mod tests {
             tenant: &clinic,
             channel: Channel::Email,
             entry: &entry,
-            provider: ProviderKind::Smtp,
+            provider: ProviderKind::new("smtp"),
             version: 1,
             content: Some(&[7; 32]),
         };
@@ -412,7 +412,7 @@ mod tests {
             tenant: &clinic,
             channel: Channel::Email,
             entry: &entry,
-            provider: ProviderKind::Smtp,
+            provider: ProviderKind::new("smtp"),
             version: 1,
             content: None,
         };
@@ -434,12 +434,13 @@ mod tests {
         ) {
             let tenants = (tenant(&clinics.0), tenant(&clinics.1));
             let ids = (EntryId::parse(&entries.0).unwrap(), EntryId::parse(&entries.1).unwrap());
+            let kinds: Vec<_> = comms_adapters::registry::kinds().collect();
             let hashes = ([contents.0; 32], [contents.1; 32]);
             let here = Place { tenant: &tenants.0, channel: Channel::ALL[channels.0], entry: &ids.0,
-                               provider: ProviderKind::ALL[providers.0], version: versions.0,
+                               provider: kinds[providers.0], version: versions.0,
                                content: (contents.0 > 0).then_some(&hashes.0) };
             let there = Place { tenant: &tenants.1, channel: Channel::ALL[channels.1], entry: &ids.1,
-                                provider: ProviderKind::ALL[providers.1], version: versions.1,
+                                provider: kinds[providers.1], version: versions.1,
                                 content: (contents.1 > 0).then_some(&hashes.1) };
             let same = clinics.0 == clinics.1 && entries.0 == entries.1 && versions.0 == versions.1
                 && channels.0 == channels.1 && providers.0 == providers.1 && keys.0 == keys.1
@@ -453,7 +454,7 @@ mod tests {
         #[test]
         fn opening_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let (clinic, entry) = (tenant("a"), EntryId::primary());
-            let place = Place { tenant: &clinic, channel: Channel::Email, entry: &entry, provider: ProviderKind::Smtp, version: 1, content: None };
+            let place = Place { tenant: &clinic, channel: Channel::Email, entry: &entry, provider: ProviderKind::new("smtp"), version: 1, content: None };
             prop_assert_eq!(key(1).open(&place, &bytes), Err(EnvelopeError::WrongEntry));
         }
     }

@@ -192,7 +192,7 @@ fn hidden_in(settings: &CommunicationSettings, text: &str) -> bool {
     };
     let mut others = String::new();
     for (_, entry) in settings.entries() {
-        let mut open = entry.credentials.to_json(&collect);
+        let mut open = entry.config.to_json(&collect);
         others.push_str(&open.to_string());
         wipe(&mut open);
     }

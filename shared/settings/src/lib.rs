@@ -1,4 +1,4 @@
-//! A clinic's settings: what they say ([`document`], [`credentials`]), how their credentials are sealed
+//! A clinic's settings: what they say ([`document`]), how their credentials are sealed
 //! ([`envelope`]), where they are kept ([`store`]), what is kept of each change ([`version`]), how they are
 //! remembered ([`cache`]), how often they may be tested ([`test_limits`]), how much a clinic may send
 //! ([`rate_limit`]) and what the platform allows it ([`ceilings`]).
@@ -8,8 +8,8 @@
 mod aws_error;
 pub mod cache;
 pub mod ceilings;
+mod chain_spec;
 pub mod counter;
-pub mod credentials;
 pub mod document;
 pub mod envelope;
 #[cfg(test)]
@@ -26,7 +26,6 @@ pub mod save_limits;
 pub mod seal;
 pub mod store;
 mod store_error;
-mod submission_port;
 pub mod test_limits;
 mod upgrade;
 pub mod version;
@@ -36,12 +35,7 @@ mod write;
 pub use aws_error::{error_code, had_no_effect, is_for_credentials, is_refusal};
 pub use cache::{Moment, SettingsCache, Snapshot};
 pub use ceilings::Ceilings;
-pub use credentials::{
-    Credentials, MetaCredentials, OwnSender, SendgridCredentials, SesAccountCredentials,
-    SesCredentials, SmtpCredentials, SmtpSecurity, TwilioCredentials, TwilioLoginCredentials,
-    TwilioSenderSetting,
-};
-pub use document::{ChannelSettings, CommunicationSettings, OnAmbiguous, ProviderEntry};
+pub use document::{ChannelSettings, CommunicationSettings, ProviderEntry};
 pub use hash_key::HashKeys;
 pub use own_account::{OwnAccount, OwnAccountError};
 pub use rate_limit::{Period, RateLimit};

@@ -5,10 +5,7 @@ use std::str::FromStr;
 use comms_core::{Channel, Position, Problems};
 use thiserror::Error;
 
-use crate::{
-    credentials::{Credentials, SesAccountCredentials},
-    document::{ChannelSettings, CommunicationSettings},
-};
+use crate::document::{ChannelSettings, CommunicationSettings};
 
 /// The AWS account that the stack runs in: `STACK_ACCOUNT_ID`. Unknown where the variable is absent.
 ///
@@ -51,22 +48,19 @@ impl OwnAccount {
         for channel in Channel::ALL {
             let entries = settings.channel(channel).into_iter();
             for (position, entry) in entries.flat_map(ChannelSettings::entries) {
-                if let Credentials::AwsSes(ses) = &entry.credentials
-                    && let SesAccountCredentials::Role { role_arn, .. } = &ses.account
-                    && role_arn.account() == own
-                {
-                    let place = match position {
-                        Position::Primary | Position::Global => "primary".to_owned(),
-                        Position::Fallback(n) | Position::GlobalFallback(n) => {
-                            format!("fallback/{n}")
-                        }
-                    };
-                    problems.add(
-                        format!("{pointer}/{channel}/{place}/credentials/roleArn"),
-                        "must be a role in the clinic's own AWS account, not in the platform's; for the platform's \
-                         account set tenantName",
-                    );
-                }
+                let Some((field, detail)) = entry.config.platform_account_refusal(own) else {
+                    continue;
+                };
+                let place = match position {
+                    Position::Primary | Position::Global => "primary".to_owned(),
+                    Position::Fallback(n) | Position::GlobalFallback(n) => {
+                        format!("fallback/{n}")
+                    }
+                };
+                problems.add(
+                    format!("{pointer}/{channel}/{place}/credentials/{field}"),
+                    detail,
+                );
             }
         }
     }

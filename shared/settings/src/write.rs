@@ -198,7 +198,7 @@ impl SettingsStore {
                 tenant,
                 channel,
                 entry: &entry.id,
-                provider: entry.credentials.provider(),
+                provider: entry.config.kind(),
                 version: version.number,
                 content: Some(&hash),
             };

@@ -7,10 +7,10 @@
     reason = "a test that cannot go on has failed"
 )]
 
+use comms_adapters::{smtp::MAX_CONNECTIONS, twilio::MAX_TEMPLATES};
 use comms_core::{Problems, Tenant, host::MAX_HOST};
 use comms_settings::{
     Author, CommunicationSettings, SettingsStore, StoreError,
-    credentials::{MAX_CONNECTIONS, MAX_TEMPLATES},
     document::{MAX_FALLBACKS, MAX_RETRY_ATTEMPTS},
 };
 use comms_testkit::{

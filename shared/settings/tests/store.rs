@@ -12,8 +12,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{Channel, Problems, Tenant};
 use comms_settings::{
-    Author, Change, CommunicationSettings, Credentials, HashKeys, Past, Present, Refusal,
-    SettingsCache, SettingsStore, StoreError, StoredSettings, envelope::EnvelopeError,
+    Author, Change, CommunicationSettings, HashKeys, Past, Present, Refusal, SettingsCache,
+    SettingsStore, StoreError, StoredSettings, envelope::EnvelopeError,
 };
 use comms_testkit::{
     aws::{Fault, LocalAws},
@@ -148,9 +148,7 @@ fn passwords(stored: &StoredSettings) -> Vec<String> {
     channel
         .entries()
         .map(|(_, entry)| {
-            let Credentials::Smtp(smtp) = &entry.credentials else {
-                panic!("not smtp");
-            };
+            let smtp: &comms_adapters::smtp::SmtpConfig = entry.config.get().unwrap();
             smtp.password.expose().unwrap().to_string()
         })
         .collect()

@@ -9,9 +9,9 @@ use std::{
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Deadline, EgressGuard, Message, Provider as _, Sockets,
+    Deadline, EgressGuard, Message, OwnSender, Provider as _, Sockets,
     egress::Resolver,
-    smtp::{Security, SmtpProvider, SmtpSettings},
+    smtp::{Security, SmtpConfig, SmtpProvider},
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -59,7 +59,7 @@ pub(crate) struct Client(SmtpProvider);
 
 impl Client {
     pub(crate) fn new(ca: &TestCa, server: &SmtpServer, connections: u8) -> Self {
-        let settings = SmtpSettings {
+        let settings = SmtpConfig {
             host: Host::parse("127.0.0.1").unwrap(),
             port: server.port(),
             security: Security::StartTls,
@@ -67,11 +67,12 @@ impl Client {
             password: Secret::new("password".to_owned()),
             ca_pem: None,
             max_connections: connections,
-            sender: mailbox("desk@clinic.example"),
+            from: OwnSender::default(),
             ehlo_name: None,
         };
         let provider = SmtpProvider::new(
             settings,
+            mailbox("desk@clinic.example"),
             &TlsConfigs::new(Some(&ca.pem())).unwrap(),
             EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(Loopback)),
             Sockets::default(),

@@ -197,7 +197,7 @@ fn place<'a>(tenant: &'a Tenant, entry: &'a EntryId) -> Place<'a> {
         tenant,
         channel: Channel::Email,
         entry,
-        provider: ProviderKind::Smtp,
+        provider: ProviderKind::new("smtp"),
         version: 1,
     }
 }
@@ -311,7 +311,7 @@ struct Accepting;
 #[async_trait]
 impl Provider for Accepting {
     fn kind(&self) -> ProviderKind {
-        ProviderKind::Sendgrid
+        ProviderKind::new("sendgrid")
     }
 
     fn capabilities(&self) -> &'static Capabilities {
@@ -356,7 +356,7 @@ fn log_line() -> Case {
     written(|| {
         tracing::info!(
             target: "comms_adapters::chain",
-            provider = %ProviderKind::Sendgrid, position = %Position::Primary, duration_ms = 52_u64,
+            provider = %ProviderKind::new("sendgrid"), position = %Position::Primary, duration_ms = 52_u64,
             refused_copies = 0_usize, "attempt accepted"
         );
     })

@@ -41,10 +41,10 @@ use std::{
 
 use bytes::Bytes;
 use comms_adapters::{
-    Deadline, EgressGuard, Message, Provider as _, Sockets,
+    Deadline, EgressGuard, Message, OwnSender, Provider as _, Sockets,
     egress::SystemResolver,
     http::HttpClients,
-    sendgrid::{SendgridProvider, SendgridSettings},
+    sendgrid::{SendgridConfig, SendgridProvider},
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -238,16 +238,23 @@ impl Bench {
     }
 
     async fn by_adapter(&self, url: &str, in_flight: usize, messages: usize) {
-        let settings = SendgridSettings {
+        let settings = SendgridConfig {
             api_key: Secret::new("SG.key".to_owned()),
-            sender: mailbox("appointments@clinic.example", "Clinic"),
-            api_url: BaseUrl::parse(url).unwrap(),
+            from: OwnSender::default(),
+            api_url: Some(BaseUrl::parse(url).unwrap()),
             sandbox: false,
         };
         let guard = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
         let clock = Arc::new(SystemClock);
         let clients = HttpClients::new(self.tls.clone(), guard, Sockets::default(), clock);
-        let provider = Arc::new(SendgridProvider::new(settings, clients));
+        let provider = Arc::new(
+            SendgridProvider::new(
+                settings,
+                mailbox("appointments@clinic.example", "Clinic"),
+                clients,
+            )
+            .unwrap(),
+        );
         let next = Arc::new(AtomicUsize::new(0));
         let mut senders = JoinSet::new();
         for _ in 0..in_flight {

@@ -45,9 +45,9 @@ use std::{
 };
 
 use comms_adapters::{
-    Deadline, EgressGuard, Message, Provider as _, Sockets,
+    Deadline, EgressGuard, Message, OwnSender, Provider as _, Sockets,
     egress::SystemResolver,
-    smtp::{Security, SmtpProvider, SmtpSettings},
+    smtp::{Security, SmtpConfig, SmtpProvider},
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -254,7 +254,7 @@ impl Bench {
     }
 
     async fn by_adapter(&self, port: u16, messages: usize) {
-        let settings = SmtpSettings {
+        let settings = SmtpConfig {
             host: Host::parse("127.0.0.1").unwrap(),
             port,
             security: Security::StartTls,
@@ -262,12 +262,19 @@ impl Bench {
             password: Secret::new("password".to_owned()),
             ca_pem: Some(self.sink.ca_pem.clone()),
             max_connections: u8::try_from(CONNECTIONS).unwrap(),
-            sender: mailbox("appointments@clinic.example", "Clinic"),
+            from: OwnSender::default(),
             ehlo_name: None,
         };
         let guard = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
         let clock = Arc::new(SystemClock);
-        let provider = SmtpProvider::new(settings, &self.tls, guard, Sockets::default(), clock);
+        let provider = SmtpProvider::new(
+            settings,
+            mailbox("appointments@clinic.example", "Clinic"),
+            &self.tls,
+            guard,
+            Sockets::default(),
+            clock,
+        );
         let provider = Arc::new(provider.unwrap());
         let next = Arc::new(AtomicUsize::new(0));
         let mut senders = JoinSet::new();

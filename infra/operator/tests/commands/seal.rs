@@ -35,7 +35,7 @@ async fn save_unsealed(
         tenant: &tenant,
         channel: Channel::Email,
         entry: &EntryId::primary(),
-        provider: ProviderKind::Smtp,
+        provider: ProviderKind::new("smtp"),
         version: number,
         content: None,
     };

@@ -5,9 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use aws_sdk_dynamodb::types::AttributeValue;
 use comms_core::{Channel, Problems, Tenant};
 use comms_operator::reseal::{Plan, Report, run};
-use comms_settings::{
-    Author, CommunicationSettings, Credentials, HashKeys, SettingsStore, StoredSettings,
-};
+use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsStore, StoredSettings};
 use comms_testkit::{aws::LocalAws, clock::ManualClock};
 use serde_json::json;
 
@@ -177,9 +175,7 @@ fn settings(clinic: &str, password: &str) -> CommunicationSettings {
 /// The password of the clinic's mail server.
 pub(crate) fn password(stored: &StoredSettings) -> String {
     let channel = stored.settings.channel(Channel::Email).unwrap();
-    let Credentials::Smtp(smtp) = &channel.primary.credentials else {
-        panic!("not smtp");
-    };
+    let smtp: &comms_adapters::smtp::SmtpConfig = channel.primary.config.get().unwrap();
     smtp.password.expose().unwrap().to_string()
 }
 

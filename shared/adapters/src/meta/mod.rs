@@ -17,20 +17,22 @@ mod request;
 use std::fmt;
 
 use async_trait::async_trait;
-use comms_core::{ErrorKind, ProviderError, ProviderKind, Receipt};
+use comms_core::{BaseUrl, ErrorKind, Mailbox, ProviderError, ProviderKind, Receipt};
 use serde_json::Value;
 
-pub use self::config::MetaSettings;
-pub(crate) use self::config::{MESSAGES_PER_SECOND, PAIR_RATE};
+pub use self::config::MetaConfig;
 use self::{
     reply::{is_phone_number, receipt, refusal},
     request::{MOST_TEXT, wire},
 };
 use crate::{
+    adapter::{Adapter, BuildError, Parts, api_url},
+    config::ReadConfig,
     deadline::Deadline,
     http::{Answer, HttpClients, HttpRequest, classify_transport, of_question},
     message::Message,
-    provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
+    provider::{Capabilities, Provider},
+    verify::{Report, StageReport, VerifyStage},
 };
 
 /// What is asked of a phone number to verify it.
@@ -51,21 +53,23 @@ const CAPABILITIES: Capabilities = Capabilities {
 
 /// One phone number of one `WhatsApp` Business account.
 pub struct MetaProvider {
-    settings: MetaSettings,
+    config: MetaConfig,
+    api_url: BaseUrl,
     http: HttpClients,
 }
 
 impl MetaProvider {
     /// Makes the provider; nothing is connected to yet.
-    pub fn new(settings: MetaSettings, http: HttpClients) -> Self {
-        Self { settings, http }
+    pub fn new(config: MetaConfig, http: HttpClients) -> Result<Self, BuildError> {
+        Ok(Self {
+            api_url: api_url(config.api_url.as_ref(), MetaConfig::GRAPH_URL)?,
+            config,
+            http,
+        })
     }
 
     async fn phone_number(&self, deadline: Deadline) -> Result<Value, ProviderError> {
-        let mut url = self
-            .settings
-            .api_url
-            .join([self.settings.phone_number_id.as_str()]);
+        let mut url = self.api_url.join([self.config.phone_number_id.as_str()]);
         url.set_query(Some(NUMBER_FIELDS));
         let answer = self.exchange(HttpRequest::get(url), deadline).await?;
         let number = answer.json().ok().filter(is_phone_number);
@@ -80,9 +84,9 @@ impl MetaProvider {
         request: HttpRequest,
         deadline: Deadline,
     ) -> Result<Answer, ProviderError> {
-        let request = request.bearer(&self.settings.access_token)?;
+        let request = request.bearer(&self.config.access_token)?;
         self.http
-            .send(&self.settings.api_url, request, deadline)
+            .send(&self.api_url, request, deadline)
             .await
             .map_err(classify_transport)
     }
@@ -94,10 +98,19 @@ impl fmt::Debug for MetaProvider {
     }
 }
 
+impl Adapter for MetaProvider {
+    type Config = MetaConfig;
+    const CAPABILITIES: Capabilities = CAPABILITIES;
+
+    fn build(config: &MetaConfig, _: Option<Mailbox>, parts: &Parts) -> Result<Self, BuildError> {
+        Self::new(config.clone(), parts.http.clone())
+    }
+}
+
 #[async_trait]
 impl Provider for MetaProvider {
     fn kind(&self) -> ProviderKind {
-        ProviderKind::MetaBusiness
+        MetaConfig::KIND
     }
 
     fn capabilities(&self) -> &'static Capabilities {
@@ -106,15 +119,15 @@ impl Provider for MetaProvider {
 
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
         let wire = wire(message)?;
-        let segments = [self.settings.phone_number_id.as_str(), "messages"];
-        let url = self.settings.api_url.join(segments);
+        let segments = [self.config.phone_number_id.as_str(), "messages"];
+        let url = self.api_url.join(segments);
         let request = HttpRequest::post_json(url, &wire)?;
         receipt(&self.exchange(request, deadline).await?)
     }
 
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
         let mut report = Report::new();
-        let api_url = &self.settings.api_url;
+        let api_url = &self.api_url;
         if !self
             .http
             .verify_reachable(api_url, &mut report, deadline)

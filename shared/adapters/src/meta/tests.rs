@@ -444,10 +444,11 @@ fn a_question_that_fails_took_and_refused_no_message() {
 
 #[test]
 fn the_graphs_url_is_one_and_debug_shows_nothing() {
-    let settings = MetaSettings {
+    let settings = MetaConfig {
         access_token: Secret::new("EAAplanted".to_owned()),
         phone_number_id: GraphId::parse("123456789012345").unwrap(),
-        api_url: BaseUrl::parse(MetaSettings::GRAPH_URL).unwrap(),
+        api_url: Some(BaseUrl::parse(MetaConfig::GRAPH_URL).unwrap()),
+        business_account_id: None,
     };
     let http = HttpClients::new(
         TlsConfigs::new(None).unwrap(),
@@ -457,7 +458,7 @@ fn the_graphs_url_is_one_and_debug_shows_nothing() {
     );
     let shown = format!(
         "{settings:?} {:?}",
-        MetaProvider::new(settings.clone(), http)
+        MetaProvider::new(settings.clone(), http).unwrap()
     );
-    assert_eq!(shown, "MetaSettings(…) MetaProvider(…)");
+    assert_eq!(shown, "MetaConfig(…) MetaProvider(…)");
 }

@@ -17,18 +17,21 @@ mod request;
 use std::fmt;
 
 use async_trait::async_trait;
-use comms_core::{ProviderError, ProviderKind, Receipt};
+use comms_core::{BaseUrl, Mailbox, ProviderError, ProviderKind, Receipt};
 
-pub use self::config::SendgridSettings;
+pub use self::config::SendgridConfig;
 use self::{
     reply::{read_receipt, read_scopes},
     request::{MESSAGE_BYTES, RECEIVERS, check_size, wire},
 };
 use crate::{
+    adapter::{Adapter, BuildError, Parts, api_url},
+    config::ReadConfig,
     deadline::Deadline,
     http::{HttpClients, HttpRequest, classify_transport, of_question},
     message::Message,
-    provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
+    provider::{Capabilities, Provider},
+    verify::{Report, StageReport, VerifyStage},
 };
 
 /// Where messages go, below the API's URL.
@@ -51,29 +54,40 @@ const CAPABILITIES: Capabilities = Capabilities {
 
 /// One SendGrid account.
 pub struct SendgridProvider {
-    settings: SendgridSettings,
+    config: SendgridConfig,
+    sender: Mailbox,
+    api_url: BaseUrl,
     http: HttpClients,
 }
 
 impl SendgridProvider {
     /// Makes the provider; nothing is connected to yet.
-    pub fn new(settings: SendgridSettings, http: HttpClients) -> Self {
-        Self { settings, http }
+    pub fn new(
+        config: SendgridConfig,
+        sender: Mailbox,
+        http: HttpClients,
+    ) -> Result<Self, BuildError> {
+        Ok(Self {
+            api_url: api_url(config.api_url.as_ref(), SendgridConfig::GLOBAL_URL)?,
+            config,
+            sender,
+            http,
+        })
     }
 
     fn request(&self, message: &Message) -> Result<HttpRequest, ProviderError> {
-        let url = self.settings.api_url.join(SEND);
-        let wire = wire(message, &self.settings.sender, self.settings.sandbox)?;
+        let url = self.api_url.join(SEND);
+        let wire = wire(message, &self.sender, self.config.sandbox)?;
         let request = HttpRequest::post_json(url, &wire)?;
         check_size(request.body_len())?;
-        request.bearer(&self.settings.api_key)
+        request.bearer(&self.config.api_key)
     }
 
     /// Whether the key may send. It is all that is asked: senders and quota need permissions that a
     /// key for sending should not have.
     async fn check_key(&self, deadline: Deadline) -> Result<(), ProviderError> {
-        let api_url = &self.settings.api_url;
-        let request = HttpRequest::get(api_url.join(SCOPES)).bearer(&self.settings.api_key)?;
+        let api_url = &self.api_url;
+        let request = HttpRequest::get(api_url.join(SCOPES)).bearer(&self.config.api_key)?;
         let answer = self.http.send(api_url, request, deadline).await;
         read_scopes(&answer.map_err(classify_transport)?)
     }
@@ -85,10 +99,24 @@ impl fmt::Debug for SendgridProvider {
     }
 }
 
+impl Adapter for SendgridProvider {
+    type Config = SendgridConfig;
+    const CAPABILITIES: Capabilities = CAPABILITIES;
+
+    fn build(
+        config: &SendgridConfig,
+        sender: Option<Mailbox>,
+        parts: &Parts,
+    ) -> Result<Self, BuildError> {
+        let sender = sender.ok_or(BuildError::NoSender)?;
+        Self::new(config.clone(), sender, parts.http.clone())
+    }
+}
+
 #[async_trait]
 impl Provider for SendgridProvider {
     fn kind(&self) -> ProviderKind {
-        ProviderKind::Sendgrid
+        SendgridConfig::KIND
     }
 
     fn capabilities(&self) -> &'static Capabilities {
@@ -97,19 +125,16 @@ impl Provider for SendgridProvider {
 
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
         let request = self.request(message)?;
-        let answer = self
-            .http
-            .send(&self.settings.api_url, request, deadline)
-            .await;
+        let answer = self.http.send(&self.api_url, request, deadline).await;
         let answer = answer.map_err(classify_transport)?;
-        read_receipt(&answer, &message.delivery, self.settings.sandbox)
+        read_receipt(&answer, &message.delivery, self.config.sandbox)
     }
 
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
         let mut report = Report::new();
         let reachable = self
             .http
-            .verify_reachable(&self.settings.api_url, &mut report, deadline);
+            .verify_reachable(&self.api_url, &mut report, deadline);
         if reachable.await {
             let checked = self.check_key(deadline).await.map_err(of_question);
             report.stage(VerifyStage::Authenticate, checked);

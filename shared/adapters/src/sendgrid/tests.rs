@@ -20,19 +20,20 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{reply::*, request::*, *};
-use crate::{egress::SystemResolver, tls::TlsConfigs};
+use crate::{
+    config::{OwnSender, ProviderConfig},
+    egress::SystemResolver,
+    tls::TlsConfigs,
+};
 
 /// A minute before the second that the documentation's example of a rate limit ends at.
 const RECEIVED: Timestamp = Timestamp::constant(1_392_815_203, 0);
 
-fn provider_with(change: impl FnOnce(&mut SendgridSettings)) -> SendgridProvider {
-    let mut settings = SendgridSettings {
+fn provider_with(change: impl FnOnce(&mut SendgridConfig)) -> SendgridProvider {
+    let mut settings = SendgridConfig {
         api_key: Secret::new("SG.planted-key-0123456789".to_owned()),
-        sender: Mailbox {
-            address: address("appointments@clinic.example"),
-            name: Some("Praxis Dr. Müller".into()),
-        },
-        api_url: BaseUrl::parse(SendgridSettings::GLOBAL_URL).unwrap(),
+        from: OwnSender::default(),
+        api_url: Some(BaseUrl::parse(SendgridConfig::GLOBAL_URL).unwrap()),
         sandbox: false,
     };
     change(&mut settings);
@@ -44,7 +45,15 @@ fn provider_with(change: impl FnOnce(&mut SendgridSettings)) -> SendgridProvider
         crate::Sockets::default(),
         clock,
     );
-    SendgridProvider::new(settings, http)
+    SendgridProvider::new(
+        settings,
+        Mailbox {
+            address: address("appointments@clinic.example"),
+            name: Some("Praxis Dr. Müller".into()),
+        },
+        http,
+    )
+    .unwrap()
 }
 
 fn provider() -> SendgridProvider {
@@ -112,11 +121,7 @@ fn wire_of<'a>(
     provider: &'a SendgridProvider,
     message: &'a Message,
 ) -> Result<SendRequest<'a>, ProviderError> {
-    request::wire(
-        message,
-        &provider.settings.sender,
-        provider.settings.sandbox,
-    )
+    request::wire(message, &provider.sender, provider.config.sandbox)
 }
 
 fn wire(provider: &SendgridProvider, message: &Message) -> Value {
@@ -258,7 +263,8 @@ fn a_message_with_everything_goes_out_in_one_personalization() {
 
 #[test]
 fn a_message_with_the_least_says_nothing_that_it_does_not_have() {
-    let provider = provider_with(|settings| settings.sender.name = None);
+    let mut provider = provider();
+    provider.sender.name = None;
     let wire = wire(&provider, &message_with(|_| {}));
     insta::assert_snapshot!(serde_json::to_string_pretty(&wire).unwrap(), @r#"
     {
@@ -458,7 +464,8 @@ fn what_another_provider_may_carry_is_passed_on_without_blame() {
             "{error}"
         );
     }
-    let provider = provider_with(|settings| settings.sender.address = umlaut());
+    let mut provider = provider();
+    provider.sender.address = umlaut();
     let message = message_with(|_| {});
     let error = wire_of(&provider, &message).err().unwrap();
     assert_eq!(error.kind, ErrorKind::SenderNotAllowed);
@@ -663,11 +670,11 @@ fn the_scopes_that_are_read_are_of_the_contracts_form() {
 fn both_urls_are_hosts_that_are_reached_at_443() {
     for (text, url) in [
         (
-            SendgridSettings::GLOBAL_URL,
+            SendgridConfig::GLOBAL_URL,
             "https://api.sendgrid.com/v3/mail/send",
         ),
         (
-            SendgridSettings::EU_URL,
+            "https://api.eu.sendgrid.com",
             "https://api.eu.sendgrid.com/v3/mail/send",
         ),
     ] {
@@ -681,10 +688,22 @@ fn nothing_that_is_printed_tells_key_or_address() {
     let provider = provider();
     let printed = format!(
         "{provider:?} {:?} {:?}",
-        provider.settings,
+        provider.config,
         provider.request(&full_message()).unwrap()
     );
     for planted in ["SG.", "planted", "clinic.example", "patient"] {
         assert!(!printed.contains(planted), "{printed}");
     }
+}
+
+#[test]
+fn account_of_a_key_is_told_by_a_hash_of_it() {
+    let one = provider();
+    let other = provider_with(|config| config.api_key = Secret::new("SG.another".to_owned()));
+    let [one, other] = [one, other].map(|provider| provider.config.account_key());
+    assert!(
+        one.starts_with("sendgrid\n") && !one.contains("planted"),
+        "{one}"
+    );
+    assert_ne!(one, other);
 }

@@ -9,7 +9,7 @@ use aws_sdk_sesv2::{
 use comms_core::ProviderCode;
 
 use super::credentials::NoCredentials;
-use crate::{http::causes, provider::VerifyStage, tls::HandshakeFailure};
+use crate::{http::causes, tls::HandshakeFailure, verify::VerifyStage};
 
 /// The longest that a wish to be left alone is taken for: a day.
 const MOST_RETRY_AFTER: Duration = Duration::from_hours(24);

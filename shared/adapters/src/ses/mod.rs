@@ -26,11 +26,10 @@ use aws_sdk_sesv2::{
     error::{ProvideErrorMetadata, SdkError},
     operation::get_account::GetAccountOutput,
 };
-use comms_core::{Disposition, ErrorKind, ProviderError, ProviderKind, Receipt};
+use comms_core::{Disposition, ErrorKind, Mailbox, ProviderError, ProviderKind, Receipt};
 use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 
-pub(crate) use self::config::UNKNOWN_MESSAGES_PER_SECOND;
-pub use self::config::{SesAccount, SesSettings};
+pub use self::config::{SesAccount, SesConfig};
 use self::{
     checks::{check_quota, check_state, identities, names_only_others, whole_rate},
     connector::{Begun, Lent},
@@ -40,10 +39,13 @@ use self::{
     request::{MOST_BYTES, MOST_RECEIVERS, Sender, send_email},
 };
 use crate::{
+    adapter::{Adapter, BuildError, Parts},
+    config::ReadConfig,
     deadline::{Deadline, Elapsed},
     http::provider_id,
     message::Message,
-    provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
+    provider::{Capabilities, Provider},
+    verify::{Report, StageReport, VerifyStage},
 };
 
 const CAPABILITIES: Capabilities = Capabilities {
@@ -69,8 +71,8 @@ pub struct SesProvider {
 
 impl SesProvider {
     /// Makes the provider; nothing is connected to yet. Its connections are those of `sdk`'s HTTP client.
-    pub fn new(settings: SesSettings, sdk: &SdkConfig) -> Self {
-        let region = Region::new(settings.region.as_str().to_owned());
+    pub fn new(config: SesConfig, sender: Mailbox, sdk: &SdkConfig) -> Self {
+        let region = Region::new(config.region.as_str().to_owned());
         // The connect timeout stays what all AWS clients have (the SDK's 3.1 s where nothing is set): the HTTP
         // client keeps one set of connections for each, and a TLS configuration with it.
         let timeouts = sdk
@@ -82,22 +84,22 @@ impl SesProvider {
         let lent = sdk
             .http_client()
             .map(|client| SharedHttpClient::new(Lent::new(client)));
-        let config = Builder::from(sdk)
+        let builder = Builder::from(sdk)
             .region(region.clone())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts);
-        let mut config = match &lent {
-            Some(client) => config.http_client(client.clone()),
-            None => config,
+        let mut builder = match &lent {
+            Some(client) => builder.http_client(client.clone()),
+            None => builder,
         };
         let mut tenant = None;
-        match settings.account {
+        match config.account {
             SesAccount::Keys {
                 access_key_id,
                 secret_access_key,
             } => {
                 // What is not remembered lies nowhere in clear between two messages.
-                config = config
+                builder = builder
                     .identity_cache(IdentityCache::no_cache())
                     .credentials_provider(SealedKey::new(access_key_id, secret_access_key));
             }
@@ -110,17 +112,17 @@ impl SesProvider {
                 // What STS gives is good for an hour, and is remembered until shortly before it ends. STS is
                 // given up on before the cache does it.
                 let cache = IdentityCache::lazy().load_timeout(REQUEST_TIME).build();
-                config = config
+                builder = builder
                     .identity_cache(cache)
                     .credentials_provider(AssumedRole::new(role_arn, external_id, sdk.build()));
             }
             SesAccount::Platform { tenant_name } => tenant = Some(tenant_name),
         }
         Self {
-            client: Client::from_conf(config.build()),
+            client: Client::from_conf(builder.build()),
             from: Sender {
-                mailbox: settings.sender,
-                configuration_set: settings.configuration_set,
+                mailbox: sender,
+                configuration_set: config.configuration_set,
                 tenant,
             },
         }
@@ -170,10 +172,24 @@ impl fmt::Debug for SesProvider {
     }
 }
 
+impl Adapter for SesProvider {
+    type Config = SesConfig;
+    const CAPABILITIES: Capabilities = CAPABILITIES;
+
+    fn build(
+        config: &SesConfig,
+        sender: Option<Mailbox>,
+        parts: &Parts,
+    ) -> Result<Self, BuildError> {
+        let sender = sender.ok_or(BuildError::NoSender)?;
+        Ok(Self::new(config.clone(), sender, &parts.sdk))
+    }
+}
+
 #[async_trait]
 impl Provider for SesProvider {
     fn kind(&self) -> ProviderKind {
-        ProviderKind::AwsSes
+        SesConfig::KIND
     }
 
     fn capabilities(&self) -> &'static Capabilities {

@@ -45,7 +45,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{checks::*, request::*, *};
-use crate::provider::StageOutcome;
+use crate::{config::OwnSender, verify::StageOutcome};
 
 /// What the double does with a request.
 #[derive(Clone)]
@@ -178,13 +178,17 @@ impl Double {
     }
 
     fn provider(&self, account: SesAccount) -> SesProvider {
-        self.provider_of(SesSettings {
+        self.provider_of(SesConfig {
             account,
             ..settings()
         })
     }
 
-    fn provider_of(&self, settings: SesSettings) -> SesProvider {
+    fn provider_of(&self, config: SesConfig) -> SesProvider {
+        self.provider_from(config, sender())
+    }
+
+    fn provider_from(&self, config: SesConfig, sender: Mailbox) -> SesProvider {
         let sdk = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::from_static("us-east-1"))
@@ -198,7 +202,7 @@ impl Double {
             .retry_config(RetryConfig::standard().with_initial_backoff(Duration::ZERO))
             .http_client(self.clone())
             .build();
-        SesProvider::new(settings, &sdk)
+        SesProvider::new(config, sender, &sdk)
     }
 
     fn seen(&self) -> Vec<Seen> {
@@ -226,14 +230,18 @@ fn platform() -> SesAccount {
     }
 }
 
-fn settings() -> SesSettings {
-    SesSettings {
+fn sender() -> Mailbox {
+    Mailbox {
+        address: address("appointments@mail.clinic.example"),
+        name: Some("Clinic, \"Name\"".to_owned()),
+    }
+}
+
+fn settings() -> SesConfig {
+    SesConfig {
         region: AwsRegion::parse("eu-central-1").unwrap(),
         account: keys(),
-        sender: Mailbox {
-            address: address("appointments@mail.clinic.example"),
-            name: Some("Clinic, \"Name\"".to_owned()),
-        },
+        from: OwnSender::default(),
         configuration_set: None,
     }
 }
@@ -437,7 +445,7 @@ async fn a_message_without_files_is_sent_as_subject_and_bodies() {
 #[tokio::test]
 async fn copies_tenant_and_configuration_set_are_named() {
     let double = Double::default();
-    let provider = double.provider_of(SesSettings {
+    let provider = double.provider_of(SesConfig {
         account: platform(),
         configuration_set: Some(SesName::parse("clinic-mail").unwrap()),
         ..settings()
@@ -644,9 +652,9 @@ async fn an_address_beyond_ascii_is_left_to_another_provider() {
         assert!(!error.unhealthy);
     }
     let double = Double::default();
-    let mut settings = settings();
-    settings.sender.address = beyond();
-    let provider = double.provider_of(settings);
+    let mut sender = sender();
+    sender.address = beyond();
+    let provider = double.provider_from(settings(), sender);
     let error = sent(&provider, &message(|_| {})).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::SenderNotAllowed);
     assert!(double.seen().is_empty());
@@ -668,7 +676,7 @@ async fn a_domain_beyond_ascii_is_sent_in_its_ascii_form() {
 
 #[test]
 fn a_name_that_would_not_fit_is_left_out() {
-    let mut mailbox = settings().sender;
+    let mut mailbox = sender();
     mailbox.name = Some("ü".repeat(60));
     assert_eq!(with_fitting_name(&mailbox), mailbox);
     mailbox.name = Some("ü".repeat(128));
@@ -1030,7 +1038,7 @@ async fn without_credentials_for_the_role_nothing_is_sent() {
 #[tokio::test]
 async fn nothing_that_is_printed_has_a_secret_or_an_address_in_it() {
     for account in [keys(), role(), platform()] {
-        let settings = SesSettings {
+        let settings = SesConfig {
             account,
             ..settings()
         };

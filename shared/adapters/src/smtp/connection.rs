@@ -17,6 +17,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     auth,
+    config::Security,
     failure::{Cause, Failure, Stage, succeeded},
     further::{Further, hand_over_rest, is_without_room},
     offer::Offer,
@@ -31,15 +32,6 @@ use crate::{
     tcp::{self, ConnectFailure},
     tls::HandshakeFailure,
 };
-
-/// When TLS begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Security {
-    /// From the start.
-    ImplicitTls,
-    /// By STARTTLS, without which the conversation ends.
-    StartTls,
-}
 
 /// Connects to the first of the checked `addresses` that answers.
 pub(super) async fn connect(

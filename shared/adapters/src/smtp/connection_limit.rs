@@ -13,7 +13,7 @@ use std::{
 
 use comms_core::{HashKey, Secret};
 
-use super::{SmtpSettings, host_limit::HostLimit, pool::Pool, slots::Slots};
+use super::{config::SmtpConfig, host_limit::HostLimit, pool::Pool, slots::Slots};
 use crate::sockets::IdleConnections;
 
 /// The connections of one entry's pool, as all processes together may have them.
@@ -59,16 +59,16 @@ pub struct ConnectionsSeen {
 }
 
 impl ConnectionLimit {
-    pub(super) fn new(settings: &SmtpSettings, pool: &Pool) -> Self {
+    pub(super) fn new(config: &SmtpConfig, pool: &Pool) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            host: settings.host.to_string().to_ascii_lowercase(),
-            port: settings.port,
-            user: settings.user.clone(),
-            password: settings.password.clone(),
-            known: HostLimit::of(&settings.host),
-            max_connections: settings.max_connections.max(1).into(),
+            host: config.host.to_string().to_ascii_lowercase(),
+            port: config.port,
+            user: config.user.clone(),
+            password: config.password.clone(),
+            known: HostLimit::of(&config.host),
+            max_connections: config.max_connections.max(1).into(),
             slots: pool.slots().clone(),
             idle: pool.idle(),
             seen: Mutex::default(),

@@ -10,6 +10,7 @@
 
 mod auth;
 mod classify;
+mod config;
 mod connection;
 mod connection_limit;
 mod failure;
@@ -24,6 +25,7 @@ mod saying;
 mod session;
 mod slots;
 mod submission;
+mod submission_port;
 mod timeouts;
 mod transaction;
 mod wire;
@@ -44,7 +46,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 
 pub use self::{
     classify::classify,
-    connection::Security,
+    config::{MAX_CONNECTIONS, Security, SmtpConfig},
     connection_limit::{ConnectionLimit, ConnectionsSeen, Granted},
     failure::{Cause, Failure, Stage},
     reply::{Reply, Throttling},
@@ -60,13 +62,16 @@ use self::{
     timeouts::{RESOLVE_TIME, command_time, within},
 };
 use crate::{
+    adapter::{Adapter, BuildError, Parts},
+    config::ReadConfig,
     deadline::Deadline,
     egress::{EgressGuard, SMTP_PORTS},
     message::Message,
     metered::Metered,
-    provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
+    provider::{Capabilities, Provider},
     sockets::{Retirement, Sockets},
     tls::{TlsConfigs, TlsError},
+    verify::{Report, StageReport, VerifyStage},
 };
 
 const CAPABILITIES: Capabilities = Capabilities {
@@ -91,30 +96,6 @@ const RETRY_TIME_LEAST: Duration = Duration::from_secs(4);
 /// How often one message is refused a new connection beside others before that is its error.
 const MOST_REFUSALS: u32 = 3;
 
-/// What is needed to send through one mail server as one user.
-#[derive(Clone)]
-pub struct SmtpSettings {
-    /// The server.
-    pub host: Host,
-    /// Its port.
-    pub port: u16,
-    /// When TLS begins.
-    pub security: Security,
-    /// The user to log in as.
-    pub user: String,
-    /// The user's password.
-    pub password: Secret,
-    /// Trust roots beside the public ones, in PEM.
-    pub ca_pem: Option<String>,
-    /// Connections at most.
-    pub max_connections: u8,
-    /// Who the mail is from.
-    pub sender: Mailbox,
-    /// What EHLO says; the sender's domain where nothing is set (RFC 5321 section 4.1.4 wants a name,
-    /// and a Lambda has none of its own).
-    pub ehlo_name: Option<Host>,
-}
-
 /// One mail server as one user, with its connections.
 pub struct SmtpProvider {
     host: Host,
@@ -135,29 +116,30 @@ impl SmtpProvider {
     /// Makes the provider; nothing is connected to yet. Its connections are under the ceiling of
     /// `sockets`.
     pub fn new(
-        settings: SmtpSettings,
+        config: SmtpConfig,
+        sender: Mailbox,
         tls: &TlsConfigs,
         egress: EgressGuard,
         sockets: Sockets,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, TlsError> {
         let pool = Pool::new(
-            settings.max_connections,
-            HostLimit::of(&settings.host) == HostLimit::Relay,
+            config.max_connections,
+            HostLimit::of(&config.host) == HostLimit::Relay,
             sockets.clone(),
             clock,
         );
         Ok(Self {
-            tls: tls.client(settings.ca_pem.as_deref())?,
-            limit: Arc::new(ConnectionLimit::new(&settings, &pool)),
+            tls: tls.client(config.ca_pem.as_deref())?,
+            limit: Arc::new(ConnectionLimit::new(&config, &pool)),
             pool,
-            hello: hello(settings.ehlo_name.as_ref(), &settings.sender.address),
-            host: settings.host,
-            port: settings.port,
-            security: settings.security,
-            user: settings.user,
-            password: settings.password,
-            sender: settings.sender,
+            hello: hello(config.ehlo_name.as_ref(), &sender.address),
+            host: config.host,
+            port: config.port,
+            security: config.security,
+            user: config.user,
+            password: config.password,
+            sender,
             egress,
             sockets,
         })
@@ -346,22 +328,37 @@ fn hello(name: Option<&Host>, sender: &EmailAddress) -> String {
     }
 }
 
-impl fmt::Debug for SmtpSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SmtpSettings(…)")
-    }
-}
-
 impl fmt::Debug for SmtpProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SmtpProvider(…)")
     }
 }
 
+impl Adapter for SmtpProvider {
+    type Config = SmtpConfig;
+    const CAPABILITIES: Capabilities = CAPABILITIES;
+
+    fn build(
+        config: &SmtpConfig,
+        sender: Option<Mailbox>,
+        parts: &Parts,
+    ) -> Result<Self, BuildError> {
+        let provider = Self::new(
+            config.clone(),
+            sender.ok_or(BuildError::NoSender)?,
+            &parts.tls,
+            parts.egress.clone(),
+            parts.sockets.clone(),
+            parts.clock.clone(),
+        )?;
+        Ok(provider)
+    }
+}
+
 #[async_trait]
 impl Provider for SmtpProvider {
     fn kind(&self) -> ProviderKind {
-        ProviderKind::Smtp
+        SmtpConfig::KIND
     }
 
     fn capabilities(&self) -> &'static Capabilities {

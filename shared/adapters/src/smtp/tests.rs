@@ -25,7 +25,7 @@ use super::{
     *,
 };
 
-use crate::{egress::EgressError, mime::Feedback, tls::CertificateFault};
+use crate::{config::OwnSender, egress::EgressError, mime::Feedback, tls::CertificateFault};
 
 /// A message on a new connection.
 pub(super) const START: Start = Start {
@@ -342,7 +342,7 @@ fn sender() -> Mailbox {
 
 #[test]
 fn nothing_printable_shows_a_password_or_an_address() {
-    let settings = SmtpSettings {
+    let settings = SmtpConfig {
         host: Host::parse("127.0.0.1").unwrap(),
         port: 587,
         security: Security::StartTls,
@@ -350,7 +350,7 @@ fn nothing_printable_shows_a_password_or_an_address() {
         password: Secret::new("planted-password".to_owned()),
         ca_pem: None,
         max_connections: 1,
-        sender: sender(),
+        from: OwnSender::default(),
         ehlo_name: None,
     };
     assert!(!format!("{settings:?}").contains("planted"));
@@ -361,6 +361,7 @@ fn nothing_printable_shows_a_password_or_an_address() {
     );
     let provider = SmtpProvider::new(
         settings,
+        sender(),
         &TlsConfigs::new(None).unwrap(),
         guard,
         Sockets::default(),

@@ -18,20 +18,26 @@ mod request;
 use std::fmt;
 
 use async_trait::async_trait;
-use comms_core::{ErrorKind, ProviderError, ProviderKind, Receipt};
+use comms_core::{BaseUrl, ErrorKind, Mailbox, ProviderError, ProviderKind, Receipt};
+use url::Url;
 
-pub use self::config::{TwilioLogin, TwilioSender, TwilioSettings};
+pub use self::config::{MAX_TEMPLATES, TwilioConfig, TwilioLogin, TwilioSender};
 use self::{
     reply::{is_not_found, may_send, receipt},
     request::{MOST_TEXT, form},
 };
 use crate::{
+    adapter::{Adapter, BuildError, Parts, api_url},
+    config::ReadConfig,
     deadline::Deadline,
     http::{Answer, HttpClients, HttpRequest, classify_transport, of_question},
     message::Message,
-    provider::{Capabilities, Provider, Report, StageReport, VerifyStage},
+    provider::{Capabilities, Provider},
+    verify::{Report, StageReport, VerifyStage},
 };
 
+/// The API's version, as it stands in its URLs.
+const VERSION: &str = "2010-04-01";
 /// A message that does not exist, for a question that reads nothing.
 const NO_MESSAGE: &str = "SM00000000000000000000000000000000.json";
 
@@ -49,14 +55,19 @@ const CAPABILITIES: Capabilities = Capabilities {
 
 /// One Twilio account with one sender.
 pub struct TwilioProvider {
-    settings: TwilioSettings,
+    config: TwilioConfig,
+    api_url: BaseUrl,
     http: HttpClients,
 }
 
 impl TwilioProvider {
     /// Makes the provider; nothing is connected to yet.
-    pub fn new(settings: TwilioSettings, http: HttpClients) -> Self {
-        Self { settings, http }
+    pub fn new(config: TwilioConfig, http: HttpClients) -> Result<Self, BuildError> {
+        Ok(Self {
+            api_url: api_url(config.api_url.as_ref(), TwilioConfig::GLOBAL_URL)?,
+            config,
+            http,
+        })
     }
 
     async fn exchange(
@@ -64,14 +75,14 @@ impl TwilioProvider {
         request: HttpRequest,
         deadline: Deadline,
     ) -> Result<Answer, ProviderError> {
-        let request = match &self.settings.login {
+        let request = match &self.config.login {
             TwilioLogin::AuthToken(token) => {
-                request.basic(self.settings.account_sid.as_str(), token)?
+                request.basic(self.config.account_sid.as_str(), token)?
             }
             TwilioLogin::ApiKey { sid, secret } => request.basic(sid.as_str(), secret)?,
         };
         self.http
-            .send(&self.settings.api_url, request, deadline)
+            .send(&self.api_url, request, deadline)
             .await
             .map_err(classify_transport)
     }
@@ -82,17 +93,31 @@ impl TwilioProvider {
     /// refused with the words for a wrong one (error 20003, "Possible causes"). It may read messages:
     /// asked for one that does not exist, Twilio says that it does not, and by that that the key is good.
     async fn check_account(&self, deadline: Deadline) -> Result<(), ProviderError> {
-        let account = HttpRequest::get(self.settings.account_url());
+        let account = HttpRequest::get(self.account_url());
         let refused = match may_send(&self.exchange(account, deadline).await?) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        match self.settings.login {
+        match self.config.login {
             TwilioLogin::ApiKey { .. } if refused.kind == ErrorKind::Unauthenticated => {}
             TwilioLogin::ApiKey { .. } | TwilioLogin::AuthToken(_) => return Err(refused),
         }
-        let message = HttpRequest::get(self.settings.url(&["Messages", NO_MESSAGE]));
+        let message = HttpRequest::get(self.url(&["Messages", NO_MESSAGE]));
         is_not_found(&self.exchange(message, deadline).await?)
+    }
+}
+
+impl TwilioProvider {
+    /// What the account is under: `Accounts/{AccountSid}` and `segments`.
+    fn url(&self, segments: &[&str]) -> Url {
+        let account = [VERSION, "Accounts", self.config.account_sid.as_str()];
+        self.api_url
+            .join(account.into_iter().chain(segments.iter().copied()))
+    }
+
+    fn account_url(&self) -> Url {
+        let file = format!("{}.json", self.config.account_sid);
+        self.api_url.join([VERSION, "Accounts", &file])
     }
 }
 
@@ -102,10 +127,19 @@ impl fmt::Debug for TwilioProvider {
     }
 }
 
+impl Adapter for TwilioProvider {
+    type Config = TwilioConfig;
+    const CAPABILITIES: Capabilities = CAPABILITIES;
+
+    fn build(config: &TwilioConfig, _: Option<Mailbox>, parts: &Parts) -> Result<Self, BuildError> {
+        Self::new(config.clone(), parts.http.clone())
+    }
+}
+
 #[async_trait]
 impl Provider for TwilioProvider {
     fn kind(&self) -> ProviderKind {
-        ProviderKind::Twilio
+        TwilioConfig::KIND
     }
 
     fn capabilities(&self) -> &'static Capabilities {
@@ -113,18 +147,18 @@ impl Provider for TwilioProvider {
     }
 
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
-        let form = form(&self.settings, message)?;
+        let form = form(&self.config, message)?;
         let fields: Vec<_> = form
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        let request = HttpRequest::post_form(self.settings.url(&["Messages.json"]), &fields);
+        let request = HttpRequest::post_form(self.url(&["Messages.json"]), &fields);
         receipt(&self.exchange(request, deadline).await?)
     }
 
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
         let mut report = Report::new();
-        let api_url = &self.settings.api_url;
+        let api_url = &self.api_url;
         if !self
             .http
             .verify_reachable(api_url, &mut report, deadline)

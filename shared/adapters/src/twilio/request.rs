@@ -7,7 +7,7 @@ use comms_core::{
 };
 use serde_json::{Map, Value};
 
-use super::config::{TwilioSender, TwilioSettings};
+use super::config::TwilioConfig;
 use crate::message::{Message, check_template_text, invalid, not_carried};
 
 /// Characters of a text (message resource, `Body`).
@@ -22,15 +22,11 @@ const MOST_VARIABLE: usize = 1_600;
 /// The message as Twilio takes it (`CreateMessageRequest` of the contract), or why it is not even
 /// asked.
 pub(super) fn form(
-    settings: &TwilioSettings,
+    config: &TwilioConfig,
     message: &Message,
 ) -> Result<Vec<(&'static str, String)>, ProviderError> {
     let number = message.number()?;
-    let (from, service) = match &settings.sender {
-        TwilioSender::Number(number) => (Some(number), None),
-        TwilioSender::Service(service) => (None, Some(service)),
-        TwilioSender::NumberOfService(number, service) => (Some(number), Some(service)),
-    };
+    let (from, service) = config.sender.parts();
     let mut form = vec![("To", whatsapp_address(number.as_str()))];
     form.extend(from.map(|number| ("From", whatsapp_address(number.as_str()))));
     form.extend(service.map(|service| ("MessagingServiceSid", service.to_string())));
@@ -44,7 +40,7 @@ pub(super) fn form(
         }
         // Where there is a template the body is for other channels.
         (Some(template), None, _) => {
-            let (sid, variables) = content_template(settings, template)?;
+            let (sid, variables) = content_template(config, template)?;
             form.push(("ContentSid", sid.to_string()));
             form.extend(variables.map(|variables| ("ContentVariables", variables)));
         }
@@ -70,7 +66,7 @@ pub(super) fn form(
         }
     }
     form.extend(
-        settings
+        config
             .status_callback
             .as_ref()
             .map(|url| ("StatusCallback", url.clone())),
@@ -87,10 +83,10 @@ pub(super) fn whatsapp_address(number: &str) -> String {
 /// The content template that a request's name stands for, and what goes into it: one JSON object as
 /// text, its keys counted from "1".
 fn content_template(
-    settings: &TwilioSettings,
+    config: &TwilioConfig,
     template: &Template,
 ) -> Result<(ContentSid, Option<String>), ProviderError> {
-    let known = settings.templates.get(&template.id).cloned();
+    let known = config.templates.get(&template.id).cloned();
     let Some(sid) = known.or_else(|| ContentSid::parse(&template.id).ok()) else {
         return Err(not_here(
             "Twilio has no template of this name; save its content SID (HX…) under the name in the entry's templates, or send the SID as templateId.",

@@ -48,12 +48,12 @@ const SERVICE: &str = "MG0123456789abcdef0123456789abcdef";
 const TEMPLATE: &str = "HX0123456789abcdef0123456789abcdef";
 const OTHER_TEMPLATE: &str = "HXfedcba9876543210fedcba9876543210";
 
-fn settings() -> TwilioSettings {
-    TwilioSettings {
+fn settings() -> TwilioConfig {
+    TwilioConfig {
         account_sid: TwilioAccountSid::parse(ACCOUNT).unwrap(),
         login: TwilioLogin::AuthToken(Secret::new("planted-token".to_owned())),
         sender: TwilioSender::Number(PhoneNumber::parse("+15550199").unwrap()),
-        api_url: BaseUrl::parse(TwilioSettings::GLOBAL_URL).unwrap(),
+        api_url: Some(BaseUrl::parse(TwilioConfig::GLOBAL_URL).unwrap()),
         status_callback: None,
         templates: BTreeMap::from([(
             "appointment_confirmed".to_owned(),
@@ -64,7 +64,7 @@ fn settings() -> TwilioSettings {
 
 /// What goes on the wire as an object, which must be as the contract has it. A field that stands there
 /// twice would be a list; only `MediaUrl` is one.
-fn sent_by(settings: &TwilioSettings, content: Content) -> Value {
+fn sent_by(settings: &TwilioConfig, content: Content) -> Value {
     let mut object = Map::new();
     for (name, value) in form(settings, &whatsapp(content)).unwrap() {
         let value = match name {
@@ -216,7 +216,7 @@ fn the_sender_is_a_number_a_service_or_both_and_reports_go_where_settings_say() 
         (TwilioSender::Service(service.clone()), false, true),
         (TwilioSender::NumberOfService(number, service), true, true),
     ] {
-        let settings = TwilioSettings {
+        let settings = TwilioConfig {
             sender,
             status_callback: Some("https://hooks.clinic.example/twilio?c=1".to_owned()),
             ..settings()
@@ -385,15 +385,24 @@ fn a_key_is_good_when_it_is_told_that_there_is_no_such_message() {
     }
 }
 
+fn http() -> HttpClients {
+    HttpClients::new(
+        TlsConfigs::new(None).unwrap(),
+        EgressGuard::new(EgressAllow::default(), std::sync::Arc::new(SystemResolver)),
+        crate::Sockets::default(),
+        std::sync::Arc::new(SystemClock),
+    )
+}
+
 #[test]
 fn urls_are_those_of_the_contract() {
-    let settings = settings();
+    let provider = TwilioProvider::new(settings(), http()).unwrap();
     let base = format!("https://api.twilio.com/2010-04-01/Accounts/{ACCOUNT}");
     assert_eq!(
-        settings.url(&["Messages.json"]).as_str(),
+        provider.url(&["Messages.json"]).as_str(),
         format!("{base}/Messages.json")
     );
-    assert_eq!(settings.account_url().as_str(), format!("{base}.json"));
+    assert_eq!(provider.account_url().as_str(), format!("{base}.json"));
     let sid = NO_MESSAGE.strip_suffix(".json").unwrap();
     let schema = Contract::read(CONTRACT).schema(
         "/paths/~12010-04-01~1Accounts~1{AccountSid}~1Messages~1{Sid}.json/get/parameters/1/schema",
@@ -403,27 +412,21 @@ fn urls_are_those_of_the_contract() {
 
 #[test]
 fn debug_shows_nothing() {
-    let settings = TwilioSettings {
+    let settings = TwilioConfig {
         login: TwilioLogin::ApiKey {
             sid: TwilioApiKeySid::parse("SK0123456789abcdef0123456789abcdef").unwrap(),
             secret: Secret::new("planted-secret".to_owned()),
         },
         ..settings()
     };
-    let http = HttpClients::new(
-        TlsConfigs::new(None).unwrap(),
-        EgressGuard::new(EgressAllow::default(), std::sync::Arc::new(SystemResolver)),
-        crate::Sockets::default(),
-        std::sync::Arc::new(SystemClock),
-    );
     let shown = format!(
         "{settings:?} {:?} {:?} {:?}",
         settings.login,
         settings.sender,
-        TwilioProvider::new(settings.clone(), http)
+        TwilioProvider::new(settings.clone(), http()).unwrap()
     );
     assert_eq!(
         shown,
-        "TwilioSettings(…) TwilioLogin(…) TwilioSender(…) TwilioProvider(…)"
+        "TwilioConfig(…) TwilioLogin(…) TwilioSender(…) TwilioProvider(…)"
     );
 }

@@ -8,14 +8,14 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::tls::{self, TrustStore, rustls_provider::CryptoMode};
 use comms_adapters::{
-    EgressGuard, HttpClients, Message, Provider, Sockets, VerifyStage,
+    EgressGuard, HttpClients, Message, OwnSender, Provider, Sockets, VerifyStage,
     egress::Resolver,
-    meta::{MetaProvider, MetaSettings},
-    sendgrid::{SendgridProvider, SendgridSettings},
-    ses::{SesAccount, SesProvider, SesSettings},
-    smtp::{Security, SmtpProvider, SmtpSettings},
+    meta::{MetaConfig, MetaProvider},
+    sendgrid::{SendgridConfig, SendgridProvider},
+    ses::{SesAccount, SesConfig, SesProvider},
+    smtp::{Security, SmtpConfig, SmtpProvider},
     tls::TlsConfigs,
-    twilio::{TwilioLogin, TwilioProvider, TwilioSender, TwilioSettings},
+    twilio::{TwilioConfig, TwilioLogin, TwilioProvider, TwilioSender},
 };
 use comms_core::{
     BaseUrl, DeliveryId, EmailAddress, Host, Mailbox, PhoneNumber, Secret, SystemClock,
@@ -435,16 +435,20 @@ fn ses() -> Api {
     Api {
         name: "aws_ses",
         provider: |_, _, sdk| {
-            let settings = SesSettings {
+            let settings = SesConfig {
                 region: AwsRegion::parse("eu-central-1").unwrap(),
                 account: SesAccount::Keys {
                     access_key_id: AwsAccessKeyId::parse("AKIAIOSFODNN7EXAMPLE").unwrap(),
                     secret_access_key: secret("secret-access-key"),
                 },
-                sender: mailbox("appointments@clinic.example", "Clinic"),
+                from: OwnSender::default(),
                 configuration_set: None,
             };
-            Box::new(SesProvider::new(settings, sdk))
+            Box::new(SesProvider::new(
+                settings,
+                mailbox("appointments@clinic.example", "Clinic"),
+                sdk,
+            ))
         },
         path: "/v2/email/outbound-emails".into(),
         message: email(),
@@ -504,13 +508,20 @@ fn sendgrid() -> Api {
     Api {
         name: "sendgrid",
         provider: |server, http, _| {
-            let settings = SendgridSettings {
+            let settings = SendgridConfig {
                 api_key: secret("sendgrid-key"),
-                sender: mailbox("appointments@clinic.example", "Clinic"),
-                api_url: BaseUrl::parse(&server.url()).unwrap(),
+                from: OwnSender::default(),
+                api_url: Some(BaseUrl::parse(&server.url()).unwrap()),
                 sandbox: false,
             };
-            Box::new(SendgridProvider::new(settings, http))
+            Box::new(
+                SendgridProvider::new(
+                    settings,
+                    mailbox("appointments@clinic.example", "Clinic"),
+                    http,
+                )
+                .unwrap(),
+            )
         },
         path: "/v3/mail/send".into(),
         message: email(),
@@ -543,12 +554,13 @@ fn meta() -> Api {
     Api {
         name: "meta_business",
         provider: |server, http, _| {
-            let settings = MetaSettings {
+            let settings = MetaConfig {
                 access_token: secret("meta-token"),
                 phone_number_id: GraphId::parse("123456789").unwrap(),
-                api_url: BaseUrl::parse(&format!("{}/v23.0", server.url())).unwrap(),
+                api_url: Some(BaseUrl::parse(&format!("{}/v23.0", server.url())).unwrap()),
+                business_account_id: None,
             };
-            Box::new(MetaProvider::new(settings, http))
+            Box::new(MetaProvider::new(settings, http).unwrap())
         },
         path: "/v23.0/123456789/messages".into(),
         message: whatsapp(Some(template("appointment_confirmed"))),
@@ -598,15 +610,15 @@ fn twilio() -> Api {
     Api {
         name: "twilio",
         provider: |server, http, _| {
-            let settings = TwilioSettings {
+            let settings = TwilioConfig {
                 account_sid: TwilioAccountSid::parse(ACCOUNT).unwrap(),
                 login: TwilioLogin::AuthToken(secret("auth-token")),
                 sender: TwilioSender::Number(PhoneNumber::parse("+14155238886").unwrap()),
-                api_url: BaseUrl::parse(&server.url()).unwrap(),
+                api_url: Some(BaseUrl::parse(&server.url()).unwrap()),
                 status_callback: Some("https://clinic.example/status".into()),
                 templates: std::collections::BTreeMap::new(),
             };
-            Box::new(TwilioProvider::new(settings, http))
+            Box::new(TwilioProvider::new(settings, http).unwrap())
         },
         path: format!("/2010-04-01/Accounts/{ACCOUNT}/Messages.json"),
         message: whatsapp(Some(template(CONTENT))),
@@ -654,7 +666,7 @@ impl SmtpRig {
             .credentials("clinic-user", "planted-password")
             .start()
             .await;
-        let settings = SmtpSettings {
+        let settings = SmtpConfig {
             host: Host::parse("127.0.0.1").unwrap(),
             port: server.port(),
             security: Security::StartTls,
@@ -662,12 +674,13 @@ impl SmtpRig {
             password: secret("password"),
             ca_pem: (trust == Trust::Given).then(|| ca.pem()),
             max_connections: 1,
-            sender: mailbox("appointments@clinic.example", "Clinic"),
+            from: OwnSender::default(),
             ehlo_name: None,
         };
         let tls = TlsConfigs::new(None).unwrap();
         let provider = SmtpProvider::new(
             settings,
+            mailbox("appointments@clinic.example", "Clinic"),
             &tls,
             guard(),
             Sockets::default(),

@@ -34,7 +34,7 @@ impl Servers {
 
     /// A clinic that knows it by this name.
     fn clinic(&self, host: &str) -> SmtpProvider {
-        let settings = SmtpSettings {
+        let settings = SmtpConfig {
             host: Host::parse(host).unwrap(),
             port: self.server.port(),
             security: Security::StartTls,
@@ -42,15 +42,23 @@ impl Servers {
             password: Secret::new(PASSWORD.to_owned()),
             ca_pem: None,
             max_connections: 1,
-            sender: Mailbox {
-                address: EmailAddress::parse("appointments@clinic.example").unwrap(),
-                name: None,
-            },
+            from: OwnSender::default(),
             ehlo_name: None,
         };
         let guard = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(Loopback));
         let clock = Arc::new(ManualClock::new());
-        SmtpProvider::new(settings, &self.tls, guard, Sockets::default(), clock).unwrap()
+        SmtpProvider::new(
+            settings,
+            Mailbox {
+                address: EmailAddress::parse("appointments@clinic.example").unwrap(),
+                name: None,
+            },
+            &self.tls,
+            guard,
+            Sockets::default(),
+            clock,
+        )
+        .unwrap()
     }
 }
 

@@ -72,7 +72,7 @@ mod tests {
     fn skipped_entries_read_back() {
         for last_error in [None, Some(ErrorKind::Unauthenticated)] {
             let skipped = SkippedEntry {
-                provider: ProviderKind::Smtp,
+                provider: ProviderKind::new("smtp"),
                 entry: EntryId::primary(),
                 position: Position::Primary,
                 since: "2026-12-01T09:00:00.123456Z".parse().unwrap(),

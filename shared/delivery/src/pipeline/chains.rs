@@ -7,7 +7,7 @@ use comms_core::{Channel, HashKey, Tenant};
 use comms_settings::{StoreError, StoredSettings};
 
 use super::{Pipeline, tenant_settings::TenantSettings};
-use crate::{chain_spec::chain_spec, policy::ChannelPolicy};
+use crate::policy::ChannelPolicy;
 
 /// A chain, and what it was put together from.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Pipeline {
         let version = stored.version.number;
         let chain = self
             .factory
-            .own_chain(tenant, channel, version, || chain_spec(settings));
+            .own_chain(tenant, channel, version, || settings.chain_spec());
         self.health
             .hear(hash, tenant, version, channel, &chain, deadline)
             .await;

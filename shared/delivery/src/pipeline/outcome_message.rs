@@ -251,7 +251,7 @@ mod tests {
         let id = RequestId::derive(&key, &tenant, &IdempotencyKey::parse("one").unwrap());
         let at = Timestamp::from_millisecond(1_795_000_000_123).unwrap();
         let attempt = Attempt {
-            provider: ProviderKind::Smtp,
+            provider: ProviderKind::new("smtp"),
             entry: EntryId::primary(),
             position: Position::Primary,
             outcome: AttemptOutcome::Accepted {
@@ -264,7 +264,7 @@ mod tests {
         };
         let outcome = Outcome {
             status: DeliveryStatus::Sent,
-            receipt: Some((ProviderKind::Smtp, "queued as 17".to_owned())),
+            receipt: Some((ProviderKind::new("smtp"), "queued as 17".to_owned())),
             reason: None,
             possible_duplicate: true,
             attempts: vec![attempt; attempts],
@@ -279,7 +279,7 @@ mod tests {
         LateOutcome {
             delivery: Delivery {
                 status: outcome.status,
-                provider: Some(ProviderKind::Smtp),
+                provider: Some(ProviderKind::new("smtp")),
                 message_id: Some("queued as 17".to_owned()),
                 possible_duplicate: true,
                 attempts: outcome.attempts.clone(),

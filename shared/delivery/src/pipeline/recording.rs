@@ -138,7 +138,7 @@ impl Pipeline {
             time_to_outcome_ms =
                 on_its_way.map(|time| u64::try_from(time.as_millis()).unwrap_or_default()),
             channel = channel.as_str(),
-            provider = sent_by.or(last).map_or("none", ProviderKind::as_str),
+            provider = sent_by.or(last).as_ref().map_or("none", ProviderKind::as_str),
             reason = outcome.reason.map(FailureReason::as_str),
             attempts = outcome.attempts.len(),
         );

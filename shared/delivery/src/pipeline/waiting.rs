@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_wait_that_another_came_between_began_with_the_first_refusal() {
         let attempt = |second, disposition, kind| Attempt {
-            provider: comms_core::ProviderKind::Smtp,
+            provider: comms_core::ProviderKind::new("smtp"),
             entry: EntryId::primary(),
             position: comms_core::Position::Primary,
             outcome: AttemptOutcome::Failed {

@@ -4,9 +4,9 @@ use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Deadline, EgressGuard, Message, Provider as _, Sockets,
+    Deadline, EgressGuard, Message, OwnSender, Provider as _, Sockets,
     egress::Resolver,
-    smtp::{ConnectionLimit, Security, SmtpProvider, SmtpSettings},
+    smtp::{ConnectionLimit, Security, SmtpConfig, SmtpProvider},
     tls::TlsConfigs,
 };
 use comms_core::{
@@ -92,7 +92,7 @@ impl World {
 
     pub(crate) fn process(&self, host: &str, port: u16, password: &str) -> Process {
         let sockets = Sockets::default();
-        let settings = SmtpSettings {
+        let settings = SmtpConfig {
             host: Host::parse(host).unwrap(),
             port,
             security: Security::ImplicitTls,
@@ -100,11 +100,12 @@ impl World {
             password: Secret::new(password.to_owned()),
             ca_pem: None,
             max_connections: 5,
-            sender: mailbox("desk@clinic.example"),
+            from: OwnSender::default(),
             ehlo_name: None,
         };
         let provider = SmtpProvider::new(
             settings,
+            mailbox("desk@clinic.example"),
             &TlsConfigs::new(Some(&self.ca.pem())).unwrap(),
             EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(Loopback)),
             sockets.clone(),

@@ -5,13 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 use comms_core::Tenant;
 
 use super::{SettingsCache, Snapshot, state::Slot};
-use crate::{credentials::Credentials, store::StoredSettings};
+use crate::store::StoredSettings;
 
 /// Bytes that a provider entry takes without what is counted by itself: its secrets, of which there
 /// are two of 1 KB at most, its names and addresses, and what the allocator adds.
 const ENTRY_BYTES: usize = 4 * 1024;
-/// Bytes of a content template: its name, its id, and its place in a map.
-const TEMPLATE_BYTES: usize = 256;
 
 #[derive(Default)]
 pub(super) struct Slots {
@@ -152,13 +150,9 @@ impl Drop for SlotUser<'_> {
 /// What settings weigh, about.
 fn bytes(stored: &StoredSettings) -> usize {
     let changed = stored.version.changed.iter().map(String::len);
-    let entries = stored.settings.entries().map(|(_, entry)| {
-        let long = match &entry.credentials {
-            Credentials::Smtp(smtp) => smtp.ca_pem.as_ref().map_or(0, String::len),
-            Credentials::Twilio(twilio) => twilio.templates.len() * TEMPLATE_BYTES,
-            Credentials::AwsSes(_) | Credentials::Sendgrid(_) | Credentials::MetaBusiness(_) => 0,
-        };
-        ENTRY_BYTES + long
-    });
+    let entries = stored
+        .settings
+        .entries()
+        .map(|(_, entry)| ENTRY_BYTES + entry.config.settings_bytes());
     changed.chain(entries).sum()
 }

@@ -21,7 +21,7 @@ const KNOWN: [(&str, &[u16]); 3] = [
 
 /// What is wrong with `port` and `secure` (TLS from the start) at `host`: the field, and what would
 /// be right. Ports without a meaning of their own, such as 2525, may be either.
-pub(crate) fn conflict(
+pub(super) fn conflict(
     host: Option<&Host>,
     port: u16,
     secure: bool,

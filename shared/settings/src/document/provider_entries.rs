@@ -1,7 +1,8 @@
-use comms_core::Problems;
+//! What the entries of each provider may say, read through the whole document.
+
+use comms_adapters::twilio::{TwilioConfig, TwilioSender};
 
 use super::*;
-use crate::{CommunicationSettings, ProviderEntry};
 
 const HEX: &str = "0123456789abcdef0123456789abcdef";
 
@@ -56,7 +57,7 @@ fn forms() -> Vec<(&'static str, Value)> {
 }
 
 fn document(provider: &str, credentials: &Value) -> Value {
-    let channel = ProviderKind::parse(provider).unwrap().channel();
+    let channel = registry::find(provider).unwrap().channels[0];
     let mut document = json!({});
     document[channel.as_str()] = json!({
         "primary": {"provider": provider, "credentials": credentials},
@@ -128,7 +129,7 @@ fn every_form_reads_back_as_it_is_shown_and_sealed_and_keeps_its_secrets() {
         let shown = settings.view();
         assert!(!shown.to_string().contains("planted"), "{shown}");
         assert!(!format!("{settings:?}").contains("planted"));
-        let channel = ProviderKind::parse(provider).unwrap().channel();
+        let channel = registry::find(provider).unwrap().channels[0];
         let shown = &shown[channel.as_str()]["primary"]["credentials"];
         let again = read_for("clinic-1", provider, shown, Some(&settings)).unwrap();
         assert!(again.changed_fields(Some(&settings)).is_empty());
@@ -304,12 +305,10 @@ fn twilio_needs_a_sender_and_one_login() {
         ["apiKeySecret", "authToken"]
     );
     let settings = read(provider, by_token).unwrap();
-    let Credentials::Twilio(twilio) = &entry(&settings).credentials else {
-        panic!("not twilio");
-    };
+    let twilio: &TwilioConfig = entry(&settings).config.get().unwrap();
     assert!(matches!(
         &twilio.sender,
-        TwilioSenderSetting::Number(number) if number.as_str() == "+14155238886"
+        TwilioSender::Number(number) if number.as_str() == "+14155238886"
     ));
     for (name, value) in [
         ("accountSid", json!("AC../../x")),
