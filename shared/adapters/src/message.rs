@@ -74,6 +74,38 @@ pub(crate) const fn invalid(detail: &'static str) -> ProviderError {
     ProviderError::new(Disposition::Final, ErrorKind::InvalidMessage, detail)
 }
 
+/// What a provider says that takes no address with letters beyond ASCII before the @.
+pub(crate) struct AsciiOnly {
+    /// Of the sender's.
+    pub(crate) sender: &'static str,
+    /// Of the recipient's or a copy's.
+    pub(crate) receiver: &'static str,
+    /// Of the one for answers.
+    pub(crate) reply_to: &'static str,
+}
+
+impl AsciiOnly {
+    /// Refuses a message with such an address; another provider may take it.
+    pub(crate) fn check(&self, message: &Message, sender: &Mailbox) -> Result<(), ProviderError> {
+        let recipient = &message.mailbox()?.address;
+        let copies = message.content.cc.iter().chain(&message.content.bcc);
+        if sender.address.needs_smtputf8() {
+            return Err(not_carried(ErrorKind::SenderNotAllowed, self.sender));
+        }
+        if copies.chain([recipient]).any(EmailAddress::needs_smtputf8) {
+            return Err(not_carried(ErrorKind::InvalidRecipient, self.receiver));
+        }
+        if message
+            .reply_to
+            .as_ref()
+            .is_some_and(EmailAddress::needs_smtputf8)
+        {
+            return Err(not_carried(ErrorKind::InvalidMessage, self.reply_to));
+        }
+        Ok(())
+    }
+}
+
 /// What `WhatsApp` takes in a parameter of a template, whoever sends it: something, without line breaks,
 /// tabs or more than four spaces in a row (Twilio, error 63013; error 21656 for an empty one).
 pub(crate) fn check_template_text(text: &str) -> Result<(), ProviderError> {

@@ -13,7 +13,10 @@ mod properties;
 mod text;
 mod unstructured;
 
-use comms_core::{EmailAddress, Mailbox, ProviderError, attachment::Attachment};
+use comms_core::{
+    EmailAddress, Mailbox, ProviderError, attachment::Attachment, media_type::MediaType,
+    request::Content,
+};
 use lettre::message::header::{Date, Headers};
 
 use self::{
@@ -168,15 +171,26 @@ fn push_header<'a>(
     bytes.extend_from_slice(date.to_string().as_bytes());
     push_token(bytes, AUTO_SUBMITTED.0, AUTO_SUBMITTED.1);
     if feedback == Feedback::Named {
-        let category = content.category.as_deref().unwrap_or("uncategorized");
-        push_token(
-            bytes,
-            "Feedback-ID",
-            &format!("{category}:email:{FEEDBACK_SENDER}"),
-        );
+        let (name, value) = feedback_id(content);
+        push_token(bytes, name, &value);
     }
     bytes.extend_from_slice(b"MIME-Version: 1.0\r\n");
     Ok(())
+}
+
+/// Feedback-ID as we write it, by name and value.
+pub(crate) fn feedback_id(content: &Content) -> (&'static str, String) {
+    let category = content.category.as_deref().unwrap_or("uncategorized");
+    ("Feedback-ID", format!("{category}:email:{FEEDBACK_SENDER}"))
+}
+
+/// The media type of a file that the provider puts into base64: without parameters, and that of a message as
+/// `application/octet-stream`, since a message must not be in base64 (RFC 2046 section 5.2.1).
+pub(crate) fn base64_type(content_type: &MediaType) -> &str {
+    match content_type.essence() {
+        essence if essence.starts_with("message/") => "application/octet-stream",
+        essence => essence,
+    }
 }
 
 /// A mailbox as an API takes it that writes the header itself: one line, in ASCII where the address is.

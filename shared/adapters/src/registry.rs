@@ -36,8 +36,8 @@ pub const MAX_CONFIG_BYTES: usize = {
     let mut max = 0;
     let mut index = 0;
     while index < CONFIGS.len() {
-        if CONFIGS[index].max_bytes > max {
-            max = CONFIGS[index].max_bytes;
+        if CONFIGS[index].json_bytes > max {
+            max = CONFIGS[index].json_bytes;
         }
         index += 1;
     }

@@ -13,14 +13,14 @@ use crate::failure::ProviderCode;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProviderKind {
     /// The name, filled up with zeros.
-    name: [u8; ProviderKind::MAX],
+    name: [u8; ProviderKind::LENGTH],
 }
 
 impl ProviderKind {
     /// Characters of a name.
-    pub const MAX: usize = 24;
+    pub const LENGTH: usize = 24;
 
-    /// A provider's name: 1 to [`ProviderKind::MAX`] of a-z, 0-9 and '_'.
+    /// A provider's name: 1 to [`ProviderKind::LENGTH`] of a-z, 0-9 and '_'.
     ///
     /// # Panics
     ///
@@ -34,7 +34,7 @@ impl ProviderKind {
         match kind {
             Some(kind) => kind,
             None => Self {
-                name: [0; Self::MAX],
+                name: [0; Self::LENGTH],
             },
         }
     }
@@ -42,10 +42,10 @@ impl ProviderKind {
     /// Reads a name; `None` for what cannot be one.
     pub const fn parse(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
-        if bytes.is_empty() || bytes.len() > Self::MAX {
+        if bytes.is_empty() || bytes.len() > Self::LENGTH {
             return None;
         }
-        let mut name = [0; Self::MAX];
+        let mut name = [0; Self::LENGTH];
         let mut index = 0;
         while index < bytes.len() {
             if !matches!(bytes[index], b'a'..=b'z' | b'0'..=b'9' | b'_') {
@@ -60,7 +60,7 @@ impl ProviderKind {
     /// The name.
     pub fn as_str(&self) -> &str {
         let end = self.name.iter().position(|byte| *byte == 0);
-        let name = &self.name[..end.unwrap_or(Self::MAX)];
+        let name = &self.name[..end.unwrap_or(Self::LENGTH)];
         // It is ASCII.
         std::str::from_utf8(name).unwrap_or_default()
     }
@@ -236,13 +236,13 @@ mod tests {
             assert_eq!((kind.as_str(), kind.to_string().as_str()), (name, name));
             assert_eq!(serde_json::to_value(kind).unwrap(), name);
         }
-        let longest = "a".repeat(ProviderKind::MAX);
+        let longest = "a".repeat(ProviderKind::LENGTH);
         assert_eq!(ProviderKind::parse(&longest).unwrap().as_str(), longest);
     }
 
     #[test]
     fn what_is_no_provider_name_is_not_read() {
-        let too_long = "a".repeat(ProviderKind::MAX + 1);
+        let too_long = "a".repeat(ProviderKind::LENGTH + 1);
         for text in ["", "SMTP", "a b", "a-b", "a\0", "\u{e9}", &too_long] {
             assert_eq!(ProviderKind::parse(text), None, "{text:?}");
         }

@@ -107,7 +107,7 @@ pub trait ReadConfig: ProviderConfig + Sized {
     /// The channels that it serves.
     const CHANNELS: &[Channel];
     /// More bytes than any configuration of it has as JSON without escapes.
-    const MAX_BYTES: usize;
+    const JSON_BYTES: usize;
 
     /// Reads a configuration, and adds to `object` everything that is wrong with it. A secret that is not sent again is taken from
     /// `stored`, provided that it still goes to the same place: whoever may change settings but does not know a
@@ -125,7 +125,7 @@ pub struct ConfigType {
     /// The channels that it serves.
     pub channels: &'static [Channel],
     /// More bytes than any configuration of it has as JSON without escapes.
-    pub max_bytes: usize,
+    pub json_bytes: usize,
     read: ReadAny,
 }
 
@@ -142,7 +142,7 @@ impl ConfigType {
             kind: C::KIND,
             aliases: C::ALIASES,
             channels: C::CHANNELS,
-            max_bytes: C::MAX_BYTES,
+            json_bytes: C::JSON_BYTES,
             read: |object, reading, stored| {
                 // What is stored of another provider has no secret of this one's.
                 let stored = stored.and_then(|stored| stored.get::<C>());

@@ -5,7 +5,7 @@ use std::fmt;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{Disposition, ErrorKind, ProviderError, Secret};
 use http::{
-    HeaderValue, Method, Uri,
+    HeaderName, HeaderValue, Method, Uri,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT},
     uri::PathAndQuery,
 };
@@ -16,12 +16,24 @@ use zeroize::Zeroizing;
 use super::failure::local_failure;
 
 /// A request to a provider.
-pub(crate) struct HttpRequest(pub(super) reqwest::Request);
+pub(crate) struct HttpRequest {
+    pub(super) request: reqwest::Request,
+    is_question: bool,
+}
 
 impl HttpRequest {
     /// A question.
     pub(crate) fn get(url: Url) -> Self {
-        Self(reqwest::Request::new(Method::GET, url))
+        Self {
+            request: reqwest::Request::new(Method::GET, url),
+            is_question: true,
+        }
+    }
+
+    /// The same request as a question: it cannot be a message, whatever its method is.
+    pub(crate) fn as_question(mut self) -> Self {
+        self.is_question = true;
+        self
     }
 
     /// A message as JSON.
@@ -43,12 +55,15 @@ impl HttpRequest {
         let content_type = HeaderValue::from_static(content_type);
         request.headers_mut().insert(CONTENT_TYPE, content_type);
         *request.body_mut() = Some(body.into());
-        Self(request)
+        Self {
+            request,
+            is_question: false,
+        }
     }
 
     /// Bytes of its body.
     pub(crate) fn body_len(&self) -> usize {
-        let body = self.0.body().and_then(reqwest::Body::as_bytes);
+        let body = self.request.body().and_then(reqwest::Body::as_bytes);
         body.unwrap_or_default().len()
     }
 
@@ -66,7 +81,43 @@ impl HttpRequest {
         self.authorization(&Zeroizing::new(format!("Basic {}", *pair)))
     }
 
-    fn authorization(mut self, value: &Zeroizing<String>) -> Result<Self, ProviderError> {
+    /// Adds `Authorization` with a scheme of the provider's own: `scheme` and the key, separated by a space. A key that
+    /// has the scheme before it, as providers' pages show it, is taken without.
+    pub(crate) fn scheme(self, scheme: &str, key: &Secret) -> Result<Self, ProviderError> {
+        let key = key.expose().map_err(|_| local_failure())?;
+        let bare = match key.split_once(' ') {
+            Some((own, bare)) if own.eq_ignore_ascii_case(scheme) => bare.trim(),
+            Some(_) | None => &key,
+        };
+        self.authorization(&Zeroizing::new(format!("{scheme} {bare}")))
+    }
+
+    /// Adds the key in a header of the provider's own.
+    pub(crate) fn key_header(
+        self,
+        name: &'static str,
+        key: &Secret,
+    ) -> Result<Self, ProviderError> {
+        let key = key.expose().map_err(|_| local_failure())?;
+        self.sensitive(HeaderName::from_static(name), &key)
+    }
+
+    /// Asks for an answer as JSON and nothing else, which some providers insist on.
+    pub(crate) fn accepting_json(mut self) -> Self {
+        let json = HeaderValue::from_static("application/json");
+        self.request.headers_mut().insert(ACCEPT, json);
+        self
+    }
+
+    fn authorization(self, value: &Zeroizing<String>) -> Result<Self, ProviderError> {
+        self.sensitive(AUTHORIZATION, value)
+    }
+
+    fn sensitive(
+        mut self,
+        name: HeaderName,
+        value: &Zeroizing<String>,
+    ) -> Result<Self, ProviderError> {
         let mut value = HeaderValue::from_str(value).map_err(|_| {
             ProviderError::new(
                 Disposition::ProviderDown,
@@ -75,18 +126,19 @@ impl HttpRequest {
             )
         })?;
         value.set_sensitive(true);
-        self.0.headers_mut().insert(AUTHORIZATION, value);
+        self.request.headers_mut().insert(name, value);
         Ok(self)
     }
 
-    pub(super) fn is_question(&self) -> bool {
-        self.0.method() == Method::GET
+    /// Whether it sends no message.
+    pub(super) const fn is_question(&self) -> bool {
+        self.is_question
     }
 
     /// The request as it goes over a connection to its host: the target in origin form (RFC 9112 section 3.2.1), with the
     /// headers that every request has. `None` where the URL cannot be written so.
     pub(super) fn into_wire(mut self) -> Option<http::Request<reqwest::Body>> {
-        let url = self.0.url();
+        let url = self.request.url();
         let host = match (url.host_str()?, url.port()) {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),
@@ -94,12 +146,14 @@ impl HttpRequest {
         let host = HeaderValue::try_from(host).ok()?;
         let target =
             PathAndQuery::try_from(&url[Position::BeforePath..Position::AfterQuery]).ok()?;
-        let headers = self.0.headers_mut();
-        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        let headers = self.request.headers_mut();
+        headers
+            .entry(ACCEPT)
+            .or_insert(HeaderValue::from_static("*/*"));
         let user_agent = concat!("clinic-comms/", env!("CARGO_PKG_VERSION"));
         headers.insert(USER_AGENT, HeaderValue::from_static(user_agent));
         headers.insert(HOST, host);
-        let mut request = http::Request::try_from(self.0).ok()?;
+        let mut request = http::Request::try_from(self.request).ok()?;
         *request.uri_mut() = Uri::from(target);
         Some(request)
     }

@@ -350,17 +350,17 @@ fn url() -> Url {
 }
 
 fn header(request: &HttpRequest, name: &HeaderName) -> String {
-    request.0.headers()[name].to_str().unwrap().to_owned()
+    request.request.headers()[name].to_str().unwrap().to_owned()
 }
 
 fn sent_body(request: &HttpRequest) -> &[u8] {
-    request.0.body().unwrap().as_bytes().unwrap()
+    request.request.body().unwrap().as_bytes().unwrap()
 }
 
 #[test]
 fn a_request_says_what_its_body_is() {
     let json = HttpRequest::post_json(url(), &json!({"name": "Müller"})).unwrap();
-    assert_eq!(json.0.method(), Method::POST);
+    assert_eq!(json.request.method(), Method::POST);
     assert_eq!(header(&json, &CONTENT_TYPE), "application/json");
     assert_eq!(sent_body(&json), "{\"name\":\"Müller\"}".as_bytes());
     assert_eq!(json.body_len(), 18);
@@ -375,10 +375,10 @@ fn a_request_says_what_its_body_is() {
     );
     let question = HttpRequest::get(url());
     assert_eq!(
-        (question.0.method().clone(), question.body_len()),
+        (question.request.method().clone(), question.body_len()),
         (Method::GET, 0)
     );
-    assert!(!question.0.headers().contains_key(CONTENT_TYPE));
+    assert!(!question.request.headers().contains_key(CONTENT_TYPE));
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn credentials_go_into_a_header_that_is_not_printed() {
         "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
     );
     for request in [bearer, basic] {
-        assert!(request.0.headers()[AUTHORIZATION].is_sensitive());
+        assert!(request.request.headers()[AUTHORIZATION].is_sensitive());
         assert_eq!(format!("{request:?}"), "HttpRequest(…)");
     }
     let error = HttpRequest::get(url())

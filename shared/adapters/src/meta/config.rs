@@ -63,7 +63,7 @@ impl fmt::Debug for MetaConfig {
 impl ReadConfig for MetaConfig {
     const KIND: ProviderKind = ProviderKind::new("meta_business");
     const CHANNELS: &[Channel] = &[Channel::Whatsapp];
-    const MAX_BYTES: usize = MAX_SECRET + BaseUrl::MAX + 1_024;
+    const JSON_BYTES: usize = MAX_SECRET + BaseUrl::MAX + 1_024;
 
     fn read(object: &mut Object<'_>, reading: Reading<'_>, stored: Option<&Self>) -> Option<Self> {
         let phone_number_id = object.required("phoneNumberId", read::parsed(GraphId::parse));

@@ -48,7 +48,7 @@ impl fmt::Debug for SendgridConfig {
 impl ReadConfig for SendgridConfig {
     const KIND: ProviderKind = ProviderKind::new("sendgrid");
     const CHANNELS: &[Channel] = &[Channel::Email];
-    const MAX_BYTES: usize = MAX_SECRET + BaseUrl::MAX + 1_024;
+    const JSON_BYTES: usize = MAX_SECRET + BaseUrl::MAX + 1_024;
 
     fn read(object: &mut Object<'_>, reading: Reading<'_>, stored: Option<&Self>) -> Option<Self> {
         let api_url = object.optional("apiUrl", read_host_url);

@@ -7,7 +7,7 @@ use comms_core::{EmailAddress, ErrorKind, Mailbox, ProviderError, attachment::Co
 use serde::Serialize;
 
 use crate::{
-    message::{Message, invalid, not_carried, text_body},
+    message::{AsciiOnly, Message, invalid, not_carried, text_body},
     mime,
 };
 
@@ -127,7 +127,7 @@ pub(super) fn wire<'a>(
             "A message through SendGrid has at most 1,000 receivers; name fewer copies.",
         ));
     }
-    check_local_parts(message, recipient, sender)?;
+    ASCII_ONLY.check(message, sender)?;
     let subject = content.title.as_deref().filter(|title| !title.is_empty());
     let subject = subject.ok_or(not_carried(
         ErrorKind::InvalidMessage,
@@ -195,40 +195,14 @@ pub(super) const fn check_size(bytes: usize) -> Result<(), ProviderError> {
     ))
 }
 
-/// Refuses local parts beyond ASCII. SendGrid answers 202 to a message for one and does not send it
+/// What is said of local parts beyond ASCII. SendGrid answers 202 to a message for one and does not send it
 /// (<https://github.com/sendgrid/sendgrid-csharp/issues/255>), and does not support them in `from`
 /// (<https://docs.sendgrid.com/api-reference/mail-send/limitations>).
-fn check_local_parts(
-    message: &Message,
-    recipient: &Mailbox,
-    sender: &Mailbox,
-) -> Result<(), ProviderError> {
-    let content = &message.content;
-    if sender.address.needs_smtputf8() {
-        return Err(not_carried(
-            ErrorKind::SenderNotAllowed,
-            "SendGrid sends from no address with letters beyond ASCII before the @; choose another sender.",
-        ));
-    }
-    let mut receivers = content.cc.iter().chain(&content.bcc);
-    if recipient.address.needs_smtputf8() || receivers.any(EmailAddress::needs_smtputf8) {
-        return Err(not_carried(
-            ErrorKind::InvalidRecipient,
-            "SendGrid sends to no address with letters beyond ASCII before the @; a mail server with SMTPUTF8 may.",
-        ));
-    }
-    if message
-        .reply_to
-        .as_ref()
-        .is_some_and(EmailAddress::needs_smtputf8)
-    {
-        return Err(not_carried(
-            ErrorKind::InvalidMessage,
-            "SendGrid takes no address for answers with letters beyond ASCII before the @; choose another.",
-        ));
-    }
-    Ok(())
-}
+const ASCII_ONLY: AsciiOnly = AsciiOnly {
+    sender: "SendGrid sends from no address with letters beyond ASCII before the @; choose another sender.",
+    receiver: "SendGrid sends to no address with letters beyond ASCII before the @; a mail server with SMTPUTF8 may.",
+    reply_to: "SendGrid takes no address for answers with letters beyond ASCII before the @; choose another.",
+};
 
 /// A receiver's name without commas and semicolons, which SendGrid refuses in it
 /// (<https://docs.sendgrid.com/api-reference/mail-send/limitations>).
@@ -249,12 +223,8 @@ fn file(attachment: &request::Attachment) -> Result<File<'_>, ProviderError> {
     }
     Ok(File {
         content: BASE64_STANDARD.encode(&attachment.content),
-        // Without parameters: SendGrid refuses a semicolon. A message must not be in base64, which is how SendGrid sends
-        // files (RFC 2046 section 5.2.1).
-        r#type: match attachment.content_type.essence() {
-            essence if essence.starts_with("message/") => "application/octet-stream",
-            essence => essence,
-        },
+        // SendGrid refuses a semicolon.
+        r#type: mime::base64_type(&attachment.content_type),
         // <https://www.twilio.com/docs/sendgrid/api-reference/mail-send/errors>, `attachments.filename`:
         // neither of the two, and a message is worth more than its file's punctuation.
         filename: attachment.filename.replace([',', ';'], "_"),

@@ -82,7 +82,7 @@ impl ReadConfig for SesConfig {
     /// Platforms that moved over know SES by this name.
     const ALIASES: &[&str] = &["ses"];
     const CHANNELS: &[Channel] = &[Channel::Email];
-    const MAX_BYTES: usize = MAX_SECRET + 8_192;
+    const JSON_BYTES: usize = MAX_SECRET + 8_192;
 
     fn read(object: &mut Object<'_>, reading: Reading<'_>, stored: Option<&Self>) -> Option<Self> {
         let region = object.required("region", read::parsed(AwsRegion::parse));

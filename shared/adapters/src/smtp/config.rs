@@ -74,7 +74,7 @@ impl fmt::Debug for SmtpConfig {
 impl ReadConfig for SmtpConfig {
     const KIND: ProviderKind = ProviderKind::new("smtp");
     const CHANNELS: &[Channel] = &[Channel::Email];
-    const MAX_BYTES: usize = MAX_CA_PEM + MAX_USER + MAX_SECRET + 2_048;
+    const JSON_BYTES: usize = MAX_CA_PEM + MAX_USER + MAX_SECRET + 2_048;
 
     fn read(object: &mut Object<'_>, reading: Reading<'_>, stored: Option<&Self>) -> Option<Self> {
         let host = object.required("host", read::parsed(Host::parse));

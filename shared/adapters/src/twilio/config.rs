@@ -107,7 +107,7 @@ impl fmt::Debug for TwilioSender {
 impl ReadConfig for TwilioConfig {
     const KIND: ProviderKind = ProviderKind::new("twilio");
     const CHANNELS: &[Channel] = &[Channel::Whatsapp];
-    const MAX_BYTES: usize = MAX_SECRET
+    const JSON_BYTES: usize = MAX_SECRET
         + PublicUrl::MAX
         + BaseUrl::MAX
         + MAX_TEMPLATES * (MAX_TEMPLATE_NAME + 64)
