@@ -3,14 +3,28 @@
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
 
 use comms_core::{
-    AfterRetries, DeliveryId, PhoneNumber, ProviderError, Receipt,
+    AfterRetries, DeliveryId, EmailAddress, Mailbox, PhoneNumber, Problems, ProviderError, Receipt,
+    Secret, SystemClock, Tenant,
+    attachment::{Attachment, ContentId},
+    json::Object,
+    media_type::MediaType,
     request::{Content, Target},
 };
 use jiff::Timestamp;
 use jsonschema::{Draft, Validator};
 use serde_json::{Value, json};
 
-use crate::{http::Answer, message::Message};
+use crate::{
+    EgressGuard, Sockets,
+    config::{
+        ProviderConfig, ReadConfig,
+        read::{Reading, Rules},
+    },
+    egress::{EgressAllow, SystemResolver},
+    http::{Answer, HttpClients},
+    message::Message,
+    tls::TlsConfigs,
+};
 
 fn path(below: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")).join(below)
@@ -176,5 +190,129 @@ pub(crate) fn whatsapp(content: Content) -> Message {
         target: Target::Whatsapp(PhoneNumber::parse("+15550100").unwrap()),
         content: Arc::new(content),
         reply_to: None,
+    }
+}
+
+/// An address.
+pub(crate) fn address(text: &str) -> EmailAddress {
+    EmailAddress::parse(text).unwrap()
+}
+
+/// Who the clinic's mail is from.
+pub(crate) fn sender() -> Mailbox {
+    Mailbox {
+        address: address("appointments@clinic.example"),
+        name: Some("Praxis \"Dr. Müller\"".into()),
+    }
+}
+
+/// An e-mail with everything.
+pub(crate) fn full_email() -> Message {
+    let file = |name: &str, content_type: &str, id: Option<&str>| Attachment {
+        filename: name.into(),
+        content_type: MediaType::parse(content_type).unwrap(),
+        content: b"file".as_slice().into(),
+        content_id: id.map(|id| ContentId::parse(id).unwrap()),
+    };
+    let content = Content {
+        title: Some("Your appointment".into()),
+        body: Some("See you on Monday.".into()),
+        html: Some("<p>See you on <b>Monday</b>. <img src=\"cid:logo@clinic\"></p>".into()),
+        cc: vec![address("parent@example.com")],
+        bcc: vec![address("archive@clinic.example")],
+        attachments: vec![
+            file("letter.pdf", "application/pdf", None),
+            file("logo.png", "image/png", Some("logo@clinic")),
+            file("mail.eml", "message/rfc822", None),
+        ],
+        ..Content::default()
+    };
+    Message {
+        reply_to: Some(address("desk@clinic.example")),
+        ..email(content)
+    }
+}
+
+/// An e-mail to a patient.
+pub(crate) fn email(content: Content) -> Message {
+    Message {
+        delivery: DeliveryId::parse("0123456789abcdef0123456789abcdef").unwrap(),
+        target: Target::Email(Mailbox {
+            address: address("patient@example.com"),
+            name: Some("Jane Roe".into()),
+        }),
+        content: Arc::new(content),
+        reply_to: None,
+    }
+}
+
+/// The same message with something else in it.
+pub(crate) fn changed(message: &Message, change: impl FnOnce(&mut Content)) -> Message {
+    let mut content = (*message.content).clone();
+    change(&mut content);
+    Message {
+        content: Arc::new(content),
+        ..message.clone()
+    }
+}
+
+/// A client that is not used.
+pub(crate) fn http() -> HttpClients {
+    HttpClients::new(
+        TlsConfigs::new(None).unwrap(),
+        EgressGuard::new(EgressAllow::default(), Arc::new(SystemResolver)),
+        Sockets::default(),
+        Arc::new(SystemClock),
+    )
+}
+
+/// A configuration by today's rules, or the fields that are wrong.
+pub(crate) fn read_config<C: ReadConfig>(
+    fields: &Value,
+    stored: Option<&C>,
+) -> Result<C, Vec<String>> {
+    let mut problems = Problems::default();
+    let tenant = Tenant::parse("clinic-1").unwrap();
+    let reading = Reading {
+        tenant: &tenant,
+        rules: Rules::Current,
+    };
+    let read = Object::new(fields.clone(), "", &mut problems).and_then(|mut object| {
+        let read = C::read(&mut object, reading, stored);
+        object.finish();
+        read
+    });
+    let read = problems.or(read);
+    read.map_err(|problems| {
+        let pointers = problems.as_slice().iter().map(|problem| &problem.pointer);
+        pointers
+            .map(|pointer| pointer.trim_start_matches('/').to_owned())
+            .collect()
+    })
+}
+
+/// That a configuration is shown without its secrets, which begin with `planted`, and reads back as it was; and that its
+/// secrets have to be sent again where one of `places` changes.
+pub(crate) fn check_config<C: ReadConfig>(fields: &Value, secret: &str, places: &[(&str, Value)]) {
+    let shown = |config: &C| {
+        let config: &dyn ProviderConfig = config;
+        config.to_json(&|secret: &Secret| {
+            let hidden = secret.last4();
+            json!({"configured": true, "last4": hidden})
+        })
+    };
+    let read = read_config::<C>(fields, None).unwrap();
+    let first = shown(&read);
+    assert!(!format!("{first} {read:?} {}", read.account_key()).contains("planted"));
+    let again = read_config(&first, Some(&read)).unwrap();
+    assert_eq!(shown(&again), first);
+    for (name, value) in places {
+        let mut moved = first.clone();
+        moved[*name] = value.clone();
+        assert_eq!(
+            read_config(&moved, Some(&read)).unwrap_err(),
+            [secret],
+            "{name}"
+        );
     }
 }

@@ -326,7 +326,9 @@ impl ReceivedRequest {
         }
         let _ = writeln!(text, " {:?}", self.version);
         for (name, value) in &self.headers {
-            let veiled = VEILED.contains(&name.as_str()) || name.starts_with("amz-sdk-");
+            let veiled = VEILED.contains(&name.as_str())
+                || name.starts_with("amz-sdk-")
+                || name.ends_with("-token");
             let value = if veiled { "…" } else { value };
             let _ = writeln!(text, "{name}: {value}");
         }
