@@ -27,6 +27,7 @@ mod metered;
 pub mod mime;
 pub mod pace;
 pub mod pacing;
+pub mod postmark;
 pub mod provider;
 pub mod rate;
 pub mod registry;

@@ -27,6 +27,7 @@ providers! {
     smtp: SmtpConfig, SmtpProvider;
     ses: SesConfig, SesProvider;
     sendgrid: SendgridConfig, SendgridProvider;
+    postmark: PostmarkConfig, PostmarkProvider;
     meta: MetaConfig, MetaProvider;
     twilio: TwilioConfig, TwilioProvider;
 }

@@ -1,6 +1,8 @@
 //! Every adapter with a scripted provider at the other end, behind one trait, so that the suite asks
 //! all of them the same.
 
+mod postmark;
+
 use std::{io, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
@@ -123,6 +125,7 @@ pub(crate) async fn http(trust: Trust) -> Vec<Box<dyn Rig>> {
     vec![
         Box::new(HttpRig::new(ses(), trust).await),
         Box::new(HttpRig::new(sendgrid(), trust).await),
+        Box::new(HttpRig::new(postmark::api(), trust).await),
         Box::new(HttpRig::new(meta(), trust).await),
         Box::new(HttpRig::new(twilio(), trust).await),
     ]
@@ -365,7 +368,13 @@ impl Rig for HttpRig {
                 Verification::BadCredentials if index == 0 => self.api.bad_credentials.clone(),
                 Verification::BadCredentials | Verification::Good => reply.clone(),
             };
-            self.server().always("GET", path, reply);
+            // Where messages are posted, a question is a POST that is none.
+            let method = if *path == self.api.path {
+                "POST"
+            } else {
+                "GET"
+            };
+            self.server().always(method, path, reply);
         }
     }
 
@@ -377,7 +386,7 @@ impl Rig for HttpRig {
         let requests = self.server().requests();
         requests
             .iter()
-            .filter(|request| request.method == "POST")
+            .filter(|request| request.method == "POST" && request.body != b"{}")
             .count()
     }
 
