@@ -12,6 +12,7 @@ comms_testkit::fuzz_targets! {
     smtp_transactions = crate::smtp::fuzz::transactions, 100_000 + 32 * length;
     sendgrid_answers = crate::sendgrid::fuzz::answers, 20_000 + 200 * length;
     postmark_answers = crate::postmark::fuzz::answers, 20_000 + 200 * length;
+    zeptomail_answers = crate::zeptomail::fuzz::answers, 20_000 + 200 * length;
     meta_answers = crate::meta::fuzz::answers, 20_000 + 200 * length;
     twilio_answers = crate::twilio::fuzz::answers, 20_000 + 200 * length;
     ses_answers = crate::ses::fuzz::answers, 20_000 + 200 * length;

@@ -40,6 +40,7 @@ mod tcp;
 pub mod tls;
 pub mod twilio;
 pub mod verify;
+pub mod zeptomail;
 
 pub use adapter::{BuildError, Parts};
 pub use chain::{Chain, ChainEnd, ChainReport};

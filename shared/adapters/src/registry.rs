@@ -28,6 +28,7 @@ providers! {
     ses: SesConfig, SesProvider;
     sendgrid: SendgridConfig, SendgridProvider;
     postmark: PostmarkConfig, PostmarkProvider;
+    zeptomail: ZeptomailConfig, ZeptomailProvider;
     meta: MetaConfig, MetaProvider;
     twilio: TwilioConfig, TwilioProvider;
 }

@@ -2,6 +2,7 @@
 //! all of them the same.
 
 mod postmark;
+mod zeptomail;
 
 use std::{io, net::IpAddr, sync::Arc};
 
@@ -126,6 +127,7 @@ pub(crate) async fn http(trust: Trust) -> Vec<Box<dyn Rig>> {
         Box::new(HttpRig::new(ses(), trust).await),
         Box::new(HttpRig::new(sendgrid(), trust).await),
         Box::new(HttpRig::new(postmark::api(), trust).await),
+        Box::new(HttpRig::new(zeptomail::api(), trust).await),
         Box::new(HttpRig::new(meta(), trust).await),
         Box::new(HttpRig::new(twilio(), trust).await),
     ]
