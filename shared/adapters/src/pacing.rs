@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use comms_core::EmailAddress;
 use jiff::Timestamp;
 
-use crate::{chain::entry::ChainEntry, message::Message, pace::Pace, smtp::ConnectionLimit};
+use crate::{
+    chain::entry::ChainEntry, message::Message, pace::Pace, smtp::connection_limit::ConnectionLimit,
+};
 
 /// The longest that a message waits in its process for its turn. What would wait for longer goes back to
 /// where it came from, and does not hold up others.

@@ -5,7 +5,10 @@ use std::{fmt::Debug, num::NonZeroU32, sync::Arc};
 use async_trait::async_trait;
 use comms_core::{ProviderError, ProviderKind, Receipt};
 
-use crate::{deadline::Deadline, message::Message, smtp::ConnectionLimit, verify::StageReport};
+use crate::{
+    deadline::Deadline, message::Message, smtp::connection_limit::ConnectionLimit,
+    verify::StageReport,
+};
 
 /// A provider with the credentials of one entry of one tenant's settings.
 ///

@@ -28,7 +28,7 @@ use super::{
 use crate::world::{Answer, CLINIC, claims, communication, immediate};
 
 /// Requests that are made per operation with a body; a quarter of it where there is none.
-const CASES: u32 = 300;
+const CASES: u32 = 330;
 /// What only the platform's own people change in a clinic's settings.
 const CEILINGS: &str = "/settings/communicationSettings/ceilings";
 /// Where the random numbers begin, so that every run makes the same requests.

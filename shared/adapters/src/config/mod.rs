@@ -4,13 +4,15 @@
 //! know no provider by its name; which there are, and how each is read, is in [`crate::registry`].
 
 pub mod read;
+mod sender;
 
 use std::{any::Any, fmt, sync::Arc};
 
-use comms_core::{Channel, EmailAddress, HashKey, ProviderKind, Secret, json::Object};
+use comms_core::{Channel, HashKey, ProviderKind, Secret, json::Object};
 use serde_json::Value;
 
 use self::read::Reading;
+pub use self::sender::OwnSender;
 use crate::{egress::EgressAllow, rate::RateLimits, verify::VerifyPlan};
 
 /// The configuration of one provider entry, with its secrets.
@@ -162,21 +164,5 @@ impl ConfigType {
         let config = (self.read)(&mut object, reading, stored);
         object.finish();
         config
-    }
-}
-
-/// The sender that an entry has of its own: through one provider a clinic may send under another
-/// address than through the others.
-#[derive(Clone, Default)]
-pub struct OwnSender {
-    /// The address.
-    pub email: Option<EmailAddress>,
-    /// The name.
-    pub name: Option<String>,
-}
-
-impl fmt::Debug for OwnSender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OwnSender(…)")
     }
 }

@@ -8,7 +8,7 @@ use comms_core::{
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::OwnSender;
+use super::sender::OwnSender;
 use crate::egress::{EgressAllow, EgressError, HTTPS_PORTS};
 
 /// Characters of a secret.

@@ -31,7 +31,7 @@ impl HttpRequest {
     }
 
     /// The same request as a question: it cannot be a message, whatever its method is.
-    pub(crate) fn as_question(mut self) -> Self {
+    pub(crate) fn into_question(mut self) -> Self {
         self.is_question = true;
         self
     }

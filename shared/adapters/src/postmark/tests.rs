@@ -85,7 +85,7 @@ fn what_is_over_a_limit_is_refused_and_the_limit_is_not() {
 #[test]
 fn address_beyond_ascii_goes_to_the_next_provider() {
     let beyond = changed(&full_email(), |content| {
-        content.cc = vec![address("ü@example.com")]
+        content.cc = vec![address("ü@example.com")];
     });
     let error = sent(&beyond).unwrap_err();
     assert_eq!(error.disposition, Disposition::ProviderDown);

@@ -8,30 +8,19 @@ use std::{
 use aws_config::SdkConfig;
 use aws_credential_types::{
     Credentials,
-    provider::{self, ProvideCredentials, error::CredentialsError, future},
+    provider::{self, ProvideCredentials, future},
 };
 use comms_core::{
     Secret,
     account::{AwsAccessKeyId, ExternalId, RoleArn},
 };
 
-use super::failure::Failure;
+use super::failure::{Failure, NoCredentials};
 
 /// The name of the platform's sessions in the clinic's own log of API calls.
 const SESSION_NAME: &str = "clinic-comms";
 /// The longest that is waited for STS with the SDK's retries; what is left of a message's time is for SES.
 const ASSUME_TIME: Duration = Duration::from_secs(5);
-
-/// There are no credentials, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("no credentials")]
-pub(super) struct NoCredentials(pub(super) Failure);
-
-impl From<NoCredentials> for CredentialsError {
-    fn from(error: NoCredentials) -> Self {
-        Self::provider_error(error)
-    }
-}
 
 /// An access key, which is opened for as long as a request is being signed.
 pub(super) struct SealedKey {

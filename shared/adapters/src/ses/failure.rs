@@ -2,17 +2,28 @@
 
 use std::{error::Error as StdError, time::Duration};
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sesv2::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
 use comms_core::ProviderCode;
 
-use super::credentials::NoCredentials;
 use crate::{http::causes, tls::HandshakeFailure, verify::VerifyStage};
 
 /// The longest that a wish to be left alone is taken for: a day.
 const MOST_RETRY_AFTER: Duration = Duration::from_hours(24);
+
+/// There are no credentials, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("no credentials")]
+pub(super) struct NoCredentials(pub(super) Failure);
+
+impl From<NoCredentials> for CredentialsError {
+    fn from(error: NoCredentials) -> Self {
+        Self::provider_error(error)
+    }
+}
 
 /// Why SES did not take a request.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ mod auth;
 mod classify;
 mod config;
 mod connection;
-mod connection_limit;
+pub(crate) mod connection_limit;
 mod failure;
 mod further;
 mod host_limit;

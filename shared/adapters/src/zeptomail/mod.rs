@@ -100,7 +100,7 @@ impl ZeptomailProvider {
 
     async fn check_token(&self, deadline: Deadline) -> Result<(), ProviderError> {
         let nothing = HttpRequest::post_json(self.api_url.join(SEND), &json!({}))?;
-        read_check(&self.exchange(nothing.as_question(), deadline).await?)
+        read_check(&self.exchange(nothing.into_question(), deadline).await?)
     }
 }
 

@@ -14,17 +14,17 @@ use crate::{
 /// Bytes of a message with header, bodies and files: 15 MB
 /// (<https://www.zoho.com/zeptomail/help/file-cache.html>). A request has the files in base64, as the message has them.
 pub(super) const MESSAGE_BYTES: usize = 15_000_000;
-/// Addresses of `cc`, and as many of `bcc` (error codes, SM_127).
+/// Addresses of `cc`, and as many of `bcc` (error codes, `SM_127`).
 const COPIES: usize = 100;
 /// The recipient and the copies.
 pub(super) const RECEIVERS: usize = 1 + 2 * COPIES;
-/// Files of a message, inline images among them (error codes, SM_127).
+/// Files of a message, inline images among them (error codes, `SM_127`).
 const FILES: usize = 60;
-/// Characters of a subject (error codes, SM_129).
+/// Characters of a subject (error codes, `SM_129`).
 const SUBJECT: usize = 500;
-/// Characters of a name beside an address (error codes, SM_129: under 250).
+/// Characters of a name beside an address (error codes, `SM_129`: under 250).
 const NAME: usize = 249;
-/// Characters of a file's name (error codes, SM_129: under 150).
+/// Characters of a file's name (error codes, `SM_129`: under 150).
 const FILE_NAME: usize = 149;
 
 const ASCII_ONLY: AsciiOnly = AsciiOnly {

@@ -51,18 +51,18 @@ fn what_is_over_a_limit_is_refused_and_the_limit_is_not() {
     for (at, over) in [
         (
             changed(&full_email(), |content| {
-                content.title = Some("t".repeat(500))
+                content.title = Some("t".repeat(500));
             }),
             changed(&full_email(), |content| {
-                content.title = Some("t".repeat(501))
+                content.title = Some("t".repeat(501));
             }),
         ),
         (
             changed(&full_email(), |content| {
-                content.cc = vec![address("c@example.com"); 100]
+                content.cc = vec![address("c@example.com"); 100];
             }),
             changed(&full_email(), |content| {
-                content.cc = vec![address("c@example.com"); 101]
+                content.cc = vec![address("c@example.com"); 101];
             }),
         ),
         (
