@@ -13,7 +13,7 @@ use std::{
 
 use comms_core::{HashKey, Secret};
 
-use super::{config::SmtpConfig, host_limit::HostLimit, pool::Pool, slots::Slots};
+use super::{config::SmtpConfig, host_limit::HostLimit, slots::Slots};
 use crate::sockets::IdleConnections;
 
 /// The connections of one entry's pool, as all processes together may have them.
@@ -59,7 +59,11 @@ pub struct ConnectionsSeen {
 }
 
 impl ConnectionLimit {
-    pub(super) fn new(config: &SmtpConfig, pool: &Pool) -> Self {
+    pub(super) fn new(
+        config: &SmtpConfig,
+        slots: Arc<Slots>,
+        idle: Weak<dyn IdleConnections>,
+    ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -69,8 +73,8 @@ impl ConnectionLimit {
             password: config.password.clone(),
             known: HostLimit::of(&config.host),
             max_connections: config.max_connections.max(1).into(),
-            slots: pool.slots().clone(),
-            idle: pool.idle(),
+            slots,
+            idle,
             seen: Mutex::default(),
         }
     }

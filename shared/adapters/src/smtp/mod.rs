@@ -131,7 +131,11 @@ impl SmtpProvider {
         );
         Ok(Self {
             tls: tls.client(config.ca_pem.as_deref())?,
-            limit: Arc::new(ConnectionLimit::new(&config, &pool)),
+            limit: Arc::new(ConnectionLimit::new(
+                &config,
+                pool.slots().clone(),
+                pool.idle(),
+            )),
             pool,
             hello: hello(config.ehlo_name.as_ref(), &sender.address),
             host: config.host,

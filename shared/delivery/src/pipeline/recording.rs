@@ -160,7 +160,7 @@ impl Pipeline {
             expired = is(DeliveryStatus::Expired),
             possible_duplicate = outcome.possible_duplicate.then_some(1_u64),
             channel = channel.as_str(),
-            provider = sent_by.or(last).map_or("none", ProviderKind::as_str),
+            provider = sent_by.or(last).as_ref().map_or("none", ProviderKind::as_str),
             reason = outcome.reason.map(FailureReason::as_str),
             attempts = outcome.attempts.len(),
         );
