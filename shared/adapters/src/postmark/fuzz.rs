@@ -3,7 +3,7 @@
 use super::reply::{read_receipt, read_server};
 use crate::{
     fixtures::full_email,
-    fuzz::{answer, check_asked, check_sent},
+    fuzz::check::{answer, check_asked, check_sent},
 };
 
 pub(crate) fn answers(input: &[u8]) {

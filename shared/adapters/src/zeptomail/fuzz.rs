@@ -1,7 +1,7 @@
 //! Fuzz targets of ZeptoMail's answers.
 
 use super::reply::{read_check, read_receipt};
-use crate::fuzz::{answer, check_asked, check_sent};
+use crate::fuzz::check::{answer, check_asked, check_sent};
 
 pub(crate) fn answers(input: &[u8]) {
     let answer = answer(input);
