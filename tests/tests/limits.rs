@@ -24,8 +24,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("shared/adapters/src/factory.rs", "MAX_BYTES"),
     ("shared/adapters/src/http/idle.rs", "MAX_IDLE"),
     ("shared/adapters/src/http/idle.rs", "MAX_IDLE_PER_HOST"),
-    ("shared/adapters/src/smtp/mod.rs", "MOST_REFUSALS"),
-    ("shared/adapters/src/ses/checks.rs", "MOST_DOMAINS"),
+    ("shared/adapters/src/smtp/mod.rs", "MAX_REFUSALS"),
+    ("shared/adapters/src/ses/checks.rs", "MAX_DOMAINS"),
     ("shared/adapters/src/tcp.rs", "MOST_ADDRESSES"),
     ("shared/adapters/src/chain/renewal.rs", "MAX_RENEWALS"),
     (

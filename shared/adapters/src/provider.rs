@@ -52,7 +52,7 @@ pub struct Capabilities {
     /// Files.
     pub attachments: bool,
     /// Receivers of one message, `cc` and `bcc` included.
-    pub receivers: usize,
+    pub recipients: usize,
     /// An address for answers.
     pub reply_to: bool,
     /// Local parts beyond ASCII (RFC 6531): always, or where the server offers it.

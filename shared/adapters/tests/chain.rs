@@ -55,7 +55,7 @@ impl Scripted {
         const NONE: Capabilities = Capabilities {
             html: false,
             attachments: false,
-            receivers: 1,
+            recipients: 1,
             reply_to: true,
             internationalised_addresses: false,
             templates: false,

@@ -378,7 +378,9 @@ fn the_documented_table_is_what_the_adapters_say_of_themselves() {
         format!("|{}", " --- |".repeat(1 + ADAPTERS.len())),
         row("HTML beside text", &|can| yes(can.html)),
         row("attachments", &|can| yes(can.attachments)),
-        row("receivers of one message", &|can| can.receivers.to_string()),
+        row("recipients of one message", &|can| {
+            can.recipients.to_string()
+        }),
         row("Reply-To", &|can| yes(can.reply_to)),
         row("addresses beyond ASCII", &|can| {
             yes(can.internationalised_addresses)

@@ -320,7 +320,7 @@ impl Provider for Accepting {
             message_bytes: Some(10_000_000),
             text_chars: None,
             attachments: true,
-            receivers: 100,
+            recipients: 100,
             reply_to: true,
             internationalised_addresses: true,
             templates: false,

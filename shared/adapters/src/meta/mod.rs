@@ -23,7 +23,7 @@ use serde_json::Value;
 pub use self::config::MetaConfig;
 use self::{
     reply::{is_phone_number, receipt, refusal},
-    request::{MOST_TEXT, wire},
+    request::{MAX_TEXT, wire},
 };
 use crate::{
     adapter::{Adapter, BuildError, Parts, api_url},
@@ -42,12 +42,12 @@ const NUMBER_FIELDS: &str =
 const CAPABILITIES: Capabilities = Capabilities {
     html: false,
     attachments: false,
-    receivers: 1,
+    recipients: 1,
     reply_to: false,
     internationalised_addresses: false,
     templates: true,
     media: true,
-    text_chars: Some(MOST_TEXT),
+    text_chars: Some(MAX_TEXT),
     message_bytes: None,
 };
 

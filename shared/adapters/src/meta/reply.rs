@@ -161,7 +161,7 @@ pub(super) fn classify(code: i64, subcode: Option<i64>, status: u16) -> Option<P
         (130_403 | 131_021 | 131_026 | 131_062, _) => error(
             Final,
             InvalidRecipient,
-            "The recipient can not be reached by WhatsApp from this phone number; use another channel.",
+            "The recipient cannot be reached by WhatsApp from this phone number; use another channel.",
         ),
         (131_047, _) => error(
             Final,

@@ -10,25 +10,25 @@ use serde_json::Value;
 use crate::message::{Message, check_template_text, invalid, not_carried};
 
 /// Characters of a text (messages reference, `text.body`).
-pub(super) const MOST_TEXT: usize = 4_096;
+pub(super) const MAX_TEXT: usize = 4_096;
 
 /// Characters of a caption (messages reference, image, video and document messages).
-const MOST_CAPTION: usize = 1_024;
+const MAX_CAPTION: usize = 1_024;
 
 /// Characters of a template's name (message templates reference, `name`).
-const MOST_TEMPLATE_NAME: usize = 512;
+const MAX_TEMPLATE_NAME: usize = 512;
 
 /// Parameters of a text header (template components, "Text header").
-const MOST_HEADER_PARAMETERS: usize = 1;
+const MAX_HEADER_PARAMETERS: usize = 1;
 
 /// Characters of a header's parameter (messages reference, parameter object).
-const MOST_HEADER_TEXT: usize = 60;
+const MAX_HEADER_TEXT: usize = 60;
 
 /// Characters of a parameter of the body beside other components (the same).
-const MOST_BODY_TEXT: usize = 1_024;
+const MAX_BODY_TEXT: usize = 1_024;
 
 /// Buttons of a template (template components, "Buttons").
-const MOST_BUTTONS: usize = 10;
+const MAX_BUTTONS: usize = 10;
 
 /// `Message` of the contract.
 #[derive(Serialize)]
@@ -149,14 +149,14 @@ pub(super) fn wire(message: &Message) -> Result<Wire<'_>, ProviderError> {
         },
         (None, Some(media), caption) => {
             let caption = caption.as_deref();
-            if caption.is_some_and(|text| is_longer(text, MOST_CAPTION)) {
+            if caption.is_some_and(|text| is_longer(text, MAX_CAPTION)) {
                 return Err(invalid(
                     "The body is longer than the 1024 characters that WhatsApp takes beside a medium; shorten it.",
                 ));
             }
             Part::Medium(medium(media, caption))
         }
-        (None, None, Some(body)) if is_longer(body, MOST_TEXT) => {
+        (None, None, Some(body)) if is_longer(body, MAX_TEXT) => {
             return Err(invalid(
                 "The body is longer than the 4096 characters that WhatsApp takes; shorten it.",
             ));
@@ -203,7 +203,7 @@ fn template_part<'a>(
     media: Option<&'a Media>,
 ) -> Result<TemplatePart<'a>, ProviderError> {
     let name = template.id.as_str();
-    let is_name = (1..=MOST_TEMPLATE_NAME).contains(&name.len())
+    let is_name = (1..=MAX_TEMPLATE_NAME).contains(&name.len())
         && name
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
@@ -243,7 +243,7 @@ fn components<'a>(
 ) -> Result<Vec<Component<'a>>, ProviderError> {
     let mut header: Vec<_> = texts(&params.header)?;
     header.extend(media.map(|media| Parameter::Medium(medium(media, None))));
-    if header.len() > MOST_HEADER_PARAMETERS {
+    if header.len() > MAX_HEADER_PARAMETERS {
         return Err(invalid(
             "The header of a template takes one parameter: a text or a medium.",
         ));
@@ -251,7 +251,7 @@ fn components<'a>(
     if params
         .header
         .iter()
-        .any(|text| is_longer(text, MOST_HEADER_TEXT))
+        .any(|text| is_longer(text, MAX_HEADER_TEXT))
     {
         return Err(invalid(
             "A parameter of the template's header is longer than 60 characters.",
@@ -260,13 +260,13 @@ fn components<'a>(
     if params
         .body
         .iter()
-        .any(|text| is_longer(text, MOST_BODY_TEXT))
+        .any(|text| is_longer(text, MAX_BODY_TEXT))
     {
         return Err(invalid(
             "A parameter of the template's body is longer than 1024 characters.",
         ));
     }
-    if params.buttons.len() > MOST_BUTTONS {
+    if params.buttons.len() > MAX_BUTTONS {
         return Err(invalid("A template has at most 10 buttons."));
     }
     let body = texts(&params.body)?;

@@ -41,7 +41,7 @@ const TOKEN: &str = "x-postmark-server-token";
 const CAPABILITIES: Capabilities = Capabilities {
     html: true,
     attachments: true,
-    receivers: RECEIVERS,
+    recipients: RECEIVERS,
     reply_to: true,
     internationalised_addresses: false,
     templates: false,

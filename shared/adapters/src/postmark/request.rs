@@ -79,7 +79,7 @@ pub(super) fn wire<'a>(
     let content = &message.content;
     if 1 + content.cc.len() + content.bcc.len() > RECEIVERS {
         return Err(invalid(
-            "A message through Postmark has at most 50 receivers; name fewer copies.",
+            "A message through Postmark has at most 50 recipients; name fewer copies.",
         ));
     }
     ASCII_ONLY.check(message, sender)?;

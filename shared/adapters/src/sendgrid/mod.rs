@@ -43,7 +43,7 @@ const SCOPES: [&str; 2] = ["v3", "scopes"];
 const CAPABILITIES: Capabilities = Capabilities {
     html: true,
     attachments: true,
-    receivers: RECEIVERS,
+    recipients: RECEIVERS,
     reply_to: true,
     internationalised_addresses: false,
     templates: false,

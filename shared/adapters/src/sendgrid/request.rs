@@ -11,7 +11,7 @@ use crate::{
     mime,
 };
 
-/// Bytes of a message with its files, which must be fewer; receivers of one message. Custom arguments
+/// Bytes of a message with its files, which must be fewer; recipients of one message. Custom arguments
 /// must be fewer than 10,000 bytes: ours are one id of 32
 /// (<https://docs.sendgrid.com/api-reference/mail-send/limitations>).
 pub(super) const MESSAGE_BYTES: usize = 30_000_000;
@@ -124,7 +124,7 @@ pub(super) fn wire<'a>(
     let content = &message.content;
     if 1 + content.cc.len() + content.bcc.len() > RECEIVERS {
         return Err(invalid(
-            "A message through SendGrid has at most 1,000 receivers; name fewer copies.",
+            "A message through SendGrid has at most 1,000 recipients; name fewer copies.",
         ));
     }
     ASCII_ONLY.check(message, sender)?;

@@ -6,7 +6,7 @@ use aws_sdk_sesv2::operation::get_account::GetAccountOutput;
 use comms_core::{Disposition, EmailAddress, ErrorKind, ProviderError};
 
 /// Domains that are asked for: the sender's own and some above it.
-const MOST_DOMAINS: usize = 4;
+const MAX_DOMAINS: usize = 4;
 
 /// What may be verified so that `sender` may send: the address, its domain, and the domains above that.
 pub(super) fn identities(sender: &EmailAddress) -> impl Iterator<Item = &str> {
@@ -15,7 +15,7 @@ pub(super) fn identities(sender: &EmailAddress) -> impl Iterator<Item = &str> {
     });
     let domains = domains.filter(|domain| domain.contains('.'));
     // Further up there is nothing that a clinic could have verified.
-    std::iter::once(sender.as_str()).chain(domains.take(MOST_DOMAINS))
+    std::iter::once(sender.as_str()).chain(domains.take(MAX_DOMAINS))
 }
 
 /// Whether the identities that a refusal names as not verified are others than the sender's: those of recipients, which

@@ -12,7 +12,7 @@ use comms_core::ProviderCode;
 use crate::{http::causes, tls::HandshakeFailure, verify::VerifyStage};
 
 /// The longest that a wish to be left alone is taken for: a day.
-const MOST_RETRY_AFTER: Duration = Duration::from_hours(24);
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// There are no credentials, and why.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +92,7 @@ impl Answer {
             status: raw.status().as_u16(),
             code: code.or(header).and_then(ProviderCode::parse),
             saying,
-            retry_after: seconds.map(|wait| Duration::from_secs(wait).min(MOST_RETRY_AFTER)),
+            retry_after: seconds.map(|wait| Duration::from_secs(wait).min(MAX_RETRY_AFTER)),
         }
     }
 

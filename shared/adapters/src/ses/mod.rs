@@ -36,7 +36,7 @@ use self::{
     credentials::{AssumedRole, SealedKey},
     failure::{Answer, Failure},
     reply::classify,
-    request::{MOST_BYTES, MOST_RECEIVERS, Sender, send_email},
+    request::{MAX_BYTES, MAX_RECEIVERS, Sender, send_email},
 };
 use crate::{
     adapter::{Adapter, BuildError, Parts},
@@ -51,13 +51,13 @@ use crate::{
 const CAPABILITIES: Capabilities = Capabilities {
     html: true,
     attachments: true,
-    receivers: MOST_RECEIVERS,
+    recipients: MAX_RECEIVERS,
     reply_to: true,
     internationalised_addresses: false,
     templates: false,
     media: false,
     text_chars: None,
-    message_bytes: Some(MOST_BYTES),
+    message_bytes: Some(MAX_BYTES),
 };
 
 /// The longest that one request takes with its answer, and with the credentials where they have to be fetched.
@@ -225,7 +225,7 @@ impl Provider for SesProvider {
         Err(classify(failure))
     }
 
-    /// `MaxSendRate` (SES API v2, `SendQuota`): receivers in a second, of which a message without copies has
+    /// `MaxSendRate` (SES API v2, `SendQuota`): recipients in a second, of which a message without copies has
     /// one.
     async fn messages_per_second(&self, deadline: Deadline) -> Option<NonZeroU32> {
         let account = self.account(deadline).await.ok()?;

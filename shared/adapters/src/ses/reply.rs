@@ -70,7 +70,7 @@ fn classify_answer(answer: Answer) -> ProviderError {
         (_, _, 200..=299) => error(
             Ambiguous,
             Unexpected,
-            "SES's answer can not be read; it may have taken the message.",
+            "SES's answer cannot be read; it may have taken the message.",
         ),
         // 413 whatever else it says: it comes from what stands in front of SES as well.
         ("RequestEntityTooLargeException" | "RequestEntityTooLarge", _, _) | (_, _, 413) => error(
@@ -205,7 +205,7 @@ fn classify_answer(answer: Answer) -> ProviderError {
         // What stands in front of SES may refuse one request so, and let the next one through.
         ("", _, 400..=499) => error(ProviderDown, Unexpected, "What answered is not SES.")
             .health_unchanged(),
-        // A refusal, so the next provider cannot make a second copy; and whose fault it is nobody knows.
+        // A refusal, so the next provider cannot make a second copy; and whose fault it is, is not said.
         (_, _, 300..=499) => error(
             ProviderDown,
             Unexpected,
@@ -281,12 +281,12 @@ fn classify_role(failure: Failure) -> ProviderError {
         | (_, 429 | 500..=599) => error(
             Transient,
             Unavailable,
-            "STS can not give credentials for the role now; nothing was sent.",
+            "STS cannot give credentials for the role now; nothing was sent.",
         ),
         (_, 200..=299) => error(
             Transient,
             Unexpected,
-            "STS's answer can not be read; nothing was sent.",
+            "STS's answer cannot be read; nothing was sent.",
         ),
         _ => error(
             ProviderDown,

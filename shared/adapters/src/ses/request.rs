@@ -22,14 +22,14 @@ use crate::{
 };
 
 /// Receivers of one message (SES, "Service quotas", "Message quotas").
-pub(super) const MOST_RECEIVERS: usize = 50;
+pub(super) const MAX_RECEIVERS: usize = 50;
 
 /// Bytes of a message after base64 (SES, "Service quotas": 40 MB).
-pub(super) const MOST_BYTES: usize = 40_000_000;
+pub(super) const MAX_BYTES: usize = 40_000_000;
 
 /// Bytes of an address with its name. Not documented; SES answers "Address length is more than 320 bytes long"
 /// (<https://github.com/zulip/zulip/issues/17558>).
-const MOST_MAILBOX_BYTES: usize = 320;
+const MAX_MAILBOX_BYTES: usize = 320;
 
 /// The charset of everything that is sent.
 const CHARSET: &str = "UTF-8";
@@ -42,7 +42,7 @@ pub(super) struct Sender {
     pub(super) tenant: Option<SesName>,
 }
 
-/// The request for `message`, or why SES can not carry it.
+/// The request for `message`, or why SES cannot carry it.
 pub(super) fn send_email(
     client: &Client,
     from: &Sender,
@@ -50,9 +50,9 @@ pub(super) fn send_email(
 ) -> Result<SendEmail, ProviderError> {
     let recipient = message.mailbox()?;
     let content = &*message.content;
-    if 1 + content.cc.len() + content.bcc.len() > MOST_RECEIVERS {
+    if 1 + content.cc.len() + content.bcc.len() > MAX_RECEIVERS {
         return Err(invalid(
-            "SES takes at most 50 receivers for one message, copies included.",
+            "SES takes at most 50 recipients for one message, copies included.",
         ));
     }
     if from.mailbox.address.needs_smtputf8() {
@@ -171,7 +171,7 @@ fn raw_content(message: &Message, sender: &Mailbox) -> Result<EmailContent, Prov
 }
 
 pub(super) fn check_size(bytes: usize) -> Result<(), ProviderError> {
-    if bytes.div_ceil(3) * 4 > MOST_BYTES {
+    if bytes.div_ceil(3) * 4 > MAX_BYTES {
         return Err(invalid(
             "SES takes at most 40 MB for one message after base64, which is 30 MB before.",
         ));
@@ -188,7 +188,7 @@ fn addresses_of(copies: &[EmailAddress]) -> Option<Vec<String>> {
 /// without a name than none.
 pub(super) fn with_fitting_name(whole: &Mailbox) -> Mailbox {
     let mut fitting = whole.clone();
-    if mailbox(&fitting).len() > MOST_MAILBOX_BYTES {
+    if mailbox(&fitting).len() > MAX_MAILBOX_BYTES {
         fitting.name = None;
     }
     fitting

@@ -77,7 +77,7 @@ use crate::{
 const CAPABILITIES: Capabilities = Capabilities {
     html: true,
     attachments: true,
-    receivers: 50,
+    recipients: 50,
     reply_to: true,
     internationalised_addresses: true,
     templates: false,
@@ -94,7 +94,7 @@ const SUSPICIOUS_TIME: Duration = Duration::from_secs(4);
 /// What must be left of the deadline for a new connection and a message on it.
 const RETRY_TIME_LEAST: Duration = Duration::from_secs(4);
 /// How often one message is refused a new connection beside others before that is its error.
-const MOST_REFUSALS: u32 = 3;
+const MAX_REFUSALS: u32 = 3;
 
 /// One mail server as one user, with its connections.
 pub struct SmtpProvider {
@@ -252,7 +252,7 @@ impl SmtpProvider {
                 .health_unchanged()
                 .after_retries(AfterRetries::WhenConnectionFree));
         }
-        if !there_are_others || refusals > MOST_REFUSALS {
+        if !there_are_others || refusals > MAX_REFUSALS {
             return Err(classify(failure));
         }
         let slot = self.slot(deadline).await?;

@@ -24,7 +24,7 @@ use url::Url;
 pub use self::config::{MAX_TEMPLATES, TwilioConfig, TwilioLogin, TwilioSender};
 use self::{
     reply::{is_not_found, may_send, receipt},
-    request::{MOST_TEXT, form},
+    request::{MAX_TEXT, form},
 };
 use crate::{
     adapter::{Adapter, BuildError, Parts, api_url},
@@ -44,12 +44,12 @@ const NO_MESSAGE: &str = "SM00000000000000000000000000000000.json";
 const CAPABILITIES: Capabilities = Capabilities {
     html: false,
     attachments: false,
-    receivers: 1,
+    recipients: 1,
     reply_to: false,
     internationalised_addresses: false,
     templates: true,
     media: true,
-    text_chars: Some(MOST_TEXT),
+    text_chars: Some(MAX_TEXT),
     message_bytes: None,
 };
 

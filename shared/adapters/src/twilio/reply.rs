@@ -152,7 +152,7 @@ pub(super) fn classify(code: i64, status: u16, inactive: bool) -> Option<Provide
         21_211 | 21_614 | 63_003 | 63_024 => error(
             Final,
             InvalidRecipient,
-            "The recipient's number can not be reached by WhatsApp; check it or use another channel.",
+            "The recipient's number cannot be reached by WhatsApp; check it or use another channel.",
         ),
         // Limits of the sender's own account, which another provider does not have.
         21_219 | 21_608 => error(

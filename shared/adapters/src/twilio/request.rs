@@ -11,13 +11,13 @@ use super::config::TwilioConfig;
 use crate::message::{Message, check_template_text, invalid, not_carried};
 
 /// Characters of a text (message resource, `Body`).
-pub(super) const MOST_TEXT: usize = 1_600;
+pub(super) const MAX_TEXT: usize = 1_600;
 
 /// Variables of a content template ("Using variables with content templates").
-const MOST_VARIABLES: usize = 100;
+const MAX_VARIABLES: usize = 100;
 
 /// Characters of a variable's value (the same).
-const MOST_VARIABLE: usize = 1_600;
+const MAX_VARIABLE: usize = 1_600;
 
 /// The message as Twilio takes it (`CreateMessageRequest` of the contract), or why it is not even
 /// asked.
@@ -51,7 +51,7 @@ pub(super) fn form(
         }
         (None, media, body) => {
             if let Some(body) = body {
-                if body.chars().count() > MOST_TEXT {
+                if body.chars().count() > MAX_TEXT {
                     return Err(invalid(
                         "The body is longer than the 1600 characters that Twilio takes; shorten it.",
                     ));
@@ -103,14 +103,14 @@ fn content_template(
     let mut variables = Map::new();
     for (index, text) in params.iter().enumerate() {
         check_template_text(text)?;
-        if text.chars().count() > MOST_VARIABLE {
+        if text.chars().count() > MAX_VARIABLE {
             return Err(invalid(
                 "A parameter of the template is longer than 1600 characters.",
             ));
         }
         variables.insert((index + 1).to_string(), text.into());
     }
-    if variables.len() > MOST_VARIABLES {
+    if variables.len() > MAX_VARIABLES {
         return Err(invalid("A template takes at most 100 parameters."));
     }
     let variables = (!variables.is_empty()).then(|| Value::Object(variables).to_string());

@@ -47,7 +47,7 @@ const SEND: [&str; 2] = ["v1.1", "email"];
 const CAPABILITIES: Capabilities = Capabilities {
     html: true,
     attachments: true,
-    receivers: RECEIVERS,
+    recipients: RECEIVERS,
     reply_to: true,
     internationalised_addresses: false,
     templates: false,

@@ -175,7 +175,7 @@ fn file(attachment: &request::Attachment) -> File<'_> {
     }
 }
 
-/// A file's name that fits, with its ending, by which receivers choose what opens it.
+/// A file's name that fits, with its ending, by which recipients choose what opens it.
 fn shortened(name: &str) -> Cow<'_, str> {
     let length = name.chars().count();
     if length <= FILE_NAME {
