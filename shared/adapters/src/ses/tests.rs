@@ -592,10 +592,10 @@ async fn what_ses_can_not_take_makes_no_request() {
     );
     let too_large = "x".repeat(30_000_000);
     for (message, named) in [
-        (message(|content| content.cc = copies(50)), "50 receivers"),
+        (message(|content| content.cc = copies(50)), "50 recipients"),
         (
             message(|content| (content.cc, content.bcc) = (copies(25), copies(25))),
-            "50 receivers",
+            "50 recipients",
         ),
         (message(|content| content.html = Some(too_large)), "40 MB"),
         (
