@@ -259,7 +259,7 @@ async fn claims_are_those_of_the_authorizer_and_not_of_a_header_or_a_lambda_auth
     event["requestContext"]["authorizer"] = json!({"lambda": claims});
     world.ask_config(&event.to_string()).await.expect(403);
     event["requestContext"]["authorizer"] = json!({"jwt": {"claims": null, "scopes": null}});
-    // An event that can not be read is no answer at all; one that can must be refused.
+    // An event that cannot be read is no answer at all; one that can must be refused.
     if lambda_http::request::from_str(&event.to_string()).is_ok() {
         world.ask_config(&event.to_string()).await.expect(403);
     }

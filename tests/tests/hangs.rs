@@ -34,7 +34,7 @@ struct Ended {
     /// From when the primary hung.
     gave_up: Duration,
     total: Duration,
-    handed_back: bool,
+    requeued: bool,
 }
 
 impl Rig {
@@ -114,7 +114,7 @@ impl Rig {
         Ended {
             gave_up: gave_up - hung,
             total: end - hung,
-            handed_back: !failed.is_empty(),
+            requeued: !failed.is_empty(),
         }
     }
 
@@ -209,7 +209,7 @@ async fn a_mail_server_that_hangs_before_the_message_is_given_up_for_the_fallbac
         let most = if stage == Stage::Auth { 20 } else { 8 };
         assert!(ended.gave_up.as_secs() <= most, "{stage:?}: {ended:?}");
         assert!(ended.total < WORKING, "{stage:?}: {ended:?}");
-        assert!(!ended.handed_back, "{stage:?}");
+        assert!(!ended.requeued, "{stage:?}");
         let delivery = rig.delivery(&id).await;
         assert_eq!(delivery["status"], "sent", "{stage:?}");
         assert_eq!(delivery["possibleDuplicate"], Value::Null, "{stage:?}");
@@ -239,7 +239,7 @@ async fn a_mail_server_that_hangs_over_the_message_leaves_a_doubt_that_the_polic
         let gave_up = ended.gave_up.as_secs();
         assert!((most - 2..=most).contains(&gave_up), "{policy}: {ended:?}");
         assert!(ended.total < WORKING, "{policy}: {ended:?}");
-        assert!(!ended.handed_back, "{policy}");
+        assert!(!ended.requeued, "{policy}");
         let delivery = rig.delivery(&id).await;
         let attempts = attempts(&delivery);
         assert_eq!(attempts[0], ["primary", "ambiguous", "timeout"]);
@@ -285,7 +285,7 @@ async fn an_api_that_hangs_is_given_up_for_the_fallback_with_a_flag_if_it_had_th
         let ended = rig.invoke_with_a_hang_of(&api, at, &message).await;
         assert!(ended.gave_up.as_secs() <= most, "{at:?}: {ended:?}");
         assert!(ended.total < WORKING, "{at:?}: {ended:?}");
-        assert!(!ended.handed_back, "{at:?}");
+        assert!(!ended.requeued, "{at:?}");
         let delivery = rig.delivery(&id).await;
         assert_eq!(delivery["status"], "sent", "{at:?}");
         assert_eq!(

@@ -37,7 +37,7 @@ async fn without_a_key_two_posts_are_two_communications() {
 #[tokio::test]
 async fn what_an_immediate_send_could_not_end_goes_on_the_queue_and_is_sent_once() {
     let world = World::saved().await;
-    // The acceptance is recorded; then the ledger can not be written.
+    // The acceptance is recorded; then the ledger cannot be written.
     world.fail_deliveries(1_000);
     let accepted = world.post(&immediate()).await.expect(202);
     assert_eq!(accepted.body["deliveries"][0]["status"], "queued");
@@ -115,7 +115,7 @@ async fn a_post_that_is_repeated_because_its_answer_was_lost_is_queued_twice_and
         second.expect(202).request_id()
     );
     let batch = world.run_worker().await;
-    // Where both copies are in one batch, one may be busy and come again.
+    // Where both copies are in one batch, one may be busy and be redelivered.
     for _ in 0..batch.failed.len() {
         assert!(world.run_worker().await.failed.is_empty());
     }

@@ -19,6 +19,7 @@ const TABLE: &str = "infra/docs/LIMITS.md";
 const OTHERS: &[(&str, &str)] = &[
     ("shared/settings/src/cache.rs", "MAX_BYTES"),
     ("shared/settings/src/gcra.rs", "MAX_TRIES"),
+    ("shared/settings/src/test_limits.rs", "MAX_CHAIN_ENTRIES"),
     ("shared/adapters/src/registry.rs", "MAX_CONFIG_BYTES"),
     ("shared/settings/src/version.rs", "MAX_DAYS"),
     ("shared/adapters/src/factory.rs", "MAX_BYTES"),
@@ -44,6 +45,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("functions/send/src/queue.rs", "MAX_PART_BYTES"),
     ("functions/send/src/queue.rs", "MAX_ENTRIES"),
     ("shared/core/src/dead_letter.rs", "MAX_ATTRIBUTES"),
+    ("functions/status/src/lib.rs", "MAX_DELIVERY_BYTES"),
     ("functions/worker/src/queues.rs", "MAX_MESSAGE_BYTES"),
     ("functions/worker/src/queues.rs", "MAX_ENTRIES"),
     ("functions/worker/src/lib.rs", "MAX_PANICS"),
@@ -52,13 +54,13 @@ const OTHERS: &[(&str, &str)] = &[
     ("infra/operator/src/dead_letters/report.rs", "MAX_FIELDS"),
     ("shared/core/src/dead_letter.rs", "MAX_POINTER"),
     ("shared/delivery/src/usage/categories.rs", "MAX_REMEMBERED"),
-    ("shared/delivery/src/pacing.rs", "MOST_TRIES"),
+    ("shared/delivery/src/pacing.rs", "MAX_TRIES"),
     ("shared/delivery/src/permits.rs", "MAX_TRIES"),
     (
         "shared/delivery/src/pipeline/unrecorded.rs",
         "MAX_UNRECORDED",
     ),
-    ("shared/delivery/src/quota.rs", "MOST_TRIES"),
+    ("shared/delivery/src/quota.rs", "MAX_TRIES"),
 ];
 
 /// Numbers by the file and the name of their constants.

@@ -613,7 +613,7 @@ async fn everything() -> LocalAws {
     let test = json!({"verifyOnly": true});
     world.test_email(CLINIC, &test).await.expect(200);
 
-    // What can not be worked on is set aside; what has to wait is told for how long, on either queue.
+    // What cannot be worked on becomes a dead letter; what has to wait is told for how long, on either queue.
     world.enqueue("{").await;
     world.run_worker().await;
     for queued in ["normal", "critical"].map(of_priority) {

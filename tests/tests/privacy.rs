@@ -330,7 +330,7 @@ async fn what_goes_wrong_at_aws_leaves_none_either() {
         world
             .enqueue(&another("queued", 100 + number).to_string())
             .await;
-        // Something for the worker to set aside.
+        // Something for the dead-letter queue.
         world.enqueue("{\"planted poison\": 1}").await;
         let fault = Fault::AccessDenied;
         world.aws.fail_next(service, operation, 1_000, fault);

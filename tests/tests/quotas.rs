@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use comms_core::Clock as _;
-use comms_delivery::quota::MOST_RECEIVES;
+use comms_delivery::quota::MAX_RECEIVES;
 use comms_testkit::clock::ManualClock;
 use serde_json::{Value, json};
 
@@ -215,7 +215,7 @@ async fn what_has_waited_for_a_quota_for_too_long_has_failed_and_says_so() {
     let mut batch = world.run_worker_with(&worker, MINUTE).await;
     assert_eq!(batch.failed.len(), 1);
     let message = &mut batch.records[0];
-    message["attributes"]["ApproximateReceiveCount"] = json!(MOST_RECEIVES.to_string());
+    message["attributes"]["ApproximateReceiveCount"] = json!(MAX_RECEIVES.to_string());
     let records = std::slice::from_ref(&*message);
     assert!(handle_records(&worker, records, MINUTE).await.is_empty());
     let answer = world.status(&queued.request_id()).await.expect(200);

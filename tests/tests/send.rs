@@ -456,7 +456,7 @@ async fn what_may_have_been_accepted_ends_as_unknown_when_nobody_else_can_take_i
     settings["email"]["fallback"] = json!([entry(second.port(), "second-user", "second-1")]);
     world.put_settings(CLINIC, settings).await.expect(201);
     let id = world.post(&communication()).await.expect(202).request_id();
-    // Not given back either: coming again would be another copy.
+    // Not given back either: a redelivery would be another copy.
     assert!(world.run_worker().await.failed.is_empty());
     let status = world.status(&id).await.expect(200);
     let delivery = only(&status);

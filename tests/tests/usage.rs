@@ -345,7 +345,7 @@ async fn what_could_not_be_written_is_counted_by_the_next_invocation_and_once() 
     for (fault, after) in [
         (Fault::AccessDenied, false),
         (Fault::Throttle, false),
-        // It had its effect, and the process can not know.
+        // It had its effect, and the process cannot know.
         (Fault::ServerError, true),
     ] {
         let world = World::saved().await;

@@ -1,4 +1,4 @@
-//! Batches from the queue: what is done, what comes again, and that nothing is lost or sent by the wrong account.
+//! Batches from the queue: what is done, what is redelivered, and that nothing is lost or sent by the wrong account.
 
 use std::{sync::Arc, time::Duration};
 

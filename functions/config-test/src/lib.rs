@@ -57,7 +57,7 @@ use crate::{message::TestMessage, report::Stages};
 /// connection): to who waits for the answer they are the same.
 pub const HOLD_STEP: Duration = Duration::from_secs(5);
 /// What is left of the request's time for answering when nothing more is waited for.
-const ANSWER_TIME: Duration = Duration::from_secs(1);
+const RESPONSE_MARGIN: Duration = Duration::from_secs(1);
 
 /// What the handler works with.
 #[derive(Debug)]
@@ -301,10 +301,10 @@ async fn settings_to_test(
 ) -> Result<(CommunicationSettings, Option<u64>), HttpProblem> {
     let stored = match deps.store.load(tenant).await {
         Ok(stored) => stored.map(|stored| (stored.settings, stored.version.number)),
-        // Saved settings that can not be read any more are no reason not to test those that are to take
+        // Saved settings that cannot be read any more are no reason not to test those that are to take
         // their place; a secret that these leave out is missing then.
         Err(error) if candidate.is_some() && !error.is_worth_a_retry() => {
-            warn!(clinic_id = %tenant, %error, "the saved settings can not be used");
+            warn!(clinic_id = %tenant, %error, "the saved settings cannot be used");
             None
         }
         Err(error) => return Err(store_problem(&error)),
@@ -418,7 +418,7 @@ async fn hold(started: TokioInstant, step: Duration, deadline: Deadline) {
         .and_then(|over| u64::try_from(over).ok());
     if let Some(over) = over {
         let wait = step.saturating_sub(Duration::from_nanos(over));
-        tokio::time::sleep(wait.min(deadline.less(ANSWER_TIME).remaining())).await;
+        tokio::time::sleep(wait.min(deadline.less(RESPONSE_MARGIN).remaining())).await;
     }
 }
 
@@ -476,7 +476,7 @@ fn store_problem(error: &StoreError) -> HttpProblem {
         warn!(%error, "the settings store can not be reached");
         HttpProblem::unavailable()
     } else {
-        error!(%error, "the settings can not be used");
+        error!(%error, "the settings cannot be used");
         HttpProblem::unreadable_settings(StatusCode::INTERNAL_SERVER_ERROR)
     }
 }

@@ -87,7 +87,7 @@ pub(crate) fn no_settings() -> HttpProblem {
     HttpProblem::not_found("This clinic has no settings; PUT saves some.")
 }
 
-/// Settings that are stored and can not be read: to be replaced by somebody who has them.
+/// Settings that are stored and cannot be read: to be replaced by somebody who has them.
 pub(crate) fn unreadable(status: StatusCode, error: &StoreError) -> HttpProblem {
     error!(%error, "the stored settings can not be read");
     HttpProblem::unreadable_settings(status)
@@ -118,7 +118,7 @@ pub(crate) fn store_problem(error: StoreError) -> HttpProblem {
         | StoreError::Corrupt(_)
         | StoreError::Refused(_)
         | StoreError::Invalid(_) => {
-            error!(%error, "the settings can not be used");
+            error!(%error, "the settings cannot be used");
             HttpProblem::internal()
         }
     }

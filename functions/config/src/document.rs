@@ -47,7 +47,7 @@ pub(crate) fn read_settings(
     Some(settings)
 }
 
-/// Trust roots that can not be used would fail every send; they are found here, before saving.
+/// Trust roots that cannot be used would fail every send; they are found here, before saving.
 fn check_trust_roots(settings: &CommunicationSettings, problems: &mut Problems) {
     let Ok(configs) = TlsConfigs::new(None) else {
         return;

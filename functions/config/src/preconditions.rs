@@ -54,7 +54,7 @@ struct EntityTag {
 }
 
 impl Preconditions {
-    /// Reads the conditions. One that can not be read is 400: to pass over it would be to make a change
+    /// Reads the conditions. One that cannot be read is 400: to pass over it would be to make a change
     /// that was not to be made.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Self, HttpProblem> {
         Ok(Self {

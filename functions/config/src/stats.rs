@@ -28,7 +28,7 @@ pub(crate) async fn get(
     let range = Range::of(request, deps.clock.now()).ok_or_else(malformed_query)?;
     let days = deps.usage.read(&access.tenant, range.from, range.to).await;
     let days = days.map_err(|error| {
-        warn!(%error, "the usage can not be read");
+        warn!(%error, "the usage cannot be read");
         HttpProblem::unavailable()
     })?;
     let body = stats_json(&access.tenant, &range, &days);

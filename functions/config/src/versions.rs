@@ -140,7 +140,7 @@ pub(crate) async fn restore(
             }
             Err(error) if error.is_worth_a_retry() => return Err(store_problem(error)),
             Err(error) => {
-                error!(%error, clinic_id = %tenant, version = from, "a stored version can not be read");
+                error!(%error, clinic_id = %tenant, version = from, "a stored version cannot be read");
                 return Err(not_restorable(
                     "This version cannot be read any more; restore another one.",
                 ));

@@ -34,7 +34,7 @@ pub(crate) async fn put(
     change(deps, &access, &conditions, async |present| {
         ceilings::check_readable(present, &access)?;
         if let Present::Unreadable { error, .. } = present {
-            warn!(%error, clinic_id = %access.tenant, "settings that can not be read are being replaced");
+            warn!(%error, clinic_id = %access.tenant, "settings that cannot be read are being replaced");
         }
         let document = read_body(body, &access.tenant).map_err(|error| HttpProblem::invalid(&error))?;
         let mut problems = Problems::default();

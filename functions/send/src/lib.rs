@@ -20,8 +20,8 @@ use comms_core::{
     request::{Strategy, Submission},
 };
 use comms_delivery::{
-    Accepted, ClinicMissing, Immediate, Patience, Payer, Pipeline, PipelineConfig, PipelineError,
-    QuotaError, in_flight::InFlightPermit, quota::Exhausted,
+    Accepted, ClinicMissing, Immediate, OnExhausted, Payer, Pipeline, PipelineConfig,
+    PipelineError, QuotaError, in_flight::InFlightPermit, quota::Exhausted,
 };
 use comms_runtime::{
     AuditSubjects, Environment, Exchange, Function, HttpProblem, Trail,
@@ -46,7 +46,7 @@ pub use queue::{Queue, QueueError, QueueMessages};
 use remainder::Remainder;
 
 /// What is kept of the time of an immediate send for putting on the queue what it could not end.
-const QUEUE_TIME: Duration = Duration::from_secs(3);
+const QUEUE_MARGIN: Duration = Duration::from_secs(3);
 
 /// What the handler works with.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ async fn accept(
     }
     drop(urgent);
     if let Some(quota) = quota {
-        accepted = accepted.paid(quota);
+        accepted = accepted.with_quota(quota);
     }
     let trace = trace(request);
     let trace = trace.as_ref();
@@ -249,8 +249,8 @@ async fn send_now(
         .deliver(
             &submission.request,
             accepted,
-            deadline.less(QUEUE_TIME),
-            Patience::GiveUp,
+            deadline.less(QUEUE_MARGIN),
+            OnExhausted::Fail,
         )
         .await;
     if let Some(permit) = permit {
@@ -407,11 +407,11 @@ fn pipeline_problem(error: PipelineError) -> HttpProblem {
             HttpProblem::unavailable()
         }
         PipelineError::Store(error) => {
-            error!(%error, "the stored settings can not be used");
+            error!(%error, "the stored settings cannot be used");
             HttpProblem::unreadable_settings(StatusCode::INTERNAL_SERVER_ERROR)
         }
         PipelineError::Ledger(error) => {
-            error!(%error, "the ledger can not be used");
+            error!(%error, "the ledger cannot be used");
             HttpProblem::unavailable()
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use comms_adapters::Deadline;
 use comms_core::{Delivery, DeliveryStatus, FailureReason, request::Submission};
-use comms_delivery::{Accepted, DeliveryResult, HandBack, OutcomesOf, PendingOutcomes};
+use comms_delivery::{Accepted, DeliveryResult, OutcomesOf, PendingOutcomes, Requeue};
 use comms_runtime::{HttpProblem, telemetry::TraceHeader};
 use tracing::error;
 
@@ -17,7 +17,7 @@ use crate::{Deps, QueueError, QueueMessages, key_conflict};
 const OUTCOMES_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// What is left of the request's time for its answer when the queue does not answer.
-const ANSWER_TIME: Duration = Duration::from_millis(200);
+const RESPONSE_MARGIN: Duration = Duration::from_millis(200);
 
 /// What became of the deliveries of an immediate request, by their place.
 #[derive(Debug, Default)]
@@ -56,30 +56,30 @@ impl Remainder {
                     remainder.ended.push(place);
                     remainder.has_unrecorded = true;
                 }
-                DeliveryResult::HandBack(_, HandBack::KeyConflict) => return Err(key_conflict()),
-                DeliveryResult::HandBack(id, HandBack::NotRecorded { .. })
+                DeliveryResult::Requeued(_, Requeue::KeyConflict) => return Err(key_conflict()),
+                DeliveryResult::Requeued(id, Requeue::NotRecorded { .. })
                     if are_queued && pending.has_ended(&id) =>
                 {
                     remainder.queued += 1;
                     remainder.ended.push(place);
                 }
                 // Another copy of the request has it. The queue sends it only if that copy never says how it ended.
-                DeliveryResult::HandBack(_, HandBack::Busy { .. }) => {
+                DeliveryResult::Requeued(_, Requeue::Busy { .. }) => {
                     delivery.status = DeliveryStatus::Sending;
                     remainder.queued += 1;
                     remainder.left.push(place);
                 }
-                DeliveryResult::HandBack(
+                DeliveryResult::Requeued(
                     _,
-                    HandBack::OutOfTime
-                    | HandBack::Unreachable
-                    | HandBack::NotRecorded { .. }
-                    | HandBack::Deferred { .. }
-                    | HandBack::OverQuota { .. }
-                    | HandBack::ShareTaken { .. }
-                    | HandBack::WaitingForProvider { .. }
-                    | HandBack::Paced { .. }
-                    | HandBack::NoConnection { .. },
+                    Requeue::OutOfTime
+                    | Requeue::Unreachable
+                    | Requeue::NotRecorded { .. }
+                    | Requeue::Deferred { .. }
+                    | Requeue::OverQuota { .. }
+                    | Requeue::ShareTaken { .. }
+                    | Requeue::WaitingForProvider { .. }
+                    | Requeue::Paced { .. }
+                    | Requeue::NoConnection { .. },
                 ) => {
                     remainder.queued += 1;
                     remainder.left.push(place);
@@ -116,7 +116,7 @@ impl Remainder {
         let sent = deps.queue.send(messages, accepted, trace);
         if self.has_unrecorded {
             // The caller hears that it was sent, whatever the queue does.
-            let answered_by = deadline.less(ANSWER_TIME);
+            let answered_by = deadline.less(RESPONSE_MARGIN);
             let sent = answered_by.bound(Duration::MAX, sent).await;
             return sent.unwrap_or_else(|_| Err(not_answered()));
         }

@@ -169,7 +169,7 @@ fn unknown_communication() -> HttpProblem {
 }
 
 fn ledger_problem(error: &LedgerError) -> HttpProblem {
-    error!(%error, "the ledger can not be used");
+    error!(%error, "the ledger cannot be used");
     HttpProblem::unavailable()
 }
 
@@ -254,9 +254,9 @@ mod tests {
     /// Every delivery with one attempt, and every text of both as long as it may be.
     #[test]
     fn the_most_deliveries_fit_into_an_answer_with_an_attempt_each() {
-        const LONGEST_DELIVERY: usize = 2_000;
+        const MAX_DELIVERY_BYTES: usize = 2_000;
         assert!(
-            request::MAX_RECIPIENTS * Channel::ALL.len() * LONGEST_DELIVERY <= MAX_ANSWER_BYTES
+            request::MAX_RECIPIENTS * Channel::ALL.len() * MAX_DELIVERY_BYTES <= MAX_ANSWER_BYTES
         );
     }
 }

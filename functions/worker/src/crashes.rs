@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use comms_adapters::Deadline;
 use comms_core::DeadLetterReason;
-use comms_delivery::{HandBack, MessageStart, has_time_to_begin};
+use comms_delivery::{MessageStart, Requeue, has_time_to_begin};
 use comms_runtime::sqs::{MessageResult, SqsMessage};
 use futures_util::future::{join, join_all};
 use tracing::{error, warn};
 
-use crate::{ANSWER_TIME, Deps};
+use crate::{Deps, RESPONSE_MARGIN};
 
 /// How often a message may end its process. The first time leaves no note.
 pub(crate) const MAX_CRASHES: u32 = 5;
@@ -108,10 +108,10 @@ pub(crate) async fn handle_alone(deps: &Deps, suspect: &Suspect<'_>, deadline: D
     if !has_time_to_begin(deadline) {
         return Alone::NotBegun(MessageResult::Again(SUSPECT_WAIT));
     }
-    let later = MessageResult::Again(HandBack::Unreachable.wait(message.receive_count()));
+    let later = MessageResult::Again(Requeue::Unreachable.wait(message.receive_count()));
     if suspect.is_given_up() {
         let reason = DeadLetterReason::Panicked;
-        let letter = crate::set_aside(deps, message, reason, String::new(), None);
+        let letter = crate::dead_letter(deps, message, reason, String::new(), None);
         let result = deadline.bound(Duration::MAX, letter).await;
         return Alone::NotBegun(result.unwrap_or(later));
     }
@@ -174,11 +174,11 @@ pub(crate) async fn settle_now<'m>(
     let waits = crate::waits(results);
     let settled = async {
         let deleted = deps.queues.delete(&done).await;
-        let told = deps.queues.let_wait(&waits).await;
+        let told = deps.queues.change_visibility(&waits).await;
         deleted.and(told)
     };
-    let settled = answer_by.bound(ANSWER_TIME / 2, settled);
-    let (settled, left) = join(settled, end(deps, begun, answer_by, ANSWER_TIME / 4)).await;
+    let settled = answer_by.bound(RESPONSE_MARGIN / 2, settled);
+    let (settled, left) = join(settled, end(deps, begun, answer_by, RESPONSE_MARGIN / 4)).await;
     match settled {
         Ok(Ok(())) => {}
         Ok(Err(error)) => error!(%error, "messages beside a suspect were not settled"),

@@ -7,7 +7,7 @@ use comms_core::{
 use comms_runtime::sqs::SqsMessage;
 use jiff::Timestamp;
 
-/// What is known of a message that is set aside; nothing of what it says.
+/// What is known of a message that moves to the dead-letter queue, without its content.
 #[derive(Debug)]
 pub struct DeadLetter<'a> {
     /// Why.

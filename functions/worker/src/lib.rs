@@ -1,5 +1,5 @@
 //! The `worker` function: delivers what is on the queues, a batch at a time, and names the messages
-//! that are to come again.
+//! that SQS redelivers.
 //!
 //! | a message | goes |
 //! | --- | --- |
@@ -27,8 +27,8 @@ use comms_core::{
     request::{Submission, tenant_of_national_numbers},
 };
 use comms_delivery::{
-    DeliveryResult, HandBack, OUTCOMES_MAC, Patience, Pipeline, PipelineConfig, PipelineError,
-    QueueClaim, QueuedMessage, ShareLimits, WorkerShares, has_time_to_begin, next_receive,
+    DeliveryResult, OUTCOMES_MAC, OnExhausted, Pipeline, PipelineConfig, PipelineError, QueueClaim,
+    QueuedMessage, Requeue, ShareLimits, WorkerShares, has_time_to_begin, next_receive,
     queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, ENDED_DELIVERIES, PAYLOAD_HASH},
 };
 use comms_runtime::{
@@ -50,7 +50,7 @@ use dead_letter::source_message_id;
 pub use queues::{QueueError, Queues};
 
 /// What is kept of the invocation's time for the answer: without one, SQS brings the whole batch again.
-const ANSWER_TIME: Duration = Duration::from_secs(2);
+const RESPONSE_MARGIN: Duration = Duration::from_secs(2);
 
 /// Messages of one batch that are worked on at once; a batch has at most ten.
 const CONCURRENT_MESSAGES: usize = 10;
@@ -63,7 +63,7 @@ const MAX_PANICS: u32 = 5;
 pub struct Deps {
     /// From request to outcome.
     pub pipeline: Pipeline,
-    /// Where messages come from, and where those go that can not be worked on.
+    /// Where messages come from, and where those go that cannot be worked on.
     pub queues: Queues,
 }
 
@@ -146,7 +146,7 @@ async fn handle_invocation(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatc
     let time = remaining(&event.context);
     let (answer_by, deadline) = (
         Deadline::after(time),
-        Deadline::after(time).less(ANSWER_TIME).queued(),
+        Deadline::after(time).less(RESPONSE_MARGIN).queued(),
     );
     let divided = crashes::divide(deps, &event.payload.records, deadline).await;
     let mut results = handle_together(deps, &divided.clear, deadline).await;
@@ -171,10 +171,10 @@ async fn handle_invocation(deps: &Deps, event: LambdaEvent<SqsEvent>) -> SqsBatc
     // Without those answered for above: another worker may have received them by now.
     let waits = waits(results.get(answered..).unwrap_or_default());
     // At the same time: what others wait for is free as soon as possible.
-    let told = answer_by.bound(ANSWER_TIME / 2, deps.queues.let_wait(&waits));
+    let told = answer_by.bound(RESPONSE_MARGIN / 2, deps.queues.change_visibility(&waits));
     let settled = join(
         deps.pipeline.settle(answer_by),
-        crashes::end(deps, &begun, answer_by, ANSWER_TIME / 2),
+        crashes::end(deps, &begun, answer_by, RESPONSE_MARGIN / 2),
     );
     let (told, _) = join(told, settled).await;
     match told {
@@ -262,12 +262,12 @@ async fn handle_message(
         Ok(Ok(submission)) => submission,
         Err(error) => {
             error!(%error, "a message can not be worked on at the moment");
-            return MessageResult::Again(HandBack::Unreachable.wait(message.receive_count()));
+            return MessageResult::Again(Requeue::Unreachable.wait(message.receive_count()));
         }
         Ok(Err(problems)) => {
             let fields = problems.known_pointers().join(" ");
             let reason = DeadLetterReason::NotACommunication;
-            return set_aside(deps, message, reason, fields, None).await;
+            return dead_letter(deps, message, reason, fields, None).await;
         }
     };
     let clinic = submission.request.requested.clinic();
@@ -279,7 +279,7 @@ async fn handle_message(
         .map_or_else(|| IdempotencyKey::parse(source_message_id(message)), Ok);
     let Ok(key) = key else {
         let reason = DeadLetterReason::NoKey;
-        return set_aside(deps, message, reason, String::new(), clinic).await;
+        return dead_letter(deps, message, reason, String::new(), clinic).await;
     };
     let claimed = message
         .attribute(ACCEPTED_AS)
@@ -302,7 +302,7 @@ async fn handle_message(
         Ok(accepted) => accepted
             .from_queue(deps.queues.kind_of(message))
             .in_batch_of(batch)
-            .brought(
+            .with_receive_count(
                 message.receive_count(),
                 message
                     .sent_at()
@@ -310,20 +310,25 @@ async fn handle_message(
             ),
         Err(PipelineError::KeyConflict) => {
             let reason = DeadLetterReason::KeyConflict;
-            return set_aside(deps, message, reason, String::new(), clinic).await;
+            return dead_letter(deps, message, reason, String::new(), clinic).await;
         }
         Err(PipelineError::ClinicRequired) => {
             let (reason, fields) = (DeadLetterReason::NotACommunication, "/metadata/clinicId");
-            return set_aside(deps, message, reason, fields.to_owned(), None).await;
+            return dead_letter(deps, message, reason, fields.to_owned(), None).await;
         }
         Err(error @ (PipelineError::Store(_) | PipelineError::Ledger(_))) => {
             error!(%error, "a message can not be worked on at the moment");
-            return MessageResult::Again(HandBack::Unreachable.wait(message.receive_count()));
+            return MessageResult::Again(Requeue::Unreachable.wait(message.receive_count()));
         }
     };
     let results = deps
         .pipeline
-        .deliver(&submission.request, &accepted, deadline, Patience::HandBack)
+        .deliver(
+            &submission.request,
+            &accepted,
+            deadline,
+            OnExhausted::Requeue,
+        )
         .await;
     let ended = outcomes::queue(deps, &accepted, deadline).await;
     let mut waits = Vec::new();
@@ -331,15 +336,15 @@ async fn handle_message(
         match result {
             DeliveryResult::Recorded(_) => {}
             DeliveryResult::Unrecorded { delivery, .. } if ended.has_ended(&delivery.id) => {}
-            DeliveryResult::HandBack(id, HandBack::NotRecorded { .. }) if ended.has_ended(&id) => {}
+            DeliveryResult::Requeued(id, Requeue::NotRecorded { .. }) if ended.has_ended(&id) => {}
             DeliveryResult::Unrecorded { after, .. } => {
-                waits.push(HandBack::NotRecorded { after });
+                waits.push(Requeue::NotRecorded { after });
             }
-            DeliveryResult::HandBack(_, HandBack::KeyConflict) => {
+            DeliveryResult::Requeued(_, Requeue::KeyConflict) => {
                 let reason = DeadLetterReason::KeyConflict;
-                return set_aside(deps, message, reason, String::new(), clinic).await;
+                return dead_letter(deps, message, reason, String::new(), clinic).await;
             }
-            DeliveryResult::HandBack(_, why) => waits.push(why),
+            DeliveryResult::Requeued(_, why) => waits.push(why),
         }
     }
     next_receive(waits, message.receive_count()).map_or(MessageResult::Done, MessageResult::Again)
@@ -348,14 +353,14 @@ async fn handle_message(
 /// What panics every time would keep its neighbours waiting every time.
 async fn after_panic(deps: &Deps, message: &SqsMessage) -> MessageResult {
     if message.receive_count() < MAX_PANICS {
-        return MessageResult::Again(HandBack::Unreachable.wait(message.receive_count()));
+        return MessageResult::Again(Requeue::Unreachable.wait(message.receive_count()));
     }
     let reason = DeadLetterReason::Panicked;
-    set_aside(deps, message, reason, String::new(), None).await
+    dead_letter(deps, message, reason, String::new(), None).await
 }
 
 /// Sends a message that can never be worked on to the dead-letter queue, where somebody is told of it.
-async fn set_aside(
+async fn dead_letter(
     deps: &Deps,
     message: &SqsMessage,
     reason: DeadLetterReason,
@@ -374,14 +379,14 @@ async fn set_aside(
         clinic,
         at: Timestamp::now(),
     };
-    match deps.queues.set_aside(message, &letter).await {
+    match deps.queues.dead_letter(message, &letter).await {
         Ok(()) => {
             info!(target: METRICS, dead_lettered = 1_u64, reason = reason.as_str());
             MessageResult::Done
         }
         Err(error) => {
             error!(%error, "a dead letter could not be set aside, and comes again");
-            MessageResult::Again(HandBack::Unreachable.wait(message.receive_count()))
+            MessageResult::Again(Requeue::Unreachable.wait(message.receive_count()))
         }
     }
 }

@@ -8,7 +8,7 @@ use comms_delivery::{Accepted, OutcomesOf, PendingOutcomes, RecordedOutcomes, de
 use comms_runtime::sqs::{MessageResult, SqsMessage};
 use tracing::{error, warn};
 
-use crate::{Deps, set_aside};
+use crate::{Deps, dead_letter};
 
 /// What outcomes have of the invocation at least for their way to the queue.
 const MIN_QUEUE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -42,7 +42,7 @@ pub(crate) async fn record(
         Ok(RecordedOutcomes::Some) => again,
         Ok(RecordedOutcomes::NotAuthentic) => {
             let reason = DeadLetterReason::NotACommunication;
-            set_aside(deps, message, reason, String::new(), None).await
+            dead_letter(deps, message, reason, String::new(), None).await
         }
         Err(error) => {
             warn!(%error, "outcomes cannot be recorded at the moment");

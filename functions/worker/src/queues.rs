@@ -1,4 +1,4 @@
-//! The queues, as the worker sees them: messages that have to wait, and messages that are set aside.
+//! The queues, as the worker sees them: messages that have to wait, and messages that move to the dead-letter queue.
 
 mod delete;
 
@@ -38,7 +38,7 @@ pub enum QueueError {
         /// SQS's error code, or what kept the request from being answered.
         code: String,
     },
-    /// The message can not be sent anywhere, because it is no text.
+    /// The message cannot be sent anywhere, because it is no text.
     #[error("the message is no text, and only the queue itself can move it")]
     NoText,
     /// The message is from a queue that the worker was not told of.
@@ -72,13 +72,13 @@ impl Queues {
 
     /// Sends a message on to the dead-letter queue as it is, with the reason. Once that is done the
     /// message itself is done.
-    pub async fn set_aside(
+    pub async fn dead_letter(
         &self,
         message: &SqsMessage,
         letter: &DeadLetter<'_>,
     ) -> Result<(), QueueError> {
         let body = std::str::from_utf8(&message.body).map_err(|_| QueueError::NoText)?;
-        // An empty message can not be sent.
+        // An empty message cannot be sent.
         let body = if body.is_empty() { " " } else { body };
         let attributes = attributes::of_dead_letter(message, letter);
         let size: usize = attributes
@@ -151,9 +151,12 @@ impl Queues {
         Ok(())
     }
 
-    /// Lets messages of one batch come again after the time beside each, rounded up to seconds. One for
-    /// which this fails comes again when the queue's own visibility timeout is over.
-    pub async fn let_wait(&self, waits: &[(&SqsMessage, Duration)]) -> Result<(), QueueError> {
+    /// Redelivers messages of one batch after the time beside each, rounded up to seconds. One for
+    /// which this fails is redelivered when the queue's own visibility timeout is over.
+    pub async fn change_visibility(
+        &self,
+        waits: &[(&SqsMessage, Duration)],
+    ) -> Result<(), QueueError> {
         let Some((first, _)) = waits.first() else {
             return Ok(());
         };

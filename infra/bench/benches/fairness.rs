@@ -11,13 +11,13 @@
 //! the clinic that hangs come first, which is the worst case. Each batch is dropped when the healthy clinic's messages
 //! are all accepted, so that the next one is not made to wait; with `--whole` it is not, and how long the longest
 //! invocation took is printed too. `late` counts the healthy clinic's messages that were not accepted before the
-//! invocation's end, and were handed back for another one; they are in no percentile.
+//! invocation's end, and returned to the queue; they are in no percentile.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a measurement that can not go on has failed, and its result is for people"
+    reason = "a measurement that cannot go on has failed, and its result is for people"
 )]
 
 use std::{
@@ -43,7 +43,7 @@ use tokio::{
 };
 
 /// After this time no further batch of a row is begun.
-const ROW_TIME: Duration = Duration::from_mins(1);
+const ROW_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What Lambda gives the worker.
 const INVOCATION: Duration = Duration::from_secs(30);
@@ -279,7 +279,7 @@ async fn measure(options: &Options) {
                 late += healthy - of_batch.len();
                 took.extend(of_batch);
                 longest = longest.max(invocation);
-                if begin.elapsed() > ROW_TIME {
+                if begin.elapsed() > ROW_TIMEOUT {
                     break;
                 }
             }

@@ -12,7 +12,7 @@
     clippy::unwrap_used,
     clippy::panic,
     missing_docs,
-    reason = "a measurement that can not go on has failed, and the macros' items are public"
+    reason = "a measurement that cannot go on has failed, and the macros' items are public"
 )]
 
 #[path = "hot/cases.rs"]

@@ -35,7 +35,7 @@ const BATCH: usize = 10;
 const LONG_POLL_SECONDS: i32 = 20;
 
 /// Seconds until a message that failed is tried again: the worker's time-out and a little more, or a message would
-/// come again while it is still being delivered.
+/// be redelivered while it is still being delivered.
 pub(crate) const VISIBILITY_TIMEOUT: u64 = 35;
 
 /// Waits after a failure of the queue itself: doubling, up to this.
@@ -162,7 +162,7 @@ impl Poller {
             Ok(failed) => failed,
             Err(reason) => {
                 warn(format_args!(
-                    "[poller] a batch of {} from the {} failed and comes again within {VISIBILITY_TIMEOUT} s: {reason}",
+                    "[poller] a batch of {} from the {} failed and is redelivered within {VISIBILITY_TIMEOUT} s: {reason}",
                     batch.len(),
                     self.source.name
                 ));
@@ -171,7 +171,7 @@ impl Poller {
         };
         if !failed.is_empty() {
             warn(format_args!(
-                "[poller] {} of {} messages from the {} failed and come again within {VISIBILITY_TIMEOUT} s, or when the worker says",
+                "[poller] {} of {} messages from the {} failed and are redelivered within {VISIBILITY_TIMEOUT} s, or when the worker says",
                 failed.len(),
                 batch.len(),
                 self.source.name
@@ -179,7 +179,7 @@ impl Poller {
         }
         if let Err(error) = self.delete(&batch, &failed).await {
             warn(format_args!(
-                "[poller] delivered messages could not be deleted and will come again: {error}"
+                "[poller] delivered messages could not be deleted and will be redelivered: {error}"
             ));
         }
     }

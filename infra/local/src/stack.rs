@@ -78,7 +78,7 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     );
     progress.step("AWS", format_args!("{} ({kept})", aws.endpoint()));
     say_resources(resources);
-    tell_exposure(
+    warn_of_exposure(
         aws_address,
         "reads and changes all of it: no key is asked for",
     );
@@ -108,7 +108,7 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
         "           user   {}  password {password}",
         inbox::USER
     ));
-    tell_exposure(smtp_address, "can send to the inbox with the password");
+    warn_of_exposure(smtp_address, "can send to the inbox with the password");
 
     let roots = trust_roots(&ca)?;
     let mut environment = environment(&aws, &roots, smtp_address.ip());
@@ -172,7 +172,7 @@ fn say_resources(resources: &Resources) {
 }
 
 /// Says who else can connect when a listener is not on loopback, and what they can do then.
-fn tell_exposure(address: SocketAddr, then: &str) {
+fn warn_of_exposure(address: SocketAddr, then: &str) {
     if !address.ip().is_loopback() {
         say(format_args!(
             "           EXPOSED to this machine's containers and to every machine that can reach {}:\n           \

@@ -19,11 +19,11 @@ use tokio::time::sleep;
 use url::{Host, Url};
 
 /// The longest that one try of a request may take: API Gateway gives up after 30 seconds.
-const REQUEST_TIME: Duration = Duration::from_secs(35);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 /// Tries of one request.
 const TRIES: u32 = 6;
 /// The longest wait between two tries, whatever the answer asks for.
-const LONGEST_WAIT: Duration = Duration::from_mins(1);
+const MAX_WAIT_DURATION: Duration = Duration::from_mins(1);
 /// The wait after the first try, which doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// What is said of a clinic whose settings somebody else saved in between.
@@ -34,7 +34,7 @@ const MAX_ANSWER: usize = 1 << 20;
 /// Characters of a text in an answer that are shown.
 const MAX_TEXT: usize = 400;
 
-/// Why the API can not be asked at all. Whatever is asked next will fail as this did.
+/// Why the API cannot be asked at all. Whatever is asked next will fail as this did.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ApiError {
     /// The address is none.
@@ -45,8 +45,8 @@ pub enum ApiError {
     /// The token is none.
     #[error("the token is not one: it must be the text of a bearer token, and nothing beside it")]
     Token,
-    /// Further trust roots, or TLS itself, can not be used.
-    #[error("--ca-file can not be used: {0}")]
+    /// Further trust roots, or TLS itself, cannot be used.
+    #[error("--ca-file cannot be used: {0}")]
     Tls(#[from] TlsError),
     /// The token is not accepted (401), or does not allow this (403).
     #[error(
@@ -154,7 +154,7 @@ impl Api {
             // The token is for the API and for nobody to whom it may point.
             .redirect(redirect::Policy::none())
             .referer(false)
-            .timeout(REQUEST_TIME)
+            .timeout(REQUEST_TIMEOUT)
             .user_agent(concat!("clinic-comms-operator/", env!("CARGO_PKG_VERSION")));
         if plain {
             client = client.no_proxy();
@@ -193,8 +193,8 @@ impl Api {
         }
     }
 
-    /// Makes the request, again while it is refused for now or can not be made. A PUT may be repeated: it names the
-    /// version that it replaces, so it can not take effect twice.
+    /// Makes the request, again while it is refused for now or cannot be made. A PUT may be repeated: it names the
+    /// version that it replaces, so it cannot take effect twice.
     async fn ask(
         &self,
         method: Method,
@@ -230,7 +230,7 @@ impl Api {
                 Err(_) => None,
             };
             let wait = wait.unwrap_or(self.first_wait * (1 << (tried - 1)));
-            sleep(wait.min(LONGEST_WAIT)).await;
+            sleep(wait.min(MAX_WAIT_DURATION)).await;
             tried += 1;
         }
     }
@@ -257,7 +257,7 @@ fn unreached(error: &reqwest::Error) -> String {
     let what = if error.is_timeout() {
         "the API did not answer in time"
     } else if error.is_connect() {
-        "the API can not be reached"
+        "the API cannot be reached"
     } else {
         "the connection to the API broke"
     };
@@ -382,7 +382,7 @@ mod tests {
             panic!("{error}");
         };
         assert!(
-            why.contains("can not be reached (Connection refused"),
+            why.contains("cannot be reached (Connection refused"),
             "{why}"
         );
     }

@@ -1,5 +1,5 @@
 //! A file with the settings of many clinics, read one clinic at a time: however large the file, one item of it is in
-//! memory. What can not be read is reported with its line and does not stop the rest.
+//! memory. What cannot be read is reported with its line and does not stop the rest.
 //!
 //! | the file begins with | it is |
 //! | --- | --- |
@@ -89,7 +89,7 @@ enum State {
     ByClinic(String),
     /// After the last item.
     End,
-    /// The file can not be read any further.
+    /// The file cannot be read any further.
     Broken,
 }
 
@@ -119,7 +119,7 @@ impl<R: BufRead> ClinicsFile<R> {
         self.scanner.position
     }
 
-    /// The next item; `None` after the last. An item that can not be read is a refused one.
+    /// The next item; `None` after the last. An item that cannot be read is a refused one.
     pub fn next_item(&mut self) -> io::Result<Option<Result<ClinicItem, RefusedItem>>> {
         if self.scanner.position == 0 {
             self.scanner.skip_byte_order_mark()?;

@@ -45,7 +45,7 @@ pub struct Plan {
 /// Why an import ended before its end.
 #[derive(Debug, Error)]
 pub enum ImportError {
-    /// The file can not be read.
+    /// The file cannot be read.
     #[error("{path}: {kind}", path = .0.display(), kind = .1.kind())]
     File(PathBuf, std::io::Error),
     /// The API takes nothing more.

@@ -60,7 +60,7 @@ pub enum AddressError {
         "must be a phone number with its country code, such as +15550100, or a number of the clinic's defaultCountry"
     )]
     NationalNumber,
-    /// A display name that can not stand in a header.
+    /// A display name that cannot stand in a header.
     #[error(
         "must be at most {} characters without line breaks or control characters",
         MAX_DISPLAY_NAME
@@ -178,7 +178,7 @@ impl FromStr for AddressMask {
     }
 }
 
-/// `atext` of RFC 5322 section 3.2.3, with RFC 6531's `UTF8-non-ascii`, less what can not be seen.
+/// `atext` of RFC 5322 section 3.2.3, with RFC 6531's `UTF8-non-ascii`, less what cannot be seen.
 fn is_atext(c: char) -> bool {
     if c.is_ascii() {
         c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c)

@@ -28,7 +28,7 @@ pub const SOURCE_QUEUE: &str = "sourceQueue";
 ///
 /// What is no id of SQS's ([`is_message_id`]) is not looked at: a sender may have written anything there.
 pub const SOURCE_MESSAGE_ID: &str = "sourceMessageId";
-/// The attribute with the time (RFC 3339) at which it was set aside.
+/// The attribute with the time (RFC 3339) at which it moved to the dead-letter queue.
 pub const DEAD_AT: &str = "deadAt";
 
 /// The attribute with the names of the sender's attributes for which the dead letter has no room, separated by spaces.

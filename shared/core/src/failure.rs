@@ -2,7 +2,7 @@
 //!
 //! An error has a [`Disposition`] (what to do), an [`ErrorKind`] (what happened) and the provider's
 //! own code. It has no room for the provider's text: replies repeat addresses, and a
-//! `&'static str` can not.
+//! `&'static str` cannot.
 
 use std::{fmt, time::Duration};
 
@@ -15,7 +15,7 @@ use thiserror::Error;
 pub enum Disposition {
     /// Refused or never sent, may work soon: the same provider again, then the next.
     Transient,
-    /// This provider can not serve this tenant now: the next provider.
+    /// This provider cannot serve this tenant now: the next provider.
     ProviderDown,
     /// May have been accepted: the tenant's `onAmbiguous` policy decides.
     Ambiguous,
@@ -88,7 +88,7 @@ pub enum ErrorKind {
     QuotaExceeded,
     /// Too many messages at once.
     RateLimited,
-    /// The provider does not answer, or says that it can not now.
+    /// The provider does not answer, or says that it cannot now.
     Unavailable,
     /// The deadline passed.
     Timeout,

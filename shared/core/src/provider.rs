@@ -182,7 +182,7 @@ pub struct RefusedCopy {
     pub is_unknown: bool,
 }
 
-/// The fields of a request that name receivers of copies.
+/// The fields of a request that name recipients of copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyField {
     /// `cc`: seen by the others.

@@ -1,4 +1,4 @@
-//! Secrets that can not be printed and do not lie about in memory.
+//! Secrets that cannot be printed and do not lie about in memory.
 //!
 //! A [`Secret`] keeps its text sealed with AES-256-GCM under a key that this process made for
 //! itself and never writes anywhere. The text exists in clear only between [`Secret::expose`] and

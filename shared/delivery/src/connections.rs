@@ -66,7 +66,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a message takes before its process takes a further permit for those behind it.
 const FURTHER_AFTER: Duration = Duration::from_secs(2);
 /// What must be left of the deadline for a queued message that waits for a connection of its process.
-const MESSAGE_TIME: Duration = Duration::from_secs(6);
+const MESSAGE_MARGIN: Duration = Duration::from_secs(6);
 
 /// Counts connections to mail servers over all processes.
 pub struct Connections {
@@ -173,7 +173,7 @@ impl Connections {
         self.look(key, id, asking).await;
         let deadline = asking.deadline;
         let time = if asking.is_queued {
-            deadline.remaining().saturating_sub(MESSAGE_TIME)
+            deadline.remaining().saturating_sub(MESSAGE_MARGIN)
         } else {
             MAX_IMMEDIATE_WAIT.min(deadline.remaining() / 3)
         };
@@ -203,7 +203,7 @@ impl Connections {
             if let Some(freed) = freed {
                 // Its own process goes on, whoever waits for the answer.
                 let turn = deadline.bound(
-                    deadline.remaining().saturating_sub(MESSAGE_TIME),
+                    deadline.remaining().saturating_sub(MESSAGE_MARGIN),
                     freed.notified(),
                 );
                 if turn.await.is_err() {
@@ -335,19 +335,19 @@ impl Connections {
         let partition_key = partition_key(&account);
         let read = Box::pin(self.permits.read(&partition_key));
         match asking.deadline.bound(REQUEST_TIMEOUT, read).await {
-            Ok(Ok(item)) => self.take_in(key, id, &item),
+            Ok(Ok(item)) => self.observe(key, id, &item),
             Ok(Err(error)) => warn!(%error, "a login's connections were not read"),
             Err(_) => warn!("a login's connections were not read in time"),
         }
     }
 
     /// Takes in what the item says.
-    fn take_in(&self, key: &HashKey, id: u64, item: &Item) {
+    fn observe(&self, key: &HashKey, id: u64, item: &Item) {
         let now = self.clock.now();
         let live = u32::try_from(self.permits.count(item)).unwrap_or(u32::MAX);
         let mut lines = self.lines();
         if let Some(line) = lines.get_mut(&id) {
-            line.take_in(LimitRecord::of_item(item, &line.account, key), live, now);
+            line.observe(LimitRecord::of_item(item, &line.account, key), live, now);
         }
     }
 
@@ -389,7 +389,7 @@ impl Connections {
             });
         let excess = match taken.await {
             Ok((slots, item)) => {
-                self.take_in(key, id, &item);
+                self.observe(key, id, &item);
                 let mut lines = self.lines();
                 match lines.get_mut(&id) {
                     Some(line) if slots.is_empty() => {

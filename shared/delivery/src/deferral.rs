@@ -4,36 +4,38 @@ use std::time::Duration;
 
 use comms_adapters::retry::jitter;
 
-/// How often a delivery is put off because no provider could take it. With the waits below that is
+/// How often a delivery is deferred because no provider could take it. With the waits below that is
 /// two hours, after which it has failed.
 pub const MAX_DEFERRALS: u32 = 12;
 
 /// The first wait; each later one is twice as long.
-const SHORTEST: Duration = Duration::from_secs(30);
+const MIN_DEFERRAL: Duration = Duration::from_secs(30);
 /// No wait is longer, unless a provider asks for it.
-const LONGEST: Duration = Duration::from_mins(15);
+const MAX_BACKOFF: Duration = Duration::from_mins(15);
 /// No wait is longer than this whoever asks: a message may stay invisible for twelve hours after it
 /// was received (Amazon SQS Developer Guide, "Visibility timeout").
-pub(crate) const MOST: Duration = Duration::from_hours(11);
+pub(crate) const MAX_DEFERRAL_DURATION: Duration = Duration::from_hours(11);
 
 /// The wait after so many, from 0, doubling from half a minute to a quarter of an hour.
 pub fn backoff(waits: u32) -> Duration {
-    SHORTEST
+    MIN_DEFERRAL
         .saturating_mul(2_u32.saturating_pow(waits))
-        .min(LONGEST)
+        .min(MAX_BACKOFF)
 }
 
-/// The wait before the next try of a delivery that was put off `deferrals` times before, where the
+/// The wait before the next try of a delivery that was deferred `deferrals` times before, where the
 /// provider asked to be left alone for `asked`; in whole seconds. Up to a quarter longer than it has to
-/// be, so that what was refused together does not come again together.
+/// be, so that what was refused together is not redelivered together.
 pub fn before_next_try(deferrals: u32, asked: Option<Duration>) -> Duration {
     let wait = backoff(deferrals).max(asked.unwrap_or_default());
-    let wait = wait.mul_f64(1.0 + jitter() / 4.0).min(MOST);
+    let wait = wait
+        .mul_f64(1.0 + jitter() / 4.0)
+        .min(MAX_DEFERRAL_DURATION);
     Duration::from_secs(
         wait.as_millis()
             .div_ceil(1_000)
             .try_into()
-            .unwrap_or(MOST.as_secs()),
+            .unwrap_or(MAX_DEFERRAL_DURATION.as_secs()),
     )
 }
 
@@ -48,7 +50,7 @@ mod tests {
             waits,
             [30, 60, 120, 240, 480, 900, 900, 900, 900, 900, 900, 900]
         );
-        assert_eq!(backoff(u32::MAX), LONGEST);
+        assert_eq!(backoff(u32::MAX), MAX_BACKOFF);
     }
 
     #[test]
@@ -56,8 +58,14 @@ mod tests {
         for deferrals in [0, 3, MAX_DEFERRALS] {
             for asked in [0, 10, 3_600, 1_000_000] {
                 let wait = before_next_try(deferrals, Some(Duration::from_secs(asked)));
-                assert!(wait >= Duration::from_secs(asked).min(MOST), "{wait:?}");
-                assert!((SHORTEST..=MOST).contains(&wait), "{wait:?}");
+                assert!(
+                    wait >= Duration::from_secs(asked).min(MAX_DEFERRAL_DURATION),
+                    "{wait:?}"
+                );
+                assert!(
+                    (MIN_DEFERRAL..=MAX_DEFERRAL_DURATION).contains(&wait),
+                    "{wait:?}"
+                );
             }
         }
     }

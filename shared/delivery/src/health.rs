@@ -3,7 +3,7 @@
 //!
 //! A change of state costs one write, by whoever saw it. Each process reads a tenant's item at most once
 //! per [`MAX_AGE`]; in between it goes by what it sees itself. Nothing here can keep a message from being
-//! sent: what can not be read or written in [`PATIENCE`] is left for the next time.
+//! sent: what cannot be read or written in [`PATIENCE`] is left for the next time.
 //!
 //! A record decides whose account a message goes by: an entry that is down comes after the platform's. So each record
 //! has a MAC under the deployment's hash key, and one without its MAC counts for nothing.
@@ -89,7 +89,7 @@ impl SharedHealth {
 
     /// Lets the entries of `chain`, which is the tenant's own at `version`, know what other processes
     /// have seen of them.
-    pub async fn hear(
+    pub async fn refresh(
         &self,
         key: &HashKey,
         tenant: &Tenant,
@@ -125,7 +125,7 @@ impl SharedHealth {
     }
 
     /// Tells the others of what changed in `chain`, which is the tenant's own at `version`.
-    pub async fn tell(
+    pub async fn publish(
         &self,
         key: &HashKey,
         tenant: &Tenant,

@@ -210,7 +210,7 @@ impl InFlight {
         let ended = std::mem::take(&mut *lock(&self.ended));
         let writes = ended.iter().map(|ended| async move {
             match self.permits.release(&ended.slot, &ended.rider()).await {
-                Ok(Some(before)) => ended.tell(&before),
+                Ok(Some(before)) => ended.record(&before),
                 Ok(None) => {}
                 Err(error) => {
                     warn!(%error, "an immediate send's permit was not released, and expires");
@@ -234,7 +234,7 @@ impl Ended {
     }
 
     /// Logs that the circuit opened or closed, by the item as it was before.
-    fn tell(&self, before: &Item) {
+    fn record(&self, before: &Item) {
         let hung = self.circuit.hung(before);
         let (tenant, channels) = (&self.tenant, &self.circuit.channels);
         let is_open = hung >= i64::from(HUNG_REQUESTS);

@@ -1,7 +1,7 @@
 //! The ledger: what became of every delivery, and who is working on it.
 //!
 //! `queued -> sending -> sent | failed | unknown | expired`. Every transition is one conditional
-//! write that names the owner; who has lost the ownership can not write. A delivery that is put off
+//! write that names the owner; a former owner cannot write. A delivery that is deferred
 //! goes back to `queued`, with the time before which nobody may claim it. Items hold a masked address
 //! and a keyed hash of it, never content.
 //!
@@ -56,7 +56,7 @@ pub enum LedgerError {
         code: String,
     },
     /// A stored item is not as it was written.
-    #[error("a ledger item can not be read: attribute {0}")]
+    #[error("a ledger item cannot be read: attribute {0}")]
     Corrupt(&'static str),
     /// DynamoDB did not say whether it did what it was asked.
     #[error("DynamoDB {operation} was not answered ({code})")]
@@ -91,7 +91,7 @@ pub struct Owner {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
     /// The delivery is ours.
-    Owned(Past),
+    Owned(DeliveryHistory),
     /// It has ended.
     Ended(Box<Delivery>),
     /// Somebody else has it, until then at most.
@@ -99,7 +99,7 @@ pub enum Claim {
         /// The end of their lease.
         until: Timestamp,
     },
-    /// It was put off, and its time has not come.
+    /// It is deferred, and its time has not come.
     NotYet {
         /// When it has.
         until: Timestamp,
@@ -115,12 +115,12 @@ pub enum Claim {
 
 /// What was done about a delivery before it was claimed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Past {
+pub struct DeliveryHistory {
     /// The attempts that were made and ended.
     pub attempts: Vec<Attempt>,
     /// Whether it may have been accepted by a provider already.
     pub possible_duplicate: bool,
-    /// How often it was put off because no provider could take it.
+    /// How often it was deferred because no provider could take it.
     pub deferrals: u32,
     /// How often it was taken over from an owner that did not say how it ended.
     pub takeovers: u32,
@@ -722,7 +722,7 @@ fn claimed(
 }
 
 fn owned(item: &Item) -> Result<Claim, LedgerError> {
-    Ok(Claim::Owned(Past {
+    Ok(Claim::Owned(DeliveryHistory {
         attempts: attempts(item)?,
         possible_duplicate: flag(item, "possibleDuplicate")?,
         deferrals: count(item, "deferrals")?,
@@ -935,7 +935,7 @@ fn required<'a>(item: &'a Item, name: &'static str) -> Result<&'a String, Ledger
     string(item, name).ok_or(LedgerError::Corrupt(name))
 }
 
-/// A text that may be absent. What is there and no text can not be read.
+/// A text that may be absent. What is there and no text cannot be read.
 fn optional<'a>(item: &'a Item, name: &'static str) -> Result<Option<&'a String>, LedgerError> {
     item.contains_key(name)
         .then(|| required(item, name))

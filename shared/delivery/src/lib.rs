@@ -32,10 +32,10 @@ pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, MessageStart, RecordedRequest};
 pub use pacing::SharedPacing;
 pub use pipeline::{
-    Accepted, ClinicMissing, DeliveryResult, ExpectedVia, HandBack, Immediate, ImmediateError,
-    OUTCOMES_MAC, OutcomeMessage, OutcomesOf, Patience, PendingOutcomes, Pipeline, PipelineConfig,
-    PipelineError, QueuedMessage, QuotaError, RecordedOutcomes, RequireClinic, UrgentError,
-    UrgentQuota, has_time_to_begin, next_receive,
+    Accepted, ClinicMissing, DeliveryResult, ExpectedVia, Immediate, ImmediateError, OUTCOMES_MAC,
+    OnExhausted, OutcomeMessage, OutcomesOf, PendingOutcomes, Pipeline, PipelineConfig,
+    PipelineError, QueuedMessage, QuotaError, RecordedOutcomes, Requeue, RequireClinic,
+    UrgentError, UrgentQuota, has_time_to_begin, next_receive,
 };
 pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Payer, Quota, Quotas};

@@ -52,7 +52,7 @@ const REMEMBERED_RECIPIENTS: usize = 10_000;
 /// The longest that asking for a turn may hold up a message.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often a write is tried that others came before.
-const MOST_TRIES: u32 = 6;
+const MAX_TRIES: u32 = 6;
 /// From this try on, counted from 0, one turn is asked for.
 const MODEST_TRIES: u32 = 2;
 /// How late a turn may be used that was kept for somebody who went away meanwhile.
@@ -250,7 +250,7 @@ impl SharedPacing {
         seen: &mut Option<i64>,
     ) -> Result<Kept, LedgerError> {
         let interval = micros(rate.interval);
-        for attempt in 0..MOST_TRIES {
+        for attempt in 0..MAX_TRIES {
             let now = self.now();
             // A time beyond all that could be: somebody's clock was wrong, and nobody is to wait for it.
             let nobodys = seen.filter(|due| *due > now + horizon(rate) + interval + CLOCKS_DIFFER);

@@ -89,16 +89,16 @@ const CONCURRENT_DELIVERIES: usize = 10;
 const SLOTS: usize = 32;
 /// The most, however many invocations there may be: what that many take of memory is measured
 /// (`infra/docs/PERFORMANCE.md`).
-const MOST_SLOTS: usize = 1_024;
+const MAX_SLOTS: usize = 1_024;
 /// Of those, how many quarters may be one tenant's.
 const SHARE: usize = 3;
 /// How often a delivery is taken over from owners that did not say how it ended. Whatever ends them may
 /// well be the delivery.
 const MAX_TAKEOVERS: u32 = 3;
 /// What is kept of the deadline for recording the outcome.
-const RECORDING_TIME: Duration = Duration::from_millis(1_500);
+const RECORDING_MARGIN: Duration = Duration::from_millis(1_500);
 /// What must be left of the deadline for a delivery to be started.
-const STARTING_TIME: Duration = Duration::from_secs(4);
+const MIN_START_DURATION: Duration = Duration::from_secs(4);
 /// How long after the invocation's deadline a lease still holds: clocks differ, and a late write
 /// must meet its own lease.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
@@ -206,9 +206,9 @@ impl Accepted {
         &self.record.id
     }
 
-    /// The same, brought by the queue for so many times, on which it is since `queued_at`: not for ever.
+    /// Sets the SQS receive count and enqueue time, which bound how long it may wait.
     #[must_use]
-    pub fn brought(self, receives: u32, queued_at: Option<Timestamp>) -> Self {
+    pub fn with_receive_count(self, receives: u32, queued_at: Option<Timestamp>) -> Self {
         Self {
             quota: QuotaSource::Deliveries {
                 receives,
@@ -243,7 +243,7 @@ impl Accepted {
 
     /// The same with the quota for its deliveries.
     #[must_use]
-    pub fn paid(self, quota: Paid) -> Self {
+    pub fn with_quota(self, quota: Paid) -> Self {
         Self {
             quota: QuotaSource::Paid(Arc::new(quota)),
             ..self
@@ -314,13 +314,13 @@ pub enum DeliveryResult {
         /// The time until the lease ends.
         after: Duration,
     },
-    /// It did not end; whoever brought it must bring it again.
-    HandBack(DeliveryId, HandBack),
+    /// It has not ended and returns to the queue.
+    Requeued(DeliveryId, Requeue),
 }
 
-/// Why a delivery is given back.
+/// Why a delivery returns to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HandBack {
+pub enum Requeue {
     /// Another invocation has it.
     Busy {
         /// The time until its lease ends.
@@ -337,7 +337,7 @@ pub enum HandBack {
     },
     /// The same key stands for another body.
     KeyConflict,
-    /// It can not be sent now, and may be later.
+    /// It cannot be sent now, and may be later.
     Deferred {
         /// The time before which there is no use in trying.
         after: Duration,
@@ -369,17 +369,17 @@ pub enum HandBack {
     },
 }
 
-/// What is done when no provider can take a message now and one may later: a mail server that is
-/// restarted, a mailbox that is greylisted.
+/// What happens to a delivery that no provider accepts now and one may accept later, such as a greylisted
+/// mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// Hand it back: who brought it will bring it again. After [`deferral::MAX_DEFERRALS`] it has failed.
-    HandBack,
-    /// It has failed.
-    GiveUp,
+pub enum OnExhausted {
+    /// Return it to the queue, which redelivers it. After [`deferral::MAX_DEFERRALS`] it has failed.
+    Requeue,
+    /// Record it as failed.
+    Fail,
 }
 
-impl HandBack {
+impl Requeue {
     /// The name in logs.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -397,7 +397,7 @@ impl HandBack {
         }
     }
 
-    /// How long to wait before it is brought again, when it was brought `receives` times by now.
+    /// How long the message stays invisible after `receives` receives.
     pub fn wait(self, receives: u32) -> Duration {
         /// Clocks differ.
         const AFTER_A_LEASE: Duration = Duration::from_secs(1);
@@ -415,7 +415,7 @@ impl HandBack {
             | Self::Paced { after }
             | Self::NoConnection { after } => after,
         };
-        wait.min(deferral::MOST)
+        wait.min(deferral::MAX_DEFERRAL_DURATION)
     }
 }
 
@@ -439,7 +439,7 @@ pub struct Pipeline {
     clock: Arc<dyn Clock>,
 }
 
-/// What was handed back since it was told last.
+/// Deliveries that returned to the queue since the last metrics, by reason.
 #[derive(Default)]
 struct Deferred {
     quota: AtomicU64,
@@ -497,7 +497,7 @@ impl FromStr for Concurrency {
 
 impl Concurrency {
     fn slots(self) -> Slots {
-        let slots = SLOTS.saturating_mul(self.0.get()).min(MOST_SLOTS);
+        let slots = SLOTS.saturating_mul(self.0.get()).min(MAX_SLOTS);
         Slots::new(slots, slots * SHARE / 4)
     }
 }
@@ -827,7 +827,7 @@ impl Pipeline {
         );
         let writes = join(self.quotas.give_back(deadline), self.usage.write(deadline));
         join(writes, releases).await;
-        self.tell_connections();
+        self.record_connections();
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         let (quota_writes, pacing_writes) = (self.quotas.take_writes(), self.pacing.take_writes());
         let (by_quota, by_pacing) = (take(&self.deferred.quota), take(&self.deferred.pacing));
@@ -853,7 +853,7 @@ impl Pipeline {
 
     /// Tells as metrics what became of the connections to providers since this was told last; nothing
     /// where nothing happened and nothing is open.
-    fn tell_connections(&self) {
+    fn record_connections(&self) {
         let seen = self.factory.sockets().take_statistics();
         if seen == SocketStatistics::default() {
             return;
@@ -876,18 +876,18 @@ impl Pipeline {
         );
     }
 
-    /// Makes all deliveries of a communication, but for those of a message that have ended. Each ends recorded or is given
-    /// back; none is started that the deadline leaves no time for. `patience` says what becomes of one that no
-    /// provider could take now.
+    /// Sends all deliveries of a communication that have not ended. Each is recorded or returns to the queue. A delivery
+    /// starts only if the deadline leaves at least [`MIN_START_DURATION`]. `on_exhausted` decides what happens when no
+    /// provider accepts it now.
     pub async fn deliver(
         &self,
         request: &CommunicationRequest,
         accepted: &Accepted,
         deadline: Deadline,
-        patience: Patience,
+        on_exhausted: OnExhausted,
     ) -> Vec<DeliveryResult> {
         let was_given_back = AtomicBool::new(false);
-        let is_queued = patience == Patience::HandBack;
+        let is_queued = on_exhausted == OnExhausted::Requeue;
         self.deferred
             .serves_queue
             .store(is_queued, Ordering::Relaxed);
@@ -895,7 +895,7 @@ impl Pipeline {
             expires_at: request.expires_at,
             priority: request.priority,
             deadline,
-            patience,
+            on_exhausted,
             quota: &accepted.quota,
             queue: accepted.queue,
             is_alone: accepted.batch == 1 && accepted.planned.len() == 1,
@@ -908,13 +908,13 @@ impl Pipeline {
         let all = all.collect();
         let mut results = self.deliver_these(request, accepted, all, limits).await;
         results.sort_unstable_by_key(|(place, _)| *place);
-        // Those that had ended before gave their quota back, for which others went without: of a message
-        // that comes again, it is the first that have ended.
+        // Deliveries that had ended before returned their quota, which others lacked: in a redelivered
+        // message, the first deliveries have ended.
         while was_given_back.swap(false, Ordering::Relaxed) {
             let refused = results.iter().filter(|(_, result)| {
                 matches!(
                     result,
-                    DeliveryResult::HandBack(_, HandBack::OverQuota { .. })
+                    DeliveryResult::Requeued(_, Requeue::OverQuota { .. })
                 )
             });
             let refused = refused
@@ -930,12 +930,12 @@ impl Pipeline {
         let results: Vec<_> = results.into_iter().map(|(_, result)| result).collect();
         for result in &results {
             match result {
-                DeliveryResult::HandBack(id, reason) => {
-                    self.tell_of_hand_back(&accepted.record, id, *reason);
+                DeliveryResult::Requeued(id, reason) => {
+                    self.record_requeue(&accepted.record, id, *reason);
                 }
                 DeliveryResult::Unrecorded { delivery, after } => {
-                    let reason = HandBack::NotRecorded { after: *after };
-                    self.tell_of_hand_back(&accepted.record, &delivery.id, reason);
+                    let reason = Requeue::NotRecorded { after: *after };
+                    self.record_requeue(&accepted.record, &delivery.id, reason);
                 }
                 DeliveryResult::Recorded(_) => {}
             }
@@ -943,19 +943,19 @@ impl Pipeline {
         results
     }
 
-    fn tell_of_hand_back(&self, record: &RequestRecord, id: &DeliveryId, reason: HandBack) {
+    fn record_requeue(&self, record: &RequestRecord, id: &DeliveryId, reason: Requeue) {
         let deferred = match reason {
-            HandBack::OverQuota { .. } => Some(&self.deferred.quota),
-            HandBack::Paced { .. } => Some(&self.deferred.pacing),
-            HandBack::WaitingForProvider { .. } => Some(&self.deferred.provider),
-            HandBack::ShareTaken { .. } => Some(&self.deferred.worker_share),
-            HandBack::NoConnection { .. } => Some(&self.deferred.connections),
-            HandBack::Busy { .. }
-            | HandBack::OutOfTime
-            | HandBack::Unreachable
-            | HandBack::NotRecorded { .. }
-            | HandBack::KeyConflict
-            | HandBack::Deferred { .. } => None,
+            Requeue::OverQuota { .. } => Some(&self.deferred.quota),
+            Requeue::Paced { .. } => Some(&self.deferred.pacing),
+            Requeue::WaitingForProvider { .. } => Some(&self.deferred.provider),
+            Requeue::ShareTaken { .. } => Some(&self.deferred.worker_share),
+            Requeue::NoConnection { .. } => Some(&self.deferred.connections),
+            Requeue::Busy { .. }
+            | Requeue::OutOfTime
+            | Requeue::Unreachable
+            | Requeue::NotRecorded { .. }
+            | Requeue::KeyConflict
+            | Requeue::Deferred { .. } => None,
         };
         let (tenant, request, reason) = (&record.tenant, &record.id, reason.as_str());
         // A campaign over its quota is nothing to be warned of.
@@ -998,7 +998,7 @@ impl Pipeline {
                 if let Some(kept) = self.result_of_kept(record, id, deadline).await {
                     return kept;
                 }
-                let start_by = deadline.less(STARTING_TIME);
+                let start_by = deadline.less(MIN_START_DURATION);
                 let ended = match self.slots.take(&accepted.record.tenant, start_by).await {
                     Some(_slot) => {
                         let mut urgent = UrgentQuota::default();
@@ -1006,7 +1006,7 @@ impl Pipeline {
                         // Everything inside has limits of its own; this one is for what they add up to.
                         let ended = deadline.bound(Duration::MAX, one).await;
                         // One that waits for quota itself would be asked again without end.
-                        let waits = matches!(ended, Ok(Err(HandBack::OverQuota { .. })));
+                        let waits = matches!(ended, Ok(Err(Requeue::OverQuota { .. })));
                         if urgent.is_held() && !waits {
                             limits.was_given_back.store(true, Ordering::Relaxed);
                         }
@@ -1015,7 +1015,7 @@ impl Pipeline {
                             Err(_) => return self.result_of_cut(record, id),
                         }
                     }
-                    None => Err(HandBack::OutOfTime),
+                    None => Err(Requeue::OutOfTime),
                 };
                 match ended {
                     Ok(delivery) if !delivery.is_recorded => DeliveryResult::Unrecorded {
@@ -1023,7 +1023,7 @@ impl Pipeline {
                         after: deadline.remaining() + LEASE_MARGIN,
                     },
                     Ok(delivery) => DeliveryResult::Recorded(Box::new(delivery)),
-                    Err(reason) => DeliveryResult::HandBack(planned.id.clone(), reason),
+                    Err(reason) => DeliveryResult::Requeued(planned.id.clone(), reason),
                 }
             };
             let result = Box::pin(result.instrument(span));
@@ -1065,7 +1065,7 @@ struct Limits<'a> {
     expires_at: Option<Timestamp>,
     priority: Priority,
     deadline: Deadline,
-    patience: Patience,
+    on_exhausted: OnExhausted,
     quota: &'a QuotaSource,
     queue: Option<WorkQueue>,
     /// Whether it is the only delivery of its invocation.
@@ -1087,8 +1087,8 @@ impl Limits<'_> {
 
 /// A delivery that is worked on.
 #[derive(Debug, Clone, Copy)]
-struct Begun<'a> {
-    started: Instant,
+struct Started<'a> {
+    at: Instant,
     limits: Limits<'a>,
     /// Whether the last attempt was at another entry than the first of the chain.
     by_fallback: bool,
@@ -1098,7 +1098,7 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn unreachable(error: impl std::fmt::Display) -> HandBack {
+fn unreachable(error: impl std::fmt::Display) -> Requeue {
     warn!(%error, "a delivery can not be worked on");
-    HandBack::Unreachable
+    Requeue::Unreachable
 }

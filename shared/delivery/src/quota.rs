@@ -11,8 +11,8 @@
 //! left of a second or a minute, and a hundredth of what is left of an hour or a day, of which a process that
 //! ends with its lease takes that much with it. What is left of a lease is given back with the next write.
 //!
-//! What a write did whose answer was lost, nobody knows. It counts as taken, and as not given back: some messages
-//! less, never one more. That is why the SDK does not repeat these writes by itself.
+//! If a write's response is lost, assume that it took quota and returned none: the clinic sends fewer messages, never
+//! more. The SDK therefore does not repeat these writes.
 //!
 //! `infra/docs/adr/0010-quotas-are-leased.md` says why it is done so.
 
@@ -44,20 +44,20 @@ use tracing::warn;
 use crate::{counted::Counted, ledger::LedgerError, recent::Recent};
 
 /// How long a lease may be spent; less where a window ends before.
-pub const LONGEST_LEASE: SignedDuration = SignedDuration::from_secs(60);
+pub const MAX_LEASE_DURATION: SignedDuration = SignedDuration::from_secs(60);
 /// How often the queue may bring a message that there is no quota for; then it has failed. The queue's own
 /// `maxReceiveCount` is above that.
-pub const MOST_RECEIVES: u32 = 90;
+pub const MAX_RECEIVES: u32 = 90;
 /// How long a message may wait on the queue for a quota, before the queue forgets it (`MessageRetentionPeriod`,
 /// seven days).
-pub const LONGEST_ON_QUEUE: SignedDuration = SignedDuration::from_hours(6 * 24);
+pub const MAX_QUEUE_DURATION: SignedDuration = SignedDuration::from_hours(6 * 24);
 
 /// How long it is believed without asking that nothing is left: others may give something back.
 const REFUSAL_IS_BELIEVED: SignedDuration = SignedDuration::from_secs(5);
 /// Tenants and things counted of which it is known what they have leased.
 const REMEMBERED: usize = 1_000;
 /// How often a write is tried, each time knowing more; the last ones take no more than is needed.
-const MOST_TRIES: u32 = 6;
+const MAX_TRIES: u32 = 6;
 /// From this try on, counted from 0, no more is taken than is needed.
 const MODEST_TRIES: u32 = 2;
 /// The wait before another try after DynamoDB could not take one, doubled each time.
@@ -68,11 +68,11 @@ const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(5);
 /// Leases that are given back at the end of one invocation.
 const GIVEN_BACK_AT_ONCE: usize = 8;
 /// The longest that giving back may hold up an invocation's end.
-const GIVING_BACK_TIME: Duration = Duration::from_millis(500);
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The longest wait on the queue: a message may stay invisible for twelve hours after it was received (Amazon
 /// SQS Developer Guide, "Visibility timeout").
-const LONGEST_WAIT: Duration = Duration::from_hours(11);
+const MAX_WAIT_DURATION: Duration = Duration::from_hours(11);
 
 const SORT_KEY: &str = "windows";
 const EXPIRES_AT: &str = "expiresAt";
@@ -266,7 +266,7 @@ impl Lease {
     fn is_live(&self, limits: &RateLimit, now: Timestamp) -> bool {
         let time = self.until.duration_since(now);
         // A clock that went back does not make it longer.
-        self.limits == *limits && time > SignedDuration::ZERO && time <= LONGEST_LEASE
+        self.limits == *limits && time > SignedDuration::ZERO && time <= MAX_LEASE_DURATION
     }
 
     /// Whether giving back would matter, in a window that still runs: of a lease that has ended, to a limit that
@@ -445,13 +445,13 @@ impl Quotas {
             let Some(lease) = account.state().give_away(now) else {
                 return;
             };
-            let write = GivingBack::of(&lease, now);
+            let write = Release::of(&lease, now);
             if let Err(failure) = self.write(&account.partition_key, &write.0, now).await {
-                failure.tell();
+                failure.record();
             }
         });
         if deadline
-            .bound(GIVING_BACK_TIME, join_all(writes))
+            .bound(RELEASE_TIMEOUT, join_all(writes))
             .await
             .is_err()
         {
@@ -505,7 +505,7 @@ impl Quotas {
             .filter(|lease| lease.is_live(limits, self.clock.now()))
             .map_or(0, |lease| lease.total.saturating_mul(2));
         let mut answered = Err(database("Contention".to_owned()));
-        for attempt in 0..MOST_TRIES {
+        for attempt in 0..MAX_TRIES {
             let now = self.clock.now();
             let asked = Asked {
                 count,
@@ -513,13 +513,13 @@ impl Quotas {
                 size,
                 is_modest: attempt >= MODEST_TRIES,
             };
-            let taking = Taking::plan(limits, &seen, before.as_ref(), asked, now);
+            let reservation = Reservation::plan(limits, &seen, before.as_ref(), asked, now);
             let written = self
-                .write(&account.partition_key, &taking.changes, now)
+                .write(&account.partition_key, &reservation.changes, now)
                 .await;
             match written {
                 Ok(item) => {
-                    return Ok(account.hold(limits, &taking, windows(&item)?, count, now));
+                    return Ok(account.hold(limits, &reservation, windows(&item)?, count, now));
                 }
                 Err(Failure::Refused(item)) => {
                     seen = windows(&item)?;
@@ -595,7 +595,7 @@ impl Quotas {
                 .expression_attribute_values(format!(":{period}Window"), number(change.window))
                 .expression_attribute_values(format!(":{period}Count"), number(change.count));
             match change.to {
-                Place::Running { most } => {
+                WindowCondition::Running { most } => {
                     sets.push(format!("{used} = {used} + :{period}Count"));
                     conditions.push(format!("{window} = :{period}Window"));
                     if let Some(most) = most {
@@ -604,7 +604,7 @@ impl Quotas {
                             .expression_attribute_values(format!(":{period}Most"), number(most));
                     }
                 }
-                Place::New { instead_of } => {
+                WindowCondition::New { instead_of } => {
                     sets.push(format!(
                         "{window} = :{period}Window, {used} = :{period}Count"
                     ));
@@ -647,12 +647,12 @@ impl Account {
     fn hold(
         self: &Arc<Self>,
         limits: &RateLimit,
-        taking: &Taking,
+        reservation: &Reservation,
         seen: Windows,
         count: u32,
         now: Timestamp,
     ) -> Quota {
-        let windows: BTreeMap<_, _> = taking
+        let windows: BTreeMap<_, _> = reservation
             .changes
             .iter()
             .map(|change| (change.period, change.window))
@@ -660,7 +660,7 @@ impl Account {
         let ends = windows
             .iter()
             .map(|(period, window)| end_of(*period, *window));
-        let longest = now.saturating_add(LONGEST_LEASE).unwrap_or(now);
+        let longest = now.saturating_add(MAX_LEASE_DURATION).unwrap_or(now);
         let mut state = self.state();
         state.leases += 1;
         // Of the same windows it goes on under its number, so that what was spent can still be put back.
@@ -677,9 +677,9 @@ impl Account {
             limits: *limits,
             until: ends.fold(longest, min),
             windows,
-            total: taking.count,
+            total: reservation.count,
             spent: spent.saturating_add(count),
-            left: (taking.count.saturating_sub(count)).saturating_add(put_back),
+            left: (reservation.count.saturating_sub(count)).saturating_add(put_back),
             was_put_back,
         });
         state.seen = seen;
@@ -705,7 +705,7 @@ struct Asked {
 }
 
 /// What one write takes.
-struct Taking {
+struct Reservation {
     count: u32,
     changes: Vec<Change>,
 }
@@ -716,12 +716,12 @@ struct Change {
     window: i64,
     /// What is taken, less what is given back.
     count: i64,
-    to: Place,
+    to: WindowCondition,
 }
 
 /// How the window stands in the item.
 #[derive(Clone, Copy)]
-enum Place {
+enum WindowCondition {
     /// It is the one that runs; `most` is the most that may be used before.
     Running { most: Option<i64> },
     /// Another one is there, which is over, or one that can be nobody's, or none.
@@ -729,7 +729,7 @@ enum Place {
 }
 
 /// A limit as it is at a time, if the item is as it was seen.
-struct Standing {
+struct WindowState {
     period: Period,
     limit: u32,
     window: i64,
@@ -737,10 +737,10 @@ struct Standing {
     /// What would be given back to it.
     returned: i64,
     /// `None` where the window runs.
-    new: Option<Place>,
+    new: Option<WindowCondition>,
 }
 
-impl Standing {
+impl WindowState {
     fn of(
         (period, limit): (Period, u32),
         seen: &Windows,
@@ -754,7 +754,7 @@ impl Standing {
             window: present,
             used: 0,
             returned: 0,
-            new: Some(Place::New { instead_of }),
+            new: Some(WindowCondition::New { instead_of }),
         };
         match seen.get(&period) {
             Some(window) if is_plausible(period, window.number, now) => Self {
@@ -785,7 +785,7 @@ fn is_plausible(period: Period, window: i64, now: Timestamp) -> bool {
     (window_at(period, now)..=window_at(period, latest)).contains(&window)
 }
 
-impl Taking {
+impl Reservation {
     fn plan(
         limits: &RateLimit,
         seen: &Windows,
@@ -793,30 +793,30 @@ impl Taking {
         asked: Asked,
         now: Timestamp,
     ) -> Self {
-        let standings: Vec<_> = limits
+        let windows: Vec<_> = limits
             .limits()
-            .map(|limit| Standing::of(limit, seen, before, now))
+            .map(|limit| WindowState::of(limit, seen, before, now))
             .collect();
         let count = if asked.is_modest {
             asked.count
         } else {
-            let ahead = |standing: &Standing| {
-                max(standing.room() / i64::from(share_ahead(standing.period)), 1)
+            let ahead = |window: &WindowState| {
+                max(window.room() / i64::from(share_ahead(window.period)), 1)
             };
-            let ahead = standings.iter().map(ahead).min().unwrap_or(1);
+            let ahead = windows.iter().map(ahead).min().unwrap_or(1);
             let ahead = min(i64::from(asked.size), ahead);
-            let room = standings.iter().map(Standing::room).min().unwrap_or(0);
+            let room = windows.iter().map(WindowState::room).min().unwrap_or(0);
             let count = min(max(i64::from(asked.wanted), ahead), room);
             max(u32::try_from(count).unwrap_or(u32::MAX), asked.count)
         };
-        let changes = standings.into_iter().map(|standing| {
-            let net = i64::from(count) - standing.returned;
+        let changes = windows.into_iter().map(|window| {
+            let net = i64::from(count) - window.returned;
             Change {
-                period: standing.period,
-                window: standing.window,
+                period: window.period,
+                window: window.window,
                 count: net,
-                to: standing.new.unwrap_or(Place::Running {
-                    most: Some(i64::from(standing.limit) - net),
+                to: window.new.unwrap_or(WindowCondition::Running {
+                    most: Some(i64::from(window.limit) - net),
                 }),
             }
         });
@@ -828,9 +828,9 @@ impl Taking {
 }
 
 /// Giving back what is left of a lease to the windows that still run.
-struct GivingBack(Vec<Change>);
+struct Release(Vec<Change>);
 
-impl GivingBack {
+impl Release {
     fn of(lease: &Lease, now: Timestamp) -> Self {
         let running = lease
             .windows
@@ -842,7 +842,7 @@ impl GivingBack {
                     period: *period,
                     window: *window,
                     count: -i64::from(lease.left),
-                    to: Place::Running { most: None },
+                    to: WindowCondition::Running { most: None },
                 })
                 .collect(),
         )
@@ -859,14 +859,14 @@ fn room(
 ) -> (u32, Option<Exhausted>) {
     let mut least = (i64::MAX, None);
     for limit in limits.limits() {
-        let standing = Standing::of(limit, seen, before, now);
-        if standing.room() <= least.0 {
+        let window = WindowState::of(limit, seen, before, now);
+        if window.room() <= least.0 {
             let exhausted = Exhausted {
-                period: standing.period,
-                limit: standing.limit,
-                until: end_of(standing.period, standing.window),
+                period: window.period,
+                limit: window.limit,
+                until: end_of(window.period, window.window),
             };
-            least = (standing.room(), Some(exhausted));
+            least = (window.room(), Some(exhausted));
         }
     }
     (u32::try_from(least.0).unwrap_or(u32::MAX), least.1)
@@ -909,7 +909,7 @@ impl Failure {
         }
     }
 
-    fn tell(&self) {
+    fn record(&self) {
         let code = match self {
             // The window has ended, or the item was removed: there is nothing to give back to.
             Self::Refused(_) => return,
@@ -1000,7 +1000,7 @@ pub fn wait_for(exhausted: &Exhausted, receives: u32, now: Timestamp, jitter: f6
     let first = min(period, Duration::from_mins(15));
     min(
         until + spread(first, most, receives).mul_f64(jitter),
-        LONGEST_WAIT,
+        MAX_WAIT_DURATION,
     )
 }
 

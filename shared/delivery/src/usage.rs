@@ -47,7 +47,7 @@ pub const RETENTION_DAYS: u16 = 400;
 /// The longest that writing may hold an invocation's end up.
 pub const PATIENCE: Duration = Duration::from_millis(500);
 /// Days of tenants that wait to be written, in one process. What is counted beyond them is dropped.
-const MOST_WAITING: usize = 1_000;
+const MAX_WAITING: usize = 1_000;
 /// Of those, how many are written at the end of one invocation. A batch has ten messages.
 const WRITTEN_AT_ONCE: usize = 32;
 /// Writes at the same time.
@@ -73,11 +73,11 @@ pub enum Counter {
     PossibleDuplicates,
     /// Deliveries that failed for this reason.
     Failed(FailureReason),
-    /// Deliveries of which nobody knows whether they were sent.
+    /// Deliveries that may have been sent.
     Unknown,
     /// Deliveries that were not sent before they expired.
     Expired,
-    /// How often a delivery was put off because no provider could take it. It is not over with that.
+    /// How often a delivery was deferred because no provider accepted it. It has not ended.
     Deferrals,
 }
 
@@ -272,7 +272,7 @@ struct Write {
 impl Counted {
     fn count(&mut self, tenant: &Tenant, day: Date, count: impl FnOnce(&mut Counts)) {
         let key = (tenant.clone(), day);
-        if self.days.len() >= MOST_WAITING && !self.days.contains_key(&key) {
+        if self.days.len() >= MAX_WAITING && !self.days.contains_key(&key) {
             self.dropped += 1;
             return;
         }
@@ -357,7 +357,7 @@ impl Usage {
         });
     }
 
-    /// Counts that a delivery was put off, once that is recorded at `now`.
+    /// Counts that a delivery was deferred, once that is recorded at `now`.
     pub fn count_deferral(&self, tenant: &Tenant, channel: Channel, now: Timestamp) {
         self.lock().count(tenant, day_of(now), |counts| {
             counts.count(channel, Counter::Deferrals, 1);
@@ -670,12 +670,12 @@ mod tests {
         let tenant = |n: usize| Tenant::parse(&format!("clinic-{n}")).unwrap();
         let usage = Usage::new(&SdkConfig::builder().build(), "table");
         let sent = sent_at(Position::Primary);
-        for n in 0..=MOST_WAITING {
+        for n in 0..=MAX_WAITING {
             usage.count_ended(&tenant(n), &sent, false, None, NOON);
         }
         usage.count_ended(&tenant(0), &sent, false, None, NOON);
         let mut counted = usage.lock();
-        assert_eq!((counted.days.len(), counted.dropped), (MOST_WAITING, 1));
+        assert_eq!((counted.days.len(), counted.dropped), (MAX_WAITING, 1));
         let tried = counted.next_days();
         assert_eq!(tried.len(), WRITTEN_AT_ONCE);
         for key in &tried {
@@ -685,7 +685,7 @@ mod tests {
         assert!(next.iter().all(|key| !tried.contains(key)));
         assert!(
             counted
-                .next_write(&(tenant(MOST_WAITING), day_of(NOON)))
+                .next_write(&(tenant(MAX_WAITING), day_of(NOON)))
                 .is_none()
         );
     }

@@ -1,4 +1,4 @@
-//! What processes tell each other of providers' health, and what happens when they can not.
+//! What processes tell each other of providers' health, and what happens when they cannot.
 
 #![allow(
     clippy::unwrap_used,
@@ -125,10 +125,10 @@ impl World {
 }
 
 impl Process {
-    async fn hear(&self) {
+    async fn refresh(&self) {
         let deadline = Deadline::after(Duration::from_secs(20));
         self.shared
-            .hear(
+            .refresh(
                 &self.key,
                 &self.tenant,
                 1,
@@ -139,10 +139,10 @@ impl Process {
             .await;
     }
 
-    async fn tell(&self) {
+    async fn publish(&self) {
         let deadline = Deadline::after(Duration::from_secs(20));
         self.shared
-            .tell(
+            .publish(
                 &self.key,
                 &self.tenant,
                 1,
@@ -174,19 +174,19 @@ async fn a_change_costs_one_write_and_nothing_is_written_without_one() {
     // That an entry has sent at all is a change, once.
     for _ in 0..3 {
         here.record(Sample::Success);
-        here.tell().await;
+        here.publish().await;
     }
     assert_eq!(world.calls("UpdateItem"), 1);
     here.record(REFUSED);
     for _ in 0..3 {
         here.record(REFUSED);
-        here.tell().await;
+        here.publish().await;
     }
     assert_eq!(world.calls("UpdateItem"), 2);
 
-    there.hear().await;
+    there.refresh().await;
     assert_eq!(there.state(), HealthState::Down);
-    there.tell().await;
+    there.publish().await;
     assert_eq!(world.calls("UpdateItem"), 2, "it is no news");
     let records = there.read(1).await;
     let record = &records[&name(Channel::Email, &EntryId::primary())];
@@ -201,12 +201,12 @@ async fn a_change_costs_one_write_and_nothing_is_written_without_one() {
 async fn a_thousand_messages_at_once_read_once_and_tell_once() {
     let world = World::new().await;
     let process = world.process();
-    let hear = (0..1000).map(|_| process.hear());
-    futures_util::future::join_all(hear).await;
+    let refreshes = (0..1000).map(|_| process.refresh());
+    futures_util::future::join_all(refreshes).await;
     assert_eq!(world.calls("GetItem"), 1);
     process.record(REFUSED);
-    let tell = (0..1000).map(|_| process.tell());
-    futures_util::future::join_all(tell).await;
+    let published = (0..1000).map(|_| process.publish());
+    futures_util::future::join_all(published).await;
     assert_eq!(world.calls("UpdateItem"), 1);
 }
 
@@ -218,13 +218,13 @@ async fn an_older_change_does_not_take_the_place_of_a_newer_one() {
     world.clock.advance(Duration::from_secs(1));
     quick.record(REFUSED);
     quick.record(Sample::Success);
-    quick.tell().await;
-    slow.tell().await;
+    quick.publish().await;
+    slow.publish().await;
     let other = world.process();
-    other.hear().await;
+    other.refresh().await;
     assert_eq!(other.state(), HealthState::Healthy);
     world.clock.advance(Duration::from_mins(1));
-    slow.hear().await;
+    slow.refresh().await;
     assert_eq!(slow.state(), HealthState::Healthy);
 }
 
@@ -233,17 +233,17 @@ async fn what_can_not_be_read_holds_nothing_up_and_what_can_not_be_told_is_told_
     let world = World::new().await;
     let process = world.process();
     world.aws.fail_next("dynamodb", "*", 1, Fault::AccessDenied);
-    process.hear().await;
+    process.refresh().await;
     assert_eq!(process.state(), HealthState::Healthy);
-    process.hear().await;
+    process.refresh().await;
     assert_eq!(world.calls("GetItem"), 1, "not again for every message");
 
     process.record(REFUSED);
     world.aws.fail_next("dynamodb", "*", 1, Fault::AccessDenied);
-    process.tell().await;
-    process.tell().await;
+    process.publish().await;
+    process.publish().await;
     assert_eq!(world.calls("UpdateItem"), 2);
-    process.tell().await;
+    process.publish().await;
     assert_eq!(world.calls("UpdateItem"), 2);
 }
 
@@ -253,12 +253,12 @@ async fn a_record_is_believed_where_it_was_written_as_it_was_written() {
     let world = World::new().await;
     let teller = world.process();
     teller.record(REFUSED);
-    teller.tell().await;
+    teller.publish().await;
     let genuine = world.item().await;
     let hears = async |item: &Item| {
         world.put(item).await;
         let process = world.process();
-        process.hear().await;
+        process.refresh().await;
         process.state()
     };
     assert_eq!(hears(&genuine).await, HealthState::Down);

@@ -16,7 +16,10 @@ use comms_core::{
 };
 use comms_delivery::{
     Ledger, LedgerError,
-    ledger::{Acceptance, Claim, Origin, Outcome, Owner, Past, RequestDetails, RequestRecord, Via},
+    ledger::{
+        Acceptance, Claim, DeliveryHistory, Origin, Outcome, Owner, RequestDetails, RequestRecord,
+        Via,
+    },
 };
 use comms_testkit::{
     aws::{Fault, LocalAws},
@@ -118,7 +121,7 @@ impl World {
 }
 
 fn owned() -> Claim {
-    Claim::Owned(Past::default())
+    Claim::Owned(DeliveryHistory::default())
 }
 
 fn is_busy(claim: &Claim) -> bool {
@@ -312,22 +315,22 @@ async fn a_delivery_given_back_can_be_claimed_again_with_its_attempts() {
     outcome.attempts = sent().attempts;
     world.finish("a", &outcome).await.unwrap();
     let again = world.claim("b").await;
-    let past = Past {
+    let history = DeliveryHistory {
         attempts: sent().attempts,
-        ..Past::default()
+        ..DeliveryHistory::default()
     };
-    assert_eq!(again, Claim::Owned(past));
+    assert_eq!(again, Claim::Owned(history));
 }
 
 #[tokio::test]
 async fn a_delivery_that_was_put_off_can_not_be_claimed_before_its_time_and_is_counted() {
     let world = World::new().await;
     for deferrals in 0..3 {
-        let past = Past {
+        let history = DeliveryHistory {
             deferrals,
-            ..Past::default()
+            ..DeliveryHistory::default()
         };
-        assert_eq!(world.claim("a").await, Claim::Owned(past));
+        assert_eq!(world.claim("a").await, Claim::Owned(history));
         let until = world.clock.now() + Duration::from_mins(2);
         let mut outcome = ended(DeliveryStatus::Queued, None);
         outcome.not_before = Some(until);
@@ -339,9 +342,9 @@ async fn a_delivery_that_was_put_off_can_not_be_claimed_before_its_time_and_is_c
     }
     assert_eq!(
         world.claim("b").await,
-        Claim::Owned(Past {
+        Claim::Owned(DeliveryHistory {
             deferrals: 3,
-            ..Past::default()
+            ..DeliveryHistory::default()
         })
     );
 }
@@ -360,10 +363,10 @@ async fn an_owner_that_went_away_is_replaced_after_its_lease_and_by_one_only() {
         }
     );
     let (b, c) = tokio::join!(world.take_over("a", "b"), world.take_over("a", "c"));
-    let taken = Claim::Owned(Past {
+    let taken = Claim::Owned(DeliveryHistory {
         possible_duplicate: true,
         takeovers: 1,
-        ..Past::default()
+        ..DeliveryHistory::default()
     });
     assert_eq!(
         [&b, &c].iter().filter(|claim| ***claim == taken).count(),

@@ -16,7 +16,7 @@ use comms_core::{
     Clock, DeliveryStatus, FailureReason, IdempotencyKey, Problems, Tenant, request::Submission,
 };
 use comms_delivery::{
-    DeliveryResult, HandBack, Ledger, Patience, Pipeline, Quotas, ShareLimits, SharedHealth,
+    DeliveryResult, Ledger, OnExhausted, Pipeline, Quotas, Requeue, ShareLimits, SharedHealth,
     SharedPacing, Shares, Usage,
 };
 use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsCache, SettingsStore};
@@ -144,7 +144,7 @@ impl World {
     }
 
     async fn deliver(&self, pipeline: &Pipeline, submission: &Submission) -> DeliveryResult {
-        self.deliver_with(pipeline, submission, Patience::GiveUp)
+        self.deliver_with(pipeline, submission, OnExhausted::Fail)
             .await
     }
 
@@ -152,10 +152,10 @@ impl World {
         &self,
         pipeline: &Pipeline,
         submission: &Submission,
-        patience: Patience,
+        on_exhausted: OnExhausted,
     ) -> DeliveryResult {
         let deadline = Deadline::after(Duration::from_secs(20));
-        self.deliver_by(pipeline, submission, patience, deadline)
+        self.deliver_by(pipeline, submission, on_exhausted, deadline)
             .await
     }
 
@@ -163,13 +163,13 @@ impl World {
         &self,
         pipeline: &Pipeline,
         submission: &Submission,
-        patience: Patience,
+        on_exhausted: OnExhausted,
         deadline: Deadline,
     ) -> DeliveryResult {
         let key = IdempotencyKey::parse("key").unwrap();
         let accepted = pipeline.identify(&submission.request, &key).await.unwrap();
         pipeline
-            .deliver(&submission.request, &accepted, deadline, patience)
+            .deliver(&submission.request, &accepted, deadline, on_exhausted)
             .await
             .remove(0)
     }
@@ -195,8 +195,8 @@ fn ended(result: &DeliveryResult) -> (DeliveryStatus, Option<FailureReason>, boo
     )
 }
 
-fn handed_back(result: &DeliveryResult) -> HandBack {
-    let DeliveryResult::HandBack(_, reason) = result else {
+fn requeued(result: &DeliveryResult) -> Requeue {
+    let DeliveryResult::Requeued(_, reason) = result else {
         panic!("{result:?}")
     };
     *reason
@@ -224,7 +224,7 @@ async fn a_delivery_whose_process_died_waits_for_its_lease_and_is_then_flagged()
     abandon(&world).await;
     let (pipeline, submission) = (world.pipeline(), submission());
     // Its invocation had 20 seconds, and its lease has five more.
-    let HandBack::Busy { after } = handed_back(&world.deliver(&pipeline, &submission).await) else {
+    let Requeue::Busy { after } = requeued(&world.deliver(&pipeline, &submission).await) else {
         panic!("nobody else may have it");
     };
     assert!((Duration::from_secs(20)..=Duration::from_secs(25)).contains(&after));
@@ -253,13 +253,13 @@ async fn with_hold_a_delivery_whose_process_died_is_never_sent_again() {
 }
 
 #[tokio::test]
-async fn an_outcome_that_can_not_be_recorded_is_handed_back_and_later_flagged() {
+async fn unrecorded_outcome_is_redelivered_and_later_flagged() {
     let world = World::new("failover").await;
     let (pipeline, submission) = (world.pipeline(), submission());
     // The claim goes through; the database is gone when the outcome is to be written.
     world.server.on(Stage::Body, Action::Trickle);
     let deadline = Deadline::after(Duration::from_secs(8));
-    let work = world.deliver_by(&pipeline, &submission, Patience::GiveUp, deadline);
+    let work = world.deliver_by(&pipeline, &submission, OnExhausted::Fail, deadline);
     let failing = async {
         world.server.wait_for_stage(Stage::Mail, 1).await;
         world
@@ -298,7 +298,7 @@ async fn a_message_that_may_have_been_accepted_does_not_end_as_failed() {
 }
 
 #[tokio::test]
-async fn what_no_provider_can_take_now_is_handed_back_while_there_is_patience() {
+async fn message_refused_for_now_is_requeued_until_attempts_are_exhausted() {
     let world = World::new("failover").await;
     world.server.always(
         Stage::Rcpt,
@@ -307,9 +307,9 @@ async fn what_no_provider_can_take_now_is_handed_back_while_there_is_patience() 
     let (pipeline, submission) = (world.pipeline(), submission());
     for _ in 0..2 {
         let result = world
-            .deliver_with(&pipeline, &submission, Patience::HandBack)
+            .deliver_with(&pipeline, &submission, OnExhausted::Requeue)
             .await;
-        let HandBack::Deferred { after } = handed_back(&result) else {
+        let Requeue::Deferred { after } = requeued(&result) else {
             panic!("{result:?}")
         };
         world.clock.advance(after);
@@ -329,26 +329,26 @@ async fn what_no_provider_can_take_now_is_handed_back_while_there_is_patience() 
 }
 
 #[tokio::test]
-async fn a_message_handed_back_is_sent_when_the_provider_is_well_again() {
+async fn requeued_message_is_sent_when_the_provider_recovers() {
     let world = World::new("failover").await;
     world
         .server
         .on(Stage::Rcpt, Action::reply("451 4.3.0 try later"));
     let (pipeline, submission) = (world.pipeline(), submission());
     let result = world
-        .deliver_with(&pipeline, &submission, Patience::HandBack)
+        .deliver_with(&pipeline, &submission, OnExhausted::Requeue)
         .await;
-    let HandBack::Deferred { after } = handed_back(&result) else {
+    let Requeue::Deferred { after } = requeued(&result) else {
         panic!("{result:?}")
     };
     // Not before, and nobody asks the provider meanwhile.
     let early = world
-        .deliver_with(&pipeline, &submission, Patience::HandBack)
+        .deliver_with(&pipeline, &submission, OnExhausted::Requeue)
         .await;
-    assert_eq!(handed_back(&early), HandBack::Deferred { after });
+    assert_eq!(requeued(&early), Requeue::Deferred { after });
     world.clock.advance(after);
     let result = world
-        .deliver_with(&pipeline, &submission, Patience::HandBack)
+        .deliver_with(&pipeline, &submission, OnExhausted::Requeue)
         .await;
     assert_eq!(ended(&result), (DeliveryStatus::Sent, None, false));
 }
@@ -364,13 +364,13 @@ async fn what_would_expire_before_its_next_try_comes_again_when_it_expires() {
         .advance(Duration::from_mins(59) + Duration::from_secs(50));
     let (pipeline, submission) = (world.pipeline(), submission());
     let result = world
-        .deliver_with(&pipeline, &submission, Patience::HandBack)
+        .deliver_with(&pipeline, &submission, OnExhausted::Requeue)
         .await;
     let after = Duration::from_secs(10);
-    assert_eq!(handed_back(&result), HandBack::Deferred { after });
+    assert_eq!(requeued(&result), Requeue::Deferred { after });
     world.clock.advance(after);
     let result = world
-        .deliver_with(&pipeline, &submission, Patience::HandBack)
+        .deliver_with(&pipeline, &submission, OnExhausted::Requeue)
         .await;
     assert_eq!(
         ended(&result),
@@ -441,7 +441,7 @@ async fn a_rotated_password_is_used_by_the_very_next_attempt() {
     let accepted = pipeline.identify(&another.request, &key).await.unwrap();
     let deadline = Deadline::after(Duration::from_secs(20));
     let result = pipeline
-        .deliver(&another.request, &accepted, deadline, Patience::GiveUp)
+        .deliver(&another.request, &accepted, deadline, OnExhausted::Fail)
         .await
         .remove(0);
     let DeliveryResult::Recorded(delivery) = &result else {
@@ -469,7 +469,7 @@ async fn the_global_accounts_rotated_password_is_used_by_the_very_next_attempt()
     let accepted = pipeline.identify(&another.request, &key).await.unwrap();
     let deadline = Deadline::after(Duration::from_secs(20));
     let result = pipeline
-        .deliver(&another.request, &accepted, deadline, Patience::GiveUp)
+        .deliver(&another.request, &accepted, deadline, OnExhausted::Fail)
         .await
         .remove(0);
     let DeliveryResult::Recorded(delivery) = &result else {
@@ -497,7 +497,7 @@ async fn a_warm_process_reads_one_version_and_decrypts_nothing() {
         let accepted = pipeline.identify(&submission.request, &key).await.unwrap();
         let deadline = Deadline::after(Duration::from_secs(20));
         pipeline
-            .deliver(&submission.request, &accepted, deadline, Patience::GiveUp)
+            .deliver(&submission.request, &accepted, deadline, OnExhausted::Fail)
             .await;
         let called: Vec<_> = world.aws.calls().iter().map(ToString::to_string).collect();
         calls.push(called);
@@ -530,7 +530,7 @@ async fn a_store_that_fails_hands_the_delivery_back_untouched() {
             .aws
             .fail_next(service, operation, 10, Fault::AccessDenied);
         let result = world.deliver(&pipeline, &submission).await;
-        assert_eq!(handed_back(&result), HandBack::Unreachable);
+        assert_eq!(requeued(&result), Requeue::Unreachable);
         world.aws.clear_faults();
     }
     let deliveries_table = &world.aws.resources().deliveries_table;
@@ -547,7 +547,12 @@ async fn deliver_number(pipeline: &Pipeline, number: u32) -> DeliveryResult {
     let accepted = pipeline.identify(&submission.request, &key).await.unwrap();
     let deadline = Deadline::after(Duration::from_secs(20));
     pipeline
-        .deliver(&submission.request, &accepted, deadline, Patience::HandBack)
+        .deliver(
+            &submission.request,
+            &accepted,
+            deadline,
+            OnExhausted::Requeue,
+        )
         .await
         .remove(0)
 }
@@ -565,7 +570,7 @@ async fn what_is_over_quota_waits_for_the_next_window_and_not_beyond_its_expiry(
     // It expires when the window ends.
     let after = Duration::from_mins(40);
     let refused = deliver_number(&pipeline, 2).await;
-    assert_eq!(handed_back(&refused), HandBack::OverQuota { after });
+    assert_eq!(requeued(&refused), Requeue::OverQuota { after });
     // A duplicate of what was sent takes nothing, and is answered when its turn comes.
     world.clock.advance(after);
     let expired = deliver_number(&pipeline, 2).await;
@@ -587,8 +592,8 @@ async fn quota_that_turns_out_not_to_be_needed_is_there_for_the_next() {
         assert_eq!(ended(&result).0, DeliveryStatus::Sent);
     }
     assert!(matches!(
-        handed_back(&deliver_number(&pipeline, 3).await),
-        HandBack::OverQuota { .. }
+        requeued(&deliver_number(&pipeline, 3).await),
+        Requeue::OverQuota { .. }
     ));
     assert_eq!(world.server.messages().len(), 2);
 }
@@ -634,7 +639,7 @@ async fn what_its_provider_takes_too_slowly_waits_and_is_sent_later_without_a_ma
     for _ in 0..15 {
         // More often than what fails is tried, and more often than there is quota.
         let paced = deliver_number(&pipeline, 2).await;
-        let HandBack::Paced { after } = handed_back(&paced) else {
+        let Requeue::Paced { after } = requeued(&paced) else {
             panic!("{paced:?}")
         };
         assert!(after >= Duration::from_mins(1), "{after:?}");

@@ -17,7 +17,7 @@ use comms_adapters::Deadline;
 use comms_core::{Channel, Clock, Tenant};
 use comms_delivery::{
     LedgerError, Quota, Quotas,
-    quota::{Exhausted, Grant, LONGEST_LEASE},
+    quota::{Exhausted, Grant, MAX_LEASE_DURATION},
 };
 use comms_settings::{Period, RateLimit};
 use comms_testkit::{
@@ -379,7 +379,7 @@ async fn what_is_left_of_a_lease_is_not_given_back_twice_when_the_answer_to_that
         .aws
         .fail_next("dynamodb", "UpdateItem", 1, Fault::LoseAnswer);
     assert!(take(&process, &limits, 1).await.is_some());
-    // Nine were spent, and one was taken that nobody knows of.
+    // Nine were spent, and one was taken by the write whose response was lost.
     assert_eq!(world.used(Period::Day).await, 10);
 }
 
@@ -547,7 +547,7 @@ async fn what_an_earlier_lease_of_the_window_gave_can_be_put_back_to_the_next_an
 async fn a_lease_is_spent_until_its_window_ends_and_for_a_minute_at_most() {
     for (period, lasts) in [
         (Period::Second, SECOND),
-        (Period::Day, LONGEST_LEASE.unsigned_abs()),
+        (Period::Day, MAX_LEASE_DURATION.unsigned_abs()),
     ] {
         let world = World::new().await;
         let process = world.process();

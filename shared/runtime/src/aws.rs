@@ -25,9 +25,9 @@ use crate::environment::Environment;
 const AMAZON_ROOTS: &str = include_str!("amazon-roots.pem");
 /// The longest that one try of one AWS request may take. DynamoDB, KMS and SQS answer in
 /// milliseconds; what takes longer is tried again.
-const ATTEMPT_TIME: Duration = Duration::from_secs(3);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that an AWS request may take with its tries.
-const OPERATION_TIME: Duration = Duration::from_secs(8);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The configuration that all AWS clients of the process share, and with it one HTTP client.
 pub fn sdk_config(environment: &Environment<'_>) -> Result<SdkConfig, HttpClientError> {
@@ -39,8 +39,8 @@ pub fn sdk_config(environment: &Environment<'_>) -> Result<SdkConfig, HttpClient
         .http_client(http_client()?)
         .timeout_config(
             TimeoutConfig::builder()
-                .operation_attempt_timeout(ATTEMPT_TIME)
-                .operation_timeout(OPERATION_TIME)
+                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                .operation_timeout(OPERATION_TIMEOUT)
                 .build(),
         )
         // It waits for 5 seconds and more, when the attempt has been over for long, and watches every request for it.

@@ -19,7 +19,7 @@ impl fmt::Display for EnvironmentError {
         if !self.malformed.is_empty() {
             parts.push(format!("malformed: {}", self.malformed.join("; ")));
         }
-        write!(f, "the environment can not be used ({})", parts.join("; "))
+        write!(f, "the environment cannot be used ({})", parts.join("; "))
     }
 }
 
@@ -98,7 +98,7 @@ impl<'a> Environment<'a> {
         let path = self.optional(name).filter(|path| !path.is_empty())?;
         std::fs::read_to_string(path)
             .map_err(|error| {
-                self.malformed(name, &format!("the file can not be read: {}", error.kind()));
+                self.malformed(name, &format!("the file cannot be read: {}", error.kind()));
             })
             .ok()
     }

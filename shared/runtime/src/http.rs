@@ -151,7 +151,7 @@ impl HttpProblem {
         problem
     }
 
-    /// 503: something that this needs can not be reached; the same request may work later.
+    /// 503: something that this needs cannot be reached; the same request may work later.
     pub fn unavailable() -> Self {
         let mut problem = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -287,22 +287,24 @@ pub fn json_text_response(status: StatusCode, body: String) -> Response<Body> {
 
 /// The longest that an HTTP answer may take: API Gateway gives up after 30 seconds (HTTP API quotas,
 /// maximum integration timeout).
-const LONGEST: Duration = Duration::from_secs(28);
+const MAX_HANDLER_DURATION: Duration = Duration::from_secs(28);
 
 /// The longest that an invocation may take (Lambda quotas, function timeout).
-const LONGEST_INVOCATION: Duration = Duration::from_mins(15);
+const MAX_INVOCATION_DURATION: Duration = Duration::from_mins(15);
 
 /// How long there is to answer: what Lambda leaves of the invocation, and what API Gateway waits.
 pub fn time_left(request: &Request) -> Duration {
     request
         .lambda_context_ref()
-        .map_or(LONGEST, |context| remaining(context).min(LONGEST))
+        .map_or(MAX_HANDLER_DURATION, |context| {
+            remaining(context).min(MAX_HANDLER_DURATION)
+        })
 }
 
 /// How long the invocation may still run.
 pub fn remaining(context: &lambda_runtime::Context) -> Duration {
     let deadline = Duration::from_millis(context.deadline);
-    if deadline <= LONGEST_INVOCATION {
+    if deadline <= MAX_INVOCATION_DURATION {
         // No time of day, but a time span: what `cargo lambda watch` (1.9) gives is 600 000.
         return deadline;
     }

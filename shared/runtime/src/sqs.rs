@@ -1,4 +1,4 @@
-//! An SQS batch: every message handled on its own, and those that are to come again named in the answer
+//! An SQS batch: every message handled on its own, and the failed ones listed in the response
 //! (`ReportBatchItemFailures`), so that one bad message takes no other with it.
 
 use std::{collections::HashMap, fmt, future::Future, panic::AssertUnwindSafe, time::Duration};
@@ -152,9 +152,9 @@ fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error
 pub enum MessageResult {
     /// It is done, whatever became of it; SQS may delete it.
     Done,
-    /// It is to come again, after this time.
+    /// It is to be redelivered, after this time.
     Again(Duration),
-    /// Its handler panicked: it is to come again, and what was left is for the ledger to sort out.
+    /// Its handler panicked: SQS redelivers it, and the ledger decides what is left to do.
     Panicked,
 }
 
@@ -191,7 +191,7 @@ where
         .await
 }
 
-/// The answer that names the messages that are to come again.
+/// The response that lists the messages that SQS redelivers.
 pub fn batch_response(results: &[(&SqsMessage, MessageResult)]) -> SqsBatchResponse {
     let mut response = SqsBatchResponse::default();
     for (message, result) in results {

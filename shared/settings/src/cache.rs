@@ -272,7 +272,7 @@ impl SettingsCache {
         );
         let loaded = self.store.load_unless(tenant, opened).await;
         let ended = self.next_moment();
-        let snapshot = slot.state().take_in((began, ended), read_at, loaded)?;
+        let snapshot = slot.state().observe((began, ended), read_at, loaded)?;
         let is_counted = snapshot.number.is_some() || !self.store.accepts_unsealed;
         let is_kept = snapshot.settings.is_some() || is_counted || *tenant == Tenant::Global;
         let weight = if is_kept {

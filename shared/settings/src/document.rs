@@ -307,7 +307,7 @@ impl ChannelSettings {
 
 impl ProviderEntry {
     /// The credentials with their secrets, to be sealed. The bytes are wiped after use.
-    /// `None` where a secret can not be opened: an entry without it must not be saved.
+    /// `None` where a secret cannot be opened: an entry without it must not be saved.
     pub(crate) fn plaintext(&self) -> Option<Zeroizing<Vec<u8>>> {
         let complete = Cell::new(true);
         let clear = |secret: &Secret| {

@@ -1,4 +1,4 @@
-//! Settings as DynamoDB items: attributes in, attributes out. An item that can not be read is an
+//! Settings as DynamoDB items: attributes in, attributes out. An item that cannot be read is an
 //! error that names the attribute, never a default.
 
 use std::{collections::HashMap, str::FromStr};

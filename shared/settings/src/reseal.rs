@@ -49,7 +49,7 @@ pub enum Sealing {
     None,
     /// Under this data key.
     Under(EncryptedDataKey),
-    /// It can not be told, because this attribute is not as it was written.
+    /// It cannot be told, because this attribute is not as it was written.
     Unreadable(&'static str),
 }
 

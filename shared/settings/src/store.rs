@@ -58,7 +58,7 @@ pub enum Present {
     Deleted(Deleted),
     /// The settings.
     Settings(Box<StoredSettings>),
-    /// Settings that can not be read any more. Another document can take their place, and an earlier
+    /// Settings that cannot be read any more. Another document can take their place, and an earlier
     /// version can be restored.
     Unreadable {
         /// Their version.
@@ -260,7 +260,7 @@ impl SettingsStore {
         Ok(Loaded::Settings(Box::new(settings)))
     }
 
-    /// What is stored of the tenant, for somebody who is about to change it. Settings that can not be
+    /// What is stored of the tenant, for somebody who is about to change it. Settings that cannot be
     /// read are an answer here, and an error only where not even their number can be.
     pub async fn load_present(&self, tenant: &Tenant) -> Result<Present, StoreError> {
         let (reading, verified) = self.read_verified(tenant).await?;

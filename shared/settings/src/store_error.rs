@@ -23,13 +23,13 @@ pub enum StoreError {
     #[error("the settings are at another version than the one this change was made for")]
     Conflict,
     /// A stored item is not as it was written.
-    #[error("a stored item can not be read: attribute {0}")]
+    #[error("a stored item cannot be read: attribute {0}")]
     Corrupt(&'static str),
     /// A stored item is not what this service wrote last.
     #[error("the stored settings are refused: {0}")]
     Refused(Refusal),
     /// Stored settings are not valid any more.
-    #[error("stored settings can not be read: {0}")]
+    #[error("stored settings cannot be read: {0}")]
     Invalid(Problems),
     /// The settings are larger than an item may be (DynamoDB: 400 KB).
     #[error("the settings are too large to be stored")]

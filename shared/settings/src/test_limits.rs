@@ -19,7 +19,7 @@ use crate::{
 /// write is given for this beginning.
 const PK_PREFIX: &str = "_test-limit#";
 /// The entries that one request can test.
-const LONGEST_CHAIN: usize = 1 + MAX_FALLBACKS;
+const MAX_CHAIN_ENTRIES: usize = 1 + MAX_FALLBACKS;
 
 /// Links to verify an address for replies that are mailed to it at once.
 pub const MAX_LINKS: u32 = 3;
@@ -67,7 +67,7 @@ pub enum TestLimitError {
 /// A rate that lets every single request pass when nothing was taken for long enough.
 const fn rate(burst: u32, interval: Duration) -> Rate {
     assert!(
-        burst as usize >= LONGEST_CHAIN,
+        burst as usize >= MAX_CHAIN_ENTRIES,
         "the longest chain can be tested"
     );
     Rate { burst, interval }

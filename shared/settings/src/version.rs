@@ -83,7 +83,7 @@ pub struct VersionRetention {
 }
 
 impl VersionRetention {
-    const LONGEST: u16 = 3_650;
+    const MAX_DAYS: u16 = 3_650;
 
     /// When a version that is saved at `saved_at` expires, in seconds of the Unix epoch, which is
     /// what DynamoDB's time to live understands.
@@ -142,7 +142,7 @@ impl FromStr for PurgeDelay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
     "must be a whole number of days from 1 to {}",
-    VersionRetention::LONGEST
+    VersionRetention::MAX_DAYS
 )]
 pub struct RetentionError;
 
@@ -151,7 +151,7 @@ impl FromStr for VersionRetention {
 
     fn from_str(text: &str) -> Result<Self, RetentionError> {
         let days = text.parse().map_err(|_| RetentionError)?;
-        if (1..=Self::LONGEST).contains(&days) {
+        if (1..=Self::MAX_DAYS).contains(&days) {
             Ok(Self { days })
         } else {
             Err(RetentionError)

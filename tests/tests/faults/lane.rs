@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// More batches than any run takes.
-const MOST_BATCHES: u32 = 200;
+const MAX_BATCHES: u32 = 200;
 /// Longer than a lease of an invocation of this suite, and than the queues' visibility timeout.
 const BEYOND_A_LEASE: Duration = Duration::from_secs(200);
 
@@ -47,7 +47,7 @@ struct Run {
     queues: Queues,
     /// Requests with their deliveries.
     accepted: Vec<(String, Vec<Expected>)>,
-    /// What the messages say that are to be set aside: of each group one.
+    /// What the messages say that move to the dead-letter queue: of each group one.
     poison: Vec<Vec<String>>,
     messages: u64,
     batches: u32,
@@ -126,7 +126,7 @@ impl Lane {
         self.collect(&mut run).await;
         loop {
             if run.queues.next_time().is_none() && self.scene.first_kill_is_due() {
-                // What failed before kept it from the point where it was to be killed. What is done comes again, and
+                // What failed before kept it from the point where it was to be killed. What is done is repeated, and
                 // is claimed in vain.
                 self.scene.kill_next(Point::Claiming);
                 let record = run.first.clone().unwrap();
@@ -142,7 +142,7 @@ impl Lane {
                 break;
             }
             run.batches += 1;
-            if run.batches > MOST_BATCHES {
+            if run.batches > MAX_BATCHES {
                 verdict.wrong(seed, "it does not come to an end");
                 break;
             }
@@ -351,7 +351,8 @@ impl Lane {
         };
         self.scene.forget_hold();
         let asked = self.scene.take_waits();
-        run.queues.let_wait(&batch, &asked, self.clock.now());
+        run.queues
+            .change_visibility(&batch, &asked, self.clock.now());
         // SQS deletes what anybody says is done.
         for (place, record) in batch.iter().enumerate() {
             let id = record["messageId"].as_str().unwrap();
@@ -405,21 +406,21 @@ impl Lane {
                 continue;
             }
             if !letter["attributes"]["reason"].is_string() {
-                verdict.wrong(seed, format!("set aside without a reason: {letter}"));
+                verdict.wrong(seed, format!("dead letter without a reason: {letter}"));
             }
             // One whose worker was killed in the middle may lie there twice.
             found.insert(body);
         }
         for either in &run.poison {
-            let set_aside = either.iter().filter(|body| found.remove(body.as_str()));
-            match set_aside.count() {
+            let dead_lettered = either.iter().filter(|body| found.remove(body.as_str()));
+            match dead_lettered.count() {
                 1 => verdict.dead_letter(),
                 0 => verdict.wrong(seed, format!("lost: {either:?}")),
-                _ => verdict.wrong(seed, format!("both set aside: {either:?}")),
+                _ => verdict.wrong(seed, format!("both dead letters: {either:?}")),
             }
         }
         for body in found {
-            verdict.wrong(seed, format!("set aside: {body}"));
+            verdict.wrong(seed, format!("dead letter: {body}"));
         }
     }
 }

@@ -122,7 +122,7 @@ pub(super) struct Plan {
     pub(super) sendings: Vec<Sending>,
     /// Messages that are no communications, by what they say.
     pub(super) poison: Vec<String>,
-    /// Whether the key of the first communication comes again with another text.
+    /// Whether the key of the first communication is reused with another text.
     pub(super) conflict: bool,
     pub(super) kills: Vec<Kill>,
     pub(super) faults: Vec<AwsFault>,

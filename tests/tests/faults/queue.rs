@@ -80,7 +80,7 @@ impl Queues {
     }
 
     /// What was handed out is not heard of for the queues' own time, or for as long as was asked meanwhile.
-    pub(super) fn let_wait(
+    pub(super) fn change_visibility(
         &mut self,
         batch: &[Value],
         asked: &HashMap<String, Duration>,

@@ -105,7 +105,7 @@ impl Verdict {
         }
     }
 
-    /// Counts a message that was set aside as it has to be.
+    /// Counts a message that rightly moved to the dead-letter queue.
     pub(super) fn dead_letter(&mut self) {
         self.dead_letters += 1;
     }
@@ -156,7 +156,7 @@ impl fmt::Display for Verdict {
         let deliveries: u64 = self.statuses.values().sum();
         write!(
             f,
-            "{} runs, {kills} kills {:?}, {} processes, {} faults of AWS; {} messages handed out {} times, {} set aside; \
+            "{} runs, {kills} kills {:?}, {} processes, {} faults of AWS; {} messages handed out {} times, {} dead letters; \
              {deliveries} deliveries {:?}, {} attempts; duplicates: {} flagged, {} unflagged, {} held; {} lost",
             self.runs,
             self.kills,

@@ -1,4 +1,4 @@
-//! The rules of the document that its schemas can not say.
+//! The rules of the document that its schemas cannot say.
 
 use std::collections::BTreeSet;
 

@@ -10,7 +10,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a measurement that can not go on has failed"
+    reason = "a measurement that cannot go on has failed"
 )]
 
 mod cases;

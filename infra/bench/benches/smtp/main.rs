@@ -24,7 +24,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a measurement that can not go on has failed, and its result is for people"
+    reason = "a measurement that cannot go on has failed, and its result is for people"
 )]
 
 mod by_hand;

@@ -1,7 +1,7 @@
 //! The deliveries that are shown, as the ledger's items have them (`shared/delivery/src/ledger.rs` writes those).
 //!
 //! Of more than [`MAX_DELIVERIES`] those stay that changed last, so that of a campaign that is larger everything is
-//! there that is going on. Whatever can not be read in an item is left out rather than the item: somebody looks at
+//! there that is going on. Whatever cannot be read in an item is left out rather than the item: somebody looks at
 //! this page because something is wrong.
 
 use std::collections::{BTreeMap, HashMap};

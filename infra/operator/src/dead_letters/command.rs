@@ -27,7 +27,7 @@ pub(crate) enum DeadLettersCommand {
     List(ListArgs),
     /// Puts dead letters back on the queues that they came from.
     Redrive(RedriveArgs),
-    /// Deletes dead letters. They can not be had back.
+    /// Deletes dead letters. They cannot be had back.
     Delete(DeleteArgs),
 }
 

@@ -15,7 +15,7 @@ const MAX_FIELDS: usize = 5;
 pub struct Report {
     /// Messages that SQS counted before, without those that somebody had in hand.
     pub counted: Option<u64>,
-    /// Messages that somebody had in hand when the walk began: they can not be seen.
+    /// Messages that somebody had in hand when the walk began: they cannot be seen.
     pub at_work_elsewhere: u64,
     /// Messages that were looked at.
     pub seen: u64,
@@ -177,7 +177,7 @@ impl Report {
         groups.into_values().collect()
     }
 
-    /// What can not be promised, for people.
+    /// What cannot be promised, for people.
     fn write_reservations(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(counted) = self.counted else {
             return Ok(());
@@ -186,7 +186,7 @@ impl Report {
         if self.at_work_elsewhere > 0 {
             write!(
                 f,
-                " and {} more that somebody had received and that can not be seen meanwhile",
+                " and {} more that somebody had received and that cannot be seen meanwhile",
                 self.at_work_elsewhere
             )?;
         }

@@ -77,7 +77,7 @@ impl Queues {
     }
 
     /// A dead letter as the worker makes one, of a message of the queue of what is urgent.
-    pub(crate) async fn set_aside(&self, body: &Value, reason: &str, source_id: &str) -> String {
+    pub(crate) async fn dead_letter(&self, body: &Value, reason: &str, source_id: &str) -> String {
         let attributes = [
             ("reason", reason),
             ("fields", "/channels"),
@@ -203,12 +203,12 @@ async fn dead_letters_are_told_by_clinic_reason_and_age_without_a_word_of_them()
     let exhausted = queues.exhaust(&communication("clinic-a")).await;
     let moved_poison = queues.exhaust(&poison("clinic-a")).await;
     let poisoned = queues
-        .set_aside(&poison("clinic-b"), "not_a_communication", "source-1")
+        .dead_letter(&poison("clinic-b"), "not_a_communication", "source-1")
         .await;
     for n in 0..2 {
         let source = format!("source-{n}");
         queues
-            .set_aside(&communication("clinic-b"), "panicked", &source)
+            .dead_letter(&communication("clinic-b"), "panicked", &source)
             .await;
     }
     let report = carry_out(&queues.plan(Work::List)).await;
@@ -265,7 +265,7 @@ async fn what_was_listed_can_be_received_at_once() {
     for n in 0..25 {
         let body = communication(&format!("clinic-{n}"));
         queues
-            .set_aside(&body, "panicked", &format!("source-{n}"))
+            .dead_letter(&body, "panicked", &format!("source-{n}"))
             .await;
     }
     for _ in 0..2 {
@@ -281,7 +281,7 @@ async fn what_a_walk_held_is_visible_again_when_it_fails_and_when_it_is_stopped(
     for n in 0..25 {
         let body = communication("clinic-a");
         queues
-            .set_aside(&body, "panicked", &format!("source-{n}"))
+            .dead_letter(&body, "panicked", &format!("source-{n}"))
             .await;
     }
     let plan = queues.plan(Work::List);
@@ -321,7 +321,7 @@ async fn what_a_walk_held_is_visible_again_when_it_fails_and_when_it_is_stopped(
 async fn what_can_not_be_made_visible_again_is_told() {
     let queues = Queues::new().await;
     queues
-        .set_aside(&communication("clinic-a"), "panicked", "source-1")
+        .dead_letter(&communication("clinic-a"), "panicked", "source-1")
         .await;
     queues.aws.fail_next(
         "sqs",
@@ -346,7 +346,7 @@ async fn that_not_all_could_be_seen_is_told() {
     for n in 0..3 {
         let body = communication("clinic-a");
         queues
-            .set_aside(&body, "panicked", &format!("source-{n}"))
+            .dead_letter(&body, "panicked", &format!("source-{n}"))
             .await;
     }
     let mut short = queues.plan(Work::List);
@@ -374,7 +374,7 @@ async fn a_dead_letter_goes_back_to_its_queue_as_it_was_and_with_the_id_that_it_
     let queues = Queues::new().await;
     let resources = queues.aws.resources().clone();
     queues
-        .set_aside(&communication("clinic-b"), "panicked", "source-1")
+        .dead_letter(&communication("clinic-b"), "panicked", "source-1")
         .await;
     let exhausted = queues.exhaust(&communication("clinic-a")).await;
     let report = carry_out(&queues.redrive()).await;
@@ -419,13 +419,13 @@ async fn a_dead_letter_goes_back_to_its_queue_as_it_was_and_with_the_id_that_it_
 async fn only_what_was_asked_for_is_put_back() {
     let queues = Queues::new().await;
     let a = queues
-        .set_aside(&communication("clinic-a"), "panicked", "source-1")
+        .dead_letter(&communication("clinic-a"), "panicked", "source-1")
         .await;
     queues
-        .set_aside(&communication("clinic-b"), "panicked", "source-2")
+        .dead_letter(&communication("clinic-b"), "panicked", "source-2")
         .await;
     queues
-        .set_aside(&poison("clinic-a"), "not_a_communication", "source-3")
+        .dead_letter(&poison("clinic-a"), "not_a_communication", "source-3")
         .await;
     for (filter, found) in [
         (
@@ -479,7 +479,7 @@ async fn only_what_was_asked_for_is_put_back() {
 async fn old_dead_letters_are_told_from_young_ones() {
     let queues = Queues::new().await;
     queues
-        .set_aside(&communication("clinic-a"), "panicked", "source-1")
+        .dead_letter(&communication("clinic-a"), "panicked", "source-1")
         .await;
     let clock = ManualClock::new();
     let now = jiff::Timestamp::now().duration_since(clock.now());
@@ -496,7 +496,7 @@ async fn old_dead_letters_are_told_from_young_ones() {
 async fn nothing_is_deleted_before_its_queue_has_taken_it() {
     let queues = Queues::new().await;
     queues
-        .set_aside(&communication("clinic-a"), "panicked", "source-1")
+        .dead_letter(&communication("clinic-a"), "panicked", "source-1")
         .await;
     queues
         .aws
@@ -542,7 +542,7 @@ async fn what_is_a_dead_letter_again_at_once_is_left() {
     let queues = Queues::new().await;
     for _ in 0..2 {
         queues
-            .set_aside(&poison("clinic-a"), "not_a_communication", "source-1")
+            .dead_letter(&poison("clinic-a"), "not_a_communication", "source-1")
             .await;
     }
     let report = carry_out(&queues.redrive()).await;
@@ -558,7 +558,7 @@ async fn what_is_a_dead_letter_again_at_once_is_left() {
 async fn what_came_from_another_queue_is_left_and_told() {
     let queues = Queues::new().await;
     queues
-        .set_aside(&communication("clinic-a"), "panicked", "source-1")
+        .dead_letter(&communication("clinic-a"), "panicked", "source-1")
         .await;
     let mut sources = queues.sources();
     sources.urgent = sources.normal.clone();
@@ -594,10 +594,10 @@ async fn what_does_not_say_where_it_came_from_goes_by_its_priority() {
 async fn dead_letters_are_deleted_by_the_same_choice() {
     let queues = Queues::new().await;
     queues
-        .set_aside(&communication("clinic-a"), "panicked", "source-1")
+        .dead_letter(&communication("clinic-a"), "panicked", "source-1")
         .await;
     queues
-        .set_aside(&communication("clinic-b"), "panicked", "source-2")
+        .dead_letter(&communication("clinic-b"), "panicked", "source-2")
         .await;
     let mut plan = queues.plan(Work::Delete);
     plan.filter.tenants = vec![tenant("clinic-b")];

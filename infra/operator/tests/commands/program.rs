@@ -330,7 +330,7 @@ async fn ctrl_c_leaves_every_dead_letter_that_was_not_put_back_where_it_can_be_r
     for n in 0..30 {
         let body = communication("clinic-a");
         let source = format!("source-{n}");
-        queues.set_aside(&body, "panicked", &source).await;
+        queues.dead_letter(&body, "panicked", &source).await;
     }
     let arguments = ["redrive", "--rate", "10", "--json"];
     let child = started(on_queues(&queues, &arguments), 1).await;
@@ -350,7 +350,7 @@ async fn without_yes_nothing_is_deleted_and_a_dry_run_puts_nothing_back() {
     let queues = Queues::new().await;
     let body = poison("clinic-a");
     queues
-        .set_aside(&body, "not_a_communication", "source-1")
+        .dead_letter(&body, "not_a_communication", "source-1")
         .await;
     for arguments in [
         &["redrive", "--dry-run"][..],

@@ -26,7 +26,7 @@ const MAX_FRONT_WAIT: Duration = Duration::from_secs(12);
 /// take at a server that answers after 100 ms.
 const MAX_WAIT_BEYOND_SHARE: Duration = Duration::from_secs(4);
 /// What is left of its invocation then.
-const BATCH_TIME: Duration = Duration::from_secs(15);
+const BATCH_MARGIN: Duration = Duration::from_secs(15);
 
 impl Connections {
     /// Waits for the next permit with the messages of this process, if only few other processes do: so that a permit is
@@ -36,7 +36,7 @@ impl Connections {
             return;
         };
         let deadline = asking.deadline;
-        let time = MAX_FRONT_WAIT.min(deadline.remaining().saturating_sub(BATCH_TIME));
+        let time = MAX_FRONT_WAIT.min(deadline.remaining().saturating_sub(BATCH_MARGIN));
         if time.is_zero() {
             return;
         }
@@ -103,7 +103,7 @@ impl Connections {
         let partition_key = partition_key(account);
         let read = Box::pin(self.permits.read(&partition_key));
         let item = timeout(QUEUED_REQUEST_TIMEOUT, read).await.ok()?.ok()?;
-        self.take_in(key, id, &item);
+        self.observe(key, id, &item);
         let now = self.clock.now();
         let is_free = self.lines().get(&id)?.has_free_permit(now);
         if is_free {

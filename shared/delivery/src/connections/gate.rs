@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Asking, ConnectionUse, Connections, FURTHER_AFTER};
 
 /// The longest that a message that was sent waits for the permit of those behind it.
-const PERMIT_TIME: Duration = Duration::from_millis(100);
+const PERMIT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The connection that one delivery may use. It has one at a time.
 pub(crate) struct Gate<'a> {
@@ -153,7 +153,7 @@ impl<'a> Gate<'a> {
             if let Either::Left((sent, change)) = select(sending.as_mut(), change).await {
                 // A permit that was written is to be known here, and released; one that is not expires. What was
                 // accepted waits to be recorded.
-                let _ = timeout(PERMIT_TIME, change).await;
+                let _ = timeout(PERMIT_TIMEOUT, change).await;
                 return sent;
             }
         }

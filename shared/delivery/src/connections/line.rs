@@ -23,7 +23,7 @@ const MANY: u32 = 2 * FIRST_LIMIT;
 /// A process takes a further permit while no more than this part of them is in use.
 pub(super) const LEFT_TO_OTHERS: u32 = 3;
 /// A permit that ends before is of no use to another message.
-const MIN_PERMIT_TIME: SignedDuration = SignedDuration::from_secs(3);
+const MIN_PERMIT_DURATION: SignedDuration = SignedDuration::from_secs(3);
 /// How long all permits of a limit that grows are believed to be taken.
 const GROWS_WITHIN: SignedDuration = SignedDuration::from_millis(80);
 /// Messages of one process that found no permit return together within this time: they are received together again.
@@ -289,7 +289,7 @@ impl Line {
         let held = self
             .held
             .iter()
-            .filter(|slot| slot.until().duration_since(now) > MIN_PERMIT_TIME);
+            .filter(|slot| slot.until().duration_since(now) > MIN_PERMIT_DURATION);
         u32::try_from(held.count()).unwrap_or(u32::MAX)
     }
 
@@ -314,7 +314,7 @@ impl Line {
     }
 
     /// Takes in what the item says, with the permits of all processes.
-    pub(super) fn take_in(
+    pub(super) fn observe(
         &mut self,
         record: Result<Option<LimitRecord>, Forged>,
         live: u32,

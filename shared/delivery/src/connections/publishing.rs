@@ -16,7 +16,7 @@ use crate::{ledger::LedgerError, permits::Permits};
 
 /// How long nobody takes the permit of a refused connection: until the new limit is written. Longer would keep those from
 /// connecting for whom a connection is closed meanwhile.
-const GIVEN_UP_TIME: SignedDuration = SignedDuration::from_millis(400);
+const GIVEN_UP_DURATION: SignedDuration = SignedDuration::from_millis(400);
 /// A permit that ends later is one that is used: it lasts [`EXPIRY_MARGIN`] longer than its invocation.
 const STAYS_BEYOND: SignedDuration = SignedDuration::from_secs(3);
 
@@ -86,7 +86,7 @@ impl Connections {
         // Those who were refused at the same time leave as well. Nobody takes their places before it is known how many
         // remain: a permit that was given up is told from the others by its early end.
         let after = |time: SignedDuration| now.saturating_add(time).unwrap_or(now);
-        let (expires, stays) = (after(GIVEN_UP_TIME), after(STAYS_BEYOND));
+        let (expires, stays) = (after(GIVEN_UP_DURATION), after(STAYS_BEYOND));
         let mut others = None;
         for slot in &given_up {
             self.count_write();
@@ -155,7 +155,7 @@ impl Connections {
         if written.await?
             && let Some(line) = self.lines().get_mut(&id)
         {
-            line.take_in(Ok(Some(record)), line.live, now);
+            line.observe(Ok(Some(record)), line.live, now);
         }
         Ok(())
     }

@@ -11,9 +11,9 @@ use super::{Connections, REQUEST_TIMEOUT, line::Line};
 use crate::permits::TakenSlot;
 
 /// How long a permit is kept whose connection may still be open at the server.
-const CLOSING_TIME: SignedDuration = SignedDuration::from_secs(1);
+const CLOSING_MARGIN: SignedDuration = SignedDuration::from_secs(1);
 /// A permit that no message of its process has used for so long is released while the others are under way.
-const IDLE_TIME: SignedDuration = SignedDuration::from_secs(1);
+const IDLE_TIMEOUT: SignedDuration = SignedDuration::from_secs(1);
 /// The longest that a server is waited for to close a connection then.
 const MAX_CLOSE_WAIT: Duration = Duration::from_millis(500);
 
@@ -27,12 +27,12 @@ impl Connections {
             .retain(|_, line| Arc::strong_count(&line.limit) > 1 || !line.is_unused());
     }
 
-    /// Closes and releases what no message of this process has used for [`IDLE_TIME`]: a message to one login does not
+    /// Closes and releases what no message of this process has used for [`IDLE_TIMEOUT`]: a message to one login does not
     /// hold another login's connections while it is waiting for a slow server.
     pub(super) async fn release_idle(&self, deadline: Deadline) {
         let now = self.clock.now();
         let is_idle =
-            |line: &Line| line.has_been_unused_for(IDLE_TIME, now) && !line.held.is_empty();
+            |line: &Line| line.has_been_unused_for(IDLE_TIMEOUT, now) && !line.held.is_empty();
         let idle: Vec<(u64, Arc<ConnectionLimit>)> = {
             let lines = self.lines();
             let idle = lines.iter().filter(|(_, line)| is_idle(line));
@@ -71,7 +71,7 @@ impl Connections {
         let writes = released.iter().map(|(slots, is_closing)| async {
             self.count_write();
             let released = if *is_closing {
-                let soon = now.saturating_add(CLOSING_TIME).unwrap_or(now);
+                let soon = now.saturating_add(CLOSING_MARGIN).unwrap_or(now);
                 self.permits.expire_several(slots, soon).await
             } else {
                 self.permits.release_several(slots).await

@@ -14,7 +14,7 @@ const MAX_WAIT: Duration = Duration::from_secs(12);
 const PATIENT_RECEIVES: u32 = 40;
 const GROWTH: f64 = 1.1;
 /// No wait is longer.
-const LONGEST_WAIT: Duration = Duration::from_mins(10);
+const MAX_WAIT_DURATION: Duration = Duration::from_mins(10);
 
 /// The wait of a message that has been on the queue for `age` and was received `receives` times; `jitter` from 0 to 1.
 ///
@@ -28,7 +28,7 @@ pub(super) fn wait(age: Duration, receives: u32, jitter: f64) -> Duration {
     } else {
         MAX_WAIT.mul_f64(GROWTH.powi(i32::try_from(late).unwrap_or(0)))
     };
-    wait.min(LONGEST_WAIT).mul_f64(0.5 + jitter)
+    wait.min(MAX_WAIT_DURATION).mul_f64(0.5 + jitter)
 }
 
 #[cfg(test)]
@@ -67,6 +67,6 @@ mod tests {
         let shortest = wait(Duration::ZERO, 1, 0.0);
         let longest = wait(Duration::MAX, u32::MAX, 1.0);
         assert_eq!(shortest, Duration::from_millis(500));
-        assert_eq!(longest, LONGEST_WAIT.mul_f64(1.5));
+        assert_eq!(longest, MAX_WAIT_DURATION.mul_f64(1.5));
     }
 }

@@ -5,8 +5,8 @@ use comms_testkit::dynamodb;
 use jiff::Timestamp;
 
 use super::{
-    Claim, Item, LedgerError, Owner, Past, RequestDetails, RequestRecord, attempts, claim_refused,
-    delivery, is_given_up, owned, planned_deliveries, string,
+    Claim, DeliveryHistory, Item, LedgerError, Owner, RequestDetails, RequestRecord, attempts,
+    claim_refused, delivery, is_given_up, owned, planned_deliveries, string,
 };
 use crate::{health, usage::Counts};
 
@@ -97,15 +97,15 @@ fn claims(item: &Item) {
         }
         Err(error) => assert!(matches!(error, LedgerError::Corrupt(_)), "{error:?}"),
     }
-    if let Ok(Claim::Owned(past)) = owned(item) {
-        let Past {
+    if let Ok(Claim::Owned(history)) = owned(item) {
+        let DeliveryHistory {
             attempts,
             possible_duplicate,
             deferrals,
             takeovers,
             waiting,
             last_attempt,
-        } = past;
+        } = history;
         assert!(last_attempt.is_none() || item.contains_key("attemptBy"));
         assert_eq!(waiting.is_some(), item.contains_key("waiting"));
         let no_attempts = string(item, "attempts").is_none_or(|text| text.trim() == "[]");

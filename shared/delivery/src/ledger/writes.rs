@@ -76,8 +76,8 @@ pub(super) struct Written {
 }
 
 impl Ledger {
-    /// Makes a write that may be repeated, again until it is answered: done, or refused for good. The last error
-    /// when the deadline comes first; then nobody knows whether it was done.
+    /// Repeats an idempotent write until DynamoDB accepts it or refuses it for good. Returns the last error at the
+    /// deadline; the write may have succeeded.
     pub(super) async fn write(&self, update: UpdateItemFluentBuilder, purpose: Purpose) -> Written {
         let until = self.until.unwrap_or_else(|| Deadline::after(WRITE_TIMEOUT));
         let (mut tries, mut without_credentials) = (0_u32, 0_u32);

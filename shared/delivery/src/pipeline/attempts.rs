@@ -13,20 +13,20 @@ use comms_core::{
 use jiff::Timestamp;
 
 use super::{
-    HandBack, Limits, MAX_TAKEOVERS, Patience, Pipeline, RECORDING_TIME, chains::ResolvedChain,
+    Limits, MAX_TAKEOVERS, OnExhausted, Pipeline, RECORDING_MARGIN, Requeue, chains::ResolvedChain,
     freshness::Freshness, probes::ProbeGate, waiting,
 };
 use crate::{
     allowance::{Allowance, Reached},
     deferral::{self, MAX_DEFERRALS},
-    ledger::{Outcome, Past},
+    ledger::{DeliveryHistory, Outcome},
     pacing,
 };
 
 /// What became of a delivery, and why it is given back where it is.
 pub(super) struct Attempted {
     pub(super) outcome: Outcome,
-    pub(super) returned: Option<HandBack>,
+    pub(super) returned: Option<Requeue>,
 }
 
 impl From<Outcome> for Attempted {
@@ -59,7 +59,7 @@ impl Pipeline {
         chain: &ResolvedChain,
         message: Option<Message>,
         limits: Limits<'_>,
-        past: &Past,
+        history: &DeliveryHistory,
         is_refused: bool,
     ) -> Result<Message, Box<Outcome>> {
         let ended = |status, reason| {
@@ -68,9 +68,9 @@ impl Pipeline {
                 receipt: None,
                 reason: Some(reason),
                 // Nothing was sent here. Each owner that went away may have sent a copy, unless it held.
-                possible_duplicate: past.takeovers > 1
+                possible_duplicate: history.takeovers > 1
                     && chain.chain.on_ambiguous == AmbiguityPolicy::Failover,
-                attempts: past.attempts.clone(),
+                attempts: history.attempts.clone(),
                 not_before: None,
                 waiting: None,
                 waited: None,
@@ -86,10 +86,10 @@ impl Pipeline {
         // An earlier owner may have sent it: the tenant's policy says whether that is risked again, and
         // it is not risked without end.
         let may_be_risked = match chain.chain.on_ambiguous {
-            AmbiguityPolicy::Failover => past.takeovers <= MAX_TAKEOVERS,
+            AmbiguityPolicy::Failover => history.takeovers <= MAX_TAKEOVERS,
             AmbiguityPolicy::Hold => false,
         };
-        if past.possible_duplicate && !may_be_risked {
+        if history.possible_duplicate && !may_be_risked {
             return Err(unknown());
         }
         let without_sending = if self.is_expired(limits) {
@@ -101,7 +101,7 @@ impl Pipeline {
         };
         if let Some((status, reason)) = without_sending {
             // What may have been sent before has not simply expired or failed.
-            return Err(if past.possible_duplicate {
+            return Err(if history.possible_duplicate {
                 unknown()
             } else {
                 ended(status, reason)
@@ -116,23 +116,23 @@ impl Pipeline {
         fresh: &Freshness<'_>,
         message: Option<Message>,
         limits: Limits<'_>,
-        past: Past,
+        history: DeliveryHistory,
         is_refused: bool,
         allowance: &mut Allowance<'_>,
     ) -> Attempted {
         let chain = fresh.current();
-        let message = self.settled_before_sending(&chain, message, limits, &past, is_refused);
+        let message = self.settled_before_sending(&chain, message, limits, &history, is_refused);
         let message = match message {
             Ok(message) => message,
             Err(outcome) => return Attempted::from(*outcome),
         };
         // From here on it may be used, whatever becomes of this process.
-        if let Some(wait) = self.wait_without_trying(&chain, &past, limits) {
-            return Attempted::from(wait.outcome(past));
+        if let Some(wait) = self.wait_without_trying(&chain, &history, limits) {
+            return Attempted::from(wait.outcome(history));
         }
         let grant = allowance.start();
         let report = Box::pin(self.run(fresh, &message, limits, allowance)).await;
-        let attempted = self.judge(&report, limits, &past, allowance);
+        let attempted = self.judge(&report, limits, &history, allowance);
         allowance.finish(grant, &report.attempts, attempted.reached());
         if attempted.outcome.status != DeliveryStatus::Failed {
             return attempted;
@@ -141,7 +141,7 @@ impl Pipeline {
             Renewal::Unchanged => return attempted,
             Renewal::Unreadable => report.ending(ChainEnd::SettingsUnreadable),
             Renewal::Newer(_)
-                if limits.deadline.less(RECORDING_TIME).remaining() < ATTEMPT_TIME =>
+                if limits.deadline.less(RECORDING_MARGIN).remaining() < ATTEMPT_TIME =>
             {
                 report.ending(ChainEnd::SettingsUnreadable)
             }
@@ -151,12 +151,12 @@ impl Pipeline {
                 let grant = allowance.start();
                 let second = Box::pin(self.run(fresh, &message, limits, allowance)).await;
                 let report = report.followed_by(second);
-                let attempted = self.judge(&report, limits, &past, allowance);
+                let attempted = self.judge(&report, limits, &history, allowance);
                 allowance.finish(grant, &report.attempts, attempted.reached());
                 return attempted;
             }
         };
-        self.judge(&again, limits, &past, allowance)
+        self.judge(&again, limits, &history, allowance)
     }
 
     /// One run through the chain that is the last one known.
@@ -170,7 +170,7 @@ impl Pipeline {
         let renew = |at: RenewAt| -> Pin<Box<dyn Future<Output = Renewal> + Send + '_>> {
             Box::pin(fresh.renewal(at, allowance))
         };
-        let deadline = limits.deadline.less(RECORDING_TIME);
+        let deadline = limits.deadline.less(RECORDING_MARGIN);
         let chain = fresh.current();
         let gate = ProbeGate::new(allowance, fresh);
         let sending = chain.chain.send(message, deadline, &renew, &gate);
@@ -182,15 +182,15 @@ impl Pipeline {
         &self,
         report: &ChainReport,
         limits: Limits<'_>,
-        past: &Past,
+        history: &DeliveryHistory,
         allowance: &Allowance<'_>,
     ) -> Attempted {
         // An entry without a connection may have one soon.
         let may_pass = may_pass(report) || report.no_connection.is_some();
-        let mut attempts = past.attempts.clone();
+        let mut attempts = history.attempts.clone();
         Attempt::remember(&mut attempts, report.attempts.clone());
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
-        let earlier = past.takeovers.max(u32::from(past.possible_duplicate));
+        let earlier = history.takeovers.max(u32::from(history.possible_duplicate));
         let unknown_outcomes = report
             .unknown_outcomes
             .saturating_add(usize::try_from(earlier).unwrap_or(usize::MAX));
@@ -200,8 +200,8 @@ impl Pipeline {
             && report.no_connection.is_none()
             && waiting::is_for_people(report);
         // A wait for people that is over is not followed by deferrals.
-        let is_patient = limits.patience == Patience::HandBack
-            && past.deferrals < MAX_DEFERRALS
+        let may_requeue = limits.on_exhausted == OnExhausted::Requeue
+            && history.deferrals < MAX_DEFERRALS
             && !for_people
             && !self.has_waited_enough(Duration::ZERO, limits);
         let mut outcome = Outcome {
@@ -217,7 +217,7 @@ impl Pipeline {
             skipped: Some(report.skipped.clone()),
             is_untouched: false,
         };
-        if for_people && let Some(wait) = self.provider_wait(report, past, limits) {
+        if for_people && let Some(wait) = self.provider_wait(report, history, limits) {
             outcome.status = DeliveryStatus::Queued;
             outcome.not_before = Some(wait.until);
             outcome.waiting = Some(wait.waiting);
@@ -230,7 +230,7 @@ impl Pipeline {
                 let after = *after;
                 returned = self.wait_for_turn(after, limits, unknown_outcomes, &mut outcome);
                 if returned.is_some() {
-                    let (before, now) = (past.waiting.as_ref(), self.clock.now());
+                    let (before, now) = (history.waiting.as_ref(), self.clock.now());
                     outcome.waiting = Some(Waiting::after(before, WaitReason::Pacing, now));
                 }
             }
@@ -243,7 +243,7 @@ impl Pipeline {
                 outcome.possible_duplicate = unknown_outcomes > 0;
             }
             // Given back; whoever claims it next has to know what may have happened.
-            ChainEnd::OutOfTime if is_patient => {
+            ChainEnd::OutOfTime if may_requeue => {
                 outcome.status = DeliveryStatus::Queued;
                 outcome.possible_duplicate = unknown_outcomes > 0;
                 // At once, and counted, so that it ends.
@@ -252,7 +252,7 @@ impl Pipeline {
             ChainEnd::SettingsUnreadable => {
                 outcome.status = DeliveryStatus::Queued;
                 outcome.possible_duplicate = unknown_outcomes > 0;
-                returned = Some(HandBack::Unreachable);
+                returned = Some(Requeue::Unreachable);
             }
             ChainEnd::Held => {
                 (outcome.status, outcome.reason) = unknown;
@@ -270,14 +270,14 @@ impl Pipeline {
             ChainEnd::Rejected => outcome.reason = Some(FailureReason::Rejected),
             // Somebody waits for the answer: the queue waits for the connection.
             ChainEnd::AllFailed | ChainEnd::GlobalRefused
-                if limits.patience == Patience::GiveUp
+                if limits.on_exhausted == OnExhausted::Fail
                     && let Some(after) = report.no_connection =>
             {
                 returned = self.wait_for_connection(after, limits, unknown_outcomes, &mut outcome);
             }
-            ChainEnd::AllFailed | ChainEnd::GlobalRefused if may_pass && is_patient => {
+            ChainEnd::AllFailed | ChainEnd::GlobalRefused if may_pass && may_requeue => {
                 outcome.status = DeliveryStatus::Queued;
-                outcome.not_before = Some(self.next_try(report, past, limits));
+                outcome.not_before = Some(self.next_try(report, history, limits));
             }
             // Out of time on the last try: those that were reached failed, and no more will be.
             ChainEnd::AllFailed | ChainEnd::OutOfTime => {
@@ -297,8 +297,13 @@ impl Pipeline {
     }
 
     /// When a deferred delivery is tried again. What expires meanwhile is to be recorded as that, and then.
-    fn next_try(&self, report: &ChainReport, past: &Past, limits: Limits<'_>) -> Timestamp {
-        let wait = deferral::before_next_try(past.deferrals, report.retry_after);
+    fn next_try(
+        &self,
+        report: &ChainReport,
+        history: &DeliveryHistory,
+        limits: Limits<'_>,
+    ) -> Timestamp {
+        let wait = deferral::before_next_try(history.deferrals, report.retry_after);
         let at = self.clock.now().saturating_add(wait);
         let latest = limits.expires_at.unwrap_or(Timestamp::MAX);
         at.unwrap_or(Timestamp::MAX).min(latest)
@@ -312,15 +317,15 @@ impl Pipeline {
         limits: Limits<'_>,
         unknown_outcomes: usize,
         outcome: &mut Outcome,
-    ) -> Option<HandBack> {
+    ) -> Option<Requeue> {
         let after = pacing::wait_for(after, limits.receives(), jitter());
         let after = self.before_expiry(after, limits);
         // Who waits for the answer is told what is known.
-        let is_over = unknown_outcomes > 0 && limits.patience == Patience::GiveUp;
+        let is_over = unknown_outcomes > 0 && limits.on_exhausted == OnExhausted::Fail;
         if !is_over && !self.has_waited_enough(after, limits) {
             outcome.status = DeliveryStatus::Queued;
             outcome.possible_duplicate = unknown_outcomes > 0;
-            return Some(HandBack::Paced { after });
+            return Some(Requeue::Paced { after });
         }
         if unknown_outcomes > 0 {
             outcome.status = DeliveryStatus::Unknown;

@@ -93,7 +93,7 @@ impl Pipeline {
             .factory
             .own_chain(tenant, channel, version, || settings.chain_spec());
         self.health
-            .hear(hash, tenant, version, channel, &chain, deadline)
+            .refresh(hash, tenant, version, channel, &chain, deadline)
             .await;
         Some(BuiltChain { chain, version })
     }

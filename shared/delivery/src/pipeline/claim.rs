@@ -7,10 +7,12 @@ use comms_core::{Delivery, DeliveryStatus, request::PlannedDelivery};
 use tracing::warn;
 
 use super::{
-    HandBack, Limits, Pipeline, STARTING_TIME, recording::ANSWER_MARGIN, unreachable,
+    Limits, MIN_START_DURATION, Pipeline, Requeue, recording::ANSWER_MARGIN, unreachable,
     unrecorded::LateOutcome,
 };
-use crate::ledger::{Claim, LedgerError, NextAttempt, Outcome, Owner, Past, RequestRecord};
+use crate::ledger::{
+    Claim, DeliveryHistory, LedgerError, NextAttempt, Outcome, Owner, RequestRecord,
+};
 
 /// The longest that a claim is tried.
 pub(super) const CLAIM_TIMEOUT: Duration = Duration::from_secs(8);
@@ -19,16 +21,16 @@ pub(super) const CLAIM_TIMEOUT: Duration = Duration::from_secs(8);
 const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a delivery is not ours to make.
-pub(super) enum NotOurs {
+pub(super) enum NotClaimed {
     /// It has ended.
     Ended(Box<Delivery>),
     /// It is somebody else's, or its time has not come.
-    HandBack(HandBack),
+    Requeue(Requeue),
 }
 
-impl From<HandBack> for NotOurs {
-    fn from(reason: HandBack) -> Self {
-        Self::HandBack(reason)
+impl From<Requeue> for NotClaimed {
+    fn from(reason: Requeue) -> Self {
+        Self::Requeue(reason)
     }
 }
 
@@ -42,9 +44,9 @@ impl Pipeline {
         owner: &Owner,
         limits: Limits<'_>,
         first: Option<&ChainEntry>,
-    ) -> Result<Past, NotOurs> {
+    ) -> Result<DeliveryHistory, NotClaimed> {
         // No longer than a message has time to be sent afterwards, and no worker waits long for a table that is down.
-        let until = limits.deadline.less(STARTING_TIME);
+        let until = limits.deadline.less(MIN_START_DURATION);
         let first = first.map(|entry| NextAttempt {
             entry: entry.id.clone(),
             provider: entry.provider.kind(),
@@ -68,7 +70,7 @@ impl Pipeline {
                     return Err(self.withdraw(error, record, planned, owner, limits).await);
                 }
             };
-            if let Claim::Owned(Past {
+            if let Claim::Owned(DeliveryHistory {
                 takeovers,
                 last_attempt,
                 ..
@@ -84,19 +86,19 @@ impl Pipeline {
             }
         }
         match claim {
-            Claim::Owned(past) => Ok(past),
-            Claim::Ended(delivery) => Err(NotOurs::Ended(delivery)),
-            Claim::Busy { until } => Err(NotOurs::HandBack(HandBack::Busy {
+            Claim::Owned(history) => Ok(history),
+            Claim::Ended(delivery) => Err(NotClaimed::Ended(delivery)),
+            Claim::Busy { until } => Err(NotClaimed::Requeue(Requeue::Busy {
                 after: self.time_until(until),
             })),
             // Somebody else takes it over, and is faster.
-            Claim::Abandoned { .. } => Err(NotOurs::HandBack(HandBack::Busy {
+            Claim::Abandoned { .. } => Err(NotClaimed::Requeue(Requeue::Busy {
                 after: Duration::ZERO,
             })),
-            Claim::NotYet { until } => Err(NotOurs::HandBack(HandBack::Deferred {
+            Claim::NotYet { until } => Err(NotClaimed::Requeue(Requeue::Deferred {
                 after: self.time_until(until),
             })),
-            Claim::OtherPayload => Err(NotOurs::HandBack(HandBack::KeyConflict)),
+            Claim::OtherPayload => Err(NotClaimed::Requeue(Requeue::KeyConflict)),
         }
     }
 
@@ -109,7 +111,7 @@ impl Pipeline {
         planned: &PlannedDelivery,
         owner: &Owner,
         limits: Limits<'_>,
-    ) -> NotOurs {
+    ) -> NotClaimed {
         match &error {
             LedgerError::Uncertain { .. } => {}
             LedgerError::Database { .. } | LedgerError::Corrupt(_) | LedgerError::OwnershipLost => {

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use comms_adapters::{Chain, Deadline};
 use comms_core::{DeliveryStatus, FailureReason, HashKey};
 
-use super::{HandBack, Limits, Patience, Pipeline, QuotaSource};
+use super::{Limits, OnExhausted, Pipeline, QuotaSource, Requeue};
 use crate::ledger::Outcome;
 use crate::{
     allowance::Allowance,
@@ -16,7 +16,7 @@ use crate::{
 
 /// The longest that the end of an invocation waits for servers to close connections. `send` waits for none: there the
 /// permits of its connections expire a moment later.
-const MAX_CLOSING_TIME: Duration = Duration::from_millis(500);
+const CLOSING_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Pipeline {
     /// A delivery's way to a connection.
@@ -29,7 +29,7 @@ impl Pipeline {
         let age = queued_at.and_then(|at| Duration::try_from(now.duration_since(at)).ok());
         let asking = Asking {
             is_alone: limits.is_alone,
-            is_queued: limits.patience == Patience::HandBack,
+            is_queued: limits.on_exhausted == OnExhausted::Requeue,
             is_urgent: limits.queue == Some(WorkQueue::Urgent),
             receives: limits.receives(),
             age: age.unwrap_or_default(),
@@ -45,16 +45,16 @@ impl Pipeline {
         chain: &Chain,
         allowance: &Allowance<'_>,
         limits: Limits<'_>,
-    ) -> Result<(), HandBack> {
+    ) -> Result<(), Requeue> {
         let first = chain.first_choice();
         let Some(limit) = first.and_then(|entry| entry.provider.connection_limit()) else {
             return Ok(());
         };
         match allowance.connection().connect(limit).await {
-            Err(_) if limits.patience == Patience::GiveUp && chain.entries.len() > 1 => Ok(()),
+            Err(_) if limits.on_exhausted == OnExhausted::Fail && chain.entries.len() > 1 => Ok(()),
             Err(after) => {
                 let after = self.before_expiry(after, limits);
-                Err(HandBack::NoConnection { after })
+                Err(Requeue::NoConnection { after })
             }
             Ok(()) => Ok(()),
         }
@@ -67,11 +67,11 @@ impl Pipeline {
         limits: Limits<'_>,
         unknown_outcomes: usize,
         outcome: &mut Outcome,
-    ) -> Option<HandBack> {
+    ) -> Option<Requeue> {
         // It went without a permit for some time, and the server itself refused it; the queue gives it up soon.
-        let is_over = limits.receives() >= quota::MOST_RECEIVES;
+        let is_over = limits.receives() >= quota::MAX_RECEIVES;
         // Who waits for the answer is told what is known.
-        if unknown_outcomes > 0 && (is_over || limits.patience == Patience::GiveUp) {
+        if unknown_outcomes > 0 && (is_over || limits.on_exhausted == OnExhausted::Fail) {
             outcome.status = DeliveryStatus::Unknown;
             outcome.reason = Some(FailureReason::OutcomeUnknown);
             return None;
@@ -83,13 +83,13 @@ impl Pipeline {
         outcome.status = DeliveryStatus::Queued;
         outcome.possible_duplicate = unknown_outcomes > 0;
         let after = self.before_expiry(after, limits);
-        Some(HandBack::NoConnection { after })
+        Some(Requeue::NoConnection { after })
     }
 
     /// Closes idle connections, and then releases their permits.
     pub(super) async fn end_connections(&self, deadline: Deadline) {
         let limit = if self.deferred.serves_queue.load(Ordering::Relaxed) {
-            MAX_CLOSING_TIME.min(deadline.remaining() / 2)
+            CLOSING_TIMEOUT.min(deadline.remaining() / 2)
         } else {
             Duration::ZERO
         };

@@ -17,13 +17,13 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{
-    Begun, HandBack, Limits, Pipeline, QuotaSource, STARTING_TIME, UrgentQuota,
-    attempts::Attempted, chains::ResolvedChain, claim::NotOurs, freshness::Freshness,
+    Limits, MIN_START_DURATION, Pipeline, QuotaSource, Requeue, Started, UrgentQuota,
+    attempts::Attempted, chains::ResolvedChain, claim::NotClaimed, freshness::Freshness,
     tenant_settings::TenantSettings, unreachable, via, worker_share::Start,
 };
 use crate::{
     allowance::{Allowance, GlobalQuota},
-    ledger::{Outcome, Owner, Past, RequestRecord},
+    ledger::{DeliveryHistory, Outcome, Owner, RequestRecord},
     policy::ChannelPolicy,
     slow_workers::Working,
 };
@@ -52,7 +52,7 @@ struct Claimed<'a> {
     working: Option<Working<'a>>,
     /// Whether there is no quota or worker for it, and was none for long enough.
     is_refused: bool,
-    past: Past,
+    history: DeliveryHistory,
     /// The last settings, which were read beside; `None` where it began by them.
     confirmed: Option<Result<TenantSettings, StoreError>>,
 }
@@ -60,27 +60,27 @@ struct Claimed<'a> {
 /// Why a delivery was not claimed.
 enum Stop {
     /// Its settings leave it no quota.
-    OverQuota(HandBack),
+    OverQuota(Requeue),
     /// The provider that its settings name first has no connection for it.
-    NoConnection(HandBack),
+    NoConnection(Requeue),
     /// Whatever its settings say.
-    NotOurs(NotOurs),
+    NotClaimed(NotClaimed),
 }
 
-impl From<HandBack> for Stop {
-    fn from(reason: HandBack) -> Self {
+impl From<Requeue> for Stop {
+    fn from(reason: Requeue) -> Self {
         match reason {
-            HandBack::OverQuota { .. } => Self::OverQuota(reason),
-            HandBack::NoConnection { .. } => Self::NoConnection(reason),
-            HandBack::Busy { .. }
-            | HandBack::OutOfTime
-            | HandBack::Unreachable
-            | HandBack::NotRecorded { .. }
-            | HandBack::KeyConflict
-            | HandBack::Deferred { .. }
-            | HandBack::ShareTaken { .. }
-            | HandBack::WaitingForProvider { .. }
-            | HandBack::Paced { .. } => Self::NotOurs(reason.into()),
+            Requeue::OverQuota { .. } => Self::OverQuota(reason),
+            Requeue::NoConnection { .. } => Self::NoConnection(reason),
+            Requeue::Busy { .. }
+            | Requeue::OutOfTime
+            | Requeue::Unreachable
+            | Requeue::NotRecorded { .. }
+            | Requeue::KeyConflict
+            | Requeue::Deferred { .. }
+            | Requeue::ShareTaken { .. }
+            | Requeue::WaitingForProvider { .. }
+            | Requeue::Paced { .. } => Self::NotClaimed(reason.into()),
         }
     }
 }
@@ -94,27 +94,27 @@ pub(super) fn address_hash(hash: &HashKey, planned: &PlannedDelivery) -> String 
 impl Stop {
     fn waits_longer_than(&self, time: SignedDuration) -> bool {
         match self {
-            Self::OverQuota(HandBack::OverQuota { after }) => {
+            Self::OverQuota(Requeue::OverQuota { after }) => {
                 SignedDuration::try_from(*after).is_ok_and(|after| after > time)
             }
-            Self::OverQuota(_) | Self::NoConnection(_) | Self::NotOurs(_) => false,
+            Self::OverQuota(_) | Self::NoConnection(_) | Self::NotClaimed(_) => false,
         }
     }
 
-    fn into_result(self) -> Result<Delivery, HandBack> {
+    fn into_result(self) -> Result<Delivery, Requeue> {
         match self {
             Self::OverQuota(reason)
             | Self::NoConnection(reason)
-            | Self::NotOurs(NotOurs::HandBack(reason)) => Err(reason),
-            Self::NotOurs(NotOurs::Ended(delivery)) => Ok(*delivery),
+            | Self::NotClaimed(NotClaimed::Requeue(reason)) => Err(reason),
+            Self::NotClaimed(NotClaimed::Ended(delivery)) => Ok(*delivery),
         }
     }
 }
 
 impl Limits<'_> {
-    fn has_time_to_start(&self) -> Result<(), HandBack> {
-        if self.deadline.remaining() < STARTING_TIME {
-            return Err(HandBack::OutOfTime);
+    fn has_time_to_start(&self) -> Result<(), Requeue> {
+        if self.deadline.remaining() < MIN_START_DURATION {
+            return Err(Requeue::OutOfTime);
         }
         Ok(())
     }
@@ -128,7 +128,7 @@ impl Pipeline {
         message: Option<Message>,
         limits: Limits<'_>,
         urgent: &mut UrgentQuota,
-    ) -> Result<Delivery, HandBack> {
+    ) -> Result<Delivery, Requeue> {
         let started = Instant::now();
         limits.has_time_to_start()?;
         let (tenant, channel) = (&record.tenant, planned.channel);
@@ -167,17 +167,17 @@ impl Pipeline {
             mut allowance,
             mut working,
             is_refused,
-            past,
+            history,
             ..
         } = claimed;
         // Reading settings and claiming may have taken long: then it is given back untouched.
         if let Err(reason) = ready.and_then(|()| limits.has_time_to_start()) {
-            return self.give_back(work, past, reason).await;
+            return self.give_back(work, history, reason).await;
         }
         // A delivery that was begun before took its urgent quota then.
-        let has_paid = past.deferrals > 0 || !past.attempts.is_empty();
-        let attempts_before = past.attempts.len();
-        let (waited, waited_until) = (past.waiting.clone(), self.clock.now());
+        let has_paid = history.deferrals > 0 || !history.attempts.is_empty();
+        let attempts_before = history.attempts.len();
+        let (waited, waited_until) = (history.waiting.clone(), self.clock.now());
         let fresh = Freshness::new(
             self,
             tenant,
@@ -188,7 +188,7 @@ impl Pipeline {
             needs_platform,
         );
         let waited_time = allowance.connection().waited();
-        let attempted = self.attempt(&fresh, message, limits, past, is_refused, &mut allowance);
+        let attempted = self.attempt(&fresh, message, limits, history, is_refused, &mut allowance);
         let attempted = Box::pin(attempted);
         let attempted = self.watch(working.as_mut(), limits, &waited_time, attempted);
         let Attempted {
@@ -212,13 +212,13 @@ impl Pipeline {
         let by_fallback = tried
             .zip(used.chain.entries.first())
             .is_some_and(|(tried, first)| !first.is_at(&tried.entry, tried.position));
-        let begun = Begun {
-            started,
+        let started = Started {
+            at: started,
             limits,
             by_fallback,
         };
-        let recorded = match self.record(record, planned, &owner, outcome, begun).await {
-            Err(HandBack::OutOfTime) => Err(returned.unwrap_or(HandBack::OutOfTime)),
+        let recorded = match self.record(record, planned, &owner, outcome, started).await {
+            Err(Requeue::OutOfTime) => Err(returned.unwrap_or(Requeue::OutOfTime)),
             recorded => recorded,
         };
         self.count(record, channel, by_fallback, &recorded);
@@ -243,7 +243,7 @@ impl Pipeline {
             Ok(hash) => {
                 for (tenant, version, own) in used.parts(tenant) {
                     self.health
-                        .tell(hash, tenant, version, channel, own, limits.deadline)
+                        .publish(hash, tenant, version, channel, own, limits.deadline)
                         .await;
                 }
             }
@@ -266,7 +266,7 @@ impl Pipeline {
             let begin = Box::pin(self.begin(work, known.clone(), urgent));
             match select(begin, confirm).await {
                 // Nothing is sent, whatever the settings are.
-                Either::Left((Err(stop @ Stop::NotOurs(_)), _)) => return Err(stop),
+                Either::Left((Err(stop @ Stop::NotClaimed(_)), _)) => return Err(stop),
                 Either::Left((claimed, confirm)) => (claimed, confirm.await),
                 Either::Right((confirmed, begin)) => (begin.await, confirmed),
             }
@@ -276,7 +276,7 @@ impl Pipeline {
                 confirmed: Some(confirmed),
                 ..claimed
             }),
-            Err(stop @ Stop::NotOurs(_)) => Err(stop),
+            Err(stop @ Stop::NotClaimed(_)) => Err(stop),
             Err(stop @ (Stop::OverQuota(_) | Stop::NoConnection(_))) => {
                 let mut last = confirmed.map_err(unreachable)?;
                 // It would wait for longer than what is remembered may be old: by the last limits only.
@@ -351,13 +351,13 @@ impl Pipeline {
             limits,
             first,
         );
-        let past = claimed.await.map_err(Stop::NotOurs)?;
+        let history = claimed.await.map_err(Stop::NotClaimed)?;
         Ok(Claimed {
             chain,
             allowance,
             working,
             is_refused,
-            past,
+            history,
             confirmed: None,
         })
     }
@@ -387,7 +387,7 @@ impl Pipeline {
         claimed: &mut Claimed<'_>,
         work: Work<'_>,
         urgent: &mut UrgentQuota,
-    ) -> Result<(), HandBack> {
+    ) -> Result<(), Requeue> {
         if let Some(confirmed) = claimed.confirmed.take() {
             let last = confirmed.map_err(unreachable)?;
             if !last.is_same(&claimed.chain.settings) {
@@ -411,7 +411,7 @@ impl Pipeline {
         settings: TenantSettings,
         work: Work<'_>,
         urgent: &mut UrgentQuota,
-    ) -> Result<(), HandBack> {
+    ) -> Result<(), Requeue> {
         let (limits, tenant, channel) = (work.limits, &work.record.tenant, work.planned.channel);
         let chain = self.chain(tenant, channel, settings, limits.deadline).await;
         let chain = Arc::new(chain.map_err(unreachable)?);
@@ -446,36 +446,36 @@ impl Pipeline {
     async fn give_back(
         &self,
         work: Work<'_>,
-        past: Past,
-        reason: HandBack,
-    ) -> Result<Delivery, HandBack> {
+        history: DeliveryHistory,
+        reason: Requeue,
+    ) -> Result<Delivery, Requeue> {
         let untouched = Outcome {
             status: DeliveryStatus::Queued,
             receipt: None,
             reason: None,
-            possible_duplicate: past.possible_duplicate,
-            attempts: past.attempts,
+            possible_duplicate: history.possible_duplicate,
+            attempts: history.attempts,
             not_before: None,
             waited: None,
             via: None,
             skipped: None,
             is_untouched: true,
-            waiting: if matches!(reason, HandBack::OverQuota { .. }) {
-                let (before, now) = (past.waiting.as_ref(), self.clock.now());
+            waiting: if matches!(reason, Requeue::OverQuota { .. }) {
+                let (before, now) = (history.waiting.as_ref(), self.clock.now());
                 Some(Waiting::after(before, WaitReason::Quota, now))
             } else {
-                past.waiting
+                history.waiting
             },
         };
         let (started, limits) = (work.started, work.limits);
-        let begun = Begun {
-            started,
+        let started = Started {
+            at: started,
             limits,
             by_fallback: false,
         };
-        let recorded = self.record(work.record, work.planned, work.owner, untouched, begun);
+        let recorded = self.record(work.record, work.planned, work.owner, untouched, started);
         match recorded.await {
-            Err(HandBack::OutOfTime) => Err(reason),
+            Err(Requeue::OutOfTime) => Err(reason),
             recorded => recorded,
         }
     }
@@ -492,7 +492,7 @@ impl Pipeline {
         tenant: &Tenant,
         policy: &ChannelPolicy,
         limits: Limits<'_>,
-    ) -> Result<bool, HandBack> {
+    ) -> Result<bool, Requeue> {
         let taken = match limits.quota {
             QuotaSource::Paid(paid) => {
                 allowance.take_from(paid);

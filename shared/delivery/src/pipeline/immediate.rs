@@ -58,7 +58,7 @@ impl InFlightPermit {
         let answered = results.iter().filter_map(|result| match result {
             DeliveryResult::Recorded(delivery) if !accepted.is_repeated() => Some(delivery),
             DeliveryResult::Unrecorded { delivery, .. } => Some(delivery),
-            DeliveryResult::Recorded(_) | DeliveryResult::HandBack(..) => None,
+            DeliveryResult::Recorded(_) | DeliveryResult::Requeued(..) => None,
         });
         let answered = answered.filter(|delivery| !delivery.attempts.is_empty());
         let mut statuses = answered.map(|delivery| delivery.status);

@@ -5,12 +5,12 @@ use std::time::Duration;
 use comms_adapters::Deadline;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Pipeline, STARTING_TIME};
+use super::{MIN_START_DURATION, Pipeline};
 use crate::ledger::{LedgerError, MessageStart};
 
 /// Who has had a message first so recently cannot have ended its process with it: SQS keeps it invisible for 190 s then
 /// (`VisibilityTimeout` in `template.yaml`), and returns sooner only what was answered for.
-const MIN_CRASH_TIME: SignedDuration = SignedDuration::from_secs(170);
+const MIN_CRASH_DURATION: SignedDuration = SignedDuration::from_secs(170);
 
 /// How long the note of a start is tried. The messages of the batch wait for it.
 const START_NOTE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -18,14 +18,14 @@ const START_NOTE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Whether a message can be begun: its start can be noted, and its deliveries have the time that they need to be
 /// started.
 pub fn has_time_to_begin(deadline: Deadline) -> bool {
-    deadline.remaining() >= STARTING_TIME + START_NOTE_TIMEOUT
+    deadline.remaining() >= MIN_START_DURATION + START_NOTE_TIMEOUT
 }
 
 impl Pipeline {
     /// Whether a message that was delivered first at that time, in milliseconds of Unix time, may have ended its process.
     pub fn may_have_crashed(&self, first_received_at: Option<i64>) -> bool {
         let first = first_received_at.and_then(|time| Timestamp::from_millisecond(time).ok());
-        first.is_none_or(|first| self.clock.now().duration_since(first) >= MIN_CRASH_TIME)
+        first.is_none_or(|first| self.clock.now().duration_since(first) >= MIN_CRASH_DURATION)
     }
 
     /// Notes that a message of the queue is begun, unless an earlier start of it has not ended. Tried for 500 ms, and not

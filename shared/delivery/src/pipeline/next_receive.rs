@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::HandBack;
-use crate::quota::MOST_RECEIVES;
+use super::Requeue;
+use crate::quota::MAX_RECEIVES;
 
 /// Waits that are at most this many times as long as the shortest share a receive: each has its own jitter of up to a
 /// quarter, and receives are the message's.
@@ -12,13 +12,10 @@ const SHARED_RECEIVE: f64 = 1.5;
 /// How long a message waits that was received `receives` times by now; `None` where nothing was given back. As soon as one
 /// of its deliveries may be tried, and a little later where others may be by then. Once it has been received as often as it
 /// may be, when all of them may be tried, and end.
-pub fn next_receive(
-    reasons: impl IntoIterator<Item = HandBack>,
-    receives: u32,
-) -> Option<Duration> {
+pub fn next_receive(reasons: impl IntoIterator<Item = Requeue>, receives: u32) -> Option<Duration> {
     let waits: Vec<_> = reasons.into_iter().map(|why| why.wait(receives)).collect();
     let shortest = waits.iter().min()?;
-    let latest = if receives >= MOST_RECEIVES {
+    let latest = if receives >= MAX_RECEIVES {
         Duration::MAX
     } else {
         shortest.mul_f64(SHARED_RECEIVE)
@@ -31,7 +28,7 @@ mod tests {
     use super::*;
 
     fn next(seconds: [u64; 3], receives: u32) -> u64 {
-        let waits = seconds.map(|seconds| HandBack::Deferred {
+        let waits = seconds.map(|seconds| Requeue::Deferred {
             after: Duration::from_secs(seconds),
         });
         next_receive(waits, receives).unwrap().as_secs()
@@ -46,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_last_receives_find_every_delivery_due() {
-        assert_eq!(next([60, 75, 2_000], MOST_RECEIVES), 2_000);
+        assert_eq!(next([60, 75, 2_000], MAX_RECEIVES), 2_000);
     }
 
     #[test]

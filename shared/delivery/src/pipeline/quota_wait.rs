@@ -5,22 +5,22 @@ use std::time::Duration;
 use comms_adapters::retry::jitter;
 use jiff::Timestamp;
 
-use super::{HandBack, Limits, Patience, Pipeline, QuotaSource};
+use super::{Limits, OnExhausted, Pipeline, QuotaSource, Requeue};
 use crate::{allowance::Refusal, quota};
 
 impl Pipeline {
     /// How a delivery waits for a quota; `None` if it does not.
-    pub(super) fn wait_for_quota(&self, refusal: Refusal, limits: Limits<'_>) -> Option<HandBack> {
+    pub(super) fn wait_for_quota(&self, refusal: Refusal, limits: Limits<'_>) -> Option<Requeue> {
         match refusal {
             Refusal::Exhausted(exhausted) => {
                 let now = self.clock.now();
                 let after = quota::wait_for(&exhausted, limits.receives(), now, jitter());
                 let after = self.before_expiry(after, limits);
                 let is_over = self.has_waited_enough(after, limits);
-                (!is_over).then_some(HandBack::OverQuota { after })
+                (!is_over).then_some(Requeue::OverQuota { after })
             }
             Refusal::TooMany => None,
-            Refusal::Unreachable => Some(HandBack::Unreachable),
+            Refusal::Unreachable => Some(Requeue::Unreachable),
         }
     }
 
@@ -35,9 +35,9 @@ impl Pipeline {
         };
         let next = self.clock.now().saturating_add(after);
         let next = next.unwrap_or(Timestamp::MAX);
-        limits.patience == Patience::GiveUp
-            || receives >= quota::MOST_RECEIVES
-            || queued_at.is_some_and(|at| next.duration_since(at) > quota::LONGEST_ON_QUEUE)
+        limits.on_exhausted == OnExhausted::Fail
+            || receives >= quota::MAX_RECEIVES
+            || queued_at.is_some_and(|at| next.duration_since(at) > quota::MAX_QUEUE_DURATION)
     }
 
     pub(super) fn is_expired(&self, limits: Limits<'_>) -> bool {

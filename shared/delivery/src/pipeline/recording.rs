@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use tracing::{error, info};
 
 use super::{
-    Begun, HandBack, Patience, Pipeline, QuotaSource, milliseconds, unrecorded::LateOutcome, via,
+    OnExhausted, Pipeline, QuotaSource, Requeue, Started, milliseconds, unrecorded::LateOutcome,
+    via,
 };
 use crate::ledger::{LedgerError, Outcome, Owner, RequestRecord};
 
@@ -29,13 +30,16 @@ impl Pipeline {
         planned: &PlannedDelivery,
         owner: &Owner,
         outcome: Outcome,
-        begun: Begun<'_>,
-    ) -> Result<Delivery, HandBack> {
+        started: Started<'_>,
+    ) -> Result<Delivery, Requeue> {
         let now = self.clock.now();
-        let until = begun.limits.deadline.less(match begun.limits.patience {
-            Patience::HandBack => QUEUE_MARGIN,
-            Patience::GiveUp => ANSWER_MARGIN,
-        });
+        let until = started
+            .limits
+            .deadline
+            .less(match started.limits.on_exhausted {
+                OnExhausted::Requeue => QUEUE_MARGIN,
+                OnExhausted::Fail => ANSWER_MARGIN,
+            });
         let ledger = self.ledger.until(until);
         let late = LateOutcome {
             request: record.clone(),
@@ -45,7 +49,7 @@ impl Pipeline {
                 is_recorded: false,
                 ..ended(planned, outcome.clone(), now)
             },
-            by_fallback: begun.by_fallback,
+            by_fallback: started.by_fallback,
             at: now,
             is_on_queue: false,
         };
@@ -62,7 +66,7 @@ impl Pipeline {
             reason = outcome.reason.map(FailureReason::as_str),
             attempts = outcome.attempts.len(),
             possible_duplicate = outcome.possible_duplicate,
-            latency_ms = milliseconds(begun.started.elapsed()),
+            latency_ms = milliseconds(started.at.elapsed()),
             via = outcome.via.map(SentVia::as_str),
             because = outcome
                 .via
@@ -70,20 +74,20 @@ impl Pipeline {
                 .map(GlobalCause::as_str),
             "delivery recorded"
         );
-        self.tell_outcome(planned.channel, &outcome, begun);
+        self.record_outcome(planned.channel, &outcome, started);
         if outcome.status == DeliveryStatus::Sent {
             via::count_global(planned.channel, outcome.via);
         }
         if outcome.status == DeliveryStatus::Queued {
             let is_waiting = outcome.waiting.is_some();
             return Err(match outcome.not_before {
-                Some(time) if is_waiting => HandBack::WaitingForProvider {
+                Some(time) if is_waiting => Requeue::WaitingForProvider {
                     after: self.time_until(time),
                 },
-                Some(time) => HandBack::Deferred {
+                Some(time) => Requeue::Deferred {
                     after: self.time_until(time),
                 },
-                None => HandBack::OutOfTime,
+                None => Requeue::OutOfTime,
             });
         }
         Ok(ended(planned, outcome, now))
@@ -91,7 +95,7 @@ impl Pipeline {
 
     /// The claim stands until its lease ends; then it is taken over as possibly sent, unless this process writes the
     /// outcome first.
-    fn not_recorded(&self, error: &LedgerError, late: LateOutcome) -> Result<Delivery, HandBack> {
+    fn not_recorded(&self, error: &LedgerError, late: LateOutcome) -> Result<Delivery, Requeue> {
         let status = late.outcome.status;
         error!(%error, status = status.as_str(), "the outcome of a delivery was not recorded");
         if status != DeliveryStatus::Queued {
@@ -109,11 +113,11 @@ impl Pipeline {
         if status == DeliveryStatus::Sent {
             return Ok(delivery);
         }
-        Err(HandBack::NotRecorded { after })
+        Err(Requeue::NotRecorded { after })
     }
 
     /// Tells as metrics how a delivery ended, or that it has to wait; nothing where it was given back as it was.
-    fn tell_outcome(&self, channel: Channel, outcome: &Outcome, begun: Begun<'_>) {
+    fn record_outcome(&self, channel: Channel, outcome: &Outcome, started: Started<'_>) {
         let is = |status| (outcome.status == status).then_some(1_u64);
         let is_deferred = outcome.not_before.is_some() && outcome.waiting.is_none();
         if outcome.status == DeliveryStatus::Queued && !is_deferred {
@@ -121,7 +125,7 @@ impl Pipeline {
         }
         let sent_by = outcome.receipt.as_ref().map(|(provider, _)| *provider);
         let last = outcome.attempts.last().map(|attempt| attempt.provider);
-        let queued_at = match begun.limits.quota {
+        let queued_at = match started.limits.quota {
             QuotaSource::Deliveries { queued_at, .. } if !is_deferred => *queued_at,
             QuotaSource::Deliveries { .. } | QuotaSource::Paid(_) => None,
         };
@@ -134,7 +138,7 @@ impl Pipeline {
             expired = is(DeliveryStatus::Expired),
             deferred = is_deferred.then_some(1_u64),
             possible_duplicate = (outcome.possible_duplicate && !is_deferred).then_some(1_u64),
-            latency_ms = milliseconds(begun.started.elapsed()),
+            latency_ms = milliseconds(started.at.elapsed()),
             time_to_outcome_ms =
                 on_its_way.map(|time| u64::try_from(time.as_millis()).unwrap_or_default()),
             channel = channel.as_str(),
@@ -145,7 +149,7 @@ impl Pipeline {
     }
 
     /// The same of an outcome that was recorded later than it came about: how long it took is not known any more.
-    pub(super) fn tell_late_outcome(channel: Channel, outcome: &Outcome) {
+    pub(super) fn record_late_outcome(channel: Channel, outcome: &Outcome) {
         if outcome.status == DeliveryStatus::Queued {
             return;
         }
@@ -172,7 +176,7 @@ impl Pipeline {
         record: &RequestRecord,
         channel: Channel,
         by_fallback: bool,
-        recorded: &Result<Delivery, HandBack>,
+        recorded: &Result<Delivery, Requeue>,
     ) {
         let now = self.clock.now();
         match recorded {
@@ -181,22 +185,22 @@ impl Pipeline {
                 self.usage
                     .count_ended(&record.tenant, delivery, by_fallback, category, now);
             }
-            Err(HandBack::Deferred { .. }) => {
+            Err(Requeue::Deferred { .. }) => {
                 self.usage.count_deferral(&record.tenant, channel, now);
             }
             // When it is recorded, or as it was before.
             Ok(_)
             | Err(
-                HandBack::Busy { .. }
-                | HandBack::OutOfTime
-                | HandBack::Unreachable
-                | HandBack::NotRecorded { .. }
-                | HandBack::KeyConflict
-                | HandBack::OverQuota { .. }
-                | HandBack::ShareTaken { .. }
-                | HandBack::WaitingForProvider { .. }
-                | HandBack::Paced { .. }
-                | HandBack::NoConnection { .. },
+                Requeue::Busy { .. }
+                | Requeue::OutOfTime
+                | Requeue::Unreachable
+                | Requeue::NotRecorded { .. }
+                | Requeue::KeyConflict
+                | Requeue::OverQuota { .. }
+                | Requeue::ShareTaken { .. }
+                | Requeue::WaitingForProvider { .. }
+                | Requeue::Paced { .. }
+                | Requeue::NoConnection { .. },
             ) => {}
         }
     }

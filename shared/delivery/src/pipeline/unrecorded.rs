@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use tracing::{info, info_span, warn};
 
 use super::{
-    DeliveryResult, HandBack, LEASE_MARGIN, Pipeline, claim::CLAIM_TIMEOUT,
+    DeliveryResult, LEASE_MARGIN, Pipeline, Requeue, claim::CLAIM_TIMEOUT,
     recording::ANSWER_MARGIN, via,
 };
 use crate::ledger::{Ledger, LedgerError, Outcome, Owner, Recorded, RequestRecord};
@@ -219,8 +219,8 @@ impl Pipeline {
     ) -> Option<DeliveryResult> {
         let late = self.unrecorded.of(&record.id, delivery)?;
         if late.request.payload_hash != record.payload_hash {
-            let conflict = HandBack::KeyConflict;
-            return Some(DeliveryResult::HandBack(delivery.clone(), conflict));
+            let conflict = Requeue::KeyConflict;
+            return Some(DeliveryResult::Requeued(delivery.clone(), conflict));
         }
         let until = Deadline::after(CLAIM_TIMEOUT).min(deadline.less(ANSWER_MARGIN));
         match (self.write_late(&late, until).await, late.outcome.status) {
@@ -241,7 +241,7 @@ impl Pipeline {
         let after = LEASE_MARGIN;
         match self.unrecorded.of(&record.id, id) {
             Some(late) => late.into_result(after),
-            None => DeliveryResult::HandBack(id.clone(), HandBack::NotRecorded { after }),
+            None => DeliveryResult::Requeued(id.clone(), Requeue::NotRecorded { after }),
         }
     }
 
@@ -291,7 +291,7 @@ impl Pipeline {
             delivery_id = %delivery.id,
         );
         let _ids = span.entered();
-        Self::tell_late_outcome(delivery.channel, outcome);
+        Self::record_late_outcome(delivery.channel, outcome);
         if outcome.status == DeliveryStatus::Sent {
             via::count_global(delivery.channel, outcome.via);
         }
@@ -318,7 +318,7 @@ impl LateOutcome {
                 after,
             };
         }
-        DeliveryResult::HandBack(self.delivery.id, HandBack::NotRecorded { after })
+        DeliveryResult::Requeued(self.delivery.id, Requeue::NotRecorded { after })
     }
 }
 

@@ -15,7 +15,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use super::{
-    HandBack, Limits, Pipeline, PipelineError, tenant_settings::TenantSettings, unreachable,
+    Limits, Pipeline, PipelineError, Requeue, tenant_settings::TenantSettings, unreachable,
     via::SETTINGS_TIMEOUT,
 };
 use crate::{
@@ -166,7 +166,7 @@ impl Pipeline {
         tenant: &Tenant,
         settings: &TenantSettings,
         limits: Limits<'_>,
-    ) -> Result<Option<UrgentQuota>, HandBack> {
+    ) -> Result<Option<UrgentQuota>, Requeue> {
         if !limits.counts_as_urgent || *tenant == Tenant::Global {
             return Ok(Some(UrgentQuota::default()));
         }

@@ -17,8 +17,8 @@ use comms_core::{
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
-use super::{Limits, Patience, Pipeline, chains::ResolvedChain, delivering::address_hash};
-use crate::ledger::{Outcome, Past, RequestRecord};
+use super::{Limits, OnExhausted, Pipeline, chains::ResolvedChain, delivering::address_hash};
+use crate::ledger::{DeliveryHistory, Outcome, RequestRecord};
 
 /// How long a delivery waits for a provider that people have to mend.
 const MAX_PROVIDER_WAIT: SignedDuration = SignedDuration::from_hours(24);
@@ -40,13 +40,13 @@ pub(super) struct ProviderWait {
 
 impl ProviderWait {
     /// Gives back a delivery that was not tried.
-    pub(super) fn outcome(self, past: Past) -> Outcome {
+    pub(super) fn outcome(self, history: DeliveryHistory) -> Outcome {
         Outcome {
             status: DeliveryStatus::Queued,
             receipt: None,
             reason: None,
-            possible_duplicate: past.possible_duplicate,
-            attempts: past.attempts,
+            possible_duplicate: history.possible_duplicate,
+            attempts: history.attempts,
             not_before: Some(self.until),
             waiting: Some(self.waiting),
             waited: None,
@@ -123,19 +123,19 @@ impl Pipeline {
     pub(super) fn provider_wait(
         &self,
         report: &ChainReport,
-        past: &Past,
+        history: &DeliveryHistory,
         limits: Limits<'_>,
     ) -> Option<ProviderWait> {
         let (kind, entry, position) = mendable(report)?;
         let until = if let Some(Waiting {
             reason: WaitReason::Provider { until, .. },
             ..
-        }) = &past.waiting
+        }) = &history.waiting
         {
             *until
         } else {
             // Another wait may have come between.
-            let first = first_refusal(&past.attempts).unwrap_or_else(|| self.clock.now());
+            let first = first_refusal(&history.attempts).unwrap_or_else(|| self.clock.now());
             let end = first.saturating_add(longest_wait(limits.priority, limits.expires_at));
             let latest = limits.expires_at.unwrap_or(Timestamp::MAX);
             end.unwrap_or(Timestamp::MAX).min(latest)
@@ -146,7 +146,7 @@ impl Pipeline {
             position: Some(position),
             until,
         };
-        let waiting = Waiting::after(past.waiting.as_ref(), reason, self.clock.now());
+        let waiting = Waiting::after(history.waiting.as_ref(), reason, self.clock.now());
         self.wait_on(waiting, until, report.retry_after, limits)
     }
 
@@ -155,10 +155,10 @@ impl Pipeline {
     pub(super) fn wait_without_trying(
         &self,
         chain: &ResolvedChain,
-        past: &Past,
+        history: &DeliveryHistory,
         limits: Limits<'_>,
     ) -> Option<ProviderWait> {
-        let waiting = past.waiting.clone()?;
+        let waiting = history.waiting.clone()?;
         let WaitReason::Provider { until, .. } = waiting.reason else {
             return None;
         };
@@ -177,7 +177,7 @@ impl Pipeline {
     ) -> Option<ProviderWait> {
         let now = self.clock.now();
         // The last look is when the time is up, and fails.
-        if limits.patience == Patience::GiveUp || until <= now {
+        if limits.on_exhausted == OnExhausted::Fail || until <= now {
             return None;
         }
         let waited = if limits.expires_at.is_some_and(|at| at <= until) {
@@ -228,7 +228,7 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{HandBack, next_receive, quota::MOST_RECEIVES};
+    use crate::{Requeue, next_receive, quota::MAX_RECEIVES};
 
     #[test]
     fn a_day_of_waiting_is_fewer_receives_than_a_message_has() {
@@ -240,7 +240,7 @@ mod tests {
         }
         assert_eq!(looks, 77);
         // What a delivery waited for before, a quota for instance, has some receives as well.
-        assert!(looks + 10 < MOST_RECEIVES);
+        assert!(looks + 10 < MAX_RECEIVES);
     }
 
     #[test]
@@ -305,12 +305,12 @@ mod tests {
                 for due in due.iter_mut().filter(|due| **due <= now) {
                     *due = now + next_look(now, None, jitter());
                 }
-                let waits = due.iter().map(|due| HandBack::WaitingForProvider {
+                let waits = due.iter().map(|due| Requeue::WaitingForProvider {
                     after: due.saturating_sub(now),
                 });
                 now += next_receive(waits, receives).unwrap();
             }
-            assert!(receives < MOST_RECEIVES, "{deliveries}: {receives}");
+            assert!(receives < MAX_RECEIVES, "{deliveries}: {receives}");
         }
     }
 }

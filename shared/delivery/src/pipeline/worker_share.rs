@@ -2,7 +2,7 @@
 
 use comms_core::{Channel, Tenant};
 
-use super::{HandBack, Limits, Pipeline, UrgentQuota, tenant_settings::TenantSettings};
+use super::{Limits, Pipeline, Requeue, UrgentQuota, tenant_settings::TenantSettings};
 use crate::{
     connections::WaitedTime,
     slow_workers::{self, Working},
@@ -31,7 +31,7 @@ impl Pipeline {
         channel: Channel,
         settings: &TenantSettings,
         limits: Limits<'_>,
-    ) -> Result<Start<'_>, HandBack> {
+    ) -> Result<Start<'_>, Requeue> {
         let Some(urgent) = self.urgent_quota(tenant, settings, limits).await? else {
             return Ok(Start::WaitedEnough);
         };
@@ -48,7 +48,7 @@ impl Pipeline {
         if self.has_waited_enough(after, limits) {
             return Ok(Start::WaitedEnough);
         }
-        Err(HandBack::ShareTaken { after })
+        Err(Requeue::ShareTaken { after })
     }
 
     /// Waits for a delivery, and registers its worker while it is slow.

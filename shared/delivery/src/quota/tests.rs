@@ -29,12 +29,14 @@ fn who_is_refused_waits_until_the_window_ends_and_is_spread_wider_each_time() {
 #[test]
 fn nobody_waits_longer_than_the_queue_can_hold_a_message_nor_forever() {
     let (exhausted, now) = exhausted(Period::Day);
-    assert_eq!(wait_for(&exhausted, 1, now, 0.0), LONGEST_WAIT);
+    assert_eq!(wait_for(&exhausted, 1, now, 0.0), MAX_WAIT_DURATION);
     let queue = include_str!("../../../../template.yaml");
     assert!(queue.contains("MessageRetentionPeriod: 604800"));
-    assert!(LONGEST_ON_QUEUE + SignedDuration::from_hours(12) < SignedDuration::from_secs(604_800));
+    assert!(
+        MAX_QUEUE_DURATION + SignedDuration::from_hours(12) < SignedDuration::from_secs(604_800)
+    );
     assert!(queue.contains("maxReceiveCount: 100"));
-    const { assert!(MOST_RECEIVES < 100) };
+    const { assert!(MAX_RECEIVES < 100) };
 }
 
 #[test]

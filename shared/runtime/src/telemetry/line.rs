@@ -75,7 +75,7 @@ impl Line {
         }
     }
 
-    /// A value. A vector takes all that it is given, and nothing that is written here can not be JSON.
+    /// A value. A vector takes all that it is given, and nothing that is written here cannot be JSON.
     pub(super) fn value(&mut self, value: &(impl Serialize + ?Sized)) {
         let begin = self.0.len();
         if serde_json::to_writer(&mut self.0, value).is_err() {

@@ -138,7 +138,7 @@ impl State {
     }
 
     /// Takes in what a strongly consistent read came to that began at `began`, when the clock showed `read_at`.
-    pub(super) fn take_in(
+    pub(super) fn observe(
         &mut self,
         (began, ended): (Moment, Moment),
         read_at: Timestamp,
