@@ -22,6 +22,7 @@ pub mod queue_claim;
 pub mod quota;
 mod recent;
 mod reply_to;
+mod require_clinic;
 pub mod shares;
 pub mod slots;
 pub mod slow_workers;

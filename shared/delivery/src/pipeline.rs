@@ -1,6 +1,7 @@
 //! The pipeline: an accepted communication becomes deliveries, each claimed in the ledger, sent
 //! through its tenant's chain, and recorded.
 
+mod address_hash;
 mod attempts;
 mod chains;
 mod claim;
@@ -16,6 +17,7 @@ mod queued_outcomes;
 mod quota_wait;
 mod recording;
 mod tenant_settings;
+mod time_limits;
 mod unrecorded;
 mod urgent;
 mod via;
@@ -73,6 +75,7 @@ use crate::{
     usage::Usage,
 };
 
+pub use crate::require_clinic::RequireClinic;
 pub use immediate::{Immediate, ImmediateError};
 pub use message_starts::has_time_to_begin;
 pub use next_receive::next_receive;
@@ -81,7 +84,7 @@ pub use queued_outcomes::{OutcomesOf, PendingOutcomes, RecordedOutcomes};
 use tenant_settings::TenantSettings;
 use unrecorded::Unrecorded;
 pub use urgent::{UrgentError, UrgentQuota};
-pub use via::{ClinicMissing, ExpectedVia, RequireClinic};
+pub use via::{ClinicMissing, ExpectedVia};
 
 /// Deliveries of one request that are worked on at once.
 const CONCURRENT_DELIVERIES: usize = 10;

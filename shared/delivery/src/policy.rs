@@ -3,7 +3,7 @@
 use comms_core::{Channel, Tenant};
 use comms_settings::{Ceilings, CommunicationSettings, RateLimit};
 
-use crate::pipeline::RequireClinic;
+use crate::require_clinic::RequireClinic;
 
 /// The ceilings that hold for a tenant: its own, then the defaults of `_global`. The platform itself has none.
 pub(crate) fn ceilings(

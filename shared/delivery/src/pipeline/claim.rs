@@ -7,15 +7,14 @@ use comms_core::{Delivery, DeliveryStatus, request::PlannedDelivery};
 use tracing::warn;
 
 use super::{
-    Limits, MIN_START_DURATION, Pipeline, Requeue, recording::ANSWER_MARGIN, unreachable,
+    Limits, MIN_START_DURATION, Pipeline, Requeue,
+    time_limits::{ANSWER_MARGIN, CLAIM_TIMEOUT},
+    unreachable,
     unrecorded::LateOutcome,
 };
 use crate::ledger::{
     Claim, DeliveryHistory, LedgerError, NextAttempt, Outcome, Owner, RequestRecord,
 };
-
-/// The longest that a claim is tried.
-pub(super) const CLAIM_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The longest that the withdrawal of a claim is tried by its own invocation. Four seconds are left of it at least.
 const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,8 +7,8 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use comms_adapters::Message;
 use comms_core::{
-    Channel, Delivery, DeliveryStatus, HashKey, Tenant, WaitReason, Waited, Waiting,
-    request::{PlannedDelivery, Target},
+    Channel, Delivery, DeliveryStatus, Tenant, WaitReason, Waited, Waiting,
+    request::PlannedDelivery,
 };
 use comms_settings::{Moment, StoreError, cache::MAX_AGE};
 use futures_util::future::{Either, join, select};
@@ -18,8 +18,8 @@ use tracing::{info, warn};
 
 use super::{
     Limits, MIN_START_DURATION, Pipeline, QuotaSource, Requeue, Started, UrgentQuota,
-    attempts::Attempted, chains::ResolvedChain, claim::NotClaimed, freshness::Freshness,
-    tenant_settings::TenantSettings, unreachable, via, worker_share::Start,
+    address_hash::address_hash, attempts::Attempted, chains::ResolvedChain, claim::NotClaimed,
+    freshness::Freshness, tenant_settings::TenantSettings, unreachable, via, worker_share::Start,
 };
 use crate::{
     allowance::{Allowance, GlobalQuota},
@@ -83,12 +83,6 @@ impl From<Requeue> for Stop {
             | Requeue::Paced { .. } => Self::NotClaimed(reason.into()),
         }
     }
-}
-
-/// The keyed hash of the address that a delivery goes to.
-pub(super) fn address_hash(hash: &HashKey, planned: &PlannedDelivery) -> String {
-    let address = planned.target.as_ref().map_or("", Target::address);
-    hash.digest("address", &[address.as_bytes()]).hex128()
 }
 
 impl Stop {

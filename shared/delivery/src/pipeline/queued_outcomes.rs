@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::{
     Accepted, OutcomeMessage, Pipeline, PipelineError, outcome_message,
-    recording::ANSWER_MARGIN,
+    time_limits::ANSWER_MARGIN,
     unrecorded::{CONCURRENT_WRITES, LATE_TIMEOUT, Late, LateOutcome},
 };
 

@@ -10,15 +10,13 @@ use jiff::Timestamp;
 use tracing::{error, info};
 
 use super::{
-    OnExhausted, Pipeline, QuotaSource, Requeue, Started, milliseconds, unrecorded::LateOutcome,
-    via,
+    OnExhausted, Pipeline, QuotaSource, Requeue, Started, milliseconds, time_limits::ANSWER_MARGIN,
+    unrecorded::LateOutcome, via,
 };
 use crate::ledger::{LedgerError, Outcome, Owner, RequestRecord};
 
-/// What is left of the deadline for the answer when an outcome is given up: a write that the deadline cuts off would
-/// be taken for one that was never made.
-pub(super) const ANSWER_MARGIN: Duration = Duration::from_millis(250);
-/// The same of the worker, which puts the outcome on the queue in that time. `send` has reserved more for its queue.
+/// What the worker keeps of the deadline: it puts the outcome on the queue in that time. `send` has reserved more for its
+/// queue.
 const QUEUE_MARGIN: Duration = Duration::from_secs(1);
 
 impl Pipeline {

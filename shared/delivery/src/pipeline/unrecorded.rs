@@ -19,8 +19,9 @@ use jiff::Timestamp;
 use tracing::{info, info_span, warn};
 
 use super::{
-    DeliveryResult, LEASE_MARGIN, Pipeline, Requeue, claim::CLAIM_TIMEOUT,
-    recording::ANSWER_MARGIN, via,
+    DeliveryResult, LEASE_MARGIN, Pipeline, Requeue,
+    time_limits::{ANSWER_MARGIN, CLAIM_TIMEOUT},
+    via,
 };
 use crate::ledger::{Ledger, LedgerError, Outcome, Owner, Recorded, RequestRecord};
 

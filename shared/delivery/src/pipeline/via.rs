@@ -1,6 +1,6 @@
 //! Whose account deliveries go by, and whether the platform's may stand in for a clinic that has no providers.
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use comms_adapters::Deadline;
 use comms_core::{
@@ -12,30 +12,13 @@ use comms_core::{
 use comms_settings::{Moment, StoreError};
 use tracing::{info, warn};
 
-use super::{Pipeline, PipelineError, chains::ResolvedChain, tenant_settings::TenantSettings};
+use super::{
+    Pipeline, PipelineError, RequireClinic, chains::ResolvedChain, tenant_settings::TenantSettings,
+};
 use crate::ledger::{Outcome, RequestRecord};
 
 /// The longest that a request waits for settings which only make its answer better.
 pub(super) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Whether every communication has to name a clinic that has providers of its own (`REQUIRE_CLINIC`). Without it, the
-/// platform's account sends what names no clinic, and for clinics without settings.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum RequireClinic {
-    /// Yes. The platform's account is only for communications that name it, and for clinics whose own providers failed.
-    Yes,
-    /// No.
-    #[default]
-    No,
-}
-
-impl FromStr for RequireClinic {
-    type Err = std::str::ParseBoolError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(if text.parse()? { Self::Yes } else { Self::No })
-    }
-}
 
 /// Whose account the channels of a request will go by, as far as that is known before it is sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

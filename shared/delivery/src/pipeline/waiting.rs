@@ -17,7 +17,7 @@ use comms_core::{
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
-use super::{Limits, OnExhausted, Pipeline, chains::ResolvedChain, delivering::address_hash};
+use super::{Limits, OnExhausted, Pipeline, address_hash::address_hash, chains::ResolvedChain};
 use crate::ledger::{DeliveryHistory, Outcome, RequestRecord};
 
 /// How long a delivery waits for a provider that people have to mend.
