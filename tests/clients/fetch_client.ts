@@ -59,6 +59,14 @@ const emails: EmailEntry[] = [
   { provider: "aws_ses", credentials: { region, fromEmail, tenantName: CLINIC } },
   { provider: "sendgrid", rateLimit: { maxPerSecond: 10 }, credentials: { apiKey: "SG.example-key-0001", fromEmail } },
 ];
+const postmark: EmailEntry = {
+  provider: "postmark",
+  credentials: { serverToken: "example-server-token-0001", fromEmail, messageStream: "outbound" },
+};
+const zeptomail: EmailEntry = {
+  provider: "zeptomail",
+  credentials: { sendMailToken: "example-send-mail-token-0001", fromEmail, region: "in" },
+};
 const meta: MetaEntry = {
   provider: "meta_business",
   credentials: { apiKey: "EAAexample-token-0001", phoneNumberId: "123456789" },
@@ -117,7 +125,7 @@ async function checkRoundTrip(clinicId: string, saved: SettingsDocument): Promis
 async function checkSettings() {
   const whatsapp = { primary: meta, fallback: twilios.slice(0, 1) };
   const view = await checkRoundTrip(CLINIC, documentOf({ email: email(smtp(environment("SMTP_PASSWORD")), ...emails), whatsapp }));
-  for (const [at, primary] of [emails[0], emails[3]].entries()) {
+  for (const [at, primary] of [emails[0], emails[3], postmark, zeptomail].entries()) {
     await checkRoundTrip(`${CLINIC}-email-${at}`, documentOf({ email: email(primary) }));
   }
   for (const [at, primary] of [meta, ...twilios].entries()) {

@@ -45,6 +45,17 @@ SENDGRID = comms.EmailEntry(
         rate_limit=comms.EntryRateLimit(max_per_second=10),
         credentials=comms.SendgridCredentials(
             api_key=comms.Secret("SG.example-key-0001"), from_email="hello@clinic.example", sandbox=True)))
+POSTMARK = comms.EmailEntry(
+    comms.PostmarkEntry(
+        provider="postmark",
+        credentials=comms.PostmarkCredentials(
+            server_token=comms.Secret("example-server-token-0001"), from_email="hello@clinic.example",
+            message_stream="outbound")))
+ZEPTOMAIL = comms.EmailEntry(
+    comms.ZeptomailEntry(
+        provider="zeptomail",
+        credentials=comms.ZeptomailCredentials(
+            send_mail_token=comms.Secret("example-send-mail-token-0001"), from_email="hello@clinic.example", region="in")))
 META = comms.WhatsappEntry(
     comms.MetaEntry(
         provider="meta_business",
@@ -107,7 +118,7 @@ def check_settings():
                  whatsapp=comms.WhatsappSettings(primary=META, fallback=[TWILIO_BY_TOKEN])))
     assert view.settings.communication_settings.email.rate_limit.max_per_day == 5000
     # Each provider as the first of a clinic of its own, too.
-    for number, entry in enumerate([*chain[:1], SENDGRID]):
+    for number, entry in enumerate([*chain[:1], SENDGRID, POSTMARK, ZEPTOMAIL]):
         check_round_trip(f"{CLINIC}-email-{number}", document(email=email(entry)))
     for number, entry in enumerate([META, TWILIO_BY_TOKEN, TWILIO_BY_KEY]):
         settings = comms.WhatsappSettings(primary=entry, fallback=[])
