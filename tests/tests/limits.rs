@@ -45,7 +45,6 @@ const OTHERS: &[(&str, &str)] = &[
     ("functions/send/src/queue.rs", "MAX_PART_BYTES"),
     ("functions/send/src/queue.rs", "MAX_ENTRIES"),
     ("shared/core/src/dead_letter.rs", "MAX_ATTRIBUTES"),
-    ("functions/status/src/lib.rs", "MAX_DELIVERY_BYTES"),
     ("functions/worker/src/queues.rs", "MAX_MESSAGE_BYTES"),
     ("functions/worker/src/queues.rs", "MAX_ENTRIES"),
     ("functions/worker/src/lib.rs", "MAX_PANICS"),
