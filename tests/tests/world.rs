@@ -14,7 +14,7 @@ use aws_types::SdkConfig;
 use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
 use comms_core::{Clock, EmailAddress, Tenant};
 use comms_delivery::{
-    Ledger, Pipeline, Quotas, ShareLimits, SharedHealth, SharedPacing, Shares, Usage,
+    Ledger, Parts, Pipeline, Quotas, ShareLimits, SharedHealth, SharedPacing, Shares, Usage,
 };
 use comms_runtime::{Environment, http::invocation, sqs::SqsEvent};
 use comms_settings::{
@@ -726,23 +726,23 @@ pub(crate) fn pipeline_with(
     let store = SettingsStore::new(sdk, &resources.settings_table, &resources.kms_key_id);
     let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
     let tls = TlsConfigs::new(Some(ca)).unwrap();
-    Pipeline::new(
-        Arc::new(SettingsCache::new(store.clone(), clock.clone(), 500)),
-        HashKeys::new(store),
-        ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
-        SharedHealth::new(sdk, &resources.deliveries_table, clock.clone()),
-        Quotas::new(sdk, &resources.deliveries_table, clock.clone()),
-        SharedPacing::new(sdk, &resources.deliveries_table, clock.clone()),
-        Usage::new(sdk, &resources.deliveries_table),
-        Shares::new(
+    Pipeline::new(Parts {
+        settings: Arc::new(SettingsCache::new(store.clone(), clock.clone(), 500)),
+        hash_keys: HashKeys::new(store),
+        factory: ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
+        health: SharedHealth::new(sdk, &resources.deliveries_table, clock.clone()),
+        quotas: Quotas::new(sdk, &resources.deliveries_table, clock.clone()),
+        pacing: SharedPacing::new(sdk, &resources.deliveries_table, clock.clone()),
+        usage: Usage::new(sdk, &resources.deliveries_table),
+        shares: Shares::new(
             sdk,
             &resources.deliveries_table,
             clock.clone(),
             ShareLimits::default(),
         ),
-        Ledger::new(sdk, &resources.deliveries_table),
+        ledger: Ledger::new(sdk, &resources.deliveries_table),
         clock,
-    )
+    })
 }
 
 /// POSTs a communication to a process of the send function, in an invocation that may last `time`.

@@ -34,12 +34,13 @@ pub use ledger::{Ledger, LedgerError, MessageStart, RecordedRequest};
 pub use pacing::SharedPacing;
 pub use pipeline::{
     Accepted, ClinicMissing, DeliveryResult, ExpectedVia, Immediate, ImmediateError, OUTCOMES_MAC,
-    OnExhausted, OutcomeMessage, OutcomesOf, PendingOutcomes, Pipeline, PipelineConfig,
-    PipelineError, QueuedMessage, QuotaError, RecordedOutcomes, Requeue, RequireClinic,
-    UrgentError, UrgentQuota, has_time_to_begin, next_receive,
+    OnExhausted, OutcomeMessage, OutcomesOf, Parts, PendingOutcomes, Pipeline, PipelineConfig,
+    PipelineError, QueuedMessage, QuotaError, RecordedOutcomes, Requeue, UrgentError, UrgentQuota,
+    has_time_to_begin, next_receive,
 };
 pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Payer, Quota, Quotas};
+pub use require_clinic::RequireClinic;
 pub use shares::{ShareLimits, Shares};
 pub use slots::Slots;
 pub use slow_workers::{WorkQueue, WorkerShares};

@@ -16,8 +16,8 @@ use comms_core::{
     Clock, DeliveryStatus, FailureReason, IdempotencyKey, Problems, Tenant, request::Submission,
 };
 use comms_delivery::{
-    DeliveryResult, Ledger, OnExhausted, Pipeline, Quotas, Requeue, ShareLimits, SharedHealth,
-    SharedPacing, Shares, Usage,
+    DeliveryResult, Ledger, OnExhausted, Parts, Pipeline, Quotas, Requeue, ShareLimits,
+    SharedHealth, SharedPacing, Shares, Usage,
 };
 use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
@@ -100,47 +100,47 @@ impl World {
     fn pipeline(&self) -> Pipeline {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
-        Pipeline::new(
-            Arc::new(SettingsCache::new(self.store.clone(), clock.clone(), 10)),
-            HashKeys::new(self.store.clone()),
-            ProviderFactory::new(
+        Pipeline::new(Parts {
+            settings: Arc::new(SettingsCache::new(self.store.clone(), clock.clone(), 10)),
+            hash_keys: HashKeys::new(self.store.clone()),
+            factory: ProviderFactory::new(
                 self.tls.clone(),
                 egress,
                 self.aws.sdk_config(),
                 clock.clone(),
                 10,
             ),
-            SharedHealth::new(
+            health: SharedHealth::new(
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
                 clock.clone(),
             ),
-            Quotas::new(
+            quotas: Quotas::new(
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
                 clock.clone(),
             ),
-            SharedPacing::new(
+            pacing: SharedPacing::new(
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
                 clock.clone(),
             ),
-            Usage::new(
+            usage: Usage::new(
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
             ),
-            Shares::new(
+            shares: Shares::new(
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
                 clock.clone(),
                 ShareLimits::default(),
             ),
-            Ledger::new(
+            ledger: Ledger::new(
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
             ),
             clock,
-        )
+        })
     }
 
     async fn deliver(&self, pipeline: &Pipeline, submission: &Submission) -> DeliveryResult {

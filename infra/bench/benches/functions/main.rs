@@ -39,7 +39,7 @@ use serde_json::{Value, json};
 
 use self::rig::{Provider, Rig, Shape};
 
-/// Clinics that a process remembers (`shared/delivery/src/pipeline.rs`).
+/// Clinics that a process remembers (`shared/delivery/src/pipeline/parts.rs`).
 const REMEMBERED: usize = 2_000;
 
 /// What is measured.

@@ -13,8 +13,8 @@ use comms_core::{
 use jiff::Timestamp;
 
 use super::{
-    Limits, MAX_TAKEOVERS, OnExhausted, Pipeline, RECORDING_MARGIN, Requeue, chains::ResolvedChain,
-    freshness::Freshness, probes::ProbeGate, waiting,
+    Limits, OnExhausted, Pipeline, Requeue, chains::ResolvedChain, freshness::Freshness,
+    probes::ProbeGate, time_limits::RECORDING_MARGIN, waiting,
 };
 use crate::{
     allowance::{Allowance, Reached},
@@ -22,6 +22,10 @@ use crate::{
     ledger::{DeliveryHistory, Outcome},
     pacing,
 };
+
+/// How often a delivery is taken over from owners that did not say how it ended. Whatever ends them may
+/// well be the delivery.
+const MAX_TAKEOVERS: u32 = 3;
 
 /// What became of a delivery, and why it is given back where it is.
 pub(super) struct Attempted {

@@ -7,8 +7,8 @@ use comms_core::{Delivery, DeliveryStatus, request::PlannedDelivery};
 use tracing::warn;
 
 use super::{
-    Limits, MIN_START_DURATION, Pipeline, Requeue,
-    time_limits::{ANSWER_MARGIN, CLAIM_TIMEOUT},
+    Limits, Pipeline, Requeue,
+    time_limits::{ANSWER_MARGIN, CLAIM_TIMEOUT, MIN_START_DURATION},
     unreachable,
     unrecorded::LateOutcome,
 };

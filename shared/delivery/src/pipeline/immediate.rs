@@ -3,15 +3,13 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use comms_adapters::Deadline;
-use comms_core::{DeliveryStatus, IdempotencyKey, request::CommunicationRequest};
+use comms_core::{DeliveryStatus, IdempotencyKey, metric::METRICS, request::CommunicationRequest};
 use comms_settings::Moment;
 use futures_util::future::join;
 use thiserror::Error;
 use tracing::info;
 
-use super::{
-    Accepted, DeliveryResult, METRICS, Pipeline, QuotaError, tenant_settings::TenantSettings,
-};
+use super::{Accepted, DeliveryResult, Pipeline, QuotaError, tenant_settings::TenantSettings};
 use crate::{
     in_flight::{Dispatch, HANGS_AFTER, InFlightPermit, RequestEnd},
     quota::Paid,

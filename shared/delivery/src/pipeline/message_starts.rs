@@ -5,7 +5,7 @@ use std::time::Duration;
 use comms_adapters::Deadline;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{MIN_START_DURATION, Pipeline};
+use super::{Pipeline, time_limits::MIN_START_DURATION};
 use crate::ledger::{LedgerError, MessageStart};
 
 /// Who has had a message first so recently cannot have ended its process with it: SQS keeps it invisible for 190 s then

@@ -8,8 +8,11 @@ use comms_settings::{
 };
 use futures_util::future::try_join;
 
-use super::{Pipeline, RequireClinic};
-use crate::policy::{self, ChannelPolicy};
+use super::Pipeline;
+use crate::{
+    policy::{self, ChannelPolicy},
+    require_clinic::RequireClinic,
+};
 
 /// A clinic's own settings, and the platform's.
 #[derive(Debug, Clone)]

@@ -19,8 +19,8 @@ use jiff::Timestamp;
 use tracing::{info, info_span, warn};
 
 use super::{
-    DeliveryResult, LEASE_MARGIN, Pipeline, Requeue,
-    time_limits::{ANSWER_MARGIN, CLAIM_TIMEOUT},
+    DeliveryResult, Pipeline, Requeue,
+    time_limits::{ANSWER_MARGIN, CLAIM_TIMEOUT, LEASE_MARGIN},
     via,
 };
 use crate::ledger::{Ledger, LedgerError, Outcome, Owner, Recorded, RequestRecord};

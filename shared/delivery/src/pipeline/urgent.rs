@@ -15,8 +15,8 @@ use thiserror::Error;
 use tracing::warn;
 
 use super::{
-    Limits, Pipeline, PipelineError, Requeue, tenant_settings::TenantSettings, unreachable,
-    via::SETTINGS_TIMEOUT,
+    Limits, Pipeline, PipelineError, Requeue, tenant_settings::TenantSettings,
+    time_limits::SETTINGS_TIMEOUT, unreachable,
 };
 use crate::{
     allowance::Refusal,

@@ -1,7 +1,5 @@
 //! Whose account deliveries go by, and whether the platform's may stand in for a clinic that has no providers.
 
-use std::time::Duration;
-
 use comms_adapters::Deadline;
 use comms_core::{
     Channel, Delivery, GlobalCause, RequestId, SentVia,
@@ -13,12 +11,13 @@ use comms_settings::{Moment, StoreError};
 use tracing::{info, warn};
 
 use super::{
-    Pipeline, PipelineError, RequireClinic, chains::ResolvedChain, tenant_settings::TenantSettings,
+    Pipeline, PipelineError, chains::ResolvedChain, tenant_settings::TenantSettings,
+    time_limits::SETTINGS_TIMEOUT,
 };
-use crate::ledger::{Outcome, RequestRecord};
-
-/// The longest that a request waits for settings which only make its answer better.
-pub(super) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::{
+    ledger::{Outcome, RequestRecord},
+    require_clinic::RequireClinic,
+};
 
 /// Whose account the channels of a request will go by, as far as that is known before it is sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What became of a delivery is written to the ledger, and told by logs, metrics and usage.
+//! Records the outcome of a delivery in the ledger, logs, metrics and usage.
 
 use std::time::Duration;
 
@@ -10,18 +10,45 @@ use jiff::Timestamp;
 use tracing::{error, info};
 
 use super::{
-    OnExhausted, Pipeline, QuotaSource, Requeue, Started, milliseconds, time_limits::ANSWER_MARGIN,
-    unrecorded::LateOutcome, via,
+    OnExhausted, Pipeline, QuotaSource, Requeue,
+    limits::Started,
+    milliseconds,
+    time_limits::{ANSWER_MARGIN, QUEUE_MARGIN},
+    unrecorded::LateOutcome,
+    via,
 };
 use crate::ledger::{LedgerError, Outcome, Owner, RequestRecord};
 
-/// What the worker keeps of the deadline: it puts the outcome on the queue in that time. `send` has reserved more for its
-/// queue.
-const QUEUE_MARGIN: Duration = Duration::from_secs(1);
+/// What became of a delivery whose outcome was written, or could not be.
+pub(super) enum RecordResult {
+    /// It ended. [`Delivery::is_recorded`] is false if a provider accepted it and the write failed.
+    Ended(Box<Delivery>),
+    /// The ledger has it as queued, with a time before which it is not sent.
+    Deferred(Requeue),
+    /// The ledger has it as queued, to be sent at once. The caller knows why it did not end.
+    Requeued,
+    /// The write failed. The claim holds until its lease ends.
+    NotRecorded {
+        /// The time until the lease ends.
+        after: Duration,
+    },
+}
+
+impl RecordResult {
+    /// The delivery, or why it returns to the queue: `reason` if it was requeued at once.
+    pub(super) fn or_requeue(self, reason: Requeue) -> Result<Delivery, Requeue> {
+        match self {
+            Self::Ended(delivery) => Ok(*delivery),
+            Self::Deferred(deferred) => Err(deferred),
+            Self::Requeued => Err(reason),
+            Self::NotRecorded { after } => Err(Requeue::NotRecorded { after }),
+        }
+    }
+}
 
 impl Pipeline {
-    /// Writes an outcome, until it is written or the deadline comes. An accepted message whose record is missing is
-    /// returned as such; any other goes back to the queue.
+    /// Writes an outcome to the ledger, and repeats the write until the deadline. If it fails, a delivery that a provider
+    /// accepted is still [`RecordResult::Ended`].
     pub(super) async fn record(
         &self,
         record: &RequestRecord,
@@ -29,7 +56,7 @@ impl Pipeline {
         owner: &Owner,
         outcome: Outcome,
         started: Started<'_>,
-    ) -> Result<Delivery, Requeue> {
+    ) -> RecordResult {
         let now = self.clock.now();
         let until = started
             .limits
@@ -78,22 +105,22 @@ impl Pipeline {
         }
         if outcome.status == DeliveryStatus::Queued {
             let is_waiting = outcome.waiting.is_some();
-            return Err(match outcome.not_before {
-                Some(time) if is_waiting => Requeue::WaitingForProvider {
-                    after: self.time_until(time),
-                },
-                Some(time) => Requeue::Deferred {
-                    after: self.time_until(time),
-                },
-                None => Requeue::OutOfTime,
+            let Some(time) = outcome.not_before else {
+                return RecordResult::Requeued;
+            };
+            let after = self.time_until(time);
+            return RecordResult::Deferred(if is_waiting {
+                Requeue::WaitingForProvider { after }
+            } else {
+                Requeue::Deferred { after }
             });
         }
-        Ok(ended(planned, outcome, now))
+        RecordResult::Ended(Box::new(ended(planned, outcome, now)))
     }
 
     /// The claim stands until its lease ends; then it is taken over as possibly sent, unless this process writes the
     /// outcome first.
-    fn not_recorded(&self, error: &LedgerError, late: LateOutcome) -> Result<Delivery, Requeue> {
+    fn not_recorded(&self, error: &LedgerError, late: LateOutcome) -> RecordResult {
         let status = late.outcome.status;
         error!(%error, status = status.as_str(), "the outcome of a delivery was not recorded");
         if status != DeliveryStatus::Queued {
@@ -109,12 +136,12 @@ impl Pipeline {
             LedgerError::OwnershipLost | LedgerError::Corrupt(_) => {}
         }
         if status == DeliveryStatus::Sent {
-            return Ok(delivery);
+            return RecordResult::Ended(Box::new(delivery));
         }
-        Err(Requeue::NotRecorded { after })
+        RecordResult::NotRecorded { after }
     }
 
-    /// Tells as metrics how a delivery ended, or that it has to wait; nothing where it was given back as it was.
+    /// Emits the metrics of an outcome. A delivery that was requeued unchanged has none.
     fn record_outcome(&self, channel: Channel, outcome: &Outcome, started: Started<'_>) {
         let is = |status| (outcome.status == status).then_some(1_u64);
         let is_deferred = outcome.not_before.is_some() && outcome.waiting.is_none();
@@ -146,7 +173,7 @@ impl Pipeline {
         );
     }
 
-    /// The same of an outcome that was recorded later than it came about: how long it took is not known any more.
+    /// Emits the metrics of an outcome that a later invocation recorded. They have no latency.
     pub(super) fn record_late_outcome(channel: Channel, outcome: &Outcome) {
         if outcome.status == DeliveryStatus::Queued {
             return;
@@ -168,7 +195,7 @@ impl Pipeline {
         );
     }
 
-    /// Counts what was recorded of a delivery, for its tenant whoever's account it went through.
+    /// Counts a recorded delivery for its tenant, whichever account sent it.
     pub(super) fn count(
         &self,
         record: &RequestRecord,

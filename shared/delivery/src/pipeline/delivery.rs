@@ -1,0 +1,198 @@
+//! One delivery: its settings, what it needs before it may begin, the claim, its attempts, the record.
+//!
+//! The version of its settings is read beside all that comes before the first attempt, and joined there: by then a warm
+//! delivery has waited longer for its claim.
+
+use std::time::Duration;
+
+use comms_adapters::Message;
+use comms_core::{
+    Channel, Delivery, DeliveryStatus, Tenant, WaitReason, Waited, Waiting,
+    request::PlannedDelivery,
+};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{
+    Limits, Pipeline, Requeue, UrgentQuota,
+    attempts::Attempted,
+    chains::ResolvedChain,
+    freshness::Freshness,
+    limits::Started,
+    start::{Claimed, Stop, Work},
+    unreachable, via,
+};
+use crate::{
+    allowance::Allowance,
+    ledger::{DeliveryHistory, Outcome, RequestRecord},
+};
+
+/// What is left of the deadline when sharing what was learned ends: the result of the delivery must not be cut off.
+const SHARING_MARGIN: Duration = Duration::from_millis(100);
+impl Pipeline {
+    pub(super) async fn deliver_one(
+        &self,
+        record: &RequestRecord,
+        planned: &PlannedDelivery,
+        message: Option<Message>,
+        limits: Limits<'_>,
+        urgent: &mut UrgentQuota,
+    ) -> Result<Delivery, Requeue> {
+        let started = Instant::now();
+        limits.has_time_to_start()?;
+        let (tenant, channel) = (&record.tenant, planned.channel);
+        let asked = limits.quota.settings_asked();
+        let asked = asked.unwrap_or_else(|| self.settings.moment());
+        // Before the claim: where settings cannot be read, nothing has been touched.
+        let known = self.remembered_settings(tenant).await;
+        let known = known.map_err(unreachable)?;
+        let needs_platform = known.policy(tenant, channel).is_global_only;
+        let owner = self.owner(limits.deadline);
+        let work = Work {
+            record,
+            planned,
+            owner: &owner,
+            limits,
+            started,
+            recipients: message.as_ref().map(Message::envelope_recipients),
+        };
+        let confirm = self.confirmed_settings(tenant, &known, needs_platform, asked);
+        let begun = self.begin_beside(confirm, work, &known, urgent).await;
+        let mut claimed = match begun {
+            Ok(claimed) => claimed,
+            Err(stop) => {
+                if let Stop::OverQuota(_) = &stop {
+                    self.note_quota_wait(record, planned, limits).await;
+                }
+                return stop.into_result();
+            }
+        };
+        let asked = self
+            .confirm_after_wait(&mut claimed, work, needs_platform, asked)
+            .await;
+        let ready = self.go_by_last_settings(&mut claimed, work, urgent).await;
+        let Claimed {
+            chain,
+            mut allowance,
+            mut working,
+            is_refused,
+            history,
+            ..
+        } = claimed;
+        // Reading settings and claiming may have taken long: then it is given back untouched.
+        if let Err(reason) = ready.and_then(|()| limits.has_time_to_start()) {
+            return self.give_back(work, history, reason).await;
+        }
+        // A delivery that was begun before took its urgent quota then.
+        let has_paid = history.deferrals > 0 || !history.attempts.is_empty();
+        let attempts_before = history.attempts.len();
+        let (waited, waited_until) = (history.waiting.clone(), self.clock.now());
+        let fresh = Freshness::new(
+            self,
+            tenant,
+            channel,
+            limits.deadline,
+            asked,
+            chain,
+            needs_platform,
+        );
+        let waited_time = allowance.connection().waited();
+        let attempted = self.attempt(&fresh, message, limits, history, is_refused, &mut allowance);
+        let attempted = Box::pin(attempted);
+        let attempted = self.watch(working.as_mut(), limits, &waited_time, attempted);
+        let Attempted {
+            mut outcome,
+            returned,
+        } = attempted.await;
+        via::note(&mut outcome, record, &fresh.current());
+        if outcome.waiting.is_none() {
+            outcome.waited = waited.map(|waiting| Waited::until(waiting, waited_until));
+        }
+        if !has_paid && outcome.attempts.len() > attempts_before {
+            urgent.spend();
+        }
+        if outcome.status == DeliveryStatus::Sent
+            && let Some(working) = &working
+        {
+            working.sent();
+        }
+        let used = fresh.current();
+        let tried = outcome.attempts.last();
+        let by_fallback = tried
+            .zip(used.chain.entries.first())
+            .is_some_and(|(tried, first)| !first.is_at(&tried.entry, tried.position));
+        let started = Started {
+            at: started,
+            limits,
+            by_fallback,
+        };
+        let recorded = self
+            .record(record, planned, &owner, outcome, started)
+            .await
+            .or_requeue(returned.unwrap_or(Requeue::OutOfTime));
+        self.count(record, channel, by_fallback, &recorded);
+        // What was recorded stays so, however long this takes.
+        let shared = self.share_what_was_learned(&allowance, &used, tenant, channel, limits);
+        let time = limits.deadline.less(SHARING_MARGIN);
+        let _ = time.bound(Duration::MAX, Box::pin(shared)).await;
+        recorded
+    }
+
+    /// Publishes what the servers did to connections and the providers' health, and asks providers for their rates.
+    async fn share_what_was_learned(
+        &self,
+        allowance: &Allowance<'_>,
+        used: &ResolvedChain,
+        tenant: &Tenant,
+        channel: Channel,
+        limits: Limits<'_>,
+    ) {
+        allowance.connection().publish(&used.chain).await;
+        match self.hash_keys.get().await {
+            Ok(hash) => {
+                for (tenant, version, own) in used.parts(tenant) {
+                    self.health
+                        .publish(hash, tenant, version, channel, own, limits.deadline)
+                        .await;
+                }
+            }
+            Err(error) => warn!(%error, "a provider's health was not told to others"),
+        }
+        used.chain.learn_rates(limits.deadline).await;
+    }
+
+    /// Gives a claimed delivery back as it was.
+    async fn give_back(
+        &self,
+        work: Work<'_>,
+        history: DeliveryHistory,
+        reason: Requeue,
+    ) -> Result<Delivery, Requeue> {
+        let untouched = Outcome {
+            status: DeliveryStatus::Queued,
+            receipt: None,
+            reason: None,
+            possible_duplicate: history.possible_duplicate,
+            attempts: history.attempts,
+            not_before: None,
+            waited: None,
+            via: None,
+            skipped: None,
+            is_untouched: true,
+            waiting: if matches!(reason, Requeue::OverQuota { .. }) {
+                let (before, now) = (history.waiting.as_ref(), self.clock.now());
+                Some(Waiting::after(before, WaitReason::Quota, now))
+            } else {
+                history.waiting
+            },
+        };
+        let (started, limits) = (work.started, work.limits);
+        let started = Started {
+            at: started,
+            limits,
+            by_fallback: false,
+        };
+        let recorded = self.record(work.record, work.planned, work.owner, untouched, started);
+        recorded.await.or_requeue(reason)
+    }
+}

@@ -1,0 +1,198 @@
+//! The parts of a pipeline, and how a process puts them together.
+
+use std::{
+    num::{NonZeroUsize, ParseIntError},
+    str::FromStr,
+    sync::Arc,
+};
+
+use aws_config::SdkConfig;
+use comms_adapters::{
+    EgressGuard, ProviderFactory,
+    egress::{EgressAllow, SystemResolver},
+    tls::TlsConfigs,
+};
+use comms_core::{AddressMask, Clock, SystemClock};
+use comms_settings::{HashKeys, SettingsCache, SettingsStore};
+
+use super::{Pipeline, requeue::Deferred, unrecorded::Unrecorded};
+use crate::{
+    health::SharedHealth,
+    ledger::Ledger,
+    pacing::SharedPacing,
+    quota::Quotas,
+    reply_to::ReplyTos,
+    require_clinic::RequireClinic,
+    shares::{ShareLimits, Shares},
+    slots::Slots,
+    usage::Usage,
+};
+
+/// Deliveries that a process works on at once, for each invocation that it may have at once.
+const SLOTS: usize = 32;
+
+/// The most, however many invocations there may be: what that many take of memory is measured
+/// (`infra/docs/PERFORMANCE.md`).
+const MAX_SLOTS: usize = 1_024;
+
+/// Of those, how many quarters may be one tenant's.
+const SHARE: usize = 3;
+
+/// Tenants whose settings and providers a process remembers: all that there are, where they are hundreds. A chain of SMTP
+/// providers without open connections is a few KB, and settings have a limit in bytes as well
+/// ([`comms_settings::cache::MAX_BYTES`]).
+const REMEMBERED_TENANTS: usize = 2_000;
+
+/// What a pipeline is made of.
+pub struct Parts {
+    /// The settings that the process remembers.
+    pub settings: Arc<SettingsCache>,
+    /// The keys of the hashes.
+    pub hash_keys: HashKeys,
+    /// Makes providers of settings, and keeps them.
+    pub factory: ProviderFactory,
+    /// The providers' health, shared by all processes.
+    pub health: SharedHealth,
+    /// The quotas of clinics and platform.
+    pub quotas: Quotas,
+    /// The rate limits of provider accounts.
+    pub pacing: SharedPacing,
+    /// The counts per clinic and day.
+    pub usage: Usage,
+    /// The share of workers and connections that one clinic may use.
+    pub shares: Shares,
+    /// The deliveries table.
+    pub ledger: Ledger,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Where the pipeline's parts are.
+#[derive(Debug, Clone)]
+pub struct PipelineConfig {
+    /// The settings table.
+    pub settings_table: String,
+    /// The deliveries table.
+    pub deliveries_table: String,
+    /// The KMS key of the settings.
+    pub kms_key_id: String,
+    /// Whether settings are read that have no seal ([`SettingsStore::accepting_unsealed`]).
+    pub accept_unsealed_settings: bool,
+    /// Where connections may go beyond the public internet.
+    pub egress_allow: EgressAllow,
+    /// How much of an address the ledger and answers show.
+    pub address_mask: AddressMask,
+    /// Whether a communication has to name a clinic that has providers.
+    pub require_clinic: RequireClinic,
+    /// How many invocations the process may have at once.
+    pub concurrency: Concurrency,
+    /// What one clinic may take of what all share.
+    pub shares: ShareLimits,
+    /// Trust roots beside the public ones.
+    pub tls: TlsConfigs,
+}
+
+/// How many invocations a process may have at once: one, unless it runs on a Lambda managed instance, which says how many in
+/// `AWS_LAMBDA_MAX_CONCURRENCY` (AWS Lambda Developer Guide, "Lambda Managed Instances").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concurrency(NonZeroUsize);
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        Self(NonZeroUsize::MIN)
+    }
+}
+
+impl FromStr for Concurrency {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl Concurrency {
+    fn slots(self) -> Slots {
+        let slots = SLOTS.saturating_mul(self.0.get()).min(MAX_SLOTS);
+        Slots::new(slots, slots * SHARE / 4)
+    }
+}
+
+impl Pipeline {
+    /// The pipeline of a process. Nothing is connected to or read yet.
+    pub fn assemble(sdk: &SdkConfig, config: PipelineConfig) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let slots = config.concurrency.slots();
+        let store = SettingsStore::new(sdk, config.settings_table, config.kms_key_id)
+            .accepting_unsealed(config.accept_unsealed_settings);
+        let egress = EgressGuard::new(config.egress_allow, Arc::new(SystemResolver));
+        let pipeline = Self::new(Parts {
+            settings: Arc::new(SettingsCache::new(
+                store.clone(),
+                clock.clone(),
+                REMEMBERED_TENANTS,
+            )),
+            hash_keys: HashKeys::new(store),
+            // A tenant has two channels, and each a chain.
+            factory: ProviderFactory::new(
+                config.tls,
+                egress,
+                sdk.clone(),
+                clock.clone(),
+                2 * REMEMBERED_TENANTS,
+            ),
+            health: SharedHealth::new(sdk, config.deliveries_table.clone(), clock.clone()),
+            quotas: Quotas::new(sdk, config.deliveries_table.clone(), clock.clone()),
+            pacing: SharedPacing::new(sdk, config.deliveries_table.clone(), clock.clone()),
+            usage: Usage::new(sdk, config.deliveries_table.clone()),
+            shares: Shares::new(sdk, &config.deliveries_table, clock.clone(), config.shares),
+            ledger: Ledger::new(sdk, config.deliveries_table),
+            clock,
+        });
+        Self {
+            slots,
+            mask: config.address_mask,
+            require_clinic: config.require_clinic,
+            ..pipeline
+        }
+    }
+
+    /// Sets from here on whether a clinic is required; what is remembered stays.
+    pub const fn set_require_clinic(&mut self, require_clinic: RequireClinic) {
+        self.require_clinic = require_clinic;
+    }
+
+    /// A pipeline of these parts, for one invocation at a time.
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            settings,
+            hash_keys,
+            factory,
+            health,
+            quotas,
+            pacing,
+            usage,
+            shares,
+            ledger,
+            clock,
+        } = parts;
+        Self {
+            reply_tos: ReplyTos::new(settings.store().clone(), clock.clone()),
+            settings,
+            hash_keys,
+            factory,
+            ledger,
+            health,
+            quotas,
+            pacing,
+            usage,
+            shares,
+            deferred: Deferred::default(),
+            unrecorded: Unrecorded::default(),
+            slots: Concurrency::default().slots(),
+            mask: AddressMask::default(),
+            require_clinic: RequireClinic::default(),
+            clock,
+        }
+    }
+}

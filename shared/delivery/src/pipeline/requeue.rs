@@ -1,0 +1,173 @@
+//! Why a delivery returns to the queue, and how long its message stays invisible there.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use comms_core::{Delivery, DeliveryId};
+use tracing::{info, warn};
+
+use super::Pipeline;
+use crate::{deferral, ledger::RequestRecord};
+
+/// What became of one delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryResult {
+    /// It ended, now or before, and the ledger says how.
+    Recorded(Box<Delivery>),
+    /// A provider accepted it, and the ledger does not know that: its claim stands until its lease ends, and is then
+    /// taken over as possibly sent.
+    Unrecorded {
+        /// The delivery, `sent`.
+        delivery: Box<Delivery>,
+        /// The time until the lease ends.
+        after: Duration,
+    },
+    /// It has not ended and returns to the queue.
+    Requeued(DeliveryId, Requeue),
+}
+
+/// Why a delivery returns to the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requeue {
+    /// Another invocation has it.
+    Busy {
+        /// The time until its lease ends.
+        after: Duration,
+    },
+    /// There was not enough time left.
+    OutOfTime,
+    /// Settings, keys or ledger could not be reached.
+    Unreachable,
+    /// It may have been sent, and that could not be recorded.
+    NotRecorded {
+        /// The time until our lease ends.
+        after: Duration,
+    },
+    /// The same key stands for another body.
+    KeyConflict,
+    /// It cannot be sent now, and may be later.
+    Deferred {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
+    /// A limit of the clinic's is used up. Nothing was claimed.
+    OverQuota {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
+    /// The clinic's slow deliveries hold its share of the workers. Nothing was written.
+    ShareTaken {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
+    /// Every provider refuses the clinic for a reason that people can mend.
+    WaitingForProvider {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
+    /// The provider whose turn it is takes no more for now, as far as is known here.
+    Paced {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
+    /// All connections of the provider's login are in use.
+    NoConnection {
+        /// The time before which there is no use in trying.
+        after: Duration,
+    },
+}
+
+/// What happens to a delivery that no provider accepts now and one may accept later, such as a greylisted
+/// mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// Return it to the queue, which redelivers it. After [`deferral::MAX_DEFERRALS`] it has failed.
+    Requeue,
+    /// Record it as failed.
+    Fail,
+}
+
+impl Requeue {
+    /// The name in logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Busy { .. } => "busy",
+            Self::OutOfTime => "out_of_time",
+            Self::Unreachable => "unreachable",
+            Self::NotRecorded { .. } => "not_recorded",
+            Self::KeyConflict => "key_conflict",
+            Self::Deferred { .. } => "deferred",
+            Self::OverQuota { .. } => "over_quota",
+            Self::ShareTaken { .. } => "share_taken",
+            Self::WaitingForProvider { .. } => "waiting_for_provider",
+            Self::Paced { .. } => "paced",
+            Self::NoConnection { .. } => "no_connection",
+        }
+    }
+
+    /// How long the message stays invisible after `receives` receives.
+    pub fn wait(self, receives: u32) -> Duration {
+        /// Clocks differ.
+        const AFTER_A_LEASE: Duration = Duration::from_secs(1);
+        /// Its owner may have put the outcome on the queue at the end of its time: that is recorded first.
+        const FOR_AN_OUTCOME: Duration = Duration::from_secs(30);
+        let wait = match self {
+            Self::Busy { after } => after + FOR_AN_OUTCOME,
+            Self::NotRecorded { after } => after + AFTER_A_LEASE,
+            Self::OutOfTime => Duration::ZERO,
+            Self::Unreachable | Self::KeyConflict => deferral::backoff(receives.saturating_sub(1)),
+            Self::Deferred { after }
+            | Self::OverQuota { after }
+            | Self::ShareTaken { after }
+            | Self::WaitingForProvider { after }
+            | Self::Paced { after }
+            | Self::NoConnection { after } => after,
+        };
+        wait.min(deferral::MAX_DEFERRAL_DURATION)
+    }
+}
+
+/// Deliveries that returned to the queue since the last metrics, by reason.
+#[derive(Default)]
+pub(super) struct Deferred {
+    pub(super) quota: AtomicU64,
+    pub(super) pacing: AtomicU64,
+    pub(super) provider: AtomicU64,
+    pub(super) worker_share: AtomicU64,
+    pub(super) connections: AtomicU64,
+    /// Whether deliveries came from a queue, where nobody waits for an answer.
+    pub(super) serves_queue: AtomicBool,
+}
+
+impl Pipeline {
+    pub(super) fn record_requeue(&self, record: &RequestRecord, id: &DeliveryId, reason: Requeue) {
+        let deferred = match reason {
+            Requeue::OverQuota { .. } => Some(&self.deferred.quota),
+            Requeue::Paced { .. } => Some(&self.deferred.pacing),
+            Requeue::WaitingForProvider { .. } => Some(&self.deferred.provider),
+            Requeue::ShareTaken { .. } => Some(&self.deferred.worker_share),
+            Requeue::NoConnection { .. } => Some(&self.deferred.connections),
+            Requeue::Busy { .. }
+            | Requeue::OutOfTime
+            | Requeue::Unreachable
+            | Requeue::NotRecorded { .. }
+            | Requeue::KeyConflict
+            | Requeue::Deferred { .. } => None,
+        };
+        let (tenant, request, reason) = (&record.tenant, &record.id, reason.as_str());
+        // A campaign over its quota is nothing to be warned of.
+        if let Some(deferred) = deferred {
+            deferred.fetch_add(1, Ordering::Relaxed);
+            info!(clinic_id = %tenant, request_id = %request, delivery_id = %id, reason, "delivery handed back");
+        } else {
+            warn!(clinic_id = %tenant, request_id = %request, delivery_id = %id, reason, "delivery handed back");
+        }
+    }
+}
+
+pub(super) fn unreachable(error: impl std::fmt::Display) -> Requeue {
+    warn!(%error, "a delivery can not be worked on");
+    Requeue::Unreachable
+}

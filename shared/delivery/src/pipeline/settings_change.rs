@@ -1,0 +1,98 @@
+//! Settings that somebody saved while a delivery started: its chain and quota are made anew by them.
+
+use std::{sync::Arc, time::Duration};
+
+use comms_settings::Moment;
+use tracing::info;
+
+use super::{
+    Pipeline, QuotaSource, Requeue, UrgentQuota,
+    start::{Claimed, Work},
+    tenant_settings::TenantSettings,
+    unreachable,
+};
+
+/// A delivery that takes longer to begin has its settings confirmed once more before its first attempt.
+const LONG_START: Duration = Duration::from_secs(1);
+
+impl Pipeline {
+    /// Reads the version of the settings once more where the delivery has waited for a connection since: somebody may have
+    /// saved meanwhile. The moment that the settings are of.
+    pub(super) async fn confirm_after_wait(
+        &self,
+        claimed: &mut Claimed<'_>,
+        work: Work<'_>,
+        needs_platform: bool,
+        asked: Moment,
+    ) -> Moment {
+        if work.started.elapsed() < LONG_START {
+            return asked;
+        }
+        let asked = self.settings.moment();
+        let (tenant, known) = (&work.record.tenant, &claimed.chain.settings);
+        let confirmed = self.confirmed_settings(tenant, known, needs_platform, asked);
+        claimed.confirmed = Some(confirmed.await);
+        asked
+    }
+
+    /// Lets a claimed delivery go by the last settings, where it began by others. An error gives it back untouched.
+    pub(super) async fn go_by_last_settings(
+        &self,
+        claimed: &mut Claimed<'_>,
+        work: Work<'_>,
+        urgent: &mut UrgentQuota,
+    ) -> Result<(), Requeue> {
+        if let Some(confirmed) = claimed.confirmed.take() {
+            let last = confirmed.map_err(unreachable)?;
+            if !last.is_same(&claimed.chain.settings) {
+                Box::pin(self.rebuild(claimed, last, work, urgent)).await?;
+            }
+        }
+        // It is about to fail for want of quota.
+        if claimed.is_refused
+            && let Ok(last) = Box::pin(self.newest_settings(&work.record.tenant)).await
+            && !last.is_same(&claimed.chain.settings)
+        {
+            Box::pin(self.rebuild(claimed, last, work, urgent)).await?;
+        }
+        Ok(())
+    }
+
+    /// Builds the chain of a claimed delivery anew, and takes its quota anew by what newer settings allow.
+    async fn rebuild(
+        &self,
+        claimed: &mut Claimed<'_>,
+        settings: TenantSettings,
+        work: Work<'_>,
+        urgent: &mut UrgentQuota,
+    ) -> Result<(), Requeue> {
+        let (limits, tenant, channel) = (work.limits, &work.record.tenant, work.planned.channel);
+        let chain = self.chain(tenant, channel, settings, limits.deadline).await;
+        let chain = Arc::new(chain.map_err(unreachable)?);
+        let version = chain.settings.own().map(|own| own.version.number);
+        info!(
+            version,
+            "a delivery goes by newer settings than those that were remembered"
+        );
+        claimed.chain = chain.clone();
+        let allowance = &mut claimed.allowance;
+        allowance.set_global_limit(chain.policy.global_limit);
+        if !self.is_to_be_sent(work) {
+            return Ok(());
+        }
+        if let QuotaSource::Paid(_) = limits.quota {
+            // What was taken for the whole request is taken.
+            return Ok(());
+        }
+        *urgent = UrgentQuota::default();
+        allowance.give_back();
+        let taken = self.urgent_quota(tenant, &chain.settings, limits).await?;
+        let Some(taken) = taken else {
+            claimed.is_refused = true;
+            return Ok(());
+        };
+        *urgent = taken;
+        claimed.is_refused = self.fill(allowance, tenant, &chain.policy, limits).await?;
+        Ok(())
+    }
+}
