@@ -1,4 +1,4 @@
-use super::*;
+use super::{wait::MAX_WAIT_DURATION, windows::Window, write::number, *};
 
 fn exhausted(period: Period) -> (Exhausted, Timestamp) {
     let now = Timestamp::constant(1_767_225_600, 0);
