@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Item, Ledger, LedgerError, Outcome, REQUEST, WAITING, count, database, n, optional,
-    refused_item, s, text,
+    Item, Ledger, LedgerError, Outcome,
+    attributes::{REQUEST, WAITING, count, database, flag, n, optional, refused_item, s, text},
 };
 
 const CATEGORY: &str = "category";
@@ -76,7 +76,7 @@ impl RequestDetails {
             priority: optional(item, PRIORITY)?
                 .map(|text| Priority::parse(text).ok_or(LedgerError::Corrupt(PRIORITY)))
                 .transpose()?,
-            is_named_global: super::flag(item, NAMED_GLOBAL)?,
+            is_named_global: flag(item, NAMED_GLOBAL)?,
         })
     }
 

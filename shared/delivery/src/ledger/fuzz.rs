@@ -5,8 +5,10 @@ use comms_testkit::dynamodb;
 use jiff::Timestamp;
 
 use super::{
-    Claim, DeliveryHistory, Item, LedgerError, Owner, RequestDetails, RequestRecord, attempts,
-    claim_refused, delivery, is_given_up, owned, planned_deliveries, string,
+    Claim, DeliveryHistory, Item, LedgerError, Owner, RequestDetails, RequestRecord,
+    attributes::{n, s, string, text},
+    claim::{claim_refused, owned},
+    items::{attempts, delivery, is_given_up, planned_deliveries},
 };
 use crate::{health, usage::Counts};
 
@@ -60,7 +62,7 @@ pub(crate) fn items(input: &[u8]) {
             };
             assert_eq!(read.attempts.len(), written.len());
             let again = serde_json::to_string(&read.attempts).unwrap();
-            let text = ("attempts".to_owned(), super::s(&again));
+            let text = ("attempts".to_owned(), s(&again));
             assert_eq!(attempts(&Item::from([text])), Ok(read.attempts));
         }
         Err(LedgerError::Corrupt(_)) => {}
@@ -146,12 +148,12 @@ fn an_attribute_of_another_kind_is_an_error_and_not_an_absent_one() {
     ];
     for name in read {
         let mut item = sent.clone();
-        item.insert(name.to_owned(), super::n(1));
+        item.insert(name.to_owned(), n(1));
         assert_eq!(delivery(&item), Err(LedgerError::Corrupt(name)));
     }
     for name in ["attempts", "possibleDuplicate", "deferrals", "takeovers"] {
         let mut item = sent.clone();
-        item.insert(name.to_owned(), super::text("", "x").1);
+        item.insert(name.to_owned(), text("", "x").1);
         assert_eq!(owned(&item), Err(LedgerError::Corrupt(name)));
     }
 }

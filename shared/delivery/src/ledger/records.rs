@@ -3,14 +3,24 @@
 //! A recipient is known by the address alone. The ledger has no address, so each request's delivery ids are derived
 //! from it again: that finds deliveries that nobody has claimed yet, and those whose hash was erased.
 
+use std::collections::HashMap;
+
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use comms_core::{EmailAddress, HashKey, PhoneNumber, address::AddressError};
+use comms_core::{
+    Channel, Delivery, DeliveryId, DeliveryStatus, EmailAddress, HashKey, PhoneNumber, RequestId,
+    address::AddressError,
+};
+use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
-    ACCEPTED_BY, ACCEPTED_VIA, Channel, DELIVERY_PREFIX, Delivery, DeliveryId, DeliveryStatus,
-    HashMap, Item, Ledger, LedgerError, REQUEST, RequestId, Timestamp, Value, database, delivery,
-    is_given_up, key, optional, planned_deliveries, refused_item, required, s, string,
+    Item, Ledger, LedgerError,
+    attributes::{
+        ACCEPTED_BY, ACCEPTED_VIA, DELIVERY_PREFIX, REQUEST, database, key, optional, refused_item,
+        required, s, string,
+    },
+    items::{delivery, is_given_up, planned_deliveries},
 };
 
 /// What an erased delivery shows in place of the masked address.

@@ -12,7 +12,11 @@ use aws_sdk_dynamodb::{
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Ledger, LedgerError, count, database, n, refused_item, s, writes::Purpose};
+use super::{
+    Ledger, LedgerError,
+    attributes::{count, database, n, refused_item, s},
+    writes::Purpose,
+};
 
 /// How long a start is remembered: as long as SQS may keep a message.
 const START_RETENTION: Duration = Duration::from_hours(14 * 24);

@@ -1,0 +1,221 @@
+//! Claims, takeovers, and what a delivery waits for before its claim.
+
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use comms_core::{
+    Delivery, DeliveryId, DeliveryStatus, SentVia, Waiting, request::PlannedDelivery,
+};
+use comms_settings::error_code;
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+
+use super::{
+    Claim, DeliveryHistory, Item, Ledger, LedgerError, Owner, RequestRecord,
+    attributes::{
+        count, database, flag, key, n, optional, refused_item, required, s, string, time,
+        time_to_live, waiting_value,
+    },
+    details,
+    items::{attempts, delivery, lease_until, waiting},
+    writes::{Purpose, Written},
+};
+
+impl Ledger {
+    /// Claims a delivery that nobody is working on.
+    pub async fn claim(
+        &self,
+        request: &RequestRecord,
+        planned: &PlannedDelivery,
+        address_hash: &str,
+        owner: &Owner,
+        now: Timestamp,
+    ) -> Result<Claim, LedgerError> {
+        let mut set = String::from(
+            "SET #status = :sending, #owner = :owner, leaseUntil = :lease, clinicId = :clinic, \
+             #channel = :channel, recipient = :recipient, addressHash = :address, \
+             payloadHash = :payload, createdAt = if_not_exists(createdAt, :now), \
+             updatedAt = :now, expiresAt = :ttl",
+        );
+        let mut update = self
+            .writer
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&request.id, &planned.id)))
+            .condition_expression(
+                "attribute_not_exists(pk) OR (#status = :queued AND payloadHash = :payload \
+                 AND (attribute_not_exists(notBefore) OR notBefore <= :time))",
+            )
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#owner", "owner")
+            .expression_attribute_names("#channel", "channel")
+            .expression_attribute_values(":sending", s(DeliveryStatus::Sending.as_str()))
+            .expression_attribute_values(":queued", s(DeliveryStatus::Queued.as_str()))
+            .expression_attribute_values(":owner", s(&owner.token))
+            .expression_attribute_values(":lease", n(owner.lease_until.as_millisecond()))
+            .expression_attribute_values(":clinic", s(request.tenant.as_str()))
+            .expression_attribute_values(":channel", s(planned.channel.as_str()))
+            .expression_attribute_values(":recipient", s(planned.masked()))
+            .expression_attribute_values(":address", s(address_hash))
+            .expression_attribute_values(":payload", s(&request.payload_hash))
+            .expression_attribute_values(":now", s(&now.to_string()))
+            .expression_attribute_values(":time", n(now.as_millisecond()))
+            .expression_attribute_values(":ttl", n(time_to_live(now)))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        if let Some(next) = &self.next {
+            set.push_str(", attemptAt = :now, attemptBy = :next");
+            update = update.expression_attribute_values(":next", s(&next.to_string()));
+        }
+        set.push_str(" REMOVE notBefore");
+        let update = update.update_expression(set);
+        let written = self.write(update, Purpose::Claim).await;
+        claimed(written, request, owner, now)
+    }
+
+    /// Notes what a delivery waits for that nobody has claimed. One that was claimed before, or waits already, stays as it
+    /// is.
+    pub async fn note_waiting(
+        &self,
+        request: &RequestRecord,
+        planned: &PlannedDelivery,
+        address_hash: &str,
+        waiting: &Waiting,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let result = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&request.id, &planned.id)))
+            .update_expression(
+                "SET #status = :queued, waiting = :waiting, clinicId = :clinic, \
+                 #channel = :channel, recipient = :recipient, addressHash = :address, \
+                 payloadHash = :payload, createdAt = :now, updatedAt = :now, expiresAt = :ttl",
+            )
+            .condition_expression("attribute_not_exists(pk)")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#channel", "channel")
+            .expression_attribute_values(":queued", s(DeliveryStatus::Queued.as_str()))
+            .expression_attribute_values(":waiting", waiting_value(waiting)?)
+            .expression_attribute_values(":clinic", s(request.tenant.as_str()))
+            .expression_attribute_values(":channel", s(planned.channel.as_str()))
+            .expression_attribute_values(":recipient", s(planned.masked()))
+            .expression_attribute_values(":address", s(address_hash))
+            .expression_attribute_values(":payload", s(&request.payload_hash))
+            .expression_attribute_values(":now", s(&now.to_string()))
+            .expression_attribute_values(":ttl", n(time_to_live(now)))
+            .send()
+            .boxed()
+            .await;
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) if refused_item(&error).is_some() => Ok(()),
+            Err(error) => Err(database("UpdateItem", &error)),
+        }
+    }
+
+    /// Takes over a delivery whose owner's lease ended without an outcome. Whether it was sent is not
+    /// known; that is recorded with the takeover.
+    pub async fn take_over(
+        &self,
+        request: &RequestRecord,
+        delivery: &DeliveryId,
+        from: &str,
+        owner: &Owner,
+        now: Timestamp,
+    ) -> Result<Claim, LedgerError> {
+        let update = self
+            .writer
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(&request.id, delivery)))
+            .update_expression(
+                "SET #owner = :owner, leaseUntil = :lease, updatedAt = :now, possibleDuplicate = :true \
+                 ADD takeovers :one",
+            )
+            .condition_expression("#status = :sending AND #owner = :from")
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#owner", "owner")
+            .expression_attribute_values(":sending", s(DeliveryStatus::Sending.as_str()))
+            .expression_attribute_values(":from", s(from))
+            .expression_attribute_values(":owner", s(&owner.token))
+            .expression_attribute_values(":lease", n(owner.lease_until.as_millisecond()))
+            .expression_attribute_values(":now", s(&now.to_string()))
+            .expression_attribute_values(":true", AttributeValue::Bool(true))
+            .expression_attribute_values(":one", n(1))
+            .return_values(ReturnValue::AllNew)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let written = self.write(update, Purpose::Claim).await;
+        claimed(written, request, owner, now)
+    }
+}
+
+/// What the write of a claim or takeover came to.
+fn claimed(
+    written: Written,
+    request: &RequestRecord,
+    owner: &Owner,
+    now: Timestamp,
+) -> Result<Claim, LedgerError> {
+    match written.result {
+        Ok(answer) => owned(&answer.attributes.unwrap_or_default()),
+        Err(error) => match refused_item(&error) {
+            Some(item) => claim_refused(&item, request, owner, now),
+            None if written.is_uncertain => Err(LedgerError::Uncertain {
+                operation: "UpdateItem",
+                code: error_code(&error),
+            }),
+            None => Err(database("UpdateItem", &error)),
+        },
+    }
+}
+
+pub(super) fn owned(item: &Item) -> Result<Claim, LedgerError> {
+    Ok(Claim::Owned(DeliveryHistory {
+        attempts: attempts(item)?,
+        possible_duplicate: flag(item, "possibleDuplicate")?,
+        deferrals: count(item, "deferrals")?,
+        takeovers: count(item, "takeovers")?,
+        waiting: waiting(item)?,
+        last_attempt: details::timestamp(item, "attemptAt")?
+            .zip(optional(item, "attemptBy")?.cloned()),
+    }))
+}
+
+pub(super) fn claim_refused(
+    item: &Item,
+    request: &RequestRecord,
+    owner: &Owner,
+    now: Timestamp,
+) -> Result<Claim, LedgerError> {
+    if *required(item, "payloadHash")? != request.payload_hash {
+        return Ok(Claim::OtherPayload);
+    }
+    let delivery = delivery(item)?;
+    match delivery.status {
+        DeliveryStatus::Sent
+        | DeliveryStatus::Failed
+        | DeliveryStatus::Unknown
+        | DeliveryStatus::Expired => {
+            let may = Delivery::may_be_of_global(delivery.status, &delivery.attempts);
+            let cause = request.details.cause_of_global(&request.tenant);
+            let via = cause.filter(|_| may).map(SentVia::Global).or(delivery.via);
+            Ok(Claim::Ended(Box::new(Delivery { via, ..delivery })))
+        }
+        // Or it was given back between our write and now, and may be claimed at once.
+        DeliveryStatus::Queued => Ok(Claim::NotYet {
+            until: time(item, "notBefore")?.unwrap_or(now),
+        }),
+        // Our own claim, whose answer was lost on the way and which was made again.
+        DeliveryStatus::Sending if string(item, "owner") == Some(&owner.token) => owned(item),
+        DeliveryStatus::Sending => {
+            let until = lease_until(item)?;
+            if now < until {
+                return Ok(Claim::Busy { until });
+            }
+            let owner = string(item, "owner").ok_or(LedgerError::Corrupt("owner"))?;
+            Ok(Claim::Abandoned {
+                owner: owner.clone(),
+            })
+        }
+    }
+}

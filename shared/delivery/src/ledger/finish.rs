@@ -1,0 +1,134 @@
+//! The outcome of a delivery.
+
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use comms_core::{Attempt, DeliveryId, DeliveryStatus, RequestId, SentVia};
+use jiff::Timestamp;
+
+use super::{
+    Ledger, LedgerError, Outcome, Owner, Recorded,
+    attributes::{database, key, n, refused_item, s, string, waiting_value},
+    details,
+    writes::Purpose,
+};
+
+impl Ledger {
+    /// Records how a delivery ended, or gives it back, if it is still the owner's.
+    pub async fn finish(
+        &self,
+        request: &RequestId,
+        delivery: &DeliveryId,
+        owner: &Owner,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.record(request, delivery, owner, outcome, now)
+            .await
+            .map(drop)
+    }
+
+    /// [`Ledger::finish`], and whether it is this call that recorded it: an outcome may be written from several places.
+    pub(crate) async fn record(
+        &self,
+        request: &RequestId,
+        delivery: &DeliveryId,
+        owner: &Owner,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> Result<Recorded, LedgerError> {
+        let attempts =
+            Attempt::to_stored(&outcome.attempts).map_err(|_| LedgerError::Corrupt("attempts"))?;
+        let mut update = String::from("SET #status = :status, updatedAt = :now");
+        let mut request_builder = self
+            .writer
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(key(request, delivery)))
+            .condition_expression("#status = :sending AND #owner = :owner")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .expression_attribute_names("#status", "status")
+            .expression_attribute_names("#owner", "owner")
+            .expression_attribute_values(":sending", s(DeliveryStatus::Sending.as_str()))
+            .expression_attribute_values(":owner", s(&owner.token))
+            .expression_attribute_values(":status", s(outcome.status.as_str()))
+            .expression_attribute_values(":now", s(&now.to_string()));
+        // Of a claim whose answer was lost, what the item says is not known.
+        if !outcome.is_untouched {
+            update.push_str(", attempts = :attempts, possibleDuplicate = :duplicate");
+            let is_duplicate = AttributeValue::Bool(outcome.possible_duplicate);
+            request_builder = request_builder
+                .expression_attribute_values(":attempts", s(&attempts))
+                .expression_attribute_values(":duplicate", is_duplicate);
+        }
+        if let Some((provider, message_id)) = &outcome.receipt {
+            update.push_str(", provider = :provider, messageId = :message");
+            request_builder = request_builder
+                .expression_attribute_values(":provider", s(provider.as_str()))
+                .expression_attribute_values(":message", s(message_id));
+        }
+        if let Some(reason) = outcome.reason {
+            update.push_str(", reason = :reason");
+            request_builder =
+                request_builder.expression_attribute_values(":reason", s(reason.as_str()));
+        }
+        // What belongs to no clinic goes by the platform's account in any case.
+        if let Some(cause) = outcome.via.and_then(SentVia::because) {
+            update.push_str(", because = :because");
+            request_builder =
+                request_builder.expression_attribute_values(":because", s(cause.as_str()));
+        }
+        let skipped = outcome.skipped.as_ref();
+        if let Some(skipped) = skipped.filter(|skipped| !skipped.is_empty()) {
+            let skipped =
+                serde_json::to_string(skipped).map_err(|_| LedgerError::Corrupt("skipped"))?;
+            update.push_str(", skipped = :skipped");
+            request_builder = request_builder.expression_attribute_values(":skipped", s(&skipped));
+        }
+        if let Some(not_before) = outcome.not_before {
+            update.push_str(", notBefore = :before");
+            request_builder = request_builder
+                .expression_attribute_values(":before", n(not_before.as_millisecond()));
+        }
+        if let Some(waiting) = &outcome.waiting {
+            update.push_str(", waiting = :waiting");
+            request_builder =
+                request_builder.expression_attribute_values(":waiting", waiting_value(waiting)?);
+        }
+        if let Some(waited) = &outcome.waited {
+            update.push_str(", waited = :waited");
+            request_builder = request_builder
+                .expression_attribute_values(":waited", details::waited_value(waited)?);
+        }
+        update.push_str(" REMOVE leaseUntil");
+        for (name, is_outdated) in details::outdated(outcome) {
+            if is_outdated {
+                update.push_str(", ");
+                update.push_str(name);
+            }
+        }
+        if outcome.not_before.is_some() && outcome.waiting.is_none() {
+            update.push_str(" ADD deferrals :one");
+            request_builder = request_builder.expression_attribute_values(":one", n(1));
+        }
+        let update = request_builder.update_expression(update);
+        let written = self.write(update, Purpose::Outcome).await;
+        match written.result {
+            Ok(_) => Ok(Recorded::Now),
+            Err(error) => match refused_item(&error) {
+                // Our own write, whose answer was lost on the way and which was made again; or that of another place.
+                Some(item)
+                    if string(&item, "owner") == Some(&owner.token)
+                        && string(&item, "status").map(String::as_str)
+                            == Some(outcome.status.as_str()) =>
+                {
+                    Ok(if written.is_uncertain {
+                        Recorded::Now
+                    } else {
+                        Recorded::Before
+                    })
+                }
+                Some(_) => Err(LedgerError::OwnershipLost),
+                None => Err(database("UpdateItem", &error)),
+            },
+        }
+    }
+}

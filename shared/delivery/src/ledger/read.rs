@@ -1,0 +1,81 @@
+//! A request with its deliveries.
+
+use std::collections::HashMap;
+
+use comms_core::{Delivery, DeliveryStatus, FailureReason, RequestId, SentVia, Tenant};
+use jiff::Timestamp;
+
+use super::{
+    Ledger, LedgerError, RecordedRequest, RequestDetails,
+    attributes::{REQUEST, database, s, string},
+    details,
+    items::{delivery, given_up_at, is_given_up, planned_deliveries},
+};
+
+impl Ledger {
+    /// A request with all its deliveries; those without an item of their own are queued. One whose
+    /// owner went away so long ago that nobody will take it over is of unknown outcome.
+    pub async fn read(
+        &self,
+        id: &RequestId,
+        now: Timestamp,
+    ) -> Result<Option<RecordedRequest>, LedgerError> {
+        let mut pages = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", s(id.as_str()))
+            .consistent_read(true)
+            .into_paginator()
+            .items()
+            .send();
+        let mut tenant = None;
+        let (mut request, mut accepted_at, mut replays) = (RequestDetails::default(), None, 0);
+        let mut planned = Vec::new();
+        let mut recorded = HashMap::new();
+        while let Some(item) = pages.next().await {
+            let item = item.map_err(|error| database("Query", &error))?;
+            let clinic = string(&item, "clinicId").ok_or(LedgerError::Corrupt("clinicId"))?;
+            tenant = Some(Tenant::parse(clinic).map_err(|_| LedgerError::Corrupt("clinicId"))?);
+            if string(&item, "sk").map(String::as_str) == Some(REQUEST) {
+                planned = planned_deliveries(&item)?;
+                request = RequestDetails::of_item(&item)?;
+                accepted_at = details::timestamp(&item, "acceptedAt")?;
+                replays = details::replays(&item)?;
+            } else {
+                let mut delivery = delivery(&item)?;
+                if delivery.status == DeliveryStatus::Sending && is_given_up(&item, now)? {
+                    delivery.status = DeliveryStatus::Unknown;
+                    delivery.reason = Some(FailureReason::OutcomeUnknown);
+                    delivery.ended_at = Some(given_up_at(&item)?);
+                }
+                recorded.insert(delivery.id.clone(), delivery);
+            }
+        }
+        let Some(tenant) = tenant else {
+            return Ok(None);
+        };
+        // In the order of the request; a request that came by the queue has no such order.
+        let mut deliveries: Vec<_> = planned
+            .into_iter()
+            .map(|queued| recorded.remove(&queued.id).unwrap_or(queued))
+            .collect();
+        let mut rest: Vec<_> = recorded.into_values().collect();
+        rest.sort_by(|a, b| a.id.cmp(&b.id));
+        deliveries.extend(rest);
+        if let Some(cause) = request.cause_of_global(&tenant) {
+            for delivery in &mut deliveries {
+                let may = Delivery::may_be_of_global(delivery.status, &delivery.attempts);
+                delivery.via = may.then_some(SentVia::Global(cause));
+            }
+        }
+        Ok(Some(RecordedRequest {
+            tenant,
+            details: request,
+            accepted_at,
+            replays,
+            deliveries,
+        }))
+    }
+}
