@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use comms_adapters::Deadline;
 use comms_core::DeadLetterReason;
-use comms_delivery::{MessageStart, Requeue, has_time_to_begin};
+use comms_delivery::{MessageStart, OUTCOMES_MAC, Requeue, has_time_to_begin};
 use comms_runtime::sqs::{MessageResult, SqsMessage};
 use futures_util::future::{join, join_all};
 use tracing::{error, warn};
@@ -52,10 +52,13 @@ pub(crate) struct Divided<'m> {
     pub(crate) suspects: Vec<Suspect<'m>>,
 }
 
-/// Whether an earlier receive of a message may have ended its process. What a connection or a turn is waited for comes
-/// again too soon for that, and costs no write.
+/// Whether an earlier receive of a message may have ended its process. One that waited for a connection or a permit is
+/// redelivered too soon for that, and costs no write. Neither does a message with outcomes: it waits for the table that a start
+/// would be noted in, and sends nothing.
 fn may_have_crashed(deps: &Deps, message: &SqsMessage) -> bool {
-    message.receive_count() > 1 && deps.pipeline.may_have_crashed(message.first_received_at())
+    message.receive_count() > 1
+        && message.attribute(OUTCOMES_MAC).is_none()
+        && deps.pipeline.may_have_crashed(message.first_received_at())
 }
 
 /// Divides a batch, and notes the starts of the messages that were received before.

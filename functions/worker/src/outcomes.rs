@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use comms_adapters::Deadline;
 use comms_core::DeadLetterReason;
-use comms_delivery::{Accepted, OutcomesOf, PendingOutcomes, RecordedOutcomes, deferral};
+use comms_delivery::{Accepted, OutcomeMessage, OutcomesOf, PendingOutcomes, RecordedOutcomes};
 use comms_runtime::sqs::{MessageResult, SqsMessage};
 use tracing::{error, warn};
 
@@ -16,15 +16,46 @@ const MIN_QUEUE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The wait before outcomes are tried again, for as long as the lease of their delivery may last and somewhat longer:
 /// nobody takes the delivery over before they were tried.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
-/// Receives with that wait: a minute and a half. Later ones wait for up to a quarter of an hour, so that the hundred receives
-/// of a message last for most of a day.
+/// Receives with that wait: a minute and a half.
 const FIRST_RECEIVES: u32 = 18;
+/// The wait after them. It is no longer than a delivery that is taken is left alone beyond its lease, so that the outcome
+/// comes before another copy of the request.
+const LATER_WAIT: Duration = Duration::from_secs(30);
+/// From this receive on the message is put on the queue anew: the hundredth would be its last.
+const MAX_RECEIVES: u32 = 90;
 
 /// The wait of a message with outcomes that was received `receives` times by now.
 fn wait(receives: u32) -> Duration {
-    match receives.checked_sub(FIRST_RECEIVES) {
-        None => FIRST_WAIT,
-        Some(later) => deferral::backoff(later),
+    if receives < FIRST_RECEIVES {
+        FIRST_WAIT
+    } else {
+        LATER_WAIT
+    }
+}
+
+/// Lets a message be tried later: by its next receive, or in place of its last ones as a new message.
+async fn again(deps: &Deps, message: &SqsMessage, mac: &str) -> MessageResult {
+    let again = MessageResult::Again(wait(message.receive_count()));
+    let Ok(body) = String::from_utf8(message.body.clone()) else {
+        return again;
+    };
+    if message.receive_count() < MAX_RECEIVES {
+        return again;
+    }
+    let anew = [OutcomeMessage {
+        body,
+        mac: mac.to_owned(),
+    }];
+    let group = message.attributes.get("MessageGroupId");
+    let sent = deps
+        .queues
+        .send_outcomes(&anew, group.map_or("", String::as_str));
+    match sent.await {
+        Ok(()) => MessageResult::Done,
+        Err(error) => {
+            warn!(%error, "outcomes could not be queued anew");
+            again
+        }
     }
 }
 
@@ -35,18 +66,21 @@ pub(crate) async fn record(
     mac: &str,
     deadline: Deadline,
 ) -> MessageResult {
-    let again = MessageResult::Again(wait(message.receive_count()));
     let recorded = deps.pipeline.record_outcomes(&message.body, mac, deadline);
     match recorded.await {
         Ok(RecordedOutcomes::All) => MessageResult::Done,
-        Ok(RecordedOutcomes::Some) => again,
+        Ok(RecordedOutcomes::Some) => again(deps, message, mac).await,
+        Ok(RecordedOutcomes::Unreadable) => {
+            warn!("outcomes were written by another release, and wait for it");
+            again(deps, message, mac).await
+        }
         Ok(RecordedOutcomes::NotAuthentic) => {
             let reason = DeadLetterReason::NotACommunication;
             dead_letter(deps, message, reason, String::new(), None).await
         }
         Err(error) => {
             warn!(%error, "outcomes cannot be recorded at the moment");
-            again
+            again(deps, message, mac).await
         }
     }
 }
@@ -79,11 +113,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outcomes_are_tried_often_at_first_and_for_most_of_a_day() {
+    fn outcomes_are_tried_often_at_first_and_before_a_copy_later() {
         let waits: Vec<_> = (1..=100).map(wait).collect();
         let first: Duration = waits.iter().take(17).sum();
         assert_eq!(first, Duration::from_secs(85));
-        let all: Duration = waits.iter().sum();
-        assert!(all > Duration::from_hours(18), "{all:?}");
+        assert_eq!(waits.iter().max(), Some(&LATER_WAIT));
     }
 }

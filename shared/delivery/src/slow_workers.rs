@@ -34,6 +34,8 @@ use crate::{
 
 /// A delivery that is at work for so long is slow. Waiting for a provider's rate takes two seconds at most.
 pub const SLOW_AFTER: Duration = Duration::from_secs(3);
+/// While a delivery waits for a connection, it is not looked at more often.
+const LEAST_STEP: Duration = Duration::from_millis(100);
 /// How long a process takes a permit first after it saw a slow delivery of the clinic.
 pub const CAUTION: SignedDuration = SignedDuration::from_mins(5);
 /// How old what is known of other processes may be.
@@ -283,7 +285,7 @@ impl SlowWorkers {
             if later <= slow_at {
                 break;
             }
-            slow_at = later;
+            slow_at = later.max(slow_at + LEAST_STEP);
         }
         working.was_slow = true;
         self.be_cautious(&working.key, working.channel);

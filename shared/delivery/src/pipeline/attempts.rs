@@ -71,9 +71,8 @@ impl Pipeline {
                 status,
                 receipt: None,
                 reason: Some(reason),
-                // Nothing was sent here. Each owner that went away may have sent a copy, unless it held.
-                possible_duplicate: history.takeovers > 1
-                    && chain.chain.on_ambiguous == AmbiguityPolicy::Failover,
+                // Nothing was sent here.
+                possible_duplicate: copies_of_earlier_owners(history, chain) > 1,
                 attempts: history.attempts.clone(),
                 not_before: None,
                 waiting: None,
@@ -136,7 +135,7 @@ impl Pipeline {
         }
         let grant = allowance.start();
         let report = Box::pin(self.run(fresh, &message, limits, allowance)).await;
-        let attempted = self.judge(&report, limits, &history, allowance);
+        let attempted = self.judge(&report, limits, &history, &chain, allowance);
         allowance.finish(grant, &report.attempts, attempted.reached());
         if attempted.outcome.status != DeliveryStatus::Failed {
             return attempted;
@@ -155,12 +154,12 @@ impl Pipeline {
                 let grant = allowance.start();
                 let second = Box::pin(self.run(fresh, &message, limits, allowance)).await;
                 let report = report.followed_by(second);
-                let attempted = self.judge(&report, limits, &history, allowance);
+                let attempted = self.judge(&report, limits, &history, &chain, allowance);
                 allowance.finish(grant, &report.attempts, attempted.reached());
                 return attempted;
             }
         };
-        self.judge(&again, limits, &history, allowance)
+        self.judge(&again, limits, &history, &chain, allowance)
     }
 
     /// One run through the chain that is the last one known.
@@ -187,6 +186,7 @@ impl Pipeline {
         report: &ChainReport,
         limits: Limits<'_>,
         history: &DeliveryHistory,
+        chain: &ResolvedChain,
         allowance: &Allowance<'_>,
     ) -> Attempted {
         // An entry without a connection may have one soon.
@@ -195,9 +195,8 @@ impl Pipeline {
         Attempt::remember(&mut attempts, report.attempts.clone());
         // An earlier owner that did not record its outcome counts as one attempt of unknown outcome.
         let earlier = history.takeovers.max(u32::from(history.possible_duplicate));
-        let unknown_outcomes = report
-            .unknown_outcomes
-            .saturating_add(usize::try_from(earlier).unwrap_or(usize::MAX));
+        let earlier = usize::try_from(earlier).unwrap_or(usize::MAX);
+        let unknown_outcomes = report.unknown_outcomes.saturating_add(earlier);
         // Where the platform's quota is used up, the clinic's own provider may be mended sooner.
         let for_people = matches!(report.end, ChainEnd::AllFailed | ChainEnd::GlobalRefused)
             && unknown_outcomes == 0
@@ -212,7 +211,8 @@ impl Pipeline {
             status: DeliveryStatus::Failed,
             receipt: None,
             reason: None,
-            possible_duplicate: unknown_outcomes > 1,
+            possible_duplicate: unknown_outcomes > 1
+                || copies_of_earlier_owners(history, chain) > 1,
             attempts,
             not_before: None,
             waiting: None,
@@ -338,6 +338,16 @@ impl Pipeline {
             outcome.reason = Some(FailureReason::QuotaExceeded);
         }
         None
+    }
+}
+
+/// How many copies the owners of before may have sent that recorded no outcome: one each, or more where an attempt of
+/// unknown outcome was followed by the next provider.
+fn copies_of_earlier_owners(history: &DeliveryHistory, chain: &ResolvedChain) -> usize {
+    let takeovers = usize::try_from(history.takeovers).unwrap_or(usize::MAX);
+    match chain.chain.on_ambiguous {
+        AmbiguityPolicy::Failover => takeovers.saturating_mul(chain.chain.entries.len().max(1)),
+        AmbiguityPolicy::Hold => takeovers.min(1),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     Limits, Pipeline, Requeue,
     time_limits::{ANSWER_MARGIN, CLAIM_TIMEOUT, MIN_START_DURATION},
     unreachable,
-    unrecorded::LateOutcome,
+    unrecorded::{Late, LateOutcome},
 };
 use crate::ledger::{
     Claim, DeliveryHistory, LedgerError, NextAttempt, Outcome, Owner, RequestRecord,
@@ -144,7 +144,13 @@ impl Pipeline {
         };
         self.unrecorded.keep(late.clone());
         let until = Deadline::after(WITHDRAWAL_TIMEOUT).min(limits.deadline.less(ANSWER_MARGIN));
-        self.write_late(&late, until).await;
-        unreachable(error).into()
+        match self.write_late(&late, until).await {
+            Late::Written | Late::GivenUp => unreachable(error).into(),
+            // This process may withdraw it later, before anybody takes it over.
+            Late::Unwritten => Requeue::NotRecorded {
+                after: self.time_until(owner.lease_until),
+            }
+            .into(),
+        }
     }
 }

@@ -8,7 +8,8 @@ use futures_util::{StreamExt, stream};
 use tracing::info;
 
 use super::{
-    Accepted, OutcomeMessage, Pipeline, PipelineError, outcome_message,
+    Accepted, OutcomeMessage, Pipeline, PipelineError,
+    outcome_message::{self, Read},
     time_limits::ANSWER_MARGIN,
     unrecorded::{CONCURRENT_WRITES, LATE_TIMEOUT, Late, LateOutcome},
 };
@@ -36,7 +37,7 @@ impl PendingOutcomes {
         &self.messages
     }
 
-    /// Whether one of them says that this delivery ended: then nobody is to send it any more.
+    /// Whether the process knows that this delivery ended: then nobody is to send it any more.
     pub fn has_ended(&self, delivery: &DeliveryId) -> bool {
         self.ended.contains(delivery)
     }
@@ -49,6 +50,8 @@ pub enum RecordedOutcomes {
     All,
     /// At least one is not, and is to be tried again.
     Some,
+    /// Those that this release can read are recorded. Another release of this deployment wrote the rest.
+    Unreadable,
     /// No function of this deployment wrote the message.
     NotAuthentic,
 }
@@ -57,22 +60,21 @@ impl Pipeline {
     /// The outcomes of a communication that this process keeps and that are on no queue.
     pub fn pending_outcomes(&self, accepted: &Accepted, which: OutcomesOf) -> PendingOutcomes {
         let record = &accepted.record;
-        let is_pending = |late: &&LateOutcome| {
-            let is_wanted =
-                which == OutcomesOf::AllDeliveries || late.outcome.status != DeliveryStatus::Queued;
-            is_wanted
-                && !late.is_on_queue
-                && late.request.id == record.id
-                && late.request.payload_hash == record.payload_hash
+        let is_of_request = |late: &&LateOutcome| {
+            late.request.id == record.id && late.request.payload_hash == record.payload_hash
         };
-        let kept = self.unrecorded.kept();
-        let late: Vec<_> = kept.iter().filter(is_pending).cloned().collect();
-        drop(kept);
         let has_ended = |late: &&LateOutcome| late.outcome.status != DeliveryStatus::Queued;
+        let kept = self.unrecorded.kept();
+        let kept: Vec<_> = kept.iter().filter(is_of_request).cloned().collect();
+        let is_pending = |late: &&LateOutcome| {
+            !late.is_on_queue && (which == OutcomesOf::AllDeliveries || has_ended(late))
+        };
+        let late: Vec<_> = kept.iter().filter(is_pending).cloned().collect();
         PendingOutcomes {
             messages: outcome_message::messages(&accepted.hash_key, &late),
             owners: late.iter().map(|late| late.owner.token.clone()).collect(),
-            ended: late
+            // Those as well that an earlier message carries.
+            ended: kept
                 .iter()
                 .filter(has_ended)
                 .map(|late| late.delivery.id.clone())
@@ -96,9 +98,13 @@ impl Pipeline {
         deadline: Deadline,
     ) -> Result<RecordedOutcomes, PipelineError> {
         let key = self.hash_keys.get().await?;
-        let Some(late) = outcome_message::read(key, body, mac) else {
-            info!(target: METRICS, queue_claims_refused = 1_u64);
-            return Ok(RecordedOutcomes::NotAuthentic);
+        let (late, is_readable) = match outcome_message::read(key, body, mac) {
+            Read::Outcomes(late) => (late, true),
+            Read::Partly(late) => (late, false),
+            Read::NotAuthentic => {
+                info!(target: METRICS, queue_claims_refused = 1_u64);
+                return Ok(RecordedOutcomes::NotAuthentic);
+            }
         };
         let until = Deadline::after(LATE_TIMEOUT).min(deadline.less(ANSWER_MARGIN));
         let mut writes = stream::iter(late)
@@ -108,10 +114,10 @@ impl Pipeline {
         while let Some(written) = writes.next().await {
             are_all_written &= !matches!(written, Late::Unwritten);
         }
-        Ok(if are_all_written {
-            RecordedOutcomes::All
-        } else {
-            RecordedOutcomes::Some
+        Ok(match (are_all_written, is_readable) {
+            (true, true) => RecordedOutcomes::All,
+            (false, _) => RecordedOutcomes::Some,
+            (true, false) => RecordedOutcomes::Unreadable,
         })
     }
 }

@@ -109,13 +109,10 @@ impl Requeue {
 
     /// How long the message stays invisible after `receives` receives.
     pub fn wait(self, receives: u32) -> Duration {
-        /// Clocks differ.
-        const AFTER_A_LEASE: Duration = Duration::from_secs(1);
-        /// Its owner may have put the outcome on the queue at the end of its time: that is recorded first.
+        /// Its owner may have put the outcome on the queue at the end of its time, or keep it: that is recorded first.
         const FOR_AN_OUTCOME: Duration = Duration::from_secs(30);
         let wait = match self {
-            Self::Busy { after } => after + FOR_AN_OUTCOME,
-            Self::NotRecorded { after } => after + AFTER_A_LEASE,
+            Self::Busy { after } | Self::NotRecorded { after } => after + FOR_AN_OUTCOME,
             Self::OutOfTime => Duration::ZERO,
             Self::Unreachable | Self::KeyConflict => deferral::backoff(receives.saturating_sub(1)),
             Self::Deferred { after }
