@@ -27,7 +27,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("shared/adapters/src/http/idle.rs", "MAX_IDLE_PER_HOST"),
     ("shared/adapters/src/smtp/mod.rs", "MAX_REFUSALS"),
     ("shared/adapters/src/ses/checks.rs", "MAX_DOMAINS"),
-    ("shared/adapters/src/tcp.rs", "MOST_ADDRESSES"),
+    ("shared/adapters/src/tcp.rs", "MAX_ADDRESSES"),
     ("shared/adapters/src/chain/renewal.rs", "MAX_RENEWALS"),
     (
         "shared/adapters/src/smtp/further.rs",
@@ -53,7 +53,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("infra/operator/src/dead_letters/report.rs", "MAX_FIELDS"),
     ("shared/core/src/dead_letter.rs", "MAX_POINTER"),
     ("shared/delivery/src/usage/categories.rs", "MAX_REMEMBERED"),
-    ("shared/delivery/src/pacing.rs", "MAX_TRIES"),
+    ("shared/delivery/src/rate_limit.rs", "MAX_TRIES"),
     ("shared/delivery/src/permits.rs", "MAX_TRIES"),
     (
         "shared/delivery/src/pipeline/unrecorded.rs",

@@ -14,7 +14,7 @@ use aws_types::SdkConfig;
 use comms_adapters::{EgressGuard, ProviderFactory, egress::SystemResolver, tls::TlsConfigs};
 use comms_core::{Clock, EmailAddress, Tenant};
 use comms_delivery::{
-    Ledger, Parts, Pipeline, Quotas, ShareLimits, SharedHealth, SharedPacing, Shares, Usage,
+    Ledger, Parts, Pipeline, Quotas, ShareLimits, SharedHealth, SharedRateLimiter, Shares, Usage,
 };
 use comms_runtime::{Environment, http::invocation, sqs::SqsEvent};
 use comms_settings::{
@@ -732,7 +732,7 @@ pub(crate) fn pipeline_with(
         factory: ProviderFactory::new(tls, egress, sdk.clone(), clock.clone(), 1_000),
         health: SharedHealth::new(sdk, &resources.deliveries_table, clock.clone()),
         quotas: Quotas::new(sdk, &resources.deliveries_table, clock.clone()),
-        pacing: SharedPacing::new(sdk, &resources.deliveries_table, clock.clone()),
+        rate_limiter: SharedRateLimiter::new(sdk, &resources.deliveries_table, clock.clone()),
         usage: Usage::new(sdk, &resources.deliveries_table),
         shares: Shares::new(
             sdk,

@@ -3,10 +3,10 @@
 //! What to do after a failure is decided by its disposition, and where retries are used up by what the
 //! failure says of that ([`AfterRetries`]). Every attempt is recorded, and an end without a receipt says which end it is.
 
+mod attempt_order;
 mod connecting;
 pub(crate) mod entry;
 mod renewal;
-mod turns;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,14 +25,14 @@ use self::{
 };
 use crate::{
     deadline::Deadline,
-    health::{Sample, Turn},
+    health::{Candidate, Sample},
     message::Message,
-    pacing::{LONGEST_WAIT, Leave, Pacing, ProbePermit},
-    retry::{ATTEMPT_TIME, RetryPolicy, jitter},
+    rate_limiter::{Admission, MAX_WAIT_DURATION, ProbePermit, RateLimiter},
+    retry::{MIN_ATTEMPT_DURATION, RetryPolicy, jitter},
 };
 
 /// What a provider that works needs for a message, with everything that is slow.
-const ENOUGH_TIME: Duration = Duration::from_secs(6);
+const FALLBACK_MARGIN: Duration = Duration::from_secs(6);
 
 /// What to do when it is not known whether a message went out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,7 +191,7 @@ impl Chain {
     /// Sends `message` through the first provider that takes it, trying none after `deadline`.
     ///
     /// Who is down goes last ([`crate::health`]), and an entry that refuses its credentials is left out where no caller
-    /// waits, but for its probe, for which `pacing` is asked. Before an entry's first attempt `pacing` is asked for its
+    /// waits, but for its probe, for which `limiter` is asked. Before an entry's first attempt `limiter` is asked for its
     /// turn; retries belong to the same turn. Before the first turn at the platform's account it is asked
     /// whether that may send; if not, its entries are left out. Before every attempt but the first, and before the first one
     /// at the platform's account, `renew` is asked for newer settings; an entry that failed is tried again with them.
@@ -200,61 +200,64 @@ impl Chain {
         message: &Message,
         deadline: Deadline,
         renew: &Renew<'_>,
-        pacing: &dyn Pacing,
+        limiter: &dyn RateLimiter,
     ) -> ChainReport {
         let mut run = Run::default();
         let mut course = Course::new(self.clone(), deadline.is_queued());
         let end = loop {
             let chain = course.chain.clone();
-            let Some((index, entry, turn)) = course.turns.next_of(&chain) else {
+            let Some((index, entry, candidate)) = course.order.next_of(&chain) else {
                 break course.exhausted(&run);
             };
             // The first attempt is always made: whoever calls has seen to it that there is time.
-            if !run.attempts.is_empty() && deadline.remaining() < ATTEMPT_TIME {
+            if !run.attempts.is_empty() && deadline.remaining() < MIN_ATTEMPT_DURATION {
                 break ChainEnd::OutOfTime;
             }
-            let left = Left {
+            let left = AttemptBudget {
                 deadline,
-                is_last: course.turns.is_empty(),
-                others: course.turns.len(),
+                is_last: course.order.is_empty(),
+                others: course.order.len(),
                 policy: chain.on_ambiguous,
-                is_probe: matches!(turn, Turn::Probe(_)),
+                is_probe: matches!(candidate, Candidate::Probe(_)),
             };
             match course.before(entry, &run, renew).await {
                 Heading::Same => {}
                 Heading::Changed => continue,
                 Heading::Over(end) => break end,
             }
-            if entry.position.is_global() && !course.may_use_global(message, pacing).await {
+            if entry.position.is_global() && !course.may_use_global(message, limiter).await {
                 continue;
             }
-            match course.connect(entry, &run, renew, pacing).await {
+            match course.connect(entry, &run, renew, limiter).await {
                 Connected::Yes => {}
                 Connected::No => continue,
                 Connected::Over(end) => break end,
             }
-            if let Err(after) = entry.wait_for_turn(message, left.share(), pacing).await {
+            if let Err(after) = entry
+                .wait_for_admission(message, left.share(), limiter)
+                .await
+            {
                 break ChainEnd::Paced { after };
             }
             // Held until the attempt is over.
-            let Ok(_probe) = entry.permitted(turn, pacing).await else {
-                course.turns.put_off(index, deadline.is_queued());
+            let Ok(_probe) = entry.permitted(candidate, limiter).await else {
+                course.order.defer(index, deadline.is_queued());
                 continue;
             };
-            let reply = reply_to(&chain, entry, message, pacing).await;
+            let reply = reply_to(&chain, entry, message, limiter).await;
             let renew_before_retry = || course.before_retry(entry, renew);
-            let attempted = run.connected(entry, message, reply, left, renew_before_retry, pacing);
+            let attempted = run.connected(entry, message, reply, left, renew_before_retry, limiter);
             let sent = match attempted.await {
                 Ok(sent) => sent,
-                Err(after) => match course.without_connection(after, &run, pacing) {
+                Err(after) => match course.without_connection(after, &run, limiter) {
                     Some(end) => break end,
                     None => continue,
                 },
             };
             let Failed { error, renewal } = match sent {
                 Ok(receipt) => {
-                    entry.take_in(Sample::Success, message.target.channel());
-                    chain.tell_of_failover(entry, message, run.attempts.len());
+                    entry.observe(Sample::Success, message.target.channel());
+                    chain.record_failover(entry, message, run.attempts.len());
                     break ChainEnd::Sent {
                         provider: entry.provider.kind(),
                         receipt,
@@ -278,7 +281,7 @@ impl Chain {
                 Heading::Over(end) => break end,
             }
             if let Some(sample) = Sample::of_error(&error) {
-                entry.take_in(sample, message.target.channel());
+                entry.observe(sample, message.target.channel());
             }
             run.note_retry_after(&error);
             if let Some(end) = end {
@@ -287,7 +290,7 @@ impl Chain {
         };
         let last = run.attempts.last();
         ChainReport {
-            skipped: course.turns.skipped(&course.chain, last, &end),
+            skipped: course.order.skipped(&course.chain, last, &end),
             attempts: run.attempts,
             end,
             unknown_outcomes: run.unknown_outcomes,
@@ -298,25 +301,25 @@ impl Chain {
 
     /// Whether there are entries, each of them is down, and none is to be probed now.
     pub fn is_down(&self) -> bool {
-        let is_put_off = |entry: &ChainEntry| match entry.health.turn() {
-            Turn::Last | Turn::Refused => true,
-            Turn::InPlace | Turn::Probe(_) => false,
+        let is_deferred = |entry: &ChainEntry| match entry.health.candidate() {
+            Candidate::Last | Candidate::Refused => true,
+            Candidate::InPlace | Candidate::Probe(_) => false,
         };
-        !self.entries.is_empty() && self.entries.iter().all(is_put_off)
+        !self.entries.is_empty() && self.entries.iter().all(is_deferred)
     }
 
     /// Asks providers how fast they may be used, where that is to be known and has not been asked for long.
     pub async fn learn_rates(&self, deadline: Deadline) {
         for entry in &self.entries {
-            if let Some(pace) = &entry.pace {
-                pace.learn(&*entry.provider, deadline).await;
+            if let Some(rate_limit) = &entry.rate_limit {
+                rate_limit.learn(&*entry.provider, deadline).await;
             }
         }
     }
 
     /// A fallback's success must not hide that the first provider is out: it is said for every
     /// message, by a log event and a metric.
-    fn tell_of_failover(&self, used: &ChainEntry, message: &Message, attempts: usize) {
+    fn record_failover(&self, used: &ChainEntry, message: &Message, attempts: usize) {
         let Some(first) = self.entries.first() else {
             return;
         };
@@ -350,43 +353,53 @@ impl ChainEntry {
 
     /// Waits for the entry's turn to take `message`. Where that is not soon, or would leave less time until
     /// `until` than an attempt needs: how long it is.
-    async fn wait_for_turn(
+    async fn wait_for_admission(
         &self,
         message: &Message,
         until: Deadline,
-        pacing: &dyn Pacing,
+        limiter: &dyn RateLimiter,
     ) -> Result<(), Duration> {
-        let Some(pace) = &self.pace else {
+        let Some(rate_limit) = &self.rate_limit else {
             return Ok(());
         };
-        match pacing.ask(pace, message).await {
-            Leave::NOW => Ok(()),
-            Leave::After(wait)
-                if wait <= LONGEST_WAIT && wait + ATTEMPT_TIME <= until.remaining() =>
+        match limiter.acquire(rate_limit, message).await {
+            Admission::NOW => Ok(()),
+            Admission::After(wait)
+                if wait <= MAX_WAIT_DURATION
+                    && wait + MIN_ATTEMPT_DURATION <= until.remaining() =>
             {
                 tokio::time::sleep(wait).await;
                 Ok(())
             }
-            Leave::After(wait) | Leave::NotBefore(wait) => Err(wait),
+            Admission::After(wait) | Admission::NotBefore(wait) => Err(wait),
         }
     }
 
     /// The turn, where the entry may be tried now: a probe of refused credentials needs a permit, which is asked for
     /// here. Its turn at the provider's pace is spent either way.
-    async fn permitted(&self, turn: Turn, pacing: &dyn Pacing) -> Result<Turn, Refused> {
-        match turn {
-            Turn::Probe(probe) if probe.needs_permit() => match pacing.may_probe(self).await {
-                ProbePermit::Granted => Ok(Turn::Probe(probe)),
-                ProbePermit::Taken { until } => {
-                    probe.postpone(until);
-                    Err(Refused)
+    async fn permitted(
+        &self,
+        candidate: Candidate,
+        limiter: &dyn RateLimiter,
+    ) -> Result<Candidate, Refused> {
+        match candidate {
+            Candidate::Probe(probe) if probe.needs_permit() => {
+                match limiter.may_probe(self).await {
+                    ProbePermit::Granted => Ok(Candidate::Probe(probe)),
+                    ProbePermit::Taken { until } => {
+                        probe.postpone(until);
+                        Err(Refused)
+                    }
                 }
-            },
-            turn @ (Turn::InPlace | Turn::Probe(_) | Turn::Last | Turn::Refused) => Ok(turn),
+            }
+            candidate @ (Candidate::InPlace
+            | Candidate::Probe(_)
+            | Candidate::Last
+            | Candidate::Refused) => Ok(candidate),
         }
     }
 
-    fn take_in(&self, sample: Sample, channel: Channel) {
+    fn observe(&self, sample: Sample, channel: Channel) {
         let Some(change) = self.health.record(sample) else {
             return;
         };
@@ -412,7 +425,7 @@ struct Refused;
 
 /// What an entry has for its attempts.
 #[derive(Clone, Copy)]
-struct Left {
+struct AttemptBudget {
     deadline: Deadline,
     /// Whether nobody comes after it.
     is_last: bool,
@@ -422,7 +435,7 @@ struct Left {
     is_probe: bool,
 }
 
-impl Left {
+impl AttemptBudget {
     /// Until when it may try.
     fn share(self) -> Deadline {
         if self.is_last {
@@ -449,13 +462,13 @@ pub(crate) fn share(deadline: Deadline, others: u32, policy: AmbiguityPolicy) ->
     let left = deadline.remaining();
     let for_others = match policy {
         AmbiguityPolicy::Failover if deadline.is_queued() => {
-            ENOUGH_TIME.saturating_mul(others).min(left / 2)
+            FALLBACK_MARGIN.saturating_mul(others).min(left / 2)
         }
         AmbiguityPolicy::Failover => left / 2,
-        AmbiguityPolicy::Hold => ENOUGH_TIME.min(left / 2),
+        AmbiguityPolicy::Hold => FALLBACK_MARGIN.min(left / 2),
     };
     deadline
-        .less(for_others.min(left.saturating_sub(ATTEMPT_TIME)))
+        .less(for_others.min(left.saturating_sub(MIN_ATTEMPT_DURATION)))
         .with_others_to_follow()
 }
 
@@ -467,13 +480,13 @@ struct ReplyTo<'m> {
     is_dropped: bool,
 }
 
-/// The message's own address, or the clinic's when the platform's account sends; of these only those that `pacing` lets
+/// The message's own address, or the clinic's when the platform's account sends; of these only those that `limiter` lets
 /// that account name.
 async fn reply_to<'m>(
     chain: &'m Chain,
     entry: &ChainEntry,
     message: &'m Message,
-    pacing: &dyn Pacing,
+    limiter: &dyn RateLimiter,
 ) -> ReplyTo<'m> {
     let own = message.reply_to.as_ref();
     if !entry.position.is_global() {
@@ -484,7 +497,7 @@ async fn reply_to<'m>(
     }
     let wanted = own.or(chain.clinic_reply_to.as_ref());
     let is_dropped = match wanted {
-        Some(address) => !pacing.may_reply_to(address).await,
+        Some(address) => !limiter.may_reply_to(address).await,
         None => false,
     };
     if is_dropped {
@@ -563,7 +576,7 @@ impl Run {
         entry: &ChainEntry,
         message: &Message,
         reply: ReplyTo<'_>,
-        left: Left,
+        left: AttemptBudget,
         renew: impl Fn() -> R,
     ) -> Result<Receipt, Failed> {
         let changed;
@@ -617,7 +630,9 @@ impl Run {
                 None => return Err(error.into()),
             }
             match renew().await {
-                Renewal::Unchanged if until.remaining() < ATTEMPT_TIME => return Err(error.into()),
+                Renewal::Unchanged if until.remaining() < MIN_ATTEMPT_DURATION => {
+                    return Err(error.into());
+                }
                 Renewal::Unchanged => {}
                 renewal @ (Renewal::Newer(_) | Renewal::Unreadable) => {
                     return Err(Failed { error, renewal });

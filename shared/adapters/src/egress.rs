@@ -2,7 +2,7 @@
 //!
 //! A name is resolved once, every address is checked, and the connection is made to a checked
 //! address: nobody resolves the name again in between. Addresses that are not on the public internet
-//! are refused unless the operator allows them (`EGRESS_ALLOW`); a clinic can not.
+//! are refused unless the operator allows them (`EGRESS_ALLOW`); a clinic cannot.
 
 mod by_text;
 mod lookups;

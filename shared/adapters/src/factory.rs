@@ -14,12 +14,12 @@ use comms_core::{Channel, Clock, EmailAddress, EntryId, Mailbox, Position, Tenan
 use tracing::warn;
 
 use crate::{
+    account_rate_limit::{AccountRateLimit, AskedRates},
     adapter::{BuildError, Parts},
     chain::{AmbiguityPolicy, Chain, ChainEntry},
     config::ProviderConfig,
     egress::EgressGuard,
     health::Health,
-    pace::{AskedRates, Pace},
     provider::Provider,
     registry,
     retry::RetryPolicy,
@@ -202,7 +202,7 @@ impl ProviderFactory {
                 retries,
                 max_per_second,
             } = entry;
-            let pace = Pace::of(&*config, max_per_second, &self.rates);
+            let rate_limit = AccountRateLimit::of(&*config, max_per_second, &self.rates);
             match self.provider(&*config, sender) {
                 Ok(provider) => entries.push(ChainEntry {
                     id,
@@ -210,7 +210,7 @@ impl ProviderFactory {
                     provider,
                     retry: RetryPolicy { retries },
                     health: Health::new(self.parts.clock.clone()),
-                    pace,
+                    rate_limit,
                 }),
                 // Saving checks for this; an entry saved before the check was there is passed over.
                 Err(error) => {

@@ -6,7 +6,7 @@
 //! is down goes to the end of the chain rather than out of it. After a cool-down one message at a time
 //! is its probe: it is tried in its old place, and the first success makes it healthy again. An entry that
 //! refuses its credentials is tried by queued messages only as a probe, for which they need a permit that all
-//! processes share ([`Pacing::may_probe`](crate::Pacing::may_probe)): providers lock accounts for less than what many
+//! processes share ([`RateLimiter::may_probe`](crate::RateLimiter::may_probe)): providers lock accounts for less than what many
 //! messages would try.
 //!
 //! What is known belongs to the entry at one version of the settings: new settings start afresh, so
@@ -23,11 +23,11 @@ pub const WINDOW: SignedDuration = SignedDuration::from_mins(5);
 /// Messages in the window below which their number says nothing.
 pub const ENOUGH_SAMPLES: u32 = 5;
 /// How long an entry that is down is left alone before its first probe. Each probe that fails doubles
-/// it, up to [`LONGEST_COOL_DOWN`].
+/// it, up to [`MAX_COOL_DOWN_DURATION`].
 pub const COOL_DOWN: SignedDuration = SignedDuration::from_secs(30);
 /// The longest an entry is left alone; at once so long after a refused login or a suspension, which
 /// do not pass in seconds.
-pub const LONGEST_COOL_DOWN: SignedDuration = SignedDuration::from_mins(5);
+pub const MAX_COOL_DOWN_DURATION: SignedDuration = SignedDuration::from_mins(5);
 
 const BUCKETS: usize = 10;
 const BUCKET_SECONDS: i64 = WINDOW.as_secs() / 10;
@@ -75,7 +75,7 @@ pub struct Change {
 
 /// When an entry is tried.
 #[derive(Debug)]
-pub enum Turn {
+pub enum Candidate {
     /// In its place.
     InPlace,
     /// In its place, to see whether it works again.
@@ -241,9 +241,9 @@ impl Inner {
                     bucket.failed = bucket.failed.saturating_add(1);
                 }
                 if let Some(down) = &mut self.down {
-                    let doubled = down.rest.saturating_mul(2).min(LONGEST_COOL_DOWN);
+                    let doubled = down.rest.saturating_mul(2).min(MAX_COOL_DOWN_DURATION);
                     down.rest = if is_conclusive {
-                        LONGEST_COOL_DOWN
+                        MAX_COOL_DOWN_DURATION
                     } else {
                         doubled
                     };
@@ -277,7 +277,7 @@ impl Inner {
 
 fn cool_down(is_conclusive: bool) -> SignedDuration {
     if is_conclusive {
-        LONGEST_COOL_DOWN
+        MAX_COOL_DOWN_DURATION
     } else {
         COOL_DOWN
     }
@@ -319,22 +319,22 @@ impl Health {
     }
 
     /// When the entry is tried for a message that is to be sent now.
-    pub fn turn(self: &Arc<Self>) -> Turn {
+    pub fn candidate(self: &Arc<Self>) -> Candidate {
         let now = self.clock.now();
         let mut inner = self.lock();
         let Some(down) = &mut inner.down else {
-            return Turn::InPlace;
+            return Candidate::InPlace;
         };
         // A clock that went back must not hold the probe off for longer than the cool-down.
         let wait = down.probe_at.duration_since(now);
         let is_due = wait <= SignedDuration::ZERO || wait > down.rest;
         if is_due && !down.is_probing {
             down.is_probing = true;
-            Turn::Probe(Probe(self.clone()))
+            Candidate::Probe(Probe(self.clone()))
         } else if down.is_refusal {
-            Turn::Refused
+            Candidate::Refused
         } else {
-            Turn::Last
+            Candidate::Last
         }
     }
 

@@ -56,13 +56,13 @@ use crate::{
 /// Bytes of an answer that are read; providers' answers are a few hundred.
 pub const MAX_ANSWER: usize = 256 * 1024;
 /// The longest that is waited for name, TCP and TLS together.
-const CONNECT_TIME: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest that is waited for a name.
-const RESOLVE_TIME: Duration = Duration::from_secs(4);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The longest that is waited for a TLS handshake.
-const TLS_TIME: Duration = Duration::from_secs(5);
+const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest that one request takes with its answer.
-const REQUEST_TIME: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// What must be left after waiting for a socket, beside what must be left in any case.
 const AFTER_WAITING: Duration = Duration::from_secs(2);
 
@@ -118,7 +118,7 @@ impl HttpClients {
         }
     }
 
-    /// Sends one request and reads the answer, within `deadline` and [`REQUEST_TIME`].
+    /// Sends one request and reads the answer, within `deadline` and [`REQUEST_TIMEOUT`].
     pub(crate) async fn send(
         &self,
         base: &BaseUrl,
@@ -142,7 +142,7 @@ impl HttpClients {
             place,
         };
         let exchange = self.exchange(base, origin, request, &begun, deadline);
-        match deadline.bound(REQUEST_TIME, exchange).await {
+        match deadline.bound(REQUEST_TIMEOUT, exchange).await {
             Ok(Err(TransportFailure::Interrupted)) | Err(Elapsed) if is_question => {
                 Err(TransportFailure::Unanswered)
             }
@@ -247,7 +247,7 @@ impl HttpClients {
             connection.map_err(|_| TransportFailure::NotBegun)
         };
         deadline
-            .bound(CONNECT_TIME, connecting)
+            .bound(CONNECT_TIMEOUT, connecting)
             .await
             .unwrap_or(Err(TransportFailure::NoConnectionInTime))
     }
@@ -283,7 +283,7 @@ impl HttpClients {
             }
         };
         let handshake = TlsConnector::from(config).connect(name, socket);
-        match deadline.bound(TLS_TIME, handshake).await {
+        match deadline.bound(TLS_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(TransportFailure::Handshake(HandshakeFailure::from(&error))),
             Err(Elapsed) => Err(TransportFailure::NoConnectionInTime),
@@ -311,7 +311,7 @@ impl HttpClients {
         deadline: Deadline,
     ) -> bool {
         let resolved = match deadline
-            .bound(RESOLVE_TIME, self.egress.resolve(base.host()))
+            .bound(RESOLVE_TIMEOUT, self.egress.resolve(base.host()))
             .await
         {
             Ok(resolved) => resolved.map_err(TransportFailure::Egress),

@@ -4,10 +4,11 @@
 //! An adapter turns a [`Message`] into its provider's protocol and the provider's reply into a
 //! receipt or a classified [`ProviderError`](comms_core::ProviderError). It does nothing else: no
 //! retries, no waiting, no environment. [`chain`] decides what to do about an error, [`retry`] and
-//! [`deadline`] bound it in time, [`pacing`] keeps to what a provider takes in a second, [`egress`] says where a connection may go.
+//! [`deadline`] bound it in time, [`rate_limiter`] keeps to what a provider takes in a second, [`egress`] says where a connection may go.
 
 #![cfg_attr(all(test, fuzzing), no_main)]
 
+pub mod account_rate_limit;
 pub mod adapter;
 pub mod chain;
 pub mod config;
@@ -25,11 +26,10 @@ pub mod message;
 pub mod meta;
 mod metered;
 pub mod mime;
-pub mod pace;
-pub mod pacing;
 pub mod postmark;
 pub mod provider;
 pub mod rate;
+pub mod rate_limiter;
 pub mod registry;
 pub mod retry;
 pub mod sendgrid;
@@ -42,6 +42,7 @@ pub mod twilio;
 pub mod verify;
 pub mod zeptomail;
 
+pub use account_rate_limit::AccountRateLimit;
 pub use adapter::{BuildError, Parts};
 pub use chain::{Chain, ChainEnd, ChainReport};
 pub use config::{OwnSender, ProviderConfig};
@@ -51,9 +52,8 @@ pub use factory::{ChainSpec, EntrySpec, ProviderFactory};
 pub use health::Health;
 pub use http::HttpClients;
 pub use message::Message;
-pub use pace::Pace;
-pub use pacing::{Leave, Pacing, ProbePermit};
 pub use provider::{Capabilities, Provider};
 pub use rate::Rate;
+pub use rate_limiter::{Admission, ProbePermit, RateLimiter};
 pub use sockets::{SocketStatistics, Sockets};
 pub use verify::{StageOutcome, StageReport, VerifyStage};

@@ -63,7 +63,7 @@ pub(crate) fn text_body(content: &Content) -> Option<Cow<'_, str>> {
     posted.map(Cow::Borrowed).or_else(made)
 }
 
-/// What this provider can not carry and another may: the next one is tried, and this one not blamed.
+/// What this provider cannot carry and another may: the next one is tried, and this one not blamed.
 pub(crate) const fn not_carried(kind: ErrorKind, detail: &'static str) -> ProviderError {
     ProviderError::new(Disposition::ProviderDown, kind, detail).health_unchanged()
 }
@@ -111,12 +111,12 @@ impl AsciiOnly {
 pub(crate) fn check_template_text(text: &str) -> Result<(), ProviderError> {
     if text.is_empty() {
         return Err(invalid(
-            "A parameter of the template is empty; WhatsApp takes no such.",
+            "A parameter of the template is empty; WhatsApp rejects empty template parameters.",
         ));
     }
     if text.contains("     ") || text.contains(['\n', '\r', '\t']) {
         return Err(invalid(
-            "A parameter of the template has a line break, a tab or more than 4 spaces in a row; WhatsApp takes no such.",
+            "A parameter of the template has a line break, a tab or more than 4 spaces in a row; WhatsApp rejects such parameters.",
         ));
     }
     Ok(())

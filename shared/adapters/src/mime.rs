@@ -59,7 +59,7 @@ pub fn build(
     build_naming(message, sender, feedback, &message.content.cc)
 }
 
-/// The same with only these receivers of copies in its header.
+/// The same with only these recipients of copies in its header.
 pub(crate) fn build_naming<'a>(
     message: &Message,
     sender: &Mailbox,

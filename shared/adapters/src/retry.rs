@@ -11,7 +11,7 @@ const BASE: Duration = Duration::from_millis(200);
 /// No wait is longer than this, unless the provider asks for it.
 const CAP: Duration = Duration::from_secs(5);
 /// What an attempt needs at least to be worth starting.
-pub const ATTEMPT_TIME: Duration = Duration::from_secs(3);
+pub const MIN_ATTEMPT_DURATION: Duration = Duration::from_secs(3);
 
 /// Whether and how often a provider is tried again after a transient failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl RetryPolicy {
                 .map(|asked| asked.saturating_mul(4_u32.saturating_pow(retry.into()))),
         };
         let wait = asked.map_or(backoff, |asked| asked.max(backoff));
-        (wait + ATTEMPT_TIME < deadline.remaining()).then_some(wait)
+        (wait + MIN_ATTEMPT_DURATION < deadline.remaining()).then_some(wait)
     }
 }
 

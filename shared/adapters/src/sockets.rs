@@ -41,11 +41,11 @@ use crate::deadline::{Deadline, Elapsed};
 pub const CEILING: usize = 256;
 
 /// The longest that is waited for one's turn: then the next provider is to have its own.
-const TURN_TIME: Duration = Duration::from_secs(10);
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What must be left of the deadline for a message to be started on. A body that our own deadline cuts
 /// off may have been accepted; one that was not begun has not.
-pub(crate) const LEAST_TIME: Duration = Duration::from_secs(2);
+pub(crate) const MIN_MESSAGE_DURATION: Duration = Duration::from_secs(2);
 
 /// The open sockets of a process. Clones share them.
 #[derive(Clone)]
@@ -198,7 +198,7 @@ impl Sockets {
         }
     }
 
-    /// Waits for one's `turn`, not longer than [`TURN_TIME`] nor so long that it would be of no use, and
+    /// Waits for one's `turn`, not longer than [`TURN_TIMEOUT`] nor so long that it would be of no use, and
     /// counts the wait.
     pub(crate) async fn wait<T>(
         &self,
@@ -206,7 +206,10 @@ impl Sockets {
         turn: impl Future<Output = T>,
     ) -> Result<T, Elapsed> {
         let _waiting = Waiting::new(self);
-        let turned = deadline.less(LEAST_TIME).bound(TURN_TIME, turn).await;
+        let turned = deadline
+            .less(MIN_MESSAGE_DURATION)
+            .bound(TURN_TIMEOUT, turn)
+            .await;
         if turned.is_err() {
             self.count(|statistics| statistics.timed_out += 1);
         }

@@ -10,16 +10,16 @@ use crate::{
 };
 
 /// The longest that is waited for a TCP connection to one address.
-const CONNECT_TIME: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The same while another address can still be tried.
-const SHORT_CONNECT_TIME: Duration = Duration::from_millis(1_500);
+const SHORT_CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Addresses of one host that are tried.
-const MOST_ADDRESSES: usize = 3;
+const MAX_ADDRESSES: usize = 3;
 
 /// Why no connection was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectFailure {
-    /// The address refused it, or can not be reached.
+    /// The address refused it, or cannot be reached.
     Refused,
     /// The time was up.
     TimedOut,
@@ -36,9 +36,9 @@ pub(crate) async fn connect(
     let last = tried.len().saturating_sub(1);
     for (number, address) in tried.into_iter().enumerate() {
         let limit = if number < last {
-            SHORT_CONNECT_TIME
+            SHORT_CONNECT_TIMEOUT
         } else {
-            CONNECT_TIME
+            CONNECT_TIMEOUT
         };
         match deadline.bound(limit, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => {
@@ -66,8 +66,8 @@ fn in_turn(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
             .filter(move |address| address.is_ipv6() == wanted)
     };
     let (mut own, mut other) = (family(first), family(!first));
-    let mut tried = Vec::with_capacity(MOST_ADDRESSES);
-    while tried.len() < MOST_ADDRESSES {
+    let mut tried = Vec::with_capacity(MAX_ADDRESSES);
+    while tried.len() < MAX_ADDRESSES {
         let next = if tried.len() % 2 == 0 {
             own.next().or_else(|| other.next())
         } else {

@@ -23,10 +23,10 @@ const MAX_RESUMED_SERVERS: usize = 64;
 /// Sessions that rustls keeps of each server, in its count of what is remembered (`ClientSessionMemoryCache::new`).
 const SESSIONS_PER_SERVER: usize = 8;
 
-/// Why a set of trust roots can not be used.
+/// Why a set of trust roots cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TlsError {
-    /// The PEM text holds no certificate, or one that can not be a trust root.
+    /// The PEM text holds no certificate, or one that cannot be a trust root.
     #[error("the PEM text holds no certificate that can be a trust root")]
     Roots,
     /// The crypto provider lacks what TLS needs.

@@ -16,10 +16,10 @@ use std::{
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Capabilities, Chain, ChainEnd, ChainReport, Deadline, Health, Leave, Message, Pace, Pacing,
-    Provider, StageReport,
+    AccountRateLimit, Admission, Capabilities, Chain, ChainEnd, ChainReport, Deadline, Health,
+    Message, Provider, RateLimiter, StageReport,
     chain::{AmbiguityPolicy, ChainEntry, RenewAt, Renewal},
-    pacing::{LONGEST_WAIT, Unpaced},
+    rate_limiter::{MAX_WAIT_DURATION, Unlimited},
     retry::RetryPolicy,
 };
 use comms_core::{
@@ -111,7 +111,7 @@ fn entry(provider: &Arc<Scripted>, position: Position, retries: u8) -> ChainEntr
         provider: provider.clone(),
         retry: RetryPolicy { retries },
         health: Health::new(Arc::new(SystemClock)),
-        pace: None,
+        rate_limit: None,
     }
 }
 
@@ -150,31 +150,39 @@ async fn send(chain: &Arc<Chain>) -> ChainReport {
 }
 
 async fn send_within(chain: &Arc<Chain>, time: Duration) -> ChainReport {
-    send_paced(chain, time, &Unpaced).await
+    send_paced(chain, time, &Unlimited).await
 }
 
-async fn send_paced(chain: &Arc<Chain>, time: Duration, pacing: &dyn Pacing) -> ChainReport {
-    send_by(chain, Deadline::after(time), pacing).await
+async fn send_paced(
+    chain: &Arc<Chain>,
+    time: Duration,
+    rate_limiter: &dyn RateLimiter,
+) -> ChainReport {
+    send_by(chain, Deadline::after(time), rate_limiter).await
 }
 
-async fn send_by(chain: &Arc<Chain>, deadline: Deadline, pacing: &dyn Pacing) -> ChainReport {
+async fn send_by(
+    chain: &Arc<Chain>,
+    deadline: Deadline,
+    rate_limiter: &dyn RateLimiter,
+) -> ChainReport {
     let renew = |_| -> Renewed<'_> { Box::pin(async { Renewal::Unchanged }) };
-    chain.send(&message(), deadline, &renew, pacing).await
+    chain.send(&message(), deadline, &renew, rate_limiter).await
 }
 
 type Renewed<'a> = Pin<Box<dyn Future<Output = Renewal> + Send + 'a>>;
 
 /// Gives leave as it is told to, then at once; remembers for which accounts it was asked.
 #[derive(Default)]
-struct Turns {
-    leaves: Mutex<VecDeque<Leave>>,
+struct ScriptedLimiter {
+    admissions: Mutex<VecDeque<Admission>>,
     asked: Mutex<Vec<String>>,
 }
 
-impl Turns {
-    fn new(leaves: impl IntoIterator<Item = Leave>) -> Self {
+impl ScriptedLimiter {
+    fn new(admissions: impl IntoIterator<Item = Admission>) -> Self {
         Self {
-            leaves: Mutex::new(leaves.into_iter().collect()),
+            admissions: Mutex::new(admissions.into_iter().collect()),
             asked: Mutex::default(),
         }
     }
@@ -185,24 +193,27 @@ impl Turns {
 }
 
 #[async_trait]
-impl Pacing for Turns {
-    async fn ask(&self, pace: &Pace, _: &Message) -> Leave {
-        self.asked.lock().unwrap().push(pace.account().to_owned());
-        self.leaves
+impl RateLimiter for ScriptedLimiter {
+    async fn acquire(&self, rate_limit: &AccountRateLimit, _: &Message) -> Admission {
+        self.asked
+            .lock()
+            .unwrap()
+            .push(rate_limit.account().to_owned());
+        self.admissions
             .lock()
             .unwrap()
             .pop_front()
-            .unwrap_or(Leave::NOW)
+            .unwrap_or(Admission::NOW)
     }
 }
 
 /// Does not let the platform's account send.
-struct WithoutGlobal(Turns);
+struct WithoutGlobal(ScriptedLimiter);
 
 #[async_trait]
-impl Pacing for WithoutGlobal {
-    async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
-        self.0.ask(pace, message).await
+impl RateLimiter for WithoutGlobal {
+    async fn acquire(&self, rate_limit: &AccountRateLimit, message: &Message) -> Admission {
+        self.0.acquire(rate_limit, message).await
     }
 
     async fn may_use_global(&self, _: &Message) -> bool {
@@ -214,7 +225,11 @@ impl Pacing for WithoutGlobal {
 fn paced(providers: &[&Arc<Scripted>], policy: AmbiguityPolicy, retries: u8) -> Arc<Chain> {
     let mut chain = Chain::clone(&chain(providers, policy, retries));
     for entry in &mut chain.entries {
-        entry.pace = Some(Pace::new(entry.id.as_str(), NonZeroU32::MIN, None));
+        entry.rate_limit = Some(AccountRateLimit::new(
+            entry.id.as_str(),
+            NonZeroU32::MIN,
+            None,
+        ));
     }
     Arc::new(chain)
 }
@@ -295,17 +310,21 @@ async fn global_account_that_may_not_send_is_not_tried_and_takes_no_turn() {
         entry(&global, Position::Global, 0),
     ];
     for entry in &mut entries {
-        entry.pace = Some(Pace::new(entry.id.as_str(), NonZeroU32::MIN, None));
+        entry.rate_limit = Some(AccountRateLimit::new(
+            entry.id.as_str(),
+            NonZeroU32::MIN,
+            None,
+        ));
     }
     let chain = Arc::new(Chain {
         entries,
         ..Chain::empty()
     });
-    let pacing = WithoutGlobal(Turns::default());
-    let report = send_paced(&chain, Duration::from_mins(1), &pacing).await;
+    let rate_limiter = WithoutGlobal(ScriptedLimiter::default());
+    let report = send_paced(&chain, Duration::from_mins(1), &rate_limiter).await;
     assert_eq!(report.end, ChainEnd::GlobalRefused);
     assert_eq!((own.calls(), global.calls()), (1, 0));
-    assert_eq!(pacing.0.asked(), ["primary"]);
+    assert_eq!(rate_limiter.0.asked(), ["primary"]);
 }
 
 /// Three own entries and the global one, each accepting or failing with each disposition, under both
@@ -542,7 +561,7 @@ async fn a_slow_provider_has_all_but_six_seconds_from_the_queue() {
         let mut chain = Chain::clone(&chain(&all, AmbiguityPolicy::Failover, 2));
         chain.entries[0].provider = Arc::new(Hanging);
         let deadline = Deadline::after(Duration::from_secs(24)).queued();
-        let report = send_by(&Arc::new(chain), deadline, &Unpaced).await;
+        let report = send_by(&Arc::new(chain), deadline, &Unlimited).await;
         assert_eq!(report.attempts[0].duration.as_secs(), expected, "{others}");
         assert!(matches!(report.end, ChainEnd::Sent { .. }), "{others}");
     }
@@ -672,7 +691,7 @@ async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings
         let newer = newer.clone();
         Box::pin(async move { Renewal::Newer(newer) })
     };
-    let report = running.send(&message(), deadline, &renew, &Unpaced).await;
+    let report = running.send(&message(), deadline, &renew, &Unlimited).await;
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
     assert_eq!((old.calls(), rotated.calls(), fallback.calls()), (1, 1, 0));
 
@@ -680,7 +699,7 @@ async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings
     let still_wrong = Scripted::new("primary", &vec![refused.clone(); 3]);
     let newer = chain(&[&still_wrong, &fallback], AmbiguityPolicy::Failover, 0);
     let report = chain(&[&still_wrong, &fallback], AmbiguityPolicy::Failover, 0)
-        .send(&message(), deadline, &once(&newer), &Unpaced)
+        .send(&message(), deadline, &once(&newer), &Unlimited)
         .await;
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
     assert_eq!((still_wrong.calls(), fallback.calls()), (2, 1));
@@ -692,7 +711,7 @@ async fn after_a_refused_login_the_same_entry_is_tried_again_with_newer_settings
         let newer = newer.clone();
         Box::pin(async move { Renewal::Newer(newer) })
     };
-    let report = newer.send(&message(), deadline, &renew, &Unpaced).await;
+    let report = newer.send(&message(), deadline, &renew, &Unlimited).await;
     assert_eq!(report.end, ChainEnd::SettingsUnreadable);
     assert_eq!((always_refused.calls(), fallback.calls()), (9, 1));
 }
@@ -735,7 +754,7 @@ async fn what_comes_after_a_failure_goes_by_newer_settings_whatever_the_error() 
         let running = chain(&[&old, &removed], AmbiguityPolicy::Failover, retries);
         let deadline = Deadline::after(Duration::from_mins(1));
         let report = running
-            .send(&message(), deadline, &once(&newer), &Unpaced)
+            .send(&message(), deadline, &once(&newer), &Unlimited)
             .await;
         assert!(matches!(report.end, ChainEnd::Sent { .. }), "{label}");
         assert_eq!((old.calls(), removed.calls()), (1, 0), "{label}");
@@ -756,7 +775,7 @@ async fn newer_settings_are_asked_for_before_each_attempt_but_the_first() {
     let deadline = Deadline::after(Duration::from_mins(1));
     let works = Scripted::new("primary", &[]);
     let alone = chain(&[&works], AmbiguityPolicy::Failover, 2);
-    alone.send(&message(), deadline, &renew, &Unpaced).await;
+    alone.send(&message(), deadline, &renew, &Unlimited).await;
     assert_eq!(*asked.lock().unwrap(), []);
 
     let failures = vec![error(Disposition::Transient); 2];
@@ -767,7 +786,7 @@ async fn newer_settings_are_asked_for_before_each_attempt_but_the_first() {
     let own = chain(&[&own], AmbiguityPolicy::Failover, 1);
     let chain = own.then_global(&chain(&[&global], AmbiguityPolicy::Failover, 1));
     let chain = Arc::new(chain);
-    chain.send(&message(), deadline, &renew, &Unpaced).await;
+    chain.send(&message(), deadline, &renew, &Unlimited).await;
     let next = |is_global| RenewAt::NextAttempt { is_global };
     let expected = [
         next(false),
@@ -787,13 +806,13 @@ async fn nothing_is_sent_by_settings_that_are_replaced_and_cannot_be_read() {
         Scripted::new("fallback-1", &[]),
     );
     let running = chain(&[&down, &fallback], AmbiguityPolicy::Failover, 0);
-    let report = running.send(&message(), deadline, &renew, &Unpaced).await;
+    let report = running.send(&message(), deadline, &renew, &Unlimited).await;
     assert_eq!(report.end, ChainEnd::SettingsUnreadable);
     assert_eq!((report.attempts.len(), fallback.calls()), (1, 0));
 
     let global = Scripted::new("global", &[]);
     let running = Arc::new(chain(&[&global], AmbiguityPolicy::Failover, 0).as_global());
-    let report = running.send(&message(), deadline, &renew, &Unpaced).await;
+    let report = running.send(&message(), deadline, &renew, &Unlimited).await;
     assert_eq!(report.end, ChainEnd::SettingsUnreadable);
     assert_eq!(global.calls(), 0);
 }
@@ -821,7 +840,7 @@ async fn the_platforms_settings_are_asked_for_once_before_its_first_attempt() {
     };
     let deadline = Deadline::after(Duration::from_mins(1));
     let report = with(&old)
-        .send(&message(), deadline, &renew, &Unpaced)
+        .send(&message(), deadline, &renew, &Unlimited)
         .await;
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
     assert_eq!((down.calls(), old.calls(), new.calls()), (1, 0, 1));
@@ -848,7 +867,7 @@ async fn newer_settings_that_hold_end_what_may_have_been_sent() {
     };
     let running = chain(&[&doubtful, &down], AmbiguityPolicy::Failover, 0);
     let deadline = Deadline::after(Duration::from_mins(1));
-    let report = running.send(&message(), deadline, &renew, &Unpaced).await;
+    let report = running.send(&message(), deadline, &renew, &Unlimited).await;
     assert_eq!((report.end, spare.calls()), (ChainEnd::Held, 0));
 }
 
@@ -856,35 +875,35 @@ async fn newer_settings_that_hold_end_what_may_have_been_sent() {
 async fn a_turn_that_comes_soon_is_waited_for_and_one_turn_is_for_all_retries() {
     let primary = Scripted::new("primary", &vec![error(Disposition::Transient); 2]);
     let chain = paced(&[&primary], AmbiguityPolicy::Failover, 2);
-    let turns = Turns::new([Leave::After(LONGEST_WAIT)]);
+    let limiter = ScriptedLimiter::new([Admission::After(MAX_WAIT_DURATION)]);
     let started = tokio::time::Instant::now();
-    let report = send_paced(&chain, Duration::from_mins(1), &turns).await;
+    let report = send_paced(&chain, Duration::from_mins(1), &limiter).await;
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
-    assert!(started.elapsed() >= LONGEST_WAIT);
-    assert_eq!((turns.asked().len(), primary.calls()), (1, 3));
+    assert!(started.elapsed() >= MAX_WAIT_DURATION);
+    assert_eq!((limiter.asked().len(), primary.calls()), (1, 3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_paced_goes_back_and_to_no_other_provider_and_nobody_is_blamed() {
-    let long = LONGEST_WAIT + Duration::from_millis(1);
-    for leave in [
-        Leave::After(long),
-        Leave::NotBefore(long),
-        Leave::NotBefore(Duration::from_millis(1)),
+    let long = MAX_WAIT_DURATION + Duration::from_millis(1);
+    for admission in [
+        Admission::After(long),
+        Admission::NotBefore(long),
+        Admission::NotBefore(Duration::from_millis(1)),
     ] {
         let (primary, fallback) = (
             Scripted::new("primary", &[]),
             Scripted::new("fallback-1", &[]),
         );
         let chain = paced(&[&primary, &fallback], AmbiguityPolicy::Failover, 0);
-        let turns = Turns::new([leave]);
+        let limiter = ScriptedLimiter::new([admission]);
         let started = tokio::time::Instant::now();
-        let report = send_paced(&chain, Duration::from_mins(1), &turns).await;
-        let (Leave::After(after) | Leave::NotBefore(after)) = leave;
+        let report = send_paced(&chain, Duration::from_mins(1), &limiter).await;
+        let (Admission::After(after) | Admission::NotBefore(after)) = admission;
         assert_eq!(report.end, ChainEnd::Paced { after });
         assert_eq!(report.attempts, []);
-        assert_eq!((primary.calls(), fallback.calls()), (0, 0), "{leave:?}");
-        assert_eq!(turns.asked(), ["primary"]);
+        assert_eq!((primary.calls(), fallback.calls()), (0, 0), "{admission:?}");
+        assert_eq!(limiter.asked(), ["primary"]);
         assert!(started.elapsed().is_zero(), "nobody waits in vain");
         let states: Vec<_> = chain
             .entries
@@ -904,12 +923,12 @@ async fn a_turn_that_leaves_no_time_for_the_attempt_is_not_waited_for() {
     let after = Duration::from_millis(1_500);
     // Of eight seconds the first of two has four, of which an attempt needs three.
     let chain = paced(&[&primary, &fallback], AmbiguityPolicy::Failover, 0);
-    let turns = Turns::new([Leave::After(after)]);
-    let report = send_paced(&chain, Duration::from_secs(8), &turns).await;
+    let limiter = ScriptedLimiter::new([Admission::After(after)]);
+    let report = send_paced(&chain, Duration::from_secs(8), &limiter).await;
     assert_eq!(report.end, ChainEnd::Paced { after });
     let alone = paced(&[&primary], AmbiguityPolicy::Failover, 0);
-    let turns = Turns::new([Leave::After(after)]);
-    let report = send_paced(&alone, Duration::from_secs(8), &turns).await;
+    let limiter = ScriptedLimiter::new([Admission::After(after)]);
+    let report = send_paced(&alone, Duration::from_secs(8), &limiter).await;
     assert!(matches!(report.end, ChainEnd::Sent { .. }));
 }
 
@@ -919,19 +938,19 @@ async fn attempts_that_were_made_before_a_paced_entry_are_reported_with_it() {
     let fallback = Scripted::new("fallback-1", &[]);
     let chain = paced(&[&primary, &fallback], AmbiguityPolicy::Failover, 0);
     let after = Duration::from_secs(30);
-    let turns = Turns::new([Leave::NOW, Leave::NotBefore(after)]);
-    let report = send_paced(&chain, Duration::from_mins(1), &turns).await;
+    let limiter = ScriptedLimiter::new([Admission::NOW, Admission::NotBefore(after)]);
+    let report = send_paced(&chain, Duration::from_mins(1), &limiter).await;
     assert_eq!(report.end, ChainEnd::Paced { after });
     assert_eq!((report.attempts.len(), report.unknown_outcomes), (1, 1));
-    assert_eq!(turns.asked(), ["primary", "fallback-1"]);
+    assert_eq!(limiter.asked(), ["primary", "fallback-1"]);
     assert_eq!(fallback.calls(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_entry_without_a_limit_asks_nobody() {
     let primary = Scripted::new("primary", &[]);
-    let turns = Turns::default();
+    let limiter = ScriptedLimiter::default();
     let chain = chain(&[&primary], AmbiguityPolicy::Failover, 0);
-    send_paced(&chain, Duration::from_mins(1), &turns).await;
-    assert_eq!((turns.asked().len(), primary.calls()), (0, 1));
+    send_paced(&chain, Duration::from_mins(1), &limiter).await;
+    assert_eq!((limiter.asked().len(), primary.calls()), (0, 1));
 }

@@ -1,4 +1,4 @@
-//! Where a clinic's settings can not lead: every spelling of a place that is not on the public
+//! Where a clinic's settings cannot lead: every spelling of a place that is not on the public
 //! internet, through the same door as settings come in by (`Host::parse`, `BaseUrl::parse`), with the
 //! real SMTP and HTTP adapters behind it.
 //!

@@ -353,7 +353,7 @@ async fn an_entry_is_paced_by_what_its_account_says_once_it_was_used_and_asked()
         let tenant = Tenant::parse(tenant).unwrap();
         factory.own_chain(&tenant, Channel::Email, 1, spec)
     };
-    let pace = |chain: &Chain| chain.entries[0].pace.clone().unwrap();
+    let rate_limit = |chain: &Chain| chain.entries[0].rate_limit.clone().unwrap();
     let rate = |messages| Rate::per_second(NonZeroU32::new(messages).unwrap());
     let deadline = Deadline::after(Duration::from_secs(20));
     let asked = || aws.count("ses", "GetAccount");
@@ -361,18 +361,21 @@ async fn an_entry_is_paced_by_what_its_account_says_once_it_was_used_and_asked()
     let (one, other) = (chain("clinic-1", None), chain("clinic-2", None));
     one.learn_rates(deadline).await;
     assert_eq!(asked(), 0, "nobody has used it");
-    assert_eq!(pace(&one).rate(), rate(14));
+    assert_eq!(rate_limit(&one).rate(), rate(14));
     one.learn_rates(deadline).await;
     other.learn_rates(deadline).await;
     assert_eq!(asked(), 1, "one account");
     let quota = owner(&aws).get_account().send().await.unwrap().send_quota;
     let said = quota.unwrap().max_send_rate();
     let known = Rate::per_second(NonZeroU32::new(format!("{said}").parse().unwrap()).unwrap());
-    assert_eq!((pace(&one).rate(), pace(&other).rate()), (known, known));
+    assert_eq!(
+        (rate_limit(&one).rate(), rate_limit(&other).rate()),
+        (known, known)
+    );
 
     // What the clinic has set needs no asking.
     let set = chain("clinic-3", NonZeroU32::new(200));
-    assert_eq!(pace(&set).rate(), rate(200));
+    assert_eq!(rate_limit(&set).rate(), rate(200));
     let before = asked();
     set.learn_rates(deadline).await;
     assert_eq!(asked(), before);

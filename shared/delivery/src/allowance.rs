@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use comms_adapters::{Leave, Message, Pace, Pacing, smtp::ConnectionLimit};
+use comms_adapters::{AccountRateLimit, Admission, Message, RateLimiter, smtp::ConnectionLimit};
 use comms_core::{Attempt, Channel, EmailAddress, Tenant};
 use comms_settings::RateLimit;
 use tracing::{info, warn};
@@ -17,9 +17,9 @@ use tracing::{info, warn};
 use crate::{
     connections::Gate,
     ledger::LedgerError,
-    pacing::KeyedPacing,
     policy::ChannelPolicy,
     quota::{Exhausted, Grant, Paid, Payer, Quota, Quotas},
+    rate_limit::KeyedRateLimiter,
     reply_to::ReplyToGate,
 };
 
@@ -48,7 +48,7 @@ pub(crate) struct Allowance<'a> {
     /// Its clinic's quota.
     own: Option<Grant>,
     global: GlobalQuota<'a>,
-    pacing: KeyedPacing<'a>,
+    rate_limiter: KeyedRateLimiter<'a>,
     connection: Gate<'a>,
     reply_to: ReplyToGate<'a>,
     /// Envelope recipients.
@@ -125,7 +125,7 @@ fn granted(taken: Result<Quota, LedgerError>) -> Result<Grant, Refusal> {
 
 impl<'a> Allowance<'a> {
     pub(crate) fn new(
-        pacing: KeyedPacing<'a>,
+        rate_limiter: KeyedRateLimiter<'a>,
         connection: Gate<'a>,
         global: GlobalQuota<'a>,
         reply_to: ReplyToGate<'a>,
@@ -135,7 +135,7 @@ impl<'a> Allowance<'a> {
         Self {
             own: None,
             global,
-            pacing,
+            rate_limiter,
             connection,
             reply_to,
             weight,
@@ -230,9 +230,9 @@ impl<'a> Allowance<'a> {
 }
 
 #[async_trait]
-impl Pacing for Allowance<'_> {
-    async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
-        self.pacing.ask(pace, message).await
+impl RateLimiter for Allowance<'_> {
+    async fn acquire(&self, rate_limit: &AccountRateLimit, message: &Message) -> Admission {
+        self.rate_limiter.acquire(rate_limit, message).await
     }
 
     async fn connect(&self, limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {

@@ -14,12 +14,12 @@ mod fuzz;
 pub mod health;
 pub mod in_flight;
 pub mod ledger;
-pub mod pacing;
 mod permits;
 pub mod pipeline;
 mod policy;
 pub mod queue_claim;
 pub mod quota;
+pub mod rate_limit;
 mod recent;
 mod reply_to;
 mod require_clinic;
@@ -31,7 +31,6 @@ pub mod usage;
 pub use counted::Counted;
 pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, MessageStart, RecordedRequest};
-pub use pacing::SharedPacing;
 pub use pipeline::{
     Accepted, ClinicMissing, DeliveryResult, ExpectedVia, Immediate, ImmediateError, OUTCOMES_MAC,
     OnExhausted, OutcomeMessage, OutcomesOf, Parts, PendingOutcomes, Pipeline, PipelineConfig,
@@ -40,6 +39,7 @@ pub use pipeline::{
 };
 pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Payer, Quota, Quotas};
+pub use rate_limit::SharedRateLimiter;
 pub use require_clinic::RequireClinic;
 pub use shares::{ShareLimits, Shares};
 pub use slots::Slots;

@@ -44,8 +44,8 @@ use uuid::Uuid;
 use crate::{
     health::SharedHealth,
     ledger::{Ledger, Owner},
-    pacing::SharedPacing,
     quota::Quotas,
+    rate_limit::SharedRateLimiter,
     reply_to::ReplyTos,
     require_clinic::RequireClinic,
     shares::Shares,
@@ -79,7 +79,7 @@ pub struct Pipeline {
     ledger: Ledger,
     health: SharedHealth,
     quotas: Quotas,
-    pacing: SharedPacing,
+    rate_limiter: SharedRateLimiter,
     usage: Usage,
     shares: Shares,
     deferred: Deferred,

@@ -17,7 +17,7 @@ use comms_core::{
 };
 use comms_delivery::{
     DeliveryResult, Ledger, OnExhausted, Parts, Pipeline, Quotas, Requeue, ShareLimits,
-    SharedHealth, SharedPacing, Shares, Usage,
+    SharedHealth, SharedRateLimiter, Shares, Usage,
 };
 use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsCache, SettingsStore};
 use comms_testkit::{
@@ -120,7 +120,7 @@ impl World {
                 &self.aws.resources().deliveries_table,
                 clock.clone(),
             ),
-            pacing: SharedPacing::new(
+            rate_limiter: SharedRateLimiter::new(
                 &self.aws.sdk_config(),
                 &self.aws.resources().deliveries_table,
                 clock.clone(),

@@ -15,7 +15,7 @@ use comms_adapters::{
     Capabilities, Chain, Deadline, Health, Message, Provider, StageReport,
     chain::{AmbiguityPolicy, ChainEntry, Renewal},
     mime::{self, Feedback},
-    pacing::Unpaced,
+    rate_limiter::Unlimited,
     retry::RetryPolicy,
 };
 use comms_core::{
@@ -279,7 +279,7 @@ fn chain_with_one_provider() -> Case {
             provider: Arc::new(Accepting),
             retry: RetryPolicy { retries: 2 },
             health: Health::new(Arc::new(SystemClock)),
-            pace: None,
+            rate_limit: None,
         }],
         on_ambiguous: AmbiguityPolicy::Failover,
         clinic_reply_to: None,
@@ -299,7 +299,7 @@ fn chain_with_one_provider() -> Case {
         let deadline = Deadline::after(Duration::from_secs(30));
         let renew =
             |_| -> Pin<Box<dyn Future<Output = _> + Send>> { Box::pin(ready(Renewal::Unchanged)) };
-        let sent = chain.send(&message, deadline, &renew, &Unpaced);
+        let sent = chain.send(&message, deadline, &renew, &Unlimited);
         black_box(sent.now_or_never().unwrap());
     })
 }

@@ -6,12 +6,12 @@ use comms_core::{AfterRetries, Receipt};
 use tokio::time::Instant;
 
 use super::{
-    ChainEnd, ChainEntry, Failed, Left, ReplyTo, Run,
+    AttemptBudget, ChainEnd, ChainEntry, Failed, ReplyTo, Run,
     renewal::{Course, Heading, Renew, Renewal},
 };
 use crate::{
     message::Message,
-    pacing::{LONGEST_WAIT, Pacing},
+    rate_limiter::{MAX_WAIT_DURATION, RateLimiter},
 };
 
 /// A wait for a connection after which somebody may have saved settings that count.
@@ -34,14 +34,14 @@ impl Course {
         entry: &ChainEntry,
         run: &Run,
         renew: &Renew<'_>,
-        pacing: &dyn Pacing,
+        limiter: &dyn RateLimiter,
     ) -> Connected {
         let Some(limit) = entry.provider.connection_limit() else {
             return Connected::Yes;
         };
         let asked = Instant::now();
-        if let Err(after) = pacing.connect(limit).await {
-            let end = self.without_connection(after, run, pacing);
+        if let Err(after) = limiter.connect(limit).await {
+            let end = self.without_connection(after, run, limiter);
             return end.map_or(Connected::No, Connected::Over);
         }
         if asked.elapsed() < LONG_WAIT {
@@ -61,25 +61,25 @@ impl Course {
         &mut self,
         after: Duration,
         run: &Run,
-        pacing: &dyn Pacing,
+        limiter: &dyn RateLimiter,
     ) -> Option<ChainEnd> {
         self.no_connection = Some(after);
-        let waits = run.attempts.is_empty() && pacing.waits_for_connection();
+        let waits = run.attempts.is_empty() && limiter.waits_for_connection();
         waits.then_some(ChainEnd::NoConnection { after })
     }
 }
 
 impl Run {
-    /// Tries an entry. Where the server refuses a connection for their number, it is tried once more if `pacing` reserves
+    /// Tries an entry. Where the server refuses a connection for their number, it is tried once more if `limiter` reserves
     /// one; otherwise the message waits for so long, and there was no attempt.
     pub(super) async fn connected<R: Future<Output = Renewal>>(
         &mut self,
         entry: &ChainEntry,
         message: &Message,
         reply: ReplyTo<'_>,
-        left: Left,
+        left: AttemptBudget,
         renew: impl Fn() -> R,
-        pacing: &dyn Pacing,
+        limiter: &dyn RateLimiter,
     ) -> Result<Result<Receipt, Failed>, Duration> {
         let sent = self.entry(entry, message, reply, left, &renew).await;
         let Some(limit) = entry
@@ -90,7 +90,7 @@ impl Run {
             return Ok(sent);
         };
         self.attempts.pop();
-        pacing.connect_again(limit).await?;
+        limiter.connect_again(limit).await?;
         // It may have waited for long, and somebody may have saved meanwhile.
         if let Err(failed) = sent
             && let renewal @ (Renewal::Newer(_) | Renewal::Unreadable) = renew().await
@@ -100,7 +100,7 @@ impl Run {
         let sent = self.entry(entry, message, reply, left, &renew).await;
         if lacks_connection(&sent) {
             self.attempts.pop();
-            return Err(LONGEST_WAIT);
+            return Err(MAX_WAIT_DURATION);
         }
         Ok(sent)
     }

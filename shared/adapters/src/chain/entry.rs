@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use comms_core::{EntryId, Position};
 
-use crate::{health::Health, pace::Pace, provider::Provider, retry::RetryPolicy};
+use crate::{
+    account_rate_limit::AccountRateLimit, health::Health, provider::Provider, retry::RetryPolicy,
+};
 
 /// A provider in its place.
 #[derive(Debug, Clone)]
@@ -20,5 +22,5 @@ pub struct ChainEntry {
     /// How well it works.
     pub health: Arc<Health>,
     /// How fast it may be used, where that is limited.
-    pub pace: Option<Pace>,
+    pub rate_limit: Option<AccountRateLimit>,
 }

@@ -7,8 +7,8 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use comms_core::{Disposition, ErrorKind, ProviderError};
 
-use super::{Chain, ChainEnd, ChainEntry, Run, turns::Turns};
-use crate::{message::Message, pacing::Pacing};
+use super::{Chain, ChainEnd, ChainEntry, Run, attempt_order::AttemptOrder};
+use crate::{message::Message, rate_limiter::RateLimiter};
 
 /// How often newer settings are adopted for one message. Each time somebody has saved meanwhile; what is saved more often
 /// than that returns to the queue.
@@ -49,7 +49,7 @@ pub type Renew<'a> =
 /// The chain that a run goes by, and who is left in it.
 pub(super) struct Course {
     pub(super) chain: Arc<Chain>,
-    pub(super) turns: Turns,
+    pub(super) order: AttemptOrder,
     is_queued: bool,
     renewals: u8,
     is_platform_checked: bool,
@@ -71,7 +71,7 @@ pub(super) enum Heading {
 impl Course {
     pub(super) fn new(chain: Arc<Chain>, is_queued: bool) -> Self {
         Self {
-            turns: Turns::of(&chain, is_queued, |_| true),
+            order: AttemptOrder::of(&chain, is_queued, |_| true),
             chain,
             is_queued,
             renewals: 0,
@@ -89,7 +89,7 @@ impl Course {
             ChainEnd::NoConnection { after }
         } else if self.may_use_global == Some(false) {
             ChainEnd::GlobalRefused
-        } else if run.attempts.is_empty() && !self.turns.has_left_out() {
+        } else if run.attempts.is_empty() && !self.order.has_left_out() {
             ChainEnd::NoProvider
         } else {
             ChainEnd::AllFailed
@@ -111,11 +111,15 @@ impl Course {
     }
 
     /// Whether the platform's account may send `message`, which is asked once for settings.
-    pub(super) async fn may_use_global(&mut self, message: &Message, pacing: &dyn Pacing) -> bool {
+    pub(super) async fn may_use_global(
+        &mut self,
+        message: &Message,
+        limiter: &dyn RateLimiter,
+    ) -> bool {
         if let Some(allowed) = self.may_use_global {
             return allowed;
         }
-        let allowed = pacing.may_use_global(message).await;
+        let allowed = limiter.may_use_global(message).await;
         self.may_use_global = Some(allowed);
         allowed
     }
@@ -139,7 +143,7 @@ impl Course {
         let is_global = self.is_platform_concerned(entry);
         let at = if is_refusal(error) {
             RenewAt::Refused { is_global }
-        } else if is_over || self.turns.is_empty() {
+        } else if is_over || self.order.is_empty() {
             return Heading::Same;
         } else {
             RenewAt::NextAttempt { is_global }
@@ -170,7 +174,8 @@ impl Course {
             Renewal::Newer(newer) => {
                 self.renewals += 1;
                 let (old, attempts) = (&self.chain, &run.attempts);
-                self.turns = Turns::after_renewal(&newer, old, self.is_queued, failed, attempts);
+                self.order =
+                    AttemptOrder::after_renewal(&newer, old, self.is_queued, failed, attempts);
                 self.chain = newer;
                 self.may_use_global = None;
                 Heading::Changed

@@ -126,48 +126,51 @@ fn what_leaves_health_unchanged_is_no_sample_and_a_refused_recipient_shows_that_
 fn down_goes_last_until_a_probe_one_at_a_time_finds_it_working() {
     let (clock, health) = new();
     record(&health, &[(FAILURE, 5)]);
-    assert!(matches!(health.turn(), Turn::Last));
+    assert!(matches!(health.candidate(), Candidate::Last));
     clock.advance(COOL_DOWN);
-    let probe = health.turn();
-    assert!(matches!(probe, Turn::Probe(_)));
-    assert!(matches!(health.turn(), Turn::Last), "one at a time");
+    let probe = health.candidate();
+    assert!(matches!(probe, Candidate::Probe(_)));
+    assert!(
+        matches!(health.candidate(), Candidate::Last),
+        "one at a time"
+    );
     drop(probe);
-    let probe = health.turn();
-    assert!(matches!(probe, Turn::Probe(_)), "given back");
+    let probe = health.candidate();
+    assert!(matches!(probe, Candidate::Probe(_)), "given back");
 
     // It fails: twice as long.
     health.record(FAILURE);
     drop(probe);
     clock.advance(COOL_DOWN);
-    assert!(matches!(health.turn(), Turn::Last));
+    assert!(matches!(health.candidate(), Candidate::Last));
     clock.advance(COOL_DOWN);
-    let probe = health.turn();
-    assert!(matches!(probe, Turn::Probe(_)));
+    let probe = health.candidate();
+    assert!(matches!(probe, Candidate::Probe(_)));
 
     // It works: what was before is forgotten.
     let change = health.record(Sample::Success).unwrap();
     drop(probe);
     assert_eq!(change.to, HealthState::Healthy);
     record(&health, &[(FAILURE, 1)]);
-    assert!(matches!(health.turn(), Turn::InPlace));
+    assert!(matches!(health.candidate(), Candidate::InPlace));
 }
 
 #[test]
 fn the_cool_down_has_an_end_and_a_refused_login_begins_with_the_longest() {
     let (clock, health) = new();
     health.record(REFUSED);
-    clock.advance(LONGEST_COOL_DOWN - SignedDuration::from_secs(1));
-    assert!(matches!(health.turn(), Turn::Refused));
+    clock.advance(MAX_COOL_DOWN_DURATION - SignedDuration::from_secs(1));
+    assert!(matches!(health.candidate(), Candidate::Refused));
     clock.advance(SignedDuration::from_secs(1));
     for _ in 0..20 {
-        assert!(matches!(health.turn(), Turn::Probe(_)));
+        assert!(matches!(health.candidate(), Candidate::Probe(_)));
         health.record(FAILURE);
-        clock.advance(LONGEST_COOL_DOWN);
+        clock.advance(MAX_COOL_DOWN_DURATION);
     }
     // A clock that went back by a day holds nothing off.
     health.record(FAILURE);
     clock.advance(SignedDuration::from_hours(-24));
-    assert!(matches!(health.turn(), Turn::Probe(_)));
+    assert!(matches!(health.candidate(), Candidate::Probe(_)));
 }
 
 #[test]
@@ -175,7 +178,7 @@ fn probe_of_a_refused_login_needs_a_permit_and_another_process_may_have_it() {
     let (clock, health) = new();
     record(&health, &[(FAILURE, 5)]);
     clock.advance(COOL_DOWN);
-    let Turn::Probe(probe) = health.turn() else {
+    let Candidate::Probe(probe) = health.candidate() else {
         panic!("no probe")
     };
     assert!(!probe.needs_permit());
@@ -183,17 +186,17 @@ fn probe_of_a_refused_login_needs_a_permit_and_another_process_may_have_it() {
     health.record(REFUSED);
     assert!(probe.needs_permit());
     drop(probe);
-    assert!(matches!(health.turn(), Turn::Refused));
+    assert!(matches!(health.candidate(), Candidate::Refused));
 
-    clock.advance(LONGEST_COOL_DOWN);
-    let Turn::Probe(probe) = health.turn() else {
+    clock.advance(MAX_COOL_DOWN_DURATION);
+    let Candidate::Probe(probe) = health.candidate() else {
         panic!("no probe")
     };
     let minute = SignedDuration::from_mins(1);
     probe.postpone(clock.now() + minute);
-    assert!(matches!(health.turn(), Turn::Refused));
+    assert!(matches!(health.candidate(), Candidate::Refused));
     clock.advance(minute);
-    assert!(matches!(health.turn(), Turn::Probe(_)));
+    assert!(matches!(health.candidate(), Candidate::Probe(_)));
 }
 
 #[test]
@@ -221,19 +224,19 @@ fn what_others_saw_later_is_taken_over_and_told_to_nobody() {
     there.record(REFUSED);
     let down = *there.unshared().unwrap().record();
     here.adopt(&down);
-    assert!(matches!(here.turn(), Turn::Refused));
+    assert!(matches!(here.candidate(), Candidate::Refused));
     assert!(here.unshared().is_none());
 
     // The cool-down counts from the change: a process that has just started need not wait it out.
-    clock.advance(LONGEST_COOL_DOWN);
+    clock.advance(MAX_COOL_DOWN_DURATION);
     let started = Health::new(clock.clone());
     started.adopt(&down);
-    assert!(matches!(started.turn(), Turn::Probe(_)));
+    assert!(matches!(started.candidate(), Candidate::Probe(_)));
 
     there.record(Sample::Success);
     let healthy = *there.unshared().unwrap().record();
     here.adopt(&healthy);
-    assert!(matches!(here.turn(), Turn::InPlace));
+    assert!(matches!(here.candidate(), Candidate::InPlace));
     here.adopt(&down);
     assert_eq!(here.state(), HealthState::Healthy, "older news is no news");
 }
@@ -250,14 +253,14 @@ proptest! {
                 1 => { health.record(FAILURE); }
                 2 => { health.record(REFUSED); }
                 3 => clock.advance(SignedDuration::from_secs(17)),
-                4 => drop(health.turn()),
+                4 => drop(health.candidate()),
                 _ => drop(health.unshared()),
             }
-            let in_place = matches!(health.turn(), Turn::InPlace);
+            let in_place = matches!(health.candidate(), Candidate::InPlace);
             prop_assert_eq!(in_place, health.state() != HealthState::Down);
         }
-        clock.advance(LONGEST_COOL_DOWN);
-        prop_assert!(!matches!(health.turn(), Turn::Last | Turn::Refused));
+        clock.advance(MAX_COOL_DOWN_DURATION);
+        prop_assert!(!matches!(health.candidate(), Candidate::Last | Candidate::Refused));
         health.record(Sample::Success);
         prop_assert!(health.state() != HealthState::Down);
     }
@@ -274,8 +277,8 @@ fn the_first_probe_comes_when_the_cool_down_is_over() {
     for (error, rest) in [
         (None, COOL_DOWN),
         (Some(ErrorKind::Unavailable), COOL_DOWN),
-        (Some(ErrorKind::Unauthenticated), LONGEST_COOL_DOWN),
-        (Some(ErrorKind::AccountSuspended), LONGEST_COOL_DOWN),
+        (Some(ErrorKind::Unauthenticated), MAX_COOL_DOWN_DURATION),
+        (Some(ErrorKind::AccountSuspended), MAX_COOL_DOWN_DURATION),
     ] {
         let down = record(HealthState::Down, error);
         assert_eq!(first_probe(&down), since.checked_add(rest).ok());

@@ -13,7 +13,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 /// The longest that a provider's wish to be left alone is taken for: a day.
-const MOST_RETRY_AFTER: Duration = Duration::from_hours(24);
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// An answer in full. Its body may hold credentials (Twilio's account has its token in it) and
 /// addresses: it is wiped when it is dropped and never printed.
@@ -120,7 +120,7 @@ impl Answer {
             let second = self.header(reset?.as_str())?.trim().parse::<i64>().ok()?;
             Some(until(Timestamp::from_second(second).ok()?))
         };
-        asked.or_else(reset).map(|wait| wait.min(MOST_RETRY_AFTER))
+        asked.or_else(reset).map(|wait| wait.min(MAX_RETRY_AFTER))
     }
 }
 

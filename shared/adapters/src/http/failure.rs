@@ -203,7 +203,7 @@ pub(crate) fn classify_status(answer: &Answer) -> ProviderError {
             "What answered is not the provider's API; check apiUrl.",
         )
         .health_unchanged(),
-        // A refusal, so the next provider cannot make a second copy; and whose fault it is nobody knows.
+        // A refusal, so the next provider cannot make a second copy; and whose fault it is is unknown.
         400..=499 => error(
             ProviderDown,
             Unexpected,

@@ -242,7 +242,7 @@ fn an_answer_with_an_unknown_code_is_classified_by_its_status() {
             let error = classify_status(&answer(status, &[("content-type", content_type)], body));
             let found = (error.disposition, error.kind);
             assert_eq!(found, expected, "{status} {content_type} {body}");
-            // A refusal that nobody knows here says nothing of the provider; a page where its API should be does.
+            // An unknown refusal says nothing of the provider; a page where its API should be does.
             let is_page = body == "<html>" && [403, 404, 405].contains(&status);
             let is_unknown_refusal =
                 (400..500).contains(&status) && !is_page && expected.1 == Unexpected;
@@ -692,7 +692,7 @@ async fn no_answer_in_time_may_have_worked_unless_it_was_a_question() {
         read_request(&mut stream).await;
         // Only now does the time run, and at once.
         tokio::time::pause();
-        tokio::time::advance(REQUEST_TIME).await;
+        tokio::time::advance(REQUEST_TIMEOUT).await;
         tokio::time::resume();
         // The one who gave up ends the connection.
         assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
@@ -717,7 +717,7 @@ async fn a_handshake_that_never_ends_has_sent_nothing() {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.read_u8().await.unwrap();
         tokio::time::pause();
-        tokio::time::advance(REQUEST_TIME).await;
+        tokio::time::advance(REQUEST_TIMEOUT).await;
         tokio::time::resume();
     });
     assert_eq!(sent.unwrap_err(), TransportFailure::NoConnectionInTime);

@@ -111,7 +111,7 @@ pub(super) fn push_file(
 /// The charset of a text, and what a calendar has beside it.
 fn push_parameters(field: &mut Field<'_>, file: &Attachment) {
     let content_type = &file.content_type;
-    // Without one, a text is US-ASCII (RFC 2046 section 4.1.2). What is not UTF-8 either is in nobody knows what.
+    // Without one, a text is US-ASCII (RFC 2046 section 4.1.2). Text that is not UTF-8 has an unknown encoding.
     let is_utf_8 = content_type.essence().starts_with("text/")
         && content_type.parameter(CalendarParameter::Charset).is_none()
         && !file.content.is_ascii()

@@ -40,15 +40,15 @@ impl Begun {
 /// the SDK's own client parses its trust roots and makes a TLS configuration that it throws away, for every
 /// service client anew.
 #[derive(Debug)]
-pub(super) struct Lent(SharedHttpClient);
+pub(super) struct SharedClient(SharedHttpClient);
 
-impl Lent {
+impl SharedClient {
     pub(super) fn new(client: SharedHttpClient) -> Self {
         Self(client)
     }
 }
 
-impl HttpClient for Lent {
+impl HttpClient for SharedClient {
     fn http_connector(
         &self,
         settings: &HttpConnectorSettings,

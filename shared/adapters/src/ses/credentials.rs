@@ -20,7 +20,7 @@ use super::failure::{Failure, NoCredentials};
 /// The name of the platform's sessions in the clinic's own log of API calls.
 const SESSION_NAME: &str = "clinic-comms";
 /// The longest that is waited for STS with the SDK's retries; what is left of a message's time is for SES.
-const ASSUME_TIME: Duration = Duration::from_secs(5);
+const ASSUME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An access key, which is opened for as long as a request is being signed.
 pub(super) struct SealedKey {
@@ -92,7 +92,7 @@ impl AssumedRole {
             .external_id(self.external_id.as_str())
             .role_session_name(SESSION_NAME)
             .send();
-        let assumed = tokio::time::timeout(ASSUME_TIME, question)
+        let assumed = tokio::time::timeout(ASSUME_TIMEOUT, question)
             .await
             .map_err(|_| no_role(Failure::NoAnswerInTime))?
             .map_err(|error| no_role(Failure::of(&error, false)))?;

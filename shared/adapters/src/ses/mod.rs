@@ -32,7 +32,7 @@ use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 pub use self::config::{SesAccount, SesConfig};
 use self::{
     checks::{check_quota, check_state, identities, names_only_others, whole_rate},
-    connector::{Begun, Lent},
+    connector::{Begun, SharedClient},
     credentials::{AssumedRole, SealedKey},
     failure::{Answer, Failure},
     reply::classify,
@@ -61,7 +61,7 @@ const CAPABILITIES: Capabilities = Capabilities {
 };
 
 /// The longest that one request takes with its answer, and with the credentials where they have to be fetched.
-const REQUEST_TIME: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// SES as one account and sender.
 pub struct SesProvider {
@@ -83,7 +83,7 @@ impl SesProvider {
             .build();
         let lent = sdk
             .http_client()
-            .map(|client| SharedHttpClient::new(Lent::new(client)));
+            .map(|client| SharedHttpClient::new(SharedClient::new(client)));
         let builder = Builder::from(sdk)
             .region(region.clone())
             .retry_config(RetryConfig::disabled())
@@ -111,7 +111,7 @@ impl SesProvider {
                 sdk.set_http_client(lent);
                 // What STS gives is good for an hour, and is remembered until shortly before it ends. STS is
                 // given up on before the cache does it.
-                let cache = IdentityCache::lazy().load_timeout(REQUEST_TIME).build();
+                let cache = IdentityCache::lazy().load_timeout(REQUEST_TIMEOUT).build();
                 builder = builder
                     .identity_cache(cache)
                     .credentials_provider(AssumedRole::new(role_arn, external_id, sdk.build()));
@@ -202,7 +202,7 @@ impl Provider for SesProvider {
         let request = send_email(&self.client, &self.from, message)?.customize();
         let exchange = request.mutate_request(move |request| request.add_extension(mark.clone()));
         let failure = match deadline
-            .bound(REQUEST_TIME, unlogged(exchange.send()))
+            .bound(REQUEST_TIMEOUT, unlogged(exchange.send()))
             .await
         {
             Ok(Ok(accepted)) => match accepted.message_id().and_then(provider_id) {
@@ -275,7 +275,7 @@ async fn ask<T, E>(
 where
     E: StdError + ProvideErrorMetadata + 'static,
 {
-    let failure = match deadline.bound(REQUEST_TIME, unlogged(question)).await {
+    let failure = match deadline.bound(REQUEST_TIMEOUT, unlogged(question)).await {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(error)) => Failure::of(&error, false),
         Err(Elapsed) => Failure::Unanswered,

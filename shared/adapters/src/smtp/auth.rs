@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 
 use super::{
     failure::{Cause, Failure, Stage},
-    offer::{Mechanism, Mechanisms},
     reply::Reply,
     saying::Saying,
+    server_capabilities::{Mechanism, Mechanisms},
     timeouts::within,
     wire::Wire,
 };

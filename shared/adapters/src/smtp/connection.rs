@@ -20,9 +20,9 @@ use super::{
     config::Security,
     failure::{Cause, Failure, Stage, succeeded},
     further::{Further, hand_over_rest, is_without_room},
-    offer::Offer,
+    server_capabilities::ServerCapabilities,
     submission::Submission,
-    timeouts::{QUIT_TIME, TLS_TIME, command_time, within},
+    timeouts::{QUIT_TIMEOUT, TLS_TIMEOUT, command_time, within},
     transaction::{Start, hand_over},
     wire::Wire,
 };
@@ -72,7 +72,7 @@ pub(super) async fn encrypt(
         let handshake = TlsConnector::from(config).connect(name, socket);
         handshake.await.map_err(|error| tls_cause(&error))
     };
-    let limit = TLS_TIME.max(command_time(deadline));
+    let limit = TLS_TIMEOUT.max(command_time(deadline));
     let tls = within(Stage::Tls, limit, deadline, handshake).await?;
     Ok(Encrypted {
         wire: Wire::metered(tls, usize::from(!greeted), budget),
@@ -87,8 +87,8 @@ async fn start_tls(socket: Metered, hello: &str, deadline: Deadline) -> Result<M
     let budget = socket.budget().clone();
     let mut wire = Wire::metered(socket, 1, budget);
     greeting(&mut wire, deadline).await?;
-    let offer = say_hello(&mut wire, hello, deadline).await?;
-    if !offer.start_tls {
+    let capabilities = say_hello(&mut wire, hello, deadline).await?;
+    if !capabilities.start_tls {
         return Err(Failure::new(Stage::StartTls, Cause::NotOffered));
     }
     let exchange = async {
@@ -123,7 +123,7 @@ async fn say_hello<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     hello: &str,
     deadline: Deadline,
-) -> Result<Offer, Failure> {
+) -> Result<ServerCapabilities, Failure> {
     let exchange = async {
         wire.write(format!("EHLO {hello}\r\n").as_bytes(), 1)
             .await?;
@@ -131,7 +131,7 @@ async fn say_hello<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let (lines, reply) = within(Stage::Ehlo, command_time(deadline), deadline, exchange).await?;
     succeeded(reply, Stage::Ehlo)?;
-    Ok(Offer::parse(&lines))
+    Ok(ServerCapabilities::parse(&lines))
 }
 
 impl Encrypted {
@@ -146,11 +146,18 @@ impl Encrypted {
         if !self.greeted {
             greeting(&mut self.wire, deadline).await?;
         }
-        let offer = say_hello(&mut self.wire, hello, deadline).await?;
-        auth::log_in(&mut self.wire, offer.mechanisms, user, password, deadline).await?;
+        let capabilities = say_hello(&mut self.wire, hello, deadline).await?;
+        auth::log_in(
+            &mut self.wire,
+            capabilities.mechanisms,
+            user,
+            password,
+            deadline,
+        )
+        .await?;
         Ok(Connection {
             wire: Box::new(self.wire),
-            offer,
+            capabilities,
             messages: 0,
             must_reset: false,
         })
@@ -161,7 +168,7 @@ impl Encrypted {
 pub(super) struct Connection {
     /// Boxed: TLS keeps more than a kilobyte, and a connection moves with every message.
     wire: Box<Wire<TlsStream<Metered>>>,
-    offer: Offer,
+    capabilities: ServerCapabilities,
     messages: u32,
     /// Whether the last message was refused, so that its transaction may be open still.
     must_reset: bool,
@@ -183,8 +190,8 @@ impl Connection {
     }
 
     /// What the server offers on it.
-    pub(super) const fn offer(&self) -> &Offer {
-        &self.offer
+    pub(super) const fn capabilities(&self) -> &ServerCapabilities {
+        &self.capabilities
     }
 
     /// What the server said or did since the last reply, by what has arrived: costs no round trip.
@@ -214,21 +221,28 @@ impl Connection {
             first_reply,
             after_refusal: std::mem::take(&mut self.must_reset),
         };
-        let sending = hand_over(&mut *self.wire, &self.offer, submission, start, deadline);
+        let sending = hand_over(
+            &mut *self.wire,
+            &self.capabilities,
+            submission,
+            start,
+            deadline,
+        );
         let mut result = sending.await;
         self.messages += 1;
         let can_go_on = match &mut result {
             Ok(refused) => {
                 let wire = &mut *self.wire;
                 let further = if is_without_room(&submission.copies, refused) {
-                    let rest = hand_over_rest(wire, &self.offer, submission, refused, deadline);
+                    let rest =
+                        hand_over_rest(wire, &self.capabilities, submission, refused, deadline);
                     // Boxed, as it is rare and would make every message's future as large as itself.
                     Box::pin(rest).await
                 } else {
                     Further::default()
                 };
                 self.messages += further.transactions;
-                self.must_reset = further.was_refused && self.offer.pipelining;
+                self.must_reset = further.was_refused && self.capabilities.pipelining;
                 let is_open = further.was_refused && !self.must_reset;
                 !further.is_over && (!is_open || self.reset(deadline).await)
             }
@@ -236,7 +250,7 @@ impl Connection {
                 cause: Cause::Reply(reply),
                 ..
             }) if reply.is_refusal() && self.wire.is_in_step() => {
-                self.must_reset = self.offer.pipelining;
+                self.must_reset = self.capabilities.pipelining;
                 self.must_reset || self.reset(deadline).await
             }
             Err(_) => false,
@@ -277,7 +291,7 @@ impl Connection {
             self.wire.write(b"RSET\r\n", 1).await?;
             self.wire.reply().await
         };
-        let reply = deadline.bound(QUIT_TIME, exchange).await;
+        let reply = deadline.bound(QUIT_TIMEOUT, exchange).await;
         matches!(reply, Ok(Ok(reply)) if reply.is_success())
     }
 
@@ -294,7 +308,7 @@ impl Connection {
             self.wire.write(b"QUIT\r\n", 1).await?;
             self.wire.reply().await
         };
-        let _ = deadline.bound(QUIT_TIME, good_bye).await;
+        let _ = deadline.bound(QUIT_TIMEOUT, good_bye).await;
         Ok(())
     }
 }

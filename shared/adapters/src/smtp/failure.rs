@@ -57,7 +57,7 @@ pub enum Cause {
     TooLarge,
     /// The host may not be connected to, or does not resolve.
     Egress(EgressError),
-    /// Our side could not do its part: a secret that can not be opened, a setting that can not be used.
+    /// Our side could not do its part: a secret that cannot be opened, a setting that cannot be used.
     Local,
 }
 

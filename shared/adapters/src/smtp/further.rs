@@ -8,13 +8,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     failure::{Cause, Failure, Stage},
-    offer::Offer,
+    server_capabilities::ServerCapabilities,
     submission::{CopyReceiver, Submission},
     timeouts::command_time,
     transaction::{Start, hand_over},
     wire::Wire,
 };
-use crate::{deadline::Deadline, retry::ATTEMPT_TIME};
+use crate::{deadline::Deadline, retry::MIN_ATTEMPT_DURATION};
 
 /// Further transactions of one message at most: a server that takes five recipients in each is served.
 const MAX_FURTHER_TRANSACTIONS: u32 = 10;
@@ -34,7 +34,7 @@ pub(super) struct Further {
 /// them. What is left in `refused` was accepted for by no transaction, or is marked as unknown.
 pub(super) async fn hand_over_rest<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
-    offer: &Offer,
+    capabilities: &ServerCapabilities,
     submission: &Submission<'_>,
     refused: &mut Vec<RefusedCopy>,
     deadline: Deadline,
@@ -42,7 +42,7 @@ pub(super) async fn hand_over_rest<S: AsyncRead + AsyncWrite + Unpin>(
     let mut further = Further::default();
     let mut rest = without_room(&submission.copies, refused);
     while let Some((first, others)) = rest.split_first() {
-        let has_time = deadline.remaining() >= ATTEMPT_TIME;
+        let has_time = deadline.remaining() >= MIN_ATTEMPT_DURATION;
         if further.transactions == MAX_FURTHER_TRANSACTIONS || !has_time || !wire.is_in_step() {
             break;
         }
@@ -59,7 +59,7 @@ pub(super) async fn hand_over_rest<S: AsyncRead + AsyncWrite + Unpin>(
             after_refusal: std::mem::take(&mut further.was_refused),
         };
         further.transactions += 1;
-        match hand_over(wire, offer, &next, start, deadline).await {
+        match hand_over(wire, capabilities, &next, start, deadline).await {
             Ok(again) => {
                 refused.retain(|copy| !rest.iter().any(|one| one.is(copy)));
                 let left = without_room(&rest, &again);

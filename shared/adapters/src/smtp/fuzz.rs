@@ -18,10 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     classify,
     failure::{Cause, Failure, Stage},
-    offer::Offer,
     reply::{MOST, Reply, parse_reply},
+    server_capabilities::ServerCapabilities,
     submission::Draft,
-    timeouts::COMMAND_TIME,
+    timeouts::COMMAND_TIMEOUT,
     transaction::{Start, hand_over},
     wire::{READ, Wire},
 };
@@ -144,23 +144,23 @@ pub(crate) fn replies(input: &[u8]) {
 
 /// What a server offers is in what it says.
 pub(crate) fn offers(input: &[u8]) {
-    let offer = Offer::parse(input);
+    let capabilities = ServerCapabilities::parse(input);
     let says = |word: &str| {
         let upper = input.to_ascii_uppercase();
         upper
             .windows(word.len())
             .any(|part| part == word.as_bytes())
     };
-    assert!(offer.messages != Some(0));
-    assert!(!offer.smtputf8 || offer.eight_bit_mime);
+    assert!(capabilities.messages != Some(0));
+    assert!(!capabilities.smtputf8 || capabilities.eight_bit_mime);
     for (offered, word) in [
-        (offer.start_tls, "STARTTLS"),
-        (offer.pipelining, "PIPELINING"),
-        (offer.eight_bit_mime, "8BITMIME"),
-        (offer.smtputf8, "SMTPUTF8"),
-        (offer.size.is_some(), "SIZE"),
-        (offer.messages.is_some(), "MAILMAX="),
-        (offer.mechanisms.in_order().next().is_some(), "AUTH"),
+        (capabilities.start_tls, "STARTTLS"),
+        (capabilities.pipelining, "PIPELINING"),
+        (capabilities.eight_bit_mime, "8BITMIME"),
+        (capabilities.smtputf8, "SMTPUTF8"),
+        (capabilities.size.is_some(), "SIZE"),
+        (capabilities.messages.is_some(), "MAILMAX="),
+        (capabilities.mechanisms.in_order().next().is_some(), "AUTH"),
     ] {
         assert!(!offered || says(word), "{word} was not offered");
     }
@@ -201,9 +201,9 @@ pub(crate) fn transactions(input: &[u8]) {
             .unwrap_or(input.len()),
     );
     let copies = line.split(|byte| *byte == b'C').count().min(4) - 1;
-    let offer = Offer {
+    let capabilities = ServerCapabilities {
         pipelining: line.contains(&b'P'),
-        ..Offer::default()
+        ..ServerCapabilities::default()
     };
     let said = said.strip_prefix(b"\n").unwrap_or(said);
     let mut turns: Vec<&[u8]> = vec![b""];
@@ -215,10 +215,15 @@ pub(crate) fn transactions(input: &[u8]) {
     turns.push(rest);
 
     let start = Start {
-        first_reply: COMMAND_TIME,
+        first_reply: COMMAND_TIMEOUT,
         after_refusal: line.contains(&b'R'),
     };
-    let is_yes = says_yes(&turns[1..], offer.pipelining, start.after_refusal, copies);
+    let is_yes = says_yes(
+        &turns[1..],
+        capabilities.pipelining,
+        start.after_refusal,
+        copies,
+    );
     let server = Server {
         turns,
         said: 0,
@@ -228,7 +233,7 @@ pub(crate) fn transactions(input: &[u8]) {
     let mut wire = Wire::new(server, 0);
     let (message, sender) = (message(copies), mailbox("sender@clinic.example"));
     let mut draft = Draft::new(&message, &sender, Feedback::Named).unwrap();
-    let submission = draft.for_server(&offer).unwrap();
+    let submission = draft.for_server(&capabilities).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -236,7 +241,7 @@ pub(crate) fn transactions(input: &[u8]) {
         .unwrap();
     let sent = runtime.block_on(async {
         let deadline = Deadline::after(Duration::from_mins(1));
-        hand_over(&mut wire, &offer, &submission, start, deadline).await
+        hand_over(&mut wire, &capabilities, &submission, start, deadline).await
     });
     match sent {
         Ok(refused) => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{connection::Connection, slots::Room};
+use super::{connection::Connection, slots::Permit};
 use crate::sockets::{Retirement, Sockets};
 
 /// A connection that is logged in, and what it holds.
@@ -17,7 +17,7 @@ pub(super) struct Lease {
 /// What an open connection holds: its room, and its place in the statistics.
 pub(super) struct Held {
     open: Open,
-    room: Room,
+    room: Permit,
 }
 
 /// One connection in the statistics. Unless something else is said, it ended for a reason of its own.
@@ -27,7 +27,7 @@ struct Open {
 }
 
 /// A connection that is kept.
-pub(super) struct Resting {
+pub(super) struct IdleConnection {
     pub(super) lease: Lease,
     pub(super) since: Timestamp,
     pub(super) last_use: u64,
@@ -38,7 +38,7 @@ pub(super) struct Resting {
 struct Counted(Sockets);
 
 impl Lease {
-    pub(super) fn new(connection: Connection, room: Room, sockets: Sockets) -> Self {
+    pub(super) fn new(connection: Connection, room: Permit, sockets: Sockets) -> Self {
         sockets.count(|statistics| {
             statistics.open += 1;
             statistics.opened += 1;
@@ -79,7 +79,7 @@ impl Held {
     }
 
     /// The same, and keeps the room for another connection.
-    pub(super) fn vacate(self, why: Retirement) -> Room {
+    pub(super) fn vacate(self, why: Retirement) -> Permit {
         let Self { mut open, room } = self;
         open.why = why;
         room
@@ -96,7 +96,7 @@ impl Drop for Open {
     }
 }
 
-impl Resting {
+impl IdleConnection {
     pub(super) fn new(lease: Lease, since: Timestamp) -> Self {
         let sockets = lease.held.open.sockets.clone();
         sockets.count(|statistics| statistics.idle += 1);

@@ -18,10 +18,10 @@ mod further;
 mod host_limit;
 mod lease;
 mod memory;
-mod offer;
 mod pool;
 mod reply;
 mod saying;
+mod server_capabilities;
 mod session;
 mod slots;
 mod submission;
@@ -57,9 +57,9 @@ use self::{
     host_limit::{HostLimit, feedback_of},
     lease::Lease,
     pool::{CheckedOut, Pool, Rest, out_of_time},
-    slots::{Room, Slot},
+    slots::{Permit, Slot},
     submission::Draft,
-    timeouts::{RESOLVE_TIME, command_time, within},
+    timeouts::{RESOLVE_TIMEOUT, command_time, within},
 };
 use crate::{
     adapter::{Adapter, BuildError, Parts},
@@ -90,7 +90,7 @@ const CAPABILITIES: Capabilities = Capabilities {
 /// between us and the server forgets a connection that says nothing, and after a freeze nobody is told.
 const SUSPICIOUS_REST: SignedDuration = SignedDuration::from_secs(30);
 /// The longest that is waited for the first reply on such a connection. A new one costs less than a second.
-const SUSPICIOUS_TIME: Duration = Duration::from_secs(4);
+const SUSPICIOUS_TIMEOUT: Duration = Duration::from_secs(4);
 /// What must be left of the deadline for a new connection and a message on it.
 const RETRY_TIME_LEAST: Duration = Duration::from_secs(4);
 /// How often one message is refused a new connection beside others before that is its error.
@@ -178,7 +178,7 @@ impl SmtpProvider {
                     }
                 },
             };
-            let submission = match draft.for_server(lease.connection.offer()) {
+            let submission = match draft.for_server(lease.connection.capabilities()) {
                 Ok(submission) => submission,
                 Err(error) => {
                     self.pool.put_back(lease);
@@ -235,7 +235,7 @@ impl SmtpProvider {
         &'a self,
         failure: Failure,
         refusals: u32,
-        refused: Room,
+        refused: Permit,
         slot: Slot<'a>,
         deadline: Deadline,
     ) -> Result<(Slot<'a>, CheckedOut), ProviderError> {
@@ -296,7 +296,7 @@ impl SmtpProvider {
             let resolved = self.egress.resolve(&self.host).await;
             resolved.map_err(Cause::Egress)
         };
-        within(Stage::Resolve, RESOLVE_TIME, deadline, resolving).await
+        within(Stage::Resolve, RESOLVE_TIMEOUT, deadline, resolving).await
     }
 
     fn check(&self, addresses: &[IpAddr]) -> Result<Vec<SocketAddr>, Failure> {
@@ -310,7 +310,7 @@ impl SmtpProvider {
 /// for another.
 fn first_reply_time(rest: Option<Rest>, deadline: Deadline) -> Duration {
     match rest {
-        Some(rest) if rest.time >= SUSPICIOUS_REST => SUSPICIOUS_TIME,
+        Some(rest) if rest.time >= SUSPICIOUS_REST => SUSPICIOUS_TIMEOUT,
         Some(_) if deadline.allows_slow_stages() => deadline.remaining() / 2,
         Some(_) | None => command_time(deadline),
     }

@@ -2,7 +2,7 @@
 //!
 //! Correct without timers or tasks of its own, since a Lambda is frozen between invocations: whether
 //! a connection is still good is looked at when it is taken out, by what has arrived on it. That costs
-//! no round trip. What can not be seen that way (a peer that is gone without a word) is found by MAIL,
+//! no round trip. What cannot be seen that way (a peer that is gone without a word) is found by MAIL,
 //! which tells nothing of the message's content: see [`super::SmtpProvider`].
 
 use std::{
@@ -23,19 +23,19 @@ use super::{
     SUSPICIOUS_REST,
     connection::Connection,
     failure::{Cause, Failure, Stage},
-    lease::{Held, Lease, Resting},
+    lease::{Held, IdleConnection, Lease},
     session::{SessionEnd, SessionLimit},
-    slots::{Room, Slot, Slots},
+    slots::{Permit, Slot, Slots},
 };
 use crate::{
     deadline::{Deadline, Elapsed},
-    sockets::{IdleConnections, LEAST_TIME, Retirement, Sockets},
+    sockets::{IdleConnections, MIN_MESSAGE_DURATION, Retirement, Sockets},
 };
 
 /// Messages that a connection carries before it is replaced. Some servers close after 100.
 const MESSAGES_PER_CONNECTION: u32 = 100;
 /// How long a connection may be idle: servers wait 5 minutes at least (RFC 5321 section 4.5.3.2.7).
-const IDLE_TIME: SignedDuration = SignedDuration::from_secs(290);
+const IDLE_TIMEOUT: SignedDuration = SignedDuration::from_secs(290);
 
 pub(super) struct Pool {
     idle: Arc<Idle>,
@@ -52,7 +52,7 @@ pub(super) enum CheckedOut {
     /// A connection that was kept and looks good.
     Kept(Box<Kept>),
     /// A connection that is still to be made.
-    New(Room),
+    New(Permit),
 }
 
 /// A connection that was kept.
@@ -106,7 +106,7 @@ impl Pool {
         _slot: &Slot<'_>,
         deadline: Deadline,
     ) -> Result<CheckedOut, Failure> {
-        if deadline.remaining() < LEAST_TIME {
+        if deadline.remaining() < MIN_MESSAGE_DURATION {
             return Err(out_of_time(Elapsed));
         }
         match self.take() {
@@ -142,7 +142,7 @@ impl Pool {
     fn take(&self) -> Option<Kept> {
         let now = self.clock.now();
         loop {
-            let Resting {
+            let IdleConnection {
                 mut lease, since, ..
             } = self.idle.connections().pop()?;
             let rest = Rest {
@@ -171,7 +171,7 @@ impl Pool {
             lease.retire(why);
             return;
         }
-        let resting = Resting::new(lease, now);
+        let resting = IdleConnection::new(lease, now);
         let old: Vec<_> = {
             let mut connections = self.idle.connections();
             // The last put back is the first taken, so those below it may never be looked at again.
@@ -193,7 +193,13 @@ impl Pool {
     /// Makes room of a kept connection that turned out to be dead when a message was begun on it. Where
     /// it died without a word, which could not be seen before, those that were kept for as long are no
     /// better, and would cost the next messages as much each.
-    pub(super) fn replace(&self, dead: Held, messages: u32, rest: Rest, failure: Failure) -> Room {
+    pub(super) fn replace(
+        &self,
+        dead: Held,
+        messages: u32,
+        rest: Rest,
+        failure: Failure,
+    ) -> Permit {
         self.sockets
             .count(|statistics| statistics.stale_retried += 1);
         let at_mail = failure.stage == Stage::Mail;
@@ -235,7 +241,7 @@ impl Pool {
     }
 
     /// A connection that was made in its room.
-    pub(super) fn opened(&self, connection: Connection, room: Room) -> Lease {
+    pub(super) fn opened(&self, connection: Connection, room: Permit) -> Lease {
         Lease::new(connection, room, self.sockets.clone())
     }
 
@@ -251,7 +257,7 @@ impl Pool {
 
     /// Notes that the server refused one connection beside the others. Whether there are others that
     /// can be waited for.
-    pub(super) fn learn_one_too_many(&self, refused: Room) -> bool {
+    pub(super) fn learn_one_too_many(&self, refused: Permit) -> bool {
         self.slots.learn_one_too_many(refused)
     }
 
@@ -266,7 +272,7 @@ impl Pool {
     }
 
     fn is_worn_out(&self, connection: &Connection, now: Timestamp) -> Option<Retirement> {
-        let announced = connection.offer().messages.unwrap_or(u32::MAX);
+        let announced = connection.capabilities().messages.unwrap_or(u32::MAX);
         let learned = self.session_limit.get(now).unwrap_or(u32::MAX);
         if connection.messages() >= announced.min(MESSAGES_PER_CONNECTION) {
             Some(Retirement::Messages)
@@ -286,12 +292,12 @@ pub(super) const fn out_of_time(_: Elapsed) -> Failure {
 fn is_fresh(since: Timestamp, now: Timestamp) -> bool {
     let idle = now.duration_since(since);
     // A clock that went backwards proves nothing about age.
-    idle >= SignedDuration::ZERO && idle < IDLE_TIME
+    idle >= SignedDuration::ZERO && idle < IDLE_TIMEOUT
 }
 
 /// The connections that are kept, the last put back last.
 struct Idle {
-    connections: Mutex<Vec<Resting>>,
+    connections: Mutex<Vec<IdleConnection>>,
     /// Tells one who waits at the ceiling that a connection of the own pool came back.
     put_back: Notify,
     /// Whether idle connections stay open while the process is frozen.
@@ -301,7 +307,7 @@ struct Idle {
 
 impl Idle {
     /// Connections are never closed while it is held.
-    fn connections(&self) -> MutexGuard<'_, Vec<Resting>> {
+    fn connections(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -48,7 +48,7 @@ impl SessionLimit {
     }
 
     /// Learns from the end of a connection. A refusal of MAIL by policy (RFC 3463: X.7.X) is proof; any
-    /// other end, if it came at once, is when it comes again after as many messages.
+    /// other end, if it came at once, is when it happens again after as many messages.
     pub(super) fn learn(&self, end: SessionEnd, now: Timestamp) {
         if end.messages == 0 {
             return;

@@ -50,7 +50,7 @@ pub(super) struct Slot<'a> {
 
 /// The room for one connection, under the ceiling and among its pool's, from before it is made until it
 /// is closed.
-pub(super) struct Room {
+pub(super) struct Permit {
     slots: Arc<Slots>,
     has_left: bool,
     _place: Place,
@@ -96,9 +96,9 @@ impl Slots {
     }
 
     /// Counts a connection in that is going to be made.
-    pub(super) fn room(self: &Arc<Self>, place: Place) -> Room {
+    pub(super) fn room(self: &Arc<Self>, place: Place) -> Permit {
         self.state().live += 1;
-        Room {
+        Permit {
             slots: self.clone(),
             has_left: false,
             _place: place,
@@ -107,7 +107,7 @@ impl Slots {
 
     /// Notes that the server refused one connection beside the others that there are, being made or open.
     /// Whether there are others: if not, their number is not what the server minds.
-    pub(super) fn learn_one_too_many(&self, mut refused: Room) -> bool {
+    pub(super) fn learn_one_too_many(&self, mut refused: Permit) -> bool {
         let now = self.clock.now();
         let mut state = self.state();
         // It leaves before it is counted who is left: of several that are refused at once, each leaves
@@ -240,7 +240,7 @@ impl Drop for Slot<'_> {
     }
 }
 
-impl Drop for Room {
+impl Drop for Permit {
     fn drop(&mut self) {
         if !self.has_left {
             self.slots.state().live -= 1;
@@ -270,7 +270,7 @@ mod tests {
         (Arc::new(slots), sockets)
     }
 
-    async fn room(slots: &Arc<Slots>) -> Room {
+    async fn room(slots: &Arc<Slots>) -> Permit {
         let place = slots.sockets.place(Deadline::after(Duration::from_secs(5)));
         slots.room(place.await.unwrap())
     }

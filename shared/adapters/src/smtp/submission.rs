@@ -6,7 +6,7 @@ use memchr::memchr2;
 use super::{
     classify,
     failure::{Cause, Failure, Stage},
-    offer::Offer,
+    server_capabilities::ServerCapabilities,
 };
 use crate::{
     message::Message,
@@ -33,7 +33,7 @@ pub(super) struct Submission<'a> {
     pub(super) body: &'a Body,
     /// Whether an address is in need of it.
     pub(super) smtputf8: bool,
-    /// The copies that this server can not be asked to take.
+    /// The copies that this server cannot be asked to take.
     pub(super) refused: Vec<RefusedCopy>,
 }
 
@@ -84,12 +84,15 @@ impl<'a> Draft<'a> {
         self.message_id
     }
 
-    /// What goes to a server with this `offer`; an error where it can not take the message, which is
+    /// What goes to a server with this `capabilities`; an error where it cannot take the message, which is
     /// known before a word of it is said.
     ///
     /// Addresses beyond ASCII need SMTPUTF8 (RFC 6531 section 3.4). Without it a copy to one is left
     /// out, from the header too; the message itself is not sent with another recipient or sender.
-    pub(super) fn for_server(&mut self, offer: &Offer) -> Result<Submission<'_>, ProviderError> {
+    pub(super) fn for_server(
+        &mut self,
+        capabilities: &ServerCapabilities,
+    ) -> Result<Submission<'_>, ProviderError> {
         let refuse = |stage, cause| Err(classify(Failure::new(stage, cause)));
         let content = &self.message.content;
         let copies = copies(CopyField::Cc, &content.cc).chain(copies(CopyField::Bcc, &content.bcc));
@@ -111,7 +114,7 @@ impl<'a> Draft<'a> {
             smtputf8: false,
             refused: Vec::new(),
         };
-        if offer.smtputf8 {
+        if capabilities.smtputf8 {
             submission.smtputf8 = sender_is_foreign
                 || recipient_is_foreign
                 || answers_are_foreign
@@ -140,10 +143,10 @@ impl<'a> Draft<'a> {
             }
             submission.refused = foreign.iter().map(|copy| copy.refused(None)).collect();
         }
-        if !submission.body.is_ascii() && !offer.eight_bit_mime {
+        if !submission.body.is_ascii() && !capabilities.eight_bit_mime {
             return refuse(Stage::Body, Cause::NotOffered);
         }
-        if offer
+        if capabilities
             .size
             .is_some_and(|most| most > 0 && submission.body.size() > most)
         {

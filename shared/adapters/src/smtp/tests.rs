@@ -17,9 +17,9 @@ use tokio::io::{
 };
 
 use super::{
-    offer::{Mechanisms, Offer},
     reply::parse_reply,
-    timeouts::COMMAND_TIME,
+    server_capabilities::{Mechanisms, ServerCapabilities},
+    timeouts::COMMAND_TIMEOUT,
     transaction::{Start, hand_over},
     wire::Wire,
     *,
@@ -29,7 +29,7 @@ use crate::{config::OwnSender, egress::EgressError, mime::Feedback, tls::Certifi
 
 /// A message on a new connection.
 pub(super) const START: Start = Start {
-    first_reply: COMMAND_TIME,
+    first_reply: COMMAND_TIMEOUT,
     after_refusal: false,
 };
 
@@ -431,11 +431,20 @@ struct Told {
 }
 
 /// Hands `message` over to a server that says each reply when it has heard what is before it.
-async fn tell(message: &Message, offer: Offer, script: &[(&str, &str)]) -> Told {
-    tell_from(START, message, offer, script).await
+async fn converse(
+    message: &Message,
+    capabilities: ServerCapabilities,
+    script: &[(&str, &str)],
+) -> Told {
+    converse_from(START, message, capabilities, script).await
 }
 
-async fn tell_from(start: Start, message: &Message, offer: Offer, script: &[(&str, &str)]) -> Told {
+async fn converse_from(
+    start: Start,
+    message: &Message,
+    capabilities: ServerCapabilities,
+    script: &[(&str, &str)],
+) -> Told {
     let (stream, mut server) = tokio::io::duplex(65_536);
     let writes = Arc::<Mutex<Vec<String>>>::default();
     let tapped = Tapped {
@@ -462,10 +471,10 @@ async fn tell_from(start: Start, message: &Message, offer: Offer, script: &[(&st
     });
     let sender = sender();
     let mut draft = Draft::new(message, &sender, Feedback::Named).unwrap();
-    let submission = draft.for_server(&offer).unwrap();
+    let submission = draft.for_server(&capabilities).unwrap();
     let mut wire = Wire::new(tapped, 0);
     let deadline = Deadline::after(Duration::from_secs(5));
-    let result = hand_over(&mut wire, &offer, &submission, start, deadline).await;
+    let result = hand_over(&mut wire, &capabilities, &submission, start, deadline).await;
     let in_step = wire.is_in_step();
     drop(wire);
     server.await.unwrap();
@@ -477,7 +486,7 @@ async fn tell_from(start: Start, message: &Message, offer: Offer, script: &[(&st
     }
 }
 
-const PIPELINING: Offer = Offer {
+const PIPELINING: ServerCapabilities = ServerCapabilities {
     start_tls: false,
     pipelining: true,
     eight_bit_mime: false,
@@ -518,7 +527,7 @@ async fn with_pipelining_a_message_takes_two_writes_the_last_with_its_final_dot(
         ("DATA\r\n", "250 ok\r\n250 ok\r\n354 go ahead\r\n"),
         ("\r\n.\r\n", "250 ok\r\n"),
     ];
-    let told = tell(&message(&[], &[]), PIPELINING, &script).await;
+    let told = converse(&message(&[], &[]), PIPELINING, &script).await;
     assert_eq!((told.result, told.in_step), (Ok(Vec::new()), true));
     assert_eq!(told.writes.len(), 2, "{:?}", told.writes);
     assert_eq!(told.writes[0], format!("{MAIL}{RCPT}DATA\r\n"));
@@ -534,7 +543,12 @@ async fn without_pipelining_every_command_waits_for_its_reply() {
         ("DATA\r\n", "354 go ahead\r\n"),
         ("\r\n.\r\n", "250 ok\r\n"),
     ];
-    let told = tell(&message(&["a@example.com"], &[]), Offer::default(), &script).await;
+    let told = converse(
+        &message(&["a@example.com"], &[]),
+        ServerCapabilities::default(),
+        &script,
+    )
+    .await;
     assert_eq!((told.result, told.in_step), (Ok(Vec::new()), true));
     assert_eq!(told.writes.len(), 5, "{:?}", told.writes);
 }
@@ -550,7 +564,7 @@ async fn with_copies_data_waits_until_it_is_known_who_takes_the_message() {
         ("\r\n.\r\n", "250 ok\r\n"),
     ];
     let message = message(&["a@example.com"], &["b@example.com"]);
-    let told = tell(&message, PIPELINING, &script).await;
+    let told = converse(&message, PIPELINING, &script).await;
     assert_eq!(told.writes.len(), 3, "{:?}", told.writes);
     let refused: Vec<_> = told
         .result
@@ -645,7 +659,7 @@ async fn a_refusal_within_a_group_counts_and_the_replies_behind_it_are_read() {
         } else {
             &script[..1]
         };
-        let told = tell(&message(&[], &[]), PIPELINING, script).await;
+        let told = converse(&message(&[], &[]), PIPELINING, script).await;
         assert_eq!(
             (told.result, told.in_step),
             (result, in_step),
@@ -677,7 +691,7 @@ async fn replies_that_nobody_asked_for_keep_the_message_back() {
             Cause::Reply(Reply::new(421, "")),
         ),
     ] {
-        let told = tell(&message(&[], &[]), PIPELINING, &[("DATA\r\n", replies)]).await;
+        let told = converse(&message(&[], &[]), PIPELINING, &[("DATA\r\n", replies)]).await;
         let expected = Err(Failure::new(Stage::Data, cause));
         assert_eq!(
             (told.result, told.in_step),
@@ -694,7 +708,7 @@ async fn what_is_said_behind_the_acceptance_does_not_undo_it_but_ends_the_connec
         ("DATA\r\n", "250 ok\r\n250 ok\r\n354 go ahead\r\n"),
         ("\r\n.\r\n", "250 ok\r\n250 and more\r\n"),
     ];
-    let told = tell(&message(&[], &[]), PIPELINING, &script).await;
+    let told = converse(&message(&[], &[]), PIPELINING, &script).await;
     assert_eq!((told.result, told.in_step), (Ok(Vec::new()), false));
 }
 
@@ -759,7 +773,7 @@ async fn a_word_before_the_end_of_a_large_message_is_no_reply_to_it() {
     }
 }
 
-/// A server that closes in the middle of a large message can not have accepted it.
+/// A server that closes in the middle of a large message cannot have accepted it.
 #[tokio::test]
 async fn a_message_whose_end_never_left_is_not_in_doubt() {
     for (last_word, cause) in [
@@ -808,13 +822,13 @@ async fn the_reset_after_a_refusal_goes_out_with_the_next_mail() {
         ("DATA\r\n", "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"),
         ("\r\n.\r\n", "252 ok\r\n"),
     ];
-    let told = tell_from(after, &message(&[], &[]), PIPELINING, &script).await;
+    let told = converse_from(after, &message(&[], &[]), PIPELINING, &script).await;
     assert_eq!(told.result, Ok(Vec::new()));
     assert!(told.in_step);
     assert_eq!(told.writes[0], group);
     assert_eq!(told.writes.len(), 2);
     // Each on its own elsewhere.
-    let offer = Offer {
+    let capabilities = ServerCapabilities {
         pipelining: false,
         ..PIPELINING
     };
@@ -825,7 +839,7 @@ async fn the_reset_after_a_refusal_goes_out_with_the_next_mail() {
         ("DATA\r\n", "354 go\r\n"),
         ("\r\n.\r\n", "250 ok\r\n"),
     ];
-    let told = tell_from(after, &message(&[], &[]), offer, &script).await;
+    let told = converse_from(after, &message(&[], &[]), capabilities, &script).await;
     assert_eq!(told.result, Ok(Vec::new()));
     assert_eq!(told.writes[0], "RSET\r\n");
 }

@@ -11,25 +11,25 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     failure::{Cause, Failure, Stage, succeeded},
-    offer::Offer,
     reply::Reply,
+    server_capabilities::ServerCapabilities,
     submission::Submission,
-    timeouts::{QUIT_TIME, command_time, within},
+    timeouts::{QUIT_TIMEOUT, command_time, within},
     wire::Wire,
 };
 use crate::{
     deadline::{Deadline, Elapsed},
-    sockets::LEAST_TIME,
+    sockets::MIN_MESSAGE_DURATION,
 };
 
 /// The longest that the message and the reply to it may take.
-const BODY_TIME: Duration = Duration::from_mins(1);
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest that all commands up to the message may take while a caller waits for the outcome. A queued message has
 /// no such limit: each recipient has the time of its own command (RFC 5321 section 4.5.3.2.3).
-const ENVELOPE_TIME: Duration = Duration::from_secs(12);
+const ENVELOPE_TIMEOUT: Duration = Duration::from_secs(12);
 /// The most that is kept for the reply to the message where a command was slow. One command alone may be far slower than the
 /// message is: a recipient that the server asks another server about.
-const SLOW_REPLY_TIME: Duration = Duration::from_secs(5);
+const MAX_SLOW_REPLY_DURATION: Duration = Duration::from_secs(5);
 /// Bytes that hold the commands of almost every message to one recipient.
 const COMMANDS: usize = 256;
 /// Ends whatever transaction is open (RFC 5321 section 4.1.1.5).
@@ -55,7 +55,7 @@ pub(super) struct Start {
 /// can be used any more.
 pub(super) async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
-    offer: &Offer,
+    capabilities: &ServerCapabilities,
     submission: &Submission<'_>,
     start: Start,
     deadline: Deadline,
@@ -63,13 +63,13 @@ pub(super) async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
     let envelope_deadline = if deadline.is_queued() {
         deadline
     } else {
-        deadline.min(Deadline::after(ENVELOPE_TIME))
+        deadline.min(Deadline::after(ENVELOPE_TIMEOUT))
     };
     wire.begin_transaction();
-    let refused = if offer.pipelining {
-        pipelined(wire, offer, submission, start, envelope_deadline).await?
+    let refused = if capabilities.pipelining {
+        pipelined(wire, capabilities, submission, start, envelope_deadline).await?
     } else {
-        one_by_one(wire, offer, submission, start, envelope_deadline).await?
+        one_by_one(wire, capabilities, submission, start, envelope_deadline).await?
     };
     message(wire, submission.body.as_bytes(), deadline).await?;
     Ok(refused)
@@ -78,7 +78,7 @@ pub(super) async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
 /// Up to the reply to DATA, with a round trip for every command.
 async fn one_by_one<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
-    offer: &Offer,
+    capabilities: &ServerCapabilities,
     submission: &Submission<'_>,
     start: Start,
     deadline: Deadline,
@@ -94,7 +94,7 @@ async fn one_by_one<S: AsyncRead + AsyncWrite + Unpin>(
         first_reply = command_time(deadline);
     }
     let mut command = String::with_capacity(COMMANDS);
-    push_mail(&mut command, submission, offer);
+    push_mail(&mut command, submission, capabilities);
     let exchange = async {
         wire.write(command.as_bytes(), 1).await?;
         wire.reply().await
@@ -123,7 +123,7 @@ async fn one_by_one<S: AsyncRead + AsyncWrite + Unpin>(
 /// Up to the reply to DATA, in as few round trips as can be.
 async fn pipelined<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
-    offer: &Offer,
+    capabilities: &ServerCapabilities,
     submission: &Submission<'_>,
     start: Start,
     deadline: Deadline,
@@ -133,7 +133,7 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Unpin>(
     if start.after_refusal {
         group.push_str(RSET);
     }
-    push_mail(&mut group, submission, offer);
+    push_mail(&mut group, submission, capabilities);
     push_rcpt(&mut group, submission.recipient);
     for copy in &submission.copies {
         push_rcpt(&mut group, copy.address);
@@ -183,7 +183,7 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Reads what still comes of a group of commands after the refusal of one, so that the connection can
-/// be used for the next message; gives it up where that can not be.
+/// be used for the next message; gives it up where that cannot be.
 async fn hear_out<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     refusal: Reply,
@@ -192,7 +192,7 @@ async fn hear_out<S: AsyncRead + AsyncWrite + Unpin>(
     deadline: Deadline,
 ) {
     // This only saves a connection, and is not worth more than making one.
-    let deadline = deadline.min(Deadline::after(QUIT_TIME));
+    let deadline = deadline.min(Deadline::after(QUIT_TIMEOUT));
     let is_over = refusal.is_refusal()
         && hear_rest(wire, recipients, with_data, deadline)
             .await
@@ -269,15 +269,18 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
     deadline: Deadline,
 ) -> Result<(), Failure> {
     enough_time(wire, deadline).inspect_err(|_| wire.spoil())?;
-    let deadline = deadline.min(Deadline::after(BODY_TIME));
-    let cause = match deadline.bound(BODY_TIME, wire.write_message(bytes)).await {
+    let deadline = deadline.min(Deadline::after(BODY_TIMEOUT));
+    let cause = match deadline
+        .bound(BODY_TIMEOUT, wire.write_message(bytes))
+        .await
+    {
         Ok(Ok(())) => {
-            let mut reply = within(Stage::Body, BODY_TIME, deadline, wire.reply()).await?;
+            let mut reply = within(Stage::Body, BODY_TIMEOUT, deadline, wire.reply()).await?;
             if reply.asks_for_more() {
                 // Most likely its reply to DATA once more, and that to the message is still to come. Whatever comes, what
                 // the next reply belongs to would be a guess.
                 wire.spoil();
-                reply = within(Stage::Body, BODY_TIME, deadline, wire.reply()).await?;
+                reply = within(Stage::Body, BODY_TIMEOUT, deadline, wire.reply()).await?;
             }
             return succeeded(reply, Stage::Body);
         }
@@ -290,7 +293,7 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
     // The end of the message never left, so it was not accepted. The server may have said why it closed;
     // where something else is wrong, what it says next belongs to nothing.
     let cause = if matches!(cause, Cause::Closed | Cause::TimedOut) {
-        match deadline.bound(QUIT_TIME, wire.reply()).await {
+        match deadline.bound(QUIT_TIMEOUT, wire.reply()).await {
             Ok(Ok(reply)) if reply.is_refusal() => Cause::Reply(reply),
             Ok(Ok(_) | Err(_)) | Err(Elapsed) => cause,
         }
@@ -302,7 +305,7 @@ async fn message<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// That the message may be begun: what the deadline cuts off behind its end may have been accepted. A server that took
-/// long over a command is expected to take as long over the message, up to [`SLOW_REPLY_TIME`].
+/// long over a command is expected to take as long over the message, up to [`MAX_SLOW_REPLY_DURATION`].
 ///
 /// Where there is not enough time, it is the server's fault if a reply of it took longer than the least time that a message
 /// is begun with. Else the time went by before it was asked, or over many commands.
@@ -310,10 +313,10 @@ fn enough_time<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &Wire<S>,
     deadline: Deadline,
 ) -> Result<(), Failure> {
-    let reserve = LEAST_TIME.max(wire.slowest_reply().min(SLOW_REPLY_TIME));
+    let reserve = MIN_MESSAGE_DURATION.max(wire.slowest_reply().min(MAX_SLOW_REPLY_DURATION));
     if deadline.remaining() >= reserve {
         Ok(())
-    } else if wire.slowest_reply_before().max(wire.slowest_reply()) > LEAST_TIME {
+    } else if wire.slowest_reply_before().max(wire.slowest_reply()) > MIN_MESSAGE_DURATION {
         Err(Failure::new(Stage::Data, Cause::TooSlow))
     } else {
         Err(Failure::new(Stage::Pool, Cause::TimedOut))
@@ -331,11 +334,11 @@ fn is_taken(reply: Reply) -> Result<bool, Failure> {
     }
 }
 
-fn push_mail(command: &mut String, submission: &Submission<'_>, offer: &Offer) {
+fn push_mail(command: &mut String, submission: &Submission<'_>, capabilities: &ServerCapabilities) {
     command.push_str("MAIL FROM:<");
     command.push_str(submission.sender.as_str());
     command.push('>');
-    if offer.size.is_some() {
+    if capabilities.size.is_some() {
         // RFC 1870 section 3.
         command.push_str(" SIZE=");
         command.push_str(&submission.body.size().to_string());
@@ -351,7 +354,7 @@ fn push_mail(command: &mut String, submission: &Submission<'_>, offer: &Offer) {
     command.push_str("\r\n");
 }
 
-/// An [`EmailAddress`] has neither spaces, brackets nor control characters: it can not end its command.
+/// An [`EmailAddress`] has neither spaces, brackets nor control characters: it cannot end its command.
 fn push_rcpt(commands: &mut String, address: &EmailAddress) {
     commands.push_str("RCPT TO:<");
     commands.push_str(address.as_str());

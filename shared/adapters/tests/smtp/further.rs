@@ -44,11 +44,11 @@ async fn cramped(pipelining: bool, ends: &'static [(u32, &'static str)]) -> Worl
 }
 
 /// Everybody who got a copy, sorted.
-fn receivers(world: &World) -> Vec<String> {
+fn recipients(world: &World) -> Vec<String> {
     let messages = world.server.messages().into_iter();
-    let mut receivers: Vec<_> = messages.flat_map(|message| message.rcpt_to).collect();
-    receivers.sort_unstable();
-    receivers
+    let mut recipients: Vec<_> = messages.flat_map(|message| message.rcpt_to).collect();
+    recipients.sort_unstable();
+    recipients
 }
 
 /// To the patient and copies `a` to `h`, of which one is unknown to the server.
@@ -75,7 +75,7 @@ async fn copies_without_room_get_further_transactions_and_nobody_two_copies() {
         assert_eq!(refused_copies(&receipt), [UNKNOWN_TO_THE_SERVER]);
         let copies = ["a", "b", "c", "d", "f", "g", "h", "patient"];
         let expected = copies.map(|name| format!("{name}@example.com"));
-        assert_eq!(receivers(&world), expected);
+        assert_eq!(recipients(&world), expected);
         let messages = world.server.messages();
         assert_eq!(messages.len(), 3);
         assert!(messages.iter().all(|one| one.data == messages[0].data));

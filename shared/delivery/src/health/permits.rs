@@ -1,4 +1,4 @@
-//! Permits for probes of entries whose credentials were refused: one per entry and [`LONGEST_COOL_DOWN`] over all processes.
+//! Permits for probes of entries whose credentials were refused: one per entry and [`MAX_COOL_DOWN_DURATION`] over all processes.
 //!
 //! A permit is the time of the last probe, beside the entry's record. It has no MAC: whoever can write it delays probes, as
 //! by writing anything else to the table, and a time that lies ahead counts for nothing.
@@ -6,7 +6,7 @@
 use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError, types::ReturnValuesOnConditionCheckFailure,
 };
-use comms_adapters::{Deadline, ProbePermit, health::LONGEST_COOL_DOWN};
+use comms_adapters::{Deadline, ProbePermit, health::MAX_COOL_DOWN_DURATION};
 use comms_core::{Channel, EntryId, Tenant};
 use comms_settings::error_code;
 use futures_util::FutureExt as _;
@@ -51,7 +51,7 @@ impl SharedHealth {
     ) -> Result<ProbePermit, LedgerError> {
         let attribute = format!("{PROBED}{name}");
         let now = self.clock.now();
-        let interval = LONGEST_COOL_DOWN.as_micros();
+        let interval = MAX_COOL_DOWN_DURATION.as_micros();
         let interval = i64::try_from(interval).unwrap_or(i64::MAX);
         let now_micros = now.as_microsecond();
         let ends = now.saturating_add(RETENTION).unwrap_or(Timestamp::MAX);

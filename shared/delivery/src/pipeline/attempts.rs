@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 use comms_adapters::{
     ChainEnd, ChainReport, Message,
     chain::{AmbiguityPolicy, RenewAt, Renewal},
-    retry::{ATTEMPT_TIME, jitter},
+    retry::{MIN_ATTEMPT_DURATION, jitter},
 };
 use comms_core::{
     Attempt, AttemptOutcome, DeliveryStatus, Disposition, FailureReason, WaitReason, Waiting,
@@ -20,7 +20,7 @@ use crate::{
     allowance::{Allowance, Reached},
     deferral::{self, MAX_DEFERRALS},
     ledger::{DeliveryHistory, Outcome},
-    pacing,
+    rate_limit,
 };
 
 /// How often a delivery is taken over from owners that did not say how it ended. Whatever ends them may
@@ -144,7 +144,7 @@ impl Pipeline {
             Renewal::Unchanged => return attempted,
             Renewal::Unreadable => report.ending(ChainEnd::SettingsUnreadable),
             Renewal::Newer(_)
-                if limits.deadline.less(RECORDING_MARGIN).remaining() < ATTEMPT_TIME =>
+                if limits.deadline.less(RECORDING_MARGIN).remaining() < MIN_ATTEMPT_DURATION =>
             {
                 report.ending(ChainEnd::SettingsUnreadable)
             }
@@ -232,7 +232,7 @@ impl Pipeline {
         match &report.end {
             ChainEnd::Paced { after } => {
                 let after = *after;
-                returned = self.wait_for_turn(after, limits, unknown_outcomes, &mut outcome);
+                returned = self.wait_for_admission(after, limits, unknown_outcomes, &mut outcome);
                 if returned.is_some() {
                     let (before, now) = (history.waiting.as_ref(), self.clock.now());
                     outcome.waiting = Some(Waiting::after(before, WaitReason::Pacing, now));
@@ -315,14 +315,14 @@ impl Pipeline {
 
     /// What becomes of a delivery for which no provider has a turn before `after`: it waits, or has waited for
     /// long enough.
-    fn wait_for_turn(
+    fn wait_for_admission(
         &self,
         after: Duration,
         limits: Limits<'_>,
         unknown_outcomes: usize,
         outcome: &mut Outcome,
     ) -> Option<Requeue> {
-        let after = pacing::wait_for(after, limits.receives(), jitter());
+        let after = rate_limit::wait_for(after, limits.receives(), jitter());
         let after = self.before_expiry(after, limits);
         // Who waits for the answer is told what is known.
         let is_over = unknown_outcomes > 0 && limits.on_exhausted == OnExhausted::Fail;

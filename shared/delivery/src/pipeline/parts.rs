@@ -19,8 +19,8 @@ use super::{Pipeline, requeue::Deferred, unrecorded::Unrecorded};
 use crate::{
     health::SharedHealth,
     ledger::Ledger,
-    pacing::SharedPacing,
     quota::Quotas,
+    rate_limit::SharedRateLimiter,
     reply_to::ReplyTos,
     require_clinic::RequireClinic,
     shares::{ShareLimits, Shares},
@@ -56,7 +56,7 @@ pub struct Parts {
     /// The quotas of clinics and platform.
     pub quotas: Quotas,
     /// The rate limits of provider accounts.
-    pub pacing: SharedPacing,
+    pub rate_limiter: SharedRateLimiter,
     /// The counts per clinic and day.
     pub usage: Usage,
     /// The share of workers and connections that one clinic may use.
@@ -143,7 +143,11 @@ impl Pipeline {
             ),
             health: SharedHealth::new(sdk, config.deliveries_table.clone(), clock.clone()),
             quotas: Quotas::new(sdk, config.deliveries_table.clone(), clock.clone()),
-            pacing: SharedPacing::new(sdk, config.deliveries_table.clone(), clock.clone()),
+            rate_limiter: SharedRateLimiter::new(
+                sdk,
+                config.deliveries_table.clone(),
+                clock.clone(),
+            ),
             usage: Usage::new(sdk, config.deliveries_table.clone()),
             shares: Shares::new(sdk, &config.deliveries_table, clock.clone(), config.shares),
             ledger: Ledger::new(sdk, config.deliveries_table),
@@ -170,7 +174,7 @@ impl Pipeline {
             factory,
             health,
             quotas,
-            pacing,
+            rate_limiter,
             usage,
             shares,
             ledger,
@@ -184,7 +188,7 @@ impl Pipeline {
             ledger,
             health,
             quotas,
-            pacing,
+            rate_limiter,
             usage,
             shares,
             deferred: Deferred::default(),

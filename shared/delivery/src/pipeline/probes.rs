@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Leave, Message, Pace, Pacing, ProbePermit, chain::ChainEntry, smtp::ConnectionLimit,
+    AccountRateLimit, Admission, Message, ProbePermit, RateLimiter, chain::ChainEntry,
+    smtp::ConnectionLimit,
 };
 use comms_core::EmailAddress;
 
@@ -24,9 +25,9 @@ impl<'a, 'b> ProbeGate<'a, 'b> {
 }
 
 #[async_trait]
-impl Pacing for ProbeGate<'_, '_> {
-    async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
-        self.allowance.ask(pace, message).await
+impl RateLimiter for ProbeGate<'_, '_> {
+    async fn acquire(&self, rate_limit: &AccountRateLimit, message: &Message) -> Admission {
+        self.allowance.acquire(rate_limit, message).await
     }
 
     async fn connect(&self, limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {

@@ -130,7 +130,7 @@ impl Requeue {
 #[derive(Default)]
 pub(super) struct Deferred {
     pub(super) quota: AtomicU64,
-    pub(super) pacing: AtomicU64,
+    pub(super) rate_limiter: AtomicU64,
     pub(super) provider: AtomicU64,
     pub(super) worker_share: AtomicU64,
     pub(super) connections: AtomicU64,
@@ -142,7 +142,7 @@ impl Pipeline {
     pub(super) fn record_requeue(&self, record: &RequestRecord, id: &DeliveryId, reason: Requeue) {
         let deferred = match reason {
             Requeue::OverQuota { .. } => Some(&self.deferred.quota),
-            Requeue::Paced { .. } => Some(&self.deferred.pacing),
+            Requeue::Paced { .. } => Some(&self.deferred.rate_limiter),
             Requeue::WaitingForProvider { .. } => Some(&self.deferred.provider),
             Requeue::ShareTaken { .. } => Some(&self.deferred.worker_share),
             Requeue::NoConnection { .. } => Some(&self.deferred.connections),

@@ -23,8 +23,12 @@ impl Pipeline {
         join(writes, releases).await;
         self.record_connections();
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
-        let (quota_writes, pacing_writes) = (self.quotas.take_writes(), self.pacing.take_writes());
-        let (by_quota, by_pacing) = (take(&self.deferred.quota), take(&self.deferred.pacing));
+        let (quota_writes, pacing_writes) =
+            (self.quotas.take_writes(), self.rate_limiter.take_writes());
+        let (by_quota, by_pacing) = (
+            take(&self.deferred.quota),
+            take(&self.deferred.rate_limiter),
+        );
         let by_worker_share = take(&self.deferred.worker_share);
         let by_provider = take(&self.deferred.provider);
         let by_connections = take(&self.deferred.connections);

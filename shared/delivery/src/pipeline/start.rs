@@ -159,13 +159,13 @@ impl Pipeline {
         let (chain, ()) = join(chain, look).await;
         let chain = Arc::new(chain.map_err(unreachable)?);
         let hash = self.hash_keys.get().await.map_err(unreachable)?;
-        let pacing = self.pacing.with_key(hash);
+        let rate_limiter = self.rate_limiter.with_key(hash);
         // Before the claim as well: what has to wait costs no write.
         let recipients = work.recipients.unwrap_or(1);
         let global = GlobalQuota::new(&self.quotas, channel, chain.policy.global_limit);
         let reply_to = self.reply_tos.gate(hash, tenant, channel);
         let mut allowance = Allowance::new(
-            pacing,
+            rate_limiter,
             self.gate(hash, limits),
             global,
             reply_to,

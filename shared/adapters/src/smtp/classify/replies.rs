@@ -195,7 +195,7 @@ fn classify_mail(reply: Reply) -> ProviderError {
 }
 
 /// What greylisting servers want to see before they take a message: minutes, not seconds.
-const GREYLISTING_TIME: Duration = Duration::from_mins(1);
+const GREYLISTING_INTERVAL: Duration = Duration::from_mins(1);
 
 /// A 4yz or 5yz to RCPT of the message's recipient.
 fn classify_rcpt(reply: Reply) -> ProviderError {
@@ -217,7 +217,7 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
             ErrorKind::Unavailable,
             "The server does not take mail for this recipient at the moment (greylisting or a busy mailbox).",
         )
-        .with_retry_after(GREYLISTING_TIME),
+        .with_retry_after(GREYLISTING_INTERVAL),
         (530 | 534 | 535, _) => WANTS_LOGIN,
         // RFC 3463 section 3.2: the sender's address. Many servers say only at RCPT what is wrong with MAIL.
         (_, Some((5, 1, 7 | 8) | (5, 7, 60) | (5, 2, 252))) => SENDER_NOT_ALLOWED,

@@ -45,14 +45,14 @@ async fn sent_with(
     deadline: Deadline,
 ) -> (Result<Vec<RefusedCopy>, Failure>, Duration) {
     let (stream, server) = tokio::io::duplex(65_536);
-    let offer = Offer {
+    let capabilities = ServerCapabilities {
         pipelining,
         ..PIPELINING
     };
     let message = message(&["a@example.com", "b@example.com"], &[]);
     let sender = sender();
     let mut draft = Draft::new(&message, &sender, Feedback::Named).unwrap();
-    let submission = draft.for_server(&offer).unwrap();
+    let submission = draft.for_server(&capabilities).unwrap();
     let mut wire = Wire::new(stream, 0);
     let start = Start {
         first_reply: first_reply_time(None, deadline),
@@ -68,7 +68,7 @@ async fn sent_with(
     ];
     let since = Instant::now();
     let client = async {
-        let result = hand_over(&mut wire, &offer, &submission, start, deadline).await;
+        let result = hand_over(&mut wire, &capabilities, &submission, start, deadline).await;
         drop(wire);
         (result, since.elapsed())
     };
@@ -107,7 +107,7 @@ async fn three_seconds_for_each_recipient_succeed_before_another_provider() {
         let (result, time) = sent(pipelining, 9, before_another()).await;
         let error = classify(result.unwrap_err());
         assert_eq!(error.disposition, Disposition::Transient, "{pipelining}");
-        assert_eq!(time, COMMAND_TIME, "{pipelining}");
+        assert_eq!(time, COMMAND_TIMEOUT, "{pipelining}");
     }
 }
 

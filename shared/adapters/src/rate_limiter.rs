@@ -2,7 +2,7 @@
 //!
 //! A provider limits an *account*: a phone number, a login, an AWS account in a region. Several entries, and
 //! several clinics, may stand for one, and so may several processes. What the limits are is in [`crate::rate`]; that
-//! they are kept among all processes is [`Pacing`]'s concern, of which the chain knows no more than that it
+//! they are kept among all processes is [`RateLimiter`]'s concern, of which the chain knows no more than that it
 //! may ask.
 //!
 //! Being paced says nothing of the provider's health: it was not asked.
@@ -14,19 +14,20 @@ use comms_core::EmailAddress;
 use jiff::Timestamp;
 
 use crate::{
-    chain::entry::ChainEntry, message::Message, pace::Pace, smtp::connection_limit::ConnectionLimit,
+    account_rate_limit::AccountRateLimit, chain::entry::ChainEntry, message::Message,
+    smtp::connection_limit::ConnectionLimit,
 };
 
 /// The longest that a message waits in its process for its turn. What would wait for longer goes back to
 /// where it came from, and does not hold up others.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(2);
+pub const MAX_WAIT_DURATION: Duration = Duration::from_secs(2);
 
 /// Gives leave to send.
 #[async_trait]
-pub trait Pacing: Send + Sync {
+pub trait RateLimiter: Send + Sync {
     /// When `message` may be given to an entry that is paced so. A turn is kept for it where it comes within
-    /// [`LONGEST_WAIT`].
-    async fn ask(&self, pace: &Pace, message: &Message) -> Leave;
+    /// [`MAX_WAIT_DURATION`].
+    async fn acquire(&self, rate_limit: &AccountRateLimit, message: &Message) -> Admission;
 
     /// Reserves a connection of a login that all processes share. Otherwise: the time after which asking again makes
     /// sense.
@@ -36,7 +37,7 @@ pub trait Pacing: Send + Sync {
 
     /// The same after the server refused one for their number.
     async fn connect_again(&self, _limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {
-        Err(LONGEST_WAIT)
+        Err(MAX_WAIT_DURATION)
     }
 
     /// Whether a message for which there is no connection waits for one, rather than going by the next provider.
@@ -64,7 +65,7 @@ pub trait Pacing: Send + Sync {
 /// Whether a process may probe an entry that refuses its credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbePermit {
-    /// It may, and no other process for [`LONGEST_COOL_DOWN`](crate::health::LONGEST_COOL_DOWN).
+    /// It may, and no other process for [`MAX_COOL_DOWN_DURATION`](crate::health::MAX_COOL_DOWN_DURATION).
     Granted,
     /// Another process has.
     Taken {
@@ -75,25 +76,25 @@ pub enum ProbePermit {
 
 /// When a message may be given to a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
+pub enum Admission {
     /// After so long, which may be nothing: its turn is kept.
     After(Duration),
     /// Not soon; asking again makes sense after so long.
     NotBefore(Duration),
 }
 
-impl Leave {
+impl Admission {
     /// At once.
     pub const NOW: Self = Self::After(Duration::ZERO);
 }
 
 /// Lets everything pass.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Unpaced;
+pub struct Unlimited;
 
 #[async_trait]
-impl Pacing for Unpaced {
-    async fn ask(&self, _: &Pace, _: &Message) -> Leave {
-        Leave::NOW
+impl RateLimiter for Unlimited {
+    async fn acquire(&self, _: &AccountRateLimit, _: &Message) -> Admission {
+        Admission::NOW
     }
 }

@@ -22,11 +22,11 @@ use crate::{
 /// How long what a provider said of its rate is good for, whether it said something or not.
 const ASKED_AGAIN_AFTER: SignedDuration = SignedDuration::from_hours(1);
 /// The longest that is waited for what a provider says of its rate.
-const ASKING_TIME: Duration = Duration::from_secs(1);
+const ASKING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How fast an entry may be used, and what it shares that with.
 #[derive(Clone)]
-pub struct Pace {
+pub struct AccountRateLimit {
     account: Arc<str>,
     rate: AccountRate,
     per_recipient: Option<Rate>,
@@ -38,7 +38,7 @@ enum AccountRate {
     Asked(Arc<AskedRate>),
 }
 
-impl Pace {
+impl AccountRateLimit {
     /// The pace of an entry with this configuration; `max_per_second` where it has a rate of its own, which
     /// stands in place of the provider's. `None` where nothing is known that would limit it.
     pub(crate) fn of(
@@ -101,15 +101,15 @@ impl Pace {
         };
         if asked.is_due() {
             let question = provider.messages_per_second(deadline);
-            let answer = deadline.bound(ASKING_TIME, question).await;
+            let answer = deadline.bound(ASKING_TIMEOUT, question).await;
             asked.learn(answer.ok().flatten());
         }
     }
 }
 
-impl fmt::Debug for Pace {
+impl fmt::Debug for AccountRateLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pace(…)")
+        f.write_str("AccountRateLimit(…)")
     }
 }
 
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn pace_shows_nothing_of_the_account() {
-        let pace = Pace::new("planted-key", NonZeroU32::MIN, None);
-        assert_eq!(format!("{pace:?}"), "Pace(…)");
+        let rate_limit = AccountRateLimit::new("planted-key", NonZeroU32::MIN, None);
+        assert_eq!(format!("{rate_limit:?}"), "AccountRateLimit(…)");
     }
 }

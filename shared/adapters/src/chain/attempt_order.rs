@@ -5,16 +5,16 @@ use std::{collections::VecDeque, sync::Arc};
 use comms_core::{Attempt, AttemptOutcome, Disposition, SkippedEntry};
 
 use super::{Chain, ChainEnd, ChainEntry};
-use crate::health::Turn;
+use crate::health::Candidate;
 
 /// The entries still to be tried, in the order in which they are: those that are down come last.
-pub(super) struct Turns {
-    order: VecDeque<(usize, Turn)>,
+pub(super) struct AttemptOrder {
+    order: VecDeque<(usize, Candidate)>,
     /// Entries that refuse their credentials, where no caller waits.
     left_out: Vec<usize>,
 }
 
-impl Turns {
+impl AttemptOrder {
     pub(super) fn of(
         chain: &Chain,
         is_queued: bool,
@@ -24,10 +24,14 @@ impl Turns {
         let mut left_out = Vec::new();
         for (index, entry) in chain.entries.iter().enumerate() {
             if is_wanted(entry) {
-                match entry.health.turn() {
-                    Turn::Refused if is_queued => left_out.push(index),
-                    turn @ (Turn::Last | Turn::Refused) => down.push_back((index, turn)),
-                    turn @ (Turn::InPlace | Turn::Probe(_)) => order.push_back((index, turn)),
+                match entry.health.candidate() {
+                    Candidate::Refused if is_queued => left_out.push(index),
+                    candidate @ (Candidate::Last | Candidate::Refused) => {
+                        down.push_back((index, candidate));
+                    }
+                    candidate @ (Candidate::InPlace | Candidate::Probe(_)) => {
+                        order.push_back((index, candidate));
+                    }
                 }
             }
         }
@@ -58,7 +62,7 @@ impl Turns {
                 AttemptOutcome::Accepted { .. } => false,
             })
         };
-        let mut turns = Self::of(newer, is_queued, |entry| {
+        let mut order = Self::of(newer, is_queued, |entry| {
             !has_had(entry, &|disposition| match disposition {
                 Disposition::Transient => !has_moved(entry),
                 Disposition::ProviderDown | Disposition::Ambiguous | Disposition::Final => true,
@@ -69,28 +73,28 @@ impl Turns {
                 && !has_had(entry, &|disposition| disposition == Disposition::Ambiguous)
         };
         if let Some(again) = newer.entries.iter().position(is_failed) {
-            turns.order.retain(|(index, _)| *index != again);
-            turns.left_out.retain(|index| *index != again);
-            turns.order.push_front((again, Turn::InPlace));
+            order.order.retain(|(index, _)| *index != again);
+            order.left_out.retain(|index| *index != again);
+            order.order.push_front((again, Candidate::InPlace));
         }
-        turns
+        order
     }
 
     /// The next entry, with its place in the chain.
     pub(super) fn next_of<'a>(
         &mut self,
         chain: &'a Chain,
-    ) -> Option<(usize, &'a ChainEntry, Turn)> {
-        let (index, turn) = self.order.pop_front()?;
-        Some((index, chain.entries.get(index)?, turn))
+    ) -> Option<(usize, &'a ChainEntry, Candidate)> {
+        let (index, candidate) = self.order.pop_front()?;
+        Some((index, chain.entries.get(index)?, candidate))
     }
 
     /// Lets the entry at `index`, whose probe another process makes, come after all others or not at all.
-    pub(super) fn put_off(&mut self, index: usize, is_queued: bool) {
+    pub(super) fn defer(&mut self, index: usize, is_queued: bool) {
         if is_queued {
             self.left_out.push(index);
         } else {
-            self.order.push_back((index, Turn::Refused));
+            self.order.push_back((index, Candidate::Refused));
         }
     }
 
@@ -120,8 +124,8 @@ impl Turns {
         });
         let is_before_last = |index: usize| last.is_some_and(|last| index < last);
         let is_exhausted = matches!(end, ChainEnd::AllFailed | ChainEnd::GlobalRefused);
-        let put_behind = self.order.iter().filter(|(index, turn)| {
-            matches!(turn, Turn::Last | Turn::Refused) && is_before_last(*index)
+        let put_behind = self.order.iter().filter(|(index, candidate)| {
+            matches!(candidate, Candidate::Last | Candidate::Refused) && is_before_last(*index)
         });
         let left_out = self.left_out.iter().copied();
         let left_out = left_out.filter(|index| is_exhausted || is_before_last(*index));

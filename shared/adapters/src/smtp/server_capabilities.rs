@@ -9,7 +9,7 @@ use std::str::FromStr;
     clippy::struct_excessive_bools,
     reason = "each is an extension of its own, offered or not"
 )]
-pub(super) struct Offer {
+pub(super) struct ServerCapabilities {
     /// STARTTLS (RFC 3207).
     pub(super) start_tls: bool,
     /// PIPELINING (RFC 2920).
@@ -65,11 +65,11 @@ pub(super) enum Mechanism {
     Login,
 }
 
-impl Offer {
+impl ServerCapabilities {
     /// Reads the lines of a reply to EHLO that was accepted as one. Lines that are no keyword with
     /// parameters are passed over: they offer nothing.
     pub(super) fn parse(reply: &[u8]) -> Self {
-        let mut offer = Self::default();
+        let mut capabilities = Self::default();
         let lines = reply.split(|byte| *byte == b'\n');
         // The first line names the server.
         for line in lines.skip(1) {
@@ -79,12 +79,12 @@ impl Offer {
                 .split(u8::is_ascii_whitespace)
                 .filter(|word| !word.is_empty());
             if let Some(keyword) = words.next() {
-                offer.add(&keyword.to_ascii_uppercase(), words);
+                capabilities.add(&keyword.to_ascii_uppercase(), words);
             }
         }
         // RFC 6531 section 3.1 has both or none; one without the other would be of no use.
-        offer.smtputf8 &= offer.eight_bit_mime;
-        offer
+        capabilities.smtputf8 &= capabilities.eight_bit_mime;
+        capabilities
     }
 
     fn add<'a>(&mut self, keyword: &[u8], mut parameters: impl Iterator<Item = &'a [u8]>) {
@@ -135,12 +135,12 @@ mod tests {
 
     #[test]
     fn every_extension_is_found_in_its_line_and_in_any_case() {
-        let offer = Offer::parse(
+        let capabilities = ServerCapabilities::parse(
             b"250-mail.example greets you\r\n250-size 35882577\r\n250-8bitmime\r\n250-StartTls\r\n\
               250-AUTH LOGIN PLAIN XOAUTH2\r\n250-PIPELINING\r\n\
               250-limits RCPTMAX=50 mailmax=1000\r\n250 SMTPUTF8\r\n",
         );
-        let all = Offer {
+        let all = ServerCapabilities {
             start_tls: true,
             pipelining: true,
             eight_bit_mime: true,
@@ -152,16 +152,19 @@ mod tests {
                 login: true,
             },
         };
-        assert_eq!(offer, all);
+        assert_eq!(capabilities, all);
     }
 
     #[test]
     fn the_line_that_names_the_server_offers_nothing() {
         assert_eq!(
-            Offer::parse(b"250-PIPELINING\r\n250 ok\r\n"),
-            Offer::default()
+            ServerCapabilities::parse(b"250-PIPELINING\r\n250 ok\r\n"),
+            ServerCapabilities::default()
         );
-        assert_eq!(Offer::parse(b"250 STARTTLS\r\n"), Offer::default());
+        assert_eq!(
+            ServerCapabilities::parse(b"250 STARTTLS\r\n"),
+            ServerCapabilities::default()
+        );
     }
 
     #[test]
@@ -174,7 +177,11 @@ mod tests {
             "STARTTLS=1",
         ] {
             let reply = format!("250-mail.example\r\n250 {line}\r\n");
-            assert_eq!(Offer::parse(reply.as_bytes()), Offer::default(), "{line}");
+            assert_eq!(
+                ServerCapabilities::parse(reply.as_bytes()),
+                ServerCapabilities::default(),
+                "{line}"
+            );
         }
     }
 
@@ -191,8 +198,9 @@ mod tests {
             ("250 AUTH CRAM-MD5 XOAUTH2", vec![]),
             ("250 AUTH", vec![]),
         ] {
-            let offer = Offer::parse(format!("250-mail.example\r\n{lines}\r\n").as_bytes());
-            let offered: Vec<_> = offer.mechanisms.in_order().collect();
+            let capabilities =
+                ServerCapabilities::parse(format!("250-mail.example\r\n{lines}\r\n").as_bytes());
+            let offered: Vec<_> = capabilities.mechanisms.in_order().collect();
             assert_eq!(offered, mechanisms, "{lines}");
         }
     }
@@ -208,8 +216,9 @@ mod tests {
             ("SIZE 10240000", Some(10_240_000)),
             ("SIZES 5", None),
         ] {
-            let offer = Offer::parse(format!("250-mail.example\r\n250 {line}\r\n").as_bytes());
-            assert_eq!(offer.size, size, "{line}");
+            let capabilities =
+                ServerCapabilities::parse(format!("250-mail.example\r\n250 {line}\r\n").as_bytes());
+            assert_eq!(capabilities.size, size, "{line}");
         }
     }
 
@@ -225,15 +234,16 @@ mod tests {
             ("LIMITS XMAILMAX=20", None),
             ("LIMITS", None),
         ] {
-            let offer = Offer::parse(format!("250-mail.example\r\n250 {line}\r\n").as_bytes());
-            assert_eq!(offer.messages, messages, "{line}");
+            let capabilities =
+                ServerCapabilities::parse(format!("250-mail.example\r\n250 {line}\r\n").as_bytes());
+            assert_eq!(capabilities.messages, messages, "{line}");
         }
     }
 
     proptest! {
         #[test]
         fn any_bytes_can_be_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Offer::parse(&bytes);
+            let _ = ServerCapabilities::parse(&bytes);
         }
     }
 }

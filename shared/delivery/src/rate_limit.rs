@@ -1,20 +1,20 @@
-//! Turns at provider accounts, shared by all processes: one item per account, and one per sender and recipient
+//! Rate limits of provider accounts, shared by all processes: one item per account, and one per sender and recipient
 //! where the provider limits those, in the deliveries table.
 //!
-//! Each limit is the generic cell rate algorithm in its virtual scheduling form (ITU-T I.371, annex A), as that of
-//! tests of settings is: one number, the time at which everything that was given a turn so far is due at the
-//! sustained rate. A turn is a moment, kept by moving that time on: between two turns of an account there is always
-//! its interval, so that in any time `t` there are at most `1 + t * rate` of them, in whichever processes; nothing
-//! is doubled at the edge of a window, as there is none. What is sent is late by what a process takes to wake up.
+//! Each limit is the generic cell rate algorithm in its virtual scheduling form (ITU-T I.371, annex A): one number, the
+//! time at which every permit granted so far is due at the sustained rate. Tests of settings use the same algorithm. A
+//! permit is a moment, reserved by moving that time on. Permits of an account are an interval apart, in whichever
+//! processes: in any time `t` there are at most `1 + t * rate`. There are no windows, so nothing doubles at their edge.
+//! A process that wakes up late sends late.
 //!
-//! A turn is one envelope recipient. A message with copies goes out at its first turn, and those after it wait for all
-//! of them.
+//! A permit is one envelope recipient. A message with copies goes out at its first permit, and later messages wait for
+//! all of them.
 //!
-//! One write keeps turns for all who wait for one in this process: a batch of ten costs one. Nobody can keep
-//! turns for later, since a turn that is not used is lost to everybody.
+//! One write reserves permits for every message that waits in this process: a batch of ten costs one. No process reserves
+//! permits for later, since an unused permit is lost to all.
 //!
-//! Where DynamoDB does not answer soon, the message goes out: the provider itself limits, and refuses what is too
-//! much, which is tried again. A clinic's own quota ([`crate::quota`]) is stricter about that.
+//! If DynamoDB does not answer within [`ACQUIRE_TIMEOUT`], the message goes out: the provider limits as well, and what it
+//! refuses is retried. A clinic's own quota ([`crate::quota`]) is stricter.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,9 @@ use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError,
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
-use comms_adapters::{Leave, Message, Pace, Pacing, pacing::LONGEST_WAIT, rate::Rate};
+use comms_adapters::{
+    AccountRateLimit, Admission, Message, RateLimiter, rate::Rate, rate_limiter::MAX_WAIT_DURATION,
+};
 use comms_core::{Clock, HashKey};
 use comms_settings::{error_code, retries};
 use futures_util::FutureExt as _;
@@ -45,59 +47,59 @@ use crate::{ledger::LedgerError, quota::spread, recent::Recent};
 /// send 50 to one recipient (Meta), and hardly anybody gets two.
 pub const UNTOLD: SignedDuration = SignedDuration::from_mins(5);
 
-/// Accounts whose turns are remembered.
+/// Accounts whose permits are remembered.
 const REMEMBERED_ACCOUNTS: usize = 1_000;
 /// Recipients of whom it is remembered when they were sent something.
 const REMEMBERED_RECIPIENTS: usize = 10_000;
-/// The longest that asking for a turn may hold up a message.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How often a write is tried that others came before.
+/// The longest that acquiring a permit may delay a message.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Tries of a write whose condition another process made fail.
 const MAX_TRIES: u32 = 6;
-/// From this try on, counted from 0, one turn is asked for.
+/// From this try on, counted from 0, only one permit is asked for.
 const MODEST_TRIES: u32 = 2;
-/// How late a turn may be used that was kept for somebody who went away meanwhile.
+/// How late a permit may be used whose message went away, in microseconds.
 const LATE: i64 = 50_000;
 /// By how much two processes' clocks may differ, in microseconds. A time that is due later than that allows was
 /// nobody's.
 const CLOCKS_DIFFER: i64 = 300_000_000;
 
 const SORT_KEY: &str = "due";
-/// When everything that was given a turn is due, in microseconds of Unix time.
+/// When every granted permit is due, in microseconds of Unix time.
 const DUE: &str = "due";
 const EXPIRES_AT: &str = "expiresAt";
 
-/// Turns that all processes share.
-pub struct SharedPacing {
+/// The rate limiter that all processes share.
+pub struct SharedRateLimiter {
     client: Client,
     table: String,
     clock: Arc<dyn Clock>,
-    accounts: Mutex<Recent<String, Arc<Line>>>,
+    accounts: Mutex<Recent<String, Arc<Waiters>>>,
     told: Mutex<Recent<String, Timestamp>>,
-    patience: Duration,
+    timeout: Duration,
     writes: AtomicU64,
 }
 
-/// Those of this process who wait for a turn at one account.
+/// Messages of this process that wait for a permit of one account.
 #[derive(Default)]
-struct Line {
+struct Waiters {
     /// How many they are.
     waiting: AtomicU32,
-    /// Held by the one who writes.
-    turns: tokio::sync::Mutex<Turns>,
+    /// Held by the message that writes.
+    permits: tokio::sync::Mutex<Reserved>,
 }
 
-/// Turns that were kept and are not used yet, and what is known of the others'.
+/// Permits that are reserved and not used yet, and the last known state of the item.
 #[derive(Default)]
-struct Turns {
+struct Reserved {
     next: i64,
     left: u32,
     /// [`DUE`] as it was seen last: a guess of what it is.
     due: Option<i64>,
-    /// Before then there is no turn soon: a time in microseconds.
+    /// No permit is available soon before this time, in microseconds.
     none_before: i64,
 }
 
-/// How many turns are wanted.
+/// How many permits are wanted.
 #[derive(Debug, Clone, Copy)]
 enum Wanted {
     /// One for each of so many messages, or fewer.
@@ -106,7 +108,7 @@ enum Wanted {
     Exactly(u32),
 }
 
-/// What asking for turns came to.
+/// The result of reserving permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kept {
     /// So many, from this time in microseconds on, one in each interval.
@@ -130,7 +132,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl SharedPacing {
+impl SharedRateLimiter {
     /// Uses the deliveries table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -139,20 +141,23 @@ impl SharedPacing {
             clock,
             accounts: Mutex::new(Recent::new(REMEMBERED_ACCOUNTS)),
             told: Mutex::new(Recent::new(REMEMBERED_RECIPIENTS)),
-            patience: PATIENCE,
+            timeout: ACQUIRE_TIMEOUT,
             writes: AtomicU64::new(0),
         }
     }
 
     /// The same with another time to wait for DynamoDB than half a second.
     #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// This with the key of the hashes by which accounts and recipients are named.
-    pub const fn with_key<'a>(&'a self, hash: &'a HashKey) -> KeyedPacing<'a> {
-        KeyedPacing { pacing: self, hash }
+    pub const fn with_key<'a>(&'a self, hash: &'a HashKey) -> KeyedRateLimiter<'a> {
+        KeyedRateLimiter {
+            rate_limiter: self,
+            hash,
+        }
     }
 
     /// Writes since this was asked last.
@@ -164,8 +169,13 @@ impl SharedPacing {
         self.clock.now().as_microsecond()
     }
 
-    /// Turns at an account for a message of so many recipients.
-    async fn turn(&self, key: String, rate: Rate, recipients: u32) -> Result<Leave, LedgerError> {
+    /// Permits at an account for a message of so many recipients.
+    async fn permit(
+        &self,
+        key: String,
+        rate: Rate,
+        recipients: u32,
+    ) -> Result<Admission, LedgerError> {
         let line = self
             .accounts
             .lock()
@@ -174,47 +184,47 @@ impl SharedPacing {
             .clone();
         let interval = micros(rate.interval);
         let _waiting = (recipients == 1).then(|| Waiting::new(&line.waiting));
-        let mut turns = line.turns.lock().await;
+        let mut permits = line.permits.lock().await;
         if recipients > 1 {
             let now = self.now();
-            if (now..now + CLOCKS_DIFFER).contains(&turns.none_before) {
-                return Ok(not_before(turns.none_before + horizon(rate) - now));
+            if (now..now + CLOCKS_DIFFER).contains(&permits.none_before) {
+                return Ok(not_before(permits.none_before + horizon(rate) - now));
             }
             let wanted = Wanted::Exactly(recipients);
-            return match self.keep(&key, rate, wanted, &mut turns.due).await? {
-                Kept::From(first, _) => Ok(Leave::After(duration(first - self.now()))),
+            return match self.keep(&key, rate, wanted, &mut permits.due).await? {
+                Kept::From(first, _) => Ok(Admission::After(duration(first - self.now()))),
                 Kept::None(due) => {
-                    turns.none_before = due - horizon(rate);
+                    permits.none_before = due - horizon(rate);
                     Ok(not_before(due - self.now()))
                 }
             };
         }
-        if turns.left == 0 || turns.next < self.now() - LATE {
-            turns.left = 0;
+        if permits.left == 0 || permits.next < self.now() - LATE {
+            permits.left = 0;
             let now = self.now();
             // A clock that went back proves nothing.
-            if (now..now + CLOCKS_DIFFER).contains(&turns.none_before) {
-                return Ok(not_before(turns.none_before + horizon(rate) - now));
+            if (now..now + CLOCKS_DIFFER).contains(&permits.none_before) {
+                return Ok(not_before(permits.none_before + horizon(rate) - now));
             }
             // Those who ask at the same time are to be counted.
             tokio::task::yield_now().await;
             let wanted = Wanted::UpTo(line.waiting.load(Ordering::Relaxed));
-            match self.keep(&key, rate, wanted, &mut turns.due).await? {
-                Kept::From(first, count) => (turns.next, turns.left) = (first, count),
+            match self.keep(&key, rate, wanted, &mut permits.due).await? {
+                Kept::From(first, count) => (permits.next, permits.left) = (first, count),
                 Kept::None(due) => {
-                    turns.none_before = due - horizon(rate);
+                    permits.none_before = due - horizon(rate);
                     return Ok(not_before(due - self.now()));
                 }
             }
         }
-        let turn = turns.next;
-        turns.next += interval;
-        turns.left -= 1;
-        Ok(Leave::After(duration(turn - self.now())))
+        let permit = permits.next;
+        permits.next += interval;
+        permits.left -= 1;
+        Ok(Admission::After(duration(permit - self.now())))
     }
 
     /// Whether one more may go to a recipient now.
-    async fn turn_of_recipient(&self, key: String, rate: Rate) -> Result<Leave, LedgerError> {
+    async fn permit_of_recipient(&self, key: String, rate: Rate) -> Result<Admission, LedgerError> {
         let now = self.clock.now();
         let is_first = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,17 +240,17 @@ impl SharedPacing {
             is_first
         };
         if is_first {
-            return Ok(Leave::NOW);
+            return Ok(Admission::NOW);
         }
         Ok(
             match self.keep(&key, rate, Wanted::UpTo(1), &mut None).await? {
-                Kept::From(turn, _) => Leave::After(duration(turn - self.now())),
+                Kept::From(permit, _) => Admission::After(duration(permit - self.now())),
                 Kept::None(due) => not_before(due - borrowed(rate) - self.now()),
             },
         )
     }
 
-    /// Keeps `wanted` turns, of which those that are waited for come within [`LONGEST_WAIT`]. `seen` is what is known of the time that is
+    /// Reserves `wanted` permits, of which the first is due within [`MAX_WAIT_DURATION`]. `seen` is what is known of the time that is
     /// due, and is known better afterwards.
     async fn keep(
         &self,
@@ -340,70 +350,74 @@ impl SharedPacing {
     }
 }
 
-impl std::fmt::Debug for SharedPacing {
+impl std::fmt::Debug for SharedRateLimiter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SharedPacing(…)")
+        f.write_str("SharedRateLimiter(…)")
     }
 }
 
-/// [`SharedPacing`] for chains.
+/// [`SharedRateLimiter`] for chains.
 #[derive(Debug, Clone, Copy)]
-pub struct KeyedPacing<'a> {
-    pacing: &'a SharedPacing,
+pub struct KeyedRateLimiter<'a> {
+    rate_limiter: &'a SharedRateLimiter,
     hash: &'a HashKey,
 }
 
-impl KeyedPacing<'_> {
-    async fn leave(&self, pace: &Pace, message: &Message) -> Result<Leave, LedgerError> {
-        let account = pace.account().as_bytes();
+impl KeyedRateLimiter<'_> {
+    async fn admission(
+        &self,
+        rate_limit: &AccountRateLimit,
+        message: &Message,
+    ) -> Result<Admission, LedgerError> {
+        let account = rate_limit.account().as_bytes();
         let name = |purpose: &str, parts: &[&[u8]]| {
             format!("{purpose}#{}", self.hash.digest(purpose, parts).hex128())
         };
-        // The account first: a turn at it that is not used is a few milliseconds lost, one at the recipient six
+        // The account first: a permit at it that is not used is a few milliseconds lost, one at the recipient six
         // seconds.
-        let turn = self
-            .pacing
-            .turn(
+        let permit = self
+            .rate_limiter
+            .permit(
                 name("pace", &[account]),
-                pace.rate(),
+                rate_limit.rate(),
                 message.envelope_recipients(),
             )
             .await?;
-        let (Leave::After(wait), Some(rate)) = (turn, pace.per_recipient()) else {
-            return Ok(turn);
+        let (Admission::After(wait), Some(rate)) = (permit, rate_limit.per_recipient()) else {
+            return Ok(permit);
         };
         let recipient = message.target.address().as_bytes();
         let pair = name("pace-pair", &[account, recipient]);
-        let turn = self.pacing.turn_of_recipient(pair, rate).await?;
-        Ok(match turn {
-            Leave::After(other) => Leave::After(wait.max(other)),
-            Leave::NotBefore(_) => turn,
+        let permit = self.rate_limiter.permit_of_recipient(pair, rate).await?;
+        Ok(match permit {
+            Admission::After(other) => Admission::After(wait.max(other)),
+            Admission::NotBefore(_) => permit,
         })
     }
 }
 
 #[async_trait]
-impl Pacing for KeyedPacing<'_> {
-    async fn ask(&self, pace: &Pace, message: &Message) -> Leave {
-        let asking = self.leave(pace, message);
-        match tokio::time::timeout(self.pacing.patience, asking).await {
-            Ok(Ok(leave)) => leave,
+impl RateLimiter for KeyedRateLimiter<'_> {
+    async fn acquire(&self, rate_limit: &AccountRateLimit, message: &Message) -> Admission {
+        let asking = self.admission(rate_limit, message);
+        match tokio::time::timeout(self.rate_limiter.timeout, asking).await {
+            Ok(Ok(admission)) => admission,
             Ok(Err(error)) => {
                 warn!(%error, "a message goes out without a turn at its provider");
-                Leave::NOW
+                Admission::NOW
             }
             Err(_) => {
                 warn!("a message goes out without a turn at its provider: there was no answer");
-                Leave::NOW
+                Admission::NOW
             }
         }
     }
 }
 
-/// How long a message waits on the queue for its turn, when it asked to come back after `after` and the queue has
+/// How long a message waits on the queue for its permit, when it asked to come back after `after` and the queue has
 /// brought it `receives` times. As of [`crate::quota::wait_for`].
 pub fn wait_for(after: Duration, receives: u32, jitter: f64) -> Duration {
-    let spread = spread(LONGEST_WAIT, Duration::from_mins(15), receives);
+    let spread = spread(MAX_WAIT_DURATION, Duration::from_mins(15), receives);
     after + spread.mul_f64(jitter)
 }
 
@@ -412,9 +426,9 @@ fn borrowed(rate: Rate) -> i64 {
     micros(rate.interval).saturating_mul(i64::from(rate.burst.saturating_sub(1)))
 }
 
-/// How far ahead of the present the time that is due may be for a turn that comes soon.
+/// How far ahead of the present the time that is due may be for a permit that comes soon.
 fn horizon(rate: Rate) -> i64 {
-    borrowed(rate) + i64::try_from(LONGEST_WAIT.as_micros()).unwrap_or(i64::MAX)
+    borrowed(rate) + i64::try_from(MAX_WAIT_DURATION.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn micros(time: SignedDuration) -> i64 {
@@ -426,8 +440,8 @@ fn duration(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or_default())
 }
 
-fn not_before(micros: i64) -> Leave {
-    Leave::NotBefore(duration(micros))
+fn not_before(micros: i64) -> Admission {
+    Admission::NotBefore(duration(micros))
 }
 
 fn due(item: &HashMap<String, AttributeValue>) -> Result<Option<i64>, LedgerError> {
