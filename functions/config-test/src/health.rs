@@ -2,7 +2,7 @@
 
 use comms_adapters::Deadline;
 use comms_core::{Channel, Tenant};
-use comms_delivery::health::{PATIENCE, PassedTest};
+use comms_delivery::health::{PassedTest, SHARE_TIMEOUT};
 use tracing::warn;
 
 use crate::Deps;
@@ -31,7 +31,7 @@ pub(crate) async fn record(
     let recorded = deps
         .health
         .record_passed_tests(key, tenant, version, channel, &passed);
-    match deadline.bound(PATIENCE, recorded).await {
+    match deadline.bound(SHARE_TIMEOUT, recorded).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(clinic_id = %tenant, %error, "a passed test was not recorded"),
         Err(_) => warn!(clinic_id = %tenant, "a passed test was not recorded in time"),

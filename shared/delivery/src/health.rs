@@ -3,7 +3,7 @@
 //!
 //! A change of state costs one write, by whoever saw it. Each process reads a tenant's item at most once
 //! per [`MAX_AGE`]; in between it goes by what it sees itself. Nothing here can keep a message from being
-//! sent: what cannot be read or written in [`PATIENCE`] is left for the next time.
+//! sent: what cannot be read or written in [`SHARE_TIMEOUT`] is left for the next time.
 //!
 //! A record decides whose account a message goes by: an entry that is down comes after the platform's. So each record
 //! has a MAC under the deployment's hash key, and one without its MAC counts for nothing.
@@ -35,7 +35,7 @@ pub use recovery::PassedTest;
 /// How old what the others said may be before it is read again.
 pub const MAX_AGE: SignedDuration = SignedDuration::from_secs(60);
 /// The longest that reading or telling may hold anything up.
-pub const PATIENCE: Duration = Duration::from_millis(500);
+pub const SHARE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a record is kept, as long as the usage: DynamoDB's time to live removes items after it. An entry that works
 /// changes once, so an item that is still read is renewed when half of the time is over.
 const RETENTION: SignedDuration = SignedDuration::from_hours(400 * 24);
@@ -104,7 +104,7 @@ impl SharedHealth {
             self.remember(tenant, version, None);
             // Boxed, as it is rare and would make every delivery's future as large as itself.
             let read = Box::pin(self.read_and_renew(key, tenant, version));
-            match deadline.bound(PATIENCE, read).await {
+            match deadline.bound(SHARE_TIMEOUT, read).await {
                 Ok(Ok(read)) => {
                     let read = Arc::new(read);
                     self.remember(tenant, version, Some(read.clone()));
@@ -146,7 +146,7 @@ impl SharedHealth {
                     Replaces::Older
                 };
                 let write = self.write(tenant, version, &name, record, mac, over);
-                match deadline.bound(PATIENCE, write).await {
+                match deadline.bound(SHARE_TIMEOUT, write).await {
                     Ok(Ok(())) => change.done(),
                     Ok(Err(error)) => warn!(%error, "a provider's health was not told to others"),
                     Err(_) => warn!("a provider's health was not told to others in time"),

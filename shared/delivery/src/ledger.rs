@@ -1,4 +1,4 @@
-//! The ledger: what became of every delivery, and who is working on it.
+//! The ledger: the state and outcome of every delivery, and which worker owns it.
 //!
 //! `queued -> sending -> sent | failed | unknown | expired`. Every transition is one conditional
 //! write that names the owner; a former owner cannot write. A delivery that is deferred
@@ -286,13 +286,13 @@ impl Ledger {
         }
     }
 
-    /// The same, whose claims write ahead which attempt they are for.
+    /// Sets the attempt that claims write ahead.
     #[must_use]
     pub fn before(self, next: Option<NextAttempt>) -> Self {
         Self { next, ..self }
     }
 
-    /// The same, whose claims and outcomes are tried until `deadline`.
+    /// Sets the deadline until which claims and outcomes are retried.
     #[must_use]
     pub fn until(&self, deadline: Deadline) -> Self {
         Self {

@@ -1,5 +1,5 @@
-//! The pipeline: an accepted communication becomes deliveries, each claimed in the ledger, sent
-//! through its tenant's chain, and recorded.
+//! The pipeline turns an accepted communication into deliveries. Each is claimed in the ledger, sent through its tenant's
+//! chain of providers, and recorded.
 
 mod accept;
 mod address_hash;
@@ -96,7 +96,7 @@ impl Pipeline {
         self.hash_keys.for_logs().await
     }
 
-    /// Nothing for what is past.
+    /// Zero if `time` has passed.
     fn time_until(&self, time: Timestamp) -> Duration {
         Duration::try_from(time.duration_since(self.clock.now())).unwrap_or_default()
     }

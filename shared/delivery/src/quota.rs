@@ -1,20 +1,19 @@
 //! Quotas: how many recipients a clinic may reach on a channel in a second, a minute, an hour and a day.
 //!
-//! Time is cut into windows that begin at whole seconds, minutes, hours and days of UTC. One item per
-//! tenant and thing counted, in the deliveries table, has for each limit the window and how much of it is taken. One
-//! conditional write takes from all limits at once, or from none; where its condition does not hold, DynamoDB
-//! gives the item along, from which it is seen what there is. So no update is lost, and no window ever gives more
-//! than its limit, however many processes take.
+//! Fixed windows begin at whole seconds, minutes, hours and days of UTC. One item per tenant and thing counted, in the
+//! deliveries table, has the window of each limit and how much of it is used. One conditional write takes from all limits
+//! or from none. If its condition fails, DynamoDB returns the item, which shows what is available. So no update is lost,
+//! and no window exceeds its limit, however many processes take from it.
 //!
-//! A process takes for all who wait in it at the same time, and somewhat ahead: a *lease*, which it spends by
-//! itself until the shortest window ends. Leases double while they are used up in time, up to a tenth of what is
-//! left of a second or a minute, and a hundredth of what is left of an hour or a day, of which a process that
-//! ends with its lease takes that much with it. What is left of a lease is given back with the next write.
+//! A process takes quota for every delivery that waits in it, and somewhat ahead. That is a *lease*, which it spends
+//! without writes until the shortest window ends. Leases double while they are used up in time: up to a tenth of what is
+//! left of a second or a minute, and a hundredth of an hour or a day. A process that is killed loses its lease. The next
+//! write returns what is left of a lease.
 //!
 //! If a write's response is lost, assume that it took quota and returned none: the clinic sends fewer messages, never
 //! more. The SDK therefore does not repeat these writes.
 //!
-//! `infra/docs/adr/0010-quotas-are-leased.md` says why it is done so.
+//! The decision is `infra/docs/adr/0010-quotas-are-leased.md`.
 
 mod account;
 mod paid;
@@ -57,34 +56,32 @@ use write::{Failure, database, wait_after};
 
 use crate::{counted::Counted, ledger::LedgerError, recent::Recent};
 
-/// How often the queue may bring a message that there is no quota for; then it has failed. The queue's own
-/// `maxReceiveCount` is above that.
+/// Receives after which a message without quota has failed. The queue's `maxReceiveCount` is higher.
 pub const MAX_RECEIVES: u32 = 90;
-/// How long a message may wait on the queue for a quota, before the queue forgets it (`MessageRetentionPeriod`,
-/// seven days).
+/// How long a message may wait on the queue for quota. SQS deletes it after `MessageRetentionPeriod`, seven days.
 pub const MAX_QUEUE_DURATION: SignedDuration = SignedDuration::from_hours(6 * 24);
 
-/// Tenants and things counted of which it is known what they have leased.
+/// Quotas whose leases a process remembers.
 const REMEMBERED: usize = 1_000;
-/// How often a write is tried, each time knowing more; the last ones take no more than is needed.
+/// Tries of a write. Each uses the item that the last one returned; the last ones take only what is needed.
 const MAX_TRIES: u32 = 6;
-/// From this try on, counted from 0, no more is taken than is needed.
+/// From this try on, counted from 0, a write takes only what is needed.
 const MODEST_TRIES: u32 = 2;
-/// Leases that are given back at the end of one invocation.
+/// Leases that are released at the end of one invocation.
 const GIVEN_BACK_AT_ONCE: usize = 8;
-/// The longest that giving back may hold up an invocation's end.
+/// The longest that releasing leases may delay the end of an invocation.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 type Item = HashMap<String, AttributeValue>;
 
-/// What became of asking for quota.
+/// The answer to a request for quota.
 #[derive(Debug, Clone)]
 pub enum Quota {
-    /// It is given.
+    /// The quota is granted.
     Granted(Grant),
-    /// It is not; a limit is used up.
+    /// A limit is used up.
     Exhausted(Exhausted),
-    /// It never will be: it is more than a limit lets through at all.
+    /// The request exceeds a whole limit and can never be granted.
     TooMany {
         /// The limit's period.
         period: Period,
@@ -93,14 +90,14 @@ pub enum Quota {
     },
 }
 
-/// A limit that is used up; where several are, the one that lasts longest.
+/// The limit that is used up; of several, the one with the longest period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exhausted {
     /// The limit's period.
     pub period: Period,
     /// The limit.
     pub limit: u32,
-    /// When the present window ends, and the next one begins with the whole limit.
+    /// When the current window ends.
     pub until: Timestamp,
 }
 

@@ -1,16 +1,14 @@
-//! Usage: what became of a clinic's deliveries, counted by day of UTC, channel and provider; one item per tenant
-//! and day, in the deliveries table.
+//! Usage: the outcomes of a clinic's deliveries, counted by day of UTC, channel and provider. One item per tenant and day,
+//! in the deliveries table.
 //!
-//! Counted is what the ledger has recorded, in memory, when it has. When an invocation ends, each tenant and day
-//! that it touched costs one write, which adds; so no process takes anything away from another. A write that was
-//! not confirmed is kept with its token and made again by the process's next invocation, as it is. The item
-//! has the token of the last write from each of 256 places, and a process draws its place when it starts: one that
-//! had its effect and lost its answer is not made twice, unless another process with the same place has written
-//! to the item in between. Then it counts twice.
+//! A process counts in memory what the ledger recorded. When an invocation ends, each tenant and day that it touched costs
+//! one write, which adds to the item. A write that was not confirmed is kept with its token, and repeated unchanged by the
+//! process's next invocation. The item has the token of the last write from each of 256 places; a process draws its place
+//! when it starts. So a write whose response was lost counts once, unless another process with the same place wrote
+//! meanwhile.
 //!
-//! What a process had not written when it was killed, or when its environment was given up after a write
-//! failed, is not counted. These are statistics, and no bill: what became of each delivery the ledger says. Nothing
-//! here fails a delivery, or holds an invocation up for more than [`PATIENCE`].
+//! Counts that a process had not written when it was killed are lost. These are statistics, not a bill: the ledger has each
+//! outcome. Nothing here fails a delivery, or delays an invocation by more than [`WRITE_TIMEOUT`].
 
 pub mod categories;
 mod counts;
@@ -43,10 +41,10 @@ use pending::{PendingCounts, Write};
 
 use crate::ledger::LedgerError;
 
-/// Days that are kept, counted from the day itself: DynamoDB's time to live removes items after them.
+/// Days until DynamoDB's time to live removes an item, counted from its day.
 pub const RETENTION_DAYS: u16 = 400;
-/// The longest that writing may hold an invocation's end up.
-pub const PATIENCE: Duration = Duration::from_millis(500);
+/// The longest that writing may delay the end of an invocation.
+pub const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Writes at the same time.
 const CONCURRENT_WRITES: usize = 8;
 
@@ -58,7 +56,7 @@ pub fn day_of(time: Timestamp) -> Date {
     Offset::UTC.to_datetime(time).date()
 }
 
-/// Counts what a process has brought about, and reads what all have.
+/// Counts the outcomes of this process, and reads those of all.
 pub struct Usage {
     client: Client,
     table: String,
@@ -118,7 +116,7 @@ impl Usage {
     }
 
     /// Writes what was counted: one request per tenant and day, none where nothing was. What could not be
-    /// written within [`PATIENCE`] and until `deadline` is kept for the next time.
+    /// written within [`WRITE_TIMEOUT`] and until `deadline` is kept for the next time.
     pub async fn write(&self, deadline: Deadline) {
         let dropped = std::mem::take(&mut self.lock().dropped);
         if dropped > 0 {
@@ -130,7 +128,7 @@ impl Usage {
         if self.lock().days.is_empty() {
             return;
         }
-        match deadline.bound(PATIENCE, self.write_all()).await {
+        match deadline.bound(WRITE_TIMEOUT, self.write_all()).await {
             Ok(None) => {}
             Ok(Some(error)) => warn!(%error, "usage was not written, and is kept"),
             Err(_) => warn!("usage was not written in time, and is kept"),

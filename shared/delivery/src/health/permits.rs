@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{PATIENCE, RETENTION, SharedHealth, item_key, name, number};
+use super::{RETENTION, SHARE_TIMEOUT, SharedHealth, item_key, name, number};
 use crate::ledger::LedgerError;
 
 /// Before an entry's name: when it was probed last, in microseconds since 1970.
@@ -21,7 +21,7 @@ const PROBED: &str = "probed#";
 
 impl SharedHealth {
     /// Asks for the permit to probe an entry of `tenant` at `version` of its settings. One write; where DynamoDB does not
-    /// answer in [`PATIENCE`], the process goes by what it has seen itself. If the response to a write is lost, the permit
+    /// answer in [`SHARE_TIMEOUT`], the process goes by what it has seen itself. If the response to a write is lost, the permit
     /// is taken and nobody probes until the next one.
     pub async fn probe_permit(
         &self,
@@ -33,7 +33,7 @@ impl SharedHealth {
     ) -> ProbePermit {
         let name = name(channel, entry);
         let take = Box::pin(self.take_permit(tenant, version, &name));
-        match deadline.bound(PATIENCE, take).await {
+        match deadline.bound(SHARE_TIMEOUT, take).await {
             Ok(Ok(permit)) => return permit,
             Ok(Err(error)) => {
                 warn!(%error, "whether another process probes a provider is not known");

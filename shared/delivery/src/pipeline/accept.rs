@@ -29,15 +29,15 @@ pub enum PipelineError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// The idempotency key stands for another communication.
+    /// Another communication was accepted under this idempotency key.
     #[error("the idempotency key was used for another communication")]
     KeyConflict,
-    /// The communication names no clinic, and has to.
+    /// The communication names no clinic, and `REQUIRE_CLINIC` is set.
     #[error("the communication names no clinic")]
     ClinicRequired,
 }
 
-/// A communication that is known to the ledger.
+/// A communication that the ledger knows.
 #[derive(Debug, Clone)]
 pub struct Accepted {
     pub(super) record: RequestRecord,
@@ -46,32 +46,32 @@ pub struct Accepted {
     pub(super) hash_key: HashKey,
     /// The queue that it came from.
     pub(super) queue: Option<WorkQueue>,
-    /// Communications that its invocation has.
+    /// Communications in the batch of its invocation.
     pub(super) batch: usize,
-    /// Whether it was accepted by HTTP, and its urgent quota was taken then.
+    /// Whether it was accepted by HTTP, which took its urgent quota.
     pub(super) was_counted: bool,
     /// Whether the ledger knew it already.
     pub(super) is_repeated: bool,
-    /// Deliveries that nobody sends: their outcomes are on the queue.
+    /// Deliveries that ended before; their outcomes are on the queue.
     pub(super) ended: EndedDeliveries,
 }
 
-/// Where the deliveries of a communication have their quota from.
+/// Where the deliveries of a communication get their quota.
 #[derive(Debug, Clone)]
 pub(super) enum QuotaSource {
-    /// Each takes its own, or waits on the queue.
+    /// Each takes its own, or returns to the queue.
     Deliveries {
-        /// How often the queue has brought the communication.
+        /// SQS's `ApproximateReceiveCount` of the message.
         receives: u32,
-        /// Since when it is on the queue.
+        /// When the message was put on the queue.
         queued_at: Option<Timestamp>,
     },
-    /// It was taken for all.
+    /// It was taken for all of them together.
     Paid(Arc<Paid>),
 }
 
 impl QuotaSource {
-    /// When the settings were asked for by which quota was taken, where it was.
+    /// When the settings that granted the quota were read; `None` if no quota was taken.
     pub(super) fn settings_asked(&self) -> Option<Moment> {
         match self {
             Self::Deliveries { .. } => None,
@@ -81,7 +81,7 @@ impl QuotaSource {
 }
 
 impl Accepted {
-    /// Its id.
+    /// The request's id.
     pub fn id(&self) -> &RequestId {
         &self.record.id
     }
@@ -103,7 +103,7 @@ impl Accepted {
         self.is_repeated
     }
 
-    /// The same, received from a queue of which a clinic's slow deliveries may hold some workers only.
+    /// Sets the queue that it came from, where slow deliveries of a clinic may hold only some workers.
     #[must_use]
     pub fn from_queue(self, queue: WorkQueue) -> Self {
         Self {
@@ -112,7 +112,7 @@ impl Accepted {
         }
     }
 
-    /// The same, one of so many of its invocation.
+    /// Sets the size of its batch.
     #[must_use]
     pub fn in_batch_of(self, messages: usize) -> Self {
         Self {
@@ -121,7 +121,7 @@ impl Accepted {
         }
     }
 
-    /// The same with the quota for its deliveries.
+    /// Sets the quota that was taken for its deliveries.
     #[must_use]
     pub fn with_quota(self, quota: Paid) -> Self {
         Self {
@@ -130,12 +130,12 @@ impl Accepted {
         }
     }
 
-    /// The name of its clinic, by which queues are fair.
+    /// Its clinic, which is the `MessageGroupId` on fair queues.
     pub fn group(&self) -> &str {
         self.record.tenant.as_str()
     }
 
-    /// The keyed hash of its content, by which the ledger tells it from another under the same key.
+    /// The keyed hash of its content. The ledger compares it to detect another communication under the same key.
     pub fn payload_hash(&self) -> &str {
         &self.record.payload_hash
     }
@@ -154,7 +154,7 @@ impl Accepted {
         queue_claim::mac(key, id, payload_hash, tenant, body, ended).hex128()
     }
 
-    /// Its deliveries, as they are before anything has happened.
+    /// Its deliveries, all `queued`.
     pub fn queued(&self) -> Vec<Delivery> {
         self.planned
             .iter()
@@ -166,16 +166,16 @@ impl Accepted {
     }
 }
 
-/// A communication as it came from the queue.
+/// A communication received from the queue.
 #[derive(Debug, Clone, Copy)]
 pub struct QueuedMessage<'a> {
-    /// What the body says.
+    /// The parsed body.
     pub request: &'a CommunicationRequest,
     /// The key in the body, or the message's id.
     pub key: &'a IdempotencyKey,
-    /// The body, byte by byte.
+    /// The raw body.
     pub body: &'a [u8],
-    /// What its attributes claim.
+    /// The claim in its message attributes.
     pub claim: Option<QueueClaim<'a>>,
     /// SQS's `SenderId`: the principal that put it on the queue.
     pub sender: Option<&'a str>,
@@ -216,8 +216,8 @@ impl Pipeline {
         })
     }
 
-    /// Records that a communication of `caller` was accepted, so that it can be read back and its key stands for
-    /// nothing else. A repeated one is accepted again.
+    /// Records the acceptance of a communication from `caller`. Its key then stands for this communication only; a
+    /// repeated request is accepted again.
     pub async fn accept(
         &self,
         request: &CommunicationRequest,
@@ -232,9 +232,8 @@ impl Pipeline {
         self.record_acceptance(accepted, &origin, None).await
     }
 
-    /// Like [`Pipeline::accept`] for a message from the queue. One that `send` authenticated needs no write; it may be
-    /// a part of what was accepted. Any other is a producer's own communication, and is compared with what the
-    /// ledger has under its key.
+    /// [`Pipeline::accept`] for a message from the queue. A message that `send` authenticated needs no write, and may be a
+    /// part of the accepted communication. Any other comes from a producer, and is compared with the ledger.
     pub async fn accept_queued(
         &self,
         message: QueuedMessage<'_>,
@@ -283,7 +282,7 @@ impl Pipeline {
         match ledger.accept(record, planned, origin, part_of, now).await? {
             Acceptance::New => Ok(identified),
             Acceptance::Repeated => {
-                // A queue delivers a message again without anybody having sent it again.
+                // SQS may deliver a message twice, which is no repeated request.
                 if origin.via == Via::Api
                     && let Err(error) = ledger.count_replay(&record.id).await
                 {

@@ -15,7 +15,7 @@ use crate::{
     quota::{Exhausted, Paid, Payer, Quota},
 };
 
-/// Why there is no quota for a communication that is to be sent at once.
+/// Why a communication that is sent at once gets no quota.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QuotaError {
     /// The settings table or KMS.
@@ -24,26 +24,26 @@ pub enum QuotaError {
     /// The deliveries table.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// A limit of the clinic's is used up.
+    /// A limit is used up.
     #[error("the limit of {} {channel} recipients in a {} is used up", exhausted.limit, exhausted.period)]
     Exhausted {
-        /// Whose limit.
+        /// The account whose limit it is.
         payer: Payer,
         /// On which channel.
         channel: Channel,
         /// Which limit.
         exhausted: Exhausted,
-        /// The time until it is there again.
+        /// The time until the limit is available again.
         after: Duration,
     },
-    /// The communication has more recipients than a limit lets through at once.
+    /// The communication has more recipients than a limit allows in one period.
     #[error("{count} {channel} recipients are more than the {limit} that a {period} has")]
     TooMany {
-        /// Whose limit.
+        /// The account whose limit it is.
         payer: Payer,
         /// On which channel.
         channel: Channel,
-        /// How many it has there.
+        /// Its recipients on the channel.
         count: u32,
         /// The limit's period.
         period: Period,
@@ -53,11 +53,10 @@ pub enum QuotaError {
 }
 
 impl Pipeline {
-    /// Takes quota for all deliveries of a communication that is to be sent at once: for all of them or for
-    /// none. Where only the platform's account can send, its quota as well.
+    /// Takes quota for all deliveries of a communication that is sent at once, or for none. If only the platform's account
+    /// can send, takes its quota as well.
     ///
-    /// Where there is none, and the communication was sent before and has ended, it needs none: then this costs
-    /// one read, and gives nothing.
+    /// A communication that has ended before needs no quota. If a limit is used up, one read checks that.
     pub(super) async fn take_quota(
         &self,
         request: &CommunicationRequest,
@@ -125,7 +124,7 @@ impl Pipeline {
         Ok(settings.ceilings(tenant))
     }
 
-    /// Whether the time is past after which a communication is not to be sent.
+    /// Whether `expiresAt` has passed.
     pub fn has_expired(&self, request: &CommunicationRequest) -> bool {
         request.expires_at.is_some_and(|at| at <= self.clock.now())
     }

@@ -23,8 +23,7 @@ use crate::{
     rate_limit,
 };
 
-/// How often a delivery is taken over from owners that did not say how it ended. Whatever ends them may
-/// well be the delivery.
+/// Takeovers of a delivery whose owners recorded no outcome. The delivery itself may crash its workers.
 const MAX_TAKEOVERS: u32 = 3;
 
 /// What became of a delivery, and why it is given back where it is.

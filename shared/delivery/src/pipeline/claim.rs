@@ -16,14 +16,14 @@ use crate::ledger::{
     Claim, DeliveryHistory, LedgerError, NextAttempt, Outcome, Owner, RequestRecord,
 };
 
-/// The longest that the withdrawal of a claim is tried by its own invocation. Four seconds are left of it at least.
+/// The timeout of a claim's withdrawal in its own invocation, which has at least four seconds left.
 const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a delivery is not ours to make.
+/// Why a delivery could not be claimed.
 pub(super) enum NotClaimed {
     /// It has ended.
     Ended(Box<Delivery>),
-    /// It is somebody else's, or its time has not come.
+    /// Another worker holds it, or its time has not come.
     Requeue(Requeue),
 }
 
@@ -34,7 +34,7 @@ impl From<Requeue> for NotClaimed {
 }
 
 impl Pipeline {
-    /// Makes a delivery ours, if it is nobody's or its owner did not say how it ended.
+    /// Claims a delivery that has no owner, or whose owner's lease ended without an outcome.
     pub(super) async fn claim(
         &self,
         record: &RequestRecord,
@@ -44,7 +44,7 @@ impl Pipeline {
         limits: Limits<'_>,
         first: Option<&ChainEntry>,
     ) -> Result<DeliveryHistory, NotClaimed> {
-        // No longer than a message has time to be sent afterwards, and no worker waits long for a table that is down.
+        // Leave time to send the message, and do not wait long for a table that is down.
         let until = limits.deadline.less(MIN_START_DURATION);
         let first = first.map(|entry| NextAttempt {
             entry: entry.id.clone(),
@@ -90,7 +90,7 @@ impl Pipeline {
             Claim::Busy { until } => Err(NotClaimed::Requeue(Requeue::Busy {
                 after: self.time_until(until),
             })),
-            // Somebody else takes it over, and is faster.
+            // Another worker takes it over first.
             Claim::Abandoned { .. } => Err(NotClaimed::Requeue(Requeue::Busy {
                 after: Duration::ZERO,
             })),
@@ -101,8 +101,8 @@ impl Pipeline {
         }
     }
 
-    /// Gives up a claim that failed. One whose answer was lost is withdrawn: nothing was sent, and whoever found it would take
-    /// it for an owner that went away.
+    /// Gives up a failed claim. A claim whose response was lost is withdrawn: nothing was sent, and other workers would
+    /// otherwise take it over as possibly sent.
     async fn withdraw(
         &self,
         error: LedgerError,

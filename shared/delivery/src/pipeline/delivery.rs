@@ -1,7 +1,7 @@
-//! One delivery: its settings, what it needs before it may begin, the claim, its attempts, the record.
+//! One delivery: settings, start, claim, attempts, record.
 //!
-//! The version of its settings is read beside all that comes before the first attempt, and joined there: by then a warm
-//! delivery has waited longer for its claim.
+//! The version of its settings is read concurrently with its start, and awaited before the first attempt. A warm delivery
+//! has waited longer for its claim by then.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::{
     ledger::{DeliveryHistory, Outcome, RequestRecord},
 };
 
-/// What is left of the deadline when sharing what was learned ends: the result of the delivery must not be cut off.
+/// The time that publishing health and limits leaves until the deadline, so that the result is not cut off.
 const SHARING_MARGIN: Duration = Duration::from_millis(100);
 impl Pipeline {
     pub(super) async fn deliver_one(
@@ -43,7 +43,7 @@ impl Pipeline {
         let (tenant, channel) = (&record.tenant, planned.channel);
         let asked = limits.quota.settings_asked();
         let asked = asked.unwrap_or_else(|| self.settings.moment());
-        // Before the claim: where settings cannot be read, nothing has been touched.
+        // Before the claim: if settings cannot be read, nothing was written.
         let known = self.remembered_settings(tenant).await;
         let known = known.map_err(unreachable)?;
         let needs_platform = known.policy(tenant, channel).is_global_only;
@@ -79,11 +79,11 @@ impl Pipeline {
             history,
             ..
         } = claimed;
-        // Reading settings and claiming may have taken long: then it is given back untouched.
+        // If settings and claim took too long, it returns to the queue unchanged.
         if let Err(reason) = ready.and_then(|()| limits.has_time_to_start()) {
             return self.give_back(work, history, reason).await;
         }
-        // A delivery that was begun before took its urgent quota then.
+        // A delivery that started before took its urgent quota then.
         let has_paid = history.deferrals > 0 || !history.attempts.is_empty();
         let attempts_before = history.attempts.len();
         let (waited, waited_until) = (history.waiting.clone(), self.clock.now());
@@ -131,14 +131,14 @@ impl Pipeline {
             .await
             .or_requeue(returned.unwrap_or(Requeue::OutOfTime));
         self.count(record, channel, by_fallback, &recorded);
-        // What was recorded stays so, however long this takes.
+        // The outcome is recorded, however long this takes.
         let shared = self.share_what_was_learned(&allowance, &used, tenant, channel, limits);
         let time = limits.deadline.less(SHARING_MARGIN);
         let _ = time.bound(Duration::MAX, Box::pin(shared)).await;
         recorded
     }
 
-    /// Publishes what the servers did to connections and the providers' health, and asks providers for their rates.
+    /// Publishes connection limits and provider health, and asks providers for their rate limits.
     async fn share_what_was_learned(
         &self,
         allowance: &Allowance<'_>,
@@ -161,7 +161,7 @@ impl Pipeline {
         used.chain.learn_rates(limits.deadline).await;
     }
 
-    /// Gives a claimed delivery back as it was.
+    /// Returns a claimed delivery to the queue unchanged.
     async fn give_back(
         &self,
         work: Work<'_>,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::slow_workers::WorkQueue;
 
-/// Deliveries of one request that are worked on at once.
+/// Concurrent deliveries of one request.
 const CONCURRENT_DELIVERIES: usize = 10;
 
 impl Pipeline {
@@ -90,7 +90,7 @@ impl Pipeline {
         results
     }
 
-    /// Makes some deliveries of a communication, each with its place in it, in the order in which they end.
+    /// Sends some deliveries of a communication. Returns each with its index, in the order in which they end.
     async fn deliver_these(
         &self,
         request: &CommunicationRequest,
@@ -116,7 +116,7 @@ impl Pipeline {
                 channel = %planned.channel,
             );
             let result = async move {
-                // Nobody sends what his own process knows the end of.
+                // This process knows its outcome already.
                 let (record, id) = (&accepted.record, &planned.id);
                 if let Some(kept) = self.result_of_kept(record, id, deadline).await {
                     return kept;
@@ -126,9 +126,9 @@ impl Pipeline {
                     Some(_slot) => {
                         let mut urgent = UrgentQuota::default();
                         let one = self.deliver_one(record, planned, message, limits, &mut urgent);
-                        // Everything inside has limits of its own; this one is for what they add up to.
+                        // Each step has its own timeout; this one bounds their sum.
                         let ended = deadline.bound(Duration::MAX, one).await;
-                        // One that waits for quota itself would be asked again without end.
+                        // A delivery that waits for quota itself would loop.
                         let waits = matches!(ended, Ok(Err(Requeue::OverQuota { .. })));
                         if urgent.is_held() && !waits {
                             limits.was_given_back.store(true, Ordering::Relaxed);
@@ -152,7 +152,7 @@ impl Pipeline {
             let result = Box::pin(result.instrument(span));
             work.push(async move { (place, result.await) });
         }
-        // As they end, so that a slow one does not hold up those behind it.
+        // Unordered: a slow delivery does not delay the next ones.
         stream::iter(work)
             .buffer_unordered(CONCURRENT_DELIVERIES)
             .collect()

@@ -21,9 +21,9 @@ pub(super) struct Limits<'a> {
     pub(super) queue: Option<WorkQueue>,
     /// Whether it is the only delivery of its invocation.
     pub(super) is_alone: bool,
-    /// Whether each delivery takes urgent quota of its own.
+    /// Whether each delivery takes its own urgent quota.
     pub(super) counts_as_urgent: bool,
-    /// Whether quota that was taken turned out not to be needed.
+    /// Whether quota was returned that another delivery can use.
     pub(super) was_given_back: &'a AtomicBool,
 }
 
@@ -36,11 +36,11 @@ impl Limits<'_> {
     }
 }
 
-/// A delivery that is worked on.
+/// A delivery whose attempts have begun.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Started<'a> {
     pub(super) at: Instant,
     pub(super) limits: Limits<'a>,
-    /// Whether the last attempt was at another entry than the first of the chain.
+    /// Whether the last attempt used an entry after the first of the chain.
     pub(super) by_fallback: bool,
 }

@@ -31,16 +31,14 @@ use crate::{
 /// Deliveries that a process works on at once, for each invocation that it may have at once.
 const SLOTS: usize = 32;
 
-/// The most, however many invocations there may be: what that many take of memory is measured
-/// (`infra/docs/PERFORMANCE.md`).
+/// The maximum over all invocations. Their memory is measured (`infra/docs/PERFORMANCE.md`).
 const MAX_SLOTS: usize = 1_024;
 
-/// Of those, how many quarters may be one tenant's.
+/// Quarters of the slots that one tenant may use.
 const SHARE: usize = 3;
 
-/// Tenants whose settings and providers a process remembers: all that there are, where they are hundreds. A chain of SMTP
-/// providers without open connections is a few KB, and settings have a limit in bytes as well
-/// ([`comms_settings::cache::MAX_BYTES`]).
+/// Tenants whose settings and providers a process caches. A chain of SMTP providers without open connections is a few KB;
+/// [`comms_settings::cache::MAX_BYTES`] limits the settings.
 const REMEMBERED_TENANTS: usize = 2_000;
 
 /// What a pipeline is made of.
@@ -67,7 +65,7 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Where the pipeline's parts are.
+/// The configuration of a process's pipeline.
 #[derive(Debug, Clone)]
 pub struct PipelineConfig {
     /// The settings table.
@@ -78,7 +76,7 @@ pub struct PipelineConfig {
     pub kms_key_id: String,
     /// Whether settings are read that have no seal ([`SettingsStore::accepting_unsealed`]).
     pub accept_unsealed_settings: bool,
-    /// Where connections may go beyond the public internet.
+    /// Addresses outside the public internet that connections may reach.
     pub egress_allow: EgressAllow,
     /// How much of an address the ledger and answers show.
     pub address_mask: AddressMask,
@@ -86,14 +84,14 @@ pub struct PipelineConfig {
     pub require_clinic: RequireClinic,
     /// How many invocations the process may have at once.
     pub concurrency: Concurrency,
-    /// What one clinic may take of what all share.
+    /// The share of common resources that one clinic may use.
     pub shares: ShareLimits,
     /// Trust roots beside the public ones.
     pub tls: TlsConfigs,
 }
 
-/// How many invocations a process may have at once: one, unless it runs on a Lambda managed instance, which says how many in
-/// `AWS_LAMBDA_MAX_CONCURRENCY` (AWS Lambda Developer Guide, "Lambda Managed Instances").
+/// The invocations that a process may have at once: 1, or `AWS_LAMBDA_MAX_CONCURRENCY` on a Lambda managed instance (AWS
+/// Lambda Developer Guide, "Lambda Managed Instances").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Concurrency(NonZeroUsize);
 
@@ -161,7 +159,7 @@ impl Pipeline {
         }
     }
 
-    /// Sets from here on whether a clinic is required; what is remembered stays.
+    /// Sets whether a clinic is required. Cached settings stay.
     pub const fn set_require_clinic(&mut self, require_clinic: RequireClinic) {
         self.require_clinic = require_clinic;
     }

@@ -78,7 +78,7 @@ impl Pipeline {
             at: now,
             is_on_queue: false,
         };
-        // Whatever cuts this off, the outcome is kept.
+        // The outcome is kept even if this future is dropped.
         let recording = self.unrecorded.recording(late.clone());
         let finished = ledger.finish(&record.id, &planned.id, owner, &outcome, now);
         let finished = Box::pin(finished).await;
@@ -118,8 +118,8 @@ impl Pipeline {
         RecordResult::Ended(Box::new(ended(planned, outcome, now)))
     }
 
-    /// The claim stands until its lease ends; then it is taken over as possibly sent, unless this process writes the
-    /// outcome first.
+    /// The claim holds until its lease ends. Then another worker takes it over as possibly sent, unless this process writes
+    /// the outcome first.
     fn not_recorded(&self, error: &LedgerError, late: LateOutcome) -> RecordResult {
         let status = late.outcome.status;
         error!(%error, status = status.as_str(), "the outcome of a delivery was not recorded");
@@ -132,7 +132,7 @@ impl Pipeline {
             LedgerError::Database { .. } | LedgerError::Uncertain { .. } => {
                 self.unrecorded.keep(late);
             }
-            // Somebody else's, or no outcome that can be written.
+            // Another owner's delivery, or an outcome that cannot be written.
             LedgerError::OwnershipLost | LedgerError::Corrupt(_) => {}
         }
         if status == DeliveryStatus::Sent {
@@ -213,7 +213,7 @@ impl Pipeline {
             Err(Requeue::Deferred { .. }) => {
                 self.usage.count_deferral(&record.tenant, channel, now);
             }
-            // When it is recorded, or as it was before.
+            // Counted when it is recorded, or unchanged.
             Ok(_)
             | Err(
                 Requeue::Busy { .. }

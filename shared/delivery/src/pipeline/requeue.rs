@@ -11,13 +11,13 @@ use tracing::{info, warn};
 use super::Pipeline;
 use crate::{deferral, ledger::RequestRecord};
 
-/// What became of one delivery.
+/// The result of one delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeliveryResult {
-    /// It ended, now or before, and the ledger says how.
+    /// It ended, now or before, and the ledger has its outcome.
     Recorded(Box<Delivery>),
-    /// A provider accepted it, and the ledger does not know that: its claim stands until its lease ends, and is then
-    /// taken over as possibly sent.
+    /// A provider accepted it, and the outcome could not be recorded. Its claim holds until the lease ends; then another
+    /// worker takes it over as possibly sent.
     Unrecorded {
         /// The delivery, `sent`.
         delivery: Box<Delivery>,
@@ -31,50 +31,50 @@ pub enum DeliveryResult {
 /// Why a delivery returns to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requeue {
-    /// Another invocation has it.
+    /// Another invocation holds its lease.
     Busy {
         /// The time until its lease ends.
         after: Duration,
     },
-    /// There was not enough time left.
+    /// The deadline left too little time.
     OutOfTime,
     /// Settings, keys or ledger could not be reached.
     Unreachable,
-    /// It may have been sent, and that could not be recorded.
+    /// It may have been sent, and its outcome could not be recorded.
     NotRecorded {
-        /// The time until our lease ends.
+        /// The time until this process's lease ends.
         after: Duration,
     },
-    /// The same key stands for another body.
+    /// Another communication was accepted under this key.
     KeyConflict,
-    /// It cannot be sent now, and may be later.
+    /// No provider accepts it now.
     Deferred {
-        /// The time before which there is no use in trying.
+        /// The time until the next try can succeed.
         after: Duration,
     },
-    /// A limit of the clinic's is used up. Nothing was claimed.
+    /// A limit is used up. The delivery was not claimed.
     OverQuota {
-        /// The time before which there is no use in trying.
+        /// The time until the next try can succeed.
         after: Duration,
     },
     /// The clinic's slow deliveries hold its share of the workers. Nothing was written.
     ShareTaken {
-        /// The time before which there is no use in trying.
+        /// The time until the next try can succeed.
         after: Duration,
     },
-    /// Every provider refuses the clinic for a reason that people can mend.
+    /// Every provider refuses the clinic until a person fixes the cause.
     WaitingForProvider {
-        /// The time before which there is no use in trying.
+        /// The time until the next try can succeed.
         after: Duration,
     },
-    /// The provider whose turn it is takes no more for now, as far as is known here.
+    /// The rate limit of the next provider is reached.
     Paced {
-        /// The time before which there is no use in trying.
+        /// The time until the next try can succeed.
         after: Duration,
     },
     /// All connections of the provider's login are in use.
     NoConnection {
-        /// The time before which there is no use in trying.
+        /// The time until the next try can succeed.
         after: Duration,
     },
 }
@@ -109,7 +109,7 @@ impl Requeue {
 
     /// How long the message stays invisible after `receives` receives.
     pub fn wait(self, receives: u32) -> Duration {
-        /// Its owner may have put the outcome on the queue at the end of its time, or keep it: that is recorded first.
+        /// The owner may have put the outcome on the queue at its deadline, or may keep it; that is recorded first.
         const FOR_AN_OUTCOME: Duration = Duration::from_secs(30);
         let wait = match self {
             Self::Busy { after } | Self::NotRecorded { after } => after + FOR_AN_OUTCOME,
@@ -134,7 +134,7 @@ pub(super) struct Deferred {
     pub(super) provider: AtomicU64,
     pub(super) worker_share: AtomicU64,
     pub(super) connections: AtomicU64,
-    /// Whether deliveries came from a queue, where nobody waits for an answer.
+    /// Whether deliveries came from a queue, where no caller waits.
     pub(super) serves_queue: AtomicBool,
 }
 
@@ -154,7 +154,7 @@ impl Pipeline {
             | Requeue::Deferred { .. } => None,
         };
         let (tenant, request, reason) = (&record.tenant, &record.id, reason.as_str());
-        // A campaign over its quota is nothing to be warned of.
+        // A campaign over its quota is expected.
         if let Some(deferred) = deferred {
             deferred.fetch_add(1, Ordering::Relaxed);
             info!(clinic_id = %tenant, request_id = %request, delivery_id = %id, reason, "delivery handed back");

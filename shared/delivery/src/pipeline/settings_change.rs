@@ -12,12 +12,12 @@ use super::{
     unreachable,
 };
 
-/// A delivery that takes longer to begin has its settings confirmed once more before its first attempt.
+/// A delivery that takes longer to start confirms its settings once more before its first attempt.
 const LONG_START: Duration = Duration::from_secs(1);
 
 impl Pipeline {
-    /// Reads the version of the settings once more where the delivery has waited for a connection since: somebody may have
-    /// saved meanwhile. The moment that the settings are of.
+    /// Reads the settings' version again if the delivery waited for a connection meanwhile. Returns the moment that the
+    /// settings are valid for.
     pub(super) async fn confirm_after_wait(
         &self,
         claimed: &mut Claimed<'_>,
@@ -35,7 +35,8 @@ impl Pipeline {
         asked
     }
 
-    /// Lets a claimed delivery go by the last settings, where it began by others. An error gives it back untouched.
+    /// Moves a claimed delivery to the latest settings if it started by older ones. On an error it returns to the queue
+    /// unchanged.
     pub(super) async fn go_by_last_settings(
         &self,
         claimed: &mut Claimed<'_>,
@@ -48,7 +49,7 @@ impl Pipeline {
                 Box::pin(self.rebuild(claimed, last, work, urgent)).await?;
             }
         }
-        // It is about to fail for want of quota.
+        // It is about to fail because a limit is used up.
         if claimed.is_refused
             && let Ok(last) = Box::pin(self.newest_settings(&work.record.tenant)).await
             && !last.is_same(&claimed.chain.settings)
@@ -58,7 +59,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Builds the chain of a claimed delivery anew, and takes its quota anew by what newer settings allow.
+    /// Rebuilds the chain of a claimed delivery, and takes its quota by the newer limits.
     async fn rebuild(
         &self,
         claimed: &mut Claimed<'_>,
@@ -81,7 +82,7 @@ impl Pipeline {
             return Ok(());
         }
         if let QuotaSource::Paid(_) = limits.quota {
-            // What was taken for the whole request is taken.
+            // The quota of the whole request stays taken.
             return Ok(());
         }
         *urgent = UrgentQuota::default();

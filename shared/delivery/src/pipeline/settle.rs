@@ -10,9 +10,8 @@ use tracing::info;
 use super::Pipeline;
 
 impl Pipeline {
-    /// What is to be done when an invocation ends: closes idle connections, gives back quota that was taken ahead and not needed, writes
-    /// what became of deliveries to their tenants' usage, and tells as metrics what quotas and pacing did since this
-    /// was done last.
+    /// Ends an invocation: closes idle connections, releases unused quota, writes usage, and emits the metrics of quotas and
+    /// rate limits since the last call.
     pub async fn settle(&self, deadline: Deadline) {
         let releases = join3(
             self.shares.in_flight.release(deadline),
@@ -49,8 +48,7 @@ impl Pipeline {
         }
     }
 
-    /// Tells as metrics what became of the connections to providers since this was told last; nothing
-    /// where nothing happened and nothing is open.
+    /// Emits the metrics of connections to providers since the last call. Emits none if nothing happened and none is open.
     fn record_connections(&self) {
         let seen = self.factory.sockets().take_statistics();
         if seen == SocketStatistics::default() {

@@ -20,7 +20,7 @@ use crate::{
     slow_workers::Working,
 };
 
-/// A delivery and what bounds it.
+/// A delivery and its limits.
 #[derive(Clone, Copy)]
 pub(super) struct Work<'a> {
     pub(super) record: &'a RequestRecord,
@@ -28,29 +28,29 @@ pub(super) struct Work<'a> {
     pub(super) owner: &'a Owner,
     pub(super) limits: Limits<'a>,
     pub(super) started: Instant,
-    /// Envelope recipients; `None` where there is nothing to send.
+    /// Envelope recipients; `None` if there is nothing to send.
     pub(super) recipients: Option<u32>,
 }
 
-/// A delivery that was claimed, with what it may use.
+/// A claimed delivery, with the resources that it holds.
 pub(super) struct Claimed<'a> {
     pub(super) chain: Arc<ResolvedChain>,
     pub(super) allowance: Allowance<'a>,
     pub(super) working: Option<Working<'a>>,
-    /// Whether there is no quota or worker for it, and was none for long enough.
+    /// Whether it waited for quota or a worker as long as it may.
     pub(super) is_refused: bool,
     pub(super) history: DeliveryHistory,
-    /// The last settings, which were read beside; `None` where it began by them.
+    /// The latest settings, read concurrently; `None` if it started by them.
     pub(super) confirmed: Option<Result<TenantSettings, StoreError>>,
 }
 
 /// Why a delivery was not claimed.
 pub(super) enum Stop {
-    /// Its settings leave it no quota.
+    /// Its settings' limits are used up.
     OverQuota(Requeue),
-    /// The provider that its settings name first has no connection for it.
+    /// The first provider of its settings has no free connection.
     NoConnection(Requeue),
-    /// Whatever its settings say.
+    /// For a reason that does not depend on its settings.
     NotClaimed(NotClaimed),
 }
 
@@ -102,8 +102,8 @@ impl Limits<'_> {
 }
 
 impl Pipeline {
-    /// Begins a delivery by the settings that are remembered, while `confirm` reads whether they are the last ones. Where
-    /// they are not, and left it no quota or no connection, it begins by the last ones.
+    /// Starts a delivery by the cached settings, while `confirm` reads whether they are the latest. If they are not, and had
+    /// no quota or connection for it, it starts again by the latest.
     pub(super) async fn begin_beside<'a>(
         &'a self,
         confirm: impl Future<Output = Result<TenantSettings, StoreError>>,
@@ -115,7 +115,7 @@ impl Pipeline {
             let confirm = pin!(confirm);
             let begin = Box::pin(self.begin(work, known.clone(), urgent));
             match select(begin, confirm).await {
-                // Nothing is sent, whatever the settings are.
+                // The settings do not matter.
                 Either::Left((Err(stop @ Stop::NotClaimed(_)), _)) => return Err(stop),
                 Either::Left((claimed, confirm)) => (claimed, confirm.await),
                 Either::Right((confirmed, begin)) => (begin.await, confirmed),
@@ -129,7 +129,7 @@ impl Pipeline {
             Err(stop @ Stop::NotClaimed(_)) => Err(stop),
             Err(stop @ (Stop::OverQuota(_) | Stop::NoConnection(_))) => {
                 let mut last = confirmed.map_err(unreachable)?;
-                // It would wait for longer than what is remembered may be old: by the last limits only.
+                // It would wait longer than the cache's maximum age: only the latest limits count.
                 if last.is_same(known)
                     && stop.waits_longer_than(MAX_AGE)
                     && let Ok(newest) = Box::pin(self.newest_settings(&work.record.tenant)).await
@@ -139,14 +139,14 @@ impl Pipeline {
                 if last.is_same(known) {
                     return Err(stop);
                 }
-                // What was taken by the limits that were replaced is not held beside what is taken now.
+                // Quota of the replaced limits is released before more is taken.
                 *urgent = UrgentQuota::default();
                 Box::pin(self.begin(work, last, urgent)).await
             }
         }
     }
 
-    /// What a delivery needs before its first attempt, by `settings`: its chain, a worker, its quota, and the claim.
+    /// Gets a delivery its chain, worker, quota, connection and claim by `settings`.
     async fn begin<'a>(
         &'a self,
         work: Work<'a>,
@@ -160,7 +160,7 @@ impl Pipeline {
         let chain = Arc::new(chain.map_err(unreachable)?);
         let hash = self.hash_keys.get().await.map_err(unreachable)?;
         let rate_limiter = self.rate_limiter.with_key(hash);
-        // Before the claim as well: what has to wait costs no write.
+        // Before the claim: a delivery that has to wait costs no write.
         let recipients = work.recipients.unwrap_or(1);
         let global = GlobalQuota::new(&self.quotas, channel, chain.policy.global_limit);
         let reply_to = self.reply_tos.gate(hash, tenant, channel);
@@ -183,7 +183,7 @@ impl Pipeline {
                     }
                     Start::WaitedEnough => true,
                 };
-            // What there is no quota for needs no connection; without one, the quota is given back.
+            // Without quota it needs no connection. Without a connection, the quota is returned.
             if !is_refused {
                 self.connect(&chain.chain, &allowance, limits).await?;
             }
@@ -216,8 +216,8 @@ impl Pipeline {
         work.recipients.is_some() && !self.is_expired(work.limits)
     }
 
-    /// Gives a delivery its quota: what was taken for it, or what it takes now. If there is none it waits;
-    /// `true` if it has waited for long enough, or waiting would not help.
+    /// Gives a delivery the quota that was taken for it, or takes it now. `true` if there is none and it has waited as long
+    /// as it may.
     pub(super) async fn fill(
         &self,
         allowance: &mut Allowance<'_>,
