@@ -29,6 +29,14 @@ use crate::{
 
 /// The time that publishing health and limits leaves until the deadline, so that the result is not cut off.
 const SHARING_MARGIN: Duration = Duration::from_millis(100);
+/// Whether the ledger did not take the outcome of the delivery.
+fn is_unrecorded(recorded: &Result<Delivery, Requeue>) -> bool {
+    match recorded {
+        Ok(delivery) => !delivery.is_recorded,
+        Err(reason) => matches!(reason, Requeue::NotRecorded { .. }),
+    }
+}
+
 impl Pipeline {
     pub(super) async fn deliver_one(
         &self,
@@ -131,6 +139,10 @@ impl Pipeline {
             .await
             .or_requeue(returned.unwrap_or(Requeue::OutOfTime));
         self.count(record, channel, by_fallback, &recorded);
+        if is_unrecorded(&recorded) {
+            // The time that is left is for the queue.
+            return recorded;
+        }
         // The outcome is recorded, however long this takes.
         let shared = self.share_what_was_learned(&allowance, &used, tenant, channel, limits);
         let time = limits.deadline.less(SHARING_MARGIN);

@@ -12,8 +12,8 @@ use super::{
     unreachable,
 };
 
-/// A delivery that takes longer to start confirms its settings once more before its first attempt.
-const LONG_START: Duration = Duration::from_secs(1);
+/// A delivery that waits longer for a connection confirms its settings once more before its first attempt.
+const LONG_WAIT: Duration = Duration::from_secs(1);
 
 impl Pipeline {
     /// Reads the settings' version again if the delivery waited for a connection meanwhile. Returns the moment that the
@@ -25,7 +25,7 @@ impl Pipeline {
         needs_platform: bool,
         asked: Moment,
     ) -> Moment {
-        if work.started.elapsed() < LONG_START {
+        if claimed.allowance.connection().waited().so_far() < LONG_WAIT {
             return asked;
         }
         let asked = self.settings.moment();
