@@ -23,8 +23,8 @@ use super::{
 const ACCEPTANCE: &str = "acceptance";
 
 impl Ledger {
-    /// Records that a request was accepted, with the deliveries that it will have. `part_of` is the payload hash that a
-    /// message without a MAC claims to belong to.
+    /// Records the acceptance of a request with its planned deliveries. `part_of` is the payload hash that a message without
+    /// a MAC claims.
     pub async fn accept(
         &self,
         request: &RequestRecord,

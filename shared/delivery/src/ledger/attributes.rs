@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use super::{Item, LedgerError, RETENTION};
 
 pub(super) const REQUEST: &str = "request";
-/// The attributes of a request's item that say who had it accepted. Items of earlier releases have neither.
+/// Attributes of a request's item: the way it came by, and its caller. Items of earlier releases have neither.
 pub(super) const ACCEPTED_VIA: &str = "acceptedVia";
 pub(super) const ACCEPTED_BY: &str = "acceptedBy";
 pub(super) const DELIVERY_PREFIX: &str = "delivery#";
@@ -56,7 +56,7 @@ pub(super) fn required<'a>(item: &'a Item, name: &'static str) -> Result<&'a Str
     string(item, name).ok_or(LedgerError::Corrupt(name))
 }
 
-/// A text that may be absent. What is there and no text cannot be read.
+/// A text that may be absent. A value of another type is an error.
 pub(super) fn optional<'a>(
     item: &'a Item,
     name: &'static str,
@@ -66,7 +66,7 @@ pub(super) fn optional<'a>(
         .transpose()
 }
 
-/// A flag that is not set where it is absent.
+/// A flag; an absent one is false.
 pub(super) fn flag(item: &Item, name: &'static str) -> Result<bool, LedgerError> {
     match item.get(name) {
         None => Ok(false),
@@ -77,7 +77,7 @@ pub(super) fn flag(item: &Item, name: &'static str) -> Result<bool, LedgerError>
     }
 }
 
-/// A time in milliseconds, where there is one.
+/// A time in milliseconds of Unix time, if present.
 pub(super) fn time(item: &Item, name: &'static str) -> Result<Option<Timestamp>, LedgerError> {
     let Some(value) = item.get(name) else {
         return Ok(None);
@@ -90,7 +90,7 @@ pub(super) fn time(item: &Item, name: &'static str) -> Result<Option<Timestamp>,
         .ok_or(LedgerError::Corrupt(name))
 }
 
-/// A counter, which is not there before something was counted.
+/// A counter; an absent one is 0.
 pub(super) fn count(item: &Item, name: &'static str) -> Result<u32, LedgerError> {
     let Some(value) = item.get(name) else {
         return Ok(0);
@@ -104,7 +104,7 @@ pub(super) fn waiting_value(waiting: &Waiting) -> Result<AttributeValue, LedgerE
     Ok(s(&json))
 }
 
-/// The item that made a condition fail; `None` where something else went wrong.
+/// The item that made the condition fail; `None` for other errors.
 pub(super) fn refused_item<R>(error: &SdkError<UpdateItemError, R>) -> Option<Item> {
     if let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error()
     {

@@ -20,7 +20,7 @@ use super::{
 };
 
 impl Ledger {
-    /// Claims a delivery that nobody is working on.
+    /// Claims a delivery that has no owner.
     pub async fn claim(
         &self,
         request: &RequestRecord,
@@ -71,8 +71,7 @@ impl Ledger {
         claimed(written, request, owner, now)
     }
 
-    /// Notes what a delivery waits for that nobody has claimed. One that was claimed before, or waits already, stays as it
-    /// is.
+    /// Records what an unclaimed delivery waits for. A delivery that was claimed or waits already stays unchanged.
     pub async fn note_waiting(
         &self,
         request: &RequestRecord,
@@ -113,8 +112,7 @@ impl Ledger {
         }
     }
 
-    /// Takes over a delivery whose owner's lease ended without an outcome. Whether it was sent is not
-    /// known; that is recorded with the takeover.
+    /// Takes over a delivery whose owner's lease ended without an outcome, and records that it may have been sent.
     pub async fn take_over(
         &self,
         request: &RequestRecord,
@@ -149,7 +147,7 @@ impl Ledger {
     }
 }
 
-/// What the write of a claim or takeover came to.
+/// The result of a claim or takeover.
 fn claimed(
     written: Written,
     request: &RequestRecord,
@@ -201,11 +199,11 @@ pub(super) fn claim_refused(
             let via = cause.filter(|_| may).map(SentVia::Global).or(delivery.via);
             Ok(Claim::Ended(Box::new(Delivery { via, ..delivery })))
         }
-        // Or it was given back between our write and now, and may be claimed at once.
+        // Or it returned to the queue since our write, and may be claimed at once.
         DeliveryStatus::Queued => Ok(Claim::NotYet {
             until: time(item, "notBefore")?.unwrap_or(now),
         }),
-        // Our own claim, whose answer was lost on the way and which was made again.
+        // Our own claim, whose response was lost and which was repeated.
         DeliveryStatus::Sending if string(item, "owner") == Some(&owner.token) => owned(item),
         DeliveryStatus::Sending => {
             let until = lease_until(item)?;

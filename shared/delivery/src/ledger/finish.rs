@@ -12,7 +12,7 @@ use super::{
 };
 
 impl Ledger {
-    /// Records how a delivery ended, or gives it back, if it is still the owner's.
+    /// Records the outcome of a delivery, or requeues it, if the owner still holds it.
     pub async fn finish(
         &self,
         request: &RequestId,
@@ -26,7 +26,7 @@ impl Ledger {
             .map(drop)
     }
 
-    /// [`Ledger::finish`], and whether it is this call that recorded it: an outcome may be written from several places.
+    /// [`Ledger::finish`], and whether this call recorded it: several processes may write the same outcome.
     pub(crate) async fn record(
         &self,
         request: &RequestId,
@@ -51,7 +51,7 @@ impl Ledger {
             .expression_attribute_values(":owner", s(&owner.token))
             .expression_attribute_values(":status", s(outcome.status.as_str()))
             .expression_attribute_values(":now", s(&now.to_string()));
-        // Of a claim whose answer was lost, what the item says is not known.
+        // A claim whose response was lost does not know these attributes.
         if !outcome.is_untouched {
             update.push_str(", attempts = :attempts, possibleDuplicate = :duplicate");
             let is_duplicate = AttributeValue::Bool(outcome.possible_duplicate);
@@ -70,7 +70,7 @@ impl Ledger {
             request_builder =
                 request_builder.expression_attribute_values(":reason", s(reason.as_str()));
         }
-        // What belongs to no clinic goes by the platform's account in any case.
+        // Without a clinic, the platform's account sends in any case.
         if let Some(cause) = outcome.via.and_then(SentVia::because) {
             update.push_str(", because = :because");
             request_builder =
@@ -114,7 +114,7 @@ impl Ledger {
         match written.result {
             Ok(_) => Ok(Recorded::Now),
             Err(error) => match refused_item(&error) {
-                // Our own write, whose answer was lost on the way and which was made again; or that of another place.
+                // Our own write, whose response was lost and which was repeated, or that of another process.
                 Some(item)
                     if string(&item, "owner") == Some(&owner.token)
                         && string(&item, "status").map(String::as_str)

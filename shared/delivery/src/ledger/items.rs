@@ -52,7 +52,7 @@ pub(super) fn delivery(item: &Item) -> Result<Delivery, LedgerError> {
         reason: optional(item, "reason")?
             .map(|text| FailureReason::parse(text).ok_or(LedgerError::Corrupt("reason")))
             .transpose()?,
-        // What is being sent, or has ended, does not wait.
+        // Only a queued delivery waits.
         waiting: waiting(item)?.filter(|_| status == DeliveryStatus::Queued),
         waited: details::waited(item)?,
         possible_duplicate: flag(item, "possibleDuplicate")?,
@@ -98,12 +98,12 @@ pub(super) fn lease_until(item: &Item) -> Result<Timestamp, LedgerError> {
     time(item, "leaseUntil")?.ok_or(LedgerError::Corrupt("leaseUntil"))
 }
 
-/// Whether a lease ended longer ago than the queue takes to deliver a message again.
+/// Whether a lease ended longer ago than SQS takes to redeliver a message.
 pub(super) fn is_given_up(item: &Item, now: Timestamp) -> Result<bool, LedgerError> {
     Ok(now > given_up_at(item)?)
 }
 
-/// The time after which nobody takes over a delivery whose lease has ended.
+/// The time after which no worker takes over a delivery whose lease has ended.
 pub(super) fn given_up_at(item: &Item) -> Result<Timestamp, LedgerError> {
     /// The queue's visibility timeout is a little more than three minutes; where the store could not be
     /// reached then, there are a few waits of up to a quarter of an hour more.

@@ -13,8 +13,8 @@ use super::{
 };
 
 impl Ledger {
-    /// A request with all its deliveries; those without an item of their own are queued. One whose
-    /// owner went away so long ago that nobody will take it over is of unknown outcome.
+    /// Reads a request with all its deliveries. A delivery without an item is queued. The outcome is unknown if the lease
+    /// ended so long ago that no worker will take the delivery over.
     pub async fn read(
         &self,
         id: &RequestId,
@@ -56,7 +56,7 @@ impl Ledger {
         let Some(tenant) = tenant else {
             return Ok(None);
         };
-        // In the order of the request; a request that came by the queue has no such order.
+        // In the order of the request. A request from the queue has none.
         let mut deliveries: Vec<_> = planned
             .into_iter()
             .map(|queued| recorded.remove(&queued.id).unwrap_or(queued))

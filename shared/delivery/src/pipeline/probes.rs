@@ -59,7 +59,7 @@ impl RateLimiter for ProbeGate<'_, '_> {
             entries.any(|known| Arc::ptr_eq(&known.health, &entry.health))
         });
         let Some((tenant, version, _)) = part else {
-            // Of settings that were replaced meanwhile, whose health nobody goes by any more.
+            // Settings that were replaced meanwhile; their health is unused.
             return ProbePermit::Granted;
         };
         let health = &fresh.pipeline.health;

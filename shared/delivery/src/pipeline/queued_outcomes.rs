@@ -1,4 +1,4 @@
-//! Outcomes on the queue: those that a process has to put there, and those that a message brings.
+//! Outcomes on the queue: those that a process puts there, and those that it receives.
 
 use std::collections::HashSet;
 
@@ -37,7 +37,7 @@ impl PendingOutcomes {
         &self.messages
     }
 
-    /// Whether the process knows that this delivery ended: then nobody is to send it any more.
+    /// Whether the process knows that this delivery ended and must not be sent again.
     pub fn has_ended(&self, delivery: &DeliveryId) -> bool {
         self.ended.contains(delivery)
     }

@@ -24,7 +24,7 @@ impl Pipeline {
         }
     }
 
-    /// Whether who waits for a quota, or for a turn at a provider, is not to wait for `after` more.
+    /// True if waiting `after` longer for quota or a permit would exceed the limit.
     pub(super) fn has_waited_enough(&self, after: Duration, limits: Limits<'_>) -> bool {
         let (receives, queued_at) = match limits.quota {
             QuotaSource::Deliveries {

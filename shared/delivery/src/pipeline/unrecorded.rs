@@ -1,9 +1,9 @@
 //! Outcomes that could not be written in their own invocation.
 //!
-//! They go on the queue ([`super::outcome_message`]), and whoever receives them writes them. The process keeps them as well,
-//! and writes them before its next deliveries: the claim is still its own until somebody takes it over, which nobody does
-//! before its lease has ended. This process never does: while it keeps an outcome, that is what it answers. A process that is
-//! ended takes what is not on the queue with it.
+//! They go on the queue ([`super::outcome_message`]), and the worker that receives them writes them. The process keeps them
+//! as well, and writes them before its next deliveries. Its claim holds until another worker takes it over, after the
+//! lease has ended. While the process keeps an outcome, it returns that outcome and takes nothing over. If the process is
+//! killed, outcomes that are not on the queue are lost.
 
 use std::{
     cmp::Reverse,

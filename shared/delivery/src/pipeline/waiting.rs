@@ -119,7 +119,7 @@ fn next_look(waited: Duration, asked: Option<Duration>, jitter: f64) -> Duration
 }
 
 impl Pipeline {
-    /// How a delivery waits that all providers failed; `None` where nobody can mend that, or it has waited for long enough.
+    /// How a delivery waits after all providers failed; `None` if no person can fix that, or it has waited as long as it may.
     pub(super) fn provider_wait(
         &self,
         report: &ChainReport,

@@ -23,7 +23,7 @@ pub const MAX_LEASE_DURATION: SignedDuration = SignedDuration::from_secs(60);
 /// How long it is believed without asking that nothing is left: others may give something back.
 const REFUSAL_IS_BELIEVED: SignedDuration = SignedDuration::from_secs(5);
 
-/// Quota that was given. Dropped it is used.
+/// Granted quota. A dropped grant counts as used.
 #[derive(Clone)]
 pub struct Grant {
     pub(super) account: Arc<Account>,
@@ -31,7 +31,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Gives back what was not needed, while its lease is still spent; afterwards it is lost.
+    /// Returns unused quota to its lease. If the lease has ended, the quota is lost.
     pub fn put_back(&self, count: u32) {
         let mut state = self.account.state();
         let State { lease, away, .. } = &mut *state;
@@ -54,12 +54,12 @@ impl std::fmt::Debug for Grant {
     }
 }
 
-/// What a process knows of one quota of a tenant.
+/// One quota of a tenant, as this process knows it.
 pub(super) struct Account {
     pub(super) partition_key: String,
-    /// What those who wait here want together.
+    /// The quota that waiting deliveries want together.
     pub(super) wanted: AtomicU32,
-    /// Held by the one who writes.
+    /// Held during a write.
     pub(super) writing: tokio::sync::Mutex<()>,
     pub(super) state: Mutex<State>,
 }
@@ -67,17 +67,16 @@ pub(super) struct Account {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) lease: Option<Lease>,
-    /// The lease whose rest the write under way gives back, without that rest: what is put back to it
-    /// meanwhile.
+    /// The lease whose rest the current write returns. Grants return quota to it meanwhile.
     pub(super) away: Option<Lease>,
     pub(super) leases: u64,
-    /// The item as it was seen last: a guess of what it is.
+    /// The item as last seen, which may be outdated.
     pub(super) seen: Windows,
     pub(super) refused: Option<Refused>,
 }
 
 impl State {
-    /// The lease, of which what is left is given back. One that is live stays, empty: more may be put back to it.
+    /// Takes the lease to release what is left of it. A live lease stays, empty: grants may still return quota to it.
     pub(super) fn give_away(&mut self, now: Timestamp) -> Option<Lease> {
         let lease = self.lease.take()?;
         if lease.is_live(&lease.limits, now) {
@@ -93,32 +92,32 @@ impl State {
     }
 }
 
-/// What was taken ahead.
+/// Quota that was taken ahead.
 #[derive(Clone)]
 pub(super) struct Lease {
     pub(super) id: u64,
     pub(super) limits: RateLimit,
     /// The windows that it was taken from.
     pub(super) windows: BTreeMap<Period, i64>,
-    /// What was taken with one write.
+    /// The quota that one write took.
     pub(super) total: u32,
-    /// Under this number, and not put back.
+    /// Quota that was granted and not returned.
     pub(super) spent: u32,
     pub(super) left: u32,
     pub(super) until: Timestamp,
-    /// Whether something of `left` was granted and not used.
+    /// Whether a grant returned a part of `left`.
     pub(super) was_put_back: bool,
 }
 
 impl Lease {
     pub(super) fn is_live(&self, limits: &RateLimit, now: Timestamp) -> bool {
         let time = self.until.duration_since(now);
-        // A clock that went back does not make it longer.
+        // A clock that went back does not extend it.
         self.limits == *limits && time > SignedDuration::ZERO && time <= MAX_LEASE_DURATION
     }
 
-    /// Whether giving back would matter, in a window that still runs: of a lease that has ended, to a limit that
-    /// lasts; of a live one, if more was put back than is ever taken ahead.
+    /// Whether other processes would miss what is left, in a window that still runs. An ended lease matters to limits of an
+    /// hour or a day; a live one only if grants returned more than is ever taken ahead.
     pub(super) fn is_worth_giving_back(&self, now: Timestamp) -> bool {
         let is_live = self.is_live(&self.limits, now);
         if self.left == 0 || (is_live && !self.was_put_back) {
@@ -135,7 +134,7 @@ impl Lease {
     }
 }
 
-/// That less was left than was wanted.
+/// A refused request: less was available than it wanted.
 #[derive(Clone)]
 pub(super) struct Refused {
     pub(super) limits: RateLimit,
@@ -150,7 +149,7 @@ impl Account {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The answer to who wants `count`, where that needs no write.
+    /// The answer to a request for `count`, if it needs no write.
     pub(super) fn answer(
         self: &Arc<Self>,
         limits: &RateLimit,
@@ -184,7 +183,7 @@ impl Account {
     }
 }
 
-/// That somebody waits for so much.
+/// A delivery that waits for this much quota.
 pub(super) struct Wanted<'a>(pub(super) &'a Account, pub(super) u32);
 
 impl<'a> Wanted<'a> {

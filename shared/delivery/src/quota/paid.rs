@@ -7,7 +7,7 @@ use comms_settings::Moment;
 use super::Grant;
 use crate::counted::Counted;
 
-/// Whose quota it is.
+/// The account whose quota is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payer {
     /// The clinic that sends.
@@ -16,17 +16,16 @@ pub enum Payer {
     Platform,
 }
 
-/// Quota for all deliveries of a request, taken beforehand. What none of them takes out is given back when this
-/// is dropped.
+/// Quota for all deliveries of a request, taken in advance. Dropping it returns what no delivery took out.
 #[derive(Debug, Default)]
 pub struct Paid {
     grants: Mutex<Vec<(Payer, Counted, Grant, u32)>>,
-    /// When the settings were asked for by which it was taken.
+    /// When the settings that granted it were read.
     settings_asked: Option<Moment>,
 }
 
 impl Paid {
-    /// Nothing yet, by settings that were confirmed after `asked`.
+    /// No quota yet, by settings that were confirmed after `asked`.
     pub(crate) fn by_settings_of(asked: Moment) -> Self {
         Self {
             grants: Mutex::default(),
@@ -34,7 +33,7 @@ impl Paid {
         }
     }
 
-    /// When the settings were asked for by which it was taken; `None` where it is not by any.
+    /// When the settings that granted it were read; `None` if there are none.
     pub(crate) const fn settings_asked(&self) -> Option<Moment> {
         self.settings_asked
     }
@@ -43,7 +42,7 @@ impl Paid {
         self.grants().push((payer, counted, grant, count));
     }
 
-    /// Takes `count` out, which one delivery needs; `None` where there is no limit.
+    /// Takes out `count` for one delivery; `None` if there is no limit.
     pub(crate) fn take(&self, payer: Payer, counted: Counted, count: u32) -> Option<Grant> {
         let mut grants = self.grants();
         let (_, _, grant, left) = grants

@@ -11,52 +11,52 @@ use super::{
     windows::{Windows, end_of, is_plausible, share_ahead, window_at},
 };
 
-/// What is asked of a write.
+/// What a write should take.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
-    /// What there has to be.
+    /// The minimum.
     pub(super) count: u32,
-    /// What all who wait want.
+    /// What all waiting deliveries want.
     pub(super) wanted: u32,
-    /// What would be taken ahead.
+    /// What to take ahead.
     pub(super) size: u32,
-    /// Whether to take no more than there has to be.
+    /// Whether to take only the minimum.
     pub(super) is_modest: bool,
 }
 
-/// What one write takes.
+/// The changes of one write.
 pub(super) struct Reservation {
     pub(super) count: u32,
     pub(super) changes: Vec<Change>,
 }
 
-/// What one write does about one limit.
+/// The change of one write to one limit.
 pub(super) struct Change {
     pub(super) period: Period,
     pub(super) window: i64,
-    /// What is taken, less what is given back.
+    /// What is taken, less what is returned.
     pub(super) count: i64,
     pub(super) to: WindowCondition,
 }
 
-/// How the window stands in the item.
+/// The condition of a write on the window in the item.
 #[derive(Clone, Copy)]
 pub(super) enum WindowCondition {
-    /// It is the one that runs; `most` is the most that may be used before.
+    /// The window runs, and at most `most` of it is used.
     Running { most: Option<i64> },
-    /// Another one is there, which is over, or one that can be nobody's, or none.
+    /// The item has no window, an ended one, or an implausible one (`instead_of`).
     New { instead_of: Option<i64> },
 }
 
-/// A limit as it is at a time, if the item is as it was seen.
+/// The state of a limit, if the item is as last seen.
 pub(super) struct WindowState {
     pub(super) period: Period,
     pub(super) limit: u32,
     pub(super) window: i64,
     pub(super) used: i64,
-    /// What would be given back to it.
+    /// What the write would return to it.
     pub(super) returned: i64,
-    /// `None` where the window runs.
+    /// `None` if the window runs.
     pub(super) new: Option<WindowCondition>,
 }
 
@@ -93,7 +93,7 @@ impl WindowState {
         }
     }
 
-    /// What there is to be taken.
+    /// What is available.
     pub(super) fn room(&self) -> i64 {
         max(i64::from(self.limit) - self.used + self.returned, 0)
     }
@@ -141,7 +141,7 @@ impl Reservation {
     }
 }
 
-/// Giving back what is left of a lease to the windows that still run.
+/// Returns what is left of a lease to the windows that still run.
 pub(super) struct Release(pub(super) Vec<Change>);
 
 impl Release {
@@ -163,8 +163,7 @@ impl Release {
     }
 }
 
-/// What is left for everybody together, and which limit that is: where several leave as little, the one that
-/// lasts longest.
+/// What is available to all, and the limit that bounds it; of several, the one with the longest period.
 pub(super) fn room(
     limits: &RateLimit,
     seen: &Windows,

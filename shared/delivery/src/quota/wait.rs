@@ -10,10 +10,9 @@ use super::{Exhausted, windows::lasts};
 /// SQS Developer Guide, "Visibility timeout").
 pub(super) const MAX_WAIT_DURATION: Duration = Duration::from_hours(11);
 
-/// How long a message waits for which nothing was left, when the queue has brought it `receives` times: until
-/// the window ends, and then by `jitter`, from 0 to 1, somewhat longer, so that not everything comes back at that
-/// instant. Each time up to twice as much longer: what is refused again and again is more than fits into one
-/// window.
+/// How long a message without quota waits after `receives` receives: until the window ends, and longer by `jitter` (0 to
+/// 1), so that messages do not return at once. The extra time doubles with each receive, since a message that is refused
+/// often does not fit into one window.
 pub fn wait_for(exhausted: &Exhausted, receives: u32, now: Timestamp, jitter: f64) -> Duration {
     let period = Duration::from_secs(exhausted.period.seconds().unsigned_abs());
     let most = if lasts(exhausted.period) {
@@ -29,7 +28,7 @@ pub fn wait_for(exhausted: &Exhausted, receives: u32, now: Timestamp, jitter: f6
     )
 }
 
-/// Over which time those are spread that come back after the queue has brought them `receives` times.
+/// The time over which messages are spread after `receives` receives.
 pub(crate) fn spread(first: Duration, most: Duration, receives: u32) -> Duration {
     let doubled = 2_u32.saturating_pow(receives.saturating_sub(1));
     min(first.saturating_mul(doubled), most)

@@ -12,7 +12,7 @@ use crate::ledger::LedgerError;
 /// Version 4, five minutes); a window that is further ahead is nobody's.
 pub(super) const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(5);
 
-/// By period: the number of the window, counted from 1970, and what is taken of it.
+/// The window of each period, and what is used of it. Windows are numbered from 1970.
 pub(super) type Windows = BTreeMap<Period, Window>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) struct Window {
     pub(super) used: i64,
 }
 
-/// Whether the period is so long that what is lost of it is missed.
+/// Whether the period is long enough for lost quota to matter.
 pub(super) const fn lasts(period: Period) -> bool {
     match period {
         Period::Second | Period::Minute => false,
@@ -29,7 +29,7 @@ pub(super) const fn lasts(period: Period) -> bool {
     }
 }
 
-/// Which part of what is left a lease takes ahead at most.
+/// The divisor of what is left: a lease takes at most that part ahead.
 pub(super) const fn share_ahead(period: Period) -> u32 {
     if lasts(period) { 100 } else { 10 }
 }
@@ -43,7 +43,7 @@ pub(super) fn end_of(period: Period, window: i64) -> Timestamp {
     Timestamp::from_second(end).unwrap_or(Timestamp::MAX)
 }
 
-/// Whether a window may be that of the present for somebody's clock, and is not over for this one.
+/// Whether another clock may have the window as the current one, and it has not ended by this clock.
 pub(super) fn is_plausible(period: Period, window: i64, now: Timestamp) -> bool {
     let latest = now.saturating_add(CLOCKS_DIFFER).unwrap_or(now);
     (window_at(period, now)..=window_at(period, latest)).contains(&window)

@@ -26,15 +26,15 @@ const RETRY_WAIT: Duration = Duration::from_millis(25);
 const SORT_KEY: &str = "windows";
 const EXPIRES_AT: &str = "expiresAt";
 
-/// Why a write was not made, or is not known to have been made.
+/// Why a write failed, or may have failed.
 pub(super) enum Failure {
     /// Its condition did not hold for this item.
     Refused(Item),
-    /// DynamoDB does not take it now: it has had no effect.
+    /// DynamoDB throttled it. It had no effect.
     Throttled(String),
-    /// It may have had its effect.
+    /// It may have had an effect.
     Unknown(String),
-    /// It has had no effect, and would not have one another time.
+    /// It had no effect. Retrying is useless.
     Final(String),
 }
 
@@ -66,7 +66,7 @@ impl Failure {
     }
 }
 
-/// DynamoDB, "Error handling": requests that were refused because there are too many.
+/// DynamoDB, "Error handling": errors of throttled requests.
 fn is_throttling(code: &str) -> bool {
     matches!(
         code,
@@ -87,7 +87,7 @@ pub(super) fn database(code: String) -> LedgerError {
 }
 
 impl Quotas {
-    /// One conditional write; the windows as they are afterwards.
+    /// Makes one conditional write. Returns the item after it.
     pub(super) async fn write(
         &self,
         partition_key: &str,
@@ -95,7 +95,7 @@ impl Quotas {
         now: Timestamp,
     ) -> Result<Item, Failure> {
         let (mut sets, mut conditions) = (vec!["#expiresAt = :expiresAt".to_owned()], Vec::new());
-        // Once the last window has ended, and every clock says so, the item means the same as none.
+        // After the last window has ended by every clock, the item has no meaning.
         let ends = changes
             .iter()
             .map(|change| end_of(change.period, change.window));

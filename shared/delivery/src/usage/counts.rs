@@ -18,15 +18,15 @@ use crate::ledger::LedgerError;
 pub enum Counter {
     /// Deliveries that this provider accepted.
     Sent(ProviderKind),
-    /// Of those that were sent: by another entry than the first of the chain.
+    /// Sent by an entry after the first of the chain.
     SentByFallback,
-    /// Of those that were sent: through the platform's own account.
+    /// Sent through the platform's own account.
     SentByGlobal,
-    /// Of those: for this reason.
+    /// Sent through the platform's own account for this reason.
     SentByGlobalBecause(GlobalCause),
-    /// Of those that were sent: in this category, as the caller calls it ([`categories`]).
+    /// Sent in this category of the caller's ([`super::categories`]).
     SentInCategory(String),
-    /// Of those that were sent: the recipient may have got it twice.
+    /// Sent, and the recipient may have received it twice.
     PossibleDuplicates,
     /// Deliveries that failed for this reason.
     Failed(FailureReason),
@@ -76,7 +76,7 @@ impl fmt::Display for Counter {
     }
 }
 
-/// Counts by channel; what is not in it has not happened.
+/// Counts by channel. An absent count is 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts(pub(super) BTreeMap<(Channel, Counter), u64>);
 

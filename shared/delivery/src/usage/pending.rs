@@ -13,26 +13,26 @@ use super::{
 
 /// Days of tenants that wait to be written, in one process. What is counted beyond them is dropped.
 pub(super) const MAX_WAITING: usize = 1_000;
-/// Of those, how many are written at the end of one invocation. A batch has ten messages.
+/// Days that are written at the end of one invocation. A batch has ten messages.
 pub(super) const WRITTEN_AT_ONCE: usize = 32;
 
 #[derive(Default)]
 pub(super) struct PendingCounts {
     pub(super) days: HashMap<(Tenant, Date), Waiting>,
     pub(super) categories: Categories,
-    /// Outcomes that there was no room for.
+    /// Outcomes that were dropped because [`MAX_WAITING`] was reached.
     pub(super) dropped: u64,
 }
 
-/// What waits to be added to an item.
+/// Counts that wait to be added to an item.
 #[derive(Default)]
 pub(super) struct Waiting {
     pub(super) counts: Counts,
-    /// The write that was made last, until it is known that it had its effect.
+    /// The last write, until it is confirmed.
     pub(super) unconfirmed: Option<Write>,
 }
 
-/// One write, which stays the same however often it is made, unless it can have no effect.
+/// One write. It stays the same when it is repeated.
 #[derive(Clone)]
 pub(super) struct Write {
     pub(super) token: u64,
@@ -49,7 +49,7 @@ impl PendingCounts {
         count(&mut self.days.entry(key).or_default().counts);
     }
 
-    /// What is written now. What was tried before comes last: it may fail for a reason of its own.
+    /// The days to write now. Unconfirmed ones come last, since they may fail for a reason of their own.
     pub(super) fn next_days(&self) -> Vec<(Tenant, Date)> {
         let mut days: Vec<_> = self.days.iter().collect();
         days.sort_by_key(|(_, waiting)| waiting.unconfirmed.is_some());
@@ -57,7 +57,7 @@ impl PendingCounts {
         days.into_iter().map(|(key, _)| key.clone()).collect()
     }
 
-    /// The next write of a day: the one that is not confirmed, else one of all that was counted since.
+    /// The next write of a day: the unconfirmed one, or else a new one with all counts since.
     pub(super) fn next_write(&mut self, key: &(Tenant, Date)) -> Option<Write> {
         let waiting = self.days.get_mut(key)?;
         if waiting.unconfirmed.is_none() && waiting.counts != Counts::default() {
