@@ -52,7 +52,7 @@ use reservation::{Asked, Release, Reservation, room};
 pub(crate) use wait::spread;
 pub use wait::wait_for;
 use windows::{Windows, end_of, windows};
-use write::{Failure, database, wait_after};
+use write::{WriteFailure, database, wait_after};
 
 use crate::{counted::Counted, ledger::LedgerError, recent::Recent};
 
@@ -253,7 +253,7 @@ impl Quotas {
                 Ok(item) => {
                     return Ok(account.hold(limits, &reservation, windows(&item)?, count, now));
                 }
-                Err(Failure::Refused(item)) => {
+                Err(WriteFailure::Refused(item)) => {
                     seen = windows(&item)?;
                     let (room, exhausted) = room(limits, &seen, before.as_ref(), now);
                     if let Some(exhausted) = exhausted.filter(|_| room < count) {
@@ -267,17 +267,17 @@ impl Quotas {
                         break;
                     }
                 }
-                Err(Failure::Throttled(code)) => {
+                Err(WriteFailure::Throttled(code)) => {
                     answered = Err(database(code));
                     wait_after(attempt).await;
                 }
-                Err(Failure::Unknown(code)) => {
+                Err(WriteFailure::Unknown(code)) => {
                     // It may have been given back already.
                     before = None;
                     answered = Err(database(code));
                     wait_after(attempt).await;
                 }
-                Err(Failure::Final(code)) => {
+                Err(WriteFailure::Final(code)) => {
                     answered = Err(database(code));
                     break;
                 }

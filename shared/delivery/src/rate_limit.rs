@@ -110,7 +110,7 @@ enum Wanted {
 
 /// The result of reserving permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kept {
+enum Permits {
     /// So many, from this time in microseconds on, one in each interval.
     From(i64, u32),
     /// None comes soon. The time that is due.
@@ -192,8 +192,8 @@ impl SharedRateLimiter {
             }
             let wanted = Wanted::Exactly(recipients);
             return match self.keep(&key, rate, wanted, &mut permits.due).await? {
-                Kept::From(first, _) => Ok(Admission::After(duration(first - self.now()))),
-                Kept::None(due) => {
+                Permits::From(first, _) => Ok(Admission::After(duration(first - self.now()))),
+                Permits::None(due) => {
                     permits.none_before = due - horizon(rate);
                     Ok(not_before(due - self.now()))
                 }
@@ -210,8 +210,8 @@ impl SharedRateLimiter {
             tokio::task::yield_now().await;
             let wanted = Wanted::UpTo(line.waiting.load(Ordering::Relaxed));
             match self.keep(&key, rate, wanted, &mut permits.due).await? {
-                Kept::From(first, count) => (permits.next, permits.left) = (first, count),
-                Kept::None(due) => {
+                Permits::From(first, count) => (permits.next, permits.left) = (first, count),
+                Permits::None(due) => {
                     permits.none_before = due - horizon(rate);
                     return Ok(not_before(due - self.now()));
                 }
@@ -244,8 +244,8 @@ impl SharedRateLimiter {
         }
         Ok(
             match self.keep(&key, rate, Wanted::UpTo(1), &mut None).await? {
-                Kept::From(permit, _) => Admission::After(duration(permit - self.now())),
-                Kept::None(due) => not_before(due - borrowed(rate) - self.now()),
+                Permits::From(permit, _) => Admission::After(duration(permit - self.now())),
+                Permits::None(due) => not_before(due - borrowed(rate) - self.now()),
             },
         )
     }
@@ -258,7 +258,7 @@ impl SharedRateLimiter {
         rate: Rate,
         wanted: Wanted,
         seen: &mut Option<i64>,
-    ) -> Result<Kept, LedgerError> {
+    ) -> Result<Permits, LedgerError> {
         let interval = micros(rate.interval);
         for attempt in 0..MAX_TRIES {
             let now = self.now();
@@ -269,7 +269,7 @@ impl SharedRateLimiter {
                 .map_or(now, |due| due.max(now));
             let room = (now + horizon(rate) - start).div_euclid(interval) + 1;
             let Some(count) = u32::try_from(room).ok().filter(|room| *room > 0) else {
-                return Ok(Kept::None(start));
+                return Ok(Permits::None(start));
             };
             // Where others are as fast, at least one: that fails only where there is none.
             let (count, waited_for) = match wanted {
@@ -329,7 +329,7 @@ impl SharedRateLimiter {
                     let due = due(&answer.attributes.unwrap_or_default())?;
                     let due = due.ok_or(LedgerError::Corrupt(DUE))?;
                     *seen = Some(due);
-                    return Ok(Kept::From(due - time - borrowed(rate), count));
+                    return Ok(Permits::From(due - time - borrowed(rate), count));
                 }
                 Err(error) => error,
             };

@@ -34,7 +34,7 @@ impl Grant {
     /// Returns unused quota to its lease. If the lease has ended, the quota is lost.
     pub fn put_back(&self, count: u32) {
         let mut state = self.account.state();
-        let State { lease, away, .. } = &mut *state;
+        let LeaseState { lease, away, .. } = &mut *state;
         let own = lease
             .iter_mut()
             .chain(away)
@@ -61,11 +61,11 @@ pub(super) struct Account {
     pub(super) wanted: AtomicU32,
     /// Held during a write.
     pub(super) writing: tokio::sync::Mutex<()>,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<LeaseState>,
 }
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct LeaseState {
     pub(super) lease: Option<Lease>,
     /// The lease whose rest the current write returns. Grants return quota to it meanwhile.
     pub(super) away: Option<Lease>,
@@ -75,7 +75,7 @@ pub(super) struct State {
     pub(super) refused: Option<Refused>,
 }
 
-impl State {
+impl LeaseState {
     /// Takes the lease to release what is left of it. A live lease stays, empty: grants may still return quota to it.
     pub(super) fn give_away(&mut self, now: Timestamp) -> Option<Lease> {
         let lease = self.lease.take()?;
@@ -144,7 +144,7 @@ pub(super) struct Refused {
 }
 
 impl Account {
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, LeaseState> {
         // Nothing panics while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

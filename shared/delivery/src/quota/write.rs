@@ -27,7 +27,7 @@ const SORT_KEY: &str = "windows";
 const EXPIRES_AT: &str = "expiresAt";
 
 /// Why a write failed, or may have failed.
-pub(super) enum Failure {
+pub(super) enum WriteFailure {
     /// Its condition did not hold for this item.
     Refused(Item),
     /// DynamoDB throttled it. It had no effect.
@@ -38,7 +38,7 @@ pub(super) enum Failure {
     Final(String),
 }
 
-impl Failure {
+impl WriteFailure {
     pub(super) fn of(error: &SdkError<UpdateItemError, HttpResponse>) -> Self {
         let code = error_code(error);
         let SdkError::ServiceError(answer) = error else {
@@ -93,7 +93,7 @@ impl Quotas {
         partition_key: &str,
         changes: &[Change],
         now: Timestamp,
-    ) -> Result<Item, Failure> {
+    ) -> Result<Item, WriteFailure> {
         let (mut sets, mut conditions) = (vec!["#expiresAt = :expiresAt".to_owned()], Vec::new());
         // After the last window has ended by every clock, the item has no meaning.
         let ends = changes
@@ -157,7 +157,7 @@ impl Quotas {
             .await;
         match written {
             Ok(answer) => Ok(answer.attributes.unwrap_or_default()),
-            Err(error) => Err(Failure::of(&error)),
+            Err(error) => Err(WriteFailure::of(&error)),
         }
     }
 }
