@@ -193,3 +193,24 @@ async fn forged_outcome_is_a_dead_letter_and_changes_nothing() {
     let untouched = delivery(&world, &answer.request_id(), 0).await;
     assert_ne!(untouched["status"], "failed");
 }
+
+#[tokio::test]
+async fn outcome_whose_answers_were_all_lost_is_counted_once() {
+    let world = World::saved().await;
+    let clock = Arc::new(ManualClock::new());
+    fail_outcomes(&world.aws, usize::MAX, Fault::LoseAnswer);
+    let answer = post_to_new_process(&world, &immediate(), &clock)
+        .await
+        .expect(200);
+    assert_eq!(answer.body["deliveries"][0]["recorded"], false);
+    world.aws.watch(|_| Box::pin(async { None }));
+    let worker = world.worker_with_clock(clock.clone());
+    let listening = start_listening();
+    let batch = world.run_worker_with(&worker, SHORT_BATCH).await;
+    assert_eq!((batch.records.len(), batch.failed.len()), (1, 0));
+    assert_eq!((listening.sum("Sent"), sent(&world).await), (1, json!(1)));
+    // The same message once more.
+    let again = world.work_on(&batch.records).await;
+    assert!(again.is_empty());
+    assert_eq!((listening.sum("Sent"), sent(&world).await), (1, json!(1)));
+}

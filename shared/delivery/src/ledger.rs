@@ -17,6 +17,7 @@ mod finish;
 #[cfg(test)]
 pub(crate) mod fuzz;
 mod items;
+mod late;
 mod read;
 pub mod records;
 mod starts;
@@ -200,15 +201,6 @@ pub struct Outcome {
     pub skipped: Option<Vec<SkippedEntry>>,
     /// Whether the delivery is given back as it was claimed. Then its attempts, its flag and `via` stay as they are.
     pub is_untouched: bool,
-}
-
-/// By whom an outcome was recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Recorded {
-    /// By this call, as far as anybody can know.
-    Now,
-    /// By an earlier one: another process had it, or a copy of a message.
-    Before,
 }
 
 /// What all deliveries of one request have in common in the ledger.

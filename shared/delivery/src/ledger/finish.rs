@@ -5,14 +5,15 @@ use comms_core::{Attempt, DeliveryId, DeliveryStatus, RequestId, SentVia};
 use jiff::Timestamp;
 
 use super::{
-    Ledger, LedgerError, Outcome, Owner, Recorded,
+    Ledger, LedgerError, Outcome, Owner,
     attributes::{database, key, n, refused_item, s, string, waiting_value},
     details,
     writes::Purpose,
 };
 
 impl Ledger {
-    /// Records the outcome of a delivery, or requeues it, if the owner still holds it.
+    /// Records the outcome of a delivery, or requeues it, if the owner still holds it. An outcome may be written from several
+    /// places: all but the first find it there.
     pub async fn finish(
         &self,
         request: &RequestId,
@@ -21,20 +22,6 @@ impl Ledger {
         outcome: &Outcome,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
-        self.record(request, delivery, owner, outcome, now)
-            .await
-            .map(drop)
-    }
-
-    /// [`Ledger::finish`], and whether this call recorded it: several processes may write the same outcome.
-    pub(crate) async fn record(
-        &self,
-        request: &RequestId,
-        delivery: &DeliveryId,
-        owner: &Owner,
-        outcome: &Outcome,
-        now: Timestamp,
-    ) -> Result<Recorded, LedgerError> {
         let attempts =
             Attempt::to_stored(&outcome.attempts).map_err(|_| LedgerError::Corrupt("attempts"))?;
         let mut update = String::from("SET #status = :status, updatedAt = :now");
@@ -112,7 +99,7 @@ impl Ledger {
         let update = request_builder.update_expression(update);
         let written = self.write(update, Purpose::Outcome).await;
         match written.result {
-            Ok(_) => Ok(Recorded::Now),
+            Ok(_) => Ok(()),
             Err(error) => match refused_item(&error) {
                 // Our own write, whose response was lost and which was repeated, or that of another process.
                 Some(item)
@@ -120,11 +107,7 @@ impl Ledger {
                         && string(&item, "status").map(String::as_str)
                             == Some(outcome.status.as_str()) =>
                 {
-                    Ok(if written.is_uncertain {
-                        Recorded::Now
-                    } else {
-                        Recorded::Before
-                    })
+                    Ok(())
                 }
                 Some(_) => Err(LedgerError::OwnershipLost),
                 None => Err(database("UpdateItem", &error)),

@@ -23,7 +23,7 @@ use super::{
     time_limits::{ANSWER_MARGIN, CLAIM_TIMEOUT, LEASE_MARGIN},
     via,
 };
-use crate::ledger::{Ledger, LedgerError, Outcome, Owner, Recorded, RequestRecord};
+use crate::ledger::{Ledger, LedgerError, Outcome, Owner, RequestRecord};
 
 /// Outcomes that a process keeps. Each is some hundred bytes.
 const MAX_UNRECORDED: usize = 256;
@@ -250,10 +250,9 @@ impl Pipeline {
         let (request, delivery) = (&late.request, &late.delivery);
         let (clinic_id, request_id, delivery_id) = (&request.tenant, &request.id, &delivery.id);
         match write(&self.ledger.until(until), late).await {
-            Ok(recorded) => {
+            Ok(is_first) => {
                 self.unrecorded.forget(late);
-                // It may have been written from several places, and one counts it.
-                if recorded == Recorded::Now {
+                if is_first {
                     let status = delivery.status.as_str();
                     info!(%clinic_id, %request_id, %delivery_id, status, "outcome recorded late");
                     self.count_late(late);
@@ -333,7 +332,8 @@ fn is_final(error: &LedgerError) -> bool {
     }
 }
 
-async fn write(ledger: &Ledger, late: &LateOutcome) -> Result<Recorded, LedgerError> {
+/// Writes an outcome. Whether it is for the caller to count.
+async fn write(ledger: &Ledger, late: &LateOutcome) -> Result<bool, LedgerError> {
     let LateOutcome {
         request,
         owner,
@@ -343,8 +343,13 @@ async fn write(ledger: &Ledger, late: &LateOutcome) -> Result<Recorded, LedgerEr
         ..
     } = late;
     ledger
-        .record(&request.id, &delivery.id, owner, outcome, *at)
-        .await
+        .finish(&request.id, &delivery.id, owner, outcome, *at)
+        .await?;
+    // A claim that was withdrawn is nothing to count.
+    if outcome.is_untouched {
+        return Ok(false);
+    }
+    ledger.take_count(&request.id, &delivery.id, owner).await
 }
 
 #[cfg(test)]
