@@ -332,16 +332,11 @@ impl IdleConnections for Idle {
     }
 
     fn close_at_invocation_end(&self, limit: Duration) -> Option<BoxFuture<'static, ()>> {
-        if self.outlives_invocation {
+        // At a server that refused none of many, they are in nobody's way.
+        if self.outlives_invocation || self.slots.is_unlimited() {
             return None;
         }
-        let idle = {
-            let mut connections = self.connections();
-            // One is in nobody's way at a server that refused none of many.
-            let kept = usize::from(self.slots.is_unlimited());
-            let ended = connections.len().saturating_sub(kept);
-            connections.drain(..ended).collect::<Vec<_>>()
-        };
+        let idle = std::mem::take(&mut *self.connections());
         // Where connections are counted over all processes, the next process is to find the place free.
         if idle.is_empty() || !self.slots.is_granted() {
             for resting in idle {
