@@ -19,6 +19,7 @@ no_account := "AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_MAX_ATTEM
 
 # Where .ci/run puts what it installs as well.
 tools := env("CARGO_TARGET_DIR", justfile_directory() / "target") / "ci-tools"
+export PATH := tools / "venv/bin:" + env("PATH")
 
 advisory_db := "https://github.com/RustSec/advisory-db"
 
@@ -60,6 +61,7 @@ lint:
 
 # Check licences, banned crates, sources, and advisories where their database can be reached
 deny:
+    @command -v cargo-deny >/dev/null || { echo "There is no cargo-deny here: cargo install --locked cargo-deny" >&2; exit 1; }
     cargo deny --locked check --hide-inclusion-graph licenses bans sources
     @if GIT_TERMINAL_PROMPT=0 timeout 30 git ls-remote --quiet {{ advisory_db }} HEAD >/dev/null 2>&1; then \
         cargo deny --locked check advisories; \
@@ -72,23 +74,34 @@ imports:
     infra/ci/imports.sh
     python3 infra/ci/circles.py
 
+# Says what to install where a recipe's program is missing
+[private]
+needs program package environment:
+    @command -v "{{ program }}" >/dev/null || { \
+        echo "There is no {{ file_name(program) }} here. Install it (.ci/run does, and has the version):" >&2; \
+        echo "  python3 -m venv {{ environment }} && {{ environment }}/bin/pip install {{ package }}" >&2; \
+        exit 1; }
+
 # Check the spelling, the field's words, and that the ADR index is whole
-words:
+words: (needs (tools / "lint/venv/bin/typos") "typos" (tools / "lint/venv"))
     {{ tools }}/lint/venv/bin/typos
     python3 infra/ci/words.py
     python3 infra/ci/adr.py
 
 # Check the files of .github against their schemas
-workflows:
+workflows: (needs (tools / "lint/venv/bin/check-jsonschema") "check-jsonschema" (tools / "lint/venv"))
     {{ tools }}/lint/venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
     {{ tools }}/lint/venv/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 
 # Run the examples of infra/examples against the local stack
-examples:
+examples: (needs (tools / "examples/venv/bin/python") "boto3" (tools / "examples/venv"))
     PATH={{ tools }}/examples/venv/bin:$PATH infra/ci/examples.sh
 
 # Check the templates, and that the SAM template gives no right that is not written there
 template:
+    @just needs sam aws-sam-cli {{ tools }}/venv
+    @just needs cfn-lint cfn-lint {{ tools }}/venv
+    @just needs {{ tools }}/checkov/venv/bin/checkov checkov {{ tools }}/checkov/venv
     sam validate --lint --template-file template.yaml
     cfn-lint template.yaml infra/cloudformation/*.yaml
     python3 infra/ci/expansion.py
@@ -113,10 +126,11 @@ spam-score:
 
 # Check the HTTP contract
 openapi:
+    @just needs openapi-spec-validator openapi-spec-validator {{ tools }}/venv
     openapi-spec-validator infra/openapi.yaml
 
 # Generate clients from the HTTP contract and let them talk to the local stack
-clients:
+clients: (needs (tools / "clients/venv/bin/openapi-generator-cli") "openapi-generator-cli pydantic python-dateutil urllib3" (tools / "clients/venv"))
     PATH={{ tools }}/clients/venv/bin:$PATH infra/ci/clients.sh
 
 # Send through real Postfix and Dovecot and count what arrives: just mail-servers greylisting
@@ -124,7 +138,7 @@ mail-servers *NAME:
     infra/ci/mail-servers.sh {{ NAME }}
 
 # Run the shell blocks of OPERATIONS.md against the local stack
-operations:
+operations: (needs (tools / "aws/venv/bin/aws") "awscli" (tools / "aws/venv"))
     cargo build --locked --workspace --all-targets
     PATH={{ tools }}/aws/venv/bin:$PATH python3 infra/ci/operations.py \
         "$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug"
