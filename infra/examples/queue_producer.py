@@ -1,6 +1,10 @@
 #!/usr/bin/env python3
-"""Puts reminders on the queue with boto3, ten in a request, and sends again what SQS did not take. QUEUE_URL is the stack's
-output of that name; boto3 finds its region, credentials and endpoint in the environment.
+"""Puts reminders on the queue with boto3, ten in a request, and sends again what SQS did not take. Environment variables:
+
+QUEUE_URL           the stack's output of that name
+AWS_DEFAULT_REGION  the queue's region (boto3 does not read AWS_REGION)
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, or another source of credentials that boto3 knows
+AWS_ENDPOINT_URL    of the local stack only: its --aws address
 
 With API and TOKEN it also waits for the outcomes, as no producer has to."""
 
@@ -73,6 +77,9 @@ def main():
     run = uuid.uuid4()
     keys = [f"example-producer-{run}-{number}" for number in range(12)]
     reminders = [communication(key, f"patient-{number}@example.com") for number, key in enumerate(keys)]
+    missing = [name for name in ("QUEUE_URL", "AWS_DEFAULT_REGION") if name not in os.environ]
+    if missing:
+        sys.exit(f"set {' and '.join(missing)}: {__doc__}")
     failed = put(boto3.client("sqs"), os.environ["QUEUE_URL"], reminders)
     for each in failed:
         print(f"not on the queue: {each['Code']}", file=sys.stderr)

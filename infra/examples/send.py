@@ -33,9 +33,13 @@ def call(method, path, body=None, headers=None):
         except urllib.error.HTTPError as error:
             problem = json.load(error)
             if error.code not in (429, 503) or attempt + 1 == MAX_TRIES:
-                # A problem (RFC 9457): a code for programs, a sentence for people, a JSON pointer for each wrong field.
-                sys.exit(f"{error.code} {problem.get('code')}: {problem.get('detail')} {problem.get('errors', '')}")
+                # A problem (RFC 9457): a code for programs, a sentence for people, a JSON pointer for each wrong field. The
+                # gateway's own answers, such as 401, have only a message.
+                detail = problem.get("detail", problem.get("message"))
+                sys.exit(f"{error.code} {problem.get('code', '')}: {detail} {problem.get('errors', '')}")
             time.sleep(int(error.headers.get("Retry-After", 1)))
+        except urllib.error.URLError as error:
+            sys.exit(f"{os.environ['API']} cannot be reached: {error.reason}")
 
 
 def main():
@@ -55,7 +59,8 @@ def main():
         if delivery["status"] not in ("queued", "sending"):
             break
         time.sleep(1)
-    print(f"{accepted['requestId']}: {delivery['status']}")
+    reason = delivery.get("reason")
+    print(f"{accepted['requestId']}: {delivery['status']}" + (f" ({reason['code']}: {reason['detail']})" if reason else ""))
     sys.exit(delivery["status"] != "sent")
 
 

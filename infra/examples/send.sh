@@ -24,5 +24,6 @@ for ((attempt = 0; attempt < 60; attempt++)); do
     *) break ;;
   esac
 done
-echo "$id: $status"
+reason=$(jq --raw-output '.reason | if . then " (\(.code): \(.detail))" else "" end' <<<"$delivery")
+echo "$id: $status$reason"
 [[ $status == sent ]]

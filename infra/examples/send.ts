@@ -13,7 +13,11 @@ interface Problem {
 
 interface Communication {
   requestId: string;
-  deliveries: { status: "queued" | "sending" | "sent" | "failed" | "unknown" | "expired" }[];
+  deliveries: {
+    status: "queued" | "sending" | "sent" | "failed" | "unknown" | "expired";
+    /** Why it was not sent. */
+    reason?: { code: string; detail: string };
+  }[];
 }
 
 const MAX_TRIES = 5;
@@ -52,12 +56,14 @@ async function main(): Promise<void> {
   const key = { "Idempotency-Key": `example-typescript-${randomUUID()}` };
   const { requestId } = await call("POST", "/api/v1/communications", communication, key);
   let status = "queued";
+  let why = "";
   for (let poll = 0; poll < MAX_POLLS && ["queued", "sending"].includes(status); poll++) {
     const [delivery] = (await call("GET", `/api/v1/communications/${requestId}`)).deliveries;
     status = delivery?.status ?? status;
+    if (delivery?.reason) why = ` (${delivery.reason.code}: ${delivery.reason.detail})`;
     if (["queued", "sending"].includes(status)) await sleep(1_000);
   }
-  console.log(`${requestId}: ${status}`);
+  console.log(`${requestId}: ${status}${why}`);
   process.exitCode = status === "sent" ? 0 : 1;
 }
 
