@@ -1,9 +1,16 @@
 //! Phone numbers without a country code are read as of the clinic's `defaultCountry`, whichever way they come.
 
-use comms_testkit::http::{HttpServer, Reply};
+use std::{sync::Arc, time::Duration};
+
+use comms_testkit::{
+    clock::ManualClock,
+    http::{HttpServer, Reply},
+};
 use serde_json::{Value, json};
 
-use crate::world::{CLINIC, World};
+use crate::world::{CLINIC, World, handle_records, record};
+
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// The clinic's settings, with `country` as their `defaultCountry`.
 fn settings(graph: &HttpServer, country: &str) -> Value {
@@ -107,5 +114,85 @@ async fn the_country_is_shown_and_a_code_that_is_none_is_refused() {
             answer.expect(422).pointers(),
             ["/settings/communicationSettings/defaultCountry"]
         );
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_read_by_the_country_of_the_first() {
+    let (world, graph) = clinic_in("DE").await;
+    graph.on("POST", "/v23.0/123456789/messages", accepted());
+    let first = world
+        .post_with_key(&reminder("0171 1234567"), "key-1")
+        .await;
+    let id = first.expect(200).request_id();
+    let mut keyed = reminder("0171 1234567");
+    keyed["idempotencyKey"] = json!("key-1");
+    for country in [json!("AT"), json!("FR"), Value::Null] {
+        let patch = json!({"defaultCountry": country});
+        world.patch_settings(CLINIC, patch).await.expect(200);
+        let again = world
+            .post_with_key(&reminder("0171 1234567"), "key-1")
+            .await;
+        let again = again.expect(200);
+        assert_eq!(again.header("idempotency-replayed"), "true", "{country}");
+        assert_eq!(again.request_id(), id);
+        // The key may stand in the body.
+        assert_eq!(world.post(&keyed).await.expect(200).request_id(), id);
+    }
+    assert_eq!(numbers(&graph), ["+491711234567"]);
+    // What is another communication stays one.
+    let other = world
+        .post_with_key(&reminder("0171 7654321"), "key-1")
+        .await;
+    other.expect(409);
+    let unread = world.post_with_key(&reminder("0171"), "key-1").await;
+    unread.expect(422);
+}
+
+/// A producer's message whose first delivery was deferred, in a clinic of Germany, and the worker that deferred it.
+async fn deferred() -> (
+    World,
+    HttpServer,
+    Arc<ManualClock>,
+    comms_worker::Deps,
+    Value,
+) {
+    let (world, graph) = clinic_in("DE").await;
+    let clock = Arc::new(ManualClock::new());
+    let worker = world.worker_with_clock(clock.clone());
+    graph.on(
+        "POST",
+        "/v23.0/123456789/messages",
+        Reply::json(
+            429,
+            json!({"error": {"code": 130429, "message": "Rate limit hit"}}),
+        ),
+    );
+    let mut queued = reminder("0171 1234567");
+    queued["strategy"] = json!("queued");
+    queued["idempotencyKey"] = json!("key-1");
+    let message = record("message-1", &queued.to_string());
+    let failed = handle_records(&worker, std::slice::from_ref(&message), MINUTE).await;
+    assert_eq!(failed, ["message-1"]);
+    (world, graph, clock, worker, message)
+}
+
+#[tokio::test]
+async fn a_waiting_message_is_sent_by_the_country_it_was_first_read_in() {
+    for country in [json!("AT"), Value::Null] {
+        let (world, graph, clock, worker, mut message) = deferred().await;
+        let patch = json!({"defaultCountry": country});
+        world.patch_settings(CLINIC, patch).await.expect(200);
+        graph.on("POST", "/v23.0/123456789/messages", accepted());
+        clock.advance(Duration::from_hours(1));
+        message["attributes"]["ApproximateReceiveCount"] = json!("2");
+        // Once more after it was sent, and as a producer puts it on the queue again.
+        for id in ["message-1", "message-1", "message-2"] {
+            message["messageId"] = json!(id);
+            let failed = handle_records(&worker, std::slice::from_ref(&message), MINUTE).await;
+            assert_eq!(failed, Vec::<String>::new(), "{country} {id}");
+        }
+        assert_eq!(world.dead_letters().await, Vec::<Value>::new(), "{country}");
+        assert_eq!(numbers(&graph), ["+491711234567", "+491711234567"]);
     }
 }

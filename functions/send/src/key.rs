@@ -16,9 +16,26 @@ pub(crate) fn take_header(
     submission: &mut Submission,
     headers: &HeaderMap,
 ) -> Result<(), HttpProblem> {
+    let Some(key) = of_headers(headers)? else {
+        return Ok(());
+    };
+    let body = submission.idempotency_key.as_ref();
+    if body.is_some_and(|body| *body != key) {
+        let detail = "must be the same as the Idempotency-Key header; send one of them";
+        return Err(HttpProblem::invalid(&Problems::one(
+            "/idempotencyKey",
+            detail,
+        )));
+    }
+    submission.idempotency_key = Some(key);
+    Ok(())
+}
+
+/// The key in the header, if there is one.
+pub(crate) fn of_headers(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, HttpProblem> {
     let mut sent = headers.get_all("idempotency-key").iter();
     let Some(header) = sent.next() else {
-        return Ok(());
+        return Ok(None);
     };
     if sent.any(|other| other != header) {
         let detail = "must be one: the Idempotency-Key header was sent with several values";
@@ -37,16 +54,7 @@ pub(crate) fn take_header(
             );
             HttpProblem::invalid(&Problems::one("/idempotencyKey", detail))
         })?;
-    let body = submission.idempotency_key.as_ref();
-    if body.is_some_and(|body| *body != key) {
-        let detail = "must be the same as the Idempotency-Key header; send one of them";
-        return Err(HttpProblem::invalid(&Problems::one(
-            "/idempotencyKey",
-            detail,
-        )));
-    }
-    submission.idempotency_key = Some(key);
-    Ok(())
+    Ok(Some(key))
 }
 
 /// `"abc"` and `abc` are the key `abc`. The draft defines no parameters (`"abc";v=1`), and a key with any is refused.

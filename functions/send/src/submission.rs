@@ -2,20 +2,22 @@
 
 use comms_core::{
     Country,
-    request::{self, Submission, tenant_of_national_numbers},
+    request::{self, NationalNumbers, Submission},
 };
+use comms_delivery::{CountryLookup, PipelineError};
 use comms_runtime::{
     HttpProblem,
     auth::{Action, Principal},
     http::body_bytes,
 };
 use comms_settings::Moment;
-use lambda_http::Request;
+use futures_util::future::try_join;
+use lambda_http::{Request, http::HeaderMap};
 
 use crate::{Deps, key, pipeline_problem};
 
 /// Reads the communication. Numbers without a country code are of the clinic's `defaultCountry`, which is asked for only
-/// where there are any: by the settings as of `asked`.
+/// where there are any: by the settings as of `asked`. A repeated request is read by the country of the first.
 pub(crate) async fn read(
     deps: &Deps,
     principal: &Principal,
@@ -25,8 +27,12 @@ pub(crate) async fn read(
     let body = body_bytes(request.body(), request::MAX_BYTES)?;
     let read = match Submission::parse(body) {
         Ok(submission) => Ok(submission),
-        Err(problems) => match country_of(deps, principal, body, asked).await? {
-            Some(country) => Submission::parse_in(Some(country), body),
+        Err(problems) => match NationalNumbers::of(body) {
+            Some(national) => {
+                let headers = request.headers();
+                let countries = countries(deps, principal, &national, headers, asked).await?;
+                Submission::parse_by(countries, body, problems)
+            }
             None => Err(problems),
         },
     };
@@ -46,18 +52,35 @@ pub(crate) async fn read(
     Ok(submission)
 }
 
-/// The country of the numbers without a country code, if there are any and the clinic has set one. Nobody learns by it what
-/// another clinic has set.
-async fn country_of(
+/// The countries by which the numbers without a country code are read: that of the request that was accepted under the
+/// caller's key, and the one that the clinic has set. Nobody learns by it what another clinic has set.
+async fn countries(
     deps: &Deps,
     principal: &Principal,
-    body: &[u8],
+    national: &NationalNumbers,
+    headers: &HeaderMap,
     asked: Moment,
-) -> Result<Option<Country>, HttpProblem> {
-    let Some(tenant) = tenant_of_national_numbers(body) else {
-        return Ok(None);
+) -> Result<impl Iterator<Item = Country> + use<>, HttpProblem> {
+    let tenant = &national.tenant;
+    principal.authorize(Action::Send, tenant)?;
+    let pipeline = &deps.pipeline;
+    let set = async {
+        let country = pipeline.default_country(tenant, asked).await;
+        country.map_err(PipelineError::from)
     };
-    principal.authorize(Action::Send, &tenant)?;
-    let country = deps.pipeline.default_country(&tenant, asked).await;
-    country.map_err(|error| pipeline_problem(error.into()))
+    // A key that is refused is refused once the rest is read.
+    let header = key::of_headers(headers).ok().flatten();
+    let key = header.or_else(|| national.key.clone());
+    let first = async {
+        match &key {
+            Some(key) => {
+                pipeline
+                    .first_country(tenant, key, CountryLookup::Read)
+                    .await
+            }
+            None => Ok(None),
+        }
+    };
+    let (first, set) = try_join(first, set).await.map_err(pipeline_problem)?;
+    Ok(first.into_iter().chain(set))
 }

@@ -8,6 +8,7 @@
 //! | that has to wait: a provider, a lease, a store | back to its queue, for as long as it has to wait |
 //! | that can never be worked on | to the dead-letter queue, with the reason |
 
+mod acceptance;
 mod attributes;
 mod crashes;
 mod dead_letter;
@@ -19,17 +20,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use acceptance::Refused;
 use aws_lambda_events::sqs::SqsBatchResponse;
 use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
-use comms_core::{
-    ClinicId, DeadLetterReason, IdempotencyKey, Problems,
-    metric::METRICS,
-    request::{Submission, tenant_of_national_numbers},
-};
+use comms_core::{ClinicId, DeadLetterReason, metric::METRICS};
 use comms_delivery::{
-    DeliveryResult, OUTCOMES_MAC, OnExhausted, Pipeline, PipelineConfig, PipelineError, QueueClaim,
-    QueuedMessage, Requeue, ShareLimits, WorkerShares, has_time_to_begin, next_receive,
-    queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, ENDED_DELIVERIES, PAYLOAD_HASH},
+    DeliveryResult, OUTCOMES_MAC, OnExhausted, Pipeline, PipelineConfig, Requeue, ShareLimits,
+    WorkerShares, has_time_to_begin, next_receive,
 };
 use comms_runtime::{
     Environment, Function, aws,
@@ -39,14 +36,12 @@ use comms_runtime::{
     sqs::{MessageResult, SqsEvent, SqsMessage, batch_response, handle_batch},
     telemetry::{self, TraceHeader},
 };
-use comms_settings::StoreError;
 use futures_util::future::join;
 use jiff::Timestamp;
 use lambda_runtime::{LambdaEvent, Runtime, layers::TracingLayer, service_fn};
 use tracing::{Instrument, error, info, info_span, warn};
 
 pub use dead_letter::DeadLetter;
-use dead_letter::source_message_id;
 pub use queues::{QueueError, Queues};
 
 /// What is kept of the invocation's time for the answer: without one, SQS brings the whole batch again.
@@ -228,27 +223,6 @@ async fn handle_together<'m>(
     results
 }
 
-/// The communication in a message. Numbers without a country code, of a producer that put it on the queue by itself, are of
-/// the clinic's `defaultCountry`. An error where the settings cannot be read.
-async fn read_submission(
-    deps: &Deps,
-    body: &[u8],
-) -> Result<Result<Submission, Problems>, StoreError> {
-    let problems = match Submission::parse(body) {
-        Ok(submission) => return Ok(Ok(submission)),
-        Err(problems) => problems,
-    };
-    let Some(tenant) = tenant_of_national_numbers(body) else {
-        return Ok(Err(problems));
-    };
-    let asked = deps.pipeline.settings_moment();
-    let country = deps.pipeline.default_country(&tenant, asked).await?;
-    Ok(match country {
-        Some(country) => Submission::parse_in(Some(country), body),
-        None => Err(problems),
-    })
-}
-
 async fn handle_message(
     deps: &Deps,
     message: &SqsMessage,
@@ -258,69 +232,28 @@ async fn handle_message(
     if let Some(mac) = message.attribute(OUTCOMES_MAC) {
         return outcomes::record(deps, message, mac, deadline).await;
     }
-    let submission = match read_submission(deps, &message.body).await {
-        Ok(Ok(submission)) => submission,
-        Err(error) => {
+    let (submission, accepted) = match Box::pin(acceptance::accept(deps, message)).await {
+        Ok(accepted) => accepted,
+        Err(Refused::Later(error)) => {
             error!(%error, "a message can not be worked on at the moment");
             return MessageResult::Again(Requeue::Unreachable.wait(message.receive_count()));
         }
-        Ok(Err(problems)) => {
-            let fields = problems.known_pointers().join(" ");
-            let reason = DeadLetterReason::NotACommunication;
-            return dead_letter(deps, message, reason, fields, None).await;
-        }
+        Err(Refused::DeadLetter {
+            reason,
+            fields,
+            clinic,
+        }) => return dead_letter(deps, message, reason, fields, clinic.as_ref()).await,
     };
+    let accepted = accepted
+        .from_queue(deps.queues.kind_of(message))
+        .in_batch_of(batch)
+        .with_receive_count(
+            message.receive_count(),
+            message
+                .sent_at()
+                .and_then(|at| Timestamp::from_millisecond(at).ok()),
+        );
     let clinic = submission.request.requested.clinic();
-    // A producer's own key, or SQS's id of the message: both survive a redelivery. One that was a dead
-    // letter has a new id, and says which one it had.
-    let key = submission
-        .idempotency_key
-        .clone()
-        .map_or_else(|| IdempotencyKey::parse(source_message_id(message)), Ok);
-    let Ok(key) = key else {
-        let reason = DeadLetterReason::NoKey;
-        return dead_letter(deps, message, reason, String::new(), clinic).await;
-    };
-    let claimed = message
-        .attribute(ACCEPTED_AS)
-        .zip(message.attribute(PAYLOAD_HASH));
-    let queued = QueuedMessage {
-        request: &submission.request,
-        key: &key,
-        body: &message.body,
-        claim: claimed.map(|(id, payload_hash)| QueueClaim {
-            id,
-            payload_hash,
-            mac: message.attribute(ACCEPTANCE_MAC),
-            ended: message.attribute(ENDED_DELIVERIES),
-        }),
-        sender: message.sender_id(),
-    };
-    // On the heap, which has it back when the deliveries begin.
-    let accepted = Box::pin(deps.pipeline.accept_queued(queued)).await;
-    let accepted = match accepted {
-        Ok(accepted) => accepted
-            .from_queue(deps.queues.kind_of(message))
-            .in_batch_of(batch)
-            .with_receive_count(
-                message.receive_count(),
-                message
-                    .sent_at()
-                    .and_then(|at| Timestamp::from_millisecond(at).ok()),
-            ),
-        Err(PipelineError::KeyConflict) => {
-            let reason = DeadLetterReason::KeyConflict;
-            return dead_letter(deps, message, reason, String::new(), clinic).await;
-        }
-        Err(PipelineError::ClinicRequired) => {
-            let (reason, fields) = (DeadLetterReason::NotACommunication, "/metadata/clinicId");
-            return dead_letter(deps, message, reason, fields.to_owned(), None).await;
-        }
-        Err(error @ (PipelineError::Store(_) | PipelineError::Ledger(_))) => {
-            error!(%error, "a message can not be worked on at the moment");
-            return MessageResult::Again(Requeue::Unreachable.wait(message.receive_count()));
-        }
-    };
     let results = deps
         .pipeline
         .deliver(

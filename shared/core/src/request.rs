@@ -30,7 +30,7 @@ use crate::{
 pub use content::Content;
 pub use media::{Media, MediaKind};
 pub use metadata::{MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, RequestedTenant};
-pub use national::tenant_of_national_numbers;
+pub use national::NationalNumbers;
 pub use planned::{PlannedDelivery, Target};
 pub use recipients::Recipient;
 pub use template::{Template, TemplateParams, TemplateValues, read_template};
@@ -136,6 +136,9 @@ pub struct CommunicationRequest {
     pub requested: RequestedTenant,
     /// The caller's own references, such as `appointmentId`.
     pub references: BTreeMap<String, String>,
+    /// The country by which numbers without a country code were read; `None` where there were none. It is no part of the
+    /// communication, whose numbers have their codes.
+    pub read_in: Option<Country>,
 }
 
 /// A communication as it came in: checked, with the key that its sender gave it.

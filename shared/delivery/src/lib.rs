@@ -32,10 +32,10 @@ pub use counted::Counted;
 pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, MessageStart, RecordedRequest};
 pub use pipeline::{
-    Accepted, ClinicMissing, DeliveryResult, ExpectedVia, Immediate, ImmediateError, OUTCOMES_MAC,
-    OnExhausted, OutcomeMessage, OutcomesOf, Parts, PendingOutcomes, Pipeline, PipelineConfig,
-    PipelineError, QueuedMessage, QuotaError, RecordedOutcomes, Requeue, UrgentError, UrgentQuota,
-    has_time_to_begin, next_receive,
+    Accepted, ClinicMissing, CountryLookup, DeliveryResult, ExpectedVia, Immediate, ImmediateError,
+    OUTCOMES_MAC, OnExhausted, OutcomeMessage, OutcomesOf, Parts, PendingOutcomes, Pipeline,
+    PipelineConfig, PipelineError, QueuedMessage, QuotaError, RecordedOutcomes, Requeue,
+    UrgentError, UrgentQuota, has_time_to_begin, next_receive,
 };
 pub use queue_claim::QueueClaim;
 pub use quota::{Paid, Payer, Quota, Quotas};

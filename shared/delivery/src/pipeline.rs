@@ -65,6 +65,7 @@ pub use parts::{Concurrency, Parts, PipelineConfig};
 pub use queued_outcomes::{OutcomesOf, PendingOutcomes, RecordedOutcomes};
 use requeue::{Deferred, unreachable};
 pub use requeue::{DeliveryResult, OnExhausted, Requeue};
+pub use tenant_settings::CountryLookup;
 use time_limits::LEASE_MARGIN;
 use unrecorded::Unrecorded;
 pub use urgent::{UrgentError, UrgentQuota};

@@ -2,12 +2,55 @@
 
 use serde_json::Value;
 
-use crate::{id::Tenant, json};
+use super::Submission;
+use crate::{
+    country::Country,
+    id::{IdempotencyKey, Tenant},
+    json::{self, Problems},
+};
 
-/// The tenant that a communication names, if it has a number without a country code; for one that cannot be read without the
-/// tenant's country. It is not authorized yet.
-pub fn tenant_of_national_numbers(text: &[u8]) -> Option<Tenant> {
-    let document = json::parse(text).ok()?;
+/// What is known of a communication with a number without a country code before it can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NationalNumbers {
+    /// The tenant that it names. It is not authorized yet.
+    pub tenant: Tenant,
+    /// The idempotency key in its body, if it has a valid one.
+    pub key: Option<IdempotencyKey>,
+}
+
+impl NationalNumbers {
+    /// `None` for a communication that needs no country, and for one whose tenant cannot be read.
+    pub fn of(text: &[u8]) -> Option<Self> {
+        let document = json::parse(text).ok()?;
+        let tenant = tenant(&document)?;
+        let key = document.get("idempotencyKey").and_then(Value::as_str);
+        Some(Self {
+            tenant,
+            key: key.and_then(|key| IdempotencyKey::parse(key).ok()),
+        })
+    }
+}
+
+impl Submission {
+    /// Reads a communication by the first of `countries` by which it can be read. `problems` are those of reading it by
+    /// none, which are reported where there is no country; else those of the last.
+    pub fn parse_by(
+        countries: impl IntoIterator<Item = Country>,
+        text: &[u8],
+        problems: Problems,
+    ) -> Result<Self, Problems> {
+        let mut read = Err(problems);
+        for country in countries {
+            read = Self::parse_in(Some(country), text);
+            if read.is_ok() {
+                break;
+            }
+        }
+        read
+    }
+}
+
+fn tenant(document: &Value) -> Option<Tenant> {
     let recipients = document.get("recipients")?.as_array()?;
     let has_national = recipients.iter().any(|recipient| {
         let number = recipient.get("phoneNumber").and_then(Value::as_str);
@@ -25,7 +68,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Country, request::Submission};
 
     fn communication(number: &str) -> Value {
         json!({"channels": ["whatsapp"], "body": "Tomorrow at 10:00.", "metadata": {"clinicId": "clinic-123"},
@@ -34,7 +76,10 @@ mod tests {
 
     #[test]
     fn a_clinic_is_asked_for_its_country_only_if_a_number_needs_it() {
-        let tenant = |value: &Value| tenant_of_national_numbers(value.to_string().as_bytes());
+        let tenant = |value: &Value| {
+            let found = NationalNumbers::of(value.to_string().as_bytes());
+            found.map(|numbers| numbers.tenant)
+        };
         let named = Tenant::parse("clinic-123").ok();
         assert_eq!(tenant(&communication("0171 1234567")), named);
         assert_eq!(tenant(&communication("+49 171 1234567")), None);
@@ -44,7 +89,21 @@ mod tests {
         assert_eq!(tenant(&unnamed), None);
         unnamed["metadata"] = json!({"clinicId": "not a clinic"});
         assert_eq!(tenant(&unnamed), None);
-        assert_eq!(tenant_of_national_numbers(b"no json"), None);
+        assert_eq!(NationalNumbers::of(b"no json"), None);
+    }
+
+    #[test]
+    fn the_key_is_known_before_the_numbers_are_read() {
+        let key = |key: Value| {
+            let mut keyed = communication("0171 1234567");
+            keyed["idempotencyKey"] = key;
+            NationalNumbers::of(keyed.to_string().as_bytes())
+                .unwrap()
+                .key
+        };
+        assert_eq!(key(json!("key-1")), IdempotencyKey::parse("key-1").ok());
+        assert_eq!(key(json!(" ")), None);
+        assert_eq!(key(json!(1)), None);
     }
 
     #[test]
@@ -61,7 +120,9 @@ mod tests {
         let number = submission.request.recipients[1].phone_number.as_ref();
         assert_eq!(number.unwrap().as_str(), "+491711234567");
         // On the queue it needs no country any more.
+        let mut submission = submission;
         let queued = submission.to_json().unwrap();
+        submission.request.read_in = None;
         assert_eq!(Submission::parse(queued.as_bytes()), Ok(submission));
     }
 }

@@ -69,6 +69,7 @@ pub(super) fn read_submission(
             expires_at,
             requested: requested.unwrap_or(RequestedTenant::Unnamed),
             references,
+            read_in: country,
         },
         idempotency_key,
     })

@@ -1,8 +1,8 @@
 //! What a request's item says of the request itself, for those who ask what became of it.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use comms_core::{
-    Delivery, GlobalCause, RequestId, SentVia, SkippedEntry, Tenant, Waited,
+    Country, Delivery, GlobalCause, RequestId, SentVia, SkippedEntry, Tenant, Waited,
     request::{CommunicationRequest, Priority, RequestedTenant},
 };
 use futures_util::FutureExt as _;
@@ -18,6 +18,8 @@ const CATEGORY: &str = "category";
 const PRIORITY: &str = "priority";
 /// That the platform's account was asked for by its name.
 const NAMED_GLOBAL: &str = "namedGlobal";
+/// The country by which the request's numbers without a country code were read.
+const COUNTRY: &str = "country";
 const REPLAYS: &str = "replays";
 /// Why the platform's account sends for a clinic.
 pub(super) const BECAUSE: &str = "because";
@@ -43,6 +45,8 @@ pub struct RequestDetails {
     pub priority: Option<Priority>,
     /// Whether it asks for the platform's account by its name.
     pub is_named_global: bool,
+    /// The country by which its numbers without a country code were read. `None` where it has none, and of earlier releases.
+    pub country: Option<Country>,
 }
 
 impl RequestDetails {
@@ -52,6 +56,7 @@ impl RequestDetails {
             category: request.category.clone(),
             priority: Some(request.priority),
             is_named_global: request.requested == RequestedTenant::Global,
+            country: request.read_in,
         }
     }
 
@@ -67,7 +72,11 @@ impl RequestDetails {
         let named = self
             .is_named_global
             .then(|| (NAMED_GLOBAL.to_owned(), AttributeValue::Bool(true)));
-        category.into_iter().chain(priority).chain(named)
+        let country = self
+            .country
+            .map(|country| text(COUNTRY, &country.to_string()));
+        let optional = [category, priority, named, country];
+        optional.into_iter().flatten()
     }
 
     pub(super) fn of_item(item: &Item) -> Result<Self, LedgerError> {
@@ -77,6 +86,7 @@ impl RequestDetails {
                 .map(|text| Priority::parse(text).ok_or(LedgerError::Corrupt(PRIORITY)))
                 .transpose()?,
             is_named_global: flag(item, NAMED_GLOBAL)?,
+            country: country(item)?,
         })
     }
 
@@ -88,6 +98,11 @@ impl RequestDetails {
             Tenant::Global => Some(GlobalCause::NoClinicId),
         }
     }
+}
+
+fn country(item: &Item) -> Result<Option<Country>, LedgerError> {
+    let parse = |text: &String| Country::parse(text).map_err(|_| LedgerError::Corrupt(COUNTRY));
+    optional(item, COUNTRY)?.map(parse).transpose()
 }
 
 /// How often a request was posted again under its key.
@@ -143,6 +158,33 @@ impl Ledger {
     /// Whether a request was accepted. A conditional write that changes nothing: the worker writes to the ledger and may not
     /// read it.
     pub async fn is_accepted(&self, id: &RequestId) -> Result<bool, LedgerError> {
+        Ok(self.touched(id).await?.is_some())
+    }
+
+    /// The country by which an accepted request was read, by such a write as [`Ledger::is_accepted`] makes.
+    pub async fn country_by_write(&self, id: &RequestId) -> Result<Option<Country>, LedgerError> {
+        let item = self.touched(id).await?;
+        item.map_or(Ok(None), |item| country(&item))
+    }
+
+    /// The same by a strongly consistent read of the request's item alone.
+    pub async fn country_by_read(&self, id: &RequestId) -> Result<Option<Country>, LedgerError> {
+        let found = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk AND sk = :sk")
+            .expression_attribute_values(":pk", s(id.as_str()))
+            .expression_attribute_values(":sk", s(REQUEST))
+            .consistent_read(true)
+            .send()
+            .boxed()
+            .await
+            .map_err(|error| database("Query", &error))?;
+        found.items().first().map_or(Ok(None), country)
+    }
+
+    async fn touched(&self, id: &RequestId) -> Result<Option<Item>, LedgerError> {
         let touched = self
             .client
             .update_item()
@@ -150,12 +192,13 @@ impl Ledger {
             .key("pk", s(id.as_str()))
             .key("sk", s(REQUEST))
             .condition_expression("attribute_exists(pk)")
+            .return_values(ReturnValue::AllNew)
             .send()
             .boxed()
             .await;
         match touched {
-            Ok(_) => Ok(true),
-            Err(error) if refused_item(&error).is_some() => Ok(false),
+            Ok(answer) => Ok(Some(answer.attributes.unwrap_or_default())),
+            Err(error) if refused_item(&error).is_some() => Ok(None),
             Err(error) => Err(database("UpdateItem", &error)),
         }
     }

@@ -2,17 +2,26 @@
 
 use std::sync::Arc;
 
-use comms_core::{Channel, Country, Tenant};
+use comms_core::{Channel, Country, IdempotencyKey, RequestId, Tenant};
 use comms_settings::{
     Ceilings, CommunicationSettings, Moment, Snapshot, StoreError, StoredSettings,
 };
 use futures_util::future::try_join;
 
-use super::Pipeline;
+use super::{Pipeline, PipelineError};
 use crate::{
     policy::{self, ChannelPolicy},
     require_clinic::RequireClinic,
 };
+
+/// How the country of an accepted request is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CountryLookup {
+    /// By a read of its item.
+    Read,
+    /// By a conditional write that changes nothing: the worker may not read requests.
+    Write,
+}
 
 /// A clinic's own settings, and the platform's.
 #[derive(Debug, Clone)]
@@ -68,6 +77,22 @@ impl Pipeline {
     ) -> Result<Option<Country>, StoreError> {
         let own = self.settings.confirmed(tenant, asked).await?.settings;
         Ok(own.and_then(|stored| stored.settings.default_country))
+    }
+
+    /// The country by which the request under `key` was first read; `None` where there is no such request, or it had no
+    /// number without a country code. Its repetition is read by the same country, whatever the clinic has set since.
+    pub async fn first_country(
+        &self,
+        tenant: &Tenant,
+        key: &IdempotencyKey,
+        by: CountryLookup,
+    ) -> Result<Option<Country>, PipelineError> {
+        let id = RequestId::derive(self.hash_keys.get().await?, tenant, key);
+        let country = match by {
+            CountryLookup::Read => self.ledger.country_by_read(&id).await,
+            CountryLookup::Write => self.ledger.country_by_write(&id).await,
+        };
+        Ok(country?)
     }
 
     /// What is remembered of a tenant's settings, however old.
