@@ -190,6 +190,8 @@ async fn query_that_is_not_understood_is_refused() {
         "clinicId=a.b&idempotencyKey=a",
         "clinicID=clinic-123&idempotencyKey=a",
         "idempotencyKey=a&idempotencyKey=b",
+        "clinicId=clinic-123&clinicId=clinic-123&idempotencyKey=a",
+        "idempotencyKey=%zz",
     ] {
         let refused = find(&world, query, &service()).await.expect(400);
         assert_eq!(refused.body["code"], "malformed_query", "{query}");

@@ -85,7 +85,15 @@ async fn only_the_platform_purges() {
         purge(&world, claims(role, Some(CLINIC))).await.expect(403);
     }
     world.get_settings(CLINIC).await.expect(200);
-    for query in ["?purge=yes", "?purge", "?all=true"] {
+    for query in [
+        "?purge=yes",
+        "?purge",
+        "?all=true",
+        "?purge=false&purge=true",
+        "?purge=true&purge=false",
+        "?purge=%74rue&purge=true",
+        "?purge=true%",
+    ] {
         let path = format!("/api/v1/clinics/{CLINIC}{query}");
         let refused = world.config("DELETE", &path, None, super_admin(), &[]);
         assert_eq!(refused.await.expect(400).body["code"], "malformed_query");

@@ -432,6 +432,8 @@ async fn the_days_that_are_asked_for_are_the_last_thirty_or_those_that_the_query
         "?to=-9999-01-01",
         "?from=",
         "?days=3",
+        "?from=2026-01-01&from=2026-01-01",
+        "?to=%zz",
     ] {
         let answer = stats(&world, CLINIC, malformed).await.expect(400);
         assert_eq!(answer.body["code"], "malformed_query", "{malformed}");

@@ -197,6 +197,9 @@ async fn versions_come_page_by_page_the_newest_first() {
         "?before=-1",
         "?before=10000000000",
         "?after=1",
+        "?limit=1&limit=2",
+        "?before=5&limit=1&before=5",
+        "?limit=%zz",
     ] {
         let refused = world.versions(CLINIC, query).await.expect(400);
         assert_eq!(refused.body["code"], "malformed_query", "{query}");

@@ -199,7 +199,7 @@ async fn test(
         .map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))?;
     principal.authorize(Action::TestSettings, &tenant)?;
     let deadline = Deadline::after(time_left(request));
-    let test = read_request(json_body(request.body(), MAX_DOCUMENT_BYTES)?, channel)?;
+    let test = read_request(json_body(request, MAX_DOCUMENT_BYTES)?, channel)?;
     let (settings, version) = settings_to_test(deps, &tenant, test.candidate).await?;
     let settings = match channel {
         Channel::Email => settings.email,

@@ -33,7 +33,7 @@ pub(crate) async fn send_link(
         .map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))?;
     principal.authorize(Action::TestSettings, &tenant)?;
     let deadline = Deadline::after(time_left(request));
-    let address = read_address(json_body(request.body(), MAX_DOCUMENT_BYTES)?)?;
+    let address = read_address(json_body(request, MAX_DOCUMENT_BYTES)?)?;
     let platform = deps.store.load(&Tenant::Global).await;
     let platform = platform.map_err(|error| store_problem(&error))?;
     let own = deps

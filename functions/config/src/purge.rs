@@ -1,7 +1,11 @@
 //! `DELETE …?purge=true`: deletes the settings with all their versions, after a period in which a restore undoes it.
 
-use comms_runtime::{HttpProblem, auth::Action, http::json_response};
-use lambda_http::{Body, Request, RequestExt, Response, http::StatusCode};
+use comms_runtime::{
+    HttpProblem,
+    auth::Action,
+    http::{json_response, query},
+};
+use lambda_http::{Body, Request, Response, http::StatusCode};
 use serde_json::json;
 
 use crate::{
@@ -11,25 +15,16 @@ use crate::{
     save_limit::acquire_save,
 };
 
+const ALLOWED: &str = "It may have purge (true or false), and nothing else.";
+
 /// Whether the query asks for a purge. A query that is not understood is refused: it may have asked for one.
 pub(crate) fn is_asked_for(request: &Request) -> Result<bool, HttpProblem> {
-    let parameters = request.query_string_parameters();
-    let mut is_asked_for = false;
-    for (name, value) in parameters.iter() {
-        is_asked_for = match (name, value) {
-            ("purge", "true") => true,
-            ("purge", "false") => false,
-            _ => {
-                return Err(HttpProblem::new(
-                    StatusCode::BAD_REQUEST,
-                    "malformed_query",
-                    "The query cannot be read",
-                    "It may have purge (true or false), and nothing else.",
-                ));
-            }
-        };
+    let [purge] = query::parameters(request, ["purge"], ALLOWED)?;
+    match purge.as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(query::malformed(ALLOWED)),
     }
-    Ok(is_asked_for)
 }
 
 pub(crate) async fn purge(

@@ -5,9 +5,13 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use comms_adapters::registry;
 use comms_core::{Channel, FailureReason, GlobalCause, Tenant};
 use comms_delivery::usage::{Counter, Counts, RETENTION_DAYS, categories::OTHER, day_of};
-use comms_runtime::{HttpProblem, auth::Action, http::json_response};
+use comms_runtime::{
+    HttpProblem,
+    auth::Action,
+    http::{json_response, query},
+};
 use jiff::{Timestamp, ToSpan, civil::Date};
-use lambda_http::{Body, Request, RequestExt, Response, http::StatusCode};
+use lambda_http::{Body, Request, Response, http::StatusCode};
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
@@ -25,7 +29,7 @@ pub(crate) async fn get(
     id: &str,
 ) -> Result<Response<Body>, HttpProblem> {
     let access = Access::to(deps, request, id, Action::ViewStatistics)?;
-    let range = Range::of(request, deps.clock.now()).ok_or_else(malformed_query)?;
+    let range = Range::of(request, deps.clock.now())?;
     let days = deps.usage.read(&access.tenant, range.from, range.to).await;
     let days = days.map_err(|error| {
         warn!(%error, "the usage cannot be read");
@@ -42,19 +46,23 @@ struct Range {
 }
 
 impl Range {
-    fn of(request: &Request, now: Timestamp) -> Option<Self> {
-        let (mut from, mut to) = (None, None);
-        for (name, value) in request.query_string_parameters().iter() {
-            let asked = match name {
-                "from" => &mut from,
-                "to" => &mut to,
-                _ => return None,
-            };
-            *asked = Some(day(value)?);
-        }
-        let to = to.unwrap_or_else(|| day_of(now));
+    fn of(request: &Request, now: Timestamp) -> Result<Self, HttpProblem> {
+        let allowed = format!(
+            "It may have from and to, days of UTC as YYYY-MM-DD, of which from is not the later one and which are at most \
+             {RETENTION_DAYS} days together, and nothing else."
+        );
+        let [from, to] = query::parameters(request, ["from", "to"], &allowed)?;
+        let range = Self::parse(from.as_deref(), to.as_deref(), now);
+        range.ok_or_else(|| query::malformed(allowed))
+    }
+
+    fn parse(from: Option<&str>, to: Option<&str>, now: Timestamp) -> Option<Self> {
+        let to = match to {
+            Some(to) => day(to)?,
+            None => day_of(now),
+        };
         let from = match from {
-            Some(from) => from,
+            Some(from) => day(from)?,
             None => to.checked_sub(i64::from(USUAL_DAYS - 1).days()).ok()?,
         };
         let days = from.until(to).ok()?.get_days();
@@ -68,18 +76,6 @@ impl Range {
 fn day(text: &str) -> Option<Date> {
     let day: Date = text.parse().ok()?;
     (day.to_string() == text).then_some(day)
-}
-
-fn malformed_query() -> HttpProblem {
-    HttpProblem::new(
-        StatusCode::BAD_REQUEST,
-        "malformed_query",
-        "The query cannot be read",
-        format!(
-            "It may have from and to, days of UTC as YYYY-MM-DD, of which from is not the later one and which are at most \
-             {RETENTION_DAYS} days together, and nothing else."
-        ),
-    )
 }
 
 fn stats_json(tenant: &Tenant, range: &Range, days: &BTreeMap<Date, Counts>) -> Value {

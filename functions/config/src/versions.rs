@@ -1,9 +1,13 @@
 //! The versions: who changed which fields when, and the way back to one of them.
 
 use comms_core::Problems;
-use comms_runtime::{HttpProblem, auth::Action, http::json_response};
+use comms_runtime::{
+    HttpProblem,
+    auth::Action,
+    http::{json_response, query},
+};
 use comms_settings::{Change, Past, Version, version::MAX_VERSION};
-use lambda_http::{Body, Request, RequestExt, Response, http::StatusCode};
+use lambda_http::{Body, Request, Response, http::StatusCode};
 use serde_json::{Value, json};
 use tracing::error;
 
@@ -27,7 +31,7 @@ pub(crate) async fn list(
     id: &str,
 ) -> Result<Response<Body>, HttpProblem> {
     let access = Access::to(deps, request, id, Action::ViewSettings)?;
-    let range = Range::of(request).ok_or_else(malformed_query)?;
+    let range = Range::of(request)?;
     let page = deps
         .store
         .versions(&access.tenant, range.before, range.limit, &*deps.clock)
@@ -48,35 +52,28 @@ struct Range {
 }
 
 impl Range {
-    fn of(request: &Request) -> Option<Self> {
-        let mut range = Self {
-            limit: USUAL_LIMIT,
-            before: None,
-        };
-        let parameters = request.query_string_parameters();
-        for (name, value) in parameters.iter() {
-            match name {
-                "limit" => {
-                    let limit = u8::try_from(whole_number(value)?).ok()?;
-                    range.limit = (1..=MAX_LIMIT).contains(&limit).then_some(limit)?;
-                }
-                "before" => range.before = Some(version_number(value)?),
-                _ => return None,
-            }
-        }
-        Some(range)
-    }
-}
-
-fn malformed_query() -> HttpProblem {
-    HttpProblem::new(
-        StatusCode::BAD_REQUEST,
-        "malformed_query",
-        "The query cannot be read",
-        format!(
+    fn of(request: &Request) -> Result<Self, HttpProblem> {
+        let allowed = format!(
             "It may have limit (1 to {MAX_LIMIT}) and before (the number of a version, as next gives it), and nothing else."
-        ),
-    )
+        );
+        let [limit, before] = query::parameters(request, ["limit", "before"], &allowed)?;
+        let range = Self::parse(limit.as_deref(), before.as_deref());
+        range.ok_or_else(|| query::malformed(allowed))
+    }
+
+    fn parse(limit: Option<&str>, before: Option<&str>) -> Option<Self> {
+        let limit = match limit {
+            Some(limit) => u8::try_from(whole_number(limit)?).ok()?,
+            None => USUAL_LIMIT,
+        };
+        let before = match before {
+            Some(before) => Some(version_number(before)?),
+            None => None,
+        };
+        (1..=MAX_LIMIT)
+            .contains(&limit)
+            .then_some(Self { limit, before })
+    }
 }
 
 fn whole_number(text: &str) -> Option<u64> {

@@ -30,7 +30,7 @@ pub(crate) async fn put(
 ) -> Result<Response<Body>, HttpProblem> {
     let access = Access::to(deps, request, id, Action::ManageSettings)?;
     let conditions = Preconditions::of(request.headers())?;
-    let body = json_body(request.body(), MAX_DOCUMENT_BYTES)?;
+    let body = json_body(request, MAX_DOCUMENT_BYTES)?;
     change(deps, &access, &conditions, async |present| {
         ceilings::check_readable(present, &access)?;
         if let Present::Unreadable { error, .. } = present {
@@ -59,7 +59,7 @@ pub(crate) async fn patch(
     if !merge_patch::is_announced(request.headers()) {
         return Err(unsupported_media_type());
     }
-    let body = json_body(request.body(), MAX_DOCUMENT_BYTES)?;
+    let body = json_body(request, MAX_DOCUMENT_BYTES)?;
     change(deps, &access, &conditions, async |present| {
         let stored = match present {
             Present::Settings(stored) => &stored.settings,

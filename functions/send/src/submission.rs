@@ -24,7 +24,7 @@ pub(crate) async fn read(
     request: &Request,
     asked: Moment,
 ) -> Result<Submission, HttpProblem> {
-    let body = body_bytes(request.body(), request::MAX_BYTES)?;
+    let body = body_bytes(request, request::MAX_BYTES)?;
     let read = match Submission::parse(body) {
         Ok(submission) => Ok(submission),
         Err(problems) => match NationalNumbers::of(body) {

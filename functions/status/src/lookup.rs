@@ -1,11 +1,14 @@
 //! Which communication is meant: by its id, or by the clinic and the idempotency key of which the id is derived.
 
 use comms_core::{IdempotencyKey, RequestId, Tenant, structured_field};
-use comms_runtime::{HttpProblem, auth::Scope};
-use lambda_http::{Request, RequestExt as _, http::StatusCode};
+use comms_runtime::{HttpProblem, auth::Scope, http::query};
+use lambda_http::{Request, http::StatusCode};
 use tracing::warn;
 
 use crate::{Deps, unknown_communication};
+
+const ALLOWED: &str = "It must have idempotencyKey, the key under which the communication was sent (or the id of its SQS message, \
+     where a producer gave it none), may have clinicId, and nothing else; each once, percent-encoded.";
 
 /// A key and whose it is.
 struct KeyOfTenant {
@@ -16,16 +19,16 @@ struct KeyOfTenant {
 
 impl KeyOfTenant {
     /// `clinicId` and `idempotencyKey`, each once.
-    fn of(request: &Request) -> Option<Self> {
-        let (mut tenant, mut key) = (None, None);
-        for (name, value) in request.query_string_parameters().iter() {
-            match name {
-                "clinicId" if tenant.is_none() => tenant = Some(Tenant::parse(value).ok()?),
-                "idempotencyKey" if key.is_none() => key = Some(IdempotencyKey::parse(value).ok()?),
-                _ => return None,
-            }
-        }
-        Some(Self { tenant, key: key? })
+    fn of(request: &Request) -> Result<Self, HttpProblem> {
+        let names = ["clinicId", "idempotencyKey"];
+        let [clinic, key] = query::parameters(request, names, ALLOWED)?;
+        let malformed = || query::malformed(ALLOWED);
+        let tenant = clinic.map(|clinic| Tenant::parse(&clinic)).transpose();
+        let key = key.map(|key| IdempotencyKey::parse(&key)).transpose();
+        Ok(Self {
+            tenant: tenant.map_err(|_| malformed())?,
+            key: key.ok().flatten().ok_or_else(malformed)?,
+        })
     }
 }
 
@@ -43,7 +46,7 @@ pub(crate) async fn ids_of_key(
     request: &Request,
     scope: &Scope<'_>,
 ) -> Result<Vec<RequestId>, HttpProblem> {
-    let KeyOfTenant { tenant, key } = KeyOfTenant::of(request).ok_or_else(malformed_query)?;
+    let KeyOfTenant { tenant, key } = KeyOfTenant::of(request)?;
     let is_named = tenant.is_some();
     let tenant = tenant.unwrap_or(Tenant::Global);
     if !scope.includes(&tenant) {
@@ -72,15 +75,5 @@ fn clinic_required() -> HttpProblem {
         "malformed_query",
         "The query names no clinic",
         "It must have clinicId: the token allows reading the communications of one clinic only; name it.",
-    )
-}
-
-fn malformed_query() -> HttpProblem {
-    HttpProblem::new(
-        StatusCode::BAD_REQUEST,
-        "malformed_query",
-        "The query cannot be read",
-        "It must have idempotencyKey, the key under which the communication was sent (or the id of its SQS message, where a \
-         producer gave it none), may have clinicId, and nothing else; each once, percent-encoded.",
     )
 }

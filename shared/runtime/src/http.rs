@@ -1,5 +1,6 @@
 //! HTTP answers: JSON, and errors as problem details (RFC 9457).
 
+pub mod query;
 pub mod routes;
 
 use std::{
@@ -433,9 +434,31 @@ pub fn check_head(request: &Request) -> Result<(), HttpProblem> {
     Ok(())
 }
 
-/// The bytes of a request's body, which may be at most `most`.
-pub fn body_bytes(body: &Body, most: usize) -> Result<&[u8], HttpProblem> {
-    let bytes = body.as_ref();
+/// Refuses a body that is compressed, or says so (415, with what is taken: RFC 9110 section 15.5.16).
+fn check_encoding(request: &Request) -> Result<(), HttpProblem> {
+    let sent = request.headers().get_all(header::CONTENT_ENCODING);
+    let is_plain = sent
+        .iter()
+        .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if is_plain {
+        return Ok(());
+    }
+    let problem = HttpProblem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_content_encoding",
+        "The body is encoded",
+        "Send the body as it is, without Content-Encoding.",
+    );
+    Err(problem.with_header(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    ))
+}
+
+/// The bytes of a request's body, which may be at most `most` (413) and not encoded (415).
+pub fn body_bytes(request: &Request, most: usize) -> Result<&[u8], HttpProblem> {
+    check_encoding(request)?;
+    let bytes = request.body().as_ref();
     if bytes.len() > most {
         return Err(HttpProblem::body_too_large(most));
     }
@@ -443,8 +466,8 @@ pub fn body_bytes(body: &Body, most: usize) -> Result<&[u8], HttpProblem> {
 }
 
 /// The JSON object in a request's body, which may have `most` bytes.
-pub fn json_body(body: &Body, most: usize) -> Result<Value, HttpProblem> {
-    json::parse(body_bytes(body, most)?)
+pub fn json_body(request: &Request, most: usize) -> Result<Value, HttpProblem> {
+    json::parse(body_bytes(request, most)?)
         .and_then(|document| {
             if document.is_object() {
                 Ok(document)
@@ -499,9 +522,9 @@ mod tests {
 
     #[test]
     fn a_body_that_is_no_object_is_malformed() {
-        assert!(json_body(&Body::from("{\"a\":1}"), 7).is_ok());
+        assert!(json_body(&Request::new(Body::from("{\"a\":1}")), 7).is_ok());
         for body in ["", "{", "null", "[]", "5", "\"text\""] {
-            let problem = json_body(&Body::from(body), 10).unwrap_err();
+            let problem = json_body(&Request::new(Body::from(body)), 10).unwrap_err();
             assert_eq!(problem.status(), 400, "{body}");
         }
     }
@@ -513,7 +536,7 @@ mod tests {
 
     #[test]
     fn a_body_of_a_byte_too_many_is_refused_before_it_is_read() {
-        let problem = json_body(&Body::from("{\"a\":1}"), 6).unwrap_err();
+        let problem = json_body(&Request::new(Body::from("{\"a\":1}")), 6).unwrap_err();
         assert_eq!(
             said(problem),
             (413, "The body of this request may have 6 bytes.".to_owned())
