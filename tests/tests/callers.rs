@@ -396,3 +396,27 @@ async fn an_api_at_a_named_stage_is_refused_by_the_stages_name() {
     );
     assert_eq!(world.smtp.connections(), 0);
 }
+
+#[tokio::test]
+async fn an_encoded_body_is_refused() {
+    let world = World::saved().await;
+    for coding in ["gzip", "br", "gzip, identity", ""] {
+        let headers = [("content-encoding", coding)];
+        let sent = world
+            .post_as(&communication(), service(), &headers)
+            .await
+            .expect(415);
+        assert_eq!(sent.body["code"], "unsupported_content_encoding");
+        assert_eq!(sent.header("accept-encoding"), "identity");
+        for (method, path) in [
+            ("PUT", format!("/api/v1/clinics/{CLINIC}")),
+            ("PATCH", format!("/api/v1/clinics/{CLINIC}")),
+        ] {
+            let saved = world.config(method, &path, Some("{}"), super_admin(), &headers);
+            saved.await.expect(415);
+        }
+    }
+    let headers = [("content-encoding", "Identity")];
+    let sent = world.post_as(&communication(), service(), &headers).await;
+    sent.expect(202);
+}

@@ -106,7 +106,7 @@ async fn the_country_is_shown_and_a_code_that_is_none_is_refused() {
     let shown = world.get_settings(CLINIC).await.expect(200);
     let document = &shown.body["settings"]["communicationSettings"];
     assert_eq!(document["defaultCountry"], "DE");
-    for wrong in ["de", "ZZ", "DEU", "49"] {
+    for wrong in ["de", "ZZ", "DEU", "49", "", "AQ"] {
         let answer = world
             .put_settings("clinic-456", settings(&graph, wrong))
             .await;

@@ -49,6 +49,12 @@ pub enum AddressError {
         MAX_PHONE_TEXT
     )]
     PhoneNumber,
+    /// A phone number with other characters than it may have.
+    #[error(
+        "must be a phone number such as +15550100, with spaces, dots, hyphens and brackets between its digits and nothing else: no \
+         slash, letter or no-break space"
+    )]
+    PhoneCharacter,
     /// A phone number without a country code, of a clinic that has set no country.
     #[error(
         "must be a phone number with its country code, such as +15550100; a number without it can be read if the \

@@ -5,15 +5,15 @@ use std::fmt;
 use rlibphonenumber::{PHONE_NUMBER_UTIL, Region};
 use serde::{Serialize, Serializer};
 
-/// A country: its code of ISO 3166-1 alpha-2, of those that have phone numbers.
+/// A country whose phone numbers libphonenumber knows: by its code of ISO 3166-1 alpha-2, without `AQ`, `BV`, `GS`, `HM`, `PN`,
+/// `TF` and `UM`, which have no numbers of their own, and with `AC`, `TA` and `XK`, which have.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Country(Region);
 
 impl Country {
     /// Reads a code in capital letters, such as `DE`.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        const REFUSED: &str =
-            "must be a country's code of ISO 3166-1 alpha-2 in capital letters, such as DE";
+        const REFUSED: &str = "must be the code of a country that has phone numbers, in capital letters, such as DE (ISO 3166-1 alpha-2)";
         let is_code = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase());
         if !is_code {
             return Err(REFUSED);
@@ -64,6 +64,23 @@ mod tests {
             "", "D", "de", "DEU", "49", "+4", "001", "ZZ", "XX", "UK", "ДЕ",
         ] {
             assert!(Country::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn countries_are_those_that_have_phone_numbers() {
+        let letters = || (b'A'..=b'Z').map(char::from);
+        let codes = letters().flat_map(|one| letters().map(move |two| format!("{one}{two}")));
+        assert_eq!(
+            codes.filter(|code| Country::parse(code).is_ok()).count(),
+            245
+        );
+        for code in ["AC", "TA", "XK"] {
+            assert!(Country::parse(code).is_ok(), "{code}");
+        }
+        for code in ["AQ", "BV", "GS", "HM", "PN", "TF", "UM"] {
+            let refused = Country::parse(code).unwrap_err();
+            assert!(refused.contains("that has phone numbers"), "{code}");
         }
     }
 }

@@ -26,13 +26,13 @@ impl PhoneNumber {
         let trimmed = text.trim();
         let is_international = trimmed.starts_with('+');
         // The library reads letters as keypad digits and `;ext=`; neither is a number to send to.
-        let plain = trimmed.len() <= MAX_PHONE_TEXT
-            && trimmed.contains(|c: char| c.is_ascii_digit())
-            && trimmed[usize::from(is_international)..]
-                .chars()
-                .all(|c| c.is_ascii_digit() || " .-()".contains(c));
-        if !plain {
+        let has_digits = trimmed.contains(|c: char| c.is_ascii_digit());
+        if trimmed.len() > MAX_PHONE_TEXT || !has_digits {
             return Err(AddressError::PhoneNumber);
+        }
+        let mut characters = trimmed[usize::from(is_international)..].chars();
+        if !characters.all(|c| c.is_ascii_digit() || " .-()".contains(c)) {
+            return Err(AddressError::PhoneCharacter);
         }
         let region = match (is_international, country) {
             (true, _) => None,
@@ -145,6 +145,21 @@ mod tests {
         );
         for text in ["110", "1", "0", "01711234567890123", "0171 CALL", "", "()"] {
             assert!(PhoneNumber::parse_in(germany, text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_character_that_no_number_has_is_what_the_error_names() {
+        for text in [
+            "0171/1234567",
+            "0171\u{a0}1234567",
+            "+49 171/1234567",
+            "0171 CALL",
+        ] {
+            for country in [None, Country::parse("DE").ok()] {
+                let refused = PhoneNumber::parse_in(country, text);
+                assert_eq!(refused, Err(AddressError::PhoneCharacter), "{text:?}");
+            }
         }
     }
 

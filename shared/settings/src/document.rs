@@ -118,7 +118,12 @@ impl CommunicationSettings {
         stored: Option<&Self>,
         problems: &mut Problems,
     ) -> Option<Self> {
+        // Of the country there is no earlier form that would write it empty.
+        let country = value.get_mut(DEFAULT_COUNTRY).map(Value::take);
         unset_empty_texts(&mut value);
+        if let Some(country) = country {
+            value[DEFAULT_COUNTRY] = country;
+        }
         let reading = Reading {
             tenant,
             rules: Rules::Current,

@@ -53,8 +53,8 @@ fn is_percent_encoded(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use lambda_http::{Body, http};
     use aws_lambda_events::query_map::QueryMap;
+    use lambda_http::{Body, http};
 
     use super::*;
 
