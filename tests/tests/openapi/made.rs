@@ -330,7 +330,9 @@ impl<'c> Judge<'c> {
             matches!(body, Ok((_, true))),
         );
         // Only an operation that says so looks at it.
-        let looks = !self.operation.object["responses"]["415"].is_null();
+        // Every body may be refused for its encoding; a 415 of the operation's own is for the content type.
+        let own = &self.operation.object["responses"]["415"];
+        let looks = !own["headers"]["Accept-Patch"].is_null();
         let given = request.content_type.split(';').next().unwrap_or_default();
         let typed = !looks || self.operation.bodies().any(|(known, _)| known == given);
         if done && !(parameters && valid && typed) {
