@@ -165,7 +165,7 @@ async fn deferred() -> (
         "/v23.0/123456789/messages",
         Reply::json(
             429,
-            json!({"error": {"code": 130429, "message": "Rate limit hit"}}),
+            json!({"error": {"code": 130_429, "message": "Rate limit hit"}}),
         ),
     );
     let mut queued = reminder("0171 1234567");
