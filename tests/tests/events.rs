@@ -258,7 +258,7 @@ async fn save_whatsapp(world: &World, graph: &HttpServer) {
 }
 
 #[tokio::test]
-async fn what_is_no_communication_is_set_aside_and_takes_no_other_message_with_it() {
+async fn message_that_is_no_communication_is_a_dead_letter_and_takes_no_other_along() {
     let world = World::saved().await;
     let event: Value = serde_json::from_str(&read("worker-poison")).unwrap();
     world.work_on(event["Records"].as_array().unwrap()).await;

@@ -23,11 +23,11 @@
 //! its worker processes logged if it fails. A kill is `std::process::Child::kill`, which is SIGKILL on every Unix.
 
 mod clock;
-mod lane;
 mod plan;
 mod process;
 mod queue;
 mod scene;
+mod series;
 mod verdict;
 
 use std::{io::Write, sync::Arc, time::Instant};
@@ -35,8 +35,8 @@ use std::{io::Write, sync::Arc, time::Instant};
 use futures_util::future::join_all;
 
 use self::{
-    lane::Lane,
     plan::{Plan, Point, has_whatsapp},
+    series::Series,
     verdict::Verdict,
 };
 
@@ -45,7 +45,7 @@ const RUNS: u64 = 200;
 /// The seed of the first without `FAULT_SEED`.
 const SEED: u64 = 20_261_123;
 /// Runs at once, each with an AWS, a mail server and an API that it shares with nobody.
-const LANES: usize = 6;
+const SERIES: usize = 6;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -59,24 +59,26 @@ async fn killed_workers_and_failing_services_lose_nothing_and_send_nothing_twice
     let (first, began) = (first.unwrap_or(SEED), Instant::now());
     let (with_whatsapp, without): (Vec<_>, Vec<_>) =
         (first..first + runs).partition(|seed| has_whatsapp(*seed));
-    let every = |lane| without.iter().copied().skip(lane).step_by(LANES - 1);
-    let mut lanes: Vec<Vec<u64>> = (0..LANES - 1).map(|lane| every(lane).collect()).collect();
-    lanes.push(with_whatsapp);
-    lanes.retain(|seeds| !seeds.is_empty());
-    let lanes = lanes.into_iter().map(|seeds| {
+    let every = |series| without.iter().copied().skip(series).step_by(SERIES - 1);
+    let mut all: Vec<Vec<u64>> = (0..SERIES - 1)
+        .map(|series| every(series).collect())
+        .collect();
+    all.push(with_whatsapp);
+    all.retain(|seeds| !seeds.is_empty());
+    let all = all.into_iter().map(|seeds| {
         tokio::spawn(async move {
-            let mut lane = Lane::start(has_whatsapp(seeds[0])).await;
+            let mut series = Series::start(has_whatsapp(seeds[0])).await;
             let mut verdict = Verdict::default();
             for seed in seeds {
                 let plan = Arc::new(Plan::draw(seed));
-                lane.play(&plan, &mut verdict).await;
+                series.play(&plan, &mut verdict).await;
             }
             verdict
         })
     });
     let mut verdict = Verdict::default();
-    for of_lane in join_all(lanes).await {
-        verdict.add(of_lane.unwrap());
+    for of_series in join_all(all).await {
+        verdict.add(of_series.unwrap());
     }
     // Past the test harness, which keeps to itself what a test that succeeds prints.
     let _ = writeln!(

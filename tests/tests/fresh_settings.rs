@@ -49,7 +49,7 @@ fn assert_status(delivery: &Value, expected: &str) {
     assert_eq!(delivery["status"], expected, "{delivery}");
 }
 
-/// Makes the functions' processes remember the settings that there are.
+/// Makes the functions' processes remember the present settings.
 async fn warm(world: &World) {
     for strategy in STRATEGIES {
         delivered(world, strategy).await;

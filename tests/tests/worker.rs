@@ -31,7 +31,7 @@ async fn delivery(world: &World, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn poison_is_set_aside_with_its_reason_and_takes_no_other_message_with_it() {
+async fn poison_is_a_dead_letter_with_its_reason_and_takes_no_other_along() {
     let world = World::saved().await;
     let mut unknown_field = communication();
     unknown_field["colour"] = json!("red");
@@ -508,7 +508,7 @@ async fn a_dead_letter_that_is_put_back_is_known_by_the_id_that_it_had() {
 }
 
 #[tokio::test]
-async fn poison_that_can_not_be_set_aside_comes_again() {
+async fn poison_that_the_dead_letter_queue_refuses_is_redelivered() {
     let world = World::saved().await;
     world
         .aws
@@ -521,7 +521,7 @@ async fn poison_that_can_not_be_set_aside_comes_again() {
 }
 
 #[tokio::test]
-async fn poison_that_leaves_no_room_for_its_reason_is_set_aside_all_the_same() {
+async fn poison_without_room_for_its_reason_is_a_dead_letter_all_the_same() {
     let world = World::saved().await;
     let poison = "p".repeat(1_048_576);
     assert!(world.work_on(&[record("large", &poison)]).await.is_empty());

@@ -473,7 +473,7 @@ fn limit_problem(error: &TestLimitError, tenant: &Tenant) -> HttpProblem {
 
 fn store_problem(error: &StoreError) -> HttpProblem {
     if error.is_worth_a_retry() {
-        warn!(%error, "the settings store can not be reached");
+        warn!(%error, "the settings store cannot be reached");
         HttpProblem::unavailable()
     } else {
         error!(%error, "the settings cannot be used");

@@ -89,7 +89,7 @@ pub(crate) fn no_settings() -> HttpProblem {
 
 /// Settings that are stored and cannot be read: to be replaced by somebody who has them.
 pub(crate) fn unreadable(status: StatusCode, error: &StoreError) -> HttpProblem {
-    error!(%error, "the stored settings can not be read");
+    error!(%error, "the stored settings cannot be read");
     HttpProblem::unreadable_settings(status)
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn store_problem(error: StoreError) -> HttpProblem {
             "A clinic's settings may have 400 KB in all; shorten caPem or leave out fallbacks.",
         ),
         StoreError::Database { .. } | StoreError::Envelope(_) if error.is_worth_a_retry() => {
-            warn!(%error, "the settings store can not be reached");
+            warn!(%error, "the settings store cannot be reached");
             HttpProblem::unavailable()
         }
         StoreError::Database { .. }

@@ -403,7 +403,7 @@ fn pipeline_problem(error: PipelineError) -> HttpProblem {
         PipelineError::KeyConflict => key_conflict(),
         PipelineError::ClinicRequired => tenant::problem(&ClinicMissing::NoClinicId),
         PipelineError::Store(error) if error.is_worth_a_retry() => {
-            warn!(%error, "the settings store can not be reached");
+            warn!(%error, "the settings store cannot be reached");
             HttpProblem::unavailable()
         }
         PipelineError::Store(error) => {

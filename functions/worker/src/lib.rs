@@ -235,7 +235,7 @@ async fn handle_message(
     let (submission, accepted) = match Box::pin(acceptance::accept(deps, message)).await {
         Ok(accepted) => accepted,
         Err(Refused::Later(error)) => {
-            error!(%error, "a message can not be worked on at the moment");
+            error!(%error, "a message cannot be worked on at the moment");
             return MessageResult::Again(Requeue::Unreachable.wait(message.receive_count()));
         }
         Err(Refused::DeadLetter {
@@ -318,7 +318,7 @@ async fn dead_letter(
             MessageResult::Done
         }
         Err(error) => {
-            error!(%error, "a dead letter could not be set aside, and comes again");
+            error!(%error, "a message could not be moved to the dead-letter queue");
             MessageResult::Again(Requeue::Unreachable.wait(message.receive_count()))
         }
     }

@@ -106,7 +106,7 @@ async fn walk(
     report.at_work_elsewhere = counted.not_visible;
     let mut pace = Pace::per_second(plan.rate);
     let mut seen = HashSet::new();
-    // Those that come back as dead letters at once would be put back for ever.
+    // Those that come back as dead letters at once would be put back without end.
     let mut put_back = HashSet::new();
     let mut empty = 0;
     while report.seen < plan.limit {

@@ -214,7 +214,7 @@ impl ProviderFactory {
                 }),
                 // Saving checks for this; an entry saved before the check was there is passed over.
                 Err(error) => {
-                    warn!(clinic_id = %tenant, entry = %id, %error, "a provider entry can not be used");
+                    warn!(clinic_id = %tenant, entry = %id, %error, "a provider entry cannot be used");
                 }
             }
         }

@@ -78,7 +78,7 @@ pub struct Deleted {
 }
 
 impl Present {
-    /// The version of the settings that there are now, readable or not.
+    /// The present version of the settings, readable or not.
     pub const fn number(&self) -> Option<u64> {
         match self {
             Self::Nothing | Self::Deleted(_) => None,

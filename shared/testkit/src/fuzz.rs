@@ -84,7 +84,7 @@ pub fn chosen() -> &'static str {
     CHOSEN.get_or_init(|| std::env::var("FUZZ_TARGET").unwrap_or_default())
 }
 
-/// Prints the targets that there are and ends the process, where none is chosen.
+/// Prints the known targets and ends the process, where none is chosen.
 pub fn list_or_go_on(targets: &[&str]) {
     if chosen().is_empty() {
         for target in targets {

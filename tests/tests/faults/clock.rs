@@ -1,4 +1,4 @@
-//! The time of a lane of runs: the system's and as much again as the test says, in every process of the lane.
+//! The time of a series of runs: the system's and as much again as the test says, in every process of the series.
 
 use std::{
     io::Write,
@@ -12,13 +12,13 @@ use jiff::{SignedDuration, Timestamp};
 use tempfile::{NamedTempFile, TempDir};
 
 /// The clock as the test has it, who moves it.
-pub(super) struct LaneClock {
+pub(super) struct SeriesClock {
     /// By how many milliseconds it is fast.
     ahead: AtomicI64,
     directory: TempDir,
 }
 
-impl LaneClock {
+impl SeriesClock {
     pub(super) fn new() -> Self {
         let clock = Self {
             ahead: AtomicI64::new(0),
@@ -55,7 +55,7 @@ impl LaneClock {
     }
 }
 
-impl Clock for LaneClock {
+impl Clock for SeriesClock {
     fn now(&self) -> Timestamp {
         ahead(self.ahead.load(Ordering::Relaxed))
     }

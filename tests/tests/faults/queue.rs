@@ -1,4 +1,4 @@
-//! The queues as Lambda's event source mapping sees them, in the lane's own time.
+//! The queues as Lambda's event source mapping sees them, in the series's own time.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,4 +1,4 @@
-//! What surrounds the workers of a lane: AWS and the providers ask here what becomes of every call and every message.
+//! What surrounds the workers of a series: AWS and the providers ask here what becomes of every call and every message.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::isolation::{Account, Conduct, Kind, seen_in};
 
-/// The surroundings of a lane.
+/// The surroundings of a series.
 pub(super) struct Scene {
     aws: LocalAws,
     /// By what they are known by.

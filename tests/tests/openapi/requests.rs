@@ -16,7 +16,7 @@ use super::contract::{Contract, Direction};
 
 /// What every secret of a generated request begins with. Nothing that is answered has it.
 pub(crate) const PLANTED: &str = "planted-";
-/// Addresses of the kinds that there are.
+/// Addresses of every kind.
 const ADDRESSES: [&str; 4] = [
     "pat@example.com",
     "kim.o'neil+bills@sub.example.org",

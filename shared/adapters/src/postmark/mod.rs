@@ -29,10 +29,10 @@ use crate::{
     adapter::{Adapter, BuildError, Parts, api_url},
     config::ReadConfig,
     deadline::Deadline,
-    http::{Answer, HttpClients, HttpRequest, classify_transport, of_question},
+    http::{Answer, HttpClients, HttpRequest, classify_transport},
     message::Message,
     provider::{Capabilities, Provider},
-    verify::{Report, StageReport, VerifyStage},
+    verify::StageReport,
 };
 
 /// Where the token goes (API overview, "Authentication").
@@ -142,15 +142,11 @@ impl Provider for PostmarkProvider {
     }
 
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
-        let mut report = Report::new();
-        let reachable = self
+        let question = self.check_server(deadline);
+        let stages = self
             .http
-            .verify_reachable(&self.api_url, &mut report, deadline);
-        if reachable.await {
-            let checked = self.check_server(deadline).await.map_err(of_question);
-            report.stage(VerifyStage::Authenticate, checked);
-        }
-        report.end()
+            .verify_credentials(&self.api_url, deadline, question);
+        stages.await
     }
 }
 

@@ -28,10 +28,10 @@ use crate::{
     adapter::{Adapter, BuildError, Parts, api_url},
     config::ReadConfig,
     deadline::Deadline,
-    http::{HttpClients, HttpRequest, classify_transport, of_question},
+    http::{HttpClients, HttpRequest, classify_transport},
     message::Message,
     provider::{Capabilities, Provider},
-    verify::{Report, StageReport, VerifyStage},
+    verify::StageReport,
 };
 
 /// Where messages go, below the API's URL.
@@ -131,15 +131,11 @@ impl Provider for SendgridProvider {
     }
 
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
-        let mut report = Report::new();
-        let reachable = self
+        let question = self.check_key(deadline);
+        let stages = self
             .http
-            .verify_reachable(&self.api_url, &mut report, deadline);
-        if reachable.await {
-            let checked = self.check_key(deadline).await.map_err(of_question);
-            report.stage(VerifyStage::Authenticate, checked);
-        }
-        report.end()
+            .verify_credentials(&self.api_url, deadline, question);
+        stages.await
     }
 }
 

@@ -182,7 +182,7 @@ mod tests {
         let at = |seconds| NOW + SignedDuration::from_secs(seconds);
         assert_eq!(limit.get(at(599)), Some(4));
         assert_eq!(limit.get(at(600)), None);
-        // A clock that was put back does not make it last for ever.
+        // A clock that was put back does not make it last without end.
         assert_eq!(limit.get(at(-1)), None);
     }
 }

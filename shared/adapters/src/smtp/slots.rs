@@ -105,7 +105,7 @@ impl Slots {
         }
     }
 
-    /// Notes that the server refused one connection beside the others that there are, being made or open.
+    /// Notes that the server refused one connection beside the others, those being made or open.
     /// Whether there are others: if not, their number is not what the server minds.
     pub(super) fn learn_one_too_many(&self, mut refused: Permit) -> bool {
         let now = self.clock.now();

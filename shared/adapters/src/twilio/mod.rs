@@ -30,10 +30,10 @@ use crate::{
     adapter::{Adapter, BuildError, Parts, api_url},
     config::ReadConfig,
     deadline::Deadline,
-    http::{Answer, HttpClients, HttpRequest, classify_transport, of_question},
+    http::{Answer, HttpClients, HttpRequest, classify_transport},
     message::Message,
     provider::{Capabilities, Provider},
-    verify::{Report, StageReport, VerifyStage},
+    verify::StageReport,
 };
 
 /// The API's version, as it stands in its URLs.
@@ -157,21 +157,12 @@ impl Provider for TwilioProvider {
     }
 
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
-        let mut report = Report::new();
-        let api_url = &self.api_url;
-        if !self
-            .http
-            .verify_reachable(api_url, &mut report, deadline)
-            .await
-        {
-            return report.end();
-        }
         // Whether the number is a sender of the account's is known to another API only.
-        report.stage(
-            VerifyStage::Authenticate,
-            self.check_account(deadline).await.map_err(of_question),
-        );
-        report.end()
+        let question = self.check_account(deadline);
+        let stages = self
+            .http
+            .verify_credentials(&self.api_url, deadline, question);
+        stages.await
     }
 }
 

@@ -157,14 +157,14 @@ impl Pipeline {
         // A campaign over its quota is expected.
         if let Some(deferred) = deferred {
             deferred.fetch_add(1, Ordering::Relaxed);
-            info!(clinic_id = %tenant, request_id = %request, delivery_id = %id, reason, "delivery handed back");
+            info!(clinic_id = %tenant, request_id = %request, delivery_id = %id, reason, "delivery returned to the queue");
         } else {
-            warn!(clinic_id = %tenant, request_id = %request, delivery_id = %id, reason, "delivery handed back");
+            warn!(clinic_id = %tenant, request_id = %request, delivery_id = %id, reason, "delivery returned to the queue");
         }
     }
 }
 
 pub(super) fn unreachable(error: impl std::fmt::Display) -> Requeue {
-    warn!(%error, "a delivery can not be worked on");
+    warn!(%error, "a delivery cannot be worked on");
     Requeue::Unreachable
 }

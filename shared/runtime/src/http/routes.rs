@@ -169,7 +169,7 @@ fn match_path<'a>(
     Some(variables)
 }
 
-/// 405 with the methods that there are (RFC 9110 section 15.5.6).
+/// 405 with the allowed methods (RFC 9110 section 15.5.6).
 fn method_not_allowed(routes: &[&Route]) -> HttpProblem {
     let methods: Vec<_> = routes.iter().map(|route| route.method.as_str()).collect();
     let allowed = methods.join(", ");

@@ -1,4 +1,4 @@
-//! A lane: runs one after another, with an AWS and providers of their own.
+//! A series: runs one after another, with an AWS and providers of their own.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,7 +12,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::{
-    clock::LaneClock,
+    clock::SeriesClock,
     plan::{Company, Plan, Point, Sending, Way, settings},
     process::{Ending, Process, impatient},
     queue::Queues,
@@ -29,13 +29,13 @@ const MAX_BATCHES: u32 = 200;
 /// Longer than a lease of an invocation of this suite, and than the queues' visibility timeout.
 const BEYOND_A_LEASE: Duration = Duration::from_secs(200);
 
-/// One lane.
-pub(super) struct Lane {
+/// One series of runs.
+pub(super) struct Series {
     world: World,
     _api: HttpServer,
     runtime: RuntimeApi,
     scene: Arc<Scene>,
-    clock: Arc<LaneClock>,
+    clock: Arc<SeriesClock>,
     /// Of a producer, and of the event source mapping.
     sqs: aws_sdk_sqs::Client,
     processes: u64,
@@ -57,8 +57,8 @@ struct Run {
     first: Option<Value>,
 }
 
-impl Lane {
-    /// Starts one. In a lane without WhatsApp nobody has settings for that.
+impl Series {
+    /// Starts one. In a series without WhatsApp nobody has settings for that.
     pub(super) async fn start(whatsapp: bool) -> Self {
         let tenants = settings(whatsapp);
         let accounts: HashMap<_, _> = tenants
@@ -86,7 +86,7 @@ impl Lane {
             let document = document.collect::<serde_json::Map<_, _>>().into();
             world.put_settings(tenant, document).await.expect(201);
         }
-        let clock = Arc::new(LaneClock::new());
+        let clock = Arc::new(SeriesClock::new());
         let sdk = impatient(&world.sdk_of("send"));
         let resources = world.aws.resources();
         let pipeline = pipeline_with(&sdk, resources, &world.ca.pem(), clock.clone());
