@@ -18,9 +18,9 @@ const MIN_QUEUE_TIMEOUT: Duration = Duration::from_millis(500);
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// Receives with that wait: a minute and a half.
 const FIRST_RECEIVES: u32 = 18;
-/// The wait after them. It is no longer than a delivery that is taken is left alone beyond its lease, so that the outcome
+/// The wait after them. It is shorter than a delivery that is taken is left alone beyond its lease, so that the outcome
 /// comes before another copy of the request.
-const LATER_WAIT: Duration = Duration::from_secs(30);
+const LATER_WAIT: Duration = Duration::from_secs(20);
 /// From this receive on the message is put on the queue anew: the hundredth would be its last.
 const MAX_RECEIVES: u32 = 90;
 
@@ -34,29 +34,35 @@ fn wait(receives: u32) -> Duration {
 }
 
 /// Lets a message be tried later: by its next receive, or in place of its last ones as a new message.
-async fn again(deps: &Deps, message: &SqsMessage, mac: &str) -> MessageResult {
+async fn again(deps: &Deps, message: &SqsMessage, mac: &str, deadline: Deadline) -> MessageResult {
     let again = MessageResult::Again(wait(message.receive_count()));
-    let Ok(body) = String::from_utf8(message.body.clone()) else {
-        return again;
-    };
     if message.receive_count() < MAX_RECEIVES {
         return again;
     }
-    let anew = [OutcomeMessage {
-        body,
-        mac: mac.to_owned(),
-    }];
+    // `send` and the worker give every message with outcomes a group.
     let group = message.attributes.get("MessageGroupId");
-    let sent = deps
-        .queues
-        .send_outcomes(&anew, group.map_or("", String::as_str));
-    match sent.await {
-        Ok(()) => MessageResult::Done,
-        Err(error) => {
-            warn!(%error, "outcomes could not be queued anew");
-            again
-        }
+    let body = String::from_utf8(message.body.clone());
+    let (Some(group), Ok(body)) = (group, body) else {
+        return again;
+    };
+    let mac = mac.to_owned();
+    if send(deps, &[OutcomeMessage { body, mac }], group, deadline).await {
+        MessageResult::Done
+    } else {
+        again
     }
+}
+
+/// Puts outcomes on the urgent queue. Whether it took them.
+async fn send(deps: &Deps, messages: &[OutcomeMessage], group: &str, deadline: Deadline) -> bool {
+    let limit = Deadline::after(deadline.remaining().max(MIN_QUEUE_TIMEOUT));
+    let sent = deps.queues.send_outcomes(messages, group);
+    match limit.bound(Duration::MAX, sent).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => error!(%error, "outcomes could not be queued"),
+        Err(_) => error!("outcomes could not be queued in time"),
+    }
+    false
 }
 
 /// Records the outcomes that a message carries. Nothing is sent, whatever becomes of that.
@@ -69,10 +75,11 @@ pub(crate) async fn record(
     let recorded = deps.pipeline.record_outcomes(&message.body, mac, deadline);
     match recorded.await {
         Ok(RecordedOutcomes::All) => MessageResult::Done,
-        Ok(RecordedOutcomes::Some) => again(deps, message, mac).await,
+        Ok(RecordedOutcomes::Some) => again(deps, message, mac, deadline).await,
+        // For the rest of its receives, and then as a dead letter, which is an alarm.
         Ok(RecordedOutcomes::Unreadable) => {
             warn!("outcomes were written by another release, and wait for it");
-            again(deps, message, mac).await
+            MessageResult::Again(wait(message.receive_count()))
         }
         Ok(RecordedOutcomes::NotAuthentic) => {
             let reason = DeadLetterReason::NotACommunication;
@@ -80,7 +87,7 @@ pub(crate) async fn record(
         }
         Err(error) => {
             warn!(%error, "outcomes cannot be recorded at the moment");
-            again(deps, message, mac).await
+            again(deps, message, mac, deadline).await
         }
     }
 }
@@ -93,17 +100,9 @@ pub(crate) async fn queue(deps: &Deps, accepted: &Accepted, deadline: Deadline) 
     if pending.messages().is_empty() {
         return pending;
     }
-    let limit = Deadline::after(deadline.remaining().max(MIN_QUEUE_TIMEOUT));
-    let sent = deps
-        .queues
-        .send_outcomes(pending.messages(), accepted.group());
-    match limit.bound(Duration::MAX, sent).await {
-        Ok(Ok(())) => {
-            pipeline.note_on_queue(&pending);
-            return pending;
-        }
-        Ok(Err(error)) => error!(%error, "outcomes could not be queued"),
-        Err(_) => error!("outcomes could not be queued in time"),
+    if send(deps, pending.messages(), accepted.group(), deadline).await {
+        pipeline.note_on_queue(&pending);
+        return pending;
     }
     PendingOutcomes::default()
 }

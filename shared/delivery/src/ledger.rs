@@ -41,6 +41,9 @@ pub use starts::MessageStart;
 
 /// How long the ledger remembers: DynamoDB's time to live removes items after it.
 pub const RETENTION: Duration = Duration::from_hours(720);
+/// How long nobody takes a delivery over after its lease: its owner may have put the outcome on the queue at its deadline,
+/// or may keep it, and that is recorded first.
+pub(crate) const OUTCOME_GRACE: Duration = Duration::from_secs(30);
 
 type Item = HashMap<String, AttributeValue>;
 

@@ -17,6 +17,10 @@ const INACTIVE: i64 = 406;
 /// (Postmark's own client for Ruby, `InactiveRecipientError::PATTERNS`).
 const INACTIVE_AMONG_OTHERS: &str = "inactive addresses:";
 
+/// What a message is answered with that is sent by the token for tests, and that reaches nobody (Postmark, "Sending API",
+/// `POSTMARK_API_TEST`).
+const ACCEPTED_AS_TEST: &str = "Test job accepted";
+
 /// What is read of the answer to a message, and of an error.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -32,8 +36,9 @@ struct Reply {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Server {
+    /// What tells a server from any other object.
     #[serde(rename = "ID")]
-    id: i64,
+    _id: i64,
     delivery_type: Option<String>,
 }
 
@@ -46,7 +51,13 @@ pub(super) fn read_receipt(answer: &Answer, message: &Message) -> Result<Receipt
     let Some(accepted) = accepted else {
         return Err(refusal(answer, reply.as_ref()));
     };
-    let left_out = Inactive::read(accepted.message.as_deref().unwrap_or_default());
+    let text = accepted.message.as_deref().unwrap_or_default();
+    if text.eq_ignore_ascii_case(ACCEPTED_AS_TEST) {
+        return Err(reaches_nobody(
+            "The token is Postmark's for tests, by which messages reach nobody; save the token of a server.",
+        ));
+    }
+    let left_out = Inactive::read(text);
     if left_out.has(&message.mailbox()?.address) {
         let error = classify(INACTIVE, Fault::Other).unwrap_or_else(|| classify_status(answer));
         return Err(error.with_code(code(INACTIVE)));
@@ -111,19 +122,25 @@ pub(super) fn read_server(answer: &Answer) -> Result<(), ProviderError> {
         return Err(classify_status(answer));
     };
     // A sandbox server takes messages, and brings them to nobody (Server API, `DeliveryType`).
-    if server.id > 0 && server.delivery_type.as_deref() == Some("Sandbox") {
-        return Err(ProviderError::new(
-            Disposition::ProviderDown,
-            ErrorKind::SenderNotAllowed,
+    if server.delivery_type.as_deref() == Some("Sandbox") {
+        return Err(reaches_nobody(
             "The token is one of a sandbox server, whose messages reach nobody; save the token of a live server.",
         ));
     }
     Ok(())
 }
 
+fn reaches_nobody(detail: &'static str) -> ProviderError {
+    ProviderError::new(
+        Disposition::ProviderDown,
+        ErrorKind::SenderNotAllowed,
+        detail,
+    )
+}
+
 /// What an answer means that is not what was asked for.
 fn refusal(answer: &Answer, reply: Option<&Reply>) -> ProviderError {
-    if answer.status == CONTENT_TOO_LARGE && reply.is_none_or(|reply| reply.error_code.is_none()) {
+    if answer.status == CONTENT_TOO_LARGE {
         return too_large(answer);
     }
     let number = reply.and_then(|reply| reply.error_code);

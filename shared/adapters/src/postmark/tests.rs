@@ -119,6 +119,23 @@ fn copies_that_postmark_leaves_out_are_told() {
 }
 
 #[test]
+fn message_by_the_token_for_tests_is_not_sent() {
+    let body = json!({"ErrorCode": 0, "Message": "Test job accepted", "MessageID": "id-1"});
+    let error = read_receipt(&json_answer(200, &body), &full_email()).unwrap_err();
+    assert_eq!(error.disposition, Disposition::ProviderDown);
+}
+
+#[test]
+fn message_that_is_too_large_says_nothing_of_the_server() {
+    let body = json!({"ErrorCode": 413, "Message": "planted"});
+    let error = read_receipt(&json_answer(413, &body), &full_email()).unwrap_err();
+    assert_eq!(
+        (error.disposition, error.unhealthy),
+        (Disposition::Final, false)
+    );
+}
+
+#[test]
 fn check_passes_for_a_live_server_alone() {
     let server = |kind: &str| {
         json_answer(

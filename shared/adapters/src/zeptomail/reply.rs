@@ -66,10 +66,12 @@ fn refusal(answer: &Answer) -> ProviderError {
     let Ok(Refused { error: refused }) = answer.read::<Refused>() else {
         return classify_status(answer);
     };
-    let known = refused.details.iter().find_map(|detail| {
+    let known = refused.details.iter().filter_map(|detail| {
         let field = Field::of(detail.target.as_deref());
         Some((classify(&detail.code, field)?, detail.code.as_str()))
     });
+    // Another entry may send what this one refuses for its sender as well.
+    let known = known.min_by_key(|(error, _)| error.disposition == Disposition::Final);
     let (error, detail) = match known {
         Some((error, detail)) => (error, Some(detail)),
         None => (
@@ -95,17 +97,25 @@ pub(super) enum Field {
     Sender,
     /// The recipient.
     Recipient,
-    /// Another, or it is not said.
-    Other,
+    /// Another part of the message.
+    Message,
+    /// It is not said, or by a name that is not known.
+    Unknown,
 }
 
 impl Field {
     fn of(target: Option<&str>) -> Self {
-        match target.map(str::to_ascii_lowercase).as_deref() {
-            Some("from" | "bounce_address") => Self::Sender,
-            Some("to") => Self::Recipient,
-            Some(_) | None => Self::Other,
-        }
+        let target = target.unwrap_or_default().to_ascii_lowercase();
+        // Where it is a path, the field's name is followed by that of a part.
+        let mut names = target.split(['.', '/', '[', ']']).rev();
+        let known = names.find_map(|name| match name {
+            "from" | "bounce_address" => Some(Self::Sender),
+            "to" => Some(Self::Recipient),
+            "cc" | "bcc" | "reply_to" | "subject" | "textbody" | "htmlbody" | "attachments"
+            | "inline_images" | "mime_headers" => Some(Self::Message),
+            _ => None,
+        });
+        known.unwrap_or(Self::Unknown)
     }
 }
 
@@ -132,7 +142,14 @@ pub(super) fn classify(code: &str, field: Field) -> Option<ProviderError> {
             InvalidRecipient,
             "ZeptoMail rejected the recipient's address; check it.",
         ),
-        (MISSING | "SM_113", Field::Other) => error(
+        // It may be the sender, who is the entry's.
+        (MISSING | "SM_113", Field::Unknown) => error(
+            ProviderDown,
+            Unexpected,
+            "ZeptoMail refused a field and did not say which; check fromEmail, and the addresses of the message.",
+        )
+        .health_unchanged(),
+        (MISSING | "SM_113", Field::Message) => error(
             Final,
             InvalidMessage,
             "ZeptoMail refused the message for its form; check its copies, title, body and files.",
@@ -169,7 +186,7 @@ pub(super) fn classify(code: &str, field: Field) -> Option<ProviderError> {
             QuotaExceeded,
             "The ZeptoMail account's credits are used up or have expired; buy new ones.",
         ),
-        ("SMI_115", _) => error(
+        ("SMI_115" | "SM_151", _) => error(
             ProviderDown,
             QuotaExceeded,
             "The ZeptoMail account has sent all that it may today; ask ZeptoMail for more, or wait for the next day.",

@@ -113,6 +113,23 @@ fn every_reply_means_what_its_fixture_says() {
 }
 
 #[test]
+fn fault_that_may_be_the_senders_goes_to_the_next_provider() {
+    let refused = |details: Value| {
+        let body = json!({"error": {"code": "TM_4001", "details": details}});
+        read_receipt(&json_answer(400, &body)).unwrap_err()
+    };
+    let of = |target: Value| refused(json!([{"code": "SM_113", "target": target}])).disposition;
+    for target in [json!("from.address"), json!("sender"), Value::Null] {
+        assert_eq!(of(target.clone()), Disposition::ProviderDown, "{target}");
+    }
+    for target in ["to[0].email_address", "cc", "reply_to/0/address"] {
+        assert_eq!(of(json!(target)), Disposition::Final, "{target}");
+    }
+    let both = json!([{"code": "SM_113", "target": "cc"}, {"code": "SM_111", "target": "from"}]);
+    assert_eq!(refused(both).disposition, Disposition::ProviderDown);
+}
+
+#[test]
 fn check_passes_where_only_the_message_is_missing() {
     let answer = |status: u16, code: &str| {
         let details = json!([{"code": code, "message": "planted", "target": "from"}]);

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 
 use super::{
-    Claim, DeliveryHistory, Item, Ledger, LedgerError, Owner, RequestRecord,
+    Claim, DeliveryHistory, Item, Ledger, LedgerError, OUTCOME_GRACE, Owner, RequestRecord,
     attributes::{
         count, database, flag, key, n, optional, refused_item, required, s, string, time,
         time_to_live, waiting_value,
@@ -206,7 +206,9 @@ pub(super) fn claim_refused(
         // Our own claim, whose response was lost and which was repeated.
         DeliveryStatus::Sending if string(item, "owner") == Some(&owner.token) => owned(item),
         DeliveryStatus::Sending => {
-            let until = lease_until(item)?;
+            // Its owner may have put the outcome on the queue, or keep it: that is recorded first.
+            let until = lease_until(item)?.saturating_add(OUTCOME_GRACE);
+            let until = until.unwrap_or(Timestamp::MAX);
             if now < until {
                 return Ok(Claim::Busy { until });
             }

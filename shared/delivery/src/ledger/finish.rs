@@ -5,9 +5,10 @@ use comms_core::{Attempt, DeliveryId, DeliveryStatus, RequestId, SentVia};
 use jiff::Timestamp;
 
 use super::{
-    Ledger, LedgerError, Outcome, Owner,
+    Item, Ledger, LedgerError, Outcome, Owner,
     attributes::{database, key, n, refused_item, s, string, waiting_value},
     details,
+    late::COUNTED,
     writes::Purpose,
 };
 
@@ -22,6 +23,20 @@ impl Ledger {
         outcome: &Outcome,
         now: Timestamp,
     ) -> Result<(), LedgerError> {
+        let written = self.write_outcome(request, delivery, owner, outcome, now, None);
+        written.await.map(drop)
+    }
+
+    /// The same, with a `mark` that says who counts it. The item as it was where the outcome was there already.
+    pub(super) async fn write_outcome(
+        &self,
+        request: &RequestId,
+        delivery: &DeliveryId,
+        owner: &Owner,
+        outcome: &Outcome,
+        now: Timestamp,
+        mark: Option<&str>,
+    ) -> Result<Option<Item>, LedgerError> {
         let attempts =
             Attempt::to_stored(&outcome.attempts).map_err(|_| LedgerError::Corrupt("attempts"))?;
         let mut update = String::from("SET #status = :status, updatedAt = :now");
@@ -38,6 +53,12 @@ impl Ledger {
             .expression_attribute_values(":owner", s(&owner.token))
             .expression_attribute_values(":status", s(outcome.status.as_str()))
             .expression_attribute_values(":now", s(&now.to_string()));
+        if let Some(mark) = mark {
+            update.push_str(", #counted = :mark");
+            request_builder = request_builder
+                .expression_attribute_names("#counted", COUNTED)
+                .expression_attribute_values(":mark", s(mark));
+        }
         // A claim whose response was lost does not know these attributes.
         if !outcome.is_untouched {
             update.push_str(", attempts = :attempts, possibleDuplicate = :duplicate");
@@ -99,7 +120,7 @@ impl Ledger {
         let update = request_builder.update_expression(update);
         let written = self.write(update, Purpose::Outcome).await;
         match written.result {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(None),
             Err(error) => match refused_item(&error) {
                 // Our own write, whose response was lost and which was repeated, or that of another process.
                 Some(item)
@@ -107,7 +128,7 @@ impl Ledger {
                         && string(&item, "status").map(String::as_str)
                             == Some(outcome.status.as_str()) =>
                 {
-                    Ok(())
+                    Ok(Some(item))
                 }
                 Some(_) => Err(LedgerError::OwnershipLost),
                 None => Err(database("UpdateItem", &error)),

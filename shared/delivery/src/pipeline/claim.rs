@@ -13,7 +13,7 @@ use super::{
     unrecorded::{Late, LateOutcome},
 };
 use crate::ledger::{
-    Claim, DeliveryHistory, LedgerError, NextAttempt, Outcome, Owner, RequestRecord,
+    Claim, DeliveryHistory, LedgerError, NextAttempt, OUTCOME_GRACE, Outcome, Owner, RequestRecord,
 };
 
 /// The timeout of a claim's withdrawal in its own invocation, which has at least four seconds left.
@@ -92,7 +92,7 @@ impl Pipeline {
             })),
             // Another worker takes it over first.
             Claim::Abandoned { .. } => Err(NotClaimed::Requeue(Requeue::Busy {
-                after: Duration::ZERO,
+                after: OUTCOME_GRACE,
             })),
             Claim::NotYet { until } => Err(NotClaimed::Requeue(Requeue::Deferred {
                 after: self.time_until(until),

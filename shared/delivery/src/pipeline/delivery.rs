@@ -29,6 +29,7 @@ use crate::{
 
 /// The time that publishing health and limits leaves until the deadline, so that the result is not cut off.
 const SHARING_MARGIN: Duration = Duration::from_millis(100);
+
 /// Whether the ledger did not take the outcome of the delivery.
 fn is_unrecorded(recorded: &Result<Delivery, Requeue>) -> bool {
     match recorded {

@@ -9,7 +9,10 @@ use comms_core::{Delivery, DeliveryId};
 use tracing::{info, warn};
 
 use super::Pipeline;
-use crate::{deferral, ledger::RequestRecord};
+use crate::{
+    deferral,
+    ledger::{OUTCOME_GRACE, RequestRecord},
+};
 
 /// The result of one delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,14 +36,14 @@ pub enum DeliveryResult {
 pub enum Requeue {
     /// Another invocation holds its lease.
     Busy {
-        /// The time until its lease ends.
+        /// The time until it may be taken over.
         after: Duration,
     },
     /// The deadline left too little time.
     OutOfTime,
     /// Settings, keys or ledger could not be reached.
     Unreachable,
-    /// It may have been sent, and its outcome could not be recorded.
+    /// Its outcome, or that nothing was sent, could not be recorded.
     NotRecorded {
         /// The time until this process's lease ends.
         after: Duration,
@@ -109,13 +112,12 @@ impl Requeue {
 
     /// How long the message stays invisible after `receives` receives.
     pub fn wait(self, receives: u32) -> Duration {
-        /// The owner may have put the outcome on the queue at its deadline, or may keep it; that is recorded first.
-        const FOR_AN_OUTCOME: Duration = Duration::from_secs(30);
         let wait = match self {
-            Self::Busy { after } | Self::NotRecorded { after } => after + FOR_AN_OUTCOME,
+            Self::NotRecorded { after } => after + OUTCOME_GRACE,
             Self::OutOfTime => Duration::ZERO,
             Self::Unreachable | Self::KeyConflict => deferral::backoff(receives.saturating_sub(1)),
-            Self::Deferred { after }
+            Self::Busy { after }
+            | Self::Deferred { after }
             | Self::OverQuota { after }
             | Self::ShareTaken { after }
             | Self::WaitingForProvider { after }

@@ -342,14 +342,15 @@ async fn write(ledger: &Ledger, late: &LateOutcome) -> Result<bool, LedgerError>
         at,
         ..
     } = late;
-    ledger
-        .finish(&request.id, &delivery.id, owner, outcome, *at)
-        .await?;
-    // A claim that was withdrawn is nothing to count.
+    let (request, delivery) = (&request.id, &delivery.id);
     if outcome.is_untouched {
-        return Ok(false);
+        // A claim that was withdrawn is nothing to count.
+        let withdrawn = ledger.finish(request, delivery, owner, outcome, *at);
+        return withdrawn.await.map(|()| false);
     }
-    ledger.take_count(&request.id, &delivery.id, owner).await
+    ledger
+        .finish_late(request, delivery, owner, outcome, *at)
+        .await
 }
 
 #[cfg(test)]
