@@ -19,7 +19,7 @@ no_account := "AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_MAX_ATTEM
 
 # Where .ci/run puts what it installs as well.
 tools := env("CARGO_TARGET_DIR", justfile_directory() / "target") / "ci-tools"
-export PATH := tools / "venv/bin:" + env("PATH")
+export PATH := tools / "venv/bin:" + tools / "deny/venv/bin:" + env("PATH")
 
 advisory_db := "https://github.com/RustSec/advisory-db"
 
@@ -61,7 +61,7 @@ lint:
 
 # Check licences, banned crates, sources, and advisories where their database can be reached
 deny:
-    @command -v cargo-deny >/dev/null || { echo "There is no cargo-deny here: cargo install --locked cargo-deny" >&2; exit 1; }
+    @command -v cargo-deny >/dev/null || { echo "There is no cargo-deny here: .ci/run deny installs it, or cargo install --locked cargo-deny" >&2; exit 1; }
     cargo deny --locked check --hide-inclusion-graph licenses bans sources
     @if GIT_TERMINAL_PROMPT=0 timeout 30 git ls-remote --quiet {{ advisory_db }} HEAD >/dev/null 2>&1; then \
         cargo deny --locked check advisories; \
