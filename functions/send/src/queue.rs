@@ -13,7 +13,7 @@ use aws_sdk_sqs::{
         SendMessageBatchRequestEntry,
     },
 };
-use comms_adapters::retry::jitter;
+use comms_core::backoff::{Backoff, jitter};
 use comms_core::request::{Priority, Recipient, Submission};
 use comms_delivery::{
     Accepted,
@@ -48,8 +48,8 @@ const LARGE_CONTENT: usize = 65_536;
 /// How often what SQS did not take is offered again, beside the SDK's own retries of whole requests.
 const RETRIES: u32 = 3;
 
-/// The wait before the first of those is up to this long, before each later one up to twice as long.
-const RETRY_WAIT: Duration = Duration::from_millis(100);
+/// The waits before those, of up to 400 ms.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(400));
 
 /// Why a communication is not on the queue, or not all of it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -273,8 +273,7 @@ impl Queue {
             if is_refused || retry == RETRIES {
                 return Err(Refused::new(parts, &code));
             }
-            let wait = RETRY_WAIT.saturating_mul(2_u32.saturating_pow(retry));
-            tokio::time::sleep(wait.mul_f64(jitter())).await;
+            tokio::time::sleep(BACKOFF.with_full_jitter(retry, jitter())).await;
             retry += 1;
         }
     }

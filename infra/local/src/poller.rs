@@ -19,6 +19,7 @@ use aws_sdk_sqs::types::{
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use comms_core::backoff::Backoff;
 use comms_functions::{Function, SourceQueue, Trigger};
 use comms_testkit::aws::{ACCOUNT, LocalAws, REGION};
 use serde_json::{Map, Value, json};
@@ -38,8 +39,8 @@ const LONG_POLL_SECONDS: i32 = 20;
 /// be redelivered while it is still being delivered.
 pub(crate) const VISIBILITY_TIMEOUT: u64 = 35;
 
-/// Waits after a failure of the queue itself: doubling, up to this.
-const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// The waits after failures of the queue itself.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// One queue's place between SQS and the worker.
 #[derive(Clone)]
@@ -95,15 +96,15 @@ impl Poller {
     /// Polls until the task ends.
     pub(crate) async fn run(self) {
         let slots = Arc::new(Semaphore::new(self.source.batches));
-        let mut backoff = Duration::ZERO;
+        let mut failures = 0_u32;
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
                 return;
             };
             match self.receive().await {
-                Ok(batch) if batch.is_empty() => backoff = Duration::ZERO,
+                Ok(batch) if batch.is_empty() => failures = 0,
                 Ok(batch) => {
-                    backoff = Duration::ZERO;
+                    failures = 0;
                     let poller = self.clone();
                     tokio::spawn(async move {
                         poller.deliver(batch).await;
@@ -111,7 +112,8 @@ impl Poller {
                     });
                 }
                 Err(error) => {
-                    backoff = (backoff * 2).clamp(Duration::from_millis(500), MAX_BACKOFF);
+                    let backoff = BACKOFF.without_jitter(failures);
+                    failures = failures.saturating_add(1);
                     warn(format_args!(
                         "[poller] the {} does not answer: {error}; trying again in {backoff:?}",
                         self.source.name

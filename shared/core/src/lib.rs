@@ -9,6 +9,7 @@ pub mod account;
 pub mod address;
 pub mod attachment;
 pub mod audit;
+pub mod backoff;
 pub mod base_url;
 mod calendar;
 pub mod channel;

@@ -30,7 +30,8 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use comms_adapters::{Deadline, retry::jitter, smtp::ConnectionLimit};
+use comms_adapters::{Deadline, smtp::ConnectionLimit};
+use comms_core::backoff::jitter;
 use comms_core::{Clock, HashKey};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{sleep, timeout};

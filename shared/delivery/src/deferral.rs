@@ -2,25 +2,21 @@
 
 use std::time::Duration;
 
-use comms_adapters::retry::jitter;
+use comms_core::backoff::{Backoff, jitter};
 
 /// How often a delivery is deferred because no provider could take it. With the waits below that is
 /// two hours, after which it has failed.
 pub const MAX_DEFERRALS: u32 = 12;
 
-/// The first wait; each later one is twice as long.
-const MIN_DEFERRAL: Duration = Duration::from_secs(30);
-/// No wait is longer, unless a provider asks for it.
-const MAX_BACKOFF: Duration = Duration::from_mins(15);
+/// The waits, unless a provider asks for a longer one.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_mins(15));
 /// No wait is longer than this whoever asks: a message may stay invisible for twelve hours after it
 /// was received (Amazon SQS Developer Guide, "Visibility timeout").
 pub(crate) const MAX_DEFERRAL_DURATION: Duration = Duration::from_hours(11);
 
 /// The wait after so many, from 0, doubling from half a minute to a quarter of an hour.
 pub fn backoff(waits: u32) -> Duration {
-    MIN_DEFERRAL
-        .saturating_mul(2_u32.saturating_pow(waits))
-        .min(MAX_BACKOFF)
+    BACKOFF.without_jitter(waits)
 }
 
 /// The wait before the next try of a delivery that was deferred `deferrals` times before, where the
@@ -50,7 +46,7 @@ mod tests {
             waits,
             [30, 60, 120, 240, 480, 900, 900, 900, 900, 900, 900, 900]
         );
-        assert_eq!(backoff(u32::MAX), MAX_BACKOFF);
+        assert_eq!(backoff(u32::MAX), Duration::from_mins(15));
     }
 
     #[test]
@@ -63,7 +59,7 @@ mod tests {
                     "{wait:?}"
                 );
                 assert!(
-                    (MIN_DEFERRAL..=MAX_DEFERRAL_DURATION).contains(&wait),
+                    (backoff(0)..=MAX_DEFERRAL_DURATION).contains(&wait),
                     "{wait:?}"
                 );
             }

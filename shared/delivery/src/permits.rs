@@ -18,8 +18,8 @@ use aws_sdk_dynamodb::{
     operation::update_item::{UpdateItemError, UpdateItemOutput},
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
-use comms_adapters::retry::jitter;
 use comms_core::Clock;
+use comms_core::backoff::jitter;
 use comms_settings::{error_code, retries};
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};

@@ -49,7 +49,6 @@ use account::{Account, Lease, Refused, Wanted, live_part};
 pub use account::{Grant, MAX_LEASE_DURATION};
 pub use paid::{Paid, Payer};
 use reservation::{Asked, Release, Reservation, room};
-pub(crate) use wait::spread;
 pub use wait::wait_for;
 use windows::{Windows, end_of, windows};
 use write::{WriteFailure, database, wait_after};

@@ -35,13 +35,14 @@ use aws_sdk_dynamodb::{
 use comms_adapters::{
     AccountRateLimit, Admission, Message, RateLimiter, rate::Rate, rate_limiter::MAX_WAIT_DURATION,
 };
+use comms_core::backoff::Backoff;
 use comms_core::{Clock, HashKey};
 use comms_settings::{error_code, retries};
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
-use crate::{ledger::LedgerError, quota::spread, recent::Recent};
+use crate::{ledger::LedgerError, recent::Recent};
 
 /// How long a process sends one message to a recipient without telling the others. In that time a sender may
 /// send 50 to one recipient (Meta), and hardly anybody gets two.
@@ -414,11 +415,13 @@ impl RateLimiter for KeyedRateLimiter<'_> {
     }
 }
 
+/// The time over which messages without a permit are spread, by their receives.
+const SPREAD: Backoff = Backoff::new(MAX_WAIT_DURATION, Duration::from_mins(15));
+
 /// How long a message waits on the queue for its permit, when it asked to come back after `after` and the queue has
 /// brought it `receives` times. As of [`crate::quota::wait_for`].
 pub fn wait_for(after: Duration, receives: u32, jitter: f64) -> Duration {
-    let spread = spread(MAX_WAIT_DURATION, Duration::from_mins(15), receives);
-    after + spread.mul_f64(jitter)
+    after + SPREAD.with_full_jitter(receives.saturating_sub(1), jitter)
 }
 
 /// What a burst may be ahead of the sustained rate.

@@ -19,7 +19,8 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use comms_adapters::{Deadline, retry::jitter};
+use comms_adapters::Deadline;
+use comms_core::backoff::{Backoff, jitter};
 use comms_core::{Channel, Clock, Tenant};
 use futures_util::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
@@ -28,7 +29,6 @@ use tracing::{info, warn};
 
 use crate::{
     permits::{Permits, Rider, Taken, TakenSlot},
-    quota::spread,
     recent::Recent,
 };
 
@@ -48,9 +48,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
 /// A message that is returned waits at least so long.
 const MIN_WAIT: Duration = Duration::from_secs(2);
-/// And longer by up to this, doubled each time the queue delivers it again, up to [`MAX_SPREAD`].
-const FIRST_SPREAD: Duration = Duration::from_secs(4);
-const MAX_SPREAD: Duration = Duration::from_mins(15);
+/// And longer by up to this, by its receives.
+const SPREAD: Backoff = Backoff::new(Duration::from_secs(4), Duration::from_mins(15));
 /// Clinics, queues and channels that are remembered.
 const REMEMBERED: usize = 2_000;
 
@@ -476,7 +475,7 @@ impl Working<'_> {
 
 /// How long a message waits that the queue has delivered `receives` times; `jitter` is from 0 to 1.
 pub fn wait_for(receives: u32, jitter: f64) -> Duration {
-    MIN_WAIT + spread(FIRST_SPREAD, MAX_SPREAD, receives).mul_f64(jitter)
+    MIN_WAIT + SPREAD.with_full_jitter(receives.saturating_sub(1), jitter)
 }
 
 /// The same with a jitter of its own.
@@ -522,8 +521,8 @@ mod tests {
     #[test]
     fn wait_for_a_worker_grows_with_each_receive() {
         assert_eq!(wait_for(1, 0.0), MIN_WAIT);
-        assert_eq!(wait_for(1, 1.0), MIN_WAIT + FIRST_SPREAD);
-        assert_eq!(wait_for(3, 1.0), MIN_WAIT + 4 * FIRST_SPREAD);
-        assert_eq!(wait_for(90, 1.0), MIN_WAIT + MAX_SPREAD);
+        assert_eq!(wait_for(1, 1.0), MIN_WAIT + Duration::from_secs(4));
+        assert_eq!(wait_for(3, 1.0), MIN_WAIT + Duration::from_secs(16));
+        assert_eq!(wait_for(90, 1.0), MIN_WAIT + Duration::from_mins(15));
     }
 }

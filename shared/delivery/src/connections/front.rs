@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use comms_adapters::{Deadline, retry::jitter};
+use comms_adapters::Deadline;
 use comms_core::HashKey;
+use comms_core::backoff::jitter;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use comms_adapters::retry::jitter;
 use comms_adapters::smtp::{ConnectionLimit, Granted};
+use comms_core::backoff::jitter;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tracing::warn;

@@ -13,7 +13,8 @@ use aws_sdk_dynamodb::{
         UpdateItemError, UpdateItemOutput, builders::UpdateItemFluentBuilder,
     },
 };
-use comms_adapters::{Deadline, retry::jitter};
+use comms_adapters::Deadline;
+use comms_core::backoff::{Backoff, jitter};
 use comms_settings::{had_no_effect, is_for_credentials, is_refusal};
 use futures_util::FutureExt as _;
 
@@ -21,23 +22,12 @@ use super::Ledger;
 
 /// How long a write is tried that has no deadline of its own.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
-/// The first wait is up to this long; each later one up to twice as long as the one before.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
-/// No wait is longer. DynamoDB counts capacity by the second.
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// The waits between tries, up to a second: DynamoDB counts capacity by the second.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// How often a write is tried whose process has no credentials any more: they cannot change in it, and one answer may
 /// be wrong.
 const TRIES_WITHOUT_CREDENTIALS: u32 = 3;
-
-/// The wait after `tries` tries, from 1: half of it at least, so that a failing table is not asked without a pause.
-fn backoff(tries: u32, jitter: f64) -> Duration {
-    let doublings = tries.saturating_sub(1).min(10);
-    let ceiling = FIRST_BACKOFF
-        .saturating_mul(1 << doublings)
-        .min(MAX_BACKOFF);
-    ceiling.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
-}
 
 type WriteError = SdkError<UpdateItemError, HttpResponse>;
 
@@ -95,9 +85,9 @@ impl Ledger {
                 Err(elapsed) => SdkError::timeout_error(format!("{elapsed:?}")),
             };
             is_uncertain |= !had_no_effect(&error);
+            let wait = BACKOFF.with_equal_jitter(tries, jitter());
             tries = tries.saturating_add(1);
             without_credentials += u32::from(is_for_credentials(&error));
-            let wait = backoff(tries, jitter());
             if until.remaining() <= wait || without_credentials >= TRIES_WITHOUT_CREDENTIALS {
                 return Written {
                     result: Err(error),
@@ -115,10 +105,13 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_a_second_and_are_spread() {
-        let longest: Vec<_> = (1..8)
-            .map(|tries| backoff(tries, 1.0).as_millis())
+        let longest: Vec<_> = (0..7)
+            .map(|tries| BACKOFF.with_equal_jitter(tries, 1.0).as_millis())
             .collect();
         assert_eq!(longest, [50, 100, 200, 400, 800, 1_000, 1_000]);
-        assert_eq!(backoff(u32::MAX, 0.0), MAX_BACKOFF / 2);
+        assert_eq!(
+            BACKOFF.with_equal_jitter(u32::MAX, 0.0),
+            Duration::from_millis(500)
+        );
     }
 }

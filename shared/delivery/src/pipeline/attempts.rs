@@ -5,8 +5,9 @@ use std::{pin::Pin, time::Duration};
 use comms_adapters::{
     ChainEnd, ChainReport, Message,
     chain::{AmbiguityPolicy, RenewAt, Renewal},
-    retry::{MIN_ATTEMPT_DURATION, jitter},
+    retry::MIN_ATTEMPT_DURATION,
 };
+use comms_core::backoff::jitter;
 use comms_core::{
     Attempt, AttemptOutcome, DeliveryStatus, Disposition, FailureReason, WaitReason, Waiting,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comms_adapters::retry::jitter;
+use comms_core::backoff::jitter;
 use jiff::Timestamp;
 
 use super::{Limits, OnExhausted, Pipeline, QuotaSource, Requeue};

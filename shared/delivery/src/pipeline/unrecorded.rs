@@ -12,7 +12,8 @@ use std::{
     time::Duration,
 };
 
-use comms_adapters::{Deadline, retry::jitter};
+use comms_adapters::Deadline;
+use comms_core::backoff::jitter;
 use comms_core::{Delivery, DeliveryId, DeliveryStatus, RequestId, metric::METRICS};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;

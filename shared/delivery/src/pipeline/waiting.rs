@@ -8,7 +8,8 @@
 
 use std::time::Duration;
 
-use comms_adapters::{ChainReport, retry::jitter};
+use comms_adapters::ChainReport;
+use comms_core::backoff::jitter;
 use comms_core::{
     Attempt, AttemptOutcome, DeliveryStatus, Disposition, EntryId, ErrorKind, Position, WaitReason,
     Waiting,

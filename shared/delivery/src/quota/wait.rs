@@ -2,6 +2,7 @@
 
 use std::{cmp::min, time::Duration};
 
+use comms_core::backoff::Backoff;
 use jiff::Timestamp;
 
 use super::{Exhausted, windows::lasts};
@@ -21,15 +22,7 @@ pub fn wait_for(exhausted: &Exhausted, receives: u32, now: Timestamp, jitter: f6
         Duration::from_mins(30)
     };
     let until = Duration::try_from(exhausted.until.duration_since(now)).unwrap_or_default();
-    let first = min(period, Duration::from_mins(15));
-    min(
-        until + spread(first, most, receives).mul_f64(jitter),
-        MAX_WAIT_DURATION,
-    )
-}
-
-/// The time over which messages are spread after `receives` receives.
-pub(crate) fn spread(first: Duration, most: Duration, receives: u32) -> Duration {
-    let doubled = 2_u32.saturating_pow(receives.saturating_sub(1));
-    min(first.saturating_mul(doubled), most)
+    let spread = Backoff::new(min(period, Duration::from_mins(15)), most);
+    let extra = spread.with_full_jitter(receives.saturating_sub(1), jitter);
+    min(until + extra, MAX_WAIT_DURATION)
 }

@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::{
     operation::update_item::UpdateItemError,
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
 };
-use comms_adapters::retry::jitter;
+use comms_core::backoff::jitter;
 use comms_settings::error_code;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
