@@ -8,11 +8,13 @@ use thiserror::Error;
 
 use crate::{
     config::{ProviderConfig, ReadConfig},
-    egress::EgressGuard,
-    http::HttpClients,
+    net::{
+        egress::EgressGuard,
+        http::HttpClients,
+        sockets::Sockets,
+        tls::{TlsConfigs, TlsError},
+    },
     provider::{Capabilities, Provider},
-    sockets::Sockets,
-    tls::{TlsConfigs, TlsError},
 };
 
 /// What the adapters of one process share.

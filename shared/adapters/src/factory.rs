@@ -18,13 +18,11 @@ use crate::{
     adapter::{BuildError, Parts},
     chain::{AmbiguityPolicy, Chain, ChainEntry},
     config::ProviderConfig,
-    egress::EgressGuard,
     health::Health,
+    net::{egress::EgressGuard, sockets::Sockets, tls::TlsConfigs},
     provider::Provider,
     registry,
     retry::RetryPolicy,
-    sockets::Sockets,
-    tls::TlsConfigs,
 };
 
 /// One entry of a chain to be built.

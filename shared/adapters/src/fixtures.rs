@@ -20,10 +20,12 @@ use crate::{
         ProviderConfig, ReadConfig,
         read::{Reading, Rules},
     },
-    egress::{EgressAllow, SystemResolver},
-    http::{Answer, HttpClients},
     message::Message,
-    tls::TlsConfigs,
+    net::{
+        egress::{EgressAllow, SystemResolver},
+        http::{Answer, HttpClients},
+        tls::TlsConfigs,
+    },
 };
 
 fn path(below: &str) -> PathBuf {

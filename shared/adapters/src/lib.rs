@@ -13,7 +13,6 @@ pub mod adapter;
 pub mod chain;
 pub mod config;
 pub mod deadline;
-pub mod egress;
 pub mod factory;
 #[cfg(test)]
 mod fixtures;
@@ -21,11 +20,10 @@ mod fixtures;
 mod fuzz;
 pub mod health;
 mod html_text;
-pub mod http;
 pub mod message;
 pub mod meta;
-mod metered;
 pub mod mime;
+mod net;
 pub mod postmark;
 pub mod provider;
 pub mod rate;
@@ -35,9 +33,6 @@ pub mod retry;
 pub mod sendgrid;
 pub mod ses;
 pub mod smtp;
-pub mod sockets;
-mod tcp;
-pub mod tls;
 pub mod twilio;
 pub mod verify;
 pub mod zeptomail;
@@ -47,13 +42,19 @@ pub use adapter::{BuildError, Parts};
 pub use chain::{Chain, ChainEnd, ChainReport};
 pub use config::{OwnSender, ProviderConfig};
 pub use deadline::Deadline;
-pub use egress::EgressGuard;
 pub use factory::{ChainSpec, EntrySpec, ProviderFactory};
 pub use health::Health;
-pub use http::HttpClients;
 pub use message::Message;
+pub use net::{
+    egress,
+    egress::EgressGuard,
+    http,
+    http::HttpClients,
+    sockets,
+    sockets::{SocketStatistics, Sockets},
+    tls,
+};
 pub use provider::{Capabilities, Provider};
 pub use rate::Rate;
 pub use rate_limiter::{Admission, ProbePermit, RateLimiter};
-pub use sockets::{SocketStatistics, Sockets};
 pub use verify::{StageOutcome, StageReport, VerifyStage};

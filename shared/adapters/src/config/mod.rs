@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use self::read::Reading;
 pub use self::sender::OwnSender;
-use crate::{egress::EgressAllow, rate::RateLimits, verify::VerifyPlan};
+use crate::{net::egress::EgressAllow, rate::RateLimits, verify::VerifyPlan};
 
 /// The configuration of one provider entry, with its secrets.
 ///

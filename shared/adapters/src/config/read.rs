@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::sender::OwnSender;
-use crate::egress::{EgressAllow, EgressError, HTTPS_PORTS};
+use crate::net::egress::{EgressAllow, EgressError, HTTPS_PORTS};
 
 /// Characters of a secret.
 pub const MAX_SECRET: usize = 1_024;

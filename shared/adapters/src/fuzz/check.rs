@@ -7,7 +7,7 @@ use comms_testkit::fuzz::PLANTED;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-use crate::http::{Answer, of_question, provider_id};
+use crate::net::http::{Answer, of_question, provider_id};
 
 /// When every answer came in.
 const RECEIVED: Timestamp = Timestamp::constant(1_700_000_000, 0);

@@ -18,7 +18,7 @@ use crate::{
             url_json,
         },
     },
-    egress::EgressAllow,
+    net::egress::EgressAllow,
     rate::{AccountLimit, Rate, RateLimits},
     verify::{VerifyPlan, VerifyStage},
 };

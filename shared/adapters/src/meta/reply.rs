@@ -5,7 +5,7 @@ use std::time::Duration;
 use comms_core::{AfterRetries, Disposition, ErrorKind, ProviderCode, ProviderError, Receipt};
 use serde_json::Value;
 
-use crate::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large};
+use crate::net::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large};
 
 /// One message in six seconds to one recipient (throughput, "Pair rate limits"), and a burst is paid
 /// back at that rate. Each further refusal is waited for four times as long, by who tries again.

@@ -14,9 +14,11 @@ use serde_json::json;
 
 use super::{reply::*, request::*, *};
 use crate::{
-    egress::{EgressAllow, EgressGuard, SystemResolver},
     fixtures::{Contract, check_complete, check_valid, replies, whatsapp},
-    tls::TlsConfigs,
+    net::{
+        egress::{EgressAllow, EgressGuard, SystemResolver},
+        tls::TlsConfigs,
+    },
 };
 
 /// Every code that has a meaning here; of 200 to 299 the ends.

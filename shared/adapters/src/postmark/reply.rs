@@ -7,8 +7,8 @@ use comms_core::{
 use serde::Deserialize;
 
 use crate::{
-    http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large},
     message::Message,
+    net::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large},
 };
 
 /// "Inactive recipient."

@@ -28,8 +28,8 @@ use crate::{
     adapter::{Adapter, BuildError, Parts, api_url},
     config::ReadConfig,
     deadline::Deadline,
-    http::{HttpClients, HttpRequest, classify_transport},
     message::Message,
+    net::http::{HttpClients, HttpRequest, classify_transport},
     provider::{Capabilities, Provider},
     verify::StageReport,
 };

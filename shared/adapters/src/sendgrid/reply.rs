@@ -5,7 +5,7 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::http::{Answer, classify_status};
+use crate::net::http::{Answer, classify_status};
 
 /// The permission that sending needs.
 const SEND_SCOPE: &str = "mail.send";

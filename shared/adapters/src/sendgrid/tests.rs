@@ -1,4 +1,4 @@
-use crate::http::Answer;
+use crate::net::http::Answer;
 use comms_core::BaseUrl;
 use comms_core::DeliveryId;
 use comms_core::Disposition;
@@ -22,8 +22,7 @@ use serde_json::json;
 use super::{reply::*, request::*, *};
 use crate::{
     config::{OwnSender, ProviderConfig},
-    egress::SystemResolver,
-    tls::TlsConfigs,
+    net::{egress::SystemResolver, tls::TlsConfigs},
 };
 
 /// A minute before the second that the documentation's example of a rate limit ends at.

@@ -17,7 +17,7 @@ use crate::{
             sender_json,
         },
     },
-    egress::EgressAllow,
+    net::egress::EgressAllow,
     rate::{AccountLimit, RateLimits},
     verify::{Peer, VerifyPlan, VerifyStage},
 };

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Limited;
 
-use crate::http::MAX_ANSWER;
+use crate::net::http::MAX_ANSWER;
 
 /// Whether a request's body was asked for. Until then nothing that SES could act on has been sent.
 #[derive(Debug, Clone, Default)]

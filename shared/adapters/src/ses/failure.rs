@@ -9,7 +9,10 @@ use aws_sdk_sesv2::{
 };
 use comms_core::ProviderCode;
 
-use crate::{http::causes, tls::HandshakeFailure, verify::VerifyStage};
+use crate::{
+    net::{http::causes, tls::HandshakeFailure},
+    verify::VerifyStage,
+};
 
 /// The longest that a wish to be left alone is taken for: a day.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);

@@ -42,8 +42,8 @@ use crate::{
     adapter::{Adapter, BuildError, Parts},
     config::ReadConfig,
     deadline::{Deadline, Elapsed},
-    http::provider_id,
     message::Message,
+    net::http::provider_id,
     provider::{Capabilities, Provider},
     verify::{Report, StageReport, VerifyStage},
 };

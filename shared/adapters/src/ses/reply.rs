@@ -3,7 +3,7 @@
 use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError};
 
 use super::failure::{Answer, Failure, Saying};
-use crate::tls::HandshakeFailure;
+use crate::net::tls::HandshakeFailure;
 
 /// What a failure means, and what to do about it.
 pub(super) fn classify(failure: Failure) -> ProviderError {

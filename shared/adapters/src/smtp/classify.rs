@@ -6,7 +6,7 @@ use comms_core::{Disposition, ErrorKind, ProviderError};
 
 use self::replies::classify_reply;
 use super::failure::{Cause, Failure, Stage};
-use crate::{egress::EgressError, tls::CertificateFault};
+use crate::net::{egress::EgressError, tls::CertificateFault};
 
 /// What a failure at a stage means, and what to do about it.
 ///

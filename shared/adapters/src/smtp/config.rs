@@ -14,7 +14,7 @@ use crate::{
         OwnSender, ProviderConfig, ReadConfig,
         read::{MAX_SECRET, Reading, Rules, StoredSecret, read_secret, read_sender, sender_json},
     },
-    egress::{EgressAllow, EgressError, SMTP_PORTS},
+    net::egress::{EgressAllow, EgressError, SMTP_PORTS},
     verify::{Peer, VerifyPlan, VerifyStage},
 };
 

@@ -28,9 +28,11 @@ use super::{
 };
 use crate::{
     deadline::Deadline,
-    metered::{MAX_HANDSHAKE_BYTES, Metered},
-    tcp::{self, ConnectFailure},
-    tls::HandshakeFailure,
+    net::{
+        metered::{MAX_HANDSHAKE_BYTES, Metered},
+        tcp::{self, ConnectFailure},
+        tls::HandshakeFailure,
+    },
 };
 
 /// Connects to the first of the checked `addresses` that answers.

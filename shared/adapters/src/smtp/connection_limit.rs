@@ -14,7 +14,7 @@ use std::{
 use comms_core::{HashKey, Secret};
 
 use super::{config::SmtpConfig, host_limit::HostLimit, slots::Slots};
-use crate::sockets::IdleConnections;
+use crate::net::sockets::IdleConnections;
 
 /// The connections of one entry's pool, as all processes together may have them.
 pub struct ConnectionLimit {

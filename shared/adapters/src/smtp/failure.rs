@@ -2,7 +2,7 @@
 //! been accepted.
 
 use super::reply::{MalformedReply, Reply};
-use crate::{egress::EgressError, tls::CertificateFault};
+use crate::net::{egress::EgressError, tls::CertificateFault};
 
 /// The stages of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{connection::Connection, slots::Permit};
-use crate::sockets::{Retirement, Sockets};
+use crate::net::sockets::{Retirement, Sockets};
 
 /// A connection that is logged in, and what it holds.
 pub(super) struct Lease {

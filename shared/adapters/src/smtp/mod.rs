@@ -65,12 +65,14 @@ use crate::{
     adapter::{Adapter, BuildError, Parts},
     config::ReadConfig,
     deadline::Deadline,
-    egress::{EgressGuard, SMTP_PORTS},
     message::Message,
-    metered::Metered,
+    net::{
+        egress::{EgressGuard, SMTP_PORTS},
+        metered::Metered,
+        sockets::{Retirement, Sockets},
+        tls::{TlsConfigs, TlsError},
+    },
     provider::{Capabilities, Provider},
-    sockets::{Retirement, Sockets},
-    tls::{TlsConfigs, TlsError},
     verify::{Report, StageReport, VerifyStage},
 };
 

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     deadline::{Deadline, Elapsed},
-    sockets::{IdleConnections, MIN_MESSAGE_DURATION, Retirement, Sockets},
+    net::sockets::{IdleConnections, MIN_MESSAGE_DURATION, Retirement, Sockets},
 };
 
 /// Messages that a connection carries before it is replaced. Some servers close after 100.

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use super::memory::is_remembered;
 use crate::{
     deadline::{Deadline, Elapsed},
-    sockets::{Place, Sockets},
+    net::sockets::{Place, Sockets},
 };
 
 /// The slots of a pool, one for each connection that may be in use.

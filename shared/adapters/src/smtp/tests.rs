@@ -25,7 +25,11 @@ use super::{
     *,
 };
 
-use crate::{config::OwnSender, egress::EgressError, mime::Feedback, tls::CertificateFault};
+use crate::{
+    config::OwnSender,
+    mime::Feedback,
+    net::{egress::EgressError, tls::CertificateFault},
+};
 
 /// A message on a new connection.
 pub(super) const START: Start = Start {
@@ -356,8 +360,8 @@ fn nothing_printable_shows_a_password_or_an_address() {
     assert!(!format!("{settings:?}").contains("planted"));
     assert!(!format!("{settings:?}").contains("appointments@"));
     let guard = EgressGuard::new(
-        crate::egress::EgressAllow::default(),
-        Arc::new(crate::egress::SystemResolver),
+        crate::net::egress::EgressAllow::default(),
+        Arc::new(crate::net::egress::SystemResolver),
     );
     let provider = SmtpProvider::new(
         settings,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     deadline::{Deadline, Elapsed},
-    sockets::MIN_MESSAGE_DURATION,
+    net::sockets::MIN_MESSAGE_DURATION,
 };
 
 /// The longest that the message and the reply to it may take.

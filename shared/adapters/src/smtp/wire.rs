@@ -16,7 +16,7 @@ use super::{
     failure::Cause,
     reply::{MOST, Reply, parse_reply},
 };
-use crate::metered::{Budget, BudgetExceeded};
+use crate::net::metered::{Budget, BudgetExceeded};
 
 /// Bytes that are read at a time at most.
 pub(super) const READ: usize = 2_048;

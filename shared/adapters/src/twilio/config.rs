@@ -17,7 +17,7 @@ use crate::{
             read_secret, url_json,
         },
     },
-    egress::EgressAllow,
+    net::egress::EgressAllow,
     verify::VerifyPlan,
 };
 

@@ -6,7 +6,7 @@ use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError, Receipt};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large};
+use crate::net::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large};
 
 /// A full queue and a daily limit pass in minutes or hours: longer than any invocation lasts (AWS
 /// Lambda quotas: 15 minutes), so that nobody waits for it within one.

@@ -19,9 +19,11 @@ use std::collections::BTreeMap;
 
 use super::{reply::*, request::*, *};
 use crate::{
-    egress::{EgressAllow, EgressGuard, SystemResolver},
     fixtures::{Contract, check_complete, check_valid, json_answer, replies, whatsapp},
-    tls::TlsConfigs,
+    net::{
+        egress::{EgressAllow, EgressGuard, SystemResolver},
+        tls::TlsConfigs,
+    },
 };
 
 /// Every code that has a meaning here.

@@ -16,7 +16,7 @@ use crate::{
             read_sender, require_ascii, sender_json, url_json,
         },
     },
-    egress::EgressAllow,
+    net::egress::EgressAllow,
     verify::VerifyPlan,
 };
 

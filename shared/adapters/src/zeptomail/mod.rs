@@ -33,8 +33,8 @@ use crate::{
     adapter::{Adapter, BuildError, Parts, api_url},
     config::ReadConfig,
     deadline::Deadline,
-    http::{Answer, HttpClients, HttpRequest, classify_transport},
     message::Message,
+    net::http::{Answer, HttpClients, HttpRequest, classify_transport},
     provider::{Capabilities, Provider},
     verify::StageReport,
 };

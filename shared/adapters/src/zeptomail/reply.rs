@@ -3,7 +3,7 @@
 use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError, Receipt};
 use serde::Deserialize;
 
-use crate::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large};
+use crate::net::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large};
 
 /// "Mandatory field …" is missing or empty.
 const MISSING: &str = "GE_102";

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 pub use self::fault::CertificateFault;
 use self::own_certificate::OwnCertificates;
-use crate::metered::BudgetExceeded;
+use crate::net::metered::BudgetExceeded;
 
 /// Servers whose TLS sessions a process remembers, so that a further connection resumes one. A session keeps the server's
 /// certificates, which a hostile server makes as large as a handshake message may be (64 KB): 32 MB for all of them.

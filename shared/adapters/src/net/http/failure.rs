@@ -6,7 +6,7 @@ use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError};
 use serde::de::IgnoredAny;
 
 use super::Answer;
-use crate::{egress::EgressError, metered::BudgetExceeded, tls::HandshakeFailure};
+use crate::net::{egress::EgressError, metered::BudgetExceeded, tls::HandshakeFailure};
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

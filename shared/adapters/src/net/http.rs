@@ -45,11 +45,13 @@ use self::{
 };
 use crate::{
     deadline::{Deadline, Elapsed},
-    egress::{EgressGuard, HTTPS_PORTS},
-    metered::Metered,
-    sockets::{self, Sockets},
-    tcp::{self, ConnectFailure},
-    tls::{HandshakeFailure, TlsConfigs, TlsError},
+    net::{
+        egress::{EgressGuard, HTTPS_PORTS},
+        metered::Metered,
+        sockets::{self, Sockets},
+        tcp::{self, ConnectFailure},
+        tls::{HandshakeFailure, TlsConfigs, TlsError},
+    },
     verify::{Report, StageReport, VerifyStage},
 };
 

@@ -21,7 +21,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// at once keep their connections from batch to batch, without a TLS handshake for each.
 const MAX_IDLE_PER_HOST: usize = 128;
 /// Idle connections to all hosts. They are not under the ceiling of [`crate::Sockets`], which counts what is in flight:
-/// these, [`crate::sockets::CEILING`], and the connections to AWS are less than the file descriptors of a Lambda.
+/// these, [`crate::net::sockets::CEILING`], and the connections to AWS are less than the file descriptors of a Lambda.
 const MAX_IDLE: usize = 384;
 /// How often connections to other hosts are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -63,7 +63,7 @@ fn is_loopback_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::SMTP_PORTS;
+    use crate::net::egress::SMTP_PORTS;
 
     fn refusal(allow: &str, host: &str, port: u16) -> Option<EgressError> {
         let allow: EgressAllow = allow.parse().unwrap();

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     deadline::{Deadline, Elapsed},
-    metered::{MAX_HANDSHAKE_BYTES, Metered},
+    net::metered::{MAX_HANDSHAKE_BYTES, Metered},
 };
 
 /// The longest that is waited for a TCP connection to one address.

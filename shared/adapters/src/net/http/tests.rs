@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use super::{answer::NotJson, *};
-use crate::egress::{EgressError, Resolver};
+use crate::net::egress::{EgressError, Resolver};
 
 /// 2026-01-01T00:00:00Z.
 const RECEIVED: Timestamp = Timestamp::constant(1_767_225_600, 0);
@@ -304,7 +304,7 @@ fn only_what_was_not_begun_is_tried_again() {
         (TransportFailure::NotConnected, Transient, Unavailable, true),
         (
             TransportFailure::Handshake(HandshakeFailure::Certificate(
-                crate::tls::CertificateFault::Expired,
+                crate::net::tls::CertificateFault::Expired,
             )),
             ProviderDown,
             Unauthenticated,
@@ -612,7 +612,7 @@ async fn a_certificate_counts_only_if_its_root_is_trusted() {
         (
             None,
             Err(TransportFailure::Handshake(HandshakeFailure::Certificate(
-                crate::tls::CertificateFault::UnknownRoot,
+                crate::net::tls::CertificateFault::UnknownRoot,
             ))),
         ),
     ] {

@@ -25,7 +25,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
-use crate::metered::{Budget, Metered};
+use crate::net::metered::{Budget, Metered};
 
 /// Bytes on the wire before the end of the final response's head, informational responses included.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
