@@ -17,7 +17,7 @@ export XDG_CACHE_HOME=$work
 pid=$!
 trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$work"' EXIT
 for ((tenths = 0; ; tenths++)); do
-  grep -q '  sent to ' "$log" && break
+  grep -q ' sent by ' "$log" && break
   if ((tenths == 600)) || ! kill -0 "$pid"; then
     cat "$log" >&2
     exit 1

@@ -67,7 +67,7 @@ class Stack:
                 [programs / "clinic-comms-local", "--aws", f"{BRIDGE}:4566", "--smtp", f"{BRIDGE}:2525"],
                 stdout=out, stderr=out, env={**os.environ, "XDG_CACHE_HOME": str(log.parent)})
         # The demo has saved its clinic and sent its message then.
-        wait_for(f"a message of the demo in {log}", lambda: "  sent to " in log.read_text())
+        wait_for(f"a message of the demo in {log}", lambda: " sent by " in log.read_text())
         self.mails_before = self.mails()
 
     def mails(self):

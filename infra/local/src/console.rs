@@ -1,21 +1,49 @@
-//! What the stack tells the developer: progress and results on standard output, trouble and logs on standard error.
+//! What the stack tells the developer. Results and events go to standard output, trouble and raw logs to standard error.
+//!
+//! On a terminal lines are colored, and a spinner names what takes longer than a second. In a pipe, and with `NO_COLOR`,
+//! they are plain text.
+
+mod event;
+mod function_log;
+mod spinner;
 
 use std::fmt;
+use std::io::Write as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+pub(crate) use event::{Event, Mark};
+pub(crate) use function_log::{LogLine, read_line};
+pub(crate) use spinner::spin;
+
+/// Whether a spinner is drawn on the last line of the terminal. Whoever writes holds it, so that lines never mix.
+static IS_SPINNER_DRAWN: Mutex<bool> = Mutex::new(false);
+
+fn screen() -> MutexGuard<'static, bool> {
+    IS_SPINNER_DRAWN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes a spinner from the terminal. Where nobody can be told, the work goes on.
+fn clear(is_drawn: &mut bool) {
+    if std::mem::take(is_drawn) {
+        let _ = write!(std::io::stderr(), "\r\x1b[2K");
+    }
+}
 
 /// Prints a line on standard output.
 pub(crate) fn say(line: impl fmt::Display) {
-    println!("{line}");
+    let mut is_drawn = screen();
+    clear(&mut is_drawn);
+    anstream::println!("{line}");
 }
 
 /// Prints a line on standard error.
 pub(crate) fn warn(line: impl fmt::Display) {
-    eprintln!("{line}");
-}
-
-/// Milliseconds since `start`, for people.
-pub(crate) fn ms(start: Instant) -> String {
-    format!("{} ms", start.elapsed().as_millis())
+    let mut is_drawn = screen();
+    clear(&mut is_drawn);
+    anstream::eprintln!("{line}");
 }
 
 /// Start-up as it goes on: each step with the milliseconds since the beginning.

@@ -11,7 +11,7 @@ use comms_testkit::aws::LocalAws;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::console::{say, warn};
+use crate::console::{Event, Mark, say, warn};
 use crate::inbox::Inbox;
 
 /// How often the queue is looked at.
@@ -27,6 +27,8 @@ const BATCH: i32 = 10;
 struct Watch {
     sqs: aws_sdk_sqs::Client,
     url: String,
+    /// Where the AWS endpoint is, for the command that shows a letter.
+    endpoint: String,
     /// The messages that have been told of.
     known: HashSet<String>,
 }
@@ -36,6 +38,7 @@ pub(crate) async fn watch(aws: LocalAws, inbox: Inbox) {
     let mut watch = Watch {
         sqs: aws_sdk_sqs::Client::new(&aws.sdk_config()),
         url: aws.resources().dlq_url.clone(),
+        endpoint: aws.endpoint(),
         known: HashSet::new(),
     };
     let mut seen = (0, 0);
@@ -145,12 +148,26 @@ impl Watch {
                 .flatten()
                 .filter_map(Value::as_str)
                 .collect();
+            let reason = text(letter, "reason").replace('_', " ");
+            let fields = fields.join(" ");
+            let of = if fields.is_empty() {
+                String::new()
+            } else {
+                format!(": {fields}")
+            };
+            say(Event {
+                at: Timestamp::now(),
+                mark: Mark::DeadLetter,
+                subject: format!("{:<12}", text(letter, "clinicId")),
+                text: format!(
+                    "dead letter from {}, {reason}{of}",
+                    text(letter, "sourceQueue")
+                ),
+            });
             say(format_args!(
-                "[dead letters] {}, clinic {}, from {}, message {id} {}",
-                text(letter, "reason"),
-                text(letter, "clinicId"),
-                text(letter, "sourceQueue"),
-                fields.join(" ")
+                "           AWS_ENDPOINT_URL={} AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local \\\n             \
+                 cargo run -q -p comms-operator -- dead-letters list --each --dead-letter-queue {} --message {id}",
+                self.endpoint, self.url
             ));
         }
         self.known = letters
@@ -191,6 +208,7 @@ mod tests {
         let watch = Watch {
             sqs: aws_sdk_sqs::Client::new(&aws.sdk_config()),
             url: aws.resources().dlq_url.clone(),
+            endpoint: aws.endpoint(),
             known: HashSet::new(),
         };
         watch

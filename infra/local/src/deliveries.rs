@@ -12,9 +12,11 @@
 //! | `GET /api/communications/{requestId}` | the API's own answer, asked for with a token of the stack's own |
 //! | `GET /api/deliveries/events` | server-sent events: `reset`, `deliveries`, `health`, `rates` |
 
+mod events;
 mod follow;
 mod kept;
 mod rates;
+mod row;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,6 +28,7 @@ use axum::extract::{Path, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use comms_core::DeliveryStatus;
 use comms_testkit::aws::LocalAws;
 use futures_util::{Stream, stream};
 use http::header::CONTENT_TYPE;
@@ -36,8 +39,10 @@ use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::follow::Changes;
-use self::kept::{Kept, MAX_DELIVERIES, Row};
+use self::kept::{Kept, MAX_DELIVERIES};
+use self::row::Row;
 use crate::AnyError;
+use crate::request_lines::OWN_USER_AGENT;
 use crate::token::{Claims, DeveloperKey};
 use crate::web::{self, not_found};
 
@@ -76,7 +81,11 @@ impl Deliveries {
     /// `key`.
     pub(crate) fn new(aws: LocalAws, api: String, key: DeveloperKey) -> Result<Self, AnyError> {
         // Plain HTTP to this machine, whatever proxy the environment names.
-        let client = Client::builder().no_proxy().timeout(PATIENCE).build()?;
+        let client = Client::builder()
+            .no_proxy()
+            .user_agent(OWN_USER_AGENT)
+            .timeout(PATIENCE)
+            .build()?;
         Ok(Self {
             inner: Arc::new(Inner {
                 aws,
@@ -102,6 +111,18 @@ impl Deliveries {
             .with_state(self.clone())
     }
 
+    /// How a request's deliveries ended, once they have and the console has told so.
+    pub(crate) fn ended(&self, request: &str) -> Option<Ended> {
+        let kept = self.kept();
+        let rows = kept.ended(request)?;
+        let is_sent = |row: &&Row| row.status == DeliveryStatus::Sent.as_str();
+        Some(if rows.iter().any(is_sent) {
+            Ended::Sent
+        } else {
+            Ended::NotSent
+        })
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         let kept = self.inner.kept.lock();
         kept.unwrap_or_else(PoisonError::into_inner)
@@ -110,6 +131,15 @@ impl Deliveries {
     fn is_watched(&self) -> bool {
         Arc::strong_count(&self.inner.viewers) > 1
     }
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// One of its deliveries at least was sent.
+    Sent,
+    /// None was.
+    NotSent,
 }
 
 /// The API, asked as the platform's operator.

@@ -4,22 +4,26 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use jiff::SignedDuration;
+use http::StatusCode;
+use http::header::{IF_NONE_MATCH, USER_AGENT};
+use jiff::{SignedDuration, Timestamp};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
 use crate::AnyError;
-use crate::console::{ms, say, warn};
+use crate::console::{Event, Mark, say, spin, warn};
+use crate::deliveries::{Deliveries, Ended};
 use crate::inbox;
+use crate::request_lines::OWN_USER_AGENT;
 use crate::token::{Claims, DeveloperKey};
 
 const CLINIC: &str = "clinic-123";
 
 /// How long the demo waits for its message.
-const PATIENCE: Duration = Duration::from_secs(20);
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often it asks.
-const POLL: Duration = Duration::from_millis(100);
+/// How often it looks.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A request may start a function first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,26 +42,26 @@ pub(crate) struct Demo {
     pub(crate) ca_pem: String,
     /// Signs the demo's tokens.
     pub(crate) key: DeveloperKey,
+    /// Knows what became of the message.
+    pub(crate) deliveries: Deliveries,
 }
 
 impl Demo {
-    /// Saves the demo clinic, sends its message, and says what became of it. A failure is told and ends the demo, not
-    /// the stack.
+    /// Saves the demo clinic and sends its message through the queue. The console's own lines tell what happens. A failure
+    /// ends the demo, not the stack.
     pub(crate) async fn run(self) {
-        say("\nDemo");
-        let token = match self.token() {
-            Ok(token) => token,
-            Err(error) => {
-                warn(format_args!("  no token: {error}"));
-                return;
-            }
+        say(format_args!(
+            "\nDemo: {CLINIC} gets its settings, and a message goes through the queue"
+        ));
+        let sent = {
+            let _spinner = spin("waiting for the demo's message");
+            self.send().await
         };
-        if let Err(error) = self.send(&token).await {
-            warn(format_args!(
-                "  the demo failed: {error}\n  The stack goes on."
-            ));
+        match sent {
+            Ok(()) => say(format_args!("           read it at {}/#latest", self.inbox)),
+            Err(error) => warn(format_args!("The demo failed: {error}\nThe stack goes on.")),
         }
-        self.explain(&token);
+        self.explain();
     }
 
     fn token(&self) -> Result<String, AnyError> {
@@ -70,71 +74,56 @@ impl Demo {
         Ok(self.key.token(&claims)?)
     }
 
-    async fn send(&self, token: &str) -> Result<(), AnyError> {
+    async fn send(&self) -> Result<(), AnyError> {
+        let token = self.token()?;
         // Plain HTTP to this machine, whatever proxy the environment names.
         let client = Client::builder()
             .no_proxy()
             .timeout(REQUEST_TIMEOUT)
             .build()?;
-
-        let begin = Instant::now();
         let saved = client
             .put(format!("{}/api/v1/clinics/{CLINIC}", self.api))
-            .bearer_auth(token)
+            .bearer_auth(&token)
+            .header(USER_AGENT, OWN_USER_AGENT)
+            // What a developer has changed and keeps in --data stays.
+            .header(IF_NONE_MATCH, "*")
             .json(&self.settings())
             .send()
             .await?;
-        expect(saved).await?;
-        say(format_args!(
-            "  settings of {CLINIC} saved in {}, function start included",
-            ms(begin)
-        ));
+        let text = if saved.status() == StatusCode::PRECONDITION_FAILED {
+            "has settings, and keeps them"
+        } else {
+            expect(saved).await?;
+            "settings saved: e-mail goes to the inbox below"
+        };
+        say(Event {
+            at: Timestamp::now(),
+            mark: Mark::Done,
+            subject: format!("{CLINIC:<12}"),
+            text: text.to_owned(),
+        });
 
         let begin = Instant::now();
         let accepted = client
             .post(format!("{}/api/v1/communications", self.api))
-            .bearer_auth(token)
+            .bearer_auth(&token)
             .header("idempotency-key", uuid::Uuid::new_v4().to_string())
             .json(&communication())
             .send()
             .await?;
         let accepted = expect(accepted).await?;
-        let request = accepted["requestId"]
-            .as_str()
-            .ok_or("the answer has no requestId")?;
-        say(format_args!(
-            "  message accepted in {}: {request}",
-            ms(begin)
-        ));
-
-        let status = format!("{}/api/v1/communications/{request}", self.api);
+        let request = accepted["requestId"].as_str();
+        let request = request.ok_or("the answer has no requestId")?;
         loop {
-            let answer = client.get(&status).bearer_auth(token).send().await?;
-            let answer = expect(answer).await?;
-            let deliveries = answer["deliveries"]
-                .as_array()
-                .map_or(&[][..], Vec::as_slice);
-            let over = !deliveries.is_empty() && deliveries.iter().all(is_over);
-            if over {
-                for delivery in deliveries {
-                    tell(delivery, &ms(begin));
+            match self.deliveries.ended(request) {
+                Some(Ended::Sent) => return Ok(()),
+                Some(Ended::NotSent) => return Err("the message was not sent".into()),
+                None if begin.elapsed() > OUTCOME_TIMEOUT => {
+                    let seconds = OUTCOME_TIMEOUT.as_secs();
+                    return Err(format!("no outcome after {seconds} s").into());
                 }
-                if deliveries
-                    .iter()
-                    .any(|delivery| delivery["status"] == "sent")
-                {
-                    say(format_args!("  read it at {}/#latest", self.inbox));
-                }
-                return Ok(());
+                None => tokio::time::sleep(POLL_INTERVAL).await,
             }
-            if begin.elapsed() > PATIENCE {
-                return Err(format!(
-                    "still not delivered after {} s: {answer}",
-                    PATIENCE.as_secs()
-                )
-                .into());
-            }
-            tokio::time::sleep(POLL).await;
         }
     }
 
@@ -158,78 +147,20 @@ impl Demo {
         }}}})
     }
 
-    fn explain(&self, token: &str) {
-        let api = &self.api;
+    fn explain(&self) {
+        let (api, inbox) = (&self.api, &self.inbox);
         say(format_args!(
             r#"
 Try it
-  Inbox      {inbox}
-  Deliveries {inbox}/deliveries
-  Settings, as the clinic's admin sees them (as it is, good for 12 hours):
-    curl -s {api}/api/v1/clinics/{CLINIC} -H 'Authorization: Bearer {token}'
-  Send a message now and see what became of it (with a new token):
+  Mail that was sent:    {inbox}
+  What became of it:     {inbox}/deliveries
+  Send a message yourself:
     TOKEN=$(cargo run -q -- token --clinic {CLINIC} --role CLINIC_ADMIN)
-    curl -s {api}/api/v1/communications -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{
-      "category": "reminder", "strategy": "immediate", "channels": ["email"],
-      "title": "See you tomorrow", "body": "Your appointment is tomorrow at 10:00.",
+    curl {api}/api/v1/communications -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{
+      "strategy": "immediate", "channels": ["email"], "title": "See you tomorrow", "body": "At 10:00.",
       "recipients": [{{"email": "patient@example.com"}}], "metadata": {{"clinicId": "{CLINIC}"}}}}'
-  Test the clinic's settings:
-    curl -s {api}/api/v1/clinics/{CLINIC}/communication/test-email -H "Authorization: Bearer $TOKEN" \
-      -H 'Content-Type: application/json' -d '{{"testEmail": "you@example.com"}}'
-
-Ctrl-C stops everything."#,
-            inbox = self.inbox
+Ctrl-C stops everything."#
         ));
-    }
-}
-
-/// A delivery that will not change any more.
-fn is_over(delivery: &Value) -> bool {
-    !matches!(
-        delivery["status"].as_str(),
-        Some("queued" | "sending") | None
-    )
-}
-
-fn tell(delivery: &Value, elapsed: &str) {
-    let text = |name: &str| delivery[name].as_str();
-    let status = text("status").unwrap_or("unknown");
-    let recipient = text("recipient").unwrap_or("nobody");
-    match (text("provider"), text("messageId")) {
-        (Some(provider), Some(id)) => say(format_args!(
-            "  {status} to {recipient} by {provider} after {elapsed}, message id {id}"
-        )),
-        _ => say(format_args!(
-            "  {status} to {recipient} after {elapsed}: {}",
-            text("reason").unwrap_or("no provider took it")
-        )),
-    }
-    for (number, attempt) in delivery["attempts"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        let part = |name: &str| match &attempt[name] {
-            Value::String(text) => format!(" {text}"),
-            Value::Null => String::new(),
-            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                format!(" {}", attempt[name])
-            }
-        };
-        say(format_args!(
-            "    attempt {}:{}{}{}{}{}, {} ms",
-            number + 1,
-            part("provider"),
-            part("outcome"),
-            part("disposition"),
-            part("kind"),
-            part("code"),
-            attempt["durationMs"]
-        ));
-        if let Some(detail) = attempt["detail"].as_str() {
-            say(format_args!("      {detail}"));
-        }
     }
 }
 
@@ -261,20 +192,4 @@ fn communication() -> Value {
         "replyTo": "desk@clinic.example",
         "metadata": {"clinicId": CLINIC, "appointmentId": "appt-456"},
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_delivery_is_over_when_it_is_neither_queued_nor_being_sent() {
-        for status in ["queued", "sending"] {
-            assert!(!is_over(&json!({"status": status})));
-        }
-        for status in ["sent", "failed", "unknown", "expired"] {
-            assert!(is_over(&json!({"status": status})));
-        }
-        assert!(!is_over(&json!({})));
-    }
 }

@@ -129,7 +129,9 @@ fn failed(error: &InvocationError) -> Response {
 }
 
 fn unauthorized(reason: &str) -> Response {
-    let mut response = message(StatusCode::UNAUTHORIZED, "Unauthorized");
+    // Beside API Gateway's own word the reason, which a developer would otherwise look for in a header.
+    let body = json!({"message": "Unauthorized", "detail": reason});
+    let mut response = (StatusCode::UNAUTHORIZED, axum::Json(body)).into_response();
     let challenge = format!(r#"Bearer error="invalid_token", error_description="{reason}""#);
     let challenge = HeaderValue::from_str(&challenge).unwrap_or(HeaderValue::from_static("Bearer"));
     response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
@@ -429,6 +431,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
+    use crate::function_logs::FunctionLogs;
     use crate::token::Claims;
 
     fn received(request: http::Request<&str>, claims: Option<HashMap<String, String>>) -> Received {
@@ -574,7 +577,13 @@ mod tests {
     async fn gateway(directory: &std::path::Path) -> (Router, DeveloperKey) {
         let key = DeveloperKey::in_directory(directory).unwrap();
         let api = RuntimeApi::start().await;
-        let processes = Processes::new(api, "/nowhere".into(), Vec::new(), false);
+        let processes = Processes::new(
+            api,
+            "/nowhere".into(),
+            Vec::new(),
+            false,
+            FunctionLogs::default(),
+        );
         (service(processes, key.clone()), key)
     }
 
@@ -608,11 +617,16 @@ mod tests {
             (StatusCode::NOT_FOUND, json!({"message": "Not Found"}))
         );
 
-        let refused = (StatusCode::UNAUTHORIZED, json!({"message": "Unauthorized"}));
-        assert_eq!(ask(&app, post(), Body::empty()).await, refused);
+        let refused = |answer: (StatusCode, Value)| {
+            assert_eq!(answer.0, StatusCode::UNAUTHORIZED);
+            assert_eq!(answer.1["message"], "Unauthorized");
+            answer.1["detail"].as_str().unwrap_or_default().to_owned()
+        };
+        let without = refused(ask(&app, post(), Body::empty()).await);
+        assert_eq!(without, "no Authorization header");
         for header in ["Bearer x", "Basic YTpi", &token(-1)] {
             let request = post().header("authorization", header);
-            assert_eq!(ask(&app, request, Body::empty()).await, refused);
+            assert_ne!(refused(ask(&app, request, Body::empty()).await), without);
         }
 
         let request = post().header("authorization", token(1));

@@ -24,10 +24,12 @@ mod dead_letters;
 mod deliveries;
 mod demo;
 mod event_source;
+mod function_logs;
 mod gateway;
 mod inbox;
 mod poller;
 mod processes;
+mod request_lines;
 mod sealed;
 mod stack;
 mod token;
@@ -42,6 +44,7 @@ use comms_functions::Function;
 use comms_testkit::host_guard::{AllowedHost, PageOrigin};
 use jiff::SignedDuration;
 
+use crate::function_logs::Logs;
 use crate::token::{Claims, DeveloperKey};
 
 /// Everything of clinic-comms on this machine: AWS, the functions, the API, the queue and a mail inbox.
@@ -105,6 +108,9 @@ pub(crate) struct StackArgs {
     /// Starts a new process for every invocation, to see cold starts.
     #[arg(long)]
     cold: bool,
+    /// The functions' own log lines: `json` prints them in place of the short ones, a directory gets them beside.
+    #[arg(long, value_name = "json|DIR")]
+    logs: Option<Logs>,
 }
 
 #[derive(Debug, Args)]

@@ -171,14 +171,6 @@ impl Poller {
                 return;
             }
         };
-        if !failed.is_empty() {
-            warn(format_args!(
-                "[poller] {} of {} messages from the {} failed and are redelivered within {VISIBILITY_TIMEOUT} s, or when the worker says",
-                failed.len(),
-                batch.len(),
-                self.source.name
-            ));
-        }
         if let Err(error) = self.delete(&batch, &failed).await {
             warn(format_args!(
                 "[poller] delivered messages could not be deleted and will be redelivered: {error}"

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::console::{say, warn};
 use crate::event_source::max_processes;
+use crate::function_logs::FunctionLogs;
 
 /// Starts the functions' processes and invokes them. Clones share them; they end with the last clone.
 #[derive(Clone)]
@@ -31,6 +32,7 @@ struct Inner {
     program: PathBuf,
     environment: Vec<(OsString, OsString)>,
     cold: bool,
+    logs: Arc<FunctionLogs>,
     pools: HashMap<&'static str, Mutex<Pool>>,
 }
 
@@ -51,6 +53,7 @@ impl Processes {
         program: PathBuf,
         environment: Vec<(OsString, OsString)>,
         cold: bool,
+        logs: FunctionLogs,
     ) -> Self {
         if cold {
             api.hand_out_one_each();
@@ -64,6 +67,7 @@ impl Processes {
                 program,
                 environment,
                 cold,
+                logs: Arc::new(logs),
                 pools,
             }),
         }
@@ -142,8 +146,9 @@ impl Processes {
         pool.live.insert(name.clone(), Arc::clone(&kill));
         // The task must not keep the stack alive, or its processes would outlive it.
         let inner = Arc::downgrade(&self.inner);
+        let logs = Arc::clone(&self.inner.logs);
         tokio::spawn(async move {
-            let (status, killed) = watch(child, function, &kill).await;
+            let (status, killed) = watch(child, function, &kill, &logs).await;
             let Some(inner) = inner.upgrade() else {
                 return;
             };
@@ -208,15 +213,16 @@ impl Drop for InFlight<'_> {
 }
 
 /// Passes a process's output on until it ends, by itself or by `kill`, and says how it ended and whether by `kill`.
-async fn watch(mut child: Child, function: &'static Function, kill: &Notify) -> (String, bool) {
-    let stdout = child
-        .stdout
-        .take()
-        .map(|pipe| tokio::spawn(relay(pipe, function)));
-    let stderr = child
-        .stderr
-        .take()
-        .map(|pipe| tokio::spawn(relay(pipe, function)));
+async fn watch(
+    mut child: Child,
+    function: &'static Function,
+    kill: &Notify,
+    logs: &Arc<FunctionLogs>,
+) -> (String, bool) {
+    let stdout = child.stdout.take();
+    let stdout = stdout.map(|pipe| tokio::spawn(relay(pipe, function, Arc::clone(logs))));
+    let stderr = child.stderr.take();
+    let stderr = stderr.map(|pipe| tokio::spawn(relay(pipe, function, Arc::clone(logs))));
     let mut killed = false;
     let status = tokio::select! {
         status = child.wait() => status,
@@ -241,14 +247,11 @@ fn describe(status: std::io::Result<ExitStatus>) -> String {
     }
 }
 
-/// Copies lines to standard error, each with the function's name before it.
-async fn relay(pipe: impl AsyncRead + Unpin, function: &'static Function) {
+/// Passes a process's lines on.
+async fn relay(pipe: impl AsyncRead + Unpin, function: &'static Function, logs: Arc<FunctionLogs>) {
     let mut lines = BufReader::new(pipe).split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {
-        warn(format_args!(
-            "[{function}] {}",
-            String::from_utf8_lossy(&line)
-        ));
+        logs.take(function, &line);
     }
 }
 
@@ -293,7 +296,13 @@ mod tests {
     async fn a_program_that_ends_before_it_serves_fails_the_invocation_at_once() {
         let script = program("exit 3");
         let api = RuntimeApi::start().await;
-        let processes = Processes::new(api, script.to_path_buf(), Vec::new(), false);
+        let processes = Processes::new(
+            api,
+            script.to_path_buf(),
+            Vec::new(),
+            false,
+            FunctionLogs::default(),
+        );
         let error = processes.invoke(send(), Bytes::new()).await.unwrap_err();
         assert!(
             matches!(&error, InvocationError::InitFailed { message, .. } if message == "exit status: 3"),
@@ -306,7 +315,13 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_not_there_fails_the_invocation_at_once() {
         let api = RuntimeApi::start().await;
-        let processes = Processes::new(api, "/nowhere/at/all".into(), Vec::new(), false);
+        let processes = Processes::new(
+            api,
+            "/nowhere/at/all".into(),
+            Vec::new(),
+            false,
+            FunctionLogs::default(),
+        );
         let error = processes.invoke(send(), Bytes::new()).await.unwrap_err();
         assert!(
             matches!(error, InvocationError::InitFailed { .. }),
@@ -320,7 +335,13 @@ mod tests {
         let file = dir.path().join("pid");
         let script = program(&format!("echo $$ > {}; exec sleep 60", file.display()));
         let api = RuntimeApi::start().await;
-        let processes = Processes::new(api, script.to_path_buf(), Vec::new(), false);
+        let processes = Processes::new(
+            api,
+            script.to_path_buf(),
+            Vec::new(),
+            false,
+            FunctionLogs::default(),
+        );
         let invocation = processes.invoke(send(), Bytes::new());
         let waiting = async {
             while std::fs::read_to_string(&file)

@@ -18,11 +18,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::console::{Progress, say, warn};
 use crate::deliveries::Deliveries;
 use crate::event_source::EventSource;
+use crate::function_logs::FunctionLogs;
 use crate::inbox::Inbox;
 use crate::poller::{Poller, VISIBILITY_TIMEOUT};
 use crate::processes::{Processes, announce, this_program};
 use crate::token::DeveloperKey;
-use crate::{AnyError, StackArgs, cors, dead_letters, demo, gateway, inbox, sealed, web};
+use crate::{
+    AnyError, StackArgs, cors, dead_letters, demo, gateway, inbox, request_lines, sealed, web,
+};
 
 /// How often expired deliveries are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
@@ -117,14 +120,16 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
         args.require_clinic.to_string().into(),
     ));
     let api = RuntimeApi::start_on(TcpListener::bind(("127.0.0.1", 0)).await?)?;
-    let processes = Processes::new(api, this_program()?, environment, args.cold);
+    let logs = FunctionLogs::new(args.logs.as_ref(), std::env::var("LOG_LEVEL").ok())?;
+    let processes = Processes::new(api, this_program()?, environment, args.cold, logs);
     spawn_http(
         "gateway",
         http,
         guard(http_address)
             .allowing_pages(&args.cors_origins)
             .protect(cors::layer(
-                gateway::service(processes.clone(), key.clone()),
+                gateway::service(processes.clone(), key.clone())
+                    .layer(axum::middleware::from_fn(request_lines::tell)),
                 &args.cors_origins,
             )),
     );
@@ -147,6 +152,7 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
             password,
             ca_pem: ca.pem(),
             key,
+            deliveries,
         };
         tokio::spawn(demo.run());
     }

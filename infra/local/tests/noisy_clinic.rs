@@ -93,7 +93,7 @@ async fn timed(request: RequestBuilder) -> (Response, Duration) {
 async fn silent_server_of_one_clinic_delays_nobody_else() {
     let home = tempfile::tempdir().unwrap();
     let mut stack = Stack::start(home.path(), &["--inbox", FREE, "--smtp", FREE]).unwrap();
-    stack.line("  sent to ").unwrap();
+    stack.line(" sent by ").unwrap();
     let api = stack.url(" API ").unwrap();
     let token = |arguments: &[&str]| token(home.path(), arguments).unwrap();
     let service = token(&["--role", "SERVICE"]);

@@ -16,10 +16,13 @@ use tokio::sync::Notify;
 use super::kept::{DELIVERY, REQUEST};
 use super::{Api, Deliveries};
 use crate::AnyError;
-use crate::console::warn;
+use crate::console::{say, warn};
 
 /// Writes of so long are read together: a delivery is written twice within milliseconds.
 const COALESCE: Duration = Duration::from_millis(100);
+
+/// Deliveries of so many are told one by one: a campaign would hide everything else.
+const MAX_LINES: usize = 20;
 
 /// How often the queues are asked while somebody looks.
 const DEPTHS_INTERVAL: Duration = Duration::from_secs(1);
@@ -163,6 +166,7 @@ impl Deliveries {
 
     async fn read_items(self) {
         loop {
+            let mut told = 0;
             let changed = self.inner.changes.items.next().await;
             let (requests, deliveries): (Vec<_>, Vec<_>) =
                 changed.into_iter().partition(|(_, sk)| sk == REQUEST);
@@ -178,10 +182,25 @@ impl Deliveries {
                     self.kept().learn(&item);
                 }
                 match (self.read_item(pk, sk).await, sk.strip_prefix(DELIVERY)) {
-                    (Some(item), _) => self.kept().update(&item),
+                    (Some(item), _) => {
+                        // Whoever finds the change here finds it on the console as well.
+                        let mut kept = self.kept();
+                        if let Some(event) = kept.update(&item) {
+                            told += 1;
+                            if told <= MAX_LINES {
+                                say(event);
+                            }
+                        }
+                    }
                     (None, Some(delivery)) => self.kept().remove(pk, delivery),
                     (None, None) => {}
                 }
+            }
+            if told > MAX_LINES {
+                say(format_args!(
+                    "           and {} more: see the page of the deliveries",
+                    told - MAX_LINES
+                ));
             }
             tokio::time::sleep(COALESCE).await;
         }

@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use comms_core::{DeliveryStatus, FailureReason};
 use jiff::Timestamp;
-use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::events;
 use super::rates::{Happening, Rates};
+use super::row::Row;
+use crate::console::Event;
 
 /// Deliveries kept at most.
 pub(super) const MAX_DELIVERIES: usize = 10_000;
@@ -24,64 +26,6 @@ pub(super) const REQUEST: &str = "request";
 
 /// A request's id and a delivery's.
 type Key = (String, String);
-
-/// What the list shows of a delivery.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Row {
-    request_id: String,
-    delivery_id: String,
-    /// Counts the changes of all deliveries.
-    change: u64,
-    clinic_id: String,
-    channel: String,
-    recipient: String,
-    status: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    provider: Option<String>,
-    /// The place in the chain of the attempt that was accepted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<String>,
-    /// When it was accepted, or first claimed where that is not known.
-    accepted_at: Option<Timestamp>,
-    updated_at: Option<Timestamp>,
-    /// What it waits for, while it is queued, as the API says it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    waiting: Option<Value>,
-    /// Until when it was deferred.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_before: Option<Timestamp>,
-    /// Until when its owner may be at work on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lease_until: Option<Timestamp>,
-    deferrals: u64,
-    possible_duplicate: bool,
-    attempts: usize,
-    /// From acceptance to the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    took_ms: Option<i128>,
-}
-
-impl Row {
-    /// The number of its last change.
-    pub(super) fn change(&self) -> u64 {
-        self.change
-    }
-
-    fn has_ended(&self) -> bool {
-        match DeliveryStatus::parse(&self.status) {
-            Some(DeliveryStatus::Queued | DeliveryStatus::Sending) | None => false,
-            Some(
-                DeliveryStatus::Sent
-                | DeliveryStatus::Failed
-                | DeliveryStatus::Unknown
-                | DeliveryStatus::Expired,
-            ) => true,
-        }
-    }
-}
 
 /// What is shown.
 #[derive(Debug, Default)]
@@ -113,6 +57,14 @@ impl Kept {
     /// A delivery.
     pub(super) fn row(&self, request: &str, delivery: &str) -> Option<&Row> {
         self.rows.get(&(request.to_owned(), delivery.to_owned()))
+    }
+
+    /// The deliveries of a request that has ended; `None` while one of them has not.
+    pub(super) fn ended(&self, request: &str) -> Option<Vec<&Row>> {
+        let of_request = |row: &&Row| row.request_id == request;
+        let rows: Vec<&Row> = self.rows.values().filter(of_request).collect();
+        let has_ended = !rows.is_empty() && rows.iter().all(|row| row.has_ended());
+        has_ended.then_some(rows)
     }
 
     /// Whether it is known when a request was accepted.
@@ -178,14 +130,10 @@ impl Kept {
         }
     }
 
-    /// Takes in the item of a delivery.
-    pub(super) fn update(&mut self, item: &Value) {
-        let (Some(request), Some(delivery)) = (
-            text(item, "pk"),
-            text(item, "sk").and_then(|sk| sk.strip_prefix(DELIVERY)),
-        ) else {
-            return;
-        };
+    /// Takes in the item of a delivery. What happened, if the console is to tell of it.
+    pub(super) fn update(&mut self, item: &Value) -> Option<Event> {
+        let request = text(item, "pk")?;
+        let delivery = text(item, "sk")?.strip_prefix(DELIVERY)?;
         let accepted_at = self.accepted.get(request).copied();
         let attempts = attempts(item);
         let accepted_attempt = attempts
@@ -227,6 +175,7 @@ impl Kept {
             || row.deferrals - u64::from(row.not_before.is_some() && row.deferrals > 0),
             |before| before.deferrals,
         );
+        let event = events::of(before, &row, &attempts);
         if let Some(at) = row.updated_at {
             if ends {
                 let is_sent = row.status == DeliveryStatus::Sent.as_str();
@@ -241,6 +190,7 @@ impl Kept {
             }
         }
         self.put(row);
+        event
     }
 
     fn put(&mut self, mut row: Row) {

@@ -29,7 +29,7 @@ pub(super) fn check(header: &Header, claims: &Value, now: Timestamp) -> Result<(
         return refuse("neither aud nor, without aud, client_id is the audience");
     }
     if time(&claims["exp"]).is_none_or(|end| end <= now) {
-        return refuse("exp is not in the future");
+        return refuse("the token has expired");
     }
     for (name, rule) in [
         ("nbf", "nbf is not in the past"),
