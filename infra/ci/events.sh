@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the functions' programs, and gives each of them every event of tests/events under the Lambda Runtime API; the
-# answers are held against tests/events/answers.json (tests/tests/events.rs).
+# answers are held against tests/events/answers.json (tests/api/events.rs).
 #
 #   infra/ci/events.sh            the debug build
 #   infra/ci/events.sh release    what `sam build` packages; takes minutes
@@ -24,4 +24,4 @@ case ${1:-debug} in
     exit 2
     ;;
 esac
-FUNCTIONS_DIR=$target/${1:-debug} cargo test --locked --workspace --test whole -- events::
+FUNCTIONS_DIR=$target/${1:-debug} cargo test --locked --workspace --test api -- events::

@@ -1,7 +1,7 @@
 """Expands template.yaml as CloudFormation does (by aws-sam-translator, which is that very transform) and fails if the
 expansion gives anybody a right that is not written in the template.
 
-tests/tests/permissions.rs holds the roles of the template against what the functions do. This is the other half: what
+tests/security/permissions.rs holds the roles of the template against what the functions do. This is the other half: what
 SAM makes of the template has those roles and no others, each function has its own, and besides them only API Gateway may
 call the functions of the API. And pages may call it as the template says: SAM makes a list of a CorsConfiguration whose parts
 are conditions, which API Gateway does not take."""

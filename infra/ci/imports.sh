@@ -23,7 +23,8 @@ declare -A may_use=(
   # The operator's commands, never deployed. Of the adapters it takes the TLS set-up, of delivery
   # the ledger.
   [comms-operator]="comms-adapters comms-delivery comms-settings comms-runtime comms-core"
-  [comms-tests]=""
+  # What the integration tests share knows everything, and nothing knows it.
+  [comms-tests]="$functions comms-functions comms-delivery comms-adapters comms-settings comms-runtime comms-core comms-testkit"
   [comms-bench]=""
 )
 for function in $functions; do
@@ -32,11 +33,11 @@ done
 
 # A crate from outside -> the crates of the workspace that may use it directly. Patterns are bash's.
 declare -A users_of=(
-  ["lambda_*"]="comms-runtime $functions"
+  ["lambda_*"]="comms-runtime comms-tests $functions"
   ["aws_lambda_events"]="comms-runtime $functions"
   ["aws-sdk-sesv2"]="comms-adapters"
   ["aws-sdk-sts"]="comms-adapters"
-  ["aws-sdk-dynamodb"]="comms-settings comms-delivery comms-local comms-testkit"
+  ["aws-sdk-dynamodb"]="comms-settings comms-delivery comms-local comms-testkit comms-tests"
   ["aws-sdk-kms"]="comms-settings comms-local"
   ["dynoxide-rs"]="comms-testkit"
   ["winterbaume-*"]="comms-testkit"
