@@ -17,7 +17,8 @@ use crate::inbox;
 use crate::request_lines::OWN_USER_AGENT;
 use crate::token::{Claims, DeveloperKey};
 
-const CLINIC: &str = "clinic-123";
+/// The demo's clinic.
+pub(crate) const CLINIC: &str = "clinic-123";
 
 /// How long the demo waits for its message.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(20);

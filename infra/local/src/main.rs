@@ -18,6 +18,7 @@
     reason = "a command line program talks to its user there"
 )]
 
+mod api_reference;
 mod console;
 mod cors;
 mod dead_letters;

@@ -24,7 +24,8 @@ use crate::poller::{Poller, VISIBILITY_TIMEOUT};
 use crate::processes::{Processes, announce, this_program};
 use crate::token::DeveloperKey;
 use crate::{
-    AnyError, StackArgs, cors, dead_letters, demo, gateway, inbox, request_lines, sealed, web,
+    AnyError, StackArgs, api_reference, cors, dead_letters, demo, gateway, inbox, request_lines,
+    sealed, web,
 };
 
 /// How often expired deliveries are deleted.
@@ -127,13 +128,12 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
         http,
         guard(http_address)
             .allowing_pages(&args.cors_origins)
-            .protect(cors::layer(
-                gateway::service(processes.clone(), key.clone())
-                    .layer(axum::middleware::from_fn(request_lines::tell)),
-                &args.cors_origins,
-            )),
+            .protect(cors::layer(http_api(&processes, &key), &args.cors_origins)),
     );
-    progress.step("API", format_args!("http://{http_address}/api/v1"));
+    progress.step(
+        "API",
+        format_args!("http://{http_address}/api/v1 (reference: http://{http_address}/docs)"),
+    );
     announce(args.cold);
 
     for poller in Poller::all(&aws, &processes) {
@@ -197,6 +197,13 @@ async fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener, AnyError
             format!("{flag} {address} cannot be used: {error}; choose another with {flag}").into()
         }
     })
+}
+
+/// The API with its reference.
+fn http_api(processes: &Processes, key: &DeveloperKey) -> Router {
+    gateway::service(processes.clone(), key.clone())
+        .layer(axum::middleware::from_fn(request_lines::tell))
+        .merge(api_reference::routes(key.clone()))
 }
 
 fn spawn_http(name: &'static str, listener: TcpListener, app: Router) {
