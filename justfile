@@ -50,10 +50,12 @@ page *ARGS:
 # Format everything
 fmt:
     cargo fmt --all
+    cargo fmt --manifest-path infra/fuzz/Cargo.toml
 
 # Check the formatting
 fmt-check:
     cargo fmt --all --check
+    cargo fmt --manifest-path infra/fuzz/Cargo.toml --check
 
 # Lint everything; warnings are errors
 lint:
@@ -185,6 +187,11 @@ instructions *ARGS:
         gungraun-runner@$(sed -n '/^name = "gungraun-runner"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
     GUNGRAUN_RUNNER={{ tools }}/bin/gungraun-runner cargo bench --package comms-bench --bench instructions \
         --config 'profile.bench.strip="none"' -- {{ ARGS }}
+
+# Fuzz the readers of what comes in, a minute each (cargo-fuzz): just fuzz -s 600 requests
+fuzz *ARGS:
+    @command -v cargo-fuzz >/dev/null || { echo "There is no cargo-fuzz here: cargo install --locked cargo-fuzz" >&2; exit 1; }
+    infra/ci/fuzz.sh {{ ARGS }}
 
 # Show how large the functions' binaries are, as built and zipped
 sizes:

@@ -47,10 +47,16 @@ contains() { # contains "a b c" b
   [[ " $1 " == *" $2 "* ]]
 }
 
-# `name[ vX.Y.Z …]` lines: the crate itself, then what it uses directly.
+# Where the programs run or are developed, as in deny.toml: not `all`, which has `cfg(fuzzing)` among it.
+platforms=()
+for platform in aarch64-unknown-linux-gnu x86_64-unknown-linux-gnu aarch64-apple-darwin; do
+  platforms+=(--target "$platform")
+done
+
+# `name[ vX.Y.Z …]` lines: for each platform the crate itself, then what it uses directly.
 uses() {
-  cargo tree --locked --package "$1" --edges normal,build --target all --depth 1 --prefix none --format '{p}' |
-    tail -n +2 | sed 's/ .*//; /^\[/d; /^$/d' | sort -u
+  cargo tree --locked --package "$1" --edges normal,build "${platforms[@]}" --depth 1 --prefix none --format '{p}' |
+    sed "s/ .*//; /^\[/d; /^$/d; /^$1\$/d" | sort -u
 }
 
 members=$(cargo tree --locked --workspace --edges normal --depth 0 --prefix none --format '{p}' |

@@ -4,7 +4,6 @@
 //! The tests are in `api/`, `delivery/`, `security/` and `faults/`, one program each; `events/` holds what
 //! `sam local invoke` is given, `clients/` the programs for generated clients.
 
-#![cfg_attr(all(test, fuzzing), no_main)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -47,6 +46,6 @@ pub use self::{
     world::{Batch, CLINIC, FROM, FUNCTIONS, PASSWORD, USER, World, access_key_id},
 };
 
-// Here and not in a test program, since libFuzzer's programs are those of libraries, of which all are built at once.
-#[cfg(test)]
-mod fuzz;
+// Here and not in a test program, because `infra/fuzz` calls it.
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

@@ -4,14 +4,12 @@
 //!
 //! Secrets go in and do not come out.
 
-#![cfg_attr(all(test, fuzzing), no_main)]
-
 mod answers;
 mod ceilings;
 mod destinations;
 mod document;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod health;
 mod merge_patch;
 mod preconditions;

@@ -101,7 +101,7 @@ fn keep_nulls(patched: &mut Value, patch: &Value) {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests {

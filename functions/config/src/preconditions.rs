@@ -151,7 +151,7 @@ fn parse(value: &[u8]) -> Option<Tags> {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests {

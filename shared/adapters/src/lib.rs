@@ -6,8 +6,6 @@
 //! retries, no waiting, no environment. [`chain`] decides what to do about an error, [`retry`] and
 //! [`deadline`] bound it in time, [`rate_limiter`] keeps to what a provider takes in a second, [`egress`] says where a connection may go.
 
-#![cfg_attr(all(test, fuzzing), no_main)]
-
 pub mod account_rate_limit;
 pub mod adapter;
 pub mod chain;
@@ -16,8 +14,8 @@ pub mod deadline;
 pub mod factory;
 #[cfg(test)]
 mod fixtures;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod health;
 mod html_text;
 pub mod message;

@@ -14,7 +14,7 @@ mod attributes;
 mod claim;
 mod details;
 mod finish;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod items;
 mod late;

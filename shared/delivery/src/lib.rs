@@ -3,14 +3,12 @@
 //! [`Pipeline`] is the one way a message goes out, whether it came by HTTP or from the queue. The
 //! [`ledger`] makes sure that it goes out once.
 
-#![cfg_attr(all(test, fuzzing), no_main)]
-
 mod allowance;
 pub mod connections;
 mod counted;
 pub mod deferral;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod health;
 pub mod in_flight;
 pub mod ledger;

@@ -1,5 +1,10 @@
 //! Fuzz targets of claims, and of metrics: see [`comms_testkit::fuzz`].
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what is not as it should be is the target's failure"
+)]
+
 use std::collections::{BTreeSet, HashMap};
 
 use comms_core::{ClinicId, Tenant};
@@ -13,14 +18,16 @@ use crate::{
 };
 
 comms_testkit::fuzz_targets! {
-    claims = crate::fuzz::claims, 100_000 + 800 * length;
+    /// A token's claims.
+    claims = crate::fuzz::read_claims, 100_000 + 800 * length;
+    /// Metrics in log lines.
     metric_lines = crate::telemetry::metrics::fuzz::lines, 20_000 + 300 * length;
 }
 
 /// A token's payload, and the same bytes as the header itself. A caller has the roles that are whole strings of the
 /// payload, as `serde_json` reads it, and no others; a header is read only where the authorizer's claims are the
 /// token's.
-fn claims(input: &[u8]) {
+fn read_claims(input: &[u8]) {
     let headers = |value: &[u8]| {
         let value = HeaderValue::from_bytes(value).ok()?;
         Some(HeaderMap::from_iter([(AUTHORIZATION, value)]))

@@ -1,8 +1,6 @@
 //! What every function needs of its surroundings: the environment, AWS configuration, telemetry,
 //! HTTP answers, authorization, SQS batches.
 
-#![cfg_attr(all(test, fuzzing), no_main)]
-
 mod action;
 pub mod audit;
 pub mod auth;
@@ -10,8 +8,8 @@ pub mod aws;
 mod bearer;
 pub mod environment;
 pub mod function;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod http;
 pub mod lifetime;
 pub mod sqs;

@@ -1,5 +1,12 @@
 //! Fuzz targets of what is stored and of what is to be: see [`comms_testkit::fuzz`].
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "what is not as it should be is the target's failure"
+)]
+
 use std::sync::LazyLock;
 
 use comms_core::{Channel, PhoneNumber, Problems, Secret, Tenant, json};
@@ -17,7 +24,9 @@ use crate::{
 };
 
 comms_testkit::fuzz_targets! {
+    /// Items of the settings table.
     settings_items = crate::fuzz::items, 50_000 + 300 * length;
+    /// Settings documents as a clinic sends them.
     // A provider's credentials are written into 350 KB that do not grow, so that no copy of them is left behind; and
     // the regular expressions of a numbering plan, compiled when its first number comes, take some MB.
     settings_documents = crate::fuzz::documents, 10_000_000 + 300 * length;

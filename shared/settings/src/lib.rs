@@ -3,8 +3,6 @@
 //! remembered ([`cache`]), how often they may be tested ([`test_limits`]), how much a clinic may send
 //! ([`rate_limit`]) and what the platform allows it ([`ceilings`]).
 
-#![cfg_attr(all(test, fuzzing), no_main)]
-
 mod aws_error;
 pub mod cache;
 pub mod ceilings;
@@ -12,8 +10,8 @@ mod chain_spec;
 pub mod counter;
 pub mod document;
 pub mod envelope;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gcra;
 pub mod hash_key;
 mod item;

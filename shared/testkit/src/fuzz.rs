@@ -2,8 +2,8 @@
 //!
 //! - `cargo test`: its seeds as they are, then [`SHORT_RUN`] inputs made from them by [`mutate`]. The same ones every
 //!   time, so that a failure stays one.
-//! - `infra/ci/fuzz.sh`: by libFuzzer for as long as one likes, guided by which code an input reaches. With
-//!   `--cfg fuzzing` a test binary that has targets is a libFuzzer, and `FUZZ_TARGET` says which of them it runs.
+//! - `cargo fuzz run --fuzz-dir infra/fuzz -s none NAME`: by libFuzzer without end, guided by which code an input reaches.
+//!   cargo-fuzz sets `cfg(fuzzing)`, which makes the targets of each crate public: no other build has them.
 //!
 //! Seeds are documents, in `tests/fixtures/fuzz/<target>/`: what comes from a provider's documentation is named in the
 //! README there. What a run finds goes there too.
@@ -14,7 +14,6 @@
 #![allow(
     clippy::expect_used,
     clippy::missing_panics_doc,
-    clippy::print_stdout,
     clippy::print_stderr,
     reason = "a target that fails is to say with what, in a test and in a fuzzer"
 )]
@@ -25,6 +24,8 @@ use serde_json::{Map, Value, json};
 
 /// Inputs of one target in `cargo test`, beside its seeds.
 pub const SHORT_RUN: usize = 600;
+/// Of how many mutations of libFuzzer one starts from a seed.
+pub const FRESH_START: usize = 256;
 /// Bytes of an input: twice what the longest of our line readers takes.
 pub const MAX_INPUT: usize = 32_768;
 /// What seeds have in the place of secrets and addresses. No error may repeat it.
@@ -34,64 +35,34 @@ pub const PLANTED: &str = "planted";
 /// at once may be `most` bytes, and `each` more for every byte of its input. What is made once for a whole process is
 /// to be left out of that (`allocation_counter::opt_out`).
 ///
-/// The crate needs `#![cfg_attr(all(test, fuzzing), no_main)]`, and the dev-dependencies `allocation-counter` and, for
-/// `cfg(fuzzing)`, `libfuzzer-sys`.
+/// Each becomes a public function, which `infra/fuzz/fuzz_targets/NAME.rs` calls, and a test of the same name. The crate needs
+/// `allocation-counter` and this crate as dev-dependencies, and as dependencies for `cfg(fuzzing)`.
 #[macro_export]
 macro_rules! fuzz_targets {
-    ($($name:ident = $target:path, $most:literal + $each:literal * length;)+) => {
-        /// Each target, within its memory.
-        mod targets {
-            $(
-                pub(super) fn $name(bytes: &[u8]) {
-                    let used = ::allocation_counter::measure(|| $target(bytes)).bytes_max;
-                    let allowed = $most + $each * bytes.len() as u64;
-                    assert!(used <= allowed, "{used} bytes of memory for {} bytes of input", bytes.len());
-                }
-            )+
-        }
+    ($($(#[$about:meta])+ $name:ident = $target:path, $most:literal + $each:literal * length;)+) => {
+        $(
+            $(#[$about])+
+            ///
+            /// # Panics
+            ///
+            /// Where the reader breaks its promise, or holds more memory than it may.
+            pub fn $name(input: &[u8]) {
+                let used = ::allocation_counter::measure(|| $target(input)).bytes_max;
+                let allowed = $most + $each * input.len() as u64;
+                assert!(used <= allowed, "{used} bytes of memory for {} bytes of input", input.len());
+            }
+        )+
 
-        #[cfg(not(fuzzing))]
+        #[cfg(test)]
         mod short_runs {
             $(
                 #[test]
                 fn $name() {
-                    $crate::fuzz::short_run(stringify!($name), super::targets::$name);
+                    $crate::fuzz::short_run(stringify!($name), super::$name);
                 }
             )+
         }
-
-        #[cfg(fuzzing)]
-        ::libfuzzer_sys::fuzz_target!(
-            init: $crate::fuzz::list_or_go_on(&[$(stringify!($name)),+]),
-            |bytes: &[u8]| {
-                match $crate::fuzz::chosen() {
-                    $(stringify!($name) => targets::$name(bytes),)+
-                    other => panic!("there is no target {other}"),
-                }
-            }
-        );
-        #[cfg(fuzzing)]
-        ::libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-            let own = $crate::fuzz::mutate_in_place(data, size, max_size, seed);
-            own.unwrap_or_else(|| ::libfuzzer_sys::fuzzer_mutate(data, size, max_size))
-        });
     };
-}
-
-/// The target that a libFuzzer is to run.
-pub fn chosen() -> &'static str {
-    static CHOSEN: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    CHOSEN.get_or_init(|| std::env::var("FUZZ_TARGET").unwrap_or_default())
-}
-
-/// Prints the known targets and ends the process, where none is chosen.
-pub fn list_or_go_on(targets: &[&str]) {
-    if chosen().is_empty() {
-        for target in targets {
-            println!("{target}");
-        }
-        std::process::exit(0);
-    }
 }
 
 /// The seeds of a target, in the order of their names.
@@ -149,14 +120,27 @@ fn run_one(input: &[u8], target: &impl Fn(&[u8])) {
 }
 
 /// Half of the time changes `data[..size]` as [`mutate`] does, and gives the new size.
-pub fn mutate_in_place(data: &mut [u8], size: usize, max_size: usize, seed: u32) -> Option<usize> {
+///
+/// Once in [`FRESH_START`] times, and in the place of an input that is as good as empty, it starts from a seed: libFuzzer
+/// needs to be given none.
+pub fn mutate_in_place(
+    seeds: &[Vec<u8>],
+    data: &mut [u8],
+    size: usize,
+    max_size: usize,
+    seed: u32,
+) -> Option<usize> {
     let mut random = Random::new(seed.into());
-    if random.below(2) == 0 {
+    let mut input = if size <= 1 || random.below(FRESH_START) == 0 {
+        random.one_of(seeds).clone()
+    } else if random.below(2) == 0 {
+        let mut input = data[..size].to_vec();
+        mutate(&mut input, &mut random);
+        input
+    } else {
         return None;
-    }
-    let mut input = data[..size].to_vec();
-    mutate(&mut input, &mut random);
-    input.truncate(max_size);
+    };
+    input.truncate(max_size.min(data.len()));
     data[..input.len()].copy_from_slice(&input);
     Some(input.len())
 }

@@ -1,5 +1,10 @@
 //! Fuzz targets of merge patches.
 
+#![allow(
+    clippy::expect_used,
+    reason = "what is not as it should be is the target's failure"
+)]
+
 use serde_json::{Map, Value, json};
 
 use super::merge;

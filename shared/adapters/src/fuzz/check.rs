@@ -1,13 +1,24 @@
 //! What is true of every answer of a provider.
 
-use std::time::Duration;
+#![allow(
+    clippy::unwrap_used,
+    reason = "what is not as it should be is the target's failure"
+)]
 
-use comms_core::{Disposition, ProviderError, Receipt};
+use std::{sync::Arc, time::Duration};
+
+use comms_core::{
+    DeliveryId, Disposition, EmailAddress, Mailbox, ProviderError, Receipt,
+    request::{Content, Target},
+};
 use comms_testkit::fuzz::PLANTED;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-use crate::net::http::{Answer, of_question, provider_id};
+use crate::{
+    message::Message,
+    net::http::{Answer, of_question, provider_id},
+};
 
 /// When every answer came in.
 const RECEIVED: Timestamp = Timestamp::constant(1_700_000_000, 0);
@@ -40,6 +51,29 @@ pub(crate) fn answer(input: &[u8]) -> Answer {
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     Answer::of(status, &headers, body, RECEIVED)
+}
+
+/// A mailbox without a name.
+pub(crate) fn mailbox(address: &str) -> Mailbox {
+    Mailbox {
+        address: EmailAddress::parse(address).unwrap(),
+        name: None,
+    }
+}
+
+/// The e-mail that an answer is about: to `patient@example.com`, with copies.
+pub(crate) fn email(copies: &[&str]) -> Message {
+    Message {
+        delivery: DeliveryId::parse("0123456789abcdef0123456789abcdef").unwrap(),
+        target: Target::Email(mailbox("patient@example.com")),
+        content: Arc::new(Content {
+            title: Some("Title".to_owned()),
+            body: Some("Body".to_owned()),
+            cc: copies.iter().map(|copy| mailbox(copy).address).collect(),
+            ..Content::default()
+        }),
+        reply_to: None,
+    }
 }
 
 /// What is true of every answer to a message: it is a receipt only where the status is 2xx.

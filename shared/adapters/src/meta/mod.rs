@@ -152,7 +152,7 @@ impl Provider for MetaProvider {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
 #[cfg(test)]

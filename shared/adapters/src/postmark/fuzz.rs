@@ -1,13 +1,16 @@
 //! Fuzz targets of Postmark's answers.
 
 use super::reply::{read_receipt, read_server};
-use crate::{
-    fixtures::full_email,
-    fuzz::check::{answer, check_asked, check_sent},
-};
+use crate::fuzz::check::{answer, check_asked, check_sent, email};
 
 pub(crate) fn answers(input: &[u8]) {
     let answer = answer(input);
-    check_sent(answer.status, read_receipt(&answer, &full_email()));
+    check_sent(
+        answer.status,
+        read_receipt(
+            &answer,
+            &email(&["parent@example.com", "archive@clinic.example"]),
+        ),
+    );
     check_asked(read_server(&answer));
 }

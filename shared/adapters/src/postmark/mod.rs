@@ -150,7 +150,7 @@ impl Provider for PostmarkProvider {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

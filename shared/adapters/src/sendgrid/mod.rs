@@ -139,7 +139,7 @@ impl Provider for SendgridProvider {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub(super) struct Wire<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A conversation in which the server has `owed` replies to give before anything is asked: its
     /// greeting, or none.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn new(stream: S, owed: usize) -> Self {
         Self::metered(stream, owed, Budget::default())
     }
@@ -119,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Bytes that it holds of what was received.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn buffered(&self) -> usize {
         self.input.capacity()
     }

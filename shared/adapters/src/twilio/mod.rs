@@ -166,7 +166,7 @@ impl Provider for TwilioProvider {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 
 #[cfg(test)]

@@ -146,5 +146,5 @@ fn write_ways(
     });
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;

@@ -35,7 +35,8 @@ impl fmt::Debug for Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotJson;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, reason = "for tests and fuzz targets alone")]
 impl Answer {
     /// An answer as if it had come in at `received`.
     pub(crate) fn of(

@@ -1,5 +1,10 @@
 //! Fuzz targets of metric lines.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what is not as it should be is the target's failure"
+)]
+
 use jiff::Timestamp;
 use serde_json::Value;
 

@@ -1,0 +1,10 @@
+#![no_main]
+
+use comms_fuzz::mutate;
+use comms_tests::fuzz::requests;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+fuzz_target!(|input: &[u8]| requests(input));
+fuzz_mutator!(|data: &mut [u8], size: usize, max: usize, seed: u32| {
+    mutate("requests", data, size, max, seed)
+});

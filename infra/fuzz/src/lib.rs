@@ -1,0 +1,15 @@
+//! What the fuzz targets share: how libFuzzer changes an input. What a target checks stands in the crate that it is about,
+//! in `fuzz.rs`; see [`comms_testkit::fuzz`].
+
+use std::sync::OnceLock;
+
+use comms_testkit::fuzz::{mutate_in_place, seeds};
+use libfuzzer_sys::fuzzer_mutate;
+
+/// Changes `data[..size]`, and gives its new size: from `target`'s seeds, JSON as JSON, or as libFuzzer does.
+pub fn mutate(target: &str, data: &mut [u8], size: usize, max_size: usize, seed: u32) -> usize {
+    static SEEDS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    let seeds = SEEDS.get_or_init(|| seeds(target));
+    let own = mutate_in_place(seeds, data, size, max_size, seed);
+    own.unwrap_or_else(|| fuzzer_mutate(data, size, max_size))
+}
