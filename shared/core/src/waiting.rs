@@ -144,6 +144,16 @@ pub struct Waited {
 }
 
 impl Waited {
+    /// What it waited for, and since when.
+    pub const fn waiting(&self) -> &Waiting {
+        &self.waiting
+    }
+
+    /// When the wait was over.
+    pub const fn ended_at(&self) -> Timestamp {
+        self.until
+    }
+
     /// A wait that was over at `until`.
     pub fn until(waiting: Waiting, until: Timestamp) -> Self {
         let reason = match waiting.reason {

@@ -21,6 +21,7 @@ mod late;
 mod read;
 pub mod records;
 mod starts;
+mod trace;
 mod writes;
 
 use std::{collections::HashMap, fmt, time::Duration};
@@ -38,6 +39,7 @@ use thiserror::Error;
 
 pub use details::RequestDetails;
 pub use starts::MessageStart;
+pub use trace::{DeliveryMarks, RequestTrace};
 
 /// How long the ledger remembers: DynamoDB's time to live removes items after it.
 pub const RETENTION: Duration = Duration::from_hours(720);
@@ -150,6 +152,13 @@ impl Via {
             Self::Api => "api",
             Self::Queue => "queue",
         }
+    }
+
+    /// Reads what [`Via::as_str`] gives.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Api, Self::Queue]
+            .into_iter()
+            .find(|via| via.as_str() == text)
     }
 }
 

@@ -17,6 +17,7 @@
 
 mod account;
 mod paid;
+mod quota_use;
 mod reservation;
 mod wait;
 mod windows;
@@ -48,6 +49,7 @@ use tracing::warn;
 use account::{Account, Lease, Refused, Wanted, live_part};
 pub use account::{Grant, MAX_LEASE_DURATION};
 pub use paid::{Paid, Payer};
+pub use quota_use::QuotaUse;
 use reservation::{Asked, Release, Reservation, room};
 pub use wait::wait_for;
 use windows::{Windows, end_of, windows};
@@ -203,7 +205,7 @@ impl Quotas {
     fn account(&self, tenant: &Tenant, counted: Counted) -> Arc<Account> {
         let new = || {
             Arc::new(Account {
-                partition_key: format!("quota#{tenant}#{counted}"),
+                partition_key: partition_key(tenant, counted),
                 wanted: AtomicU32::new(0),
                 writing: tokio::sync::Mutex::default(),
                 state: Mutex::default(),
@@ -291,6 +293,11 @@ impl Quotas {
         });
         answered
     }
+}
+
+/// The key of the item that has a quota's windows.
+fn partition_key(tenant: &Tenant, counted: Counted) -> String {
+    format!("quota#{tenant}#{counted}")
 }
 
 impl std::fmt::Debug for Quotas {

@@ -15,6 +15,7 @@ pub mod fuzz;
 mod gcra;
 pub mod hash_key;
 mod item;
+mod overview;
 mod own_account;
 pub mod rate_limit;
 pub mod reply_to;
@@ -35,6 +36,9 @@ pub use cache::{Moment, SettingsCache, Snapshot};
 pub use ceilings::Ceilings;
 pub use document::{ChannelSettings, CommunicationSettings, ProviderEntry};
 pub use hash_key::HashKeys;
+pub use overview::{
+    ChannelOverview, EntryOverview, Overview, OverviewPage, OverviewStart, PresentOverview,
+};
 pub use own_account::{OwnAccount, OwnAccountError};
 pub use rate_limit::{Period, RateLimit};
 pub use reseal::{FoundItem, ItemPage, Resealed, Sealing};

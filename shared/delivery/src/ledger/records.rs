@@ -119,6 +119,11 @@ pub struct FoundAcceptance {
 }
 
 impl FoundRequest {
+    /// Whether the page has this delivery of it.
+    pub fn has_delivery(&self, id: &DeliveryId) -> bool {
+        self.delivery_ids.contains(id)
+    }
+
     /// Whether the page has a delivery of `person`.
     pub fn concerns(&self, person: &AddressedPerson) -> bool {
         let ids = person.delivery_ids(&self.id);
@@ -192,7 +197,7 @@ impl Ledger {
     }
 
     /// All items of a request.
-    async fn items_of(&self, id: &RequestId) -> Result<Vec<Item>, LedgerError> {
+    pub(super) async fn items_of(&self, id: &RequestId) -> Result<Vec<Item>, LedgerError> {
         let mut pages = self
             .client
             .query()

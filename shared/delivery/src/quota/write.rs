@@ -23,7 +23,7 @@ use crate::ledger::LedgerError;
 
 /// The wait before another try after DynamoDB could not take one, doubled each time.
 const RETRY_WAIT: Duration = Duration::from_millis(25);
-const SORT_KEY: &str = "windows";
+pub(super) const SORT_KEY: &str = "windows";
 const EXPIRES_AT: &str = "expiresAt";
 
 /// Why a write failed, or may have failed.
