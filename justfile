@@ -139,7 +139,7 @@ clients: (needs (tools / "clients/venv/bin/openapi-generator-cli") "openapi-gene
 mail-servers *NAME:
     infra/ci/mail-servers.sh {{ NAME }}
 
-# Run the shell blocks of OPERATIONS.md against the local stack
+# Run the shell blocks of OPERATIONS.md and RUNBOOK.md against the local stack
 operations: (needs (tools / "aws/venv/bin/aws") "awscli" (tools / "aws/venv"))
     cargo build --locked --workspace --all-targets
     PATH={{ tools }}/aws/venv/bin:$PATH python3 infra/ci/operations.py \

@@ -1,4 +1,4 @@
-"""Runs the shell blocks of OPERATIONS.md against the local stack, one after the other, as they are written: operations.py
+"""Runs the shell blocks of OPERATIONS.md and RUNBOOK.md against the local stack, one after the other, as they are written: operations.py
 PROGRAMS, a directory with clinic-comms-local and comms-operator. Needs `aws` (PyPI, awscli).
 
 A word in capitals that the document tells to replace is replaced by what the local stack has. A block that cannot run here says
@@ -17,24 +17,25 @@ import tempfile
 import time
 import urllib.request
 
-DOCUMENT = pathlib.Path(__file__).parents[1] / "docs" / "OPERATIONS.md"
+DOCUMENTS = [pathlib.Path(__file__).parents[1] / "docs" / name for name in ("OPERATIONS.md", "RUNBOOK.md")]
+KEY = "runbook-1"
 START_SECONDS = 30
 BLOCK_SECONDS = 120
 
 
 class Block:
-    def __init__(self, line, text, reason):
-        self.line, self.text, self.reason = line, text, reason
+    def __init__(self, place, text, reason):
+        self.place, self.text, self.reason = place, text, reason
 
 
 def blocks(document):
     """Every shell block, with the reason of the comment before it."""
     found, reason, text, indent = [], None, None, ""
-    for number, line in enumerate(document.splitlines(), 1):
+    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
         bare = line.strip()
         if text is not None:
             if bare == "```":
-                found.append(Block(number - len(text), "\n".join(text), reason))
+                found.append(Block(f"{document.name}:{number - len(text)}", "\n".join(text), reason))
                 text = reason = None
             else:
                 text.append(line.removeprefix(indent))
@@ -124,6 +125,28 @@ def prepare(stack, directory, environment):
     return subprocess.run(make, env=environment, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def send(stack):
+    """A communication that the runbook asks about: its id."""
+    body = {
+        "title": "Reminder",
+        "body": "Tomorrow at nine.",
+        "channels": ["email"],
+        "recipients": [{"email": "patient@example.com"}],
+        "metadata": {"clinicId": "clinic-123"},
+    }
+    request = urllib.request.Request(
+        f"http://{stack.http}/api/v1/communications",
+        data=json.dumps(body).encode(),
+        headers={
+            "authorization": f"Bearer {stack.token()}",
+            "content-type": "application/json",
+            "idempotency-key": f'"{KEY}"',
+        },
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)["requestId"]
+
+
 def without_what_is_shown(value):
     """Settings as they may be saved, from those that GET shows."""
     if isinstance(value, dict):
@@ -140,14 +163,14 @@ def replaced(text, words):
     for name, value in words.items():
         text = re.sub(rf"(?<![\w$-]){re.escape(name)}(?![\w=])", lambda _: value, text)
     text = text.replace("eu-central-1", "us-east-1")
-    for name in ("DEAD", "QUEUE", "URGENT", "COMMS_TOKEN"):
-        text = re.sub(rf"\b(export )?{name}=…", ":", text)
+    for name in ("DEAD", "QUEUE", "URGENT", "COMMS_TOKEN", "SETTINGS_TABLE", "DELIVERIES_TABLE"):
+        text = re.sub(rf"\b(?:export )?{name}=…", ":", text)
     return text
 
 
 def main():
     programs = pathlib.Path(sys.argv[1]).resolve()
-    found = blocks(DOCUMENT.read_text(encoding="utf-8"))
+    found = [block for document in DOCUMENTS for block in blocks(document)]
     failed = ran = 0
     with tempfile.TemporaryDirectory() as temporary:
         directory = pathlib.Path(temporary)
@@ -165,6 +188,8 @@ def main():
                 "DEAD": stack.dead,
                 "QUEUE": stack.queue,
                 "URGENT": f"{stack.queue}-urgent",
+                "SETTINGS_TABLE": "clinic-comms-settings",
+                "DELIVERIES_TABLE": "clinic-comms-deliveries",
             }
             words = {
                 "http://127.0.0.1:4566": f"http://{stack.aws}",
@@ -175,10 +200,12 @@ def main():
                 "ID": "clinic-123",
                 "S": "clinic-comms-settings",
                 "D": "clinic-comms-deliveries",
+                "REQUEST_ID": send(stack),
+                "IDEMPOTENCY_KEY": KEY,
             }
             for block in found:
                 if block.reason:
-                    print(f"line {block.line}: not run: {block.reason}")
+                    print(f"{block.place}: not run: {block.reason}")
                     continue
                 ended = subprocess.run(
                     ["bash", "-euo", "pipefail", "-c", replaced(block.text, words)],
@@ -193,9 +220,9 @@ def main():
                 first = block.text.strip().splitlines()[0]
                 if ended.returncode:
                     failed += 1
-                    print(f"line {block.line}: FAILED with {ended.returncode}: {first}\n{ended.stdout}{ended.stderr}")
+                    print(f"{block.place}: FAILED with {ended.returncode}: {first}\n{ended.stdout}{ended.stderr}")
                 else:
-                    print(f"line {block.line}: ok: {first}")
+                    print(f"{block.place}: ok: {first}")
         finally:
             stack.process.terminate()
             stack.process.wait()

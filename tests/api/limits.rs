@@ -50,6 +50,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("functions/worker/src/crashes.rs", "MAX_CRASHES"),
     // Of a dead letter what anybody says about it is cut, and tries of a write are nobody's input.
     ("infra/operator/src/dead_letters/report.rs", "MAX_FIELDS"),
+    // Of a request's deliveries the operator is shown the first.
+    ("infra/operator/src/why/report.rs", "MAX_SHOWN"),
     ("shared/core/src/dead_letter.rs", "MAX_POINTER"),
     ("shared/delivery/src/usage/categories.rs", "MAX_REMEMBERED"),
     ("shared/delivery/src/rate_limit.rs", "MAX_TRIES"),

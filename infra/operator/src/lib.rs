@@ -21,26 +21,35 @@ use serde::Serialize;
 
 mod api;
 pub mod audit;
+mod clinic;
 pub mod clinics_file;
 mod console;
 pub mod dead_letters;
 pub mod import;
+mod layout;
+mod moments;
 mod pace;
 mod people;
 mod progress;
+mod provider;
 pub mod purge;
 pub mod recipient;
 pub mod reseal;
 pub mod seal;
 pub mod stop;
+mod tables;
+mod why;
 
 pub use api::{Api, ApiError};
 
 use crate::{
+    clinic::{ClinicArgs, run_clinic},
     console::{note, say},
     dead_letters::command::{DeadLettersCommand, run_dead_letters},
     people::{AuditArgs, EraseArgs, ExportArgs, run_audit, run_erase, run_export},
     progress::Progress,
+    provider::{ProviderArgs, run_provider},
+    why::{WhyArgs, run_why},
 };
 
 /// The variable with the token for the API, where no file has it.
@@ -48,8 +57,8 @@ const TOKEN_VARIABLE: &str = "COMMS_TOKEN";
 
 /// Keeps clinics' settings, the dead letters and recipients' data in order.
 ///
-/// Exit codes: 0 nothing is left to do, 1 something is (the report says what), 2 the command could not be run, 130 it
-/// was interrupted. Every command can be started again and does what is left.
+/// Exit codes: 0 nothing is left to do, 1 something is (the report says what), 2 the command could not be run, 3 what was
+/// asked for is not there, 130 it was interrupted. Every command can be started again and does what is left.
 #[derive(Debug, Parser)]
 #[command(name = "comms-operator", version)]
 struct Cli {
@@ -81,6 +90,13 @@ enum Command {
     Erase(EraseArgs),
     /// Lists who sent, who read and who changed. Region and credentials as for `reseal`.
     Audit(AuditArgs),
+    /// Says what became of a communication and what to do next. Region and credentials as for `reseal`.
+    Why(WhyArgs),
+    /// Shows a clinic's settings without secrets, its providers' health, quota and outcomes. Region and credentials as for
+    /// `reseal`.
+    Clinic(ClinicArgs),
+    /// Shows which clinics' entries of a provider are down, since when and why. Region and credentials as for `reseal`.
+    Provider(ProviderArgs),
 }
 
 #[derive(Debug, Args)]
@@ -224,6 +240,8 @@ enum Ended {
     Done,
     /// The report says what is left.
     SomethingLeft,
+    /// Nothing is known by that name.
+    NotFound,
     /// By Ctrl-C.
     Interrupted,
 }
@@ -247,12 +265,16 @@ pub fn main() -> ExitCode {
                     Command::Export(args) => Box::pin(run_export(args)).await,
                     Command::Erase(args) => Box::pin(run_erase(args)).await,
                     Command::Audit(args) => Box::pin(run_audit(args)).await,
+                    Command::Why(args) => Box::pin(run_why(args)).await,
+                    Command::Clinic(args) => Box::pin(run_clinic(args)).await,
+                    Command::Provider(args) => Box::pin(run_provider(args)).await,
                 }
             })
         });
     match ended {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::SomethingLeft) => ExitCode::FAILURE,
+        Ok(Ended::NotFound) => ExitCode::from(3),
         Ok(Ended::Interrupted) => {
             note("interrupted: nothing is half done; the same command goes on with what is left");
             ExitCode::from(130)

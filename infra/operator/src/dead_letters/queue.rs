@@ -11,12 +11,13 @@ use aws_sdk_sqs::{
     },
 };
 use comms_core::{
-    Clock, DeadLetter, RequestId,
+    Clock, DeadLetter, IdempotencyKey, RequestId,
     dead_letter::{MAX_ATTRIBUTES, OF_DEAD_LETTERS_ALONE, SOURCE_MESSAGE_ID, is_message_id},
     request::{Priority, Submission},
 };
 use comms_delivery::queue_claim::ACCEPTED_AS;
 use comms_settings::error_code;
+use serde_json::Value;
 use thiserror::Error;
 
 /// How long what was received is hidden, unless it is made visible before: longer than any walk takes that only looks,
@@ -136,6 +137,12 @@ impl Received {
     pub(super) fn accepted_as(&self) -> Option<RequestId> {
         let attribute = self.attributes.get(ACCEPTED_AS)?;
         RequestId::parse(attribute.string_value()?).ok()
+    }
+
+    /// The idempotency key of its body, whatever else the body is.
+    pub(super) fn key(&self) -> Option<IdempotencyKey> {
+        let body: Value = serde_json::from_str(&self.body).ok()?;
+        IdempotencyKey::parse(body.get("idempotencyKey")?.as_str()?).ok()
     }
 
     /// Bytes of its body.

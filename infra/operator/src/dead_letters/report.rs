@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use comms_core::{DeadLetterReason, RequestId, Tenant};
+use comms_core::{DeadLetterReason, HashKey, IdempotencyKey, RequestId, Tenant};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{age, queue::Received};
@@ -38,6 +38,8 @@ pub struct FoundLetter {
     pub source_message_id: String,
     /// The communication that was accepted by HTTP and of which it claims to be a part: GET says `queued` of it.
     pub accepted_as: Option<RequestId>,
+    /// The key of its body, where it has one. It is never shown: a sender may have made it of a patient's data.
+    pub(crate) key: Option<IdempotencyKey>,
     /// Whose it is, where that is known.
     pub tenant: Option<Tenant>,
     /// Why it is one.
@@ -97,6 +99,7 @@ impl FoundLetter {
             message_id: found.message_id.clone(),
             source_message_id: found.source_message_id().to_owned(),
             accepted_as: found.accepted_as(),
+            key: found.key(),
             tenant: found.letter.tenant.clone(),
             reason: found.letter.reason,
             fields: found.letter.fields.clone(),
@@ -110,6 +113,17 @@ impl FoundLetter {
 
     fn clinic(&self) -> &str {
         self.tenant.as_ref().map_or("(not known)", Tenant::as_str)
+    }
+
+    /// The communication that it is, as far as it says: that which was accepted by HTTP, else the one that its clinic and its
+    /// key name, or SQS's id in place of a key.
+    pub(crate) fn request_id(&self, hash: &HashKey) -> Option<RequestId> {
+        let key = || {
+            let own = self.key.clone();
+            own.or_else(|| IdempotencyKey::parse(&self.source_message_id).ok())
+        };
+        let derived = || Some(RequestId::derive(hash, self.tenant.as_ref()?, &key()?));
+        self.accepted_as.clone().or_else(derived)
     }
 }
 

@@ -44,6 +44,26 @@ pub(crate) fn poison(clinic: &str) -> Value {
     body
 }
 
+/// Puts a dead letter on the queue at `url` as the worker does, and returns its id.
+pub(crate) async fn put_dead_letter(
+    sdk: &aws_config::SdkConfig,
+    url: &str,
+    body: &Value,
+    reason: &str,
+) -> String {
+    let reason = MessageAttributeValue::builder()
+        .data_type("String")
+        .string_value(reason)
+        .build();
+    let sent = Client::new(sdk)
+        .send_message()
+        .queue_url(url)
+        .message_body(body.to_string())
+        .message_attributes("reason", reason.unwrap())
+        .send();
+    sent.await.unwrap().message_id.unwrap()
+}
+
 impl Queues {
     pub(crate) async fn new() -> Self {
         let aws = LocalAws::start().await;

@@ -6,10 +6,13 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod clinic;
 mod dead_letters;
 mod import;
 mod people;
 mod program;
 mod reseal;
 mod seal;
+mod stories;
 mod table;
+mod why;
