@@ -83,7 +83,7 @@ impl Stories {
             via,
             by: SubjectHash::of(&self.hash, "user-1"),
         };
-        let accepted = SystemClock.now() - Duration::from_secs(120);
+        let accepted = SystemClock.now() - Duration::from_mins(2);
         let done = self
             .ledger
             .accept(&record, &planned, &origin, None, accepted);
@@ -199,7 +199,7 @@ pub(crate) fn failed(story: &Story) -> Outcome {
             provider: ProviderKind::new("sendgrid"),
             entry: EntryId::fallback(2),
             position: Position::Fallback(1),
-            since: story.accepted - Duration::from_secs(3_600),
+            since: story.accepted - Duration::from_hours(1),
             last_error: Some(ErrorKind::Unauthenticated),
         }]),
         ..nothing(DeliveryStatus::Failed)
@@ -215,13 +215,13 @@ pub(crate) fn waits_for_people(story: &Story) -> Outcome {
     };
     Outcome {
         attempts: vec![attempt(story, 4, "smtp", Position::Primary, login)],
-        not_before: Some(SystemClock.now() + Duration::from_secs(1_800)),
+        not_before: Some(SystemClock.now() + Duration::from_mins(30)),
         waiting: Some(Waiting {
             reason: WaitReason::Provider {
                 kind: ErrorKind::Unauthenticated,
                 entry: EntryId::primary(),
                 position: Some(Position::Primary),
-                until: story.accepted + Duration::from_secs(86_400),
+                until: story.accepted + Duration::from_hours(24),
             },
             since: story.accepted + Duration::from_secs(4),
         }),
