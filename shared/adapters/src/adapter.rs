@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use aws_config::SdkConfig;
-use comms_core::{BaseUrl, Clock, Mailbox, ProviderKind};
+use comms_core::{Clock, Mailbox, ProviderKind};
 use thiserror::Error;
 
 use crate::{
@@ -115,13 +115,5 @@ impl AdapterType {
                 Ok(Arc::new(A::build(config, sender, parts)?))
             },
         }
-    }
-}
-
-/// Where the clinic says that an API is, else where it usually is.
-pub(crate) fn api_url(set: Option<&BaseUrl>, usual: &str) -> Result<BaseUrl, BuildError> {
-    match set {
-        Some(url) => Ok(url.clone()),
-        None => BaseUrl::parse(usual).map_err(|_| BuildError::Url),
     }
 }

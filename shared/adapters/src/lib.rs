@@ -18,6 +18,7 @@ mod fixtures;
 pub mod fuzz;
 pub mod health;
 mod html_text;
+mod http_api;
 pub mod message;
 pub mod meta;
 pub mod mime;

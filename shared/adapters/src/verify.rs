@@ -66,7 +66,7 @@ impl From<&ProviderError> for StageOutcome {
 
 /// A check in progress: what its stages came to, and how long each took.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub struct Report {
     stages: Vec<StageReport>,
     since: Instant,
 }

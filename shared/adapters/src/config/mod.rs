@@ -8,10 +8,10 @@ mod sender;
 
 use std::{any::Any, fmt, sync::Arc};
 
-use comms_core::{Channel, HashKey, ProviderKind, Secret, json::Object};
+use comms_core::{BaseUrl, Channel, HashKey, ProviderKind, Secret, json::Object};
 use serde_json::Value;
 
-use self::read::Reading;
+use self::read::{Reading, api_url_refusal};
 pub use self::sender::OwnSender;
 use crate::{net::egress::EgressAllow, rate::RateLimits, verify::VerifyPlan};
 
@@ -41,8 +41,13 @@ pub trait ProviderConfig: Any + fmt::Debug + Send + Sync {
         RateLimits::UNKNOWN
     }
 
+    /// The API's URL where the clinic has set one; `None` for a provider that has no API over HTTP.
+    fn api_url(&self) -> Option<&BaseUrl>;
+
     /// The stages of a check that sends nothing.
-    fn verify_plan(&self) -> VerifyPlan;
+    fn verify_plan(&self) -> VerifyPlan {
+        VerifyPlan::of_api(self.api_url(), &[])
+    }
 
     /// Bytes of a remembered configuration beyond what every entry is counted with, roughly.
     fn settings_bytes(&self) -> usize {
@@ -55,7 +60,9 @@ pub trait ProviderConfig: Any + fmt::Debug + Send + Sync {
     }
 
     /// The field by whose text no connection can ever be made under what the operator allows, and what would be right.
-    fn egress_refusal(&self, allow: &EgressAllow) -> Option<(&'static str, &'static str)>;
+    fn egress_refusal(&self, allow: &EgressAllow) -> Option<(&'static str, &'static str)> {
+        api_url_refusal(allow, self.api_url())
+    }
 
     /// The field with trust roots of the clinic's own, and those in PEM.
     fn trust_roots(&self) -> Option<(&'static str, &str)> {

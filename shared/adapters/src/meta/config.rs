@@ -13,12 +13,8 @@ use serde_json::{Value, json};
 use crate::{
     config::{
         ProviderConfig, ReadConfig,
-        read::{
-            MAX_SECRET, Reading, Rules, StoredSecret, api_url_refusal, drop_unset, read_secret,
-            url_json,
-        },
+        read::{MAX_SECRET, Reading, Rules, StoredSecret, drop_unset, read_secret, url_json},
     },
-    net::egress::EgressAllow,
     rate::{AccountLimit, Rate, RateLimits},
     verify::{VerifyPlan, VerifyStage},
 };
@@ -158,11 +154,11 @@ impl ProviderConfig for MetaConfig {
         }
     }
 
-    fn verify_plan(&self) -> VerifyPlan {
-        VerifyPlan::of_api(self.api_url.as_ref(), &[VerifyStage::Sender])
+    fn api_url(&self) -> Option<&BaseUrl> {
+        self.api_url.as_ref()
     }
 
-    fn egress_refusal(&self, allow: &EgressAllow) -> Option<(&'static str, &'static str)> {
-        api_url_refusal(allow, self.api_url.as_ref())
+    fn verify_plan(&self) -> VerifyPlan {
+        VerifyPlan::of_api(self.api_url(), &[VerifyStage::Sender])
     }
 }

@@ -7,18 +7,15 @@ use comms_core::request::Template;
 use comms_core::request::TemplateParams;
 use comms_core::request::TemplateValues;
 use comms_core::{
-    EmailAddress, Mailbox, PublicUrl, SystemClock,
+    EmailAddress, PublicUrl,
     request::{Content, MediaKind, Target},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{reply::*, request::*, *};
 use crate::{
-    fixtures::{Contract, check_complete, check_valid, replies, whatsapp},
-    net::{
-        egress::{EgressAllow, EgressGuard, SystemResolver},
-        tls::TlsConfigs,
-    },
+    fixtures::{Contract, check_complete, check_valid, http, replies, whatsapp},
+    net::http::of_question,
 };
 
 /// Every code that has a meaning here; of 200 to 299 the ends.
@@ -452,15 +449,9 @@ fn the_graphs_url_is_one_and_debug_shows_nothing() {
         api_url: Some(BaseUrl::parse(MetaConfig::GRAPH_URL).unwrap()),
         business_account_id: None,
     };
-    let http = HttpClients::new(
-        TlsConfigs::new(None).unwrap(),
-        EgressGuard::new(EgressAllow::default(), std::sync::Arc::new(SystemResolver)),
-        crate::Sockets::default(),
-        std::sync::Arc::new(SystemClock),
-    );
     let shown = format!(
         "{settings:?} {:?}",
-        MetaProvider::new(settings.clone(), http).unwrap()
+        MetaProvider::new(settings.clone(), None, http()).unwrap()
     );
-    assert_eq!(shown, "MetaConfig(…) MetaProvider(…)");
+    assert_eq!(shown, "MetaConfig(…) HttpApiProvider(meta_business, …)");
 }

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use comms_core::{BaseUrl, Clock, Host, ProviderError};
+use comms_core::{BaseUrl, Clock, Host};
 use http::{Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -52,7 +52,7 @@ use crate::{
         tcp::{self, ConnectFailure},
         tls::{HandshakeFailure, TlsConfigs, TlsError},
     },
-    verify::{Report, StageReport, VerifyStage},
+    verify::{Report, VerifyStage},
 };
 
 /// Bytes of an answer that are read; providers' answers are a few hundred.
@@ -302,21 +302,6 @@ impl HttpClients {
         // breaks. Here a message takes its own connection with it. ADR 15.
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(self.http_tls.get_or_init(|| Arc::new(tls)).clone())
-    }
-
-    /// The stages of an entry whose API is asked one question with its credentials, once it can be reached.
-    pub(crate) async fn verify_credentials(
-        &self,
-        base: &BaseUrl,
-        deadline: Deadline,
-        question: impl Future<Output = Result<(), ProviderError>>,
-    ) -> Vec<StageReport> {
-        let mut report = Report::new();
-        if self.verify_reachable(base, &mut report, deadline).await {
-            let checked = question.await.map_err(of_question);
-            report.stage(VerifyStage::Authenticate, checked);
-        }
-        report.end()
     }
 
     /// Checks name, addresses, TCP and TLS of an API, a stage each, over a connection of its own.

@@ -15,10 +15,7 @@ mod config;
 mod reply;
 mod request;
 
-use std::fmt;
-
-use async_trait::async_trait;
-use comms_core::{BaseUrl, Mailbox, ProviderError, ProviderKind, Receipt};
+use comms_core::{BaseUrl, Mailbox, ProviderError, Receipt};
 
 pub use self::config::PostmarkConfig;
 use self::{
@@ -26,127 +23,74 @@ use self::{
     request::{MESSAGE_BYTES, RECEIVERS, check_size, wire},
 };
 use crate::{
-    adapter::{Adapter, BuildError, Parts, api_url},
-    config::ReadConfig,
+    adapter::BuildError,
     deadline::Deadline,
+    http_api::{HttpApi, HttpApiProvider},
     message::Message,
-    net::http::{Answer, HttpClients, HttpRequest, classify_transport},
-    provider::{Capabilities, Provider},
-    verify::StageReport,
+    net::http::{Answer, HttpRequest},
+    provider::Capabilities,
 };
 
 /// Where the token goes (API overview, "Authentication").
 const TOKEN: &str = "x-postmark-server-token";
 
-const CAPABILITIES: Capabilities = Capabilities {
-    html: true,
-    attachments: true,
-    recipients: RECEIVERS,
-    reply_to: true,
-    internationalised_addresses: false,
-    templates: false,
-    media: false,
-    text_chars: None,
-    message_bytes: Some(MESSAGE_BYTES),
-};
-
 /// One Postmark server.
-pub struct PostmarkProvider {
+pub type PostmarkProvider = HttpApiProvider<PostmarkApi>;
+
+/// What Postmark's API has of its own.
+pub struct PostmarkApi {
     config: PostmarkConfig,
     sender: Mailbox,
-    api_url: BaseUrl,
-    http: HttpClients,
 }
 
-impl PostmarkProvider {
-    /// Makes the provider; nothing is connected to yet.
-    pub fn new(
-        config: PostmarkConfig,
-        sender: Mailbox,
-        http: HttpClients,
-    ) -> Result<Self, BuildError> {
-        Ok(Self {
-            api_url: api_url(config.api_url.as_ref(), PostmarkConfig::API_URL)?,
-            config,
-            sender,
-            http,
-        })
+impl HttpApi for PostmarkApi {
+    type Config = PostmarkConfig;
+    const CAPABILITIES: Capabilities = Capabilities {
+        html: true,
+        attachments: true,
+        recipients: RECEIVERS,
+        reply_to: true,
+        internationalised_addresses: false,
+        templates: false,
+        media: false,
+        text_chars: None,
+        message_bytes: Some(MESSAGE_BYTES),
+    };
+
+    fn new(config: PostmarkConfig, sender: Option<Mailbox>) -> Result<Self, BuildError> {
+        let sender = sender.ok_or(BuildError::NoSender)?;
+        Ok(Self { config, sender })
     }
 
-    fn request(&self, message: &Message) -> Result<HttpRequest, ProviderError> {
+    fn default_url(_: &PostmarkConfig) -> &'static str {
+        PostmarkConfig::API_URL
+    }
+
+    fn authorize(&self, request: HttpRequest) -> Result<HttpRequest, ProviderError> {
+        // Without `Accept` it answers 409.
+        request
+            .accepting_json()
+            .key_header(TOKEN, &self.config.server_token)
+    }
+
+    fn request(&self, api_url: &BaseUrl, message: &Message) -> Result<HttpRequest, ProviderError> {
         let stream = self.config.message_stream.as_deref();
-        let wire = wire(
-            message,
-            &self.sender,
-            stream.unwrap_or(PostmarkConfig::DEFAULT_STREAM),
-        )?;
-        let request = HttpRequest::post_json(self.api_url.join(["email"]), &wire)?;
+        let stream = stream.unwrap_or(PostmarkConfig::DEFAULT_STREAM);
+        let wire = wire(message, &self.sender, stream)?;
+        let request = HttpRequest::post_json(api_url.join(["email"]), &wire)?;
         check_size(request.body_len())?;
         Ok(request)
     }
 
-    async fn exchange(
-        &self,
-        request: HttpRequest,
-        deadline: Deadline,
-    ) -> Result<Answer, ProviderError> {
-        // Without `Accept` it answers 409.
-        let request = request
-            .accepting_json()
-            .key_header(TOKEN, &self.config.server_token)?;
-        let answer = self.http.send(&self.api_url, request, deadline).await;
-        answer.map_err(classify_transport)
+    fn receipt(&self, answer: &Answer, message: &Message) -> Result<Receipt, ProviderError> {
+        read_receipt(answer, message)
     }
 
     /// Whether the token is of a server that sends. Sender signatures and domains are known to the account's token only,
     /// which a server should not have.
-    async fn check_server(&self, deadline: Deadline) -> Result<(), ProviderError> {
-        let request = HttpRequest::get(self.api_url.join(["server"]));
-        read_server(&self.exchange(request, deadline).await?)
-    }
-}
-
-impl fmt::Debug for PostmarkProvider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PostmarkProvider(…)")
-    }
-}
-
-impl Adapter for PostmarkProvider {
-    type Config = PostmarkConfig;
-    const CAPABILITIES: Capabilities = CAPABILITIES;
-
-    fn build(
-        config: &PostmarkConfig,
-        sender: Option<Mailbox>,
-        parts: &Parts,
-    ) -> Result<Self, BuildError> {
-        let sender = sender.ok_or(BuildError::NoSender)?;
-        Self::new(config.clone(), sender, parts.http.clone())
-    }
-}
-
-#[async_trait]
-impl Provider for PostmarkProvider {
-    fn kind(&self) -> ProviderKind {
-        PostmarkConfig::KIND
-    }
-
-    fn capabilities(&self) -> &'static Capabilities {
-        &CAPABILITIES
-    }
-
-    async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
-        let request = self.request(message)?;
-        read_receipt(&self.exchange(request, deadline).await?, message)
-    }
-
-    async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
-        let question = self.check_server(deadline);
-        let stages = self
-            .http
-            .verify_credentials(&self.api_url, deadline, question);
-        stages.await
+    async fn check(provider: &PostmarkProvider, deadline: Deadline) -> Result<(), ProviderError> {
+        let request = HttpRequest::get(provider.api_url.join(["server"]));
+        read_server(&provider.exchange(request, deadline).await?)
     }
 }
 

@@ -181,7 +181,7 @@ fn debug_shows_nothing() {
     let provider = PostmarkProvider::new(config.clone(), sender(), http()).unwrap();
     assert_eq!(
         format!("{config:?} {provider:?}"),
-        "PostmarkConfig(…) PostmarkProvider(…)"
+        "PostmarkConfig(…) HttpApiProvider(postmark, …)"
     );
     assert!(BaseUrl::parse(PostmarkConfig::API_URL).unwrap().is_https());
 }

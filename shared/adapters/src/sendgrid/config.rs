@@ -8,16 +8,12 @@ use comms_core::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    config::{
-        OwnSender, ProviderConfig, ReadConfig, account_of_key,
-        read::{
-            MAX_SECRET, Reading, Rules, StoredSecret, api_url_refusal, read_host_url, read_secret,
-            read_sender, require_ascii, sender_json, url_json,
-        },
+use crate::config::{
+    OwnSender, ProviderConfig, ReadConfig, account_of_key,
+    read::{
+        MAX_SECRET, Reading, Rules, StoredSecret, read_host_url, read_secret, read_sender,
+        require_ascii, sender_json, url_json,
     },
-    net::egress::EgressAllow,
-    verify::VerifyPlan,
 };
 
 /// One SendGrid account.
@@ -94,11 +90,7 @@ impl ProviderConfig for SendgridConfig {
         account_of_key(Self::KIND, &self.api_key)
     }
 
-    fn verify_plan(&self) -> VerifyPlan {
-        VerifyPlan::of_api(self.api_url.as_ref(), &[])
-    }
-
-    fn egress_refusal(&self, allow: &EgressAllow) -> Option<(&'static str, &'static str)> {
-        api_url_refusal(allow, self.api_url.as_ref())
+    fn api_url(&self) -> Option<&BaseUrl> {
+        self.api_url.as_ref()
     }
 }

@@ -22,7 +22,7 @@ use serde_json::json;
 use super::{reply::*, request::*, *};
 use crate::{
     config::{OwnSender, ProviderConfig},
-    net::{egress::SystemResolver, tls::TlsConfigs},
+    fixtures::http,
 };
 
 /// A minute before the second that the documentation's example of a rate limit ends at.
@@ -36,21 +36,13 @@ fn provider_with(change: impl FnOnce(&mut SendgridConfig)) -> SendgridProvider {
         sandbox: false,
     };
     change(&mut settings);
-    let egress = crate::EgressGuard::new("".parse().unwrap(), Arc::new(SystemResolver));
-    let clock = Arc::new(comms_core::SystemClock);
-    let http = HttpClients::new(
-        TlsConfigs::new(None).unwrap(),
-        egress,
-        crate::Sockets::default(),
-        clock,
-    );
     SendgridProvider::new(
         settings,
         Mailbox {
             address: address("appointments@clinic.example"),
             name: Some("Praxis Dr. Müller".into()),
         },
-        http,
+        http(),
     )
     .unwrap()
 }
@@ -120,11 +112,18 @@ fn wire_of<'a>(
     provider: &'a SendgridProvider,
     message: &'a Message,
 ) -> Result<SendRequest<'a>, ProviderError> {
-    request::wire(message, &provider.sender, provider.config.sandbox)
+    request::wire(message, &provider.api.sender, provider.api.config.sandbox)
 }
 
 fn wire(provider: &SendgridProvider, message: &Message) -> Value {
     serde_json::to_value(wire_of(provider, message).unwrap()).unwrap()
+}
+
+fn request_of(
+    provider: &SendgridProvider,
+    message: &Message,
+) -> Result<HttpRequest, ProviderError> {
+    provider.api.request(&provider.api_url, message)
 }
 
 fn refused(message: &Message) -> ProviderError {
@@ -263,7 +262,7 @@ fn a_message_with_everything_goes_out_in_one_personalization() {
 #[test]
 fn a_message_with_the_least_says_nothing_that_it_does_not_have() {
     let mut provider = provider();
-    provider.sender.name = None;
+    provider.api.sender.name = None;
     let wire = wire(&provider, &message_with(|_| {}));
     insta::assert_snapshot!(serde_json::to_string_pretty(&wire).unwrap(), @r#"
     {
@@ -464,7 +463,7 @@ fn what_another_provider_may_carry_is_passed_on_without_blame() {
         );
     }
     let mut provider = provider();
-    provider.sender.address = umlaut();
+    provider.api.sender.address = umlaut();
     let message = message_with(|_| {});
     let error = wire_of(&provider, &message).err().unwrap();
     assert_eq!(error.kind, ErrorKind::SenderNotAllowed);
@@ -514,7 +513,7 @@ fn a_message_of_30_megabytes_is_refused() {
             content: vec![0; 22_500_000].into(),
         }];
     });
-    let error = provider().request(&message).err().unwrap();
+    let error = request_of(&provider(), &message).err().unwrap();
     assert_eq!(
         (error.disposition, error.kind),
         (Disposition::Final, ErrorKind::InvalidMessage)
@@ -687,8 +686,8 @@ fn nothing_that_is_printed_tells_key_or_address() {
     let provider = provider();
     let printed = format!(
         "{provider:?} {:?} {:?}",
-        provider.config,
-        provider.request(&full_message()).unwrap()
+        provider.api.config,
+        request_of(&provider, &full_message()).unwrap()
     );
     for planted in ["SG.", "planted", "clinic.example", "patient"] {
         assert!(!printed.contains(planted), "{printed}");
@@ -699,7 +698,7 @@ fn nothing_that_is_printed_tells_key_or_address() {
 fn account_of_a_key_is_told_by_a_hash_of_it() {
     let one = provider();
     let other = provider_with(|config| config.api_key = Secret::new("SG.another".to_owned()));
-    let [one, other] = [one, other].map(|provider| provider.config.account_key());
+    let [one, other] = [one, other].map(|provider| provider.api.config.account_key());
     assert!(
         one.starts_with("sendgrid\n") && !one.contains("planted"),
         "{one}"

@@ -3,7 +3,7 @@
 use std::{fmt, num::NonZeroU32};
 
 use comms_core::{
-    Channel, ProviderKind, Secret, Tenant,
+    BaseUrl, Channel, ProviderKind, Secret, Tenant,
     account::{AwsAccessKeyId, AwsRegion, ExternalId, RoleArn, SesName},
     json::{Object, read},
 };
@@ -242,6 +242,10 @@ impl ProviderConfig for SesConfig {
             },
             per_recipient: None,
         }
+    }
+
+    fn api_url(&self) -> Option<&BaseUrl> {
+        None
     }
 
     fn verify_plan(&self) -> VerifyPlan {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use comms_core::{
-    Channel, Host, ProviderKind, Secret,
+    BaseUrl, Channel, Host, ProviderKind, Secret,
     json::{Object, read},
 };
 use serde_json::{Value, json};
@@ -173,6 +173,10 @@ impl ProviderConfig for SmtpConfig {
             self.port,
             self.user
         )
+    }
+
+    fn api_url(&self) -> Option<&BaseUrl> {
+        None
     }
 
     fn verify_plan(&self) -> VerifyPlan {

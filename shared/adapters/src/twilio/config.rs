@@ -9,16 +9,11 @@ use comms_core::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    config::{
-        ProviderConfig, ReadConfig,
-        read::{
-            MAX_SECRET, Reading, Rules, StoredSecret, api_url_refusal, drop_unset, read_host_url,
-            read_secret, url_json,
-        },
+use crate::config::{
+    ProviderConfig, ReadConfig,
+    read::{
+        MAX_SECRET, Reading, Rules, StoredSecret, drop_unset, read_host_url, read_secret, url_json,
     },
-    net::egress::EgressAllow,
-    verify::VerifyPlan,
 };
 
 /// Content templates of one Twilio entry.
@@ -259,15 +254,11 @@ impl ProviderConfig for TwilioConfig {
         format!("{}\n{}\n{sender}", Self::KIND, self.account_sid)
     }
 
-    fn verify_plan(&self) -> VerifyPlan {
-        VerifyPlan::of_api(self.api_url.as_ref(), &[])
+    fn api_url(&self) -> Option<&BaseUrl> {
+        self.api_url.as_ref()
     }
 
     fn settings_bytes(&self) -> usize {
         self.templates.len() * TEMPLATE_BYTES
-    }
-
-    fn egress_refusal(&self, allow: &EgressAllow) -> Option<(&'static str, &'static str)> {
-        api_url_refusal(allow, self.api_url.as_ref())
     }
 }

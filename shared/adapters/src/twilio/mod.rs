@@ -15,10 +15,7 @@ mod config;
 mod reply;
 mod request;
 
-use std::fmt;
-
-use async_trait::async_trait;
-use comms_core::{BaseUrl, ErrorKind, Mailbox, ProviderError, ProviderKind, Receipt};
+use comms_core::{BaseUrl, ErrorKind, Mailbox, ProviderError, Receipt};
 use url::Url;
 
 pub use self::config::{MAX_TEMPLATES, TwilioConfig, TwilioLogin, TwilioSender};
@@ -27,13 +24,12 @@ use self::{
     request::{MAX_TEXT, form},
 };
 use crate::{
-    adapter::{Adapter, BuildError, Parts, api_url},
-    config::ReadConfig,
+    adapter::BuildError,
     deadline::Deadline,
+    http_api::{HttpApi, HttpApiProvider},
     message::Message,
-    net::http::{Answer, HttpClients, HttpRequest, classify_transport},
-    provider::{Capabilities, Provider},
-    verify::StageReport,
+    net::http::{Answer, HttpRequest},
+    provider::Capabilities,
 };
 
 /// The API's version, as it stands in its URLs.
@@ -41,133 +37,93 @@ const VERSION: &str = "2010-04-01";
 /// A message that does not exist, for a question that reads nothing.
 const NO_MESSAGE: &str = "SM00000000000000000000000000000000.json";
 
-const CAPABILITIES: Capabilities = Capabilities {
-    html: false,
-    attachments: false,
-    recipients: 1,
-    reply_to: false,
-    internationalised_addresses: false,
-    templates: true,
-    media: true,
-    text_chars: Some(MAX_TEXT),
-    message_bytes: None,
-};
-
 /// One Twilio account with one sender.
-pub struct TwilioProvider {
+pub type TwilioProvider = HttpApiProvider<TwilioApi>;
+
+/// What Twilio's API has of its own.
+pub struct TwilioApi {
     config: TwilioConfig,
-    api_url: BaseUrl,
-    http: HttpClients,
 }
 
-impl TwilioProvider {
-    /// Makes the provider; nothing is connected to yet.
-    pub fn new(config: TwilioConfig, http: HttpClients) -> Result<Self, BuildError> {
-        Ok(Self {
-            api_url: api_url(config.api_url.as_ref(), TwilioConfig::GLOBAL_URL)?,
-            config,
-            http,
-        })
-    }
-
-    async fn exchange(
-        &self,
-        request: HttpRequest,
-        deadline: Deadline,
-    ) -> Result<Answer, ProviderError> {
-        let request = match &self.config.login {
-            TwilioLogin::AuthToken(token) => {
-                request.basic(self.config.account_sid.as_str(), token)?
-            }
-            TwilioLogin::ApiKey { sid, secret } => request.basic(sid.as_str(), secret)?,
-        };
-        self.http
-            .send(&self.api_url, request, deadline)
-            .await
-            .map_err(classify_transport)
-    }
-
-    /// That the credentials are good, and the account active where they may read that.
-    ///
-    /// A standard API key, which is what Twilio advises to send with, may not read accounts, and is
-    /// refused with the words for a wrong one (error 20003, "Possible causes"). It may read messages:
-    /// asked for one that does not exist, Twilio says that it does not, and by that that the key is good.
-    async fn check_account(&self, deadline: Deadline) -> Result<(), ProviderError> {
-        let account = HttpRequest::get(self.account_url());
-        let refused = match may_send(&self.exchange(account, deadline).await?) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        match self.config.login {
-            TwilioLogin::ApiKey { .. } if refused.kind == ErrorKind::Unauthenticated => {}
-            TwilioLogin::ApiKey { .. } | TwilioLogin::AuthToken(_) => return Err(refused),
-        }
-        let message = HttpRequest::get(self.url(&["Messages", NO_MESSAGE]));
-        is_not_found(&self.exchange(message, deadline).await?)
-    }
-}
-
-impl TwilioProvider {
-    /// What the account is under: `Accounts/{AccountSid}` and `segments`.
-    fn url(&self, segments: &[&str]) -> Url {
+impl TwilioApi {
+    /// A resource of the account: `Accounts/{AccountSid}` and `segments`.
+    fn url(&self, api_url: &BaseUrl, segments: &[&str]) -> Url {
         let account = [VERSION, "Accounts", self.config.account_sid.as_str()];
-        self.api_url
-            .join(account.into_iter().chain(segments.iter().copied()))
+        api_url.join(account.into_iter().chain(segments.iter().copied()))
     }
 
-    fn account_url(&self) -> Url {
+    fn account_url(&self, api_url: &BaseUrl) -> Url {
         let file = format!("{}.json", self.config.account_sid);
-        self.api_url.join([VERSION, "Accounts", &file])
+        api_url.join([VERSION, "Accounts", &file])
     }
 }
 
-impl fmt::Debug for TwilioProvider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TwilioProvider(…)")
-    }
-}
-
-impl Adapter for TwilioProvider {
+impl HttpApi for TwilioApi {
     type Config = TwilioConfig;
-    const CAPABILITIES: Capabilities = CAPABILITIES;
+    const CAPABILITIES: Capabilities = Capabilities {
+        html: false,
+        attachments: false,
+        recipients: 1,
+        reply_to: false,
+        internationalised_addresses: false,
+        templates: true,
+        media: true,
+        text_chars: Some(MAX_TEXT),
+        message_bytes: None,
+    };
 
-    fn build(config: &TwilioConfig, _: Option<Mailbox>, parts: &Parts) -> Result<Self, BuildError> {
-        Self::new(config.clone(), parts.http.clone())
+    fn new(config: TwilioConfig, _: Option<Mailbox>) -> Result<Self, BuildError> {
+        Ok(Self { config })
     }
-}
 
-#[async_trait]
-impl Provider for TwilioProvider {
-    fn kind(&self) -> ProviderKind {
-        TwilioConfig::KIND
+    fn default_url(_: &TwilioConfig) -> &'static str {
+        TwilioConfig::GLOBAL_URL
     }
 
-    fn capabilities(&self) -> &'static Capabilities {
-        &CAPABILITIES
+    fn authorize(&self, request: HttpRequest) -> Result<HttpRequest, ProviderError> {
+        match &self.config.login {
+            TwilioLogin::AuthToken(token) => request.basic(self.config.account_sid.as_str(), token),
+            TwilioLogin::ApiKey { sid, secret } => request.basic(sid.as_str(), secret),
+        }
     }
 
-    async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
+    fn request(&self, api_url: &BaseUrl, message: &Message) -> Result<HttpRequest, ProviderError> {
         let form = form(&self.config, message)?;
         let fields: Vec<_> = form
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        let request = HttpRequest::post_form(self.url(&["Messages.json"]), &fields);
-        receipt(&self.exchange(request, deadline).await?)
+        let url = self.url(api_url, &["Messages.json"]);
+        Ok(HttpRequest::post_form(url, &fields))
     }
 
-    async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
-        // Whether the number is a sender of the account's is known to another API only.
-        let question = self.check_account(deadline);
-        let stages = self
-            .http
-            .verify_credentials(&self.api_url, deadline, question);
-        stages.await
+    fn receipt(&self, answer: &Answer, _: &Message) -> Result<Receipt, ProviderError> {
+        receipt(answer)
+    }
+
+    /// Whether the credentials are good, and the account is active where they may read that. Whether the number is a sender
+    /// of the account's is known to another API only.
+    ///
+    /// A standard API key, which Twilio advises to send with, may not read accounts, and is refused with the words for a
+    /// wrong one (error 20003, "Possible causes"). It may read messages: asked for one that does not exist, Twilio answers
+    /// 404, which a wrong key never gets.
+    async fn check(provider: &TwilioProvider, deadline: Deadline) -> Result<(), ProviderError> {
+        let (api, api_url) = (&provider.api, &provider.api_url);
+        let account = HttpRequest::get(api.account_url(api_url));
+        let refused = match may_send(&provider.exchange(account, deadline).await?) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        match api.config.login {
+            TwilioLogin::ApiKey { .. } if refused.kind == ErrorKind::Unauthenticated => {}
+            TwilioLogin::ApiKey { .. } | TwilioLogin::AuthToken(_) => return Err(refused),
+        }
+        let message = HttpRequest::get(api.url(api_url, &["Messages", NO_MESSAGE]));
+        is_not_found(&provider.exchange(message, deadline).await?)
     }
 }
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use comms_core::account::TwilioApiKeySid;
 use comms_core::request::Template;
 use comms_core::request::TemplateValues;
 use comms_core::{
-    EmailAddress, Mailbox, PublicUrl, SystemClock,
+    EmailAddress, PublicUrl,
     request::{Content, Media, MediaKind, Target, TemplateParams},
 };
 use serde_json::Map;
@@ -18,12 +18,8 @@ use serde_json::json;
 use std::collections::BTreeMap;
 
 use super::{reply::*, request::*, *};
-use crate::{
-    fixtures::{Contract, check_complete, check_valid, json_answer, replies, whatsapp},
-    net::{
-        egress::{EgressAllow, EgressGuard, SystemResolver},
-        tls::TlsConfigs,
-    },
+use crate::fixtures::{
+    Contract, check_complete, check_valid, http, json_answer, replies, whatsapp,
 };
 
 /// Every code that has a meaning here.
@@ -387,24 +383,21 @@ fn a_key_is_good_when_it_is_told_that_there_is_no_such_message() {
     }
 }
 
-fn http() -> HttpClients {
-    HttpClients::new(
-        TlsConfigs::new(None).unwrap(),
-        EgressGuard::new(EgressAllow::default(), std::sync::Arc::new(SystemResolver)),
-        crate::Sockets::default(),
-        std::sync::Arc::new(SystemClock),
-    )
-}
-
 #[test]
 fn urls_are_those_of_the_contract() {
-    let provider = TwilioProvider::new(settings(), http()).unwrap();
+    let provider = TwilioProvider::new(settings(), None, http()).unwrap();
     let base = format!("https://api.twilio.com/2010-04-01/Accounts/{ACCOUNT}");
     assert_eq!(
-        provider.url(&["Messages.json"]).as_str(),
+        provider
+            .api
+            .url(&provider.api_url, &["Messages.json"])
+            .as_str(),
         format!("{base}/Messages.json")
     );
-    assert_eq!(provider.account_url().as_str(), format!("{base}.json"));
+    assert_eq!(
+        provider.api.account_url(&provider.api_url).as_str(),
+        format!("{base}.json")
+    );
     let sid = NO_MESSAGE.strip_suffix(".json").unwrap();
     let schema = Contract::read(CONTRACT).schema(
         "/paths/~12010-04-01~1Accounts~1{AccountSid}~1Messages~1{Sid}.json/get/parameters/1/schema",
@@ -425,10 +418,10 @@ fn debug_shows_nothing() {
         "{settings:?} {:?} {:?} {:?}",
         settings.login,
         settings.sender,
-        TwilioProvider::new(settings.clone(), http()).unwrap()
+        TwilioProvider::new(settings.clone(), None, http()).unwrap()
     );
     assert_eq!(
         shown,
-        "TwilioConfig(…) TwilioLogin(…) TwilioSender(…) TwilioProvider(…)"
+        "TwilioConfig(…) TwilioLogin(…) TwilioSender(…) HttpApiProvider(twilio, …)"
     );
 }

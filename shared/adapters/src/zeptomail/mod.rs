@@ -18,10 +18,7 @@ mod config;
 mod reply;
 mod request;
 
-use std::fmt;
-
-use async_trait::async_trait;
-use comms_core::{BaseUrl, Mailbox, ProviderError, ProviderKind, Receipt};
+use comms_core::{BaseUrl, Mailbox, ProviderError, Receipt};
 use serde_json::json;
 
 pub use self::config::{Region, ZeptomailConfig};
@@ -30,13 +27,12 @@ use self::{
     request::{MESSAGE_BYTES, RECEIVERS, check_size, wire},
 };
 use crate::{
-    adapter::{Adapter, BuildError, Parts, api_url},
-    config::ReadConfig,
+    adapter::BuildError,
     deadline::Deadline,
+    http_api::{HttpApi, HttpApiProvider},
     message::Message,
-    net::http::{Answer, HttpClients, HttpRequest, classify_transport},
-    provider::{Capabilities, Provider},
-    verify::StageReport,
+    net::http::{Answer, HttpRequest},
+    provider::Capabilities,
 };
 
 /// The scheme of `Authorization` (Email sending API, "Authorization token").
@@ -44,107 +40,59 @@ const SCHEME: &str = "Zoho-enczapikey";
 /// Where messages go, below the API's URL.
 const SEND: [&str; 2] = ["v1.1", "email"];
 
-const CAPABILITIES: Capabilities = Capabilities {
-    html: true,
-    attachments: true,
-    recipients: RECEIVERS,
-    reply_to: true,
-    internationalised_addresses: false,
-    templates: false,
-    media: false,
-    text_chars: None,
-    message_bytes: Some(MESSAGE_BYTES),
-};
-
 /// One mail agent of ZeptoMail.
-pub struct ZeptomailProvider {
+pub type ZeptomailProvider = HttpApiProvider<ZeptomailApi>;
+
+/// What ZeptoMail's API has of its own.
+pub struct ZeptomailApi {
     config: ZeptomailConfig,
     sender: Mailbox,
-    api_url: BaseUrl,
-    http: HttpClients,
 }
 
-impl ZeptomailProvider {
-    /// Makes the provider; nothing is connected to yet.
-    pub fn new(
-        config: ZeptomailConfig,
-        sender: Mailbox,
-        http: HttpClients,
-    ) -> Result<Self, BuildError> {
-        Ok(Self {
-            api_url: api_url(config.api_url.as_ref(), config.region.api_url())?,
-            config,
-            sender,
-            http,
-        })
+impl HttpApi for ZeptomailApi {
+    type Config = ZeptomailConfig;
+    const CAPABILITIES: Capabilities = Capabilities {
+        html: true,
+        attachments: true,
+        recipients: RECEIVERS,
+        reply_to: true,
+        internationalised_addresses: false,
+        templates: false,
+        media: false,
+        text_chars: None,
+        message_bytes: Some(MESSAGE_BYTES),
+    };
+
+    fn new(config: ZeptomailConfig, sender: Option<Mailbox>) -> Result<Self, BuildError> {
+        let sender = sender.ok_or(BuildError::NoSender)?;
+        Ok(Self { config, sender })
     }
 
-    fn request(&self, message: &Message) -> Result<HttpRequest, ProviderError> {
+    fn default_url(config: &ZeptomailConfig) -> &'static str {
+        config.region.api_url()
+    }
+
+    fn authorize(&self, request: HttpRequest) -> Result<HttpRequest, ProviderError> {
+        request
+            .accepting_json()
+            .scheme(SCHEME, &self.config.send_mail_token)
+    }
+
+    fn request(&self, api_url: &BaseUrl, message: &Message) -> Result<HttpRequest, ProviderError> {
         let wire = wire(message, &self.sender)?;
-        let request = HttpRequest::post_json(self.api_url.join(SEND), &wire)?;
+        let request = HttpRequest::post_json(api_url.join(SEND), &wire)?;
         check_size(request.body_len())?;
         Ok(request)
     }
 
-    async fn exchange(
-        &self,
-        request: HttpRequest,
-        deadline: Deadline,
-    ) -> Result<Answer, ProviderError> {
-        let request = request
-            .accepting_json()
-            .scheme(SCHEME, &self.config.send_mail_token)?;
-        let answer = self.http.send(&self.api_url, request, deadline).await;
-        answer.map_err(classify_transport)
+    fn receipt(&self, answer: &Answer, _: &Message) -> Result<Receipt, ProviderError> {
+        read_receipt(answer)
     }
 
-    async fn check_token(&self, deadline: Deadline) -> Result<(), ProviderError> {
-        let nothing = HttpRequest::post_json(self.api_url.join(SEND), &json!({}))?;
-        read_check(&self.exchange(nothing.into_question(), deadline).await?)
-    }
-}
-
-impl fmt::Debug for ZeptomailProvider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ZeptomailProvider(…)")
-    }
-}
-
-impl Adapter for ZeptomailProvider {
-    type Config = ZeptomailConfig;
-    const CAPABILITIES: Capabilities = CAPABILITIES;
-
-    fn build(
-        config: &ZeptomailConfig,
-        sender: Option<Mailbox>,
-        parts: &Parts,
-    ) -> Result<Self, BuildError> {
-        let sender = sender.ok_or(BuildError::NoSender)?;
-        Self::new(config.clone(), sender, parts.http.clone())
-    }
-}
-
-#[async_trait]
-impl Provider for ZeptomailProvider {
-    fn kind(&self) -> ProviderKind {
-        ZeptomailConfig::KIND
-    }
-
-    fn capabilities(&self) -> &'static Capabilities {
-        &CAPABILITIES
-    }
-
-    async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError> {
-        let request = self.request(message)?;
-        read_receipt(&self.exchange(request, deadline).await?)
-    }
-
-    async fn verify(&self, deadline: Deadline) -> Vec<StageReport> {
-        let question = self.check_token(deadline);
-        let stages = self
-            .http
-            .verify_credentials(&self.api_url, deadline, question);
-        stages.await
+    async fn check(provider: &ZeptomailProvider, deadline: Deadline) -> Result<(), ProviderError> {
+        let nothing = HttpRequest::post_json(provider.api_url.join(SEND), &json!({}))?;
+        let answer = provider.exchange(nothing.into_question(), deadline);
+        read_check(&answer.await?)
     }
 }
 

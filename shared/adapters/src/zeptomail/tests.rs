@@ -185,6 +185,6 @@ fn debug_shows_nothing() {
     let provider = ZeptomailProvider::new(config.clone(), sender(), http()).unwrap();
     assert_eq!(
         format!("{config:?} {provider:?}"),
-        "ZeptomailConfig(…) ZeptomailProvider(…)"
+        "ZeptomailConfig(…) HttpApiProvider(zeptomail, …)"
     );
 }

@@ -571,7 +571,7 @@ fn meta() -> Api {
                 api_url: Some(BaseUrl::parse(&format!("{}/v23.0", server.url())).unwrap()),
                 business_account_id: None,
             };
-            Box::new(MetaProvider::new(settings, http).unwrap())
+            Box::new(MetaProvider::new(settings, None, http).unwrap())
         },
         path: "/v23.0/123456789/messages".into(),
         message: whatsapp(Some(template("appointment_confirmed"))),
@@ -629,7 +629,7 @@ fn twilio() -> Api {
                 status_callback: Some("https://clinic.example/status".into()),
                 templates: std::collections::BTreeMap::new(),
             };
-            Box::new(TwilioProvider::new(settings, http).unwrap())
+            Box::new(TwilioProvider::new(settings, None, http).unwrap())
         },
         path: format!("/2010-04-01/Accounts/{ACCOUNT}/Messages.json"),
         message: whatsapp(Some(template(CONTENT))),

@@ -17,7 +17,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// An answer in full. Its body may hold credentials (Twilio's account has its token in it) and
 /// addresses: it is wiped when it is dropped and never printed.
-pub(crate) struct Answer {
+pub struct Answer {
     /// The status.
     pub(crate) status: u16,
     pub(super) headers: HeaderMap,

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::failure::local_failure;
 
 /// A request to a provider.
-pub(crate) struct HttpRequest {
+pub struct HttpRequest {
     pub(super) request: reqwest::Request,
     is_question: bool,
 }
