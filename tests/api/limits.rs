@@ -27,7 +27,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("shared/adapters/src/smtp/mod.rs", "MAX_REFUSALS"),
     ("shared/adapters/src/ses/checks.rs", "MAX_DOMAINS"),
     ("shared/adapters/src/net/tcp.rs", "MAX_ADDRESSES"),
-    ("shared/adapters/src/chain/renewal.rs", "MAX_RENEWALS"),
+    ("shared/adapters/src/chain/course.rs", "MAX_RENEWALS"),
     (
         "shared/adapters/src/smtp/further.rs",
         "MAX_FURTHER_TRANSACTIONS",

@@ -5,6 +5,9 @@ use std::{future::Future, time::Duration};
 use futures_util::TryFutureExt as _;
 use tokio::time::Instant;
 
+/// The least time that an attempt at a provider is begun with.
+pub const MIN_ATTEMPT_DURATION: Duration = Duration::from_secs(3);
+
 /// A point in time after which nothing more is waited for, and whether somebody waits for the outcome until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline {

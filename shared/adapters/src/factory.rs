@@ -19,10 +19,10 @@ use crate::{
     chain::{AmbiguityPolicy, Chain, ChainEntry},
     config::ProviderConfig,
     health::Health,
+    layers::retry::RetryPolicy,
     net::{egress::EgressGuard, sockets::Sockets, tls::TlsConfigs},
     provider::Provider,
     registry,
-    retry::RetryPolicy,
 };
 
 /// One entry of a chain to be built.

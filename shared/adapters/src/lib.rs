@@ -3,8 +3,9 @@
 //!
 //! An adapter turns a [`Message`] into its provider's protocol and the provider's reply into a
 //! receipt or a classified [`ProviderError`](comms_core::ProviderError). It does nothing else: no
-//! retries, no waiting, no environment. [`chain`] decides what to do about an error, [`retry`] and
-//! [`deadline`] bound it in time, [`rate_limiter`] keeps to what a provider takes in a second, [`egress`] says where a connection may go.
+//! retries, no waiting, no environment. [`chain`] orders the providers and decides what an error means for the next; retries,
+//! time limits and the record of every attempt are layers around each. [`rate_limiter`] keeps to a provider's rate limits,
+//! [`egress`] says where a connection may go.
 
 pub mod account_rate_limit;
 pub mod adapter;
@@ -19,6 +20,7 @@ pub mod fuzz;
 pub mod health;
 mod html_text;
 mod http_api;
+mod layers;
 pub mod message;
 pub mod meta;
 pub mod mime;
@@ -28,7 +30,6 @@ pub mod provider;
 pub mod rate;
 pub mod rate_limiter;
 pub mod registry;
-pub mod retry;
 pub mod sendgrid;
 pub mod ses;
 pub mod smtp;
@@ -43,6 +44,7 @@ pub use config::{OwnSender, ProviderConfig};
 pub use deadline::Deadline;
 pub use factory::{ChainSpec, EntrySpec, ProviderFactory};
 pub use health::Health;
+pub use layers::retry;
 pub use message::Message;
 pub use net::{
     egress,

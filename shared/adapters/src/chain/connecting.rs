@@ -6,13 +6,12 @@ use comms_core::{AfterRetries, Receipt};
 use tokio::time::Instant;
 
 use super::{
-    AttemptBudget, ChainEnd, ChainEntry, Failed, ReplyTo, Run,
-    renewal::{Course, Heading, Renew, Renewal},
+    ChainEnd, ChainEntry,
+    course::{Course, Heading},
+    renewal::{Renew, Renewal},
+    run::{EntryAttempts, Failed, Run},
 };
-use crate::{
-    message::Message,
-    rate_limiter::{MAX_WAIT_DURATION, RateLimiter},
-};
+use crate::rate_limiter::{MAX_WAIT_DURATION, RateLimiter};
 
 /// A wait for a connection after which somebody may have saved settings that count.
 const LONG_WAIT: Duration = Duration::from_secs(1);
@@ -71,22 +70,16 @@ impl Course {
 
 impl Run {
     /// Tries an entry. Where the server refuses a connection for their number, it is tried once more if `limiter` reserves
-    /// one; otherwise the message waits for so long, and there was no attempt.
+    /// one; otherwise there was no attempt, and the error is the time that the message waits.
     pub(super) async fn connected<R: Future<Output = Renewal>>(
         &mut self,
-        entry: &ChainEntry,
-        message: &Message,
-        reply: ReplyTo<'_>,
-        left: AttemptBudget,
+        attempts: EntryAttempts<'_>,
         renew: impl Fn() -> R,
         limiter: &dyn RateLimiter,
     ) -> Result<Result<Receipt, Failed>, Duration> {
-        let sent = self.entry(entry, message, reply, left, &renew).await;
-        let Some(limit) = entry
-            .provider
-            .connection_limit()
-            .filter(|_| lacks_connection(&sent))
-        else {
+        let sent = self.entry(attempts, &renew).await;
+        let limit = attempts.entry.provider.connection_limit();
+        let (Some(limit), true) = (limit, lacks_connection(&sent)) else {
             return Ok(sent);
         };
         self.attempts.pop();
@@ -95,9 +88,12 @@ impl Run {
         if let Err(failed) = sent
             && let renewal @ (Renewal::Newer(_) | Renewal::Unreadable) = renew().await
         {
-            return Ok(Err(Failed { renewal, ..failed }));
+            return Ok(Err(Failed {
+                interrupted_by: Some(renewal),
+                ..failed
+            }));
         }
-        let sent = self.entry(entry, message, reply, left, &renew).await;
+        let sent = self.entry(attempts, &renew).await;
         if lacks_connection(&sent) {
             self.attempts.pop();
             return Err(MAX_WAIT_DURATION);

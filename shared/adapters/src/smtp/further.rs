@@ -14,7 +14,7 @@ use super::{
     transaction::{Start, hand_over},
     wire::Wire,
 };
-use crate::{deadline::Deadline, retry::MIN_ATTEMPT_DURATION};
+use crate::deadline::{Deadline, MIN_ATTEMPT_DURATION};
 
 /// Further transactions of one message at most: a server that takes five recipients in each is served.
 const MAX_FURTHER_TRANSACTIONS: u32 = 10;

@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 use comms_adapters::{
     ChainEnd, ChainReport, Message,
     chain::{AmbiguityPolicy, RenewAt, Renewal},
-    retry::MIN_ATTEMPT_DURATION,
+    deadline::MIN_ATTEMPT_DURATION,
 };
 use comms_core::backoff::jitter;
 use comms_core::{

@@ -7,7 +7,7 @@ use super::{
     super::{auth, connection::greeting},
     *,
 };
-use crate::chain::{AmbiguityPolicy, share};
+use crate::{chain::AmbiguityPolicy, layers::deadline::AttemptBudget};
 
 const MECHANISMS: Mechanisms = Mechanisms::ALL;
 
@@ -93,7 +93,12 @@ async fn four_seconds_for_each_recipient_succeed_from_the_queue() {
 
 /// What is left of it where one other provider follows.
 fn before_another() -> Deadline {
-    share(from_queue(), 1, AmbiguityPolicy::Failover)
+    let budget = AttemptBudget {
+        deadline: from_queue(),
+        others: 1,
+        on_ambiguous: AmbiguityPolicy::Failover,
+    };
+    budget.share()
 }
 
 /// Where another provider follows, a server that hangs is given up in time for it; one that is slow over each recipient is

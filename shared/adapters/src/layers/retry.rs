@@ -1,17 +1,20 @@
-//! Trying one provider again: exponential backoff with full jitter, inside the deadline.
+//! Tries one provider again: exponential backoff with full jitter, inside the deadline.
 
-use std::time::Duration;
+use std::{future::Future, ops::ControlFlow, time::Duration};
 
-use comms_core::{AfterRetries, Disposition, ProviderError};
+use comms_core::{
+    AfterRetries, Disposition, ProviderError, Receipt,
+    backoff::{Backoff, jitter},
+};
 
-use crate::deadline::Deadline;
+use super::{SendOnce, deadline::Bounded};
+use crate::{
+    deadline::{Deadline, MIN_ATTEMPT_DURATION},
+    message::Message,
+};
 
-/// The first wait is up to this long; each later one up to twice as long as the one before.
-const BASE: Duration = Duration::from_millis(200);
-/// No wait is longer than this, unless the provider asks for it.
-const CAP: Duration = Duration::from_secs(5);
-/// What an attempt needs at least to be worth starting.
-pub const MIN_ATTEMPT_DURATION: Duration = Duration::from_secs(3);
+/// The waits between attempts, unless the provider asks for a longer one.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// Whether and how often a provider is tried again after a transient failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,14 +24,14 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// How long to wait before retry number `retry` (from 0), or `None` for not at all: the retries
-    /// are used up, the error is none that passes, or the deadline comes first.
+    /// The wait before retry number `retry` (from 0). `None` if the provider is not tried again: the retries are used up, the
+    /// error is not transient, or the deadline comes first. `random` returns a number from 0 to 1.
     pub fn wait_before(
         self,
         retry: u8,
         error: &ProviderError,
         deadline: Deadline,
-        jitter: impl FnOnce() -> f64,
+        random: impl FnOnce() -> f64,
     ) -> Option<Duration> {
         let retries = match error.after_retries {
             AfterRetries::NextProvider | AfterRetries::Later => self.retries,
@@ -42,8 +45,7 @@ impl RetryPolicy {
             | Disposition::Ambiguous
             | Disposition::Final => return None,
         }
-        let ceiling = BASE.saturating_mul(1 << retry.min(10)).min(CAP);
-        let backoff = ceiling.mul_f64(jitter().clamp(0.0, 1.0));
+        let backoff = BACKOFF.with_full_jitter(retry.into(), random());
         let asked = match error.after_retries {
             AfterRetries::NextProvider
             | AfterRetries::WhenConnectionFree
@@ -59,12 +61,63 @@ impl RetryPolicy {
     }
 }
 
-/// A random number from 0 to 1 for [`RetryPolicy`]; not for secrets.
-pub fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    // Every state is keyed anew by the standard library, from the system's random numbers.
-    let bits = u32::try_from(RandomState::new().hash_one(0_u8) >> 32).unwrap_or(u32::MAX);
-    f64::from(bits) / f64::from(u32::MAX)
+/// Tries an entry's provider again as its policy allows.
+pub(crate) struct Retry<S, B> {
+    pub(crate) inner: Bounded<S>,
+    pub(crate) policy: RetryPolicy,
+    /// Asked after each wait; a `Break` ends the attempts.
+    pub(crate) before_retry: B,
+}
+
+/// An entry's last failure.
+pub(crate) struct Failed<N> {
+    pub(crate) error: ProviderError,
+    /// What ended the attempts early, if it was not the failure.
+    pub(crate) interrupted_by: Option<N>,
+}
+
+impl<N> Failed<N> {
+    const fn by(error: ProviderError) -> Self {
+        Self {
+            error,
+            interrupted_by: None,
+        }
+    }
+}
+
+impl<S: SendOnce, B> Retry<S, B> {
+    /// Sends `message` until the provider accepts it, the policy allows no further attempt, or `before_retry` ends it.
+    pub(crate) async fn send<N, F>(mut self, message: &Message) -> Result<Receipt, Failed<N>>
+    where
+        B: Fn() -> F,
+        F: Future<Output = ControlFlow<N>>,
+    {
+        let mut retry = 0;
+        loop {
+            let error = match self.inner.send(message).await {
+                Ok(receipt) => return Ok(receipt),
+                Err(error) => error,
+            };
+            let until = self.inner.until();
+            match self.policy.wait_before(retry, &error, until, jitter) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(Failed::by(error)),
+            }
+            match (self.before_retry)().await {
+                ControlFlow::Break(reason) => {
+                    return Err(Failed {
+                        error,
+                        interrupted_by: Some(reason),
+                    });
+                }
+                ControlFlow::Continue(()) if until.remaining() < MIN_ATTEMPT_DURATION => {
+                    return Err(Failed::by(error));
+                }
+                ControlFlow::Continue(()) => {}
+            }
+            retry += 1;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -119,18 +172,13 @@ mod tests {
     async fn waits_grow_are_capped_and_spread() {
         let policy = RetryPolicy { retries: 20 };
         let deadline = Deadline::after(Duration::from_mins(10));
-        let wait = |retry, jitter: f64| {
-            policy.wait_before(retry, &error(Disposition::Transient), deadline, || jitter)
+        let wait = |retry, random: f64| {
+            policy.wait_before(retry, &error(Disposition::Transient), deadline, || random)
         };
         assert_eq!(wait(0, 1.0), Some(Duration::from_millis(200)));
         assert_eq!(wait(1, 1.0), Some(Duration::from_millis(400)));
-        assert_eq!(wait(19, 1.0), Some(CAP));
+        assert_eq!(wait(19, 1.0), Some(Duration::from_secs(5)));
         assert_eq!(wait(3, 0.0), Some(Duration::ZERO));
-        assert!(
-            (0..1000)
-                .map(|_| jitter())
-                .all(|x| (0.0..=1.0).contains(&x))
-        );
     }
 
     #[tokio::test(start_paused = true)]
