@@ -59,13 +59,13 @@ pub(super) enum Failure {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) code: Option<ProviderCode>,
-    pub(super) saying: Saying,
+    pub(super) text_hint: TextHint,
     pub(super) retry_after: Option<Duration>,
 }
 
 /// What of an error only its text tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Saying {
+pub(super) enum TextHint {
     /// "Daily message quota exceeded" (SES, "Errors related to the sending quotas").
     DailyQuota,
     /// "Email address is not verified. The following identities failed the check in region …".
@@ -82,19 +82,19 @@ impl Answer {
         let header = raw.headers().get("x-amzn-errortype");
         let header = header.and_then(|kind| kind.split(':').next());
         let text = text.unwrap_or_default().to_ascii_lowercase();
-        let saying = if text.contains("daily") && text.contains("quota") {
-            Saying::DailyQuota
+        let text_hint = if text.contains("daily") && text.contains("quota") {
+            TextHint::DailyQuota
         } else if text.contains("not verified") {
-            Saying::NotVerified
+            TextHint::NotVerified
         } else {
-            Saying::Else
+            TextHint::Else
         };
         let seconds = raw.headers().get("retry-after").map(str::trim);
         let seconds = seconds.and_then(|seconds| seconds.parse().ok());
         Self {
             status: raw.status().as_u16(),
             code: code.or(header).and_then(ProviderCode::parse),
-            saying,
+            text_hint,
             retry_after: seconds.map(|wait| Duration::from_secs(wait).min(MAX_RETRY_AFTER)),
         }
     }
@@ -104,7 +104,7 @@ impl Answer {
         Self {
             status: 200,
             code: None,
-            saying: Saying::Else,
+            text_hint: TextHint::Else,
             retry_after: None,
         }
     }
@@ -155,9 +155,9 @@ impl Failure {
     /// The same where the refusal names recipients as not verified, and not the sender.
     pub(super) fn in_sandbox(mut self) -> Self {
         if let Self::Answered(answer) = &mut self
-            && answer.saying == Saying::NotVerified
+            && answer.text_hint == TextHint::NotVerified
         {
-            answer.saying = Saying::RecipientNotVerified;
+            answer.text_hint = TextHint::RecipientNotVerified;
         }
         self
     }

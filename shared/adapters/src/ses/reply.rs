@@ -2,7 +2,7 @@
 
 use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError};
 
-use super::failure::{Answer, Failure, Saying};
+use super::failure::{Answer, Failure, TextHint};
 use crate::net::tls::HandshakeFailure;
 
 /// What a failure means, and what to do about it.
@@ -62,11 +62,11 @@ fn classify_answer(answer: Answer) -> ProviderError {
     let Answer {
         status,
         code,
-        saying,
+        text_hint,
         retry_after,
     } = answer;
     let known = code.as_ref().map(ProviderCode::as_str).unwrap_or_default();
-    let classified = match (known, saying, status) {
+    let classified = match (known, text_hint, status) {
         (_, _, 200..=299) => error(
             Ambiguous,
             Unexpected,
@@ -80,7 +80,7 @@ fn classify_answer(answer: Answer) -> ProviderError {
         ),
         (
             "TooManyRequestsException" | "ThrottlingException" | "Throttling",
-            Saying::DailyQuota,
+            TextHint::DailyQuota,
             _,
         ) => error(
             ProviderDown,
@@ -114,13 +114,13 @@ fn classify_answer(answer: Answer) -> ProviderError {
             "The MAIL FROM domain is not verified; set its MX record as SES says.",
         ),
         // A limit of the sender's own account, which verified recipients do not meet.
-        ("MessageRejected", Saying::RecipientNotVerified, _) => error(
+        ("MessageRejected", TextHint::RecipientNotVerified, _) => error(
             ProviderDown,
             SenderNotAllowed,
             "The account is in the SES sandbox, and the recipient is not verified; request production access.",
         )
         .health_unchanged(),
-        ("MessageRejected", Saying::NotVerified, _) => error(
+        ("MessageRejected", TextHint::NotVerified, _) => error(
             ProviderDown,
             SenderNotAllowed,
             "The sender is not verified in this region, or the account is in the sandbox and the recipient is not; \

@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use super::{
     failure::{Cause, Failure, Stage},
     reply::Reply,
-    saying::Saying,
     server_capabilities::{Mechanism, Mechanisms},
+    text_hint::TextHint,
     timeouts::within,
     wire::Wire,
 };
@@ -62,7 +62,7 @@ pub(super) async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
 fn is_not_taken(reply: Reply) -> bool {
     matches!(reply.code, 501 | 504 | 534)
         && !matches!(reply.enhanced, Some((5, 7, 8 | 14 | 30 | 139)))
-        && reply.saying != Some(Saying::AppPassword)
+        && reply.text_hint != Some(TextHint::AppPassword)
 }
 
 /// Logs in. Success is a 2yz, which here is 235.
@@ -88,13 +88,13 @@ async fn log_in_by<S: AsyncRead + AsyncWrite + Unpin>(
     if exchange.responses.iter().any(too_long) {
         return Err(unusable);
     }
-    let mut reply = say(wire, &exchange.command, deadline).await?;
+    let mut reply = send_line(wire, &exchange.command, deadline).await?;
     for response in exchange.responses.drain(..) {
         // 334, or any 3yz, asks for the next response. Some servers ask even for what came with the command.
         if !reply.asks_for_more() {
             break;
         }
-        reply = say(wire, &response, deadline).await?;
+        reply = send_line(wire, &response, deadline).await?;
     }
     if reply.is_success() {
         Ok(())
@@ -154,18 +154,14 @@ fn line(start: &[u8], parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
     line
 }
 
-async fn say<S: AsyncRead + AsyncWrite + Unpin>(
+async fn send_line<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     line: &[u8],
     deadline: Deadline,
 ) -> Result<Reply, Failure> {
-    let exchange = async {
-        wire.write(line, 1).await?;
-        wire.reply().await
-    };
     // No limit but the deadline: servers answer a login late that was wrong before (Dovecot's and Postfix's penalty), or
     // that a directory has to confirm.
-    within(Stage::Auth, Duration::MAX, deadline, exchange).await
+    within(Stage::Auth, Duration::MAX, deadline, wire.command(line)).await
 }
 
 #[cfg(test)]

@@ -17,13 +17,14 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     auth,
+    commands::{QUIT, RSET, send_command},
     config::Security,
     failure::{Cause, Failure, Stage, succeeded},
-    further::{Further, hand_over_rest, is_without_room},
+    further::{Further, is_without_room, send_rest},
     server_capabilities::ServerCapabilities,
     submission::Submission,
     timeouts::{QUIT_TIMEOUT, TLS_TIMEOUT, command_time, within},
-    transaction::{Start, hand_over},
+    transaction::{Start, send_transaction},
     wire::Wire,
 };
 use crate::{
@@ -89,15 +90,11 @@ async fn start_tls(socket: Metered, hello: &str, deadline: Deadline) -> Result<M
     let budget = socket.budget().clone();
     let mut wire = Wire::metered(socket, 1, budget);
     greeting(&mut wire, deadline).await?;
-    let capabilities = say_hello(&mut wire, hello, deadline).await?;
+    let capabilities = send_ehlo(&mut wire, hello, deadline).await?;
     if !capabilities.start_tls {
         return Err(Failure::new(Stage::StartTls, Cause::NotOffered));
     }
-    let exchange = async {
-        wire.write(b"STARTTLS\r\n", 1).await?;
-        wire.reply().await
-    };
-    let reply = within(Stage::StartTls, command_time(deadline), deadline, exchange).await?;
+    let reply = send_command(&mut wire, Stage::StartTls, "STARTTLS\r\n", deadline).await?;
     succeeded(reply, Stage::StartTls)?;
     wire.into_stream()
         .map_err(|cause| Failure::new(Stage::StartTls, cause))
@@ -121,7 +118,7 @@ pub(super) async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// EHLO. There is no falling back to HELO: who has neither STARTTLS nor AUTH is of no use here.
-async fn say_hello<S: AsyncRead + AsyncWrite + Unpin>(
+async fn send_ehlo<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     hello: &str,
     deadline: Deadline,
@@ -148,7 +145,7 @@ impl Encrypted {
         if !self.greeted {
             greeting(&mut self.wire, deadline).await?;
         }
-        let capabilities = say_hello(&mut self.wire, hello, deadline).await?;
+        let capabilities = send_ehlo(&mut self.wire, hello, deadline).await?;
         auth::log_in(
             &mut self.wire,
             capabilities.mechanisms,
@@ -201,9 +198,9 @@ impl Connection {
         if let Some(cause) = self.wire.out_of_step() {
             return Some(cause);
         }
-        // After a freeze the runtime may not have heard yet what the socket has: ask the socket.
+        // After a freeze the runtime may not know yet what has arrived on the socket: ask the socket.
         let (socket, _) = self.wire.stream().get_ref();
-        // Else it is the end of the stream; or bytes, a good-bye or TLS closing; or a reset.
+        // Not silent: the end of the stream, a reset, or bytes, such as a 421 or TLS's close_notify.
         (!socket.is_silent()).then_some(Cause::Closed)
     }
 
@@ -223,7 +220,7 @@ impl Connection {
             first_reply,
             after_refusal: std::mem::take(&mut self.must_reset),
         };
-        let sending = hand_over(
+        let sending = send_transaction(
             &mut *self.wire,
             &self.capabilities,
             submission,
@@ -236,8 +233,7 @@ impl Connection {
             Ok(refused) => {
                 let wire = &mut *self.wire;
                 let further = if is_without_room(&submission.copies, refused) {
-                    let rest =
-                        hand_over_rest(wire, &self.capabilities, submission, refused, deadline);
+                    let rest = send_rest(wire, &self.capabilities, submission, refused, deadline);
                     // Boxed, as it is rare and would make every message's future as large as itself.
                     Box::pin(rest).await
                 } else {
@@ -268,17 +264,16 @@ impl Connection {
         Sent { result, connection }
     }
 
-    /// Says good-bye (RFC 5321 section 4.1.1.10), as far as it can be said without waiting: what the
-    /// server answers does not matter any more.
+    /// Sends QUIT (RFC 5321 section 4.1.1.10) if that needs no waiting, and closes the connection without reading the reply.
     pub(super) fn leave(mut self) {
-        let good_bye = tokio::task::unconstrained(self.wire.write(b"QUIT\r\n", 1));
-        let _ = good_bye.now_or_never();
+        let quit = tokio::task::unconstrained(self.wire.write(QUIT.as_bytes(), 1));
+        let _ = quit.now_or_never();
     }
 
-    /// Says good-bye and waits until the server has closed the connection, for `limit` at most. Whether it has.
+    /// Sends QUIT and waits until the server has closed the connection, for `limit` at most. True if it has.
     pub(super) async fn part(mut self, limit: Duration) -> bool {
         let exchange = async {
-            self.wire.write(b"QUIT\r\n", 1).await?;
+            self.wire.write(QUIT.as_bytes(), 1).await?;
             loop {
                 self.wire.reply().await?;
             }
@@ -289,28 +284,19 @@ impl Connection {
     }
 
     async fn reset(&mut self, deadline: Deadline) -> bool {
-        let exchange = async {
-            self.wire.write(b"RSET\r\n", 1).await?;
-            self.wire.reply().await
-        };
-        let reply = deadline.bound(QUIT_TIMEOUT, exchange).await;
+        let reply = deadline
+            .bound(QUIT_TIMEOUT, self.wire.command(RSET.as_bytes()))
+            .await;
         matches!(reply, Ok(Ok(reply)) if reply.is_success())
     }
 
-    /// Asks whether the server is there, and says good-bye.
+    /// Sends NOOP, whose reply must be a success, and QUIT.
     pub(super) async fn noop_and_quit(mut self, deadline: Deadline) -> Result<(), Failure> {
-        let exchange = async {
-            self.wire.write(b"NOOP\r\n", 1).await?;
-            self.wire.reply().await
-        };
-        let reply = within(Stage::Auth, command_time(deadline), deadline, exchange).await?;
+        let reply = send_command(&mut *self.wire, Stage::Auth, "NOOP\r\n", deadline).await?;
         succeeded(reply, Stage::Auth)?;
-        // What the server says to a good-bye does not matter any more.
-        let good_bye = async {
-            self.wire.write(b"QUIT\r\n", 1).await?;
-            self.wire.reply().await
-        };
-        let _ = deadline.bound(QUIT_TIMEOUT, good_bye).await;
+        // The reply to QUIT changes nothing.
+        let quit = self.wire.command(QUIT.as_bytes());
+        let _ = deadline.bound(QUIT_TIMEOUT, quit).await;
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use super::{
     server_capabilities::ServerCapabilities,
     submission::{CopyReceiver, Submission},
     timeouts::command_time,
-    transaction::{Start, hand_over},
+    transaction::{Start, send_transaction},
     wire::Wire,
 };
 use crate::deadline::{Deadline, MIN_ATTEMPT_DURATION};
@@ -32,7 +32,7 @@ pub(super) struct Further {
 
 /// Hands `submission` over to those of its copies that are `refused` for want of room, as long as the server takes some of
 /// them. What is left in `refused` was accepted for by no transaction, or is marked as unknown.
-pub(super) async fn hand_over_rest<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn send_rest<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     capabilities: &ServerCapabilities,
     submission: &Submission<'_>,
@@ -59,7 +59,7 @@ pub(super) async fn hand_over_rest<S: AsyncRead + AsyncWrite + Unpin>(
             after_refusal: std::mem::take(&mut further.was_refused),
         };
         further.transactions += 1;
-        match hand_over(wire, capabilities, &next, start, deadline).await {
+        match send_transaction(wire, capabilities, &next, start, deadline).await {
             Ok(again) => {
                 refused.retain(|copy| !rest.iter().any(|one| one.is(copy)));
                 let left = without_room(&rest, &again);

@@ -22,7 +22,7 @@ use super::{
     server_capabilities::ServerCapabilities,
     submission::Draft,
     timeouts::COMMAND_TIMEOUT,
-    transaction::{Start, hand_over},
+    transaction::{Start, send_transaction},
     wire::Wire,
 };
 use crate::{
@@ -226,7 +226,7 @@ pub(crate) fn transactions(input: &[u8]) {
         .unwrap();
     let sent = runtime.block_on(async {
         let deadline = Deadline::after(Duration::from_mins(1));
-        hand_over(&mut wire, &capabilities, &submission, start, deadline).await
+        send_transaction(&mut wire, &capabilities, &submission, start, deadline).await
     });
     match sent {
         Ok(refused) => {

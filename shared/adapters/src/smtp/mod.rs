@@ -10,9 +10,11 @@
 
 mod auth;
 mod classify;
+mod commands;
 mod config;
 mod connection;
 pub(crate) mod connection_limit;
+mod deliver;
 mod failure;
 mod further;
 mod host_limit;
@@ -20,12 +22,12 @@ mod lease;
 mod memory;
 mod pool;
 mod reply;
-mod saying;
 mod server_capabilities;
 mod session;
 mod slots;
 mod submission;
 mod submission_port;
+mod text_hint;
 mod timeouts;
 mod transaction;
 mod wire;
@@ -34,14 +36,12 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use comms_core::{
-    AfterRetries, Clock, EmailAddress, Host, Mailbox, ProviderError, ProviderKind, Receipt, Secret,
+    Clock, EmailAddress, Host, Mailbox, ProviderError, ProviderKind, Receipt, Secret,
 };
-use jiff::SignedDuration;
 use rustls::{ClientConfig, pki_types::ServerName};
 
 pub use self::{
@@ -50,16 +50,14 @@ pub use self::{
     connection_limit::{ConnectionLimit, ConnectionsSeen, Granted},
     failure::{Cause, Failure, Stage},
     reply::{Reply, Throttling},
-    saying::Saying,
+    text_hint::TextHint,
 };
 use self::{
     connection::{Connection, Encrypted, connect, encrypt},
     host_limit::{HostLimit, feedback_of},
-    lease::Lease,
-    pool::{CheckedOut, Pool, Rest, out_of_time},
-    slots::{Permit, Slot},
+    pool::{Pool, out_of_time},
     submission::Draft,
-    timeouts::{RESOLVE_TIMEOUT, command_time, within},
+    timeouts::{RESOLVE_TIMEOUT, within},
 };
 use crate::{
     adapter::{Adapter, BuildError, Parts},
@@ -69,7 +67,7 @@ use crate::{
     net::{
         egress::{EgressGuard, SMTP_PORTS},
         metered::Metered,
-        sockets::{Retirement, Sockets},
+        sockets::Sockets,
         tls::{TlsConfigs, TlsError},
     },
     provider::{Capabilities, Provider},
@@ -87,16 +85,6 @@ const CAPABILITIES: Capabilities = Capabilities {
     text_chars: None,
     message_bytes: None,
 };
-
-/// From how long on a connection that was idle is suspected of having died without a word: what is
-/// between us and the server forgets a connection that says nothing, and after a freeze nobody is told.
-const SUSPICIOUS_REST: SignedDuration = SignedDuration::from_secs(30);
-/// The longest that is waited for the first reply on such a connection. A new one costs less than a second.
-const SUSPICIOUS_TIMEOUT: Duration = Duration::from_secs(4);
-/// What must be left of the deadline for a new connection and a message on it.
-const RETRY_TIME_LEAST: Duration = Duration::from_secs(4);
-/// How often one message is refused a new connection beside others before that is its error.
-const MAX_REFUSALS: u32 = 3;
 
 /// One mail server as one user, with its connections.
 pub struct SmtpProvider {
@@ -151,129 +139,6 @@ impl SmtpProvider {
         })
     }
 
-    /// Sends over a connection that was kept, if one is still good, else over a new one. A connection
-    /// that turns out to be dead before the message's end was said, or one that the server refuses
-    /// beside our others, does not cost the message.
-    async fn deliver(
-        &self,
-        mut draft: Draft<'_>,
-        mut slot: Slot<'_>,
-        deadline: Deadline,
-    ) -> Result<Receipt, ProviderError> {
-        let mut refusals = 0;
-        let checked_out = self.pool.check_out(&slot, deadline).await;
-        let mut next = checked_out.map_err(classify)?;
-        loop {
-            let (lease, rest) = match next {
-                CheckedOut::Kept(kept) => (kept.lease, Some(kept.rest)),
-                CheckedOut::New(room) => match self.open(deadline).await {
-                    Ok(connection) => {
-                        self.limit.note_opened();
-                        (self.pool.opened(connection, room), None)
-                    }
-                    Err(failure) => {
-                        refusals += 1;
-                        let others =
-                            self.one_of_the_others(failure, refusals, room, slot, deadline);
-                        (slot, next) = others.await?;
-                        continue;
-                    }
-                },
-            };
-            let submission = match draft.for_server(lease.connection.capabilities()) {
-                Ok(submission) => submission,
-                Err(error) => {
-                    self.pool.put_back(lease);
-                    return Err(error);
-                }
-            };
-            let Lease { connection, held } = lease;
-            let carried = connection.messages();
-            let sent = connection
-                .send(&submission, first_reply_time(rest, deadline), deadline)
-                .await;
-            match (sent.result, sent.connection, rest) {
-                (Ok(refused_copies), connection, _) => {
-                    match connection {
-                        Ok(connection) => self.pool.put_back(Lease { connection, held }),
-                        Err(Some(cause)) => {
-                            self.pool.ended_behind_message(held, carried + 1, cause);
-                        }
-                        Err(None) => {}
-                    }
-                    return Ok(Receipt {
-                        refused_copies,
-                        message_id: draft.into_message_id(),
-                    });
-                }
-                (Err(failure), _, Some(rest)) if is_worth_another(failure, deadline) => {
-                    next = CheckedOut::New(self.pool.replace(held, carried, rest, failure));
-                }
-                // Too late for another: it is our connection that was dead, and not the server.
-                (Err(failure), _, Some(rest)) if failure.is_stale_connection() => {
-                    drop(self.pool.replace(held, carried, rest, failure));
-                    return Err(classify(failure.without_another()).health_unchanged());
-                }
-                (Err(failure), connection, None) if failure.is_one_too_many() => {
-                    refusals += 1;
-                    drop(connection);
-                    let room = held.vacate(Retirement::Dropped);
-                    let others = self.one_of_the_others(failure, refusals, room, slot, deadline);
-                    (slot, next) = others.await?;
-                }
-                (Err(failure), connection, _) => {
-                    if let Ok(connection) = connection {
-                        self.pool.put_back(Lease { connection, held });
-                    }
-                    return Err(classify(failure));
-                }
-            }
-        }
-    }
-
-    /// What a message goes over whose new connection was refused: where that was beside others of ours, one
-    /// of those when it is free. The slot is given back meanwhile; there are fewer of them now.
-    async fn one_of_the_others<'a>(
-        &'a self,
-        failure: Failure,
-        refusals: u32,
-        refused: Permit,
-        slot: Slot<'a>,
-        deadline: Deadline,
-    ) -> Result<(Slot<'a>, CheckedOut), ProviderError> {
-        let is_one_too_many = failure.is_one_too_many();
-        let there_are_others = is_one_too_many && self.pool.learn_one_too_many(refused);
-        let may_be_for_number = is_one_too_many && self.limit.note_refused();
-        drop(slot);
-        if there_are_others || may_be_for_number {
-            self.sockets
-                .count(|statistics| statistics.one_too_many += 1);
-        }
-        if !there_are_others && may_be_for_number {
-            return Err(classify(failure)
-                .health_unchanged()
-                .after_retries(AfterRetries::WhenConnectionFree));
-        }
-        if !there_are_others || refusals > MAX_REFUSALS {
-            return Err(classify(failure));
-        }
-        let slot = self.slot(deadline).await?;
-        let next = self.pool.check_out(&slot, deadline).await;
-        Ok((slot, next.map_err(classify)?))
-    }
-
-    /// The right to use one connection. There is none where other processes have all that the login may have.
-    async fn slot(&self, deadline: Deadline) -> Result<Slot<'_>, ProviderError> {
-        self.pool.slot(deadline).await.map_err(|failure| {
-            let error = classify(failure);
-            if self.pool.slots().is_revoked() {
-                error.after_retries(AfterRetries::WhenConnectionFree)
-            } else {
-                error
-            }
-        })
-    }
-
     async fn open(&self, deadline: Deadline) -> Result<Connection, Failure> {
         let addresses = self.resolve(deadline).await?;
         let socket = connect(&self.check(&addresses)?, deadline).await?;
@@ -306,21 +171,6 @@ impl SmtpProvider {
             .check(addresses, self.port, &SMTP_PORTS)
             .map_err(|error| Failure::new(Stage::Connect, Cause::Egress(error)))
     }
-}
-
-/// How long the first reply on a connection is waited for that has been idle for so long, or is new. A kept one leaves time
-/// for another.
-fn first_reply_time(rest: Option<Rest>, deadline: Deadline) -> Duration {
-    match rest {
-        Some(rest) if rest.time >= SUSPICIOUS_REST => SUSPICIOUS_TIMEOUT,
-        Some(_) if deadline.allows_slow_stages() => deadline.remaining() / 2,
-        Some(_) | None => command_time(deadline),
-    }
-}
-
-/// Whether a message is to be tried once more over a new connection, since the kept one was dead.
-fn is_worth_another(failure: Failure, deadline: Deadline) -> bool {
-    failure.is_stale_connection() && deadline.remaining() >= RETRY_TIME_LEAST
 }
 
 /// What EHLO says: the name that is set, or the domain that the mail is from. An address is written as

@@ -20,7 +20,6 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
 use super::{
-    SUSPICIOUS_REST,
     connection::Connection,
     failure::{Cause, Failure, Stage},
     lease::{Held, IdleConnection, Lease},
@@ -34,6 +33,9 @@ use crate::{
 
 /// Messages that a connection carries before it is replaced. Some servers close after 100.
 const MESSAGES_PER_CONNECTION: u32 = 100;
+/// A connection that was idle for longer may have ended unnoticed: middleboxes forget a silent connection, and a frozen
+/// process learns nothing.
+pub(super) const SUSPICIOUS_REST: SignedDuration = SignedDuration::from_secs(30);
 /// How long a connection may be idle: servers wait 5 minutes at least (RFC 5321 section 4.5.3.2.7).
 const IDLE_TIMEOUT: SignedDuration = SignedDuration::from_secs(290);
 
@@ -49,14 +51,14 @@ pub(super) struct Pool {
 
 /// What a message goes over.
 pub(super) enum CheckedOut {
-    /// A connection that was kept and looks good.
-    Kept(Box<Kept>),
-    /// A connection that is still to be made.
+    /// An idle connection, which looked good when it was taken.
+    Idle(Box<IdleCheckout>),
+    /// A permit for a new connection.
     New(Permit),
 }
 
-/// A connection that was kept.
-pub(super) struct Kept {
+/// An idle connection that was taken for a message.
+pub(super) struct IdleCheckout {
     pub(super) lease: Lease,
     pub(super) rest: Rest,
 }
@@ -110,7 +112,7 @@ impl Pool {
             return Err(out_of_time(Elapsed));
         }
         match self.take() {
-            Some(kept) => Ok(CheckedOut::Kept(Box::new(kept))),
+            Some(kept) => Ok(CheckedOut::Idle(Box::new(kept))),
             None => self.kept_or_room(deadline).await.map_err(out_of_time),
         }
     }
@@ -129,7 +131,7 @@ impl Pool {
                     place = &mut place => return CheckedOut::New(self.slots.room(place)),
                     () = self.idle.put_back.notified() => {
                         if let Some(kept) = self.take() {
-                            return CheckedOut::Kept(Box::new(kept));
+                            return CheckedOut::Idle(Box::new(kept));
                         }
                     }
                 }
@@ -139,7 +141,7 @@ impl Pool {
     }
 
     /// A connection that was put back last and still looks good; the others on the way are closed.
-    fn take(&self) -> Option<Kept> {
+    fn take(&self) -> Option<IdleCheckout> {
         let now = self.clock.now();
         loop {
             let IdleConnection {
@@ -158,7 +160,7 @@ impl Pool {
                 lease.drop_as(Retirement::ServerClosed);
             } else {
                 self.sockets.count(|statistics| statistics.reused += 1);
-                return Some(Kept { lease, rest });
+                return Some(IdleCheckout { lease, rest });
             }
         }
     }
@@ -204,19 +206,8 @@ impl Pool {
             .count(|statistics| statistics.stale_retried += 1);
         let at_mail = failure.stage == Stage::Mail;
         self.learn_from_end(messages, rest, failure.cause, at_mail);
-        let without_a_word = match failure.cause {
-            Cause::TimedOut => true,
-            Cause::Closed => at_mail && rest.time >= SUSPICIOUS_REST,
-            Cause::Reply(_)
-            | Cause::Certificate(_)
-            | Cause::TlsHandshake
-            | Cause::Malformed
-            | Cause::NotOffered
-            | Cause::TooLarge
-            | Cause::TooSlow
-            | Cause::Egress(_)
-            | Cause::Local => false,
-        };
+        let without_a_word = failure.cause == Cause::TimedOut
+            || (failure.cause == Cause::Closed && at_mail && rest.time >= SUSPICIOUS_REST);
         if without_a_word {
             let others: Vec<_> = {
                 let mut connections = self.idle.connections();

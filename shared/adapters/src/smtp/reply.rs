@@ -3,7 +3,7 @@
 use comms_core::ProviderCode;
 use memchr::memchr;
 
-use super::saying::Saying;
+use super::text_hint::TextHint;
 
 /// Bytes of a reply, all lines together. RFC 5321 section 4.5.3.1.5 has 512 per line.
 pub(super) const MOST: usize = 16_384;
@@ -22,7 +22,7 @@ pub struct Reply {
     /// Which limit the sender is over, where the text says so in SES's words.
     pub throttling: Option<Throttling>,
     /// What the text of a refusal says beside.
-    pub saying: Option<Saying>,
+    pub text_hint: Option<TextHint>,
 }
 
 /// The limits that Amazon SES names in the text of a 454 and nowhere else
@@ -174,7 +174,7 @@ impl Texts {
             code,
             enhanced: self.enhanced,
             throttling: self.throttling,
-            saying: Saying::of(&self.joined),
+            text_hint: TextHint::of(&self.joined),
         }
     }
 }
@@ -266,7 +266,10 @@ mod tests {
     #[test]
     fn a_phrase_is_found_over_several_lines() {
         let text = "534-5.7.14 Please log in through your\r\n534 5.7.14 web browser.\r\n";
-        assert_eq!(parsed(text.as_bytes()).saying, Some(Saying::AppPassword));
+        assert_eq!(
+            parsed(text.as_bytes()).text_hint,
+            Some(TextHint::AppPassword)
+        );
     }
 
     #[test]

@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use comms_core::{EmailAddress, RefusedCopy};
+use comms_core::RefusedCopy;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
+    commands::{RSET, push_mail, push_rcpt, read_reply, send_command},
     failure::{Cause, Failure, Stage, succeeded},
     reply::Reply,
     server_capabilities::ServerCapabilities,
@@ -32,8 +33,6 @@ const ENVELOPE_TIMEOUT: Duration = Duration::from_secs(12);
 const MAX_SLOW_REPLY_DURATION: Duration = Duration::from_secs(5);
 /// Bytes that hold the commands of almost every message to one recipient.
 const COMMANDS: usize = 256;
-/// Ends whatever transaction is open (RFC 5321 section 4.1.1.5).
-const RSET: &str = "RSET\r\n";
 
 /// How a message is begun on its connection.
 #[derive(Debug, Clone, Copy)]
@@ -44,16 +43,14 @@ pub(super) struct Start {
     pub(super) after_refusal: bool,
 }
 
-/// Hands `submission` over. `Ok` is the server's 2yz to the message and nothing less, with the copies
-/// that it does not go to. A copy that is refused for the moment counts as refused: the message goes out once, and
-/// not again for a copy's sake. Those that there were too many of get transactions of their own
-/// ([`hand_over_rest`](super::further::hand_over_rest)).
+/// Sends `submission` in one transaction. `Ok` means a 2yz reply to the message, and lists the copies that the server
+/// refused. A copy that is refused for now counts as refused: the message is not sent again for a copy. Copies beyond the
+/// server's limit get transactions of their own ([`send_rest`](super::further::send_rest)).
 ///
-/// The first reply on the connection since its last message is waited for no longer than `start` says.
+/// The first reply is waited for no longer than `start.first_reply`.
 ///
-/// After an error the transaction may be open still. [`Wire::is_in_step`] says whether the connection
-/// can be used any more.
-pub(super) async fn hand_over<S: AsyncRead + AsyncWrite + Unpin>(
+/// After an error the transaction may still be open. [`Wire::is_in_step`] is true if the connection can be used again.
+pub(super) async fn send_transaction<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     capabilities: &ServerCapabilities,
     submission: &Submission<'_>,
@@ -85,33 +82,27 @@ async fn one_by_one<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<Vec<RefusedCopy>, Failure> {
     let mut first_reply = start.first_reply;
     if start.after_refusal {
-        let exchange = async {
-            wire.write(RSET.as_bytes(), 1).await?;
-            wire.reply().await
-        };
+        let exchange = wire.command(RSET.as_bytes());
         let reset = within(Stage::Mail, first_reply, deadline, exchange).await?;
         was_reset(wire, reset)?;
         first_reply = command_time(deadline);
     }
     let mut command = String::with_capacity(COMMANDS);
     push_mail(&mut command, submission, capabilities);
-    let exchange = async {
-        wire.write(command.as_bytes(), 1).await?;
-        wire.reply().await
-    };
+    let exchange = wire.command(command.as_bytes());
     let mail = within(Stage::Mail, first_reply, deadline, exchange).await?;
     succeeded(mail, Stage::Mail)?;
     command.clear();
     push_rcpt(&mut command, submission.recipient);
     succeeded(
-        say(wire, Stage::Rcpt, &command, deadline).await?,
+        send_command(wire, Stage::Rcpt, &command, deadline).await?,
         Stage::Rcpt,
     )?;
     let mut refused = submission.refused.clone();
     for copy in &submission.copies {
         command.clear();
         push_rcpt(&mut command, copy.address);
-        let reply = say(wire, Stage::Rcpt, &command, deadline).await?;
+        let reply = send_command(wire, Stage::Rcpt, &command, deadline).await?;
         if !is_taken(reply)? {
             refused.push(copy.refused(reply.provider_code()));
         }
@@ -153,38 +144,38 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Unpin>(
     let first = within(Stage::Mail, start.first_reply, deadline, exchange).await?;
     let mail = if start.after_refusal {
         was_reset(wire, first)?;
-        hear(wire, Stage::Mail, deadline).await?
+        read_reply(wire, Stage::Mail, deadline).await?
     } else {
         first
     };
     if let Err(refusal) = succeeded(mail, Stage::Mail) {
         let recipients = 1 + submission.copies.len();
-        hear_out(wire, mail, recipients, with_data, deadline).await;
+        drain_replies(wire, mail, recipients, with_data, deadline).await;
         return Err(refusal);
     }
-    let rcpt = hear(wire, Stage::Rcpt, deadline).await?;
+    let rcpt = read_reply(wire, Stage::Rcpt, deadline).await?;
     if let Err(refusal) = succeeded(rcpt, Stage::Rcpt) {
-        hear_out(wire, rcpt, submission.copies.len(), with_data, deadline).await;
+        drain_replies(wire, rcpt, submission.copies.len(), with_data, deadline).await;
         return Err(refusal);
     }
     let mut refused = submission.refused.clone();
     for copy in &submission.copies {
-        let reply = hear(wire, Stage::Rcpt, deadline).await?;
+        let reply = read_reply(wire, Stage::Rcpt, deadline).await?;
         if !is_taken(reply)? {
             refused.push(copy.refused(reply.provider_code()));
         }
     }
     if with_data {
-        is_asked_for(hear(wire, Stage::Data, deadline).await?)?;
+        is_asked_for(read_reply(wire, Stage::Data, deadline).await?)?;
     } else {
         data(wire, deadline).await?;
     }
     Ok(refused)
 }
 
-/// Reads what still comes of a group of commands after the refusal of one, so that the connection can
-/// be used for the next message; gives it up where that cannot be.
-async fn hear_out<S: AsyncRead + AsyncWrite + Unpin>(
+/// Reads the remaining replies of a group of commands after one was refused, so that the connection can carry the next
+/// message. Marks the connection as unusable if that fails.
+async fn drain_replies<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     refusal: Reply,
     recipients: usize,
@@ -194,7 +185,7 @@ async fn hear_out<S: AsyncRead + AsyncWrite + Unpin>(
     // This only saves a connection, and is not worth more than making one.
     let deadline = deadline.min(Deadline::after(QUIT_TIMEOUT));
     let is_over = refusal.is_refusal()
-        && hear_rest(wire, recipients, with_data, deadline)
+        && drain_group(wire, recipients, with_data, deadline)
             .await
             .unwrap_or(false);
     if !is_over {
@@ -202,8 +193,8 @@ async fn hear_out<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Whether the server is back to waiting for a command.
-async fn hear_rest<S: AsyncRead + AsyncWrite + Unpin>(
+/// Reads the replies to `recipients` RCPTs and, `with_data`, to DATA. True if the server then waits for a command.
+async fn drain_group<S: AsyncRead + AsyncWrite + Unpin>(
     wire: &mut Wire<S>,
     recipients: usize,
     with_data: bool,
@@ -211,17 +202,17 @@ async fn hear_rest<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<bool, Failure> {
     let mut nobody_is_taken = true;
     for _ in 0..recipients {
-        let reply = hear(wire, Stage::Rcpt, deadline).await?;
+        let reply = read_reply(wire, Stage::Rcpt, deadline).await?;
         nobody_is_taken &= reply.is_refusal();
     }
     if !with_data {
         return Ok(true);
     }
-    let reply = hear(wire, Stage::Data, deadline).await?;
+    let reply = read_reply(wire, Stage::Data, deadline).await?;
     if reply.asks_for_more() && nobody_is_taken {
         // RFC 2920 section 3.1: a server may ask for the message although it took no recipient; a
         // message of nothing to nobody ends that, whatever it says to it.
-        say(wire, Stage::Data, ".\r\n", deadline).await?;
+        send_command(wire, Stage::Data, ".\r\n", deadline).await?;
         return Ok(true);
     }
     Ok(reply.is_refusal())
@@ -232,7 +223,7 @@ async fn data<S: AsyncRead + AsyncWrite + Unpin>(
     deadline: Deadline,
 ) -> Result<(), Failure> {
     enough_time(wire, deadline)?;
-    is_asked_for(say(wire, Stage::Data, "DATA\r\n", deadline).await?)
+    is_asked_for(send_command(wire, Stage::Data, "DATA\r\n", deadline).await?)
 }
 
 /// That the server asks for the message, which is a 3yz (RFC 5321 section 4.2.1).
@@ -332,52 +323,4 @@ fn is_taken(reply: Reply) -> Result<bool, Failure> {
     } else {
         Err(Failure::new(Stage::Rcpt, Cause::Reply(reply)))
     }
-}
-
-fn push_mail(command: &mut String, submission: &Submission<'_>, capabilities: &ServerCapabilities) {
-    command.push_str("MAIL FROM:<");
-    command.push_str(submission.sender.as_str());
-    command.push('>');
-    if capabilities.size.is_some() {
-        // RFC 1870 section 3.
-        command.push_str(" SIZE=");
-        command.push_str(&submission.body.size().to_string());
-    }
-    if !submission.body.is_ascii() {
-        // RFC 6152 section 3; that it is offered was looked at before.
-        command.push_str(" BODY=8BITMIME");
-    }
-    if submission.smtputf8 {
-        // RFC 6531 section 3.4.
-        command.push_str(" SMTPUTF8");
-    }
-    command.push_str("\r\n");
-}
-
-/// An [`EmailAddress`] has neither spaces, brackets nor control characters: it cannot end its command.
-fn push_rcpt(commands: &mut String, address: &EmailAddress) {
-    commands.push_str("RCPT TO:<");
-    commands.push_str(address.as_str());
-    commands.push_str(">\r\n");
-}
-
-async fn say<S: AsyncRead + AsyncWrite + Unpin>(
-    wire: &mut Wire<S>,
-    stage: Stage,
-    command: &str,
-    deadline: Deadline,
-) -> Result<Reply, Failure> {
-    let exchange = async {
-        wire.write(command.as_bytes(), 1).await?;
-        wire.reply().await
-    };
-    within(stage, command_time(deadline), deadline, exchange).await
-}
-
-async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
-    wire: &mut Wire<S>,
-    stage: Stage,
-    deadline: Deadline,
-) -> Result<Reply, Failure> {
-    within(stage, command_time(deadline), deadline, wire.reply()).await
 }

@@ -101,6 +101,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.write_all(commands).await
     }
 
+    /// Sends one command and reads the reply to it.
+    pub(super) async fn command(&mut self, line: &[u8]) -> Result<Reply, Cause> {
+        self.write(line, 1).await?;
+        self.reply().await
+    }
+
     /// Writes a message with its final dot, all in one unless it is large. Where this fails, or is
     /// dropped, [`Wire::message_ended`] says whether the server may have the whole of it.
     pub(super) async fn write_message(&mut self, message: &[u8]) -> Result<(), Cause> {
@@ -110,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if !head.is_empty() {
             self.write_all(head).await?;
             // What came before the end is no answer to the message, which nobody has had whole yet.
-            if let Some(cause) = self.early_word() {
+            if let Some(cause) = self.early_reply() {
                 return Err(cause);
             }
         }
@@ -204,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// What the server said to the beginning of a message: that it will have none of it, or what makes
     /// no sense.
-    fn early_word(&mut self) -> Option<Cause> {
+    fn early_reply(&mut self) -> Option<Cause> {
         let cause = self.unasked()?;
         match parse_reply(&self.input) {
             Some(Ok((_, reply))) if reply.is_refusal() => Some(Cause::Reply(reply)),

@@ -7,7 +7,7 @@ use comms_core::{Disposition, ErrorKind, ProviderError};
 use super::super::{
     failure::Stage,
     reply::{Reply, Throttling},
-    saying::Saying,
+    text_hint::TextHint,
 };
 
 /// What a reply means, by what it says of the account, and else by its stage.
@@ -21,7 +21,7 @@ fn classify_account(reply: Reply) -> Option<ProviderError> {
     use Disposition::{ProviderDown, Transient};
     use ErrorKind::{QuotaExceeded, RateLimited, Unauthenticated};
     let error = ProviderError::new;
-    let account = match (reply.throttling, reply.enhanced, reply.saying) {
+    let account = match (reply.throttling, reply.enhanced, reply.text_hint) {
         (Some(Throttling::Rate), _, _) => error(
             Transient,
             RateLimited,
@@ -36,20 +36,22 @@ fn classify_account(reply: Reply) -> Option<ProviderError> {
             "The account has used up its messages of the day.",
         ),
         (None, _, _) if reply.code < 500 => return None,
-        (None, _, Some(Saying::SmtpAuthOff)) => error(
+        (None, _, Some(TextHint::SmtpAuthOff)) => error(
             ProviderDown,
             Unauthenticated,
             "SMTP AUTH is off for the tenant or the mailbox; let its administrator turn on authenticated SMTP for this mailbox, or send by another provider.",
         ),
         // Exchange Online has 5.7.139 for a wrong password too, and says so in the text alone.
-        (None, Some((5, 7, 30 | 139)), saying) if saying != Some(Saying::WrongLogin) => error(
-            ProviderDown,
-            Unauthenticated,
-            "The server takes no user name and password for this mailbox (basic authentication is off); let its administrator allow it while the provider still does, or send by another provider.",
-        ),
+        (None, Some((5, 7, 30 | 139)), text_hint) if text_hint != Some(TextHint::WrongLogin) => {
+            error(
+                ProviderDown,
+                Unauthenticated,
+                "The server takes no user name and password for this mailbox (basic authentication is off); let its administrator allow it while the provider still does, or send by another provider.",
+            )
+        }
         (None, Some((5, 7, 30 | 139)), _) => WRONG_LOGIN,
         // The sender's own mailbox and day, and no recipient's, although the codes are a recipient's (5.2.x).
-        (None, Some((5, 2, _)), Some(Saying::SubmissionLimit)) => SENDERS_QUOTA,
+        (None, Some((5, 2, _)), Some(TextHint::SubmissionLimit)) => SENDERS_QUOTA,
         (None, _, _) => return None,
     };
     Some(account)
@@ -164,7 +166,7 @@ fn classify_auth(reply: Reply) -> ProviderError {
         ),
         // Google's 534 5.7.14 wants a login on its pages, whatever its words.
         (code, enhanced)
-            if reply.saying == Some(Saying::AppPassword)
+            if reply.text_hint == Some(TextHint::AppPassword)
                 || (code, enhanced) == (534, Some((5, 7, 14))) =>
         {
             APP_PASSWORD_WANTED
@@ -185,9 +187,9 @@ fn classify_mail(reply: Reply) -> ProviderError {
         // RFC 3463 section 3.3: a full mailbox, which before any recipient is named is the sender's own.
         (_, Some((5, 2, 2))) => SENDERS_QUOTA,
         (552, _) | (_, Some((5, 3, 4))) => MESSAGE_TOO_LARGE,
-        (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
-        (_, _) if reply.saying == Some(Saying::Trial) => ON_TRIAL,
-        (_, _) if reply.saying == Some(Saying::Sender) => SENDER_NOT_ALLOWED,
+        (_, _) if reply.text_hint == Some(TextHint::NotVerified) => NOT_VERIFIED,
+        (_, _) if reply.text_hint == Some(TextHint::Trial) => ON_TRIAL,
+        (_, _) if reply.text_hint == Some(TextHint::Sender) => SENDER_NOT_ALLOWED,
         (_, Some((5, 1 | 7, _))) => SENDER_NOT_ALLOWED,
         (500..=504 | 555, _) => NOT_UNDERSTOOD,
         (_, _) => SENDER_NOT_ALLOWED,
@@ -221,14 +223,14 @@ fn classify_rcpt(reply: Reply) -> ProviderError {
         (530 | 534 | 535, _) => WANTS_LOGIN,
         // RFC 3463 section 3.2: the sender's address. Many servers say only at RCPT what is wrong with MAIL.
         (_, Some((5, 1, 7 | 8) | (5, 7, 60) | (5, 2, 252))) => SENDER_NOT_ALLOWED,
-        (_, _) if reply.saying == Some(Saying::Sender) => SENDER_NOT_ALLOWED,
-        (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
-        (_, _) if reply.saying == Some(Saying::Trial) => ON_TRIAL,
+        (_, _) if reply.text_hint == Some(TextHint::Sender) => SENDER_NOT_ALLOWED,
+        (_, _) if reply.text_hint == Some(TextHint::NotVerified) => NOT_VERIFIED,
+        (_, _) if reply.text_hint == Some(TextHint::Trial) => ON_TRIAL,
         // Exim says so under 550 alone, qmail under 553.
-        (_, _) if reply.saying == Some(Saying::NoRelay) => REFUSED_BY_POLICY,
+        (_, _) if reply.text_hint == Some(TextHint::NoRelay) => REFUSED_BY_POLICY,
         // Postfix says 553 5.7.1 for `reject_sender_login_mismatch` and its like alone, and by default at RCPT
         // (`smtpd_delay_reject`).
-        (553, Some((5, 7, 1))) if reply.saying != Some(Saying::Recipient) => SENDER_NOT_ALLOWED,
+        (553, Some((5, 7, 1))) if reply.text_hint != Some(TextHint::Recipient) => SENDER_NOT_ALLOWED,
         // 5.6.7: the address needs SMTPUTF8, which some server behind this one does not have (RFC 6531).
         (_, Some((5, 1 | 2, _) | (5, 6, 7))) => NO_SUCH_RECIPIENT,
         // RFC 1870 section 6.1 has it here as well as at MAIL.
@@ -274,9 +276,9 @@ fn classify_refused_message(reply: Reply) -> ProviderError {
         // The sender's address (RFC 3463 section 3.2); 5.7.60 and 5.2.252 are Exchange's "may not send
         // as this sender", from experience.
         (_, Some((5, 1, 7 | 8) | (5, 7, 60) | (5, 2, 252))) => SENDER_NOT_ALLOWED,
-        (_, _) if reply.saying == Some(Saying::Sender) => SENDER_NOT_ALLOWED,
-        (_, _) if reply.saying == Some(Saying::NotVerified) => NOT_VERIFIED,
-        (_, _) if reply.saying == Some(Saying::Trial) => ON_TRIAL,
+        (_, _) if reply.text_hint == Some(TextHint::Sender) => SENDER_NOT_ALLOWED,
+        (_, _) if reply.text_hint == Some(TextHint::NotVerified) => NOT_VERIFIED,
+        (_, _) if reply.text_hint == Some(TextHint::Trial) => ON_TRIAL,
         // 5.2.3: longer than the recipient's mailbox takes (RFC 3463 section 3.3).
         (_, Some((5, 2, 3) | (5, 3, 4))) => MESSAGE_TOO_LARGE,
         (_, Some((5, 1 | 2, _))) => NO_SUCH_RECIPIENT,

@@ -1,10 +1,12 @@
 //! Servers that take their time: from the queue they are waited for, while a caller waits they are given up.
 
+use std::time::Duration;
+
 use comms_core::Secret;
 use tokio::time::Instant;
 
 use super::{
-    super::{auth, connection::greeting},
+    super::{auth, connection::greeting, deliver::first_reply_time},
     *,
 };
 use crate::{chain::AmbiguityPolicy, layers::deadline::AttemptBudget};
@@ -68,7 +70,7 @@ async fn sent_with(
     ];
     let since = Instant::now();
     let client = async {
-        let result = hand_over(&mut wire, &capabilities, &submission, start, deadline).await;
+        let result = send_transaction(&mut wire, &capabilities, &submission, start, deadline).await;
         drop(wire);
         (result, since.elapsed())
     };
