@@ -86,6 +86,12 @@ impl Trail {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// The tenant that the last action was for.
+    #[cfg(test)]
+    pub(crate) fn tenant(&self) -> Option<Tenant> {
+        self.noted().tenant
+    }
+
     fn noted(&self) -> Noted {
         self.0
             .lock()

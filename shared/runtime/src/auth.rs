@@ -249,6 +249,8 @@ fn roles(claim: Option<&Value>) -> BTreeSet<Role> {
 }
 
 #[cfg(test)]
+mod callers;
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 
