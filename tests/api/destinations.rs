@@ -1,6 +1,6 @@
 //! Settings that name what no connection can ever be made to are not saved.
 
-use comms_runtime::Environment;
+use comms_runtime::{Environment, http::HttpFunction as _};
 use comms_tests::{CLINIC, FROM, World, email};
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 //! providers; also in a process that has remembered other settings.
 
 use comms_delivery::RequireClinic;
-use comms_runtime::Environment;
+use comms_runtime::{Environment, http::HttpFunction as _};
 use comms_tests::{CLINIC, FROM, World, communication, email, immediate, service};
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use comms_core::{Channel, EntryId, ProviderKind, Tenant};
 use comms_delivery::{SharedHealth, Usage};
-use comms_runtime::{AuditSubjects, Environment, auth::ClaimNames};
+use comms_runtime::{AuditSubjects, Environment, auth::ClaimNames, http::HttpFunction as _};
 use comms_settings::{
     HashKeys, OwnAccount, PurgeDelay, SaveLimits, SettingsStore,
     envelope::{Kms, Place, Purpose},

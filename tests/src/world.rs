@@ -12,7 +12,7 @@ use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
 use aws_types::SdkConfig;
 use comms_core::{Clock, EmailAddress, Tenant};
 use comms_delivery::Pipeline;
-use comms_runtime::Environment;
+use comms_runtime::{Environment, http::HttpFunction as _};
 use comms_settings::{HashKeys, SaveLimits, SettingsStore, reply_to::ReplyToAddress};
 use comms_testkit::{
     aws::{Fault, LocalAws, Moment},

@@ -2,5 +2,5 @@
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    comms_config_test::run().await
+    (comms_config_test::FUNCTION.run)().await
 }

@@ -13,25 +13,22 @@ use comms_delivery::Quota;
 use comms_runtime::{
     HttpProblem,
     auth::{Action, Principal},
-    http::{json_body, json_response, time_left},
+    http::{json_body, json_response, routes::HandlerResult, time_left},
 };
 use comms_settings::{Ceilings, RateLimit, document::MAX_DOCUMENT_BYTES, reply_to::ReplyToAddress};
-use lambda_http::{Body, Request, RequestExt, Response, http::StatusCode, request::RequestContext};
+use lambda_http::{Request, RequestExt, http::StatusCode, request::RequestContext};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::{Deps, limit_problem, store_problem};
+use crate::{
+    Deps,
+    problems::{limit_problem, store_problem},
+};
 
-pub(crate) async fn send_link(
-    deps: &Deps,
-    request: &Request,
-    id: &str,
-) -> Result<Response<Body>, HttpProblem> {
-    let principal = Principal::of(request, &deps.claims)?;
-    let tenant = Tenant::parse(id)
-        .map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))?;
-    principal.authorize(Action::TestSettings, &tenant)?;
+pub(crate) async fn send_link(deps: &Deps, request: &Request, id: &str) -> HandlerResult {
+    let (principal, tenant) =
+        Principal::authorized(request, &deps.claims, id, Action::TestSettings)?;
     let deadline = Deadline::after(time_left(request));
     let address = read_address(json_body(request, MAX_DOCUMENT_BYTES)?)?;
     let platform = deps.store.load(&Tenant::Global).await;

@@ -2,9 +2,13 @@
 
 use comms_core::{Channel, HealthRecord, HealthState, Position};
 use comms_delivery::health::{Records, name};
-use comms_runtime::{HttpProblem, auth::Action, http::json_response};
+use comms_runtime::{
+    HttpProblem,
+    auth::Action,
+    http::{json_response, routes::HandlerResult},
+};
 use comms_settings::{Present, ProviderEntry, StoredSettings};
-use lambda_http::{Body, Request, Response, http::StatusCode};
+use lambda_http::{Request, http::StatusCode};
 use serde_json::{Value, json};
 use tracing::warn;
 
@@ -15,11 +19,7 @@ use crate::{
 
 /// The health of each entry of the clinic's own settings, as the sends of the present version have
 /// shown it. Nothing is asked of a provider.
-pub(crate) async fn get(
-    deps: &Deps,
-    request: &Request,
-    id: &str,
-) -> Result<Response<Body>, HttpProblem> {
+pub(crate) async fn get(deps: &Deps, request: &Request, id: &str) -> HandlerResult {
     let access = Access::to(deps, request, id, Action::ViewSettings)?;
     let tenant = &access.tenant;
     let present = deps.store.load_present(tenant).await;

@@ -1,6 +1,6 @@
 //! The `config` function: a clinic's settings, read, replaced, patched, deleted, and what they were.
 //!
-//! [`ROUTES`] has its routes; `infra/openapi.yaml` says what each answers.
+//! [`Deps::ROUTES`](HttpFunction::ROUTES) has its routes; `infra/openapi.yaml` says what each answers.
 //!
 //! Secrets go in and do not come out.
 
@@ -24,22 +24,20 @@ mod write;
 use std::sync::Arc;
 
 use comms_adapters::egress::EgressAllow;
-use comms_core::{Clock, SystemClock, Tenant};
+use comms_core::{Clock, HashKey, SystemClock, Tenant};
 use comms_delivery::{SharedHealth, Usage};
 use comms_runtime::{
-    AuditSubjects, Environment, Exchange, Function, HttpProblem,
+    AuditSubjects, Environment, Function, HttpProblem,
     auth::{Action, ClaimNames, Principal},
     aws,
-    function::Trigger,
-    http::{
-        routes::{Endpoint, dispatch, routes},
-        serve, source_address,
-    },
+    http::{HttpFunction, routes::Endpoint, source_address},
 };
 use comms_settings::{
     Author, HashKeys, OwnAccount, PurgeDelay, SaveLimits, SettingsStore, VersionRetention,
 };
-use lambda_http::{Body, Request, Response};
+use lambda_http::Request;
+
+pub use comms_runtime::http::handle;
 
 /// What the handler works with.
 pub struct Deps {
@@ -67,9 +65,63 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
 }
 
-impl Deps {
-    /// Reads the environment and puts the parts together. Connects to nothing.
-    pub fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_http::Error> {
+/// The declaration of this function.
+pub const FUNCTION: Function = Function::http::<Deps>("config", 15);
+
+impl HttpFunction for Deps {
+    const ROUTES: &'static [Endpoint<Self>] = &[
+        Endpoint::get(CLINIC, |deps, call| {
+            Box::pin(read::get(deps, call.request, call.variable("clinicId")))
+        }),
+        Endpoint::put(CLINIC, |deps, call| {
+            Box::pin(write::put(deps, call.request, call.variable("clinicId")))
+        }),
+        Endpoint::patch(CLINIC, |deps, call| {
+            Box::pin(write::patch(deps, call.request, call.variable("clinicId")))
+        }),
+        Endpoint::delete(CLINIC, |deps, call| {
+            Box::pin(write::delete(deps, call.request, call.variable("clinicId")))
+        }),
+        Endpoint::get(
+            "/api/v1/clinics/{clinicId}/communication/health",
+            |deps, call| Box::pin(health::get(deps, call.request, call.variable("clinicId"))),
+        ),
+        Endpoint::get(
+            "/api/v1/clinics/{clinicId}/communication/stats",
+            |deps, call| Box::pin(stats::get(deps, call.request, call.variable("clinicId"))),
+        ),
+        Endpoint::get(
+            "/api/v1/clinics/{clinicId}/communication/versions",
+            |deps, call| {
+                Box::pin(versions::list(
+                    deps,
+                    call.request,
+                    call.variable("clinicId"),
+                ))
+            },
+        ),
+        Endpoint::post(
+            "/api/v1/clinics/{clinicId}/communication/versions/{version}/restore",
+            |deps, call| {
+                Box::pin(versions::restore(
+                    deps,
+                    call.request,
+                    call.variable("clinicId"),
+                    call.variable("version"),
+                ))
+            },
+        ),
+        Endpoint::get("/api/v1/reply-to/{token}", |deps, call| {
+            Box::pin(reply_to::show(deps, call.variable("token")))
+        })
+        .without_authorizer(),
+        Endpoint::post("/api/v1/reply-to/{token}", |deps, call| {
+            Box::pin(reply_to::confirm(deps, call.variable("token")))
+        })
+        .without_authorizer(),
+    ];
+
+    fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_http::Error> {
         let sdk = aws::sdk_config(environment)?;
         let table = environment.required("SETTINGS_TABLE");
         let key = environment.required("KMS_KEY_ID");
@@ -99,87 +151,19 @@ impl Deps {
             clock: Arc::new(SystemClock),
         })
     }
+
+    fn audit_subjects(&self) -> AuditSubjects {
+        self.audit_subjects
+    }
+
+    async fn log_key(&self) -> Option<&HashKey> {
+        self.hash_keys.for_logs().await
+    }
 }
 
 const CLINIC: &str = "/api/v1/clinics/{clinicId}";
 
-/// The routes that this function answers.
-pub const ROUTES: &[Endpoint<Deps>] = &[
-    Endpoint::get(CLINIC, |deps, call| {
-        Box::pin(read::get(deps, call.request, call.variable("clinicId")))
-    }),
-    Endpoint::put(CLINIC, |deps, call| {
-        Box::pin(write::put(deps, call.request, call.variable("clinicId")))
-    }),
-    Endpoint::patch(CLINIC, |deps, call| {
-        Box::pin(write::patch(deps, call.request, call.variable("clinicId")))
-    }),
-    Endpoint::delete(CLINIC, |deps, call| {
-        Box::pin(write::delete(deps, call.request, call.variable("clinicId")))
-    }),
-    Endpoint::get(
-        "/api/v1/clinics/{clinicId}/communication/health",
-        |deps, call| Box::pin(health::get(deps, call.request, call.variable("clinicId"))),
-    ),
-    Endpoint::get(
-        "/api/v1/clinics/{clinicId}/communication/stats",
-        |deps, call| Box::pin(stats::get(deps, call.request, call.variable("clinicId"))),
-    ),
-    Endpoint::get(
-        "/api/v1/clinics/{clinicId}/communication/versions",
-        |deps, call| {
-            Box::pin(versions::list(
-                deps,
-                call.request,
-                call.variable("clinicId"),
-            ))
-        },
-    ),
-    Endpoint::post(
-        "/api/v1/clinics/{clinicId}/communication/versions/{version}/restore",
-        |deps, call| {
-            Box::pin(versions::restore(
-                deps,
-                call.request,
-                call.variable("clinicId"),
-                call.variable("version"),
-            ))
-        },
-    ),
-    Endpoint::get("/api/v1/reply-to/{token}", |deps, call| {
-        Box::pin(reply_to::show(deps, call.variable("token")))
-    })
-    .without_authorizer(),
-    Endpoint::post("/api/v1/reply-to/{token}", |deps, call| {
-        Box::pin(reply_to::confirm(deps, call.variable("token")))
-    })
-    .without_authorizer(),
-];
-
-/// This function, for the list of all.
-pub const FUNCTION: Function = Function {
-    name: "config",
-    trigger: Trigger::Http(|| routes(ROUTES)),
-    timeout_seconds: 15,
-    run: || Box::pin(run()),
-};
-
-/// Runs the function under the Lambda runtime until the environment ends.
-pub async fn run() -> Result<(), lambda_http::Error> {
-    serve(Deps::from_environment, |deps, request| {
-        Box::pin(handle(deps, request))
-    })
-    .await
-}
-
-/// Answers one request.
-pub async fn handle(deps: &Deps, mut request: Request) -> Response<Body> {
-    let exchange = Exchange::begin(&mut request, deps.audit_subjects);
-    let work = Box::pin(dispatch(ROUTES, deps, &request));
-    exchange.answer(work, deps.hash_keys.for_logs()).await
-}
-
-/// Who asks, and about whom: known once the token allows it.
+/// An authorized caller, and the tenant that the request is about.
 struct Access {
     principal: Principal,
     author: Author,
@@ -188,10 +172,7 @@ struct Access {
 
 impl Access {
     fn to(deps: &Deps, request: &Request, id: &str, action: Action) -> Result<Self, HttpProblem> {
-        let principal = Principal::of(request, &deps.claims)?;
-        let tenant = Tenant::parse(id)
-            .map_err(|_| HttpProblem::not_found("There is no clinic with such an id."))?;
-        principal.authorize(action, &tenant)?;
+        let (principal, tenant) = Principal::authorized(request, &deps.claims, id, action)?;
         let author = Author {
             subject: principal.subject.clone(),
             source_address: source_address(request),

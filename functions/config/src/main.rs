@@ -2,5 +2,5 @@
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    comms_config::run().await
+    (comms_config::FUNCTION.run)().await
 }

@@ -3,9 +3,9 @@
 use comms_runtime::{
     HttpProblem,
     auth::Action,
-    http::{json_response, query},
+    http::{json_response, query, routes::HandlerResult},
 };
-use lambda_http::{Body, Request, Response, http::StatusCode};
+use lambda_http::{Request, http::StatusCode};
 use serde_json::json;
 
 use crate::{
@@ -27,11 +27,7 @@ pub(crate) fn is_asked_for(request: &Request) -> Result<bool, HttpProblem> {
     }
 }
 
-pub(crate) async fn purge(
-    deps: &Deps,
-    request: &Request,
-    id: &str,
-) -> Result<Response<Body>, HttpProblem> {
+pub(crate) async fn purge(deps: &Deps, request: &Request, id: &str) -> HandlerResult {
     let access = Access::to(deps, request, id, Action::PurgeSettings)?;
     let conditions = Preconditions::of(request.headers())?;
     let tenant = &access.tenant;

@@ -1,9 +1,9 @@
 //! GET: the settings as they are now.
 
-use comms_runtime::{HttpProblem, auth::Action};
+use comms_runtime::{auth::Action, http::routes::HandlerResult};
 use comms_settings::Present;
 use lambda_http::{
-    Body, Request, Response,
+    Request,
     http::{StatusCode, header},
 };
 
@@ -17,11 +17,7 @@ use crate::{
     preconditions::{Failed, Preconditions},
 };
 
-pub(crate) async fn get(
-    deps: &Deps,
-    request: &Request,
-    id: &str,
-) -> Result<Response<Body>, HttpProblem> {
+pub(crate) async fn get(deps: &Deps, request: &Request, id: &str) -> HandlerResult {
     let access = Access::to(deps, request, id, Action::ViewSettings)?;
     let conditions = Preconditions::of(request.headers())?;
     let tenant = &access.tenant;

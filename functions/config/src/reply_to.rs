@@ -1,7 +1,7 @@
 //! The page behind the link that verifies a reply address. GET shows it and changes nothing, since mail scanners follow
 //! links; POST confirms. Whoever has the link reads the address's mail: no token of the platform is asked for.
 
-use comms_runtime::HttpProblem;
+use comms_runtime::{HttpProblem, http::routes::HandlerResult};
 use comms_settings::reply_to::ReplyToAddress;
 use lambda_http::{
     Body, Response,
@@ -15,7 +15,7 @@ use crate::{Deps, answers::store_problem};
 const POLICY: &str =
     "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-pub(crate) async fn show(deps: &Deps, token: &str) -> Result<Response<Body>, HttpProblem> {
+pub(crate) async fn show(deps: &Deps, token: &str) -> HandlerResult {
     let (address, _) = read(deps, token).await?;
     Ok(page(&format!(
         "<p>The clinic <strong>{}</strong> wants replies to its messages to come to this address.</p>\
@@ -25,7 +25,7 @@ pub(crate) async fn show(deps: &Deps, token: &str) -> Result<Response<Body>, Htt
     )))
 }
 
-pub(crate) async fn confirm(deps: &Deps, token: &str) -> Result<Response<Body>, HttpProblem> {
+pub(crate) async fn confirm(deps: &Deps, token: &str) -> HandlerResult {
     let (address, key) = read(deps, token).await?;
     let confirmed = deps.store.confirm_reply_to(key, &address, deps.clock.now());
     confirmed.await.map_err(store_problem)?;

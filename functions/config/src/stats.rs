@@ -8,10 +8,10 @@ use comms_delivery::usage::{Counter, Counts, RETENTION_DAYS, categories::OTHER, 
 use comms_runtime::{
     HttpProblem,
     auth::Action,
-    http::{json_response, query},
+    http::{json_response, query, routes::HandlerResult},
 };
 use jiff::{Timestamp, ToSpan, civil::Date};
-use lambda_http::{Body, Request, Response, http::StatusCode};
+use lambda_http::{Request, http::StatusCode};
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
@@ -23,11 +23,7 @@ const USUAL_DAYS: u16 = 30;
 const MAX_CATEGORIES: usize = 100;
 
 /// The counts of the days from `from` to `to`. Nothing of a patient has ever been in them.
-pub(crate) async fn get(
-    deps: &Deps,
-    request: &Request,
-    id: &str,
-) -> Result<Response<Body>, HttpProblem> {
+pub(crate) async fn get(deps: &Deps, request: &Request, id: &str) -> HandlerResult {
     let access = Access::to(deps, request, id, Action::ViewStatistics)?;
     let range = Range::of(request, deps.clock.now())?;
     let days = deps.usage.read(&access.tenant, range.from, range.to).await;

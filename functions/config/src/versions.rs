@@ -4,10 +4,10 @@ use comms_core::Problems;
 use comms_runtime::{
     HttpProblem,
     auth::Action,
-    http::{json_response, query},
+    http::{json_response, query, routes::HandlerResult},
 };
 use comms_settings::{Change, Past, Version, version::MAX_VERSION};
-use lambda_http::{Body, Request, Response, http::StatusCode};
+use lambda_http::{Request, http::StatusCode};
 use serde_json::{Value, json};
 use tracing::error;
 
@@ -25,11 +25,7 @@ const USUAL_LIMIT: u8 = 20;
 /// Versions in one answer, at most.
 const MAX_LIMIT: u8 = 100;
 
-pub(crate) async fn list(
-    deps: &Deps,
-    request: &Request,
-    id: &str,
-) -> Result<Response<Body>, HttpProblem> {
+pub(crate) async fn list(deps: &Deps, request: &Request, id: &str) -> HandlerResult {
     let access = Access::to(deps, request, id, Action::ViewSettings)?;
     let range = Range::of(request)?;
     let page = deps
@@ -113,7 +109,7 @@ pub(crate) async fn restore(
     request: &Request,
     id: &str,
     version: &str,
-) -> Result<Response<Body>, HttpProblem> {
+) -> HandlerResult {
     let access = Access::to(deps, request, id, Action::ManageSettings)?;
     let no_version = || HttpProblem::not_found("There is no such version, or no longer.");
     let from = version_number(version).ok_or_else(no_version)?;

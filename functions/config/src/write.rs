@@ -1,10 +1,14 @@
 //! PUT, PATCH, DELETE: a change is made to the version that its author has seen, as a whole or not at all.
 
 use comms_core::Problems;
-use comms_runtime::{HttpProblem, auth::Action, http::json_body};
+use comms_runtime::{
+    HttpProblem,
+    auth::Action,
+    http::{json_body, routes::HandlerResult},
+};
 use comms_settings::{CommunicationSettings, Present, document::MAX_DOCUMENT_BYTES};
 use lambda_http::{
-    Body, Request, Response,
+    Request,
     http::{HeaderName, HeaderValue, StatusCode},
 };
 use serde_json::Value;
@@ -23,11 +27,7 @@ use crate::{
     save_limit::acquire_save,
 };
 
-pub(crate) async fn put(
-    deps: &Deps,
-    request: &Request,
-    id: &str,
-) -> Result<Response<Body>, HttpProblem> {
+pub(crate) async fn put(deps: &Deps, request: &Request, id: &str) -> HandlerResult {
     let access = Access::to(deps, request, id, Action::ManageSettings)?;
     let conditions = Preconditions::of(request.headers())?;
     let body = json_body(request, MAX_DOCUMENT_BYTES)?;
@@ -49,11 +49,7 @@ pub(crate) async fn put(
     .await
 }
 
-pub(crate) async fn patch(
-    deps: &Deps,
-    request: &Request,
-    id: &str,
-) -> Result<Response<Body>, HttpProblem> {
+pub(crate) async fn patch(deps: &Deps, request: &Request, id: &str) -> HandlerResult {
     let access = Access::to(deps, request, id, Action::ManageSettings)?;
     let conditions = Preconditions::of(request.headers())?;
     if !merge_patch::is_announced(request.headers()) {
@@ -108,11 +104,7 @@ fn unsupported_media_type() -> HttpProblem {
     )
 }
 
-pub(crate) async fn delete(
-    deps: &Deps,
-    request: &Request,
-    id: &str,
-) -> Result<Response<Body>, HttpProblem> {
+pub(crate) async fn delete(deps: &Deps, request: &Request, id: &str) -> HandlerResult {
     if purge::is_asked_for(request)? {
         return purge::purge(deps, request, id).await;
     }
@@ -147,8 +139,8 @@ pub(crate) async fn change(
     deps: &Deps,
     access: &Access,
     conditions: &Preconditions,
-    make: impl AsyncFnOnce(&Present) -> Result<Response<Body>, HttpProblem>,
-) -> Result<Response<Body>, HttpProblem> {
+    make: impl AsyncFnOnce(&Present) -> HandlerResult,
+) -> HandlerResult {
     let present = deps.store.load_present(&access.tenant).await;
     let present = present.map_err(store_problem)?;
     let result = match conditions.check(present.number()) {
@@ -176,7 +168,7 @@ pub(crate) async fn save(
     present: &Present,
     settings: &CommunicationSettings,
     restored: Option<Restored>,
-) -> Result<Response<Body>, HttpProblem> {
+) -> HandlerResult {
     let tenant = &access.tenant;
     let status = match present {
         Present::Settings(stored) => {

@@ -8,7 +8,10 @@ use comms_core::{
 use comms_delivery::{ImmediateError, ShareLimits, UrgentError};
 use comms_runtime::{Environment, HttpProblem, auth::Principal};
 
-use crate::{Deps, QueueMessages, pipeline_problem, quota_problem};
+use crate::{
+    Deps, QueueMessages,
+    problems::{pipeline_problem, quota_problem},
+};
 
 /// The platform's limits, of which the environment may name others.
 pub(crate) fn share_limits(environment: &Environment<'_>) -> ShareLimits {

@@ -2,5 +2,5 @@
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    comms_send::run().await
+    (comms_send::FUNCTION.run)().await
 }

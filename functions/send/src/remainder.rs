@@ -11,7 +11,7 @@ use comms_delivery::{Accepted, DeliveryResult, OutcomesOf, PendingOutcomes, Requ
 use comms_runtime::{HttpProblem, telemetry::TraceHeader};
 use tracing::error;
 
-use crate::{Deps, QueueError, QueueMessages, key_conflict};
+use crate::{Deps, QueueError, QueueMessages, problems::key_conflict};
 
 /// The longest that outcomes may take of the time that is reserved for the queue.
 const OUTCOMES_TIMEOUT: Duration = Duration::from_millis(1_500);

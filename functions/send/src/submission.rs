@@ -14,7 +14,7 @@ use comms_settings::Moment;
 use futures_util::future::try_join;
 use lambda_http::{Request, http::HeaderMap};
 
-use crate::{Deps, key, pipeline_problem};
+use crate::{Deps, key, problems::pipeline_problem};
 
 /// Reads the communication. Numbers without a country code are of the clinic's `defaultCountry`, which is asked for only
 /// where there are any: by the settings as of `asked`. A repeated request is read by the country of the first.

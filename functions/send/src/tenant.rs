@@ -5,7 +5,7 @@ use comms_core::{
     Delivery, DeliveryStatus, IdempotencyKey, Problems,
     request::{CommunicationRequest, RequestedTenant},
 };
-use comms_delivery::{ClinicMissing, ExpectedVia};
+use comms_delivery::ExpectedVia;
 use comms_runtime::{
     HttpProblem,
     auth::{Action, Principal},
@@ -13,7 +13,10 @@ use comms_runtime::{
 use comms_settings::Moment;
 use tracing::warn;
 
-use crate::{Deps, pipeline_problem};
+use crate::{
+    Deps,
+    problems::{clinic_missing, pipeline_problem},
+};
 
 /// Refuses a caller who may not send for the tenant. One who may send for a clinic only, and names none, is told so:
 /// nobody guesses a clinic.
@@ -30,21 +33,6 @@ pub(crate) fn authorize(
         )));
     }
     principal.authorize(Action::Send, &request.tenant())
-}
-
-/// What a clinic that is required and missing is answered with.
-pub(crate) fn problem(missing: &ClinicMissing) -> HttpProblem {
-    let detail = match missing {
-        ClinicMissing::NoClinicId => {
-            "is required: this deployment sends for clinics only; name one, or _global for the platform's own account"
-                .to_owned()
-        }
-        ClinicMissing::NoSettings(channel) => format!(
-            "must be a clinic with an enabled provider of the {channel} channel: this deployment does not send for others \
-             by the platform's account"
-        ),
-    };
-    HttpProblem::invalid(&Problems::one("/metadata/clinicId", detail))
 }
 
 /// Whether the caller's request was accepted before under its own key, as its repetition is whatever has changed since.
@@ -80,7 +68,7 @@ pub(crate) async fn check(
         }
     };
     match deps.pipeline.missing_clinic(request, &expected) {
-        Some(missing) if !is_known(deps, request, own_key).await? => Err(problem(&missing)),
+        Some(missing) if !is_known(deps, request, own_key).await? => Err(clinic_missing(&missing)),
         Some(_) | None => Ok(expected),
     }
 }

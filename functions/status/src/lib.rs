@@ -1,21 +1,19 @@
 //! The `status` function: says what became of a communication, and that the service is up. It is a function of its own
 //! so that no send in progress holds it up.
 //!
-//! [`ROUTES`] has its routes; `infra/openapi.yaml` says what each answers.
+//! [`Deps::ROUTES`](HttpFunction::ROUTES) has its routes; `infra/openapi.yaml` says what each answers.
 
 mod lookup;
 
-use comms_core::{Delivery, RequestId, delivery::MAX_ATTEMPTS};
+use comms_core::{Delivery, HashKey, RequestId, delivery::MAX_ATTEMPTS};
 use comms_delivery::{Ledger, LedgerError, RecordedRequest};
 use comms_runtime::{
-    AuditSubjects, Environment, Exchange, Function, HttpProblem, Trail,
+    AuditSubjects, Environment, Function, HttpProblem, Trail,
     auth::{Action, ClaimNames, Principal},
     aws,
-    function::Trigger,
     http::{
-        json_response, json_text_response,
-        routes::{Endpoint, dispatch, routes},
-        serve,
+        HttpFunction, json_response, json_text_response,
+        routes::{Endpoint, HandlerResult},
     },
 };
 use comms_settings::{HashKeys, SettingsStore};
@@ -23,6 +21,8 @@ use jiff::Timestamp;
 use lambda_http::{Body, Request, Response, http::StatusCode};
 use serde_json::json;
 use tracing::error;
+
+pub use comms_runtime::http::handle;
 
 /// Bytes of an answer. Lambda takes 6 MB (AWS Lambda quotas, 6,291,456 bytes), in which the answer stands as a JSON
 /// string: its quotation marks, an eighth of it, count twice.
@@ -41,9 +41,23 @@ pub struct Deps {
     pub audit_subjects: AuditSubjects,
 }
 
-impl Deps {
-    /// Reads the environment and puts the parts together. Connects to nothing.
-    pub fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_http::Error> {
+/// The declaration of this function.
+pub const FUNCTION: Function = Function::http::<Deps>("status", 15);
+
+impl HttpFunction for Deps {
+    const ROUTES: &'static [Endpoint<Self>] = &[
+        Endpoint::get("/api/v1/communications/{requestId}", |deps, call| {
+            let id = call.variable("requestId");
+            Box::pin(get(deps, call.request, Wanted::ById(id)))
+        }),
+        Endpoint::get("/api/v1/communications", |deps, call| {
+            Box::pin(get(deps, call.request, Wanted::ByKey))
+        }),
+        Endpoint::get("/api/v1/health", |_, _| Box::pin(async { Ok(health()) }))
+            .without_authorizer(),
+    ];
+
+    fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_http::Error> {
         let sdk = aws::sdk_config(environment)?;
         let deliveries_table = environment.required("DELIVERIES_TABLE");
         let settings_table = environment.required("SETTINGS_TABLE");
@@ -58,41 +72,14 @@ impl Deps {
             audit_subjects,
         })
     }
-}
 
-/// The routes that this function answers.
-pub const ROUTES: &[Endpoint<Deps>] = &[
-    Endpoint::get("/api/v1/communications/{requestId}", |deps, call| {
-        let id = call.variable("requestId");
-        Box::pin(get(deps, call.request, Wanted::ById(id)))
-    }),
-    Endpoint::get("/api/v1/communications", |deps, call| {
-        Box::pin(get(deps, call.request, Wanted::ByKey))
-    }),
-    Endpoint::get("/api/v1/health", |_, _| Box::pin(async { Ok(health()) })).without_authorizer(),
-];
+    fn audit_subjects(&self) -> AuditSubjects {
+        self.audit_subjects
+    }
 
-/// This function, for the list of all.
-pub const FUNCTION: Function = Function {
-    name: "status",
-    trigger: Trigger::Http(|| routes(ROUTES)),
-    timeout_seconds: 15,
-    run: || Box::pin(run()),
-};
-
-/// Runs the function under the Lambda runtime until the environment ends.
-pub async fn run() -> Result<(), lambda_http::Error> {
-    serve(Deps::from_environment, |deps, request| {
-        Box::pin(handle(deps, request))
-    })
-    .await
-}
-
-/// Answers one request.
-pub async fn handle(deps: &Deps, mut request: Request) -> Response<Body> {
-    let exchange = Exchange::begin(&mut request, deps.audit_subjects);
-    let work = Box::pin(dispatch(ROUTES, deps, &request));
-    exchange.answer(work, deps.hash_keys.for_logs()).await
+    async fn log_key(&self) -> Option<&HashKey> {
+        self.hash_keys.for_logs().await
+    }
 }
 
 fn health() -> Response<Body> {
@@ -113,11 +100,7 @@ enum Wanted<'r> {
 
 /// Authorizes before it reads. Another clinic's communication is answered like one that does not exist, because whether
 /// it exists is the other clinic's business.
-async fn get(
-    deps: &Deps,
-    request: &Request,
-    wanted: Wanted<'_>,
-) -> Result<Response<Body>, HttpProblem> {
+async fn get(deps: &Deps, request: &Request, wanted: Wanted<'_>) -> HandlerResult {
     let principal = Principal::of(request, &deps.claims)?;
     let scope = principal.scope(Action::ViewCommunication)?;
     let ids = match wanted {

@@ -2,5 +2,5 @@
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
-    comms_status::run().await
+    (comms_status::FUNCTION.run)().await
 }

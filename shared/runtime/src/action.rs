@@ -1,6 +1,6 @@
 //! What a caller may ask for, as authorization and the audit line name it.
 
-/// What is to be done.
+/// What a caller asks the service to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Send a communication.
@@ -24,6 +24,20 @@ pub enum Action {
 }
 
 impl Action {
+    /// Every action.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Send,
+        Self::ViewCommunication,
+        Self::ViewSettings,
+        Self::ManageSettings,
+        Self::ManageCeilings,
+        Self::DeleteSettings,
+        Self::TestSettings,
+        Self::ViewStatistics,
+        Self::PurgeSettings,
+    ];
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Send => "send",

@@ -1,7 +1,7 @@
 //! Who did what: one audit line for each request with a caller, and the caller in every line of the request.
 //!
-//! Handlers do not carry anything for it. [`Exchange::begin`] gives the request a [`Trail`];
-//! [`Principal`](crate::auth::Principal) notes on it who calls and what is to be done; [`Exchange::answer`] writes the
+//! Handlers carry nothing for it. [`Exchange::begin`] gives the request a [`Trail`];
+//! [`Principal`](crate::auth::Principal) notes the caller and the action on it; [`Exchange::answer`] writes the
 //! line. The subject is written as a keyed hash, unless the platform allows it plain (`AUDIT_SUBJECTS`).
 
 use std::{
@@ -42,7 +42,7 @@ impl FromStr for AuditSubjects {
     }
 }
 
-/// What is known of a request's caller and purpose so far. Clones share it.
+/// The caller and the action of a request, as far as they are known. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Trail(Arc<Mutex<Noted>>);
 
@@ -57,7 +57,7 @@ struct Noted {
 }
 
 impl Trail {
-    /// The trail of a request; one that nobody reads, where the request has none.
+    /// The trail of a request; an unread one if the request has none.
     pub fn of(request: &Request) -> Self {
         request.extensions().get().cloned().unwrap_or_default()
     }
@@ -100,9 +100,9 @@ impl Trail {
     }
 }
 
-/// One HTTP request and its answer, as far as logs are concerned.
+/// One HTTP request and its answer, for the logs.
 #[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     method: Method,
     started: Instant,
     trail: Trail,
@@ -111,7 +111,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins with a request, and gives it a trail.
-    pub fn begin(request: &mut Request, subjects: AuditSubjects) -> Self {
+    pub(crate) fn begin(request: &mut Request, subjects: AuditSubjects) -> Self {
         let trail = Trail::default();
         request.extensions_mut().insert(trail.clone());
         Self {
@@ -127,7 +127,7 @@ impl Exchange {
     ///
     /// `hash_key` is awaited beside the work as soon as the work has said who calls: where it has to be read first,
     /// that takes no time of its own. A request without a caller does not read it.
-    pub async fn answer<'k>(
+    pub(crate) async fn answer<'k>(
         self,
         work: impl Future<Output = (&'static str, Result<Response<Body>, HttpProblem>)>,
         hash_key: impl Future<Output = Option<&'k HashKey>>,
@@ -145,7 +145,26 @@ impl Exchange {
         };
         let ((route, result), subject) = join(work, attributed).await;
         self.write_audit(subject.as_deref(), &result);
-        crate::http::answer(&self.method, route, self.started, result)
+        self.respond(route, result)
+    }
+
+    /// Turns a handler's result into the answer, and logs the answer.
+    fn respond(
+        &self,
+        route: &'static str,
+        result: Result<Response<Body>, HttpProblem>,
+    ) -> Response<Body> {
+        let code = result.as_ref().err().map(HttpProblem::code);
+        let response = result.unwrap_or_else(Into::into);
+        info!(
+            method = %self.method,
+            route,
+            status = response.status().as_u16(),
+            problem = code,
+            duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "answered"
+        );
+        response
     }
 
     fn write_audit(&self, subject: Option<&str>, result: &Result<Response<Body>, HttpProblem>) {

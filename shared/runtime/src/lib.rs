@@ -1,5 +1,4 @@
-//! What every function needs of its surroundings: the environment, AWS configuration, telemetry,
-//! HTTP answers, authorization, SQS batches.
+//! The surroundings of every function: environment, AWS configuration, telemetry, HTTP answers, authorization, SQS batches.
 
 mod action;
 pub mod audit;
@@ -15,7 +14,7 @@ pub mod lifetime;
 pub mod sqs;
 pub mod telemetry;
 
-pub use audit::{AuditSubjects, Exchange, Trail};
+pub use audit::{AuditSubjects, Trail};
 pub use environment::{Environment, EnvironmentError};
 pub use function::Function;
 pub use http::HttpProblem;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A token with these claims. Its signature is none: whoever reads it relies on somebody else to have verified one.
 pub fn token(claims: &Value) -> String {
@@ -43,4 +43,16 @@ fn rendered(value: &Value) -> String {
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
+}
+
+/// Values of a roles claim that hold no role. API Gateway renders each as text in which `SUPER_ADMIN` stands between
+/// blanks, commas or quotation marks.
+pub fn roles_with_super_admin_as_a_word() -> [Value; 5] {
+    [
+        json!(["Front SUPER_ADMIN"]),
+        json!(["staff,SUPER_ADMIN"]),
+        json!(["\"SUPER_ADMIN\""]),
+        json!("[x SUPER_ADMIN y]"),
+        json!("SERVICE,SUPER_ADMIN"),
+    ]
 }

@@ -67,7 +67,7 @@ mod tests {
 
     fn detail(query: &str) -> String {
         let problem = read(query).unwrap_err();
-        problem.detail.into_string()
+        problem.detail().to_owned()
     }
 
     #[test]

@@ -6,9 +6,9 @@ use lambda_http::{
     http::{HeaderValue, Method, StatusCode, header},
 };
 
-use super::{HttpProblem, check_head, path_segments};
+use super::{HttpProblem, head::check_head};
 
-/// What a request without a route is logged as.
+/// The name in logs of a request that has no route.
 const UNKNOWN: &str = "unknown";
 
 /// Whether API Gateway verifies a token before it invokes the function.
@@ -99,7 +99,7 @@ impl<D> Endpoint<D> {
         }
     }
 
-    /// The same for callers without a token.
+    /// Opens the route to callers without a token.
     #[must_use]
     pub const fn without_authorizer(mut self) -> Self {
         self.route.authorizer = Authorizer::None;
@@ -144,6 +144,13 @@ pub async fn dispatch<D>(
         ),
         [route, ..] => (route.path, Err(method_not_allowed(&other_methods))),
     }
+}
+
+/// The parts of a path, without the empty ones.
+fn path_segments(path: &str) -> Vec<&str> {
+    path.split('/')
+        .filter(|segment| !segment.is_empty())
+        .collect()
 }
 
 /// The variables of a path that has this template.
