@@ -15,6 +15,7 @@ use comms_operator::{
     Api,
     dead_letters::{self, DeadLetterQueue, Filter, Outcome, SourceQueues, Work},
     import::{self, Plan},
+    plan::TablePlan,
     reseal,
     stop::Stop,
 };
@@ -151,15 +152,14 @@ async fn every_function_goes_on_when_all_is_re_sealed_and_the_old_key_disabled()
     let created = kms.create_key().send().await.unwrap();
     let key_arn = created.key_metadata.unwrap().arn.unwrap();
     let resources = world.aws.resources();
-    let plan = reseal::Plan {
+    let plan = TablePlan {
         store: SettingsStore::new(&sdk, &resources.settings_table, &key_arn),
-        key_arn: key_arn.clone(),
         tenants: Vec::new(),
         rate: 1_000,
-        dry_run: false,
+        is_dry_run: false,
     };
     let mut report = reseal::Report::default();
-    reseal::run(&plan, &mut report, &mut |_, _| {})
+    reseal::run(&plan, &key_arn, &mut report, &mut |_, _| {})
         .await
         .unwrap();
     assert!(report.is_complete(&key_arn), "{report}");

@@ -50,7 +50,7 @@ async fn first_expires_at(world: &World) -> i64 {
 }
 
 async fn remove_due(world: &World, clock: &ManualClock) -> comms_operator::purge::Report {
-    let plan = comms_operator::purge::Plan {
+    let plan = comms_operator::plan::TablePlan {
         store: SettingsStore::new(
             &world.aws.sdk_config(),
             &world.aws.resources().settings_table,
@@ -58,11 +58,10 @@ async fn remove_due(world: &World, clock: &ManualClock) -> comms_operator::purge
         ),
         tenants: Vec::new(),
         rate: 1_000,
-        dry_run: false,
-        now: comms_core::Clock::now(clock),
+        is_dry_run: false,
     };
     let mut report = comms_operator::purge::Report::default();
-    comms_operator::purge::run(&plan, &mut report)
+    comms_operator::purge::run(&plan, comms_core::Clock::now(clock), &mut report)
         .await
         .unwrap();
     report

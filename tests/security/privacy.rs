@@ -7,6 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{DeadLetterReason, SystemClock};
 use comms_operator::{
     dead_letters::{self, DeadLetterQueue, Filter, Work},
+    plan::TablePlan,
     reseal,
     stop::Stop,
 };
@@ -748,15 +749,14 @@ async fn what_becomes_of_settings_says_which_fields_and_never_what_is_in_them() 
     let (sdk, resources) = (world.aws.sdk_config(), world.aws.resources());
     let key = aws_sdk_kms::Client::new(&sdk).create_key().send().await;
     let key_arn = key.unwrap().key_metadata.unwrap().arn.unwrap();
-    let plan = reseal::Plan {
+    let plan = TablePlan {
         store: SettingsStore::new(&sdk, &resources.settings_table, &key_arn),
-        key_arn,
         tenants: Vec::new(),
         rate: 1_000,
-        dry_run: false,
+        is_dry_run: false,
     };
     let mut report = reseal::Report::default();
-    reseal::run(&plan, &mut report, &mut |_, _| {})
+    reseal::run(&plan, &key_arn, &mut report, &mut |_, _| {})
         .await
         .unwrap();
     assert!(report.resealed > 3, "{report}");

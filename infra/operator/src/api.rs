@@ -1,48 +1,43 @@
-//! The HTTP API as the import sees it: read a clinic's version, replace its settings.
+//! A client of the HTTP API for the import: reads the version of a clinic's settings, and replaces them.
+
+mod reply;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use comms_adapters::tls::{TlsConfigs, TlsError};
-use comms_core::{Problems, Secret, Tenant};
+use comms_core::{Secret, Tenant};
 use reqwest::{
     Client, Method, Response, StatusCode,
     header::{
-        AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
-        RETRY_AFTER,
+        AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER,
     },
     redirect,
 };
-use serde_json::Value;
 use thiserror::Error;
 use tokio::time::sleep;
 use url::{Host, Url};
 
-/// The longest that one try of a request may take: API Gateway gives up after 30 seconds.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
-/// Tries of one request.
-const TRIES: u32 = 6;
-/// The longest wait between two tries, whatever the answer asks for.
-const MAX_WAIT_DURATION: Duration = Duration::from_mins(1);
-/// The wait after the first try, which doubles with each further one.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// What is said of a clinic whose settings somebody else saved in between.
-pub(crate) const SAVED_MEANWHILE: &str =
-    "somebody else saved at the same time; run the import again";
-/// Bytes of an answer that are read: more than a clinic's settings with everything in them.
-const MAX_ANSWER: usize = 1 << 20;
-/// Characters of a text in an answer that are shown.
-const MAX_TEXT: usize = 400;
+pub(crate) use reply::{SAVED_MEANWHILE, SettingsReply};
+use reply::{classify, printable};
 
-/// Why the API cannot be asked at all. Whatever is asked next will fail as this did.
+/// Time limit of one attempt: API Gateway gives up after 30 seconds.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
+/// Attempts of one request.
+const ATTEMPTS: u32 = 6;
+/// The longest wait between two attempts, whatever the answer asks for.
+const MAX_WAIT_DURATION: Duration = Duration::from_mins(1);
+/// The wait after the first attempt. It doubles with each further one.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Why the API cannot be used. Every further request would fail in the same way.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ApiError {
-    /// The address is none.
+    /// The address is not a URL of the API.
     #[error(
         "--api must be a URL such as https://api.example.com; plain http:// goes to this machine only"
     )]
     Url,
-    /// The token is none.
+    /// The token is not a bearer token.
     #[error("the token is not one: it must be the text of a bearer token, and nothing beside it")]
     Token,
     /// Further trust roots, or TLS itself, cannot be used.
@@ -54,8 +49,10 @@ pub enum ApiError {
          Nothing was sent after that; with another token the same command goes on from there"
     )]
     Unauthorized(u16),
-    /// It could not be reached in all tries: why.
-    #[error("{0}, {TRIES} times. Nothing was sent after that; the same command goes on from there")]
+    /// It could not be reached in any attempt; the text says why.
+    #[error(
+        "{0}, {ATTEMPTS} times. Nothing was sent after that; the same command goes on from there"
+    )]
     Unreachable(String),
     /// There is no such route.
     #[error(
@@ -64,30 +61,12 @@ pub enum ApiError {
     NoSuchRoute,
 }
 
-/// What became of one request, after its tries.
+/// The precondition of a PUT.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// 200 or 201.
-    Done {
-        /// The version that the settings are at.
-        etag: Option<String>,
-    },
-    /// 404 to a GET.
-    Absent,
-    /// 412: the settings are not at the version that was named.
-    OtherVersion,
-    /// 400, 413 or 422: the document is not taken.
-    Refused(Problems),
-    /// Anything else. What it was, without anything of what was sent.
-    Failed(String),
-}
-
-/// Which version is to be replaced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Replaces {
-    /// None: there must not be any.
+pub(crate) enum Precondition {
+    /// There are no settings yet.
     Nothing,
-    /// The one with this tag.
+    /// The settings have the version with this entity tag.
     Version(String),
 }
 
@@ -146,12 +125,12 @@ impl Api {
             HeaderValue::try_from(format!("Bearer {}", *token)).map_err(|_| ApiError::Token)?;
         authorization.set_sensitive(true);
 
-        // Roots, verifier and sessions stay shared; the rest is small.
+        // The clone shares roots, verifier and sessions.
         let tls = Arc::unwrap_or_clone(TlsConfigs::new(ca_pem)?.client(None)?);
         let mut client = Client::builder()
             .tls_backend_preconfigured(tls)
             .https_only(!plain)
-            // The token is for the API and for nobody to whom it may point.
+            // A redirect would send the token to another server.
             .redirect(redirect::Policy::none())
             .referer(false)
             .timeout(REQUEST_TIMEOUT)
@@ -167,22 +146,23 @@ impl Api {
         })
     }
 
-    /// At which version a tenant's settings are.
-    pub(crate) async fn get(&self, tenant: &Tenant) -> Result<Answer, ApiError> {
+    /// Reads the version of a tenant's settings.
+    pub(crate) async fn get(&self, tenant: &Tenant) -> Result<SettingsReply, ApiError> {
         self.ask(Method::GET, tenant, None).await
     }
 
-    /// Puts `body` in the place of a tenant's settings.
+    /// Replaces a tenant's settings by `body`.
     pub(crate) async fn put(
         &self,
         tenant: &Tenant,
-        replaces: &Replaces,
+        precondition: &Precondition,
         body: Bytes,
-    ) -> Result<Answer, ApiError> {
-        let failed = |_| Answer::Failed("the API answered with a version that is none".to_owned());
-        let condition = match replaces {
-            Replaces::Nothing => Ok((IF_NONE_MATCH, HeaderValue::from_static("*"))),
-            Replaces::Version(etag) => HeaderValue::try_from(etag).map(|etag| (IF_MATCH, etag)),
+    ) -> Result<SettingsReply, ApiError> {
+        let failed =
+            |_| SettingsReply::Failed("the API answered with a version that is none".to_owned());
+        let condition = match precondition {
+            Precondition::Nothing => Ok((IF_NONE_MATCH, HeaderValue::from_static("*"))),
+            Precondition::Version(etag) => HeaderValue::try_from(etag).map(|etag| (IF_MATCH, etag)),
         };
         match condition.map_err(failed) {
             Ok((name, value)) => {
@@ -193,14 +173,14 @@ impl Api {
         }
     }
 
-    /// Makes the request, again while it is refused for now or cannot be made. A PUT may be repeated: it names the
-    /// version that it replaces, so it cannot take effect twice.
+    /// Sends the request, and repeats it after a temporary refusal or without an answer. A PUT may be repeated: its
+    /// precondition keeps it from taking effect twice.
     async fn ask(
         &self,
         method: Method,
         tenant: &Tenant,
         put: Option<(HeaderName, HeaderValue, Bytes)>,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<SettingsReply, ApiError> {
         let mut tried = 1;
         loop {
             let mut request = self
@@ -215,16 +195,16 @@ impl Api {
             }
             let answered = request.send().await;
             let wait = match answered {
-                Ok(response) if passes(response.status()) => {
-                    if tried == TRIES {
+                Ok(response) if is_temporary(response.status()) => {
+                    if tried == ATTEMPTS {
                         let status = response.status().as_u16();
-                        let failed = format!("the API answered {status}, {TRIES} times");
-                        return Ok(Answer::Failed(failed));
+                        let failed = format!("the API answered {status}, {ATTEMPTS} times");
+                        return Ok(SettingsReply::Failed(failed));
                     }
                     retry_after(&response)
                 }
                 Ok(response) => return classify(&method, response).await,
-                Err(error) if tried == TRIES => {
+                Err(error) if tried == ATTEMPTS => {
                     return Err(ApiError::Unreachable(unreached(&error)));
                 }
                 Err(_) => None,
@@ -240,19 +220,18 @@ impl Api {
     }
 }
 
-/// Whether the same request may be answered otherwise in a while: throttled, a gateway that has nobody behind it at the
-/// moment.
-fn passes(status: StatusCode) -> bool {
+/// True for an answer that may differ in a while: throttled, or a gateway without a backend at the moment.
+fn is_temporary(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 502 | 503 | 504)
 }
 
-/// `Retry-After` in seconds (RFC 9110 section 10.2.3), as this API and API Gateway say it.
+/// `Retry-After` in seconds (RFC 9110 section 10.2.3), the form that this API and API Gateway send.
 fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// What kept a request from being answered.
+/// Why a request was not answered.
 fn unreached(error: &reqwest::Error) -> String {
     let what = if error.is_timeout() {
         "the API did not answer in time"
@@ -261,7 +240,7 @@ fn unreached(error: &reqwest::Error) -> String {
     } else {
         "the connection to the API broke"
     };
-    // The innermost cause, which says why: a refused connection, a certificate. The outer ones repeat the URL.
+    // The innermost cause has the reason: a refused connection, a certificate. The outer ones repeat the URL.
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -269,86 +248,8 @@ fn unreached(error: &reqwest::Error) -> String {
     if error.is_timeout() || std::ptr::addr_eq(cause, error) {
         what.to_owned()
     } else {
-        format!("{what} ({})", shown(&cause.to_string()))
+        format!("{what} ({})", printable(&cause.to_string()))
     }
-}
-
-/// What an answer means that is not worth another try.
-async fn classify(method: &Method, response: Response) -> Result<Answer, ApiError> {
-    let status = response.status().as_u16();
-    let etag = response.headers().get(ETAG);
-    let etag = etag.and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-    let problem = problem_of(response).await;
-    Ok(match status {
-        200 | 201 => Answer::Done { etag },
-        401 | 403 => return Err(ApiError::Unauthorized(status)),
-        // API Gateway's own 404, to what it has no route for, is no problem of ours.
-        404 if *method == Method::GET && problem.is_some() => Answer::Absent,
-        404 => return Err(ApiError::NoSuchRoute),
-        409 => Answer::Failed(SAVED_MEANWHILE.to_owned()),
-        412 => Answer::OtherVersion,
-        400 | 413 | 422 => Answer::Refused(problems_of(status, &problem.unwrap_or_default())),
-        _ => {
-            let code = problem
-                .as_ref()
-                .and_then(|problem| problem["code"].as_str());
-            let code = code.map(|code| format!(" ({})", shown(code)));
-            let code = code.unwrap_or_default();
-            Answer::Failed(format!("the API answered {status}{code}"))
-        }
-    })
-}
-
-/// The problem details (RFC 9457) of an answer of clinic-comms.
-async fn problem_of(mut response: Response) -> Option<Value> {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() > MAX_ANSWER {
-            return None;
-        }
-    }
-    let problem: Value = serde_json::from_slice(&body).ok()?;
-    problem.get("code").is_some().then_some(problem)
-}
-
-/// The fields that are wrong, as the API names them; where it names none, the problem as a whole.
-fn problems_of(status: u16, problem: &Value) -> Problems {
-    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(shown);
-    let mut problems = Problems::default();
-    for error in problem
-        .get("errors")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        problems.add(
-            text(error, "pointer").unwrap_or_default(),
-            text(error, "detail").unwrap_or_default(),
-        );
-    }
-    if problems.is_empty() {
-        let detail = text(problem, "detail");
-        problems.add(
-            "",
-            detail.unwrap_or_else(|| format!("the API answered {status}")),
-        );
-    }
-    problems
-}
-
-/// A text from outside, as it may stand on a terminal.
-fn shown(text: &str) -> String {
-    text.chars()
-        .take(MAX_TEXT)
-        .map(|c| {
-            if c.is_control() {
-                char::REPLACEMENT_CHARACTER
-            } else {
-                c
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -361,14 +262,14 @@ mod tests {
 
     use super::*;
 
-    /// An API that is asked again at once.
-    fn impatient(url: &str, ca_pem: Option<&str>) -> Api {
+    /// A client that repeats a request at once.
+    fn without_waits(url: &str, ca_pem: Option<&str>) -> Api {
         let mut api = Api::new(url, &Secret::new("token".to_owned()), ca_pem).unwrap();
         api.first_wait = Duration::ZERO;
         api
     }
 
-    async fn get(api: &Api) -> Result<Answer, ApiError> {
+    async fn get(api: &Api) -> Result<SettingsReply, ApiError> {
         api.get(&Tenant::parse("clinic-1").unwrap()).await
     }
 
@@ -377,7 +278,7 @@ mod tests {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", free.local_addr().unwrap());
         drop(free);
-        let error = get(&impatient(&url, None)).await.unwrap_err();
+        let error = get(&without_waits(&url, None)).await.unwrap_err();
         let ApiError::Unreachable(why) = &error else {
             panic!("{error}");
         };
@@ -401,12 +302,12 @@ mod tests {
             Reply::json(200, json!({})),
         );
         for roots in [None, Some(other.pem())] {
-            let error = get(&impatient(&server.url(), roots.as_deref())).await;
+            let error = get(&without_waits(&server.url(), roots.as_deref())).await;
             let error = error.unwrap_err().to_string();
             assert!(error.contains("certificate"), "{error}");
         }
         assert!(server.requests().is_empty());
-        let trusted = impatient(&server.url(), Some(&ca.pem()));
-        assert_eq!(get(&trusted).await, Ok(Answer::Done { etag: None }));
+        let trusted = without_waits(&server.url(), Some(&ca.pem()));
+        assert_eq!(get(&trusted).await, Ok(SettingsReply::Done { etag: None }));
     }
 }

@@ -109,7 +109,7 @@ async fn sends(plan: &Plan, deeds: &mut Vec<Deed>) -> Result<HashSet<RequestId>,
     let mut requests = HashSet::new();
     let mut from = None;
     loop {
-        pace.turn().await;
+        pace.wait().await;
         let found = plan.ledger.walk(from).await?;
         for request in found.requests {
             let is_recipients =

@@ -12,10 +12,11 @@ use jiff::ToSpan as _;
 use self::report::{Facts, Report};
 use crate::{
     AnyError, Ended,
+    arguments::tenant,
     console::{note, say},
     layout::Layout,
+    stop::until_interrupted,
     tables::{Stack, TableArgs},
-    tenant, until_interrupted,
 };
 
 #[derive(Debug, Args)]

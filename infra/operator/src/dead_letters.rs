@@ -167,7 +167,7 @@ async fn act(plan: &Plan, pace: &mut Pace, found: &Received) -> Result<Outcome, 
             if let Some(why) = found.cannot_be_put_back() {
                 return Ok(Outcome::Failed(why));
             }
-            pace.turn().await;
+            pace.wait().await;
             match plan.queue.put_back(found, source).await {
                 Ok(()) => {}
                 Err(error) if error.is_of_the_message() => {
@@ -184,7 +184,7 @@ async fn act(plan: &Plan, pace: &mut Pace, found: &Received) -> Result<Outcome, 
             })
         }
         Work::Delete => {
-            pace.turn().await;
+            pace.wait().await;
             plan.queue.delete(found).await?;
             Ok(Outcome::Deleted)
         }

@@ -21,7 +21,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use crate::{
-    api::{Answer, Api, ApiError, Replaces, SAVED_MEANWHILE},
+    api::{Api, ApiError, Precondition, SAVED_MEANWHILE, SettingsReply},
     clinics_file::{ClinicItem, ClinicsFile, RefusedItem},
     pace::Pace,
 };
@@ -143,7 +143,7 @@ pub async fn run(
     while let Some(item) = clinics.next()? {
         // What is refused is in the report already.
         if let Ok(item) = item {
-            pace.turn().await;
+            pace.wait().await;
             save(api, item, plan.replace, report).await?;
             sent += 1;
         }
@@ -175,13 +175,15 @@ async fn save(
     };
     let replaces = if replace {
         match api.get(&tenant).await? {
-            Answer::Done { etag: Some(etag) } => Replaces::Version(etag),
-            Answer::Absent => Replaces::Nothing,
-            Answer::Failed(error) => {
+            SettingsReply::Done { etag: Some(etag) } => Precondition::Version(etag),
+            SettingsReply::Absent => Precondition::Nothing,
+            SettingsReply::Failed(error) => {
                 report.failed.push(failed(&error));
                 return Ok(());
             }
-            Answer::Done { etag: None } | Answer::OtherVersion | Answer::Refused(_) => {
+            SettingsReply::Done { etag: None }
+            | SettingsReply::OtherVersion
+            | SettingsReply::Refused(_) => {
                 report.failed.push(failed(
                     "the API did not say at which version its settings are",
                 ));
@@ -189,28 +191,28 @@ async fn save(
             }
         }
     } else {
-        Replaces::Nothing
+        Precondition::Nothing
     };
     let body = json!({"settings": {"communicationSettings": document}}).to_string();
     match api.put(&tenant, &replaces, Bytes::from(body)).await? {
-        Answer::Done { etag } => match replaces {
-            Replaces::Nothing => report.imported.push(clinic_id),
-            Replaces::Version(before) if etag.as_ref() == Some(&before) => {
+        SettingsReply::Done { etag } => match replaces {
+            Precondition::Nothing => report.imported.push(clinic_id),
+            Precondition::Version(before) if etag.as_ref() == Some(&before) => {
                 report.unchanged.push(clinic_id);
             }
-            Replaces::Version(_) => report.replaced.push(clinic_id),
+            Precondition::Version(_) => report.replaced.push(clinic_id),
         },
-        Answer::OtherVersion if replace => {
+        SettingsReply::OtherVersion if replace => {
             report.failed.push(failed(SAVED_MEANWHILE));
         }
-        Answer::OtherVersion => report.already_there.push(clinic_id),
-        Answer::Refused(problems) => {
+        SettingsReply::OtherVersion => report.already_there.push(clinic_id),
+        SettingsReply::Refused(problems) => {
             report
                 .refused
                 .push(RefusedItem::new(line, Some(&tenant), &problems));
         }
-        Answer::Failed(error) => report.failed.push(failed(&error)),
-        Answer::Absent => return Err(ApiError::NoSuchRoute),
+        SettingsReply::Failed(error) => report.failed.push(failed(&error)),
+        SettingsReply::Absent => return Err(ApiError::NoSuchRoute),
     }
     Ok(())
 }

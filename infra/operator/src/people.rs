@@ -12,8 +12,14 @@ use comms_delivery::{Ledger, ledger::records::AddressedPerson};
 use comms_settings::{HashKeys, SettingsStore};
 
 use crate::{
-    AnyError, Ended, audit, console::note, in_file, print_report, progress::Progress, rate,
-    recipient, sdk_config, stop::Stop, tenant, until_interrupted,
+    AnyError, Ended,
+    arguments::{rate, tenant},
+    audit,
+    console::note,
+    output::{can_go_on, in_file, print_report},
+    progress::Progress,
+    recipient, sdk_config,
+    stop::{Stop, until_interrupted},
 };
 
 /// The tables.
@@ -179,16 +185,9 @@ async fn carry_out(
     })
     .await;
     progress.finish();
-    ended.map_err(|error| {
-        format!("{error}; what was done before is done, and the same command goes on from there")
-    })?;
-    Ok(if report.is_interrupted {
-        Ended::Interrupted
-    } else if report.is_complete() {
-        Ended::Done
-    } else {
-        Ended::SomethingLeft
-    })
+    ended.map_err(can_go_on)?;
+    let result = (!report.is_interrupted).then_some(());
+    Ok(Ended::of(result, report.is_complete()))
 }
 
 pub(crate) async fn run_audit(args: AuditArgs) -> Result<Ended, AnyError> {

@@ -17,13 +17,13 @@ use futures_util::{StreamExt as _, stream};
 use self::report::Report;
 use crate::{
     AnyError, Ended,
+    arguments::rate,
     console::{note, say},
     layout::Layout,
     pace::Pace,
     progress::Progress,
-    rate,
+    stop::until_interrupted,
     tables::{Stack, TableArgs},
-    until_interrupted,
 };
 
 /// Health items that are read at the same time.

@@ -6,31 +6,18 @@
 use std::{collections::BTreeMap, fmt};
 
 use comms_core::Tenant;
-use comms_settings::{FoundItem, Sealing, SettingsStore, StoreError};
+use comms_settings::{FoundItem, Sealing, StoreError};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
     pace::Pace,
-    reseal::{FailedItem, Pages, patiently},
+    plan::TablePlan,
+    reseal::{FailedItem, Pages},
+    retry::with_retries,
 };
 
-/// What is to be removed.
-#[derive(Debug)]
-pub struct Plan {
-    /// The table.
-    pub store: SettingsStore,
-    /// Whose versions; those of all where it is empty.
-    pub tenants: Vec<Tenant>,
-    /// Versions a second, at most.
-    pub rate: u32,
-    /// Whether to count only.
-    pub dry_run: bool,
-    /// What has expired by then is due.
-    pub now: Timestamp,
-}
-
-/// What became of a run.
+/// The result of a run.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
@@ -43,23 +30,23 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether nothing that was due is left.
+    /// True if no version that was due is left.
     pub fn is_complete(&self) -> bool {
         self.failed.is_empty() && self.removed == self.due
     }
 }
 
-/// Removes what `plan` names, and keeps `report` up to date meanwhile.
-pub async fn run(plan: &Plan, report: &mut Report) -> Result<(), StoreError> {
-    let now = plan.now.as_second();
+/// Removes the content of the versions in `plan` that have expired by `time`. `report` is right whenever the run is stopped.
+pub async fn run(plan: &TablePlan, time: Timestamp, report: &mut Report) -> Result<(), StoreError> {
+    let now = time.as_second();
     let mut pace = Pace::per_second(plan.rate);
     let mut pages = Pages::new(&plan.store, &plan.tenants);
-    // Up to which version a clinic is purged. A clinic's counter comes before its versions.
+    // The last purged version of each clinic. A clinic's counter comes before its versions.
     let mut purged: BTreeMap<String, u64> = BTreeMap::new();
     while let Some(items) = pages.next().await? {
         for item in items {
             if item.purge_at.is_some_and(|at| at <= now) {
-                match purge_due(plan, &item).await {
+                match purge_due(plan, time, &item).await {
                     Ok(through) => {
                         purged.extend(through.map(|through| (item.owner.clone(), through)));
                     }
@@ -78,11 +65,11 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<(), StoreError> {
                 continue;
             }
             report.due += 1;
-            if plan.dry_run {
+            if plan.is_dry_run {
                 continue;
             }
-            pace.turn().await;
-            match patiently(async || plan.store.remove_content(&item, plan.now).await).await {
+            pace.wait().await;
+            match with_retries(async || plan.store.remove_content(&item, time).await).await {
                 Ok(()) => report.removed += 1,
                 Err(error) => report.failed.push(FailedItem::new(&item, error)),
             }
@@ -91,9 +78,13 @@ pub async fn run(plan: &Plan, report: &mut Report) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn purge_due(plan: &Plan, counter: &FoundItem) -> Result<Option<u64>, StoreError> {
+async fn purge_due(
+    plan: &TablePlan,
+    time: Timestamp,
+    counter: &FoundItem,
+) -> Result<Option<u64>, StoreError> {
     let tenant = Tenant::parse(&counter.owner).map_err(|_| StoreError::Corrupt("pk"))?;
-    patiently(async || plan.store.purge_due(&tenant, plan.now).await).await
+    with_retries(async || plan.store.purge_due(&tenant, time).await).await
 }
 
 impl fmt::Display for Report {

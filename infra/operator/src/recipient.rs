@@ -83,7 +83,7 @@ pub async fn run(
     let mut seen: HashSet<RequestId> = HashSet::new();
     let (mut from, mut pages) = (None, 0);
     loop {
-        pace.turn().await;
+        pace.wait().await;
         let found = plan.ledger.walk(from).await?;
         let requests = found.requests.into_iter();
         let requests = requests.filter(|request| request.concerns(&plan.person));
@@ -95,7 +95,7 @@ pub async fn run(
             if !seen.insert(id.clone()) {
                 continue;
             }
-            pace.turn().await;
+            pace.wait().await;
             work.carry_out(plan, &id, report).await?;
             report.requests += 1;
         }

@@ -1,35 +1,17 @@
-//! Re-sealing all that is stored: the walk over the table, its pace, its patience, its report.
+//! Re-sealing the settings table: the walk over it, and the report.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
-    time::Duration,
 };
 
 use comms_core::Tenant;
 use comms_settings::{
-    FoundItem, ItemPage, Resealed, Sealing, SettingsStore, StoreError, envelope::EnvelopeError,
-    reseal::PageStart,
+    FoundItem, ItemPage, Resealed, Sealing, SettingsStore, StoreError, reseal::PageStart,
 };
 use serde::Serialize;
-use tokio::time::sleep;
 
-use crate::pace::Pace;
-
-/// What is to be re-sealed.
-#[derive(Debug)]
-pub struct Plan {
-    /// The table, with the key that everything is to be under.
-    pub store: SettingsStore,
-    /// The ARN of that key.
-    pub key_arn: String,
-    /// Whose items; those of all, and the hash key's, where it is empty.
-    pub tenants: Vec<Tenant>,
-    /// Items a second, at most.
-    pub rate: u32,
-    /// Whether to count only.
-    pub dry_run: bool,
-}
+use crate::{pace::Pace, plan::TablePlan, retry::with_retries};
 
 /// How many items are sealed under which key.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -45,7 +27,7 @@ pub struct Count {
     pub unreadable: Vec<FailedItem>,
 }
 
-/// What became of a run.
+/// The result of a run.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
@@ -61,15 +43,15 @@ pub struct Report {
     pub after: Option<Count>,
 }
 
-/// An item with which something is wrong.
+/// An item that a command failed to process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FailedItem {
-    /// Whose it is.
+    /// Its owner.
     pub clinic_id: String,
-    /// Which of that clinic's.
+    /// Its name among the owner's items.
     pub item: String,
-    /// What is wrong: an operation and a code, or an attribute.
+    /// The error: an operation and a code, or an attribute.
     pub error: String,
 }
 
@@ -90,14 +72,14 @@ impl Count {
         others.map(|(_, items)| items).sum()
     }
 
-    /// Whether nothing is left under another key than `key_arn`, as far as the items say.
+    /// True if no item names another key than `key_arn`, and every item names one.
     pub fn is_all_under(&self, key_arn: &str) -> bool {
         self.elsewhere(key_arn) == 0 && self.unreadable.is_empty()
     }
 }
 
 impl Report {
-    /// Whether nothing is left under another key than `key_arn`.
+    /// True if no item is left under another key than `key_arn`.
     pub fn is_complete(&self, key_arn: &str) -> bool {
         let last = self.after.as_ref().or(self.before.as_ref());
         self.failed.is_empty() && last.is_some_and(|count| count.is_all_under(key_arn))
@@ -140,17 +122,18 @@ pub(crate) async fn owners(store: &SettingsStore) -> Result<BTreeSet<String>, St
     Ok(owners)
 }
 
-/// Re-seals what `plan` names, and keeps `report` up to date meanwhile, so that it is right whenever the run is stopped.
-/// `on_item` hears of every item how many are done, and of how many.
+/// Re-seals the items of `plan` under the store's KMS key, whose ARN is `key_arn`. `report` is right whenever the run is
+/// stopped. `on_item` gets the number of items done and of all, after each item.
 pub async fn run(
-    plan: &Plan,
+    plan: &TablePlan,
+    key_arn: &str,
     report: &mut Report,
     on_item: &mut dyn FnMut(u64, u64),
 ) -> Result<(), StoreError> {
     let before = count(&plan.store, &plan.tenants).await?;
-    let total = before.elsewhere(&plan.key_arn);
+    let total = before.elsewhere(key_arn);
     report.before = Some(before);
-    if plan.dry_run || total == 0 {
+    if plan.is_dry_run || total == 0 {
         return Ok(());
     }
     let mut done = 0;
@@ -161,11 +144,11 @@ pub async fn run(
             let Sealing::Under(data_key) = &item.sealing else {
                 continue;
             };
-            if data_key.key_arn == plan.key_arn {
+            if data_key.key_arn == key_arn {
                 continue;
             }
-            pace.turn().await;
-            match patiently(async || plan.store.reseal(&item, data_key).await).await {
+            pace.wait().await;
+            match with_retries(async || plan.store.reseal(&item, data_key).await).await {
                 Ok(Resealed::Done) => report.resealed += 1,
                 Ok(Resealed::ChangedMeanwhile) => report.changed_meanwhile += 1,
                 Err(error) => report.failed.push(FailedItem::new(&item, error)),
@@ -174,7 +157,7 @@ pub async fn run(
             on_item(done, total.max(done));
         }
     }
-    // What was saved meanwhile by a function that still has the other key is found here.
+    // This finds items that a function with the former key has saved meanwhile.
     report.after = Some(count(&plan.store, &plan.tenants).await?);
     Ok(())
 }
@@ -205,67 +188,12 @@ impl<'a> Pages<'a> {
             return Ok(None);
         };
         let ItemPage { items, next } =
-            patiently(async || self.store.sealed_items(of, self.from.clone()).await).await?;
+            with_retries(async || self.store.sealed_items(of, self.from.clone()).await).await?;
         self.from = next;
         if self.from.is_none() {
             self.rest.pop_front();
         }
         Ok(Some(items))
-    }
-}
-
-/// Waits between the tries of what the SDK gave up on after its own three.
-const WAITS: [Duration; 5] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(8),
-    Duration::from_secs(16),
-];
-
-/// Codes of what passes by itself. `DynamoDB`: "Error handling with DynamoDB" in its developer guide, and
-/// `TransactionConflictException` of `UpdateItem`, while a save of the same item is under way. KMS: the retryable ones of
-/// its API reference's common errors and of `ReEncrypt`. The rest is what kept a request from being answered.
-const PASSING: [&str; 12] = [
-    "ProvisionedThroughputExceededException",
-    "ThrottlingException",
-    "RequestLimitExceeded",
-    "InternalServerError",
-    "ServiceUnavailable",
-    "TransactionConflictException",
-    "KMSInternalException",
-    "KeyUnavailableException",
-    "DependencyTimeoutException",
-    "Timeout",
-    "DispatchFailure",
-    "ResponseError",
-];
-
-/// Makes `call` again, later and later, while what it fails with passes by itself.
-pub(crate) async fn patiently<T>(
-    call: impl AsyncFn() -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    for wait in WAITS {
-        match call().await {
-            Err(error) if passes(&error) => sleep(wait).await,
-            answer => return answer,
-        }
-    }
-    call().await
-}
-
-fn passes(error: &StoreError) -> bool {
-    match error {
-        StoreError::Database { code, .. }
-        | StoreError::Envelope(EnvelopeError::Kms { code, .. }) => PASSING.contains(&code.as_str()),
-        StoreError::Envelope(
-            EnvelopeError::WrongDataKey { .. } | EnvelopeError::WrongEntry | EnvelopeError::Sealing,
-        )
-        | StoreError::Conflict
-        | StoreError::Corrupt(_)
-        | StoreError::Refused(_)
-        | StoreError::Invalid(_)
-        | StoreError::TooLarge => false,
     }
 }
 
@@ -321,61 +249,4 @@ pub(crate) fn write_failed(
         write!(f, "\n         {clinic_id} {item}: {error}")?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use tokio::time::Instant;
-
-    use super::*;
-
-    fn failure(code: &str) -> StoreError {
-        StoreError::Envelope(EnvelopeError::Kms {
-            operation: "ReEncrypt",
-            code: code.to_owned(),
-        })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_throttled_is_tried_again_later_and_later_and_not_for_ever() {
-        for (failures, made, waited) in [(0, 1, 0), (1, 2, 1), (3, 4, 7), (5, 6, 31), (9, 6, 31)] {
-            let (start, calls) = (Instant::now(), Cell::new(0));
-            let answer = patiently(async || {
-                calls.set(calls.get() + 1);
-                if calls.get() > failures {
-                    Ok(())
-                } else {
-                    Err(failure("ThrottlingException"))
-                }
-            })
-            .await;
-            assert_eq!(answer.is_ok(), failures < 6, "{failures}");
-            assert_eq!(calls.get(), made, "{failures}");
-            assert_eq!(
-                start.elapsed(),
-                Duration::from_secs(waited),
-                "after {failures}"
-            );
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_does_not_pass_by_itself_is_not_tried_again() {
-        for error in [
-            failure("AccessDeniedException"),
-            failure("DisabledException"),
-            failure("IncompleteAnswer"),
-            StoreError::Corrupt("keyArn"),
-        ] {
-            let calls = Cell::new(0);
-            let answer: Result<(), _> = patiently(async || {
-                calls.set(calls.get() + 1);
-                Err(error.clone())
-            })
-            .await;
-            assert_eq!((answer, calls.get()), (Err(error), 1));
-        }
-    }
 }

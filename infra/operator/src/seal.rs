@@ -1,30 +1,19 @@
-//! Sealing what an earlier version of the service wrote: the one step of the upgrade that reads every item.
+//! Sealing the items of an earlier version of the service: the only step of the upgrade that reads every item.
 
 use std::{collections::BTreeSet, fmt};
 
 use comms_core::{SystemClock, Tenant};
-use comms_settings::{SettingsStore, StoreError};
+use comms_settings::StoreError;
 use serde::Serialize;
 
 use crate::{
     pace::Pace,
-    reseal::{FailedItem, Pages, patiently},
+    plan::TablePlan,
+    reseal::{FailedItem, Pages},
+    retry::with_retries,
 };
 
-/// What is to be sealed.
-#[derive(Debug)]
-pub struct Plan {
-    /// The table.
-    pub store: SettingsStore,
-    /// Whose items; those of all where it is empty.
-    pub tenants: Vec<Tenant>,
-    /// Clinics a second, at most.
-    pub rate: u32,
-    /// Whether to count only.
-    pub dry_run: bool,
-}
-
-/// What became of a run.
+/// The result of a run.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
@@ -48,7 +37,7 @@ impl Report {
 }
 
 /// The clinics that have items without a seal, and how many items those are.
-async fn unsealed(plan: &Plan) -> Result<(BTreeSet<String>, u64), StoreError> {
+async fn unsealed(plan: &TablePlan) -> Result<(BTreeSet<String>, u64), StoreError> {
     let (mut clinics, mut items) = (BTreeSet::new(), 0);
     let mut pages = Pages::new(&plan.store, &plan.tenants);
     while let Some(page) = pages.next().await? {
@@ -60,26 +49,26 @@ async fn unsealed(plan: &Plan) -> Result<(BTreeSet<String>, u64), StoreError> {
     Ok((clinics, items))
 }
 
-/// Seals what `plan` names, clinic by clinic, and keeps `report` up to date meanwhile. `on_clinic` hears of every clinic
-/// how many are done, and of how many.
+/// Seals the items of `plan`, clinic by clinic. `report` is right whenever the run is stopped. `on_clinic` gets the number of
+/// clinics done and of all, after each clinic.
 pub async fn run(
-    plan: &Plan,
+    plan: &TablePlan,
     report: &mut Report,
     on_clinic: &mut dyn FnMut(u64, u64),
 ) -> Result<(), StoreError> {
     let (clinics, items) = unsealed(plan).await?;
     report.unsealed = items;
-    if plan.dry_run || items == 0 {
+    if plan.is_dry_run || items == 0 {
         report.left = Some(items);
         return Ok(());
     }
     let mut pace = Pace::per_second(plan.rate);
     let total = u64::try_from(clinics.len()).unwrap_or(u64::MAX);
     for (done, clinic) in (1..).zip(&clinics) {
-        pace.turn().await;
+        pace.wait().await;
         let sealed = match Tenant::parse(clinic) {
             Ok(tenant) => {
-                patiently(async || plan.store.seal_unsealed(&tenant, &SystemClock).await).await
+                with_retries(async || plan.store.seal_unsealed(&tenant, &SystemClock).await).await
             }
             Err(_) => Err(StoreError::Corrupt("pk")),
         };
@@ -103,7 +92,7 @@ pub async fn run(
         }
         on_clinic(done, total);
     }
-    // What a process of the former version saved meanwhile is found here.
+    // This finds items that a process of the former version has saved meanwhile.
     report.left = Some(unsealed(plan).await?.1);
     Ok(())
 }

@@ -1,24 +1,24 @@
-//! Asking a command to stop where it may.
+//! Stopping a command.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-/// Whether a command has been asked to stop. Clones are asked together.
+/// A request to stop. Clones share it.
 ///
-/// For commands that hold something which has to be given back: dropping them in the middle of a request would lose
-/// what the answer brings.
+/// For commands that must finish a request before they stop: a command that is dropped loses the answer, and what it
+/// received stays locked.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Asked by the first Ctrl-C. Must be called within a tokio runtime.
+    /// Requested by the first Ctrl-C. Must be called within a tokio runtime.
     pub(crate) fn at_interrupt() -> Self {
         let stop = Self::default();
         let asked = stop.clone();
         tokio::spawn(async move {
-            // Where no signal can be waited for, there is none.
+            // On a platform without the signal the command runs to its end.
             if tokio::signal::ctrl_c().await.is_ok() {
                 asked.request();
             }
@@ -26,13 +26,22 @@ impl Stop {
         stop
     }
 
-    /// Asks.
+    /// Asks the command to stop.
     pub fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it was asked.
+    /// True after [`Stop::request`].
     pub fn is_requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The result of `work`, or `None` if Ctrl-C came first.
+pub(crate) async fn until_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        // On a platform without the signal the work goes on.
+        Ok(()) = tokio::signal::ctrl_c() => None,
     }
 }

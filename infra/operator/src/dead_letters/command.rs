@@ -10,12 +10,12 @@ use super::{
 };
 use crate::{
     AnyError, Ended,
+    arguments::{rate, tenant},
     console::{note, say},
-    print_report,
+    output::{can_go_on, print_report},
     progress::Progress,
-    rate, sdk_config,
+    sdk_config,
     stop::Stop,
-    tenant,
 };
 
 /// How long a receive waits for a message.
@@ -174,14 +174,7 @@ async fn carry_out(
         say(EachLetter(&report))?;
     }
     print_report(&report, which.json)?;
-    ended.map_err(|error| {
-        format!("{error}; what was done before is done, and the same command goes on from there")
-    })?;
-    Ok(if report.stopped {
-        Ended::Interrupted
-    } else if report.is_complete() {
-        Ended::Done
-    } else {
-        Ended::SomethingLeft
-    })
+    ended.map_err(can_go_on)?;
+    let result = (!report.stopped).then_some(());
+    Ok(Ended::of(result, report.is_complete()))
 }

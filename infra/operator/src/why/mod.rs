@@ -17,11 +17,11 @@ use self::{
 };
 use crate::{
     AnyError, Ended,
+    arguments::{rate, tenant},
     console::{note, say},
     layout::Layout,
-    rate,
+    stop::until_interrupted,
     tables::{Stack, TableArgs},
-    tenant, until_interrupted,
 };
 
 #[derive(Debug, Args)]

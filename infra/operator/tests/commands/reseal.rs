@@ -121,7 +121,7 @@ async fn a_run_that_is_stopped_in_the_middle_is_gone_on_with_by_the_next() {
     tokio::select! {
         biased;
         () = fourth.notified() => {}
-        ended = run(&plan, &mut report, &mut on_item) => panic!("it came to its end: {ended:?}"),
+        ended = run(&plan, &table.new, &mut report, &mut on_item) => panic!("it came to its end: {ended:?}"),
     }
     assert_eq!(report.resealed, 4, "what was done is in the report");
     assert!(!report.is_complete(&table.new));
@@ -199,7 +199,7 @@ async fn what_a_function_with_the_old_key_saves_during_a_run_is_counted_as_left(
         }
     };
     {
-        let mut run = pin!(run(&plan, &mut report, &mut on_item));
+        let mut run = pin!(run(&plan, &table.new, &mut report, &mut on_item));
         tokio::select! {
             biased;
             () = first.notified() => {}
@@ -319,7 +319,7 @@ async fn a_dry_run_and_a_count_change_nothing_and_ask_kms_for_nothing() {
     let table = Table::with(&["clinic-a"]).await;
     table.aws.clear_calls();
     let mut plan = table.plan();
-    plan.dry_run = true;
+    plan.is_dry_run = true;
     let report = table.run(&plan).await;
     assert_eq!(report.before.as_ref().unwrap().elsewhere(&table.new), 4);
     assert!(!report.is_complete(&table.new));

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use comms_core::{Channel, EntryId, ProviderKind, SystemClock};
 use comms_operator::{
+    plan::TablePlan,
     reseal::count,
-    seal::{Plan, Report, run},
+    seal::{Report, run},
 };
 use comms_settings::{
     Past, Refusal, SettingsStore, StoreError,
@@ -105,16 +106,16 @@ async fn earlier() -> Table {
     table
 }
 
-fn plan(table: &Table) -> Plan {
-    Plan {
+fn plan(table: &Table) -> TablePlan {
+    TablePlan {
         store: table.store(&table.old),
         tenants: Vec::new(),
         rate: 1_000,
-        dry_run: false,
+        is_dry_run: false,
     }
 }
 
-async fn seal(plan: &Plan) -> Report {
+async fn seal(plan: &TablePlan) -> Report {
     let mut report = Report::default();
     run(plan, &mut report, &mut |_, _| {}).await.unwrap();
     report

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use comms_core::{Channel, Problems, Tenant};
-use comms_operator::reseal::{Plan, Report, run};
+use comms_operator::{
+    plan::TablePlan,
+    reseal::{Report, run},
+};
 use comms_settings::{Author, CommunicationSettings, HashKeys, SettingsStore, StoredSettings};
 use comms_testkit::{aws::LocalAws, clock::ManualClock};
 use serde_json::json;
@@ -56,20 +59,21 @@ impl Table {
     }
 
     /// Everything, as fast as it goes.
-    pub(crate) fn plan(&self) -> Plan {
-        Plan {
+    pub(crate) fn plan(&self) -> TablePlan {
+        TablePlan {
             store: self.store(&self.new),
-            key_arn: self.new.clone(),
             tenants: Vec::new(),
             rate: 1_000,
-            dry_run: false,
+            is_dry_run: false,
         }
     }
 
     /// Carries out a plan to its end.
-    pub(crate) async fn run(&self, plan: &Plan) -> Report {
+    pub(crate) async fn run(&self, plan: &TablePlan) -> Report {
         let mut report = Report::default();
-        run(plan, &mut report, &mut |_, _| {}).await.unwrap();
+        run(plan, &self.new, &mut report, &mut |_, _| {})
+            .await
+            .unwrap();
         report
     }
 
