@@ -1,5 +1,4 @@
-//! What the pages of the local stack have in common: their style and script, the policy they are shown under, and
-//! whom they are shown to.
+//! The common parts of the local stack's pages: head, style and script, content security policy, and host check.
 
 use axum::Router;
 use axum::extract::Request;
@@ -12,14 +11,16 @@ use http::header::{
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
 
+/// The beginning of every page, in place of `{{page_head.html}}`.
+const HEAD: &str = include_str!("page_head.html");
+
 /// The style of every page, in place of `{{page.css}}`.
 const STYLE: &str = include_str!("page.css");
 
 /// The script that every page begins with, in place of `{{page.js}}`.
 const SCRIPT: &str = include_str!("page.js");
 
-/// A page. What it may do is what it says itself: its one script and its one style element, and requests to where it
-/// came from.
+/// A page. Its policy allows its own script and style element, and requests to its own origin.
 pub(crate) fn page(html: &str) -> Response {
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let policy = format!(
@@ -27,6 +28,7 @@ pub(crate) fn page(html: &str) -> Response {
          connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     let html = html
+        .replace("{{page_head.html}}\n", HEAD)
         .replace("{{page.css}}", STYLE)
         .replace("{{page.js}}", SCRIPT)
         .replace("{{nonce}}", &nonce);
@@ -39,13 +41,13 @@ pub(crate) fn page(html: &str) -> Response {
     response
 }
 
-/// What is not there.
+/// 404.
 pub(crate) fn not_found() -> Response {
     let body = axum::Json(json!({"message": "Not Found"}));
     (StatusCode::NOT_FOUND, body).into_response()
 }
 
-/// Shows these routes to this machine only, and nothing of them but pages as a document.
+/// Restricts these routes to this machine, and adds headers by which a browser renders nothing but the pages.
 pub(crate) fn guarded(routes: Router, guard: HostGuard) -> Router {
     guard.protect(routes.layer(middleware::from_fn(add_headers)))
 }
@@ -87,7 +89,7 @@ mod tests {
             let body = String::from_utf8_lossy(&body);
             assert!(body.contains(&format!("<script nonce=\"{nonce}\">")));
             assert!(body.contains(&format!("<style nonce=\"{nonce}\">")));
-            assert!(!body.contains("{{"), "a place that was not filled");
+            assert!(!body.contains("{{"), "an unfilled placeholder");
             for dangerous in [
                 "innerHTML",
                 "outerHTML",

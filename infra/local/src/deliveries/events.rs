@@ -1,4 +1,4 @@
-//! What the console tells of a delivery: its end, and each time it is put off.
+//! What the console tells of a delivery: its end, and each deferral.
 
 use std::fmt::Write as _;
 
