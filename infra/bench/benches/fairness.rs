@@ -20,6 +20,13 @@
     reason = "a measurement that cannot go on has failed, and its result is for people"
 )]
 
+#[path = "common/clinic.rs"]
+mod clinic;
+#[path = "common/percentile.rs"]
+mod percentile;
+#[path = "common/threads.rs"]
+mod threads;
+
 use std::{
     io::Write as _,
     pin::pin,
@@ -27,9 +34,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use comms_core::{Problems, SystemClock, Tenant};
 use comms_runtime::Environment;
-use comms_settings::{Author, CommunicationSettings, SettingsStore};
+use comms_settings::SettingsStore;
 use comms_testkit::{
     aws::LocalAws,
     smtp::{Action, SmtpServer, Stage, TlsMode},
@@ -41,6 +47,8 @@ use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
     time::timeout,
 };
+
+use self::percentile::percentile;
 
 /// After this time no further batch of a row is begun.
 const ROW_TIMEOUT: Duration = Duration::from_mins(1);
@@ -131,8 +139,11 @@ impl Rig {
             .start()
             .await;
         let hung = server().always(stage, Action::Hang).start().await;
-        save(&aws, HEALTHY, healthy.port()).await;
-        save(&aws, HUNG, hung.port()).await;
+        let (sdk, resources) = (aws.sdk_config(), aws.resources());
+        let store = SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
+        for (id, server) in [(HEALTHY, &healthy), (HUNG, &hung)] {
+            clinic::save(&store, id, &clinic::smtp(server.port())).await;
+        }
 
         let mut roots = tempfile::NamedTempFile::new().unwrap();
         roots.write_all(ca.pem().as_bytes()).unwrap();
@@ -197,26 +208,6 @@ impl Rig {
     }
 }
 
-/// Saves settings with one mail server and nothing behind it.
-async fn save(aws: &LocalAws, clinic: &str, port: u16) {
-    let (sdk, resources) = (aws.sdk_config(), aws.resources());
-    let store = SettingsStore::new(&sdk, &resources.settings_table, &resources.kms_key_id);
-    let tenant = Tenant::parse(clinic).unwrap();
-    let document = json!({"email": {
-        "primary": {"provider": "smtp", "credentials": {
-            "host": "127.0.0.1", "port": port, "secure": false, "user": USER, "password": PASSWORD}},
-        "defaultFrom": "desk@clinic.example"}});
-    let mut problems = Problems::default();
-    let settings = CommunicationSettings::read(document, "", &tenant, None, &mut problems);
-    let author = Author {
-        subject: "bench".into(),
-        source_address: None,
-    };
-    let settings = problems.or(settings).unwrap();
-    let saved = store.save(&tenant, &settings, None, &author, &SystemClock);
-    saved.await.unwrap();
-}
-
 fn record(number: usize, clinic: &str, recipients: usize) -> Value {
     let recipients: Vec<Value> = (0..recipients)
         .map(|n| json!({"email": format!("patient-{n}@example.com")}))
@@ -224,11 +215,7 @@ fn record(number: usize, clinic: &str, recipients: usize) -> Value {
     let body = json!({
         "title": "Appointment confirmed", "body": "See you on Monday at 10:00.", "channels": ["email"],
         "recipients": recipients, "metadata": {"clinicId": clinic}});
-    json!({
-        "messageId": format!("message-{number}"), "receiptHandle": "handle", "body": body.to_string(), "md5OfBody": "",
-        "attributes": {"ApproximateReceiveCount": "1", "MessageGroupId": clinic}, "messageAttributes": {},
-        "eventSource": "aws:sqs", "awsRegion": "us-east-1",
-        "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:clinic-comms"})
+    clinic::record(number, clinic, &body)
 }
 
 fn context() -> Context {
@@ -238,12 +225,6 @@ fn context() -> Context {
     context
 }
 
-/// The smallest of `sorted` that `percent` of it do not exceed.
-fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied()
-}
-
 fn ms(time: Option<Duration>) -> String {
     let ms = time.map(|time| format!("{:.1} ms", time.as_secs_f64() * 1_000.0));
     ms.unwrap_or_default()
@@ -251,13 +232,8 @@ fn ms(time: Option<Duration>) -> String {
 
 fn main() {
     let options = Options::of_command_line();
-    // As in Lambda the worker has one thread, this one; what it talks to has the others.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(measure(&options));
+    // The worker has one thread, this one, as in Lambda; its servers have the others.
+    threads::block_on(measure(&options));
 }
 
 async fn measure(options: &Options) {

@@ -16,12 +16,18 @@
     reason = "a measurement that cannot go on has failed, and its result is for people"
 )]
 
+#[path = "common/clinic.rs"]
+mod clinic;
 #[path = "functions/clinics.rs"]
 mod clinics;
+#[path = "common/percentile.rs"]
+mod percentile;
 #[path = "common/server.rs"]
 mod server;
 #[path = "smtp/sink.rs"]
 mod sink;
+#[path = "common/threads.rs"]
+mod threads;
 
 use std::{
     fs,
@@ -36,7 +42,9 @@ use bytes::Bytes;
 use comms_testkit::{aws::LocalAws, runtime_api::RuntimeApi};
 
 use self::{
-    clinics::{by_smtp, record, save_clinics},
+    clinic::smtp,
+    clinics::{record, save_clinics},
+    percentile::percentile,
     sink::Sink,
 };
 
@@ -135,10 +143,10 @@ struct Row {
 }
 
 impl Row {
-    fn of<T: Ord>(&self, value: impl Fn(&Sample) -> T, percent: usize) -> T {
+    fn of<T: Ord + Copy>(&self, value: impl Fn(&Sample) -> T, percent: usize) -> T {
         let mut values: Vec<_> = self.samples.iter().map(value).collect();
         values.sort_unstable();
-        values.swap_remove((values.len() * percent).div_ceil(100).max(1) - 1)
+        percentile(&values, percent).unwrap()
     }
 }
 
@@ -148,12 +156,7 @@ fn main() {
         return;
     }
     let options = Options::of_command_line();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(measure(&options));
+    threads::block_on(measure(&options));
 }
 
 async fn measure(options: &Options) {
@@ -201,7 +204,7 @@ async fn measure(options: &Options) {
             roots.path().to_str().unwrap().to_owned(),
         ),
     ]);
-    save_clinics(&aws, 1, &by_smtp(sink.port(sink::AT_ONCE))).await;
+    save_clinics(&aws, 1, &smtp(sink.port(sink::AT_ONCE))).await;
     let batch = serde_json::json!({"Records": [record(0, 1)]}).to_string();
     let events = [
         ("a POST that is queued", "send", POST.to_owned()),

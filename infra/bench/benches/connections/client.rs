@@ -1,4 +1,4 @@
-//! One process of its own: the pool that is compared with, and the mailbox's owner.
+//! A process with a connection pool of its own, and the mailbox's owner.
 
 use std::{
     io,
@@ -9,21 +9,20 @@ use std::{
 
 use async_trait::async_trait;
 use comms_adapters::{
-    Deadline, EgressGuard, Message, OwnSender, Provider as _, Sockets,
+    Deadline, EgressGuard, OwnSender, Provider as _, Sockets,
     egress::Resolver,
     smtp::{Security, SmtpConfig, SmtpProvider},
     tls::TlsConfigs,
 };
-use comms_core::{
-    DeliveryId, EmailAddress, Host, Mailbox, Secret, SystemClock,
-    request::{Content, Target},
-};
+use comms_core::{Host, Secret, SystemClock, request::Content};
 use comms_testkit::{smtp::SmtpServer, tls::TestCa};
 use futures_util::{StreamExt as _, stream};
 
-/// How long the owner tries.
+use crate::message::{appointment, clinic, message};
+
+/// The owner gives up after this time.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(20);
-/// Between two tries of the owner.
+/// The wait between two attempts of the owner.
 const RETRY: Duration = Duration::from_millis(100);
 
 struct Loopback;
@@ -35,27 +34,10 @@ impl Resolver for Loopback {
     }
 }
 
-fn mailbox(address: &str) -> Mailbox {
-    Mailbox {
-        address: EmailAddress::parse(address).unwrap(),
-        name: None,
-    }
+pub(crate) struct Client {
+    provider: SmtpProvider,
+    content: Arc<Content>,
 }
-
-fn message(number: usize) -> Message {
-    Message {
-        delivery: DeliveryId::parse(&format!("{number:032x}")).unwrap(),
-        target: Target::Email(mailbox("patient@example.com")),
-        content: Arc::new(Content {
-            title: Some("Appointment confirmed".into()),
-            body: Some("See you on Monday.".into()),
-            ..Content::default()
-        }),
-        reply_to: None,
-    }
-}
-
-pub(crate) struct Client(SmtpProvider);
 
 impl Client {
     pub(crate) fn new(ca: &TestCa, server: &SmtpServer, connections: u8) -> Self {
@@ -72,33 +54,37 @@ impl Client {
         };
         let provider = SmtpProvider::new(
             settings,
-            mailbox("desk@clinic.example"),
+            clinic(),
             &TlsConfigs::new(Some(&ca.pem())).unwrap(),
             EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(Loopback)),
             Sockets::default(),
             Arc::new(SystemClock),
         );
-        Self(provider.unwrap())
+        Self {
+            provider: provider.unwrap(),
+            content: appointment(),
+        }
     }
 
-    /// Sends so many messages, and says how long it took.
+    /// Sends `messages`, `at_once` at a time. Returns the time that took.
     pub(crate) async fn send_all(&self, messages: usize, at_once: usize) -> Duration {
         let started = Instant::now();
         stream::iter(0..messages)
             .for_each_concurrent(at_once, async |number| {
                 let deadline = Deadline::after(Duration::from_mins(2));
-                self.0.send(&message(number), deadline).await.unwrap();
+                let message = message(number, &self.content);
+                self.provider.send(&message, deadline).await.unwrap();
             })
             .await;
         started.elapsed()
     }
 
-    /// Tries to send one message until it is taken.
+    /// Tries to send one message until it is accepted. Returns the time that took.
     pub(crate) async fn get_in(&self) -> Option<Duration> {
-        let started = Instant::now();
+        let (message, started) = (message(1, &self.content), Instant::now());
         while started.elapsed() < MAX_WAIT {
             let deadline = Deadline::after(Duration::from_secs(5));
-            if self.0.send(&message(1), deadline).await.is_ok() {
+            if self.provider.send(&message, deadline).await.is_ok() {
                 return Some(started.elapsed());
             }
             tokio::time::sleep(RETRY).await;

@@ -22,7 +22,10 @@ use comms_testkit::{aws::LocalAws, runtime_api::RuntimeApi, smtp::SmtpServer, tl
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 
-use crate::clinics::{by_smtp, record, save_clinics};
+use crate::{
+    clinic::smtp,
+    clinics::{record, save_clinics},
+};
 
 const BATCH: usize = 10;
 const WINDOW: Duration = Duration::from_millis(200);
@@ -77,7 +80,7 @@ impl Drop for Worker {
 impl Fleet {
     pub(crate) async fn start(programs: &Path, processes: usize, ca: &TestCa, port: u16) -> Self {
         let aws = LocalAws::start().await;
-        save_clinics(&aws, 1, &by_smtp(port)).await;
+        save_clinics(&aws, 1, &smtp(port)).await;
         let mut roots = tempfile::NamedTempFile::new().unwrap();
         roots.write_all(ca.pem().as_bytes()).unwrap();
         let mut workers = Vec::new();

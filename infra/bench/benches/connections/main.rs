@@ -20,9 +20,13 @@
 )]
 
 mod client;
+#[path = "../common/clinic.rs"]
+mod clinic;
 #[path = "../functions/clinics.rs"]
 mod clinics;
 mod fleet;
+#[path = "../common/message.rs"]
+mod message;
 
 use std::{
     path::{Path, PathBuf},

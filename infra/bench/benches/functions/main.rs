@@ -19,15 +19,21 @@
     reason = "a measurement that cannot go on has failed, and its result is for people"
 )]
 
+#[path = "../common/clinic.rs"]
+mod clinic;
 mod clinics;
 #[path = "../provider_http/sink.rs"]
 mod http_sink;
+#[path = "../common/percentile.rs"]
+mod percentile;
 mod plot;
 mod rig;
 #[path = "../common/server.rs"]
 mod server;
 #[path = "../smtp/sink.rs"]
 mod smtp_sink;
+#[path = "../common/threads.rs"]
+mod threads;
 
 use std::{
     fs,
@@ -37,7 +43,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use self::rig::{Provider, Rig, Shape};
+use self::{
+    percentile::percentile,
+    rig::{Provider, Rig, Shape},
+};
 
 /// Clinics that a process remembers (`shared/delivery/src/pipeline/parts.rs`).
 const REMEMBERED: usize = 2_000;
@@ -152,12 +161,7 @@ fn main() {
         _ => {}
     }
     let options = Options::of_command_line();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(measure(&options));
+    threads::block_on(measure(&options));
 }
 
 async fn measure(options: &Options) {
@@ -217,8 +221,8 @@ async fn one(options: &Options, shape: Shape) -> Row {
         deliveries,
         per_second: number / seconds,
         cpu: cpu.as_secs_f64() * 1e6 / number,
-        p50: percentile(&took, 50),
-        p99: percentile(&took, 99),
+        p50: percentile(&took, 50).unwrap(),
+        p99: percentile(&took, 99).unwrap(),
         resident: rig.resident(),
         writes: each("dynamodb", &["PutItem", "UpdateItem"]),
         settings: each("dynamodb", &["GetItem"]),
@@ -250,7 +254,7 @@ async fn queued_posts(options: &Options) {
     println!("\n| posts that are queued | p50 | p99 | CPU/post | resident |");
     println!("| --- | ---: | ---: | ---: | ---: |");
     took.sort_unstable();
-    let ms = |percent: usize| percentile(&took, percent).as_secs_f64() * 1e3;
+    let ms = |percent: usize| percentile(&took, percent).unwrap().as_secs_f64() * 1e3;
     println!(
         "| {posts} | {:.1} ms | {:.1} ms | {:.0} µs | {:.1} MB |",
         ms(50),
@@ -258,11 +262,6 @@ async fn queued_posts(options: &Options) {
         cpu * 1e6 / f64::from(u32::try_from(posts).unwrap()),
         f64::from(u32::try_from(rig.resident()).unwrap()) / 1e3,
     );
-}
-
-/// Of times in order.
-fn percentile(took: &[Duration], percent: usize) -> Duration {
-    took[(took.len() * percent).div_ceil(100).max(1) - 1]
 }
 
 fn print(row: &Row) {

@@ -15,7 +15,8 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use crate::{
-    clinics::{by_smtp, record, save_clinics},
+    clinic::smtp,
+    clinics::{record, save_clinics},
     http_sink::{self, Over},
     smtp_sink::{self, Face},
 };
@@ -41,7 +42,7 @@ impl Sink {
         match shape.provider {
             Provider::Smtp => {
                 let sink = smtp_sink::start();
-                let entry = by_smtp(sink.port(Face {
+                let entry = smtp(sink.port(Face {
                     delay: shape.delay,
                     pipelining: true,
                 }));

@@ -23,34 +23,30 @@
 
 #[path = "../common/cpu.rs"]
 mod cpu;
+#[path = "../common/message.rs"]
+mod message;
+#[path = "../common/senders.rs"]
+mod senders;
 #[path = "../common/server.rs"]
 mod server;
 mod sink;
 
 use std::{
     fmt::Write as _,
-    fs,
     io::Write as _,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use comms_adapters::{
-    Deadline, EgressGuard, Message, OwnSender, Provider as _, Sockets,
-    egress::SystemResolver,
+    OwnSender, Sockets,
     http::HttpClients,
     sendgrid::{SendgridConfig, SendgridProvider},
     tls::TlsConfigs,
 };
-use comms_core::{
-    BaseUrl, DeliveryId, EmailAddress, Mailbox, Secret, SystemClock,
-    request::{Content, Target},
-};
+use comms_core::{BaseUrl, Secret, SystemClock, request::Content};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
@@ -64,6 +60,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use self::{
     cpu::CpuTime,
+    message::{appointment, clinic},
+    senders::{Sample, load, loopback_guard, median, one_thread, send_all},
     sink::{Face, LATENCY, Over, Sink, face},
 };
 
@@ -86,14 +84,6 @@ struct Row {
     face: Face,
     in_flight: usize,
     samples: Vec<Sample>,
-}
-
-/// One turn of a sender.
-#[derive(Clone, Copy)]
-struct Sample {
-    per_second: f64,
-    /// Microseconds.
-    cpu: f64,
 }
 
 struct Options {
@@ -182,29 +172,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        // As in Lambda there is one thread.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let line =
-            "Your appointment with Dr. Müller is on Monday, 7 December, at 10:00 in room 4. ";
-        let content = Content {
-            title: Some("Appointment confirmed".into()),
-            body: Some(line.repeat(10)),
-            html: Some(format!(
-                "<html><body><p>{}</p></body></html>",
-                line.repeat(12)
-            )),
-            ..Content::default()
-        };
         let sink = sink::start();
         let tls = TlsConfigs::new(Some(&sink.ca_pem)).unwrap();
         Self {
-            runtime,
+            runtime: one_thread(),
             sink,
             tls,
-            content: Arc::new(content),
+            content: appointment(),
             // 2.2 KB: the two texts, the addresses and what is around them.
             body: Bytes::from(format!("{{\"text\":\"{}\"}}", "x".repeat(2_200))),
         }
@@ -244,39 +218,14 @@ impl Bench {
             api_url: Some(BaseUrl::parse(url).unwrap()),
             sandbox: false,
         };
-        let guard = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
-        let clock = Arc::new(SystemClock);
-        let clients = HttpClients::new(self.tls.clone(), guard, Sockets::default(), clock);
-        let provider = Arc::new(
-            SendgridProvider::new(
-                settings,
-                mailbox("appointments@clinic.example", "Clinic"),
-                clients,
-            )
-            .unwrap(),
+        let clients = HttpClients::new(
+            self.tls.clone(),
+            loopback_guard(),
+            Sockets::default(),
+            Arc::new(SystemClock),
         );
-        let next = Arc::new(AtomicUsize::new(0));
-        let mut senders = JoinSet::new();
-        for _ in 0..in_flight {
-            let (provider, next, content) = (provider.clone(), next.clone(), self.content.clone());
-            senders.spawn(async move {
-                loop {
-                    let number = next.fetch_add(1, Relaxed);
-                    if number >= messages {
-                        return;
-                    }
-                    let message = Message {
-                        delivery: DeliveryId::parse(&format!("{number:032x}")).unwrap(),
-                        target: Target::Email(mailbox("patient@example.com", "A. Patient")),
-                        content: content.clone(),
-                        reply_to: None,
-                    };
-                    let deadline = Deadline::after(Duration::from_secs(30));
-                    provider.send(&message, deadline).await.unwrap();
-                }
-            });
-        }
-        senders.join_all().await;
+        let provider = SendgridProvider::new(settings, clinic(), clients).unwrap();
+        send_all(provider, &self.content, in_flight, messages).await;
     }
 
     async fn by_reqwest(&self, url: &str, in_flight: usize, messages: usize) {
@@ -391,46 +340,23 @@ async fn accepted(answer: hyper::Result<Response<Incoming>>) {
     answer.into_body().collect().await.unwrap();
 }
 
-fn mailbox(address: &str, name: &str) -> Mailbox {
-    Mailbox {
-        address: EmailAddress::parse(address).unwrap(),
-        name: Some(name.into()),
-    }
-}
-
-impl Sample {
-    fn new(messages: usize, seconds: f64, cpu: f64) -> Self {
-        let messages = number(messages);
-        Self {
-            per_second: messages / seconds,
-            cpu: cpu * 1e6 / messages,
-        }
-    }
-}
-
 fn number(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap())
 }
 
-fn median(row: &Row, value: impl Fn(&Sample) -> f64) -> Option<f64> {
-    let mut values: Vec<_> = row.samples.iter().map(value).collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
-}
-
 fn print(rows: &[Row], options: &Options) {
-    let load = fs::read_to_string("/proc/loadavg").unwrap();
-    let load = load.split(' ').next().unwrap();
     println!(
-        "{} messages of 2.2 KB, medians of {} rounds, load {load}\n",
-        options.messages, options.rounds
+        "{} messages of 2.2 KB, medians of {} rounds, load {}\n",
+        options.messages,
+        options.rounds,
+        load()
     );
     println!(
         "| sender | over | answer after | in flight | messages/s | CPU/message | beside wrk | of what the latency allows |"
     );
     println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     let wrk = rows.iter().find(|row| row.sender == Sender::Wrk);
-    let wrk = wrk.and_then(|row| median(row, |sample| sample.per_second));
+    let wrk = wrk.and_then(|row| median(&row.samples, |sample| sample.per_second));
     for row in rows {
         let name = match row.sender {
             Sender::Adapter => "adapter (SendGrid)",
@@ -453,8 +379,8 @@ fn print(rows: &[Row], options: &Options) {
             latency.as_millis(),
             row.in_flight
         );
-        let per_second = median(row, |sample| sample.per_second);
-        let cpu = median(row, |sample| sample.cpu);
+        let per_second = median(&row.samples, |sample| sample.per_second);
+        let cpu = median(&row.samples, |sample| sample.cpu);
         let (Some(per_second), Some(cpu)) = (per_second, cpu) else {
             println!("{start} not installed | | | |");
             continue;

@@ -30,35 +30,33 @@
 mod by_hand;
 #[path = "../common/cpu.rs"]
 mod cpu;
+#[path = "../common/message.rs"]
+mod message;
+#[path = "../common/senders.rs"]
+mod senders;
 #[path = "../common/server.rs"]
 mod server;
 mod sink;
 
 use std::{
-    fs,
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use comms_adapters::{
-    Deadline, EgressGuard, Message, OwnSender, Provider as _, Sockets,
-    egress::SystemResolver,
+    OwnSender, Sockets,
     smtp::{Security, SmtpConfig, SmtpProvider},
     tls::TlsConfigs,
 };
-use comms_core::{
-    DeliveryId, EmailAddress, Host, Mailbox, Secret, SystemClock,
-    request::{Content, Target},
-};
+use comms_core::{Host, Secret, SystemClock, request::Content};
 use tokio::task::JoinSet;
 
 use self::{
     by_hand::Way,
     cpu::CpuTime,
+    message::{appointment, clinic},
+    senders::{Sample, load, loopback_guard, median, one_thread, send_all},
     sink::{Face, Sink},
 };
 
@@ -102,14 +100,6 @@ struct Row {
     sender: Sender,
     face: Face,
     samples: Vec<Sample>,
-}
-
-/// One turn of a sender.
-#[derive(Clone, Copy)]
-struct Sample {
-    per_second: f64,
-    /// Microseconds.
-    cpu: f64,
 }
 
 struct Options {
@@ -206,21 +196,6 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        // As in Lambda there is one thread.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let line =
-            "Your appointment with Dr. Müller is on Monday, 7 December, at 10:00 in room 4. ";
-        let text = line.repeat(10);
-        let html = format!("<html><body><p>{}</p></body></html>", line.repeat(12));
-        let content = Content {
-            title: Some("Appointment confirmed".into()),
-            body: Some(text),
-            html: Some(html),
-            ..Content::default()
-        };
         let mut body = b"Subject: Appointment confirmed\r\n\r\n".to_vec();
         while body.len() < 2_500 {
             body.extend_from_slice(
@@ -229,10 +204,10 @@ impl Bench {
         }
         body.extend_from_slice(b".\r\n");
         Self {
-            runtime,
+            runtime: one_thread(),
             sink: sink::start(),
             tls: TlsConfigs::new(None).unwrap(),
-            content: Arc::new(content),
+            content: appointment(),
             body: Arc::new(body),
         }
     }
@@ -265,39 +240,15 @@ impl Bench {
             from: OwnSender::default(),
             ehlo_name: None,
         };
-        let guard = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(SystemResolver));
-        let clock = Arc::new(SystemClock);
         let provider = SmtpProvider::new(
             settings,
-            mailbox("appointments@clinic.example", "Clinic"),
+            clinic(),
             &self.tls,
-            guard,
+            loopback_guard(),
             Sockets::default(),
-            clock,
+            Arc::new(SystemClock),
         );
-        let provider = Arc::new(provider.unwrap());
-        let next = Arc::new(AtomicUsize::new(0));
-        let mut senders = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            let (provider, next, content) = (provider.clone(), next.clone(), self.content.clone());
-            senders.spawn(async move {
-                loop {
-                    let number = next.fetch_add(1, Relaxed);
-                    if number >= messages {
-                        return;
-                    }
-                    let message = Message {
-                        delivery: DeliveryId::parse(&format!("{number:032x}")).unwrap(),
-                        target: Target::Email(mailbox("patient@example.com", "A. Patient")),
-                        content: content.clone(),
-                        reply_to: None,
-                    };
-                    let deadline = Deadline::after(Duration::from_secs(30));
-                    provider.send(&message, deadline).await.unwrap();
-                }
-            });
-        }
-        senders.join_all().await;
+        send_all(provider.unwrap(), &self.content, CONNECTIONS, messages).await;
     }
 
     async fn by_hand(&self, port: u16, way: Way, tls: bool, messages: usize) {
@@ -361,35 +312,12 @@ impl Bench {
     }
 }
 
-fn mailbox(address: &str, name: &str) -> Mailbox {
-    Mailbox {
-        address: EmailAddress::parse(address).unwrap(),
-        name: Some(name.into()),
-    }
-}
-
-impl Sample {
-    fn new(messages: usize, seconds: f64, cpu: f64) -> Self {
-        let messages = f64::from(u32::try_from(messages).unwrap());
-        Self {
-            per_second: messages / seconds,
-            cpu: cpu * 1e6 / messages,
-        }
-    }
-}
-
-fn median(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> Option<f64> {
-    let mut values: Vec<_> = samples.iter().map(value).collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
-}
-
 fn print(rows: &[Row], options: &Options) {
-    let load = fs::read_to_string("/proc/loadavg").unwrap();
-    let load = load.split(' ').next().unwrap();
     println!(
-        "{CONNECTIONS} connections, {} messages of 2.5 KB, medians of {} rounds, load {load}\n",
-        options.messages, options.rounds
+        "{CONNECTIONS} connections, {} messages of 2.5 KB, medians of {} rounds, load {}\n",
+        options.messages,
+        options.rounds,
+        load()
     );
     println!("| sender | over | PIPELINING | delay | messages/s | a connection | CPU/message |");
     println!("| --- | --- | --- | ---: | ---: | ---: | ---: |");
