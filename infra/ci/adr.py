@@ -2,8 +2,9 @@
 """Fails if a page of infra/docs/adr is not in its index with its title, a status and a date, or a row has no page."""
 
 import re
-import sys
 from pathlib import Path
+
+import report
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "docs" / "adr"
 ROW = re.compile(r"\| \[(\d+)\]\(([^)]+)\) \| (.+) \| (accepted|superseded by \[\d+\]\([^)]+\)) \| (\d{4}-\d\d-\d\d) \|")
@@ -29,11 +30,7 @@ def main():
     wrong += [f"the index has {name}, which does not exist" for name in rows.keys() - set(pages)]
     numbers = [name[:4] for name in pages]
     wrong += [f"two pages have the number {number}" for number in sorted({n for n in numbers if numbers.count(n) > 1})]
-    for each in wrong:
-        print(f"adr: {each}", file=sys.stderr)
-    if not wrong:
-        print(f"adr: {len(pages)} pages are in the index")
-    sys.exit(bool(wrong))
+    report.finish("adr", wrong, f"{len(pages)} pages are in the index")
 
 
 main()

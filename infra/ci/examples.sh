@@ -7,16 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-for command in curl jq node npm python3; do
-  command -v "$command" >/dev/null || {
-    echo "there is no $command here" >&2
-    exit 1
-  }
-done
-target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-# Everything, tests too, as infra/ci/events.sh: nothing is built twice.
-cargo build --locked --workspace --all-targets
-stack=$target/debug/clinic-comms-local
+# shellcheck source=infra/ci/stack-program.sh
+source infra/ci/stack-program.sh curl jq node npm python3
 
 # TypeScript's compiler, of the versions that the generated clients are compiled with.
 tools=$target/examples

@@ -7,8 +7,8 @@ call the functions of the API. And pages may call it as the template says: SAM m
 are conditions, which API Gateway does not take."""
 
 import os
-import sys
 
+import report
 from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 
@@ -178,11 +178,7 @@ def main():
         network = yaml_parse(file.read())
     template = yaml_parse(text)
     complaints = [*wrong(template, expand(text)), *not_through_the_endpoints(template, network)]
-    for complaint in complaints:
-        print(f"expansion: {complaint}", file=sys.stderr)
-    if not complaints:
-        print("expansion: the roles are the template's and nobody else has rights")
-    sys.exit(bool(complaints))
+    report.finish("expansion", complaints, "the roles are the template's and nobody else has rights")
 
 
 main()

@@ -1,9 +1,9 @@
 """Evaluates the Rules of template.yaml (CloudFormation user guide, "Rules") for the stages of samconfig.toml: a stage may be refused
 for what somebody has to fill in, and for nothing else. The stages are read by SAM's own parser, which takes no empty value."""
 
-import sys
 import tomllib
 
+import report
 from click import BadParameter
 from samcli.cli.types import CfnParameterOverridesType
 from samtranslator.yaml_helper import yaml_parse
@@ -89,11 +89,8 @@ def main():
         found = refused(template, FILLED_IN | mistake)
         if not any(each.endswith(reason) for each in found):
             wrong.append(f"{mistake} is refused for {found}")
-    for each in wrong:
-        print(f"rules: {each}", file=sys.stderr)
-    if not wrong:
-        print(f"rules: {len(TO_FILL_IN)} stages and {len(MISTAKES)} mistakes are judged as they should be")
-    sys.exit(bool(wrong))
+    summary = f"{len(TO_FILL_IN)} stages and {len(MISTAKES)} mistakes are judged as they should be"
+    report.finish("rules", wrong, summary)
 
 
 main()

@@ -3,8 +3,9 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
+
+import report
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,12 +56,10 @@ def findings(path):
 def main():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     files = [path for path in listed.splitlines() if not SKIPPED.search(path) and (ROOT / path).is_file()]
-    found = [(path, *finding) for path in files for finding in findings(path)]
-    for path, number, text, better in found:
-        print(f"words: {path}:{number}: {text!r}: {better}", file=sys.stderr)
-    if not found:
-        print(f"words: {len(files)} files have none that is banned")
-    sys.exit(bool(found))
+    found = [
+        f"{path}:{number}: {text!r}: {better}" for path in files for number, text, better in findings(path)
+    ]
+    report.finish("words", found, f"{len(files)} files have none that is banned")
 
 
 main()

@@ -1,4 +1,4 @@
-//! What a passed test says of an entry's health.
+//! The effect of a passed test on an entry's health.
 
 use comms_adapters::Deadline;
 use comms_core::{Channel, Tenant};
@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::Deps;
 
-/// Takes back `down` where the test disproves it. What cannot be read or written in time is left as it is.
+/// Cancels `down` where the test disproves it. A record that cannot be read or written in time stays as it is.
 pub(crate) async fn record(
     deps: &Deps,
     tenant: &Tenant,

@@ -1,4 +1,4 @@
-//! What a test tells: one row per entry with a cell per stage.
+//! The report of a test: one row per entry with a cell per stage.
 //!
 //! Where a connection ends before the other side has shown that it is a server of the kind that a chain
 //! is for, the row tells that there is none, and not why: `infra/docs/adr/0007-what-a-test-tells.md`.
@@ -98,7 +98,7 @@ impl Stages {
 #[derive(Default)]
 pub(crate) struct Row {
     cells: BTreeMap<VerifyStage, Cell>,
-    /// Whether it does not tell why nobody was there.
+    /// Whether the row conceals the reason why the peer was not reached.
     pub(crate) conceals: bool,
 }
 
@@ -111,7 +111,7 @@ impl Row {
         })
     }
 
-    /// Notes what became of the message.
+    /// Adds the result of the test message.
     pub(crate) fn sent(&mut self, result: Result<(), ProviderError>, duration: Duration) {
         let outcome = match result {
             Ok(()) => Outcome::Passed,
@@ -140,7 +140,7 @@ impl Row {
 
 struct Cell {
     outcome: Outcome,
-    /// None where nothing was done, and where it would tell what the row does not.
+    /// `None` if nothing was done, or if the value would reveal what the row conceals.
     duration: Option<Duration>,
 }
 

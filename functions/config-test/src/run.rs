@@ -52,7 +52,7 @@ pub(crate) async fn test(
         ));
     }
     let message = test.to.map(|to| TestMessage::new(to, test.template));
-    // Everything is read and right: only what would connect to somebody counts.
+    // The request is valid: only entries that are connected to count under the limits.
     let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     let messages = if message.is_some() { count } else { 0 };
     deps.limits
@@ -85,8 +85,8 @@ async fn settings_to_test(
 ) -> Result<(CommunicationSettings, Option<u64>), HttpProblem> {
     let stored = match deps.store.load(tenant).await {
         Ok(stored) => stored.map(|stored| (stored.settings, stored.version.number)),
-        // Saved settings that cannot be read any more are no reason not to test those that are to take
-        // their place; a secret that these leave out is missing then.
+        // Saved settings that cannot be read do not prevent the test of their replacement. A secret that the candidate
+        // leaves out is missing then.
         Err(error) if candidate.is_some() && !error.is_worth_a_retry() => {
             warn!(clinic_id = %tenant, %error, "the saved settings cannot be used");
             None

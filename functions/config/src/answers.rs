@@ -1,4 +1,4 @@
-//! What all routes answer alike: the settings with their `ETag`, and problems of the store.
+//! Answers of all routes: the settings with their `ETag`, and problems of the store.
 
 use comms_core::Tenant;
 use comms_runtime::{HttpProblem, http::json_response};
@@ -17,7 +17,7 @@ pub(crate) fn etag(number: u64) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("\"{number}\"")).ok()
 }
 
-/// The settings as they are shown, with their `ETag`.
+/// The settings for an answer, with their `ETag`.
 pub(crate) fn settings_response(
     status: StatusCode,
     tenant: &Tenant,
@@ -27,7 +27,7 @@ pub(crate) fn settings_response(
     settings_with_ceilings(status, tenant, version, settings, None)
 }
 
-/// The same with the ceilings that hold for the clinic.
+/// The settings for an answer, with the ceilings that apply to the clinic.
 pub(crate) fn settings_with_ceilings(
     status: StatusCode,
     tenant: &Tenant,
@@ -62,8 +62,8 @@ pub(crate) fn empty_response(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// The problem with the `ETag` of the present settings. They are at the version `seen`, or, where somebody
-/// has changed them since, at one that is looked up.
+/// Adds the `ETag` of the present settings to the problem: the version `seen`, or, after a conflict, the one that is read
+/// again.
 pub(crate) async fn with_etag(
     deps: &Deps,
     tenant: &Tenant,
@@ -71,7 +71,7 @@ pub(crate) async fn with_etag(
     problem: HttpProblem,
 ) -> HttpProblem {
     let number = if problem.status() == StatusCode::CONFLICT {
-        // An answer about a conflict is worth more than its ETag.
+        // Without the version the answer still reports the conflict.
         deps.store.present_number(tenant).await.unwrap_or_default()
     } else {
         seen
@@ -87,13 +87,13 @@ pub(crate) fn no_settings() -> HttpProblem {
     HttpProblem::not_found("This clinic has no settings; PUT saves some.")
 }
 
-/// Settings that are stored and cannot be read: to be replaced by somebody who has them.
+/// Stored settings that cannot be read. Somebody who has them must save them again.
 pub(crate) fn unreadable(status: StatusCode, error: &StoreError) -> HttpProblem {
     error!(%error, "the stored settings cannot be read");
     HttpProblem::unreadable_settings(status)
 }
 
-/// What a failure of the store is answered with.
+/// The answer to a failure of the store.
 #[allow(clippy::needless_pass_by_value, reason = "used as a map_err function")]
 pub(crate) fn store_problem(error: StoreError) -> HttpProblem {
     match error {

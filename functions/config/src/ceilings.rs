@@ -10,14 +10,14 @@ use tracing::warn;
 
 use crate::{Access, Deps};
 
-/// What a change says about the ceilings.
+/// The ceilings that a change asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// Nothing: the stored ones stay.
     Stored,
     /// They are as the document has them.
     Document,
-    /// The stored ones stay; where they cannot be read, those of the version that is restored.
+    /// The stored ones stay. If they cannot be read, those of the restored version apply.
     Version,
 }
 
@@ -32,8 +32,7 @@ impl Wanted {
     }
 }
 
-/// Settings that cannot be read do not say what the platform allows the clinic: 403 for a change of them by anybody
-/// who may not set that.
+/// Refuses a change of settings that cannot be read, by a caller who may not set ceilings: the present ceilings are unknown.
 pub(crate) fn check_readable(present: &Present, access: &Access) -> Result<(), HttpProblem> {
     match present {
         Present::Unreadable { .. } => access
@@ -53,7 +52,7 @@ pub(crate) fn settle(
     let stored = present.ceilings();
     match wanted {
         Wanted::Stored => match present {
-            // They do not say what the platform allowed: that is said anew, not lifted in silence.
+            // The present ceilings are unknown: the caller must set them again, so that they are not lifted in silence.
             Present::Unreadable { .. } => {
                 return Err(HttpProblem::invalid(&Problems::one(
                     format!("{POINTER}/{CEILINGS}"),

@@ -1,4 +1,4 @@
-//! Where settings send to: what no connection can ever be made to is not saved.
+//! Refuses settings whose hosts, ports or URLs can never be connected to.
 
 use comms_adapters::egress::EgressAllow;
 use comms_core::{Channel, Position, Problems};
@@ -21,7 +21,7 @@ pub(crate) fn check(
     }
 }
 
-/// Where the credentials of an entry stand in a request's body.
+/// The JSON pointer of an entry's credentials in a request body.
 pub(crate) fn credentials_pointer(channel: Channel, position: Position) -> String {
     let place = match position {
         Position::Primary | Position::Global => "primary".to_owned(),

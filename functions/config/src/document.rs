@@ -1,4 +1,4 @@
-//! The settings document in a request: its place in the body, and what it has to fulfil to be saved.
+//! The settings document in a request: its place in the body, and the checks before it is saved.
 
 use comms_adapters::tls::TlsConfigs;
 use comms_core::{Channel, Problems, Tenant, json::Object};

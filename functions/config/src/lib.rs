@@ -1,4 +1,4 @@
-//! The `config` function: a clinic's settings, read, replaced, patched, deleted, and what they were.
+//! The `config` function: reads, replaces, patches, deletes and restores a clinic's settings, and lists their versions.
 //!
 //! [`Deps::ROUTES`](HttpFunction::ROUTES) has its routes; `infra/openapi.yaml` says what each answers.
 //!

@@ -89,8 +89,8 @@ fn merge(target: &mut Value, patch: Value, pointer: &str, removed_secrets: &mut 
     }
 }
 
-/// Puts the `null`s of a patch into the patched document. For whoever reads it, a known field that is `null` is absent, and
-/// an unknown one is refused: without this, a misspelt name would change nothing, and nobody would say so.
+/// Copies the `null`s of a patch into the patched document. The reader treats a known field that is `null` as absent and
+/// refuses an unknown one. Without this, a misspelt name would change nothing, and the caller would not know.
 fn keep_nulls(patched: &mut Value, patch: &Value) {
     let (Value::Object(fields), Value::Object(patch)) = (patched, patch) else {
         return;

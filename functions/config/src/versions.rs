@@ -1,4 +1,4 @@
-//! The versions: who changed which fields when, and the way back to one of them.
+//! The versions: their authors, times and changed fields, and the restore of one.
 
 use comms_core::Problems;
 use comms_runtime::{
@@ -151,7 +151,7 @@ pub(crate) async fn restore(
         let mut settings = problems
             .or(settings)
             .map_err(|problems| HttpProblem::invalid(&problems))?;
-        // A restore is about what the clinic had set, not about what the platform allows it now.
+        // A restore brings back the clinic's own settings and leaves the platform's ceilings as they are.
         ceilings::settle(&mut settings, Wanted::Version, present, &access)?;
         let restored = Some(Restored { from, undoes_purge });
         write::save(deps, &access, present, &settings, restored).await

@@ -1,4 +1,4 @@
-//! PUT, PATCH, DELETE: a change is made to the version that its author has seen, as a whole or not at all.
+//! PUT, PATCH, DELETE: a change applies to the version that its author has seen, as a whole or not at all.
 
 use comms_core::Problems;
 use comms_runtime::{
@@ -90,7 +90,7 @@ fn patched(
     problems.or(settings)
 }
 
-/// 415 with what would be taken (RFC 5789 section 2.2).
+/// 415 with the accepted media types (RFC 5789 section 2.2).
 fn unsupported_media_type() -> HttpProblem {
     HttpProblem::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -134,7 +134,7 @@ pub(crate) async fn delete(deps: &Deps, request: &Request, id: &str) -> HandlerR
     }
 }
 
-/// Makes a change to what is stored now, if the conditions hold for it. A refusal has its `ETag`.
+/// Changes the stored settings if the conditions hold for them. A refusal has their `ETag`.
 pub(crate) async fn change(
     deps: &Deps,
     access: &Access,
@@ -161,7 +161,7 @@ pub(crate) struct Restored {
     pub(crate) undoes_purge: bool,
 }
 
-/// Saves settings, perhaps those of an earlier version, unless they are what is stored.
+/// Saves settings, perhaps of an earlier version, unless they equal the stored ones.
 pub(crate) async fn save(
     deps: &Deps,
     access: &Access,

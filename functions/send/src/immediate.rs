@@ -1,5 +1,4 @@
-//! What a clinic's requests may take of what all clinics share: priorities, immediate requests in flight, urgent
-//! messages.
+//! A clinic's share: priorities, immediate requests in flight, urgent messages.
 
 use comms_core::{
     Problems,
@@ -13,7 +12,7 @@ use crate::{
     problems::{pipeline_problem, quota_problem},
 };
 
-/// The platform's limits, of which the environment may name others.
+/// The platform's limits, with the overrides of the environment.
 pub(crate) fn share_limits(environment: &Environment<'_>) -> ShareLimits {
     let defaults = ShareLimits::default();
     ShareLimits {
@@ -24,7 +23,7 @@ pub(crate) fn share_limits(environment: &Environment<'_>) -> ShareLimits {
     }
 }
 
-/// Refuses `critical` of a clinic's user, unless the platform allowed it to the clinic.
+/// Refuses `critical` from a clinic's user, unless the platform allows it to the clinic.
 pub(crate) async fn check_priority(
     deps: &Deps,
     caller: &Principal,

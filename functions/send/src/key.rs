@@ -5,7 +5,7 @@ use comms_core::{IdempotencyKey, Problems, id::IdError, request::Submission, str
 use comms_runtime::HttpProblem;
 use lambda_http::http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Tells a caller that the key was used before for the same communication, and that the answer is about that one.
+/// The header field of an answer about an earlier communication with the same key.
 pub(crate) const REPLAYED: (HeaderName, HeaderValue) = (
     HeaderName::from_static("idempotency-replayed"),
     HeaderValue::from_static("true"),

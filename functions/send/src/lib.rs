@@ -31,9 +31,9 @@ pub use comms_runtime::http::handle;
 /// What the handler works with.
 #[derive(Debug)]
 pub struct Deps {
-    /// From request to outcome.
+    /// Accepts and delivers communications.
     pub pipeline: Pipeline,
-    /// Where queued communications go.
+    /// The queues.
     pub queue: Queue,
     /// The names of the token's claims.
     pub claims: ClaimNames,

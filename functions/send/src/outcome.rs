@@ -1,9 +1,9 @@
-//! What became of a whole communication, as its answer says: one word, and the status that goes with it.
+//! The outcome of a whole communication: one word, and its HTTP status.
 
 use comms_core::{Delivery, DeliveryStatus};
 use lambda_http::http::StatusCode;
 
-/// What became of all deliveries of a communication together (`CommunicationOutcome` in `infra/openapi.yaml`).
+/// The outcome of all deliveries of a communication together (`CommunicationOutcome` in `infra/openapi.yaml`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommunicationOutcome {
     /// Every delivery will be sent from the queue.
@@ -14,7 +14,7 @@ pub enum CommunicationOutcome {
     Partial,
     /// No delivery was sent, and none will be.
     Failed,
-    /// No delivery was surely sent, and a provider may have accepted one: sending it again risks a second copy.
+    /// No delivery was certainly sent, and a provider may have accepted one. Sending it again risks a second copy.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! What an immediate request leaves: deliveries that the worker brings to their end, and outcomes that could not be recorded.
+//! The remainder of an immediate request: deliveries that the worker completes, and outcomes that could not be recorded.
 //!
 //! Both go on the queue. An outcome has a message of its own, which says how the delivery ended and is recorded by the worker;
 //! the rest of the request names the deliveries that have one, and the worker sends none of them.
@@ -13,22 +13,22 @@ use tracing::error;
 
 use crate::{Deps, QueueError, QueueMessages, problems::key_conflict};
 
-/// The longest that outcomes may take of the time that is reserved for the queue.
+/// Time limit of queueing outcomes, a part of the time that is reserved for the queue.
 const OUTCOMES_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// What is left of the request's time for its answer when the queue does not answer.
+/// The time that is kept for the answer when the queue does not respond.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(200);
 
-/// What became of the deliveries of an immediate request, by their place.
+/// The deliveries of an immediate request that have no recorded end, by their index.
 #[derive(Debug, Default)]
 pub(crate) struct Remainder {
-    /// Those that go on in the queue, as far as the caller is told.
+    /// The number of deliveries that the answer calls queued.
     pub(crate) queued: usize,
-    /// Those that somebody has to bring to their end.
+    /// Deliveries that the worker has to complete.
     left: Vec<usize>,
-    /// Those that have ended without a record of it, and whose outcome is on the queue or only kept in this process.
+    /// Deliveries that have ended without a record. Their outcomes are on the queue or in this process only.
     ended: Vec<usize>,
-    /// Of those: whether one was accepted by a provider.
+    /// Whether a provider accepted one of them.
     has_unrecorded: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Whose communication it is, and whether this caller may send it.
+//! The tenant of a communication, and whether this caller may send for it.
 
 use comms_adapters::Deadline;
 use comms_core::{
@@ -18,8 +18,8 @@ use crate::{
     problems::{clinic_missing, pipeline_problem},
 };
 
-/// Refuses a caller who may not send for the tenant. One who may send for a clinic only, and names none, is told so:
-/// nobody guesses a clinic.
+/// Refuses a caller who may not send for the tenant. A caller who may send for one clinic only must name it: the clinic is
+/// never guessed.
 pub(crate) fn authorize(
     principal: &Principal,
     request: &CommunicationRequest,

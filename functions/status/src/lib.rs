@@ -1,5 +1,5 @@
-//! The `status` function: says what became of a communication, and that the service is up. It is a function of its own
-//! so that no send in progress holds it up.
+//! The `status` function: reports the result of a communication, and that the service is up. It is a separate function so
+//! that sends in progress do not delay it.
 //!
 //! [`Deps::ROUTES`](HttpFunction::ROUTES) has its routes; `infra/openapi.yaml` says what each answers.
 
@@ -24,8 +24,8 @@ use tracing::error;
 
 pub use comms_runtime::http::handle;
 
-/// Bytes of an answer. Lambda takes 6 MB (AWS Lambda quotas, 6,291,456 bytes), in which the answer stands as a JSON
-/// string: its quotation marks, an eighth of it, count twice.
+/// Bytes of an answer. Lambda accepts 6 MB (AWS Lambda quotas, 6,291,456 bytes). The answer is a JSON string in it, in which
+/// its quotation marks, an eighth of it, take two bytes.
 const MAX_ANSWER_BYTES: usize = 5_000_000;
 
 /// What the handler works with.
@@ -89,7 +89,7 @@ fn health() -> Response<Body> {
     )
 }
 
-/// By what a communication is asked for.
+/// How a caller names a communication.
 #[derive(Clone, Copy)]
 enum Wanted<'r> {
     /// Its id, in the path.
@@ -98,8 +98,8 @@ enum Wanted<'r> {
     ByKey,
 }
 
-/// Authorizes before it reads. Another clinic's communication is answered like one that does not exist, because whether
-/// it exists is the other clinic's business.
+/// Authorizes before it reads. The answer for another clinic's communication is that for an unknown one, so that a caller
+/// cannot find out whether it exists.
 async fn get(deps: &Deps, request: &Request, wanted: Wanted<'_>) -> HandlerResult {
     let principal = Principal::of(request, &deps.claims)?;
     let scope = principal.scope(Action::ViewCommunication)?;
@@ -128,7 +128,7 @@ async fn get(deps: &Deps, request: &Request, wanted: Wanted<'_>) -> HandlerResul
         deliveries,
     } = found;
     let mut whole = json!({"requestId": id, "clinicId": tenant.clinic(), "replayed": replays});
-    // What an earlier release did not record is left out.
+    // Fields that an earlier release did not record are left out.
     for (name, value) in [
         ("acceptedAt", accepted_at.map(|at| json!(at))),
         ("endedAt", ended_at.map(|at| json!(at))),

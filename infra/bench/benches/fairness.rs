@@ -50,10 +50,10 @@ use tokio::{
 
 use self::percentile::percentile;
 
-/// After this time no further batch of a row is begun.
+/// No further batch of a row begins after this time.
 const ROW_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// What Lambda gives the worker.
+/// The worker's time limit in Lambda.
 const INVOCATION: Duration = Duration::from_secs(30);
 /// How long a batch that is dropped goes on after the healthy clinic's last message.
 const REPLIES: Duration = Duration::from_millis(200);
@@ -133,7 +133,7 @@ impl Rig {
         };
         let healthy = server()
             .on_message(Arc::new(move |_| {
-                // Nobody listens to what comes after a batch that is over.
+                // The receiver is closed after the end of a batch.
                 let _ = sender.send(Instant::now());
             }))
             .start()

@@ -78,7 +78,7 @@ impl Poller {
             .collect()
     }
 
-    /// Shortens the queue's visibility timeout for somebody who watches.
+    /// Shortens the queue's visibility timeout for a developer who watches.
     pub(crate) async fn set_visibility_timeout(&self) -> Result<(), String> {
         self.sqs
             .set_queue_attributes()
@@ -124,7 +124,7 @@ impl Poller {
         }
     }
 
-    /// A batch: the first messages there are, and what else comes within the batching window.
+    /// A batch: the first messages, and those that arrive within the batching window.
     async fn receive(&self) -> Result<Vec<Message>, String> {
         let mut batch = self.receive_up_to(BATCH, LONG_POLL_SECONDS).await?;
         if !batch.is_empty() && batch.len() < BATCH && !self.source.window.is_zero() {

@@ -164,7 +164,7 @@ impl Processes {
         }
     }
 
-    /// A process has ended: whoever waits for it is told, and who still waits gets another.
+    /// Handles the end of a process: its invocation fails, and waiting invocations get a new process.
     fn ended(&self, function: &'static Function, name: &str, status: &str, killed: bool) {
         let mut pool = self.inner.pool(function);
         pool.live.remove(name);

@@ -177,7 +177,7 @@ fn say_resources(resources: &Resources) {
     ));
 }
 
-/// Says who else can connect when a listener is not on loopback, and what they can do then.
+/// Warns if a listener is not on loopback: others can connect to it.
 fn warn_of_exposure(address: SocketAddr, then: &str) {
     if !address.ip().is_loopback() {
         say(format_args!(
@@ -243,7 +243,7 @@ fn egress_allow(smtp: IpAddr) -> String {
     }
 }
 
-/// What every function's process finds in its environment, besides what the Runtime API adds.
+/// The environment of every function's process, without the variables of the Runtime API.
 fn environment(aws: &LocalAws, roots: &NamedTempFile, smtp: IpAddr) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> = aws
         .env()

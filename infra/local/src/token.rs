@@ -1,4 +1,4 @@
-//! Developer tokens: what stands in for the identity provider whose tokens API Gateway verifies in production.
+//! Developer tokens, in place of the identity provider whose tokens API Gateway verifies in production.
 //!
 //! Tokens are HS256 under a random key in the user's cache directory (mode 0600), because the `token` subcommand and
 //! the running gateway are different processes that must agree on it. A key that is published with the source would
@@ -61,9 +61,9 @@ pub(crate) struct Claims {
     pub(crate) clinic: Option<String>,
     /// The bearer's roles, such as `CLINIC_ADMIN`.
     pub(crate) roles: Vec<String>,
-    /// Who the bearer is: the author of what they save.
+    /// The bearer's name, which is the author of saved settings.
     pub(crate) subject: String,
-    /// For how long the token is good; may be negative, to see what becomes of an old one.
+    /// How long the token is valid. A negative time gives an expired token.
     pub(crate) expires_in: SignedDuration,
 }
 

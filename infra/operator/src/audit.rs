@@ -20,7 +20,7 @@ use crate::{pace::Pace, reseal};
 /// Versions that are read at a time.
 const VERSIONS: u8 = 100;
 
-/// About whom the question is.
+/// The subject of the question.
 pub enum About {
     /// A clinic, or the global account.
     Clinic(Tenant),
@@ -41,7 +41,7 @@ pub struct Plan {
     pub store: SettingsStore,
     /// The deliveries table.
     pub ledger: Ledger,
-    /// About whom.
+    /// The subject of the question.
     pub about: About,
     /// Pages a second, at most.
     pub rate: u32,

@@ -136,7 +136,7 @@ pub(crate) struct ImportArgs {
     /// Certificate authorities to trust beside the public ones, in PEM.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
-    /// Clinics that have settings get those of the file in their place. Without it they keep theirs.
+    /// Replaces the settings of clinics that have some. Without it these clinics keep theirs.
     #[arg(long)]
     pub(crate) replace: bool,
     /// Checks the file, and sends nothing.

@@ -1,4 +1,4 @@
-//! The commands on the settings table and the import: what each takes from the command line, and how it ends.
+//! The commands on the settings table, and the import.
 
 use std::{
     io::{IsTerminal as _, Write as _},

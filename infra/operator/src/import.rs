@@ -26,15 +26,15 @@ use crate::{
     pace::Pace,
 };
 
-/// Where the settings stand in a body, as in the API's own answers.
+/// The JSON pointer of the settings in a body, as in the API's answers.
 const SETTINGS_POINTER: &str = "/settings/communicationSettings";
 
-/// What is to be imported.
+/// The plan of an import.
 #[derive(Debug)]
 pub struct Plan {
     /// The file.
     pub file: PathBuf,
-    /// Where to; where it is `None`, the file is only checked.
+    /// The API; without one, the file is only checked.
     pub api: Option<Api>,
     /// Whether clinics that have settings get those of the file.
     pub replace: bool,
@@ -48,12 +48,12 @@ pub enum ImportError {
     /// The file cannot be read.
     #[error("{path}: {kind}", path = .0.display(), kind = .1.kind())]
     File(PathBuf, std::io::Error),
-    /// The API takes nothing more.
+    /// The API cannot be used any more.
     #[error(transparent)]
     Api(#[from] ApiError),
 }
 
-/// How far an import is.
+/// The progress of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// So much of the file is checked.

@@ -1,4 +1,4 @@
-//! How far a command is, on standard error: a bar where that is a terminal, else a line at each tenth.
+//! The progress of a command on standard error: a bar on a terminal, else a line at each tenth.
 
 use std::fmt::Display;
 
@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::console::note;
 
-/// How far something is.
+/// A progress display.
 pub(crate) struct Progress {
     what: &'static str,
     unit: &'static str,
@@ -15,7 +15,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `what` is being done, in `unit`s; on a terminal, as a bar.
+    /// Starts to display `what`, counted in `unit`s; as a bar on a terminal.
     pub(crate) fn new(what: &'static str, unit: &'static str, terminal: bool) -> Self {
         let bar = terminal.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -35,7 +35,7 @@ impl Progress {
         }
     }
 
-    /// `done` of `total` is behind us.
+    /// Shows that `done` of `total` are done.
     pub(crate) fn at(&mut self, done: u64, total: u64, detail: impl Display) {
         if let Some(bar) = &self.bar {
             bar.set_length(total);
@@ -56,7 +56,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away, so that the report has the terminal to itself.
+    /// Removes the bar before the report is printed.
     pub(crate) fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();

@@ -1,4 +1,4 @@
-//! Removing the content of what has expired or is purged, with its data keys, at once: DynamoDB takes days for that.
+//! Removing the content of expired and purged versions with their data keys at once, which DynamoDB does within days.
 //!
 //! A version is due when its own item has expired, or when the counter, whose MAC holds, has a purge of it that is due: a
 //! purge that was interrupted has not moved every item's time.

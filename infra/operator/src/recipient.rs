@@ -1,4 +1,4 @@
-//! `export` and `erase`: what the ledger has of one recipient.
+//! `export` and `erase`: the ledger's data of one recipient.
 //!
 //! The address is hashed here and is in no request, output or error. Both walk over the whole deliveries table, a page
 //! of at most 1 MB at a time.

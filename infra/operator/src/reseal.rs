@@ -86,7 +86,7 @@ impl Report {
     }
 }
 
-/// Counts what is sealed under which key: the items of `tenants`, or all.
+/// Counts the items of `tenants`, or all items, by the key under which they are sealed.
 pub async fn count(store: &SettingsStore, tenants: &[Tenant]) -> Result<Count, StoreError> {
     let mut count = Count::default();
     let mut pages = Pages::new(store, tenants);

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::host::{MAX_HOST, MAX_LABEL};
 
-/// Bytes of what stands before the `@` (RFC 5321 section 4.5.3.1.1).
+/// Bytes of the local part, before the `@` (RFC 5321 section 4.5.3.1.1).
 pub const MAX_LOCAL_PART: usize = 64;
 /// Bytes of an address: a path is 256 octets with its angle brackets (RFC 5321 section 4.5.3.1.3).
 pub const MAX_EMAIL: usize = 254;

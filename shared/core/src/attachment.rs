@@ -18,7 +18,7 @@ pub const MAX_ATTACHMENTS: usize = 20;
 /// Bytes of all attachments together, decoded. Lambda takes 6 MB per synchronous invocation
 /// (AWS Lambda quotas), of which base64 leaves three quarters.
 pub const MAX_ATTACHMENT_BYTES: usize = 4_000_000;
-/// Bytes of the name of an attachment, or of a medium: what file systems take.
+/// Bytes of the name of an attachment or a medium: the limit of file systems.
 pub const MAX_FILENAME: usize = 255;
 /// Characters of the id of an inline image.
 pub const MAX_CONTENT_ID: usize = 128;
@@ -34,7 +34,7 @@ pub struct Attachment {
     /// The bytes.
     #[serde(serialize_with = "as_base64")]
     pub content: Arc<[u8]>,
-    /// By what the HTML shows it (`cid:…`), of a file that is shown in the HTML.
+    /// The content id by which the HTML shows it (`cid:…`), of an inline file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_id: Option<ContentId>,
 }
@@ -54,7 +54,7 @@ impl Attachment {
     }
 }
 
-/// The id of an inline image (RFC 2392): what stands after `cid:` in the HTML, and in Content-ID between angle brackets.
+/// The id of an inline image (RFC 2392): after `cid:` in the HTML, and between angle brackets in Content-ID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ContentId(String);
 

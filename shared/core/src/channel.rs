@@ -26,7 +26,7 @@ impl Channel {
         }
     }
 
-    /// Reads what [`Channel::as_str`] gives.
+    /// The channel with this name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL
             .into_iter()

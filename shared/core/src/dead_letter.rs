@@ -56,7 +56,7 @@ pub enum DeadLetterReason {
     NoKey,
     /// Handling it panicked or ended its process, again and again.
     Panicked,
-    /// SQS moved it: it was received as often as a message may be, and nobody came to an end with it.
+    /// SQS moved it after the maximum number of receives.
     ReceivesExhausted,
     /// It says a reason that is not known here.
     Unknown,
@@ -96,7 +96,7 @@ impl DeadLetterReason {
 pub struct DeadLetter {
     /// Why it is one.
     pub reason: DeadLetterReason,
-    /// Whose it is; `None` where nobody can tell.
+    /// Its tenant, if known.
     pub tenant: Option<Tenant>,
     /// The fields that are wrong, as JSON pointers made of known names.
     pub fields: Vec<String>,

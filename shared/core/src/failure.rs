@@ -1,4 +1,4 @@
-//! What went wrong with a provider, kept apart from what to do about it.
+//! Provider errors: their kind, and separately the consequence.
 //!
 //! An error has a [`Disposition`] (what to do), an [`ErrorKind`] (what happened) and the provider's
 //! own code. It has no room for the provider's text: replies repeat addresses, and a
@@ -19,7 +19,7 @@ pub enum Disposition {
     ProviderDown,
     /// May have been accepted: the tenant's `onAmbiguous` policy decides.
     Ambiguous,
-    /// The message or the recipient is at fault: nobody else is tried.
+    /// The message or the recipient is at fault: no other provider is tried.
     Final,
 }
 
@@ -42,7 +42,7 @@ impl Disposition {
         }
     }
 
-    /// Reads what [`Disposition::as_str`] gives.
+    /// The disposition with this name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -149,7 +149,7 @@ impl ErrorKind {
         }
     }
 
-    /// What happened and what to do, for who sees only the kind.
+    /// The meaning and the remedy, for a reader who sees only the kind.
     pub const fn detail(self) -> &'static str {
         match self {
             Self::InvalidRecipient => {
@@ -195,7 +195,7 @@ impl ErrorKind {
         }
     }
 
-    /// Reads what [`ErrorKind::as_str`] gives.
+    /// The kind with this name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
@@ -250,7 +250,7 @@ pub struct ProviderError {
     pub after_retries: AfterRetries,
     /// Whether this counts against the provider's health for this tenant.
     pub unhealthy: bool,
-    /// What happened and what to do, for the clinic's admin. Fixed texts only.
+    /// The meaning and the remedy for the clinic's admin. Fixed texts only.
     pub detail: &'static str,
 }
 
@@ -287,7 +287,7 @@ impl ProviderError {
         self
     }
 
-    /// Says what to do when the retries are used up.
+    /// The disposition when the retries are used up.
     #[must_use]
     pub const fn after_retries(mut self, after_retries: AfterRetries) -> Self {
         self.after_retries = after_retries;

@@ -29,7 +29,7 @@ impl HealthState {
         }
     }
 
-    /// Reads what [`HealthState::as_str`] gives.
+    /// The state with this name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
@@ -41,7 +41,7 @@ impl Serialize for HealthState {
     }
 }
 
-/// A change of an entry's health, as those who saw it tell the others.
+/// A change of an entry's health, as processes share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HealthRecord {
     /// The state it came to.

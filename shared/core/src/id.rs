@@ -126,7 +126,7 @@ impl IdempotencyKey {
         }
     }
 
-    /// A key that no other communication has, for a caller who gave none.
+    /// A unique key, for a request without one.
     pub fn random() -> Self {
         Self(uuid::Uuid::new_v4().to_string())
     }
@@ -265,7 +265,7 @@ macro_rules! text_id {
 }
 text_id!(ClinicId, Tenant, RequestId, DeliveryId, EntryId);
 
-// No `Display`: the key may be made of what must not be printed. It travels to the queue by `Serialize`.
+// No `Display`: the key may contain personal data. `Serialize` writes it to the queue.
 impl Serialize for IdempotencyKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())

@@ -1,4 +1,4 @@
-//! The vocabulary of clinic-comms: ids, addresses, the communication request, deliveries, what a
+//! The types of clinic-comms: ids, addresses, the communication request, deliveries, what a
 //! provider's refusal means, and secrets. No I/O.
 //!
 //! Everything that comes from outside becomes one of these types at the border and is not checked

@@ -180,7 +180,7 @@ fn parse_parameters(text: &str) -> Option<Vec<(CalendarParameter, String)>> {
     Some(parameters)
 }
 
-/// A quoted string, or what stands before the next semicolon; and what follows.
+/// A quoted string, or the text before the next semicolon, and the rest.
 fn parse_value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let (value, rest) = text.split_at(text.find(';').unwrap_or(text.len()));

@@ -39,7 +39,7 @@ fn distance(given: &str, known: &str) -> Option<usize> {
     is_short.then(|| osa_distance(&plain(given), &plain(known)))
 }
 
-/// A name without what people spell differently.
+/// A name without the differences of common spellings.
 fn plain(name: &str) -> String {
     name.chars()
         .filter(|c| !matches!(c, '_' | '-') && !c.is_whitespace())

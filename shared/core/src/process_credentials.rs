@@ -1,4 +1,4 @@
-//! Whether AWS has said that the process's own credentials are over.
+//! Whether AWS has reported that the process's own credentials have expired.
 //!
 //! Lambda gives them as variables when it starts the process, and they are read once. Whoever hears that they are over
 //! notes it here, and the process ends after the invocation, so that Lambda starts a new one with new ones.

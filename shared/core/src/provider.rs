@@ -39,7 +39,7 @@ impl ProviderKind {
         }
     }
 
-    /// Reads a name; `None` for what cannot be one.
+    /// The kind with this name; `None` for a malformed one.
     pub const fn parse(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
         if bytes.is_empty() || bytes.len() > Self::LENGTH {
@@ -115,7 +115,7 @@ impl Position {
         }
     }
 
-    /// Reads what [`Display`](fmt::Display) writes.
+    /// The position in the form of [`Display`](fmt::Display).
     pub fn parse(text: &str) -> Option<Self> {
         let number = |text: &str| text.strip_suffix(']')?.parse().ok();
         match text {
@@ -178,7 +178,7 @@ pub struct RefusedCopy {
     pub index: u8,
     /// The provider's code.
     pub code: Option<ProviderCode>,
-    /// Whether it may have gone out after all: the provider was given it, and did not say what became of it.
+    /// Whether it may have been sent: the provider received it and did not answer.
     pub is_unknown: bool,
 }
 
@@ -187,7 +187,7 @@ pub struct RefusedCopy {
 pub enum CopyField {
     /// `cc`: seen by the others.
     Cc,
-    /// `bcc`: seen by nobody.
+    /// `bcc`, which no recipient sees.
     Bcc,
 }
 

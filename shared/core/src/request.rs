@@ -95,7 +95,7 @@ impl Priority {
         }
     }
 
-    /// Reads what [`Priority::as_str`] gives.
+    /// The priority with this name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -122,7 +122,7 @@ pub struct CommunicationRequest {
     pub priority: Priority,
     /// When it is sent.
     pub strategy: Strategy,
-    /// What is said.
+    /// The content.
     pub content: Content,
     /// Who is to be reached.
     pub recipients: Vec<Recipient>,

@@ -10,7 +10,7 @@ use crate::hash::HashKey;
 pub struct SubjectHash(String);
 
 impl SubjectHash {
-    /// The hash of `subject`; `None` for an empty one, which names nobody.
+    /// The hash of `subject`; `None` for an empty one.
     pub fn of(key: &HashKey, subject: &str) -> Option<Self> {
         let digest = || key.digest("subject", &[subject.as_bytes()]);
         (!subject.is_empty()).then(|| Self(digest().hex128()))

@@ -43,7 +43,7 @@ impl GlobalCause {
         }
     }
 
-    /// Reads what [`GlobalCause::as_str`] gives.
+    /// The cause with this name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == text)
     }

@@ -9,18 +9,18 @@ use crate::{EntryId, ErrorKind, Position};
 /// What a queued delivery waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// For what.
+    /// The cause of the wait.
     pub reason: WaitReason,
     /// Since when it waits for that.
     pub since: Timestamp,
 }
 
-/// For what a delivery waits.
+/// The cause of a delivery's wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WaitReason {
     /// Every provider refuses the clinic until somebody changes something: a password, a bill, a sender.
     Provider {
-        /// What the first such provider of the chain said.
+        /// The error of the first such provider of the chain.
         kind: ErrorKind,
         /// Its entry in the settings.
         entry: EntryId,
@@ -31,7 +31,7 @@ pub enum WaitReason {
     },
     /// A limit of the clinic or of the platform's account is used up.
     Quota,
-    /// The next provider takes no more for now, as far as its rate is known.
+    /// The rate limit of the next provider is used up for now.
     Pacing,
 }
 
@@ -83,7 +83,7 @@ impl Waiting {
         }
     }
 
-    /// Reads what `Serialize` writes; `None` for anything else.
+    /// Reads the form that `Serialize` writes; `None` for anything else.
     pub fn from_json(value: &Value) -> Option<Self> {
         let text = |name: &str| value.get(name)?.as_str();
         let time = |name: &str| text(name)?.parse::<Timestamp>().ok();
@@ -175,7 +175,7 @@ impl Waited {
         Self { waiting, until }
     }
 
-    /// Reads what `Serialize` writes; `None` for anything else.
+    /// Reads the form that `Serialize` writes; `None` for anything else.
     pub fn from_json(value: &Value) -> Option<Self> {
         let waiting = Waiting::from_json(value)?;
         let until = value.get("until")?.as_str()?.parse().ok()?;

@@ -5,13 +5,13 @@
 pub enum Action {
     /// Send a communication.
     Send,
-    /// See what became of a communication.
+    /// View a communication.
     ViewCommunication,
     /// See settings, versions, health.
     ViewSettings,
     /// Change settings.
     ManageSettings,
-    /// Change what the platform allows a clinic.
+    /// Change the platform's ceilings for a clinic.
     ManageCeilings,
     /// Delete settings.
     DeleteSettings,

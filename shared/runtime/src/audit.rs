@@ -122,11 +122,11 @@ impl Exchange {
         }
     }
 
-    /// Runs `work`, which gives the route and its result, and turns the result into the answer. Logs what was answered
-    /// and, where there is a caller, the audit line.
+    /// Runs `work`, which returns the route and its result, and turns the result into the answer. Logs the answer and, if
+    /// there is a caller, the audit line.
     ///
-    /// `hash_key` is awaited beside the work as soon as the work has said who calls: where it has to be read first,
-    /// that takes no time of its own. A request without a caller does not read it.
+    /// `hash_key` is awaited in parallel with the work, as soon as the caller is known, so that reading it takes no extra
+    /// time. A request without a caller does not read it.
     pub(crate) async fn answer<'k>(
         self,
         work: impl Future<Output = (&'static str, Result<Response<Body>, HttpProblem>)>,
@@ -134,7 +134,7 @@ impl Exchange {
     ) -> Response<Body> {
         let span = Span::current();
         let attributed = async {
-            // The work is polled first, and says who calls before it waits for anything.
+            // The work is polled first, and notes the caller before it waits for anything.
             let subject = self.trail.noted().subject.filter(|text| !text.is_empty())?;
             let shown = match self.subjects {
                 AuditSubjects::Plain => subject,
@@ -172,7 +172,7 @@ impl Exchange {
         if noted.subject.is_none() {
             return;
         }
-        // Refused before it was known what was asked for, such as a body that is no JSON.
+        // Refused before the action was known, such as a body that is not JSON.
         let action = noted.action.map_or("malformed", Action::as_str);
         let is_forbidden =
             matches!(result, Err(problem) if problem.status() == StatusCode::FORBIDDEN);

@@ -39,7 +39,7 @@ impl ClaimNames {
     }
 }
 
-/// A caller, as the token says.
+/// The caller of a request, as the token describes it.
 #[derive(Debug, Clone)]
 pub struct Principal {
     /// The token's subject.
@@ -151,7 +151,7 @@ impl Principal {
         })
     }
 
-    /// Whether the caller may do `action` for one clinic and for nobody else.
+    /// Whether the caller may do `action` for exactly one clinic.
     pub fn acts_for_own_clinic_only(&self, action: Action) -> bool {
         let is_allowed = |tenant: &Tenant| self.allows(action, tenant);
         let own = self.clinic.clone().map(Tenant::Clinic);
@@ -166,7 +166,7 @@ impl Principal {
     pub fn scope(&self, action: Action) -> Result<Scope<'_>, HttpProblem> {
         let is_allowed = |tenant: &Tenant| self.allows(action, tenant);
         let own = self.clinic.clone().map(Tenant::Clinic);
-        // The global account belongs to no clinic: who may act for it may act for all tenants.
+        // The global account belongs to no clinic: a caller who may act for it may act for all tenants.
         let tenants = if is_allowed(&Tenant::Global) {
             Some(Tenants::All)
         } else {

@@ -42,7 +42,7 @@ pub(crate) enum BearerError {
     /// No subject, an empty one, or one that is not a string (RFC 7519 section 4.1.2).
     #[error("the token has no subject")]
     NoSubject,
-    /// The token is not the one whose claims the authorizer hands on.
+    /// The token is not the one whose claims the authorizer passes.
     #[error("the token and the authorizer's claims differ in {0}")]
     Differs(&'static str),
 }

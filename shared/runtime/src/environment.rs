@@ -27,7 +27,7 @@ impl std::error::Error for EnvironmentError {}
 
 type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// Reads variables and collects what is wrong with them.
+/// Reads variables and collects their errors.
 pub struct Environment<'a> {
     lookup: Box<Lookup<'a>>,
     error: RefCell<EnvironmentError>,
@@ -41,7 +41,7 @@ impl Environment<'_> {
 }
 
 impl<'a> Environment<'a> {
-    /// An environment made of anything that gives values by name.
+    /// An environment of any source of values by name.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String> + 'a) -> Self {
         let error = EnvironmentError {
             missing: Vec::new(),
@@ -53,8 +53,8 @@ impl<'a> Environment<'a> {
         }
     }
 
-    /// A variable that must be there; empty is missing. Gives an empty text where it is, and
-    /// [`Environment::finish`] then says so.
+    /// A required variable. If it is missing or empty, the value is an empty text, and [`Environment::finish`] returns the
+    /// error.
     pub fn required(&self, name: &str) -> String {
         let value = (self.lookup)(name).filter(|value| !value.is_empty());
         value.unwrap_or_else(|| {
@@ -68,7 +68,7 @@ impl<'a> Environment<'a> {
         (self.lookup)(name)
     }
 
-    /// A variable that may be absent and must be well-formed where it is there.
+    /// An optional variable that must be well-formed.
     pub fn parsed<T: FromStr<Err: fmt::Display> + Default>(&self, name: &str) -> T {
         match self.optional(name).map(|value| value.parse::<T>()) {
             None => T::default(),
@@ -80,7 +80,7 @@ impl<'a> Environment<'a> {
         }
     }
 
-    /// A variable that may be absent or empty, and must be well-formed where it is there.
+    /// An optional variable that must be well-formed unless it is empty.
     pub fn parsed_or<T: FromStr<Err: fmt::Display>>(&self, name: &str, default: T) -> T {
         let value = self.optional(name).filter(|value| !value.is_empty());
         match value.map(|value| value.parse::<T>()) {
@@ -93,7 +93,7 @@ impl<'a> Environment<'a> {
         }
     }
 
-    /// The text of the file that a variable names, where it is there and not empty.
+    /// The text of the file that an optional variable names.
     pub fn file(&self, name: &str) -> Option<String> {
         let path = self.optional(name).filter(|path| !path.is_empty())?;
         std::fs::read_to_string(path)
@@ -112,6 +112,9 @@ impl<'a> Environment<'a> {
     }
 
     /// Ends the reading.
+    ///
+    /// # Errors
+    /// All variables that are missing or malformed.
     pub fn finish(&self) -> Result<(), EnvironmentError> {
         let error = self.error.borrow();
         if error.missing.is_empty() && error.malformed.is_empty() {

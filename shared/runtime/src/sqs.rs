@@ -98,7 +98,7 @@ impl SqsMessage {
         self.message_attributes.get(name)?.string_value.as_deref()
     }
 
-    /// The trace of whoever put it on its queue.
+    /// The trace of its producer.
     pub fn trace(&self) -> Option<TraceHeader> {
         let header = self.attributes.get(TRACE_HEADER);
         header
@@ -171,10 +171,10 @@ where
 {
     let work = messages.iter().map(|&message| {
         let work = AssertUnwindSafe(handle(message)).catch_unwind();
-        // On the heap, and there once: it is large, and lists and streams move what they hold.
+        // On the heap: it is large, and lists and streams move their elements.
         Box::pin(work.map(move |result| {
             let result = result.unwrap_or_else(|_| {
-                // The panic's text is not looked at: it may quote what it stumbled over.
+                // The panic's text is dropped: it may quote data.
                 error!(
                     sqs_message_id = message.message_id,
                     "handling a message panicked"

@@ -61,7 +61,7 @@ impl std::str::FromStr for LogLevel {
     }
 }
 
-/// Whether something is on: `true` or `false`, and off where nothing is said.
+/// A switch: `true` or `false` (default).
 #[derive(Debug, Clone, Copy, Default)]
 struct Switch(bool);
 
@@ -160,7 +160,7 @@ struct Process {
 
 /// Starts logging, and writing metrics at whatever level. A second call in one process changes nothing.
 ///
-/// A panic is logged by its place alone: its text may quote what it stumbled over.
+/// Logs the place of a panic without its text, which may quote data.
 pub fn init(environment: &Environment<'_>) {
     PROCESS.get_or_init(|| Process {
         started: Instant::now(),

@@ -1,4 +1,4 @@
-//! A server in a process of its own, so that its time is not that of who talks to it: this program again, told to be one.
+//! A server in a process of its own, so that its CPU time is not the client's: this program, started with an argument.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// A server that is running, and has several faces, each on a port of its own. It ends when this is dropped.
+/// A running server with several faces, each on a port of its own. It ends when this is dropped.
 pub(crate) struct Server<F: 'static> {
     process: Child,
     faces: &'static [F],
@@ -23,7 +23,7 @@ pub(crate) struct Server<F: 'static> {
 }
 
 impl<F: Copy + PartialEq> Server<F> {
-    /// Starts this program again, with the argument that tells it to be this server.
+    /// Starts this program again, with the argument by which it becomes this server.
     pub(crate) fn start(argument: &str, faces: &'static [F]) -> Self {
         let mut process = Command::new(env::current_exe().unwrap())
             .arg(argument)

@@ -1,4 +1,4 @@
-//! What the functions do for every message, or every batch, without waiting for anybody.
+//! The work of the functions for every message or batch, without waits.
 
 use std::{
     future::ready,

@@ -69,7 +69,7 @@ const CONNECTIONS: usize = 10;
 /// How long `wrk` posts in each round.
 const WRK_SECONDS: u32 = 2;
 
-/// Who sends.
+/// A sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Adapter,
@@ -160,7 +160,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// What there is to send, and to whom.
+/// The parts of the benchmark.
 struct Bench {
     runtime: tokio::runtime::Runtime,
     sink: Sink,
@@ -179,7 +179,7 @@ impl Bench {
             sink,
             tls,
             content: appointment(),
-            // 2.2 KB: the two texts, the addresses and what is around them.
+            // 2.2 KB: the two texts, the addresses and the JSON around them.
             body: Bytes::from(format!("{{\"text\":\"{}\"}}", "x".repeat(2_200))),
         }
     }

@@ -63,7 +63,7 @@ use self::{
 const CONNECTIONS: usize = 10;
 const NODEMAILER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/smtp/nodemailer.js");
 
-/// Who sends.
+/// A sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Adapter,
@@ -184,7 +184,7 @@ fn rows(options: &Options) -> Vec<Row> {
     rows.filter(is_wanted).collect()
 }
 
-/// What there is to send, and to whom.
+/// The parts of the benchmark.
 struct Bench {
     runtime: tokio::runtime::Runtime,
     sink: Sink,

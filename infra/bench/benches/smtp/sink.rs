@@ -25,7 +25,7 @@ pub(crate) type Sink = Server<Face>;
 /// How the server is on one of its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Face {
-    /// After how long it answers what it received at once.
+    /// The delay of its answers.
     pub(crate) delay: Duration,
     /// Whether it announces PIPELINING (RFC 2920).
     pub(crate) pipelining: bool,

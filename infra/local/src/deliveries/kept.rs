@@ -27,7 +27,7 @@ pub(super) const REQUEST: &str = "request";
 /// A request's id and a delivery's.
 type Key = (String, String);
 
-/// What is shown.
+/// The deliveries on the page.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     rows: HashMap<Key, Row>,
@@ -43,12 +43,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Which list this is: one that something was taken out of is another.
+    /// The generation of the list, which changes when a delivery is removed.
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// What has changed after `change`, in the order of the changes.
+    /// The deliveries that changed after `change`, in the order of their changes.
     pub(super) fn since(&self, change: u64) -> impl Iterator<Item = &Row> {
         let changed = self.by_change.range(change + 1..);
         changed.filter_map(|(_, key)| self.rows.get(key))
@@ -72,7 +72,7 @@ impl Kept {
         self.accepted.contains_key(request)
     }
 
-    /// Takes in what a table has, as if it happened again.
+    /// Adds the items of a table in the order of their changes.
     pub(super) fn replay(&mut self, mut items: Vec<Value>) {
         items.sort_by_cached_key(|item| time(item, "updatedAt").or(time(item, "acceptedAt")));
         for item in &items {
@@ -170,7 +170,7 @@ impl Kept {
 
         let before = self.row(request, delivery);
         let ends = row.has_ended() && !before.is_some_and(Row::has_ended);
-        // Of one that was not known, what its present state says.
+        // For an unknown delivery: by its present state.
         let deferred_before = before.map_or_else(
             || row.deferrals - u64::from(row.not_before.is_some() && row.deferrals > 0),
             |before| before.deferrals,

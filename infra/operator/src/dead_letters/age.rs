@@ -1,4 +1,4 @@
-//! Ages, as they are told and asked for.
+//! Ages in reports and options.
 
 use std::time::Duration;
 

@@ -73,7 +73,7 @@ pub(crate) struct RedriveArgs {
     /// The URL of the queue: the stack's output `QueueUrl`.
     #[arg(long, value_name = "URL")]
     queue: String,
-    /// The URL of the queue of what is urgent: the stack's output `UrgentQueueUrl`.
+    /// The URL of the urgent queue: the stack's output `UrgentQueueUrl`.
     #[arg(long, value_name = "URL")]
     urgent_queue: String,
     /// Messages a second, at most.

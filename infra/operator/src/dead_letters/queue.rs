@@ -27,7 +27,7 @@ pub(super) const VISIBILITY: Duration = Duration::from_mins(5);
 /// Messages of one request (Amazon SQS, message quotas).
 const BATCH: usize = 10;
 
-/// Why SQS did not do what it was asked.
+/// The error of a request to SQS.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("SQS {operation} failed ({code})")]
 pub struct QueueError {
@@ -67,9 +67,9 @@ pub struct DeadLetterQueue {
 /// The queues that the worker takes messages from.
 #[derive(Debug, Clone)]
 pub struct SourceQueues {
-    /// The URL of the queue of what is not urgent.
+    /// The URL of the normal queue.
     pub normal: String,
-    /// The URL of the queue of what is.
+    /// The URL of the urgent queue.
     pub urgent: String,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Counted {
     pub(super) not_visible: u64,
 }
 
-/// A dead letter in our hands.
+/// A dead letter that this command has received.
 pub(super) struct Received {
     pub(super) message_id: String,
     pub(super) letter: DeadLetter,
@@ -300,7 +300,7 @@ impl DeadLetterQueue {
         Ok(())
     }
 
-    /// Makes what is held visible again, and says for how many that failed.
+    /// Makes the received messages visible again. Returns the number of failures.
     pub(super) async fn release(&self, held: Held) -> u64 {
         let handles: Vec<String> = held.0.into_values().collect();
         let mut failed = 0;

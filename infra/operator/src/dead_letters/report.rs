@@ -1,4 +1,4 @@
-//! What is told of dead letters: counts, ids, reasons, ages. Nothing of what they say.
+//! The report of dead letters: counts, ids, reasons, ages. It has nothing of their content.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -7,15 +7,15 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use super::{age, queue::Received};
 
-/// Letters of one group whose wrong fields are told, at most.
+/// Letters of one group whose wrong fields are named, at most.
 const MAX_FIELDS: usize = 5;
 
 /// What became of a walk over the dead letters.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Messages that SQS counted before, without those that somebody had in hand.
+    /// Messages that SQS counted before, without those in flight.
     pub counted: Option<u64>,
-    /// Messages that somebody had in hand when the walk began: they cannot be seen.
+    /// Messages in flight when the walk began, which cannot be received.
     pub at_work_elsewhere: u64,
     /// Messages that were looked at.
     pub seen: u64,
@@ -226,7 +226,7 @@ impl Report {
     }
 }
 
-/// The table of groups, then what became of the letters.
+/// The table of groups, then the results of the letters.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = [

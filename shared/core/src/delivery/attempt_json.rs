@@ -60,7 +60,7 @@ impl Serialize for Attempt {
 const REPLY_TO_DROPPED: &str = "dropped";
 
 impl Attempt {
-    /// Reads what `Serialize` writes; `None` for anything else.
+    /// Reads the form that `Serialize` writes; `None` for anything else.
     pub fn from_json(value: &Value) -> Option<Self> {
         let text = |name: &str| value.get(name)?.as_str();
         let outcome = match text("outcome")? {

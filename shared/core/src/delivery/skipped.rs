@@ -45,7 +45,7 @@ impl Serialize for SkippedEntry {
 }
 
 impl SkippedEntry {
-    /// Reads what `Serialize` writes; `None` for anything else.
+    /// Reads the form that `Serialize` writes; `None` for anything else.
     pub fn from_json(value: &Value) -> Option<Self> {
         let text = |name: &str| value.get(name)?.as_str();
         if text("reason")? != DOWN {

@@ -1,5 +1,5 @@
-//! Attempts as the ledger keeps them: without what their kind says anyway, and with times in milliseconds, so that a delivery
-//! that was tried twice still fits into one write unit.
+//! Attempts as the ledger stores them: without the texts of their kinds, and with times in milliseconds, so that a delivery
+//! with two attempts fits into one write unit.
 
 use jiff::Timestamp;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What is said: texts, attachments, copies, and what WhatsApp sends in their place.
+//! The content of a message: texts, attachments, copies, and WhatsApp's templates and media.
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use crate::{
     visible::{has_visible, is_turned},
 };
 
-/// What is to be said.
+/// The content of a message.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Content {
     /// What it is about, as the request has it.

@@ -29,7 +29,7 @@ pub struct Recipient {
 }
 
 impl Recipient {
-    /// An address, whichever there is; nobody is without one.
+    /// One of the recipient's addresses; each recipient has at least one.
     pub(super) fn any_address(&self) -> &str {
         let email = self.email.as_ref().map(EmailAddress::as_str);
         let phone = self.phone_number.as_ref().map(PhoneNumber::as_str);

@@ -1,4 +1,4 @@
-//! Templates that the provider holds, and what goes into them.
+//! Templates at the provider, and their parameters.
 
 use serde::Serialize;
 use serde_json::Value;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{address::EmailAddress, channel::Channel};
 
-// By hand, because the API's JSON is flat where the type is not.
+// By hand, because the API's JSON is flat and the type is nested.
 impl Serialize for CommunicationRequest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
@@ -23,7 +23,7 @@ impl Serialize for CommunicationRequest {
             #[serde(flatten)]
             references: &'a BTreeMap<String, String>,
         }
-        // As short as it can be said, which is also how most callers say it.
+        // The shortest form, which most callers use.
         #[derive(Serialize)]
         #[serde(untagged)]
         enum Params<'a> {

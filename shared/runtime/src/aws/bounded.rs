@@ -112,7 +112,7 @@ impl HttpConnector for BoundedConnector {
         let endpoint = self.endpoints.of(request.uri());
         let inner = self.inner.clone();
         HttpConnectorFuture::new(async move {
-            // An error says that it was closed, which nobody does.
+            // It fails only for a closed semaphore, and this one is never closed.
             let _request = endpoint.acquire().await.ok();
             let mut response = inner.call(request).await?;
             let body = std::mem::replace(response.body_mut(), SdkBody::taken());
@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts what it is asked, and answers when it is let.
+    /// Counts its requests, and answers when the test allows it.
     #[derive(Debug)]
     struct Scripted {
         asked: AtomicUsize,

@@ -16,7 +16,7 @@ use crate::{
     telemetry::{self, TraceHeader},
 };
 
-/// A function that API Gateway invokes. Its implementer has what the handlers work with.
+/// A function that API Gateway invokes. The implementing type holds the parts that the handlers use.
 pub trait HttpFunction: Send + Sync + Sized + 'static {
     /// The routes that the function answers, with their handlers.
     const ROUTES: &'static [Endpoint<Self>];
@@ -67,7 +67,7 @@ async fn serve<F: HttpFunction>() -> Result<(), lambda_http::Error> {
     .await
 }
 
-/// Answers one request, and logs the answer and who asked.
+/// Answers one request, and logs the answer and the caller.
 pub async fn handle<F: HttpFunction>(function: &F, mut request: Request) -> Response<Body> {
     let exchange = Exchange::begin(&mut request, function.audit_subjects());
     let work = Box::pin(dispatch(F::ROUTES, function, &request));
@@ -81,8 +81,7 @@ pub fn invocation(request: &Request) -> Span {
     telemetry::invocation(context, trace(request).as_ref())
 }
 
-/// The trace that a request belongs to: the one in which Lambda runs, else, where Lambda traces nothing, the one
-/// that the caller names in `traceparent`.
+/// The trace of a request: the invocation's, or, if Lambda traces nothing, the caller's `traceparent`.
 pub fn trace(request: &Request) -> Option<TraceHeader> {
     let of_lambda = request.lambda_context_ref().and_then(telemetry::trace_of);
     of_lambda.or_else(|| {
@@ -91,7 +90,7 @@ pub fn trace(request: &Request) -> Option<TraceHeader> {
     })
 }
 
-/// The address that a request came from, as API Gateway saw it.
+/// The caller's IP address, as API Gateway reports it.
 pub fn source_address(request: &Request) -> Option<String> {
     match request.request_context_ref() {
         Some(RequestContext::ApiGatewayV2(context)) => context.http.source_ip.clone(),

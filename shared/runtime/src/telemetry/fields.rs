@@ -32,7 +32,7 @@ impl Said {
 pub(super) struct Fields(Vec<(&'static str, Said)>);
 
 impl Fields {
-    /// Says it, in place of what the field said before.
+    /// Sets a field, in place of its earlier value.
     pub(super) fn set(&mut self, name: &'static str, said: Said) {
         match self.0.iter_mut().find(|(known, _)| *known == name) {
             Some((_, before)) => *before = said,
@@ -40,14 +40,14 @@ impl Fields {
         }
     }
 
-    /// All that `others` say, who know better.
+    /// Adds all fields of `others`, which override the present ones.
     pub(super) fn extend(&mut self, others: &Self) {
         for (name, said) in &others.0 {
             self.set(name, said.clone());
         }
     }
 
-    /// Keeps those of which `keeps` says so.
+    /// Keeps the fields that `keeps` accepts.
     pub(super) fn retain(&mut self, mut keeps: impl FnMut(&'static str, &Said) -> bool) {
         self.0.retain(|(name, said)| keeps(name, said));
     }

@@ -7,7 +7,7 @@ use super::fields::Said;
 /// Bytes that there is room for at first; most lines are shorter.
 const CAPACITY: usize = 768;
 
-/// A line that is being written. Members are written as they are given: that none comes twice is for who gives them.
+/// A log line that is being written. The caller must not write a member twice.
 pub(super) struct Line(Vec<u8>);
 
 impl Line {
@@ -23,7 +23,7 @@ impl Line {
         self.value(value);
     }
 
-    /// The fields that come first under their names in a line, but for those of `taken`.
+    /// The first field of each name in a line, without the names in `taken`.
     pub(super) fn fields<'f>(
         &mut self,
         fields: &(impl Iterator<Item = (&'static str, &'f Said)> + Clone),

@@ -45,7 +45,7 @@ impl<W> Lines<W> {
 
 impl<W: for<'w> MakeWriter<'w>> Lines<W> {
     fn write(&self, line: &[u8]) {
-        // One write, so that no other line comes in between. There is nobody to tell of a failure.
+        // One write, so that lines do not mix. A failure cannot be reported.
         let _ = self.writer.make_writer().write_all(line);
     }
 }
@@ -75,7 +75,7 @@ where
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let now = SystemClock.now();
         let mut all = Fields::default();
-        // From the outermost in: what is further in knows better.
+        // From the outermost span inwards: an inner value overrides an outer one.
         let spans = context.event_scope(event).into_iter();
         for span in spans.flat_map(tracing_subscriber::registry::Scope::from_root) {
             if let Some(fields) = span.extensions().get::<Fields>() {

@@ -18,7 +18,7 @@ use super::{
     line::{Line, name_in_line},
 };
 
-/// The dimension of whoever the clinic is, where clinics are one.
+/// The dimension of the clinic, if clinics are a dimension.
 const CLINIC: &str = "clinic_id";
 
 /// What is counted in an invocation and written at its end.
@@ -26,7 +26,7 @@ const CLINIC: &str = "clinic_id";
 pub(super) struct Sums(BTreeMap<&'static str, u64>);
 
 impl Sums {
-    /// Takes what is summed out of an event.
+    /// Takes the summed metrics out of an event.
     pub(super) fn take_from(&mut self, event: &mut Fields) {
         event.retain(|field, said| {
             let metric = Metric::of_field(field);
@@ -54,13 +54,13 @@ impl Sums {
     }
 }
 
-/// Metrics that are told apart in the same ways.
+/// Metrics with the same sets of dimensions.
 struct Directive<'m> {
     by: &'static [Dimensions],
     metrics: Vec<&'m Metric>,
 }
 
-/// The line of what `fields` have of metrics; none where they have none.
+/// The metric line of `fields`; `None` if they have no metric.
 pub(super) fn line(fields: &Fields, config: &TelemetryConfig, now: Timestamp) -> Option<Vec<u8>> {
     let metric = |(field, said): (_, &Said)| Metric::of_field(field).zip(said.as_u64());
     let (metrics, others): (Vec<_>, Vec<_>) = fields
