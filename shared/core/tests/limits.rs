@@ -6,6 +6,9 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "common/at_limits.rs"]
+mod at_limits;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_core::{
     Problems, PublicUrl,
@@ -22,6 +25,8 @@ use comms_core::{
     },
 };
 use serde_json::{Map, Value, json};
+
+use self::at_limits::Limit;
 
 fn example() -> Value {
     json!({
@@ -52,9 +57,6 @@ fn file(filename: &str, content_type: &str, bytes: usize) -> Value {
 fn components(components: &Value) -> Value {
     with("templateComponents", components.clone())
 }
-
-/// A limit: where it holds, how much it is, and a document with so much there.
-type Limit = (&'static str, usize, fn(usize) -> Value);
 
 const LIMITS: [Limit; 27] = [
     ("/category", MAX_CATEGORY, |n| {
@@ -178,21 +180,7 @@ fn read(document: &Value) -> Result<Submission, Problems> {
 
 #[test]
 fn at_a_limit_all_is_well_and_above_it_the_field_is_refused_with_the_limit() {
-    for (pointer, limit, document) in LIMITS {
-        if let Err(problems) = read(&document(limit)) {
-            panic!("{limit} at {pointer}: {problems}");
-        }
-        let problems = read(&document(limit + 1)).unwrap_err();
-        let [problem] = problems.as_slice() else {
-            panic!("{pointer}: {problems}");
-        };
-        assert_eq!(problem.pointer, pointer, "{problems}");
-        let named = problem
-            .detail
-            .split(|c: char| !c.is_ascii_digit())
-            .any(|word| word == limit.to_string());
-        assert!(named, "{pointer}: {limit} is not in: {}", problem.detail);
-    }
+    at_limits::check(&LIMITS, read);
 }
 
 #[test]

@@ -7,6 +7,9 @@
     reason = "a test that cannot go on has failed"
 )]
 
+#[path = "../../core/tests/common/at_limits.rs"]
+mod at_limits;
+
 use comms_adapters::{smtp::MAX_CONNECTIONS, twilio::MAX_TEMPLATES};
 use comms_core::{Problems, Tenant, host::MAX_HOST};
 use comms_settings::{
@@ -19,6 +22,8 @@ use comms_testkit::{
     dynamodb::{MAX_ITEM_BYTES, item_bytes},
 };
 use serde_json::{Map, Value, json};
+
+use self::at_limits::Limit;
 
 const PEM: &str = "-----BEGIN CERTIFICATE-----";
 const SMTP: &str = "/email/primary/credentials";
@@ -61,9 +66,6 @@ fn host(length: usize) -> String {
     let labels = "abcdefghi.".repeat(length / 10 + 1);
     format!("{}x", &labels[..length - 1])
 }
-
-/// A limit: where it holds, how much it is, and a document with so much there.
-type Limit = (&'static str, usize, fn(usize) -> Value);
 
 const LIMITS: [Limit; 15] = [
     ("/email/fallback", MAX_FALLBACKS, |n| {
@@ -149,21 +151,7 @@ fn read(document: Value) -> Result<CommunicationSettings, Problems> {
 
 #[test]
 fn at_a_limit_all_is_well_and_above_it_the_field_is_refused_with_the_limit() {
-    for (pointer, limit, document) in LIMITS {
-        if let Err(problems) = read(document(limit)) {
-            panic!("{limit} at {pointer}: {problems}");
-        }
-        let problems = read(document(limit + 1)).unwrap_err();
-        let [problem] = problems.as_slice() else {
-            panic!("{pointer}: {problems}");
-        };
-        assert_eq!(problem.pointer, pointer, "{problems}");
-        let named = problem
-            .detail
-            .split(|c: char| !c.is_ascii_digit())
-            .any(|word| word == limit.to_string());
-        assert!(named, "{pointer}: {limit} is not in: {}", problem.detail);
-    }
+    at_limits::check(&LIMITS, |document| read(document.clone()));
 }
 
 #[test]
