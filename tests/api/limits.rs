@@ -52,6 +52,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("infra/operator/src/dead_letters/report.rs", "MAX_FIELDS"),
     // Of a request's deliveries the operator is shown the first.
     ("infra/operator/src/why/report.rs", "MAX_SHOWN"),
+    ("infra/operator/src/why/find.rs", "MAX_LETTERS"),
     ("shared/core/src/dead_letter.rs", "MAX_POINTER"),
     ("shared/delivery/src/usage/categories.rs", "MAX_REMEMBERED"),
     ("shared/delivery/src/rate_limit.rs", "MAX_TRIES"),

@@ -113,6 +113,23 @@ pub enum Strategy {
     Immediate,
 }
 
+impl Strategy {
+    /// The name in requests and in the ledger.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Immediate => "immediate",
+        }
+    }
+
+    /// Reads what [`Strategy::as_str`] gives.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Queued, Self::Immediate]
+            .into_iter()
+            .find(|strategy| strategy.as_str() == text)
+    }
+}
+
 /// A communication, checked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommunicationRequest {

@@ -274,3 +274,105 @@ fn by_kind(kind: ErrorKind, entry: &str, tenant: &Tenant, is_global: bool) -> St
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use comms_core::{DeliveryId, Disposition, EntryId, Position, ProviderKind, Waiting};
+
+    use super::*;
+
+    fn delivery(status: DeliveryStatus) -> Delivery {
+        let id = DeliveryId::parse(&"ab".repeat(16)).unwrap();
+        Delivery {
+            status,
+            ..Delivery::queued(id, Channel::Email, "p***@example.com".to_owned())
+        }
+    }
+
+    fn failed_attempt(kind: ErrorKind, position: Position) -> Attempt {
+        Attempt {
+            provider: ProviderKind::new("smtp"),
+            entry: EntryId::primary(),
+            position,
+            outcome: AttemptOutcome::Failed {
+                disposition: Disposition::ProviderDown,
+                kind,
+                code: None,
+            },
+            at: None,
+            duration: std::time::Duration::ZERO,
+            possible_duplicate: false,
+            reply_to_dropped: false,
+        }
+    }
+
+    fn steps(delivery: &Delivery) -> Vec<String> {
+        let tenant = Tenant::parse("clinic-1").unwrap();
+        next_steps(&About {
+            tenant: &tenant,
+            delivery,
+            taken_over_at: None,
+        })
+    }
+
+    #[test]
+    fn every_reason_has_a_step_and_none_invites_a_second_copy() {
+        for reason in FailureReason::ALL {
+            let mut delivery = delivery(DeliveryStatus::Failed);
+            delivery.reason = Some(reason);
+            let steps = steps(&delivery);
+            let last = steps.last().unwrap();
+            assert!(
+                last.contains("under a new idempotency key"),
+                "{reason:?}: {last}"
+            );
+            let asks_first = steps[0].starts_with("Ask the recipient");
+            assert_eq!(asks_first, reason == FailureReason::OutcomeUnknown);
+        }
+    }
+
+    #[test]
+    fn every_kind_of_failure_names_its_entry_and_the_platforms_its_owner() {
+        for kind in ErrorKind::ALL {
+            let mut delivery = delivery(DeliveryStatus::Failed);
+            delivery.reason = Some(FailureReason::AllProvidersFailed);
+            delivery.attempts = vec![
+                failed_attempt(kind, Position::Primary),
+                failed_attempt(kind, Position::Primary),
+            ];
+            let own = steps(&delivery);
+            assert!(own[0].starts_with("smtp/primary: "), "{own:?}");
+            assert_eq!(own.len(), 2, "the same twice is said once: {own:?}");
+            if kind.is_mendable() {
+                assert!(own[0].contains("the admin of clinic-1"), "{own:?}");
+                delivery.attempts = vec![failed_attempt(kind, Position::Global)];
+                assert!(steps(&delivery)[0].contains("the platform"), "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_waits_is_not_to_be_sent_anew() {
+        let mut delivery = delivery(DeliveryStatus::Queued);
+        for (reason, says) in [
+            (WaitReason::Quota, "goes out by itself when the window ends"),
+            (WaitReason::Pacing, "goes out by itself"),
+            (
+                WaitReason::Provider {
+                    kind: ErrorKind::AccountSuspended,
+                    entry: EntryId::fallback(1),
+                    position: Some(Position::Fallback(0)),
+                    until: Timestamp::UNIX_EPOCH,
+                },
+                "Nothing is to be sent anew",
+            ),
+        ] {
+            delivery.waiting = Some(Waiting {
+                reason,
+                since: Timestamp::UNIX_EPOCH,
+            });
+            let steps = steps(&delivery).join(" ");
+            assert!(steps.contains(says), "{steps}");
+        }
+    }
+}

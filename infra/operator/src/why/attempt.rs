@@ -109,3 +109,71 @@ const fn verdict(disposition: Disposition) -> &'static str {
         Disposition::Final => "refused",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use comms_core::{EntryId, ErrorKind, Position, ProviderKind};
+
+    use super::*;
+
+    fn failed(entry: EntryId, disposition: Disposition) -> Attempt {
+        Attempt {
+            provider: ProviderKind::new("smtp"),
+            entry,
+            position: Position::Primary,
+            outcome: AttemptOutcome::Failed {
+                disposition,
+                kind: ErrorKind::Unavailable,
+                code: None,
+            },
+            at: None,
+            duration: Duration::from_millis(7),
+            possible_duplicate: false,
+            reply_to_dropped: false,
+        }
+    }
+
+    fn words(before: Option<&Attempt>, attempt: &Attempt, after: Option<&Attempt>) -> String {
+        let in_place = AttemptInPlace {
+            number: 2,
+            attempt,
+            before,
+            after,
+        };
+        in_place.words().1
+    }
+
+    #[test]
+    fn an_attempt_says_what_followed_from_it() {
+        let first = failed(EntryId::primary(), Disposition::Transient);
+        let second = failed(EntryId::fallback(1), Disposition::Ambiguous);
+        let last = failed(EntryId::fallback(1), Disposition::Final);
+        for (before, attempt, after, says) in [
+            (None, &first, Some(&first), " So it was tried again."),
+            (
+                None,
+                &first,
+                Some(&second),
+                " So smtp/fallback-1 was tried.",
+            ),
+            (
+                None,
+                &second,
+                Some(&first),
+                " By the clinic's `onAmbiguous` smtp/primary was tried.",
+            ),
+            (None, &last, None, " No other provider is tried."),
+            (
+                Some(&first),
+                &first,
+                None,
+                "attempt 2, smtp/primary (primary): the same after 7 ms",
+            ),
+        ] {
+            let text = words(before, attempt, after);
+            assert!(text.ends_with(says), "{text}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! A request is read by its id. A key, and SQS's id of a message without one, give the id by the keyed hash. To a
 //! delivery's id no index leads: for that alone the table is walked through, and the walk is announced and bounded.
 
-use std::{io::IsTerminal as _, sync::Arc};
+use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 
 use comms_core::{
     DeliveryId, IdempotencyKey, RequestId, Tenant, dead_letter::is_message_id, structured_field,
@@ -21,13 +21,16 @@ use crate::{
     tables::Stack,
 };
 
+/// Dead letters that are looked at, at most.
+const MAX_LETTERS: u64 = 10_000;
+
 /// What is asked for.
 pub(super) struct Question {
     pub(super) id: String,
     /// Whose it is. A key is a clinic's; without a clinic it is one of the platform's account.
     pub(super) clinic: Option<Tenant>,
-    /// Where dead letters are looked for.
-    pub(super) dead_letter_queue: Option<String>,
+    /// The dead letters; `None` where they were not looked at.
+    pub(super) letters: Option<Vec<FoundLetter>>,
     /// Pages of the deliveries table that are read for a delivery id, at most.
     pub(super) pages: u32,
     /// Pages a second, at most.
@@ -68,10 +71,7 @@ pub(super) async fn find(
     let key = IdempotencyKey::parse(&question.id).map_err(
         |_| "ID must be a request id, a delivery id, an idempotency key or an id of SQS",
     )?;
-    let letters = match &question.dead_letter_queue {
-        Some(url) => Some(letters_of(stack, url).await?),
-        None => None,
-    };
+    let letters = question.letters.clone();
     let mut looked_for = Vec::new();
     let id = RequestId::parse(&question.id).ok();
     if let Some(id) = id.clone() {
@@ -221,32 +221,45 @@ async fn found(
     })
 }
 
-/// All dead letters. They are received and made visible again.
-async fn letters_of(stack: &Stack, url: &str) -> Result<Vec<FoundLetter>, AnyError> {
-    let queue = DeadLetterQueue::new(&stack.sdk, url, std::time::Duration::from_secs(1));
+/// All dead letters. They are received and made visible again, after Ctrl-C too, when it gives `None`: this future must not
+/// be dropped before its end.
+pub(super) async fn letters_of(
+    stack: &Stack,
+    url: &str,
+) -> Result<Option<Vec<FoundLetter>>, AnyError> {
     let plan = dead_letters::Plan {
-        queue,
+        queue: DeadLetterQueue::new(&stack.sdk, url, Duration::from_secs(1)),
         filter: dead_letters::Filter::default(),
         work: dead_letters::Work::List,
-        limit: 10_000,
+        limit: MAX_LETTERS,
         rate: 1,
         clock: Arc::clone(&stack.clock),
     };
     let mut report = dead_letters::Report::default();
-    let stop = Stop::at_interrupt();
     let mut progress = Progress::new("looking", "dead letters", std::io::stderr().is_terminal());
-    let walked = dead_letters::run(&plan, &mut report, &stop, &mut |done, total| {
-        progress.at(done, total, "");
-    })
+    let walked = dead_letters::run(
+        &plan,
+        &mut report,
+        &Stop::at_interrupt(),
+        &mut |done, total| {
+            progress.at(done, total, "");
+        },
+    )
     .await;
     progress.finish();
     walked?;
     if report.hidden > 0 {
-        note(
-            "some dead letters could not be made visible again, and are so by themselves after five minutes",
-        );
+        note(format_args!(
+            "{} dead letters could not be made visible again, and are so by themselves after five minutes",
+            report.hidden
+        ));
     }
-    Ok(report.letters)
+    if report.limited {
+        note(format_args!(
+            "only the first {MAX_LETTERS} dead letters were looked at"
+        ));
+    }
+    Ok((!report.stopped).then_some(report.letters))
 }
 
 async fn by_delivery(

@@ -12,7 +12,7 @@ use clap::Args;
 use comms_core::Tenant;
 
 use self::{
-    find::{NotFound, Question, find},
+    find::{NotFound, Question, find, letters_of},
     report::Report,
 };
 use crate::{
@@ -53,10 +53,17 @@ pub(crate) struct WhyArgs {
 
 pub(crate) async fn run_why(args: WhyArgs) -> Result<Ended, AnyError> {
     let stack = Stack::new(&args.tables)?;
+    let letters = match &args.dead_letter_queue {
+        Some(url) => match letters_of(&stack, url).await? {
+            Some(letters) => Some(letters),
+            None => return Ok(Ended::Interrupted),
+        },
+        None => None,
+    };
     let question = Question {
         id: args.id.trim().to_owned(),
         clinic: args.clinic,
-        dead_letter_queue: args.dead_letter_queue,
+        letters,
         pages: args.pages,
         rate: args.rate,
     };
@@ -68,7 +75,7 @@ pub(crate) async fn run_why(args: WhyArgs) -> Result<Ended, AnyError> {
     };
     match found {
         Ok(found) => {
-            let queue = question.dead_letter_queue.as_deref();
+            let queue = args.dead_letter_queue.as_deref();
             let report = Report::new(found, queue, args.all || args.json, stack.clock.now());
             if args.json {
                 say(serde_json::to_string_pretty(&report)?)?;

@@ -4,7 +4,8 @@ use std::{collections::HashMap, fmt::Write as _};
 
 use comms_core::{
     Channel, Delivery, DeliveryId, DeliveryStatus, FailureReason, GlobalCause, ProviderKind,
-    RequestId, SentVia, Tenant, request::Priority,
+    RequestId, SentVia, Tenant,
+    request::{Priority, Strategy},
 };
 use comms_delivery::ledger::{DeliveryMarks, RequestTrace, Via};
 use jiff::{SignedDuration, Timestamp};
@@ -60,6 +61,8 @@ struct Request {
     category: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<Priority>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strategy: Option<Strategy>,
     replayed: u32,
     deliveries: usize,
 }
@@ -198,6 +201,7 @@ fn request_of(id: RequestId, trace: RequestTrace) -> Request {
         accepted_via: trace.via.map(Via::as_str),
         category: request.details.category,
         priority: request.details.priority,
+        strategy: request.details.strategy,
         replayed: request.replays,
     }
 }
@@ -251,6 +255,9 @@ impl Request {
         }
         if let Some(priority) = self.priority {
             let _ = write!(accepted, ", priority {}", priority.as_str());
+        }
+        if let Some(strategy) = self.strategy {
+            let _ = write!(accepted, ", strategy {}", strategy.as_str());
         }
         match self.replayed {
             0 => {}

@@ -24,7 +24,7 @@ async fn sent_delivery_is_explained_from_acceptance_to_its_provider() {
     stories.ended(&story, &sent(&story)).await;
     let printed = explained(&stories, &["why", story.id().as_str()]).await;
     for says in [
-        "by HTTP, category reminder, priority high",
+        "by HTTP, category reminder, priority high, strategy queued",
         "email to p***@e***.com: sent",
         "accepted by HTTP",
         "taken up for the first time, 3.0 s later",
@@ -223,7 +223,7 @@ async fn json_report_has_stable_names_and_no_address() {
     );
     assert_eq!(
         names(&report["request"]),
-        "requestId clinicId acceptedAt acceptedVia endedAt category priority replayed deliveries"
+        "requestId clinicId acceptedAt acceptedVia endedAt category priority strategy replayed deliveries"
     );
     let delivery = &mut report["deliveries"][0];
     assert_eq!(

@@ -3,7 +3,7 @@
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use comms_core::{
     Country, Delivery, GlobalCause, RequestId, SentVia, SkippedEntry, Tenant, Waited,
-    request::{CommunicationRequest, Priority, RequestedTenant},
+    request::{CommunicationRequest, Priority, RequestedTenant, Strategy},
 };
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use super::{
 
 const CATEGORY: &str = "category";
 const PRIORITY: &str = "priority";
+const STRATEGY: &str = "strategy";
 /// That the platform's account was asked for by its name.
 const NAMED_GLOBAL: &str = "namedGlobal";
 /// The country by which the request's numbers without a country code were read.
@@ -43,6 +44,8 @@ pub struct RequestDetails {
     pub category: Option<String>,
     /// How urgent it is; unknown of earlier releases.
     pub priority: Option<Priority>,
+    /// Whether it was to be sent while its caller waited; unknown of earlier releases.
+    pub strategy: Option<Strategy>,
     /// Whether it asks for the platform's account by its name.
     pub is_named_global: bool,
     /// The country by which its numbers without a country code were read. `None` where it has none, and of earlier releases.
@@ -55,6 +58,7 @@ impl RequestDetails {
         Self {
             category: request.category.clone(),
             priority: Some(request.priority),
+            strategy: Some(request.strategy),
             is_named_global: request.requested == RequestedTenant::Global,
             country: request.read_in,
         }
@@ -69,13 +73,16 @@ impl RequestDetails {
         let priority = self
             .priority
             .map(|priority| text(PRIORITY, priority.as_str()));
+        let strategy = self
+            .strategy
+            .map(|strategy| text(STRATEGY, strategy.as_str()));
         let named = self
             .is_named_global
             .then(|| (NAMED_GLOBAL.to_owned(), AttributeValue::Bool(true)));
         let country = self
             .country
             .map(|country| text(COUNTRY, &country.to_string()));
-        let optional = [category, priority, named, country];
+        let optional = [category, priority, strategy, named, country];
         optional.into_iter().flatten()
     }
 
@@ -84,6 +91,9 @@ impl RequestDetails {
             category: optional(item, CATEGORY)?.cloned(),
             priority: optional(item, PRIORITY)?
                 .map(|text| Priority::parse(text).ok_or(LedgerError::Corrupt(PRIORITY)))
+                .transpose()?,
+            strategy: optional(item, STRATEGY)?
+                .map(|text| Strategy::parse(text).ok_or(LedgerError::Corrupt(STRATEGY)))
                 .transpose()?,
             is_named_global: flag(item, NAMED_GLOBAL)?,
             country: country(item)?,
