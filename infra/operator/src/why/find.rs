@@ -207,12 +207,17 @@ async fn found(
     request: Option<(RequestId, RequestTrace)>,
     letters: Option<Vec<FoundLetter>>,
 ) -> Result<Found, AnyError> {
-    let hash = stack.hash_key().await?;
-    let is_of_it = |letter: &FoundLetter| {
-        let id = hash.and_then(|hash| letter.request_id(hash));
-        id.is_some() && id.as_ref() == request.as_ref().map(|(id, _)| id)
+    let letters = match letters {
+        Some(letters) => {
+            let hash = stack.hash_key().await?;
+            let is_of_it = |letter: &FoundLetter| {
+                let id = hash.and_then(|hash| letter.request_id(hash));
+                id.is_some() && id.as_ref() == request.as_ref().map(|(id, _)| id)
+            };
+            Some(letters.into_iter().filter(is_of_it).collect())
+        }
+        None => None,
     };
-    let letters = letters.map(|letters| letters.into_iter().filter(is_of_it).collect());
     Ok(Found {
         by,
         request,

@@ -1,6 +1,6 @@
 //! `clinic` and `provider` as an operator starts them.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use comms_adapters::Deadline;
@@ -200,5 +200,34 @@ async fn missing_table_is_an_error_and_not_an_absent_clinic() {
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains("ResourceNotFoundException"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_need_the_documented_rights_to_read_and_no_other() {
+    let stories = Stories::new().await;
+    let story = stories.accepted("key-1", Via::Queue).await;
+    let (id, delivery) = (story.id().to_string(), story.delivery_id());
+    let (get, query) = ("dynamodb GetItem", "dynamodb Query");
+    let (scan, decrypt) = ("dynamodb Scan", "kms Decrypt");
+    for (arguments, rights) in [
+        (&["why", &id][..], &[query][..]),
+        (
+            &["why", "key-1", "--clinic", "clinic-a"],
+            &[get, query, decrypt],
+        ),
+        (&["why", &delivery], &[get, query, scan, decrypt]),
+        (&["clinic", "clinic-a"], &[get, query, decrypt]),
+        (&["provider", "smtp"], &[get, scan, decrypt]),
+    ] {
+        stories.table.aws.clear_calls();
+        let output = stories.run(arguments).await;
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let calls = stories.table.aws.calls().into_iter();
+        let made: BTreeSet<_> = calls
+            .map(|call| format!("{} {}", call.service, call.operation))
+            .collect();
+        let expected: BTreeSet<_> = rights.iter().map(ToString::to_string).collect();
+        assert_eq!(made, expected, "{arguments:?}");
     }
 }
