@@ -362,6 +362,8 @@ impl Place<'_> {
 }
 
 #[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -95,3 +95,6 @@ impl<S: SendOnce> Bounded<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

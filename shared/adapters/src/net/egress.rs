@@ -365,6 +365,19 @@ mod tests {
         assert_eq!(" , ".parse(), Ok(EgressAllow::default()));
     }
 
+    /// Whoever set it looks for the part that the error names.
+    #[test]
+    fn what_an_operator_wrote_wrong_is_named_by_its_number() {
+        for (text, part) in [
+            ("wrong", 1),
+            ("10.0.0.0/8,wrong,also wrong", 2),
+            ("10.0.0.0/8, ,10.1.0.0/16:0", 3),
+        ] {
+            let error = text.parse::<EgressAllow>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("part {part} is")), "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn of_a_names_addresses_only_the_checked_ones_are_left() {
         let guard = EgressGuard::new(
