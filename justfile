@@ -193,6 +193,11 @@ fuzz *ARGS:
     @command -v cargo-fuzz >/dev/null || { echo "There is no cargo-fuzz here: cargo install --locked cargo-fuzz" >&2; exit 1; }
     infra/ci/fuzz.sh {{ ARGS }}
 
+# Change a subject's code a little at a time, and see which changes its tests miss (cargo-mutants): just mutants auth
+mutants *ARGS:
+    @command -v cargo-mutants >/dev/null || { echo "There is no cargo-mutants here: cargo install --locked cargo-mutants" >&2; exit 1; }
+    infra/ci/mutants.sh {{ ARGS }}
+
 # Show how large the functions' binaries are, as built and zipped
 sizes:
     cargo build --locked --release $(infra/ci/functions.sh packages)
