@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::{ceilings::Ceilings, rate_limit::RateLimit};
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use writing::wipe;
 
 /// Bytes of a request body with a document. A document that can be stored has less than half of that
