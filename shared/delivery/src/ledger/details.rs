@@ -96,7 +96,8 @@ impl RequestDetails {
                 .map(|text| Strategy::parse(text).ok_or(LedgerError::Corrupt(STRATEGY)))
                 .transpose()?,
             is_named_global: flag(item, NAMED_GLOBAL)?,
-            country: country(item)?,
+            // Only a repeated request needs the country, and it reads it separately: a corrupt one must not fail a GET.
+            country: country(item).unwrap_or_default(),
         })
     }
 
@@ -228,5 +229,20 @@ impl Ledger {
             .await
             .map(drop)
             .map_err(|error| database("UpdateItem", &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_corrupt_country_fails_a_repeated_request_and_no_read() {
+        let item = Item::from([(COUNTRY.to_owned(), s("Germany"))]);
+        assert_eq!(country(&item), Err(LedgerError::Corrupt(COUNTRY)));
+        assert_eq!(
+            RequestDetails::of_item(&item),
+            Ok(RequestDetails::default())
+        );
     }
 }
