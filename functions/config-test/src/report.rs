@@ -1,7 +1,7 @@
 //! The report of a test: one row per entry with a cell per stage.
 //!
-//! Where a connection ends before the other side has shown that it is a server of the kind that a chain
-//! is for, the row tells that there is none, and not why: `infra/docs/adr/0007-what-a-test-tells.md`.
+//! If a connection ends before the peer has shown that it is a server of the expected kind, the row says that there is no
+//! such server and conceals the reason: `infra/docs/adr/0007-what-a-test-tells.md`.
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
@@ -16,8 +16,8 @@ const MAY_HAVE_ARRIVED: &str =
     "The test message may have arrived all the same: look for it before the next test.";
 const NOT_REACHED: &str = "Not reached, because of the stage that failed.";
 
-/// What is told in place of a failure before the peer has shown what it is, and at which stage: how far
-/// it came would tell as much as the reason.
+/// The stage and the text that replace a failure before the peer has shown its kind. The real stage would reveal as much as
+/// the reason.
 const fn instead(peer: Peer, report: &StageReport) -> Option<(VerifyStage, &'static str)> {
     let StageOutcome::Failed { kind, code, .. } = &report.outcome else {
         return None;
@@ -251,8 +251,7 @@ mod tests {
         reports
     }
 
-    /// Everything that ends before there is somebody is told in the same words, whatever it was and however
-    /// long it took.
+    /// Every failure before the peer has shown its kind has the same text, whatever its reason and duration.
     #[test]
     fn closed_silent_and_foreign_ports_can_not_be_told_apart() {
         use ErrorKind::{Timeout, Unavailable, Unexpected};

@@ -16,7 +16,6 @@ mod tenant;
 pub use outcome::CommunicationOutcome;
 pub use queue::{Queue, QueueError, QueueMessages};
 
-use comms_adapters::{egress::EgressAllow, tls::TlsConfigs};
 use comms_core::HashKey;
 use comms_delivery::{Pipeline, PipelineConfig};
 use comms_runtime::{
@@ -52,18 +51,8 @@ impl HttpFunction for Deps {
 
     fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_http::Error> {
         let sdk = aws::sdk_config(environment)?;
-        let config = PipelineConfig {
-            settings_table: environment.required("SETTINGS_TABLE"),
-            deliveries_table: environment.required("DELIVERIES_TABLE"),
-            kms_key_id: environment.required("KMS_KEY_ID"),
-            address_mask: environment.parsed("ADDRESS_MASK"),
-            require_clinic: environment.parsed("REQUIRE_CLINIC"),
-            accept_unsealed_settings: environment.parsed("ACCEPT_UNSEALED_SETTINGS"),
-            egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
-            concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
-            shares: immediate::share_limits(environment),
-            tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
-        };
+        let config =
+            PipelineConfig::from_variables(environment, immediate::share_limits(environment))?;
         let queue_url = environment.required("QUEUE_URL");
         let urgent_queue_url = environment.required("URGENT_QUEUE_URL");
         let claims = ClaimNames::from_environment(environment);

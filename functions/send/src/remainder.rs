@@ -33,8 +33,8 @@ pub(crate) struct Remainder {
 }
 
 impl Remainder {
-    /// Sorts the results of all deliveries, puts what they say into `deliveries`, and puts the outcomes on the queue that
-    /// could not be recorded.
+    /// Sorts the results of all deliveries, copies them into `deliveries`, and queues the outcomes that could not be
+    /// recorded.
     pub(crate) async fn of(
         deps: &Deps,
         accepted: &Accepted,
@@ -50,7 +50,7 @@ impl Remainder {
         for (place, (delivery, result)) in deliveries.iter_mut().zip(results).enumerate() {
             match result {
                 DeliveryResult::Recorded(known) => *delivery = *known,
-                // The provider has the message, even where the ledger does not know it: nobody sends it again.
+                // The provider has the message, although the ledger does not know it: it must not be sent again.
                 DeliveryResult::Unrecorded { delivery: sent, .. } => {
                     *delivery = *sent;
                     remainder.ended.push(place);
@@ -123,8 +123,9 @@ impl Remainder {
         sent.await
     }
 
-    /// What the caller is told where the queue did not take what is left. Who hears nothing of what was sent sends it again:
-    /// then what is left is `unknown`, which nobody repeats unseen. `false` where nothing was sent that has no record.
+    /// Completes the answer when the remainder could not be queued. An error would make the caller repeat messages that were
+    /// sent, so the remaining deliveries become `unknown`. Returns false if every sent message has a record: then an error
+    /// is safe.
     pub(crate) fn end_without_queue(&mut self, deliveries: &mut [Delivery]) -> bool {
         if !self.has_unrecorded {
             return false;

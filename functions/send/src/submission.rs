@@ -52,8 +52,8 @@ pub(crate) async fn read(
     Ok(submission)
 }
 
-/// The countries by which the numbers without a country code are read: that of the request that was accepted under the
-/// caller's key, and the one that the clinic has set. Nobody learns by it what another clinic has set.
+/// The countries by which numbers without a country code are read: that of the request that was accepted under the caller's
+/// key, and the clinic's own. A caller learns nothing about another clinic's country.
 async fn countries(
     deps: &Deps,
     principal: &Principal,

@@ -178,27 +178,16 @@ fn answer_that_fits(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use comms_core::{
-        Attempt, AttemptOutcome, Channel, DeliveryId, EntryId, Position, ProviderKind, request,
-    };
+    use comms_core::{Attempt, Channel, DeliveryId, request};
 
     use super::*;
 
     #[test]
     fn an_answer_that_is_too_large_has_fewer_attempts_the_newest_of_each_delivery() {
-        let attempt = |number: usize| Attempt {
-            provider: ProviderKind::new("smtp"),
-            entry: EntryId::primary(),
-            position: Position::Primary,
-            outcome: AttemptOutcome::Accepted {
-                refused_copies: Vec::new(),
-            },
-            at: None,
-            duration: Duration::from_millis(number.try_into().unwrap()),
-            possible_duplicate: false,
-            reply_to_dropped: false,
+        let attempt = |number: usize| {
+            let json = json!({"provider": "smtp", "entry": "primary", "position": "primary", "outcome": "accepted",
+                "durationMs": number});
+            Attempt::from_json(&json).unwrap()
         };
         let delivery = |attempts: usize| {
             let id = DeliveryId::parse(&"ab".repeat(16)).unwrap();

@@ -22,7 +22,7 @@ use std::{
 
 use acceptance::Refused;
 use aws_lambda_events::sqs::SqsBatchResponse;
-use comms_adapters::{Deadline, egress::EgressAllow, tls::TlsConfigs};
+use comms_adapters::Deadline;
 use comms_core::{ClinicId, DeadLetterReason, metric::METRICS};
 use comms_delivery::{
     DeliveryResult, OUTCOMES_MAC, OnExhausted, Pipeline, PipelineConfig, Requeue, ShareLimits,
@@ -66,18 +66,7 @@ impl Deps {
     /// Reads the environment and puts the parts together. Connects to nothing.
     pub fn from_environment(environment: &Environment<'_>) -> Result<Self, lambda_runtime::Error> {
         let sdk = aws::sdk_config(environment)?;
-        let config = PipelineConfig {
-            settings_table: environment.required("SETTINGS_TABLE"),
-            deliveries_table: environment.required("DELIVERIES_TABLE"),
-            kms_key_id: environment.required("KMS_KEY_ID"),
-            address_mask: environment.parsed("ADDRESS_MASK"),
-            require_clinic: environment.parsed("REQUIRE_CLINIC"),
-            accept_unsealed_settings: environment.parsed("ACCEPT_UNSEALED_SETTINGS"),
-            egress_allow: environment.parsed::<EgressAllow>("EGRESS_ALLOW"),
-            concurrency: environment.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
-            shares: share_limits(environment),
-            tls: TlsConfigs::new(environment.file("EXTRA_CA_FILE").as_deref())?,
-        };
+        let config = PipelineConfig::from_variables(environment, share_limits(environment))?;
         let sources = ["QUEUE_URL", "URGENT_QUEUE_URL"].map(|name| environment.required(name));
         let dead_letters = environment.required("DEAD_LETTER_QUEUE_URL");
         environment.finish()?;

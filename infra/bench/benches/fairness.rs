@@ -1,6 +1,6 @@
-//! What a provider that hangs costs the clinics beside it: the worker's own handler gets batches with messages of two
-//! clinics, of which one has a mail server that says nothing any more from some stage on. Printed is how long after
-//! the batch's start the mail server of the other one had accepted its messages.
+//! The cost of a provider that hangs for other clinics. The worker's handler gets batches with messages of two clinics; the
+//! mail server of one of them stops answering at some stage. The result is the time from the batch's start until the mail
+//! server of the other has accepted its messages.
 //!
 //! ```text
 //! cargo bench -p comms-bench --bench fairness
@@ -22,6 +22,8 @@
 
 #[path = "common/clinic.rs"]
 mod clinic;
+#[path = "common/options.rs"]
+mod options;
 #[path = "common/percentile.rs"]
 mod percentile;
 #[path = "common/threads.rs"]
@@ -93,19 +95,14 @@ impl Options {
             batches: 50,
             whole: false,
         };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(argument) = arguments.next() {
-            match argument.as_str() {
-                "--batches" => {
-                    let number = arguments.next().and_then(|number| number.parse().ok());
-                    options.batches = number.unwrap_or_else(|| panic!("--batches takes a number"));
-                }
+        options::read("--batches N and --whole", |option, value| {
+            match option {
+                "--batches" => options.batches = value().parse().unwrap(),
                 "--whole" => options.whole = true,
-                // Cargo's own.
-                "--bench" => {}
-                other => panic!("there is no {other}; there are --batches N and --whole"),
+                _ => return false,
             }
-        }
+            true
+        });
         options
     }
 }

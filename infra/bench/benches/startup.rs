@@ -1,13 +1,13 @@
-//! What it takes a function to start: from the start of its process until it asks for its first event, beside the least
-//! that a function can be (`examples/hello.rs`); and what its first event takes then.
+//! The start-up time of a function, from the start of its process until it asks for its first event, compared with a minimal
+//! function (`examples/hello.rs`); and the time of its first event.
 //!
 //! ```text
 //! cargo bench -p comms-bench --bench startup -- --programs $PWD/target/release --rounds 100
 //! ```
 //!
-//! The programs take turns, so that what else the machine does falls on all of them; printed are medians and 99th percentiles.
-//! CPU time is what the scheduler counts of the process (`/proc/PID/schedstat`), in nanoseconds. Their files are in the
-//! machine's cache: what AWS needs to bring the package and to make a machine for it is not in these figures.
+//! The programs alternate, so that other load on the machine affects all of them. The results are medians and 99th
+//! percentiles. CPU time is the scheduler's (`/proc/PID/schedstat`), in nanoseconds. The programs' files are in the machine's
+//! cache, so the figures do not contain AWS's time to load the package and to start a machine.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,6 +20,8 @@
 mod clinic;
 #[path = "functions/clinics.rs"]
 mod clinics;
+#[path = "common/options.rs"]
+mod options;
 #[path = "common/percentile.rs"]
 mod percentile;
 #[path = "common/server.rs"]
@@ -67,21 +69,14 @@ impl Options {
             programs: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/release")),
             rounds: 50,
         };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(argument) = arguments.next() {
-            let mut value = || {
-                arguments
-                    .next()
-                    .unwrap_or_else(|| panic!("{argument} takes a value"))
-            };
-            match argument.as_str() {
+        options::read("--programs DIR and --rounds N", |option, value| {
+            match option {
                 "--programs" => options.programs = value().into(),
                 "--rounds" => options.rounds = value().parse().unwrap(),
-                // Cargo's own.
-                "--bench" => {}
-                other => panic!("there is no {other}; there are --programs DIR and --rounds N"),
+                _ => return false,
             }
-        }
+            true
+        });
         options
     }
 }

@@ -1,9 +1,8 @@
-//! The page of the deliveries: what became of every message, how the providers work, and how fast it all goes.
+//! The deliveries page: the state of every message, the providers' health, and rates.
 //!
-//! It shows what is true rather than what somebody reported: [`follow`] learns from the local AWS which items were
-//! written and reads them, asks the API for the health of a clinic's providers, and asks the queues for their depths.
-//! [`kept`] holds the deliveries that changed last, and [`rates`] what happened in the last minutes; an open page gets
-//! what has changed five times a second at most, however much that is.
+//! It reads the stored state: the local AWS tells [`follow`] which items were written, and [`follow`] reads them, asks the API
+//! for the health of a clinic's providers, and asks the queues for their depths. [`list`] holds the deliveries that changed
+//! last, and [`rates`] the counts of the last minutes. An open page gets the changes five times a second at most.
 //!
 //! | request | answer |
 //! | --- | --- |
@@ -14,7 +13,7 @@
 
 mod events;
 mod follow;
-mod kept;
+mod list;
 mod rates;
 mod row;
 
@@ -39,7 +38,7 @@ use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::follow::Changes;
-use self::kept::{Kept, MAX_DELIVERIES};
+use self::list::{DeliveryList, MAX_DELIVERIES};
 use self::row::Row;
 use crate::AnyError;
 use crate::request_lines::OWN_USER_AGENT;
@@ -70,7 +69,7 @@ pub(crate) struct Deliveries {
 struct Inner {
     aws: LocalAws,
     api: Api,
-    kept: Mutex<Kept>,
+    list: Mutex<DeliveryList>,
     changes: Changes,
     /// One clone for every page that is open.
     viewers: Arc<()>,
@@ -94,7 +93,7 @@ impl Deliveries {
                     url: api,
                     key,
                 },
-                kept: Mutex::default(),
+                list: Mutex::default(),
                 changes: Changes::default(),
                 viewers: Arc::default(),
             }),
@@ -113,8 +112,8 @@ impl Deliveries {
 
     /// How a request's deliveries ended, once they have and the console has told so.
     pub(crate) fn ended(&self, request: &str) -> Option<Ended> {
-        let kept = self.kept();
-        let rows = kept.ended(request)?;
+        let list = self.list();
+        let rows = list.ended(request)?;
         let is_sent = |row: &&Row| row.status == DeliveryStatus::Sent.as_str();
         Some(if rows.iter().any(is_sent) {
             Ended::Sent
@@ -123,9 +122,9 @@ impl Deliveries {
         })
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        let kept = self.inner.kept.lock();
-        kept.unwrap_or_else(PoisonError::into_inner)
+    fn list(&self) -> MutexGuard<'_, DeliveryList> {
+        let list = self.inner.list.lock();
+        list.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_watched(&self) -> bool {
@@ -178,14 +177,14 @@ async fn one(
     State(deliveries): State<Deliveries>,
     Path((request, delivery)): Path<(String, String)>,
 ) -> Response {
-    let Some(row) = deliveries.kept().row(&request, &delivery).cloned() else {
+    let Some(row) = deliveries.list().row(&request, &delivery).cloned() else {
         return not_found();
     };
     let aws = &deliveries.inner.aws;
     let table = &aws.resources().deliveries_table;
-    let sk = format!("{}{delivery}", kept::DELIVERY);
+    let sk = format!("{}{delivery}", list::DELIVERY);
     match aws.item(table, &request, &sk).await {
-        Ok(item) => axum::Json(kept::details(&row, item.as_ref())).into_response(),
+        Ok(item) => axum::Json(list::details(&row, item.as_ref())).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -271,15 +270,15 @@ impl Feed {
     /// What has changed since the last look.
     fn look(&mut self, now: Timestamp) -> Vec<(&'static str, Value)> {
         let deliveries = self.deliveries.clone();
-        let kept = deliveries.kept();
+        let list = deliveries.list();
         let mut news = Vec::new();
-        if self.generation != Some(kept.generation()) {
-            self.generation = Some(kept.generation());
+        if self.generation != Some(list.generation()) {
+            self.generation = Some(list.generation());
             self.seen = 0;
             let api = &deliveries.inner.api.url;
             news.push(("reset", json!({"max": MAX_DELIVERIES, "api": api})));
         }
-        let changed: Vec<&Row> = kept.since(self.seen).collect();
+        let changed: Vec<&Row> = list.since(self.seen).collect();
         if let Some(last) = changed.last() {
             self.seen = last.change();
         }
@@ -288,12 +287,12 @@ impl Feed {
             let rows: Vec<&&Row> = rows.iter().rev().collect();
             news.push(("deliveries", json!(rows)));
         }
-        if self.health != Some(kept.health_version()) {
-            self.health = Some(kept.health_version());
-            news.push(("health", json!(kept.health())));
+        if self.health != Some(list.health_version()) {
+            self.health = Some(list.health_version());
+            news.push(("health", json!(list.health())));
         }
         if self.tick.is_multiple_of(TICKS_PER_RATES) {
-            let rates = kept.rates(now);
+            let rates = list.rates(now);
             // The chart moves for as long as there is something in it.
             let is_still = rates["seconds"].as_array().is_none_or(Vec::is_empty);
             let mut without_time = rates.clone();
@@ -337,7 +336,7 @@ mod tests {
         let deliveries = shown().await;
         let now = Timestamp::UNIX_EPOCH;
         for number in 0..=ROWS_PER_EVENT {
-            deliveries.kept().accept(&accepted(number));
+            deliveries.list().accept(&accepted(number));
         }
         let mut feed = Feed::new(deliveries.clone());
         let news = feed.look(now);
@@ -354,12 +353,12 @@ mod tests {
         assert_eq!(news[2].1[0]["requestId"], "request-0");
         assert_eq!(feed.look(now), []);
 
-        deliveries.kept().accept(&accepted(5_000));
+        deliveries.list().accept(&accepted(5_000));
         let news = feed.look(now);
         assert_eq!(news.len(), 1, "{news:?}");
         assert_eq!(news[0].1[0]["requestId"], "request-5000");
 
-        deliveries.kept().remove("request-5000", "d");
+        deliveries.list().remove("request-5000", "d");
         let news = feed.look(now);
         assert_eq!(news[0].0, "reset", "what is gone can only be left out");
         assert_eq!(news[1].1.as_array().unwrap().len(), ROWS_PER_EVENT);

@@ -1,11 +1,10 @@
-//! The SQS event source mappings, one for each queue: they take messages, invoke the worker with them, and delete what
-//! it did not report as failed (`ReportBatchItemFailures`).
+//! The SQS event source mappings, one for each queue: they receive messages, invoke the worker with them, and delete those
+//! that it did not report as failed (`ReportBatchItemFailures`).
 //!
-//! As the real ones: up to ten messages per batch; a bound of its own on how many batches of a queue are at work at the
-//! same time; a function error, an answer that is no answer, or an identifier that was not in the batch leaves the whole
-//! batch on the queue; visibility is left alone, so what failed comes back when its visibility timeout is over, or when
-//! the worker said. Unlike in production that timeout is [`VISIBILITY_TIMEOUT`] rather than three minutes, because
-//! somebody is waiting. Unlike in SQS, whose fair queues deliver the messages of quiet groups first once one group is
+//! They behave like AWS's: up to ten messages per batch; a limit of concurrent batches for each queue; a function error, an
+//! invalid answer, or an identifier that was not in the batch leaves the whole batch on the queue. They do not change the
+//! visibility timeout, so a failed message is redelivered when its timeout is over, or when the worker has set another. Unlike
+//! in production that timeout is [`VISIBILITY_TIMEOUT`] rather than three minutes, because a developer is waiting. Unlike in SQS, whose fair queues deliver the messages of quiet groups first once one group is
 //! noisy, the local SQS delivers in the order of arrival: here only the worker itself keeps a slow clinic to its share.
 
 use std::collections::HashSet;

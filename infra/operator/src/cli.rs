@@ -29,12 +29,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Puts what is sealed under other KMS keys under one key. Region and credentials: `AWS_REGION`,
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`.
-    Reseal(ResealArgs),
+    Reseal(SealingArgs),
     /// Counts what is sealed under which KMS key, and changes nothing. Region and credentials as for `reseal`.
     Status(StatusArgs),
     /// Seals settings that an earlier version of the service wrote without a seal. Opens their credentials for it. Region
     /// and credentials as for `reseal`.
-    Seal(SealArgs),
+    Seal(SealingArgs),
     /// Removes the content of expired and purged versions with their data keys, which `DynamoDB` does within days. Region
     /// and credentials as for `reseal`.
     Purge(PurgeArgs),
@@ -72,32 +72,18 @@ pub(crate) struct SettingsTableArgs {
     pub(crate) json: bool,
 }
 
+/// A change of data keys.
 #[derive(Debug, Args)]
-pub(crate) struct ResealArgs {
+pub(crate) struct SealingArgs {
     #[command(flatten)]
     pub(crate) items: SettingsTableArgs,
-    /// The ARN of the KMS key under which everything is to be sealed.
+    /// The ARN of the KMS key. `reseal` puts everything under it; `seal` uses it for the key of the hashes, if there is none.
     #[arg(long, value_name = "KEY_ARN", value_parser = key_arn)]
     pub(crate) key: String,
-    /// Items a second, at most.
+    /// Items (`reseal`) or clinics (`seal`) a second, at most.
     #[arg(long, default_value = "5", value_parser = rate())]
     pub(crate) rate: u32,
-    /// Counts the items under other keys, and changes nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SealArgs {
-    #[command(flatten)]
-    pub(crate) items: SettingsTableArgs,
-    /// The KMS key of the stack. It seals the key of the hashes, if there is none yet.
-    #[arg(long, value_name = "KEY_ARN", value_parser = key_arn)]
-    pub(crate) key: String,
-    /// Clinics a second, at most.
-    #[arg(long, default_value = "5", value_parser = rate())]
-    pub(crate) rate: u32,
-    /// Counts the items without a seal, and changes nothing.
+    /// Counts the items that would change, and changes nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

@@ -10,7 +10,7 @@ use comms_settings::SettingsStore;
 
 use crate::{
     AnyError, Api, Ended,
-    cli::{ImportArgs, PurgeArgs, ResealArgs, SealArgs, SettingsTableArgs, StatusArgs},
+    cli::{ImportArgs, PurgeArgs, SealingArgs, SettingsTableArgs, StatusArgs},
     import,
     output::{can_go_on, in_file, print_report},
     plan::TablePlan,
@@ -38,7 +38,7 @@ impl SettingsTableArgs {
     }
 }
 
-pub(crate) async fn run_reseal(args: ResealArgs) -> Result<Ended, AnyError> {
+pub(crate) async fn run_reseal(args: SealingArgs) -> Result<Ended, AnyError> {
     let plan = args.items.plan(&args.key, args.rate, args.dry_run)?;
     let mut report = reseal::Report::default();
     let mut progress = Progress::new("re-sealing", "items", std::io::stderr().is_terminal());
@@ -52,7 +52,7 @@ pub(crate) async fn run_reseal(args: ResealArgs) -> Result<Ended, AnyError> {
     Ok(Ended::of(result, is_complete))
 }
 
-pub(crate) async fn run_seal(args: SealArgs) -> Result<Ended, AnyError> {
+pub(crate) async fn run_seal(args: SealingArgs) -> Result<Ended, AnyError> {
     let plan = args.items.plan(&args.key, args.rate, args.dry_run)?;
     let mut report = seal::Report::default();
     let mut progress = Progress::new("sealing", "clinics", std::io::stderr().is_terminal());

@@ -1,9 +1,8 @@
-//! The dead letters: what lies in the dead-letter queue, told without showing it; putting it back on the queues that it
-//! came from; deleting it.
+//! Dead letters: listing them without their content, returning them to their queues, and deleting them.
 //!
-//! SQS has no way to look at a message without receiving it. So everything is received, held until the end of the walk,
-//! and made visible again then, however the walk ended. What is put back is deleted only when its queue has taken it: a
-//! stop in between leaves it on both, and the ledger sees to it that it is not sent twice.
+//! SQS shows a message only to its receiver. A walk therefore receives all messages, holds them until its end, and makes them
+//! visible again, however it ends. A message that is returned to its queue is deleted only after that queue has accepted it. A
+//! stop in between leaves it on both queues, and the ledger prevents a second send.
 
 mod age;
 pub(crate) mod command;
@@ -77,11 +76,11 @@ impl Filter {
 /// Receives that find nothing after which nothing more is looked for, although SQS had counted more than was seen.
 const EMPTY_RECEIVES: u32 = 3;
 
-/// Carries out `plan`, and keeps `report` up to date meanwhile. `on_letter` hears of every dead letter how many were
-/// looked at, and of how many. When `stop` is requested, what is under way is brought to its end and nothing more begun.
+/// Carries out `plan`, and keeps `report` up to date. `on_letter` gets the number of letters received and of all, after each
+/// letter. When `stop` is requested, the current requests are completed and no further ones begin.
 ///
-/// Whatever happens, what was only looked at is visible again afterwards; what could not be made so is counted in
-/// [`Report::hidden`], and is visible by itself within [`queue::VISIBILITY`].
+/// Letters that were only listed are visible again afterwards. [`Report::hidden`] counts those for which that failed; they are
+/// visible again within [`queue::VISIBILITY`].
 pub async fn run(
     plan: &Plan,
     report: &mut Report,

@@ -1,9 +1,7 @@
-//! Importing the settings of many clinics through the HTTP API, which validates, authorizes and records them as it does
-//! everybody's.
+//! Importing the settings of many clinics through the HTTP API, which validates, authorizes and records every save.
 //!
-//! The file is read twice. The first time everything in it is checked, so that all that is wrong is known before
-//! anything is sent; the second time what is right is sent. A clinic that has settings keeps them, unless it is to be
-//! replaced: so an import that was stopped is started again and goes on where it was.
+//! The file is read twice: first to check all of it, so that all errors are known before anything is sent, then to send the
+//! valid items. A clinic that has settings keeps them unless `replace` is set, so an interrupted import can be started again.
 
 use std::{
     collections::HashMap,

@@ -1,13 +1,12 @@
-//! Names that providers give to accounts and to what is in them, each in the one form that the
-//! provider documents. They are not secret, and they go into URLs, headers and ARNs: nothing but
-//! what the form allows may be in them.
+//! Providers' identifiers of accounts and their resources, each in the form that the provider documents. They are not secret.
+//! They become parts of URLs, headers and ARNs, so they may contain only the characters of that form.
 
 use std::fmt;
 
 use serde::Serialize;
 use thiserror::Error;
 
-/// The text does not have the form of the name it should be. The message says what that is.
+/// The text does not have the required form. The message states the form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct AccountNameError(&'static str);

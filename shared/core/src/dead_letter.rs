@@ -1,8 +1,8 @@
-//! Dead letters: messages that can never be worked on. The worker sends them to the dead-letter queue with what is
-//! known of them as message attributes, and SQS moves there what was received too often.
+//! Dead letters: invalid messages, which the worker sends to the dead-letter queue with a description in message attributes,
+//! and messages that SQS moves there after too many receives.
 //!
-//! What can be told of one without showing anything of what it says is here: the names of the attributes, the reasons,
-//! and how to read them ([`DeadLetter`]).
+//! The description shows nothing of the content. This module has the names of the attributes, the reasons, and their reader
+//! ([`DeadLetter`]).
 
 use std::borrow::Cow;
 

@@ -175,14 +175,14 @@ impl RequestId {
     }
 }
 
-/// One recipient on one channel of a request: a keyed hash of the request, the recipient's address
-/// and the channel. It tells nothing of the address to who does not hold the key.
+/// One recipient on one channel of a request: a keyed hash of the request, the recipient's address and the channel. Without
+/// the key it reveals nothing about the address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId(String);
 
 impl DeliveryId {
-    /// The id of the delivery of `request` to `address` over `channel`. For a recipient without an
-    /// address on that channel, `address` is what tells the recipient apart otherwise.
+    /// The id of the delivery of `request` to `address` over `channel`. For a recipient without an address on that channel,
+    /// `address` is another identifier of the recipient.
     pub fn derive(hash: &HashKey, request: &RequestId, channel: &str, address: &str) -> Self {
         let digest = hash.digest(
             "delivery-id",

@@ -35,6 +35,7 @@ pub mod request;
 pub mod secret;
 pub mod structured_field;
 pub mod subject;
+pub mod variables;
 pub mod via;
 mod visible;
 pub mod waiting;

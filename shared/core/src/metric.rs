@@ -1,9 +1,8 @@
-//! Metrics, as those who count know them: an event of `tracing` with the target [`METRICS`], whose
-//! numbers are values and whose texts say of what. How they reach a dashboard is the runtime's concern.
+//! Metrics: an event of `tracing` with the target [`METRICS`]. Its numbers are the values, and its texts the dimensions. The
+//! runtime writes them to the log.
 //!
-//! [`ALL`] is every metric there is. A number of an event that is not in it becomes no metric, and the
-//! integration tests fail when the code, this table, the dashboard with its alarms, and LOGGING.md do not
-//! have the same names.
+//! [`ALL`] lists every metric. A number that is not in it is not a metric. The integration tests fail if the names in the
+//! code, this list, the dashboard with its alarms, and LOGGING.md differ.
 
 /// The target of events that are metrics.
 pub const METRICS: &str = "comms_metrics";
@@ -37,9 +36,9 @@ pub struct Metric {
 /// How often a metric is written to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// With every event: its line says whose it was.
+    /// With every event, in a line with the event's ids.
     Each,
-    /// Once for an invocation, all together: what happens many times in one, and is nobody's.
+    /// Once for an invocation, as a sum: for frequent events that belong to no delivery.
     Summed,
 }
 

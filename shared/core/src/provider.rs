@@ -8,8 +8,7 @@ use crate::failure::ProviderCode;
 
 /// The provider behind an adapter, by its name in settings, ledger, logs and metrics.
 ///
-/// Which providers there are is said by the adapters' registry. What was stored by another version of this service may
-/// name others, and is read all the same.
+/// The adapters' registry lists the providers. Data of another version of this service may name others and stays readable.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProviderKind {
     /// The name, filled up with zeros.

@@ -1,7 +1,7 @@
-//! What of a text can be seen, and what makes it look like another one.
+//! Visible characters, and characters that make a text look like another one.
 
-/// Whether a text shows something: a character that is neither white space nor invisible (Unicode's
-/// `Default_Ignorable_Code_Point`, and the blanks of Hangul and Braille).
+/// True if a text has a visible character: neither white space nor invisible (Unicode's `Default_Ignorable_Code_Point`, and
+/// the blanks of Hangul and Braille).
 pub(crate) fn has_visible(text: &str) -> bool {
     text.chars().any(is_visible)
 }

@@ -1,8 +1,7 @@
 //! The payload of the bearer token that API Gateway's authorizer has verified.
 //!
-//! API Gateway renders every claim of a token as text, and an array as `[A B]`: what the text says is not what the
-//! token says. The payload itself is read here, from the same header that the authorizer read. Nothing here verifies a
-//! signature; `infra/docs/adr/0019-claims-from-the-token.md` says why that is safe.
+//! API Gateway renders every claim of a token as text, and an array as `[A B]`, which is ambiguous. This module reads the
+//! payload from the header that the authorizer has verified. It does not verify the signature; `infra/docs/adr/0019-claims-from-the-token.md` says why that is safe.
 
 use std::collections::HashMap;
 

@@ -3,6 +3,8 @@
 
 use std::{cell::RefCell, fmt, str::FromStr};
 
+use comms_core::variables::Variables;
+
 /// What is wrong with the environment. Names only: a value may be a secret put in the wrong place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvironmentError {
@@ -122,6 +124,20 @@ impl<'a> Environment<'a> {
         } else {
             Err(error.clone())
         }
+    }
+}
+
+impl Variables for Environment<'_> {
+    fn required(&self, name: &str) -> String {
+        Environment::required(self, name)
+    }
+
+    fn parsed<T: FromStr<Err: fmt::Display> + Default>(&self, name: &str) -> T {
+        Environment::parsed(self, name)
+    }
+
+    fn file(&self, name: &str) -> Option<String> {
+        Environment::file(self, name)
     }
 }
 

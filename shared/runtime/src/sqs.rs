@@ -158,8 +158,7 @@ pub enum MessageResult {
     Panicked,
 }
 
-/// Handles the messages of a batch, at most `concurrency` at once, and says what became of each, in the order in which
-/// they ended.
+/// Handles the messages of a batch, at most `concurrency` at once. Returns the result of each, in the order of their ends.
 pub async fn handle_batch<'m, F, Fut>(
     messages: &[&'m SqsMessage],
     concurrency: usize,

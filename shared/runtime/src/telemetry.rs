@@ -1,8 +1,8 @@
-//! Logs and metrics: one JSON object per event, on standard output, from where Lambda takes them.
-//! `infra/docs/LOGGING.md` is for those who read them.
+//! Logs and metrics: one JSON object per event on standard output, which Lambda collects. `infra/docs/LOGGING.md` describes
+//! them for operators.
 //!
-//! Only this project's crates write, and the Lambda runtime its warnings. Libraries log what they
-//! send and receive, at some level or other; here that is patients' data and credentials.
+//! Only this project's crates write, and the Lambda runtime its warnings. Libraries log the data that they send and receive,
+//! which here is patients' data and credentials.
 
 mod fields;
 mod line;
@@ -114,10 +114,9 @@ impl TelemetryConfig {
     }
 }
 
-/// Which log events are written at `level`: those of this project's crates, and of the Lambda runtime no less
-/// than warnings.
+/// The log events that are written at `level`: those of this project's crates, and the Lambda runtime's from warnings on.
 fn targets(level: LogLevel) -> Targets {
-    // By the beginning of their names; nobody else is at the table.
+    // By the beginning of their names.
     Targets::new()
         .with_default(LevelFilter::OFF)
         .with_target("comms_", level.0)

@@ -1,16 +1,15 @@
-//! What a delivery costs in the functions as they are deployed: their release programs under a Lambda Runtime API, with a
-//! local AWS, and mail servers on loopback that take everything.
+//! The cost of a delivery in the deployed functions: their release programs under a Lambda Runtime API, with a local AWS, and
+//! mail servers on loopback that accept everything.
 //!
 //! ```text
 //! just bench-functions
 //! cargo bench -p comms-bench --bench functions -- --programs $PWD/target/release --plot $PWD/throughput.svg
 //! ```
 //!
-//! The worker gets batches as SQS gives them. A row says how many invocations it has at once, how many messages are in
-//! each, and among how many clinics they are spread; every message has a clinic of its own choosing, at random but the same
-//! in each run. CPU time and memory are those of the function's process alone, from `/proc`. What it talks to takes most
-//! of the machine: messages a second say what one machine does with all of it together, and are worth comparing
-//! between rows only.
+//! The worker gets batches like those of SQS. A row has the number of concurrent invocations, of messages in each, and of
+//! clinics; every message belongs to a random clinic, the same in each run. CPU time and memory are those of the function's
+//! process alone, from `/proc`. The servers take most of the machine, so messages a second can be compared between rows
+//! only.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,6 +23,8 @@ mod clinic;
 mod clinics;
 #[path = "../provider_http/sink.rs"]
 mod http_sink;
+#[path = "../common/options.rs"]
+mod options;
 #[path = "../common/percentile.rs"]
 mod percentile;
 mod plot;
@@ -85,25 +86,19 @@ impl Options {
             deliveries: 10_000,
             only: None,
         };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(argument) = arguments.next() {
-            let mut value = || {
-                arguments
-                    .next()
-                    .unwrap_or_else(|| panic!("{argument} takes a value"))
-            };
-            match argument.as_str() {
-                "--programs" => options.programs = value().into(),
-                "--plot" => options.plot = Some(value().into()),
-                "--deliveries" => options.deliveries = value().parse().unwrap(),
-                "--only" => options.only = Some(value()),
-                // Cargo's own.
-                "--bench" => {}
-                other => panic!(
-                    "there is no {other}; there are --programs DIR, --plot FILE, --deliveries N, --only ROW"
-                ),
-            }
-        }
+        options::read(
+            "--programs DIR, --plot FILE, --deliveries N, --only ROW",
+            |option, value| {
+                match option {
+                    "--programs" => options.programs = value().into(),
+                    "--plot" => options.plot = Some(value().into()),
+                    "--deliveries" => options.deliveries = value().parse().unwrap(),
+                    "--only" => options.only = Some(value()),
+                    _ => return false,
+                }
+                true
+            },
+        );
         options
     }
 }

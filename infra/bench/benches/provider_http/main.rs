@@ -11,8 +11,8 @@
 //! same length: one client of `reqwest`, `wrk` (Debian: `wrk`) with as many connections, and hyper without a client around
 //! it: over HTTP/1.1 with a connection for each in flight, over HTTP/2 with one for all.
 //!
-//! Each sender has its turn in every round, so that what else the machine does falls on all of them; printed are medians
-//! over the rounds. CPU time is that of the sender's process, user and system, and not the server's.
+//! Every round measures each sender, so that other load on the machine affects all of them. The results are medians over the
+//! rounds. CPU time is that of the sender's process, user and system, and not the server's.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,6 +25,8 @@
 mod cpu;
 #[path = "../common/message.rs"]
 mod message;
+#[path = "../common/options.rs"]
+mod options;
 #[path = "../common/senders.rs"]
 mod senders;
 #[path = "../common/server.rs"]
@@ -97,17 +99,14 @@ impl Options {
             rounds: 5,
             messages: 20_000,
         };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(argument) = arguments.next() {
-            let mut number = || arguments.next().and_then(|number| number.parse().ok());
-            match argument.as_str() {
-                "--rounds" => options.rounds = number().unwrap(),
-                "--messages" => options.messages = number().unwrap(),
-                // Cargo's own.
-                "--bench" => {}
-                other => panic!("there is no {other}; there are --rounds N and --messages N"),
+        options::read("--rounds N and --messages N", |option, value| {
+            match option {
+                "--rounds" => options.rounds = value().parse().unwrap(),
+                "--messages" => options.messages = value().parse().unwrap(),
+                _ => return false,
             }
-        }
+            true
+        });
         options
     }
 }

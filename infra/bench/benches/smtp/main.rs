@@ -1,5 +1,5 @@
-//! What a message over SMTP costs: messages a second and CPU time, over ten connections to a server on loopback that
-//! takes everything ([`sink`]), at once or 10 ms after it was asked.
+//! The cost of a message over SMTP: messages a second and CPU time, over ten connections to a server on loopback that accepts
+//! everything ([`sink`]), at once or after 10 ms.
 //!
 //! ```text
 //! cargo bench -p comms-bench --bench smtp
@@ -8,17 +8,16 @@
 //! ```
 //!
 //! The adapter is the real one, from `Provider::send` on: it puts each message together (text and HTML, 2.5 KB), takes
-//! a connection out of its pool, and makes a new one after a hundred messages, over STARTTLS and with a login, since it
-//! does not send otherwise. What it is compared with:
+//! a connection out of its pool, and makes a new one after a hundred messages, always over STARTTLS and with a login. It is
+//! compared with:
 //!
 //! - `smtp-source -d` of Postfix (Debian: `postfix`, which need not run), which sends in clear, a message of as many
 //!   bytes that is ready made, over connections that never end, with a round trip for each command.
-//! - Clients written by hand ([`by_hand`]), in clear and over the same TLS: what is left when nothing is done that can be
-//!   left out.
+//! - Minimal clients ([`by_hand`]), in clear and over the same TLS.
 //! - `nodemailer` with its pool, over STARTTLS, where Node finds it (`NODE_PATH`).
 //!
-//! Each sender has its turn in every round, so that what else the machine does falls on all of them; printed are medians
-//! over the rounds. CPU time is that of the sender's process, user and system, and not the server's.
+//! Every round measures each sender, so that other load on the machine affects all of them. The results are medians over the
+//! rounds. CPU time is that of the sender's process, user and system, and not the server's.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,6 +31,8 @@ mod by_hand;
 mod cpu;
 #[path = "../common/message.rs"]
 mod message;
+#[path = "../common/options.rs"]
+mod options;
 #[path = "../common/senders.rs"]
 mod senders;
 #[path = "../common/server.rs"]
@@ -115,20 +116,15 @@ impl Options {
             messages: 20_000,
             only: None,
         };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(argument) = arguments.next() {
-            let mut number = || arguments.next().and_then(|number| number.parse().ok());
-            match argument.as_str() {
-                "--rounds" => options.rounds = number().unwrap(),
-                "--messages" => options.messages = number().unwrap(),
-                "--only" => options.only = arguments.next(),
-                // Cargo's own.
-                "--bench" => {}
-                other => {
-                    panic!("there is no {other}; there are --rounds N, --messages N, --only NAME")
-                }
+        options::read("--rounds N, --messages N, --only NAME", |option, value| {
+            match option {
+                "--rounds" => options.rounds = value().parse().unwrap(),
+                "--messages" => options.messages = value().parse().unwrap(),
+                "--only" => options.only = Some(value()),
+                _ => return false,
             }
-        }
+            true
+        });
         options
     }
 }

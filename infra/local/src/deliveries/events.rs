@@ -126,12 +126,12 @@ fn last_failure(attempts: &[Value]) -> Option<String> {
 mod tests {
     use serde_json::json;
 
-    use super::super::kept::Kept;
+    use super::super::list::DeliveryList;
     use super::*;
 
     /// The events of a delivery whose item has these attributes, one after the other.
     fn told(items: &[Value]) -> Vec<(Mark, String)> {
-        let mut kept = Kept::default();
+        let mut list = DeliveryList::default();
         let mut told = Vec::new();
         for item in items {
             let mut whole = json!({
@@ -142,7 +142,7 @@ mod tests {
             for (name, value) in item.as_object().unwrap() {
                 whole[name] = value.clone();
             }
-            if let Some(event) = kept.update(&whole) {
+            if let Some(event) = list.update(&whole) {
                 assert_eq!(
                     event.subject.trim_end(),
                     "clinic-a     email    → p***@example.com"

@@ -13,7 +13,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::kept::{DELIVERY, REQUEST};
+use super::list::{DELIVERY, REQUEST};
 use super::{Api, Deliveries};
 use crate::AnyError;
 use crate::console::{say, warn};
@@ -154,7 +154,7 @@ impl Deliveries {
         for item in &items {
             self.inner.changes.note_tenant(true, item);
         }
-        self.kept().replay(items);
+        self.list().replay(items);
         for item in aws.items(&resources.settings_table).await? {
             self.inner.changes.note_tenant(false, &item);
         }
@@ -172,27 +172,27 @@ impl Deliveries {
                 changed.into_iter().partition(|(_, sk)| sk == REQUEST);
             for (pk, sk) in &requests {
                 if let Some(item) = self.read_item(pk, sk).await {
-                    self.kept().accept(&item);
+                    self.list().accept(&item);
                 }
             }
             for (pk, sk) in &deliveries {
                 // One of a larger campaign, which was forgotten meanwhile.
-                let is_known = self.kept().knows(pk);
+                let is_known = self.list().knows(pk);
                 if !is_known && let Some(item) = self.read_item(pk, REQUEST).await {
-                    self.kept().learn(&item);
+                    self.list().learn(&item);
                 }
                 match (self.read_item(pk, sk).await, sk.strip_prefix(DELIVERY)) {
                     (Some(item), _) => {
                         // Whoever finds the change here finds it on the console as well.
-                        let mut kept = self.kept();
-                        if let Some(event) = kept.update(&item) {
+                        let mut list = self.list();
+                        if let Some(event) = list.update(&item) {
                             told += 1;
                             if told <= MAX_LINES {
                                 say(event);
                             }
                         }
                     }
-                    (None, Some(delivery)) => self.kept().remove(pk, delivery),
+                    (None, Some(delivery)) => self.list().remove(pk, delivery),
                     (None, None) => {}
                 }
             }
@@ -222,7 +222,7 @@ impl Deliveries {
                     Ok(health) => health,
                     Err(error) => Some(json!({"clinicId": tenant, "problem": error.to_string()})),
                 };
-                self.kept().show_health(&tenant, health);
+                self.list().show_health(&tenant, health);
             }
             tokio::time::sleep(COALESCE).await;
         }
@@ -243,7 +243,7 @@ impl Deliveries {
                 for (name, url) in queues {
                     depths.push(depth(&sqs, name, url).await);
                 }
-                self.kept().show_queues(Value::Array(depths));
+                self.list().show_queues(Value::Array(depths));
             }
             tokio::time::sleep(DEPTHS_INTERVAL).await;
         }

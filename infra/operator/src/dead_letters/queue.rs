@@ -20,8 +20,8 @@ use comms_settings::error_code;
 use serde_json::Value;
 use thiserror::Error;
 
-/// How long what was received is hidden, unless it is made visible before: longer than any walk takes that only looks,
-/// and no longer than anybody minds after one that was killed.
+/// The visibility timeout of received messages: longer than a walk that only lists, and short enough after a walk that was
+/// killed.
 pub(super) const VISIBILITY: Duration = Duration::from_mins(5);
 
 /// Messages of one request (Amazon SQS, message quotas).

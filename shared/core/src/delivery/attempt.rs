@@ -87,17 +87,10 @@ mod tests {
 
     #[test]
     fn of_too_many_attempts_the_newest_are_remembered() {
-        let attempt = |milliseconds| Attempt {
-            provider: ProviderKind::new("smtp"),
-            entry: EntryId::primary(),
-            position: Position::Primary,
-            outcome: AttemptOutcome::Accepted {
-                refused_copies: Vec::new(),
-            },
-            at: None,
-            duration: Duration::from_millis(milliseconds),
-            possible_duplicate: false,
-            reply_to_dropped: false,
+        let attempt = |milliseconds: u64| {
+            let json = serde_json::json!({"provider": "smtp", "entry": "primary", "position": "primary",
+                "outcome": "accepted", "durationMs": milliseconds});
+            Attempt::from_json(&json).unwrap()
         };
         let most = u64::try_from(MAX_ATTEMPTS).unwrap();
         let mut attempts = Vec::new();

@@ -10,9 +10,9 @@ use aws_config::SdkConfig;
 use comms_adapters::{
     EgressGuard, ProviderFactory,
     egress::{EgressAllow, SystemResolver},
-    tls::TlsConfigs,
+    tls::{TlsConfigs, TlsError},
 };
-use comms_core::{AddressMask, Clock, SystemClock};
+use comms_core::{AddressMask, Clock, SystemClock, variables::Variables};
 use comms_settings::{HashKeys, SettingsCache, SettingsStore};
 
 use super::{Pipeline, requeue::Deferred, unrecorded::Unrecorded};
@@ -88,6 +88,30 @@ pub struct PipelineConfig {
     pub shares: ShareLimits,
     /// Trust roots beside the public ones.
     pub tls: TlsConfigs,
+}
+
+impl PipelineConfig {
+    /// Reads the configuration. The caller checks the variables for errors.
+    ///
+    /// # Errors
+    /// Trust roots that cannot be used.
+    pub fn from_variables(
+        variables: &impl Variables,
+        shares: ShareLimits,
+    ) -> Result<Self, TlsError> {
+        Ok(Self {
+            settings_table: variables.required("SETTINGS_TABLE"),
+            deliveries_table: variables.required("DELIVERIES_TABLE"),
+            kms_key_id: variables.required("KMS_KEY_ID"),
+            address_mask: variables.parsed("ADDRESS_MASK"),
+            require_clinic: variables.parsed("REQUIRE_CLINIC"),
+            accept_unsealed_settings: variables.parsed("ACCEPT_UNSEALED_SETTINGS"),
+            egress_allow: variables.parsed("EGRESS_ALLOW"),
+            concurrency: variables.parsed("AWS_LAMBDA_MAX_CONCURRENCY"),
+            shares,
+            tls: TlsConfigs::new(variables.file("EXTRA_CA_FILE").as_deref())?,
+        })
+    }
 }
 
 /// The invocations that a process may have at once: 1, or `AWS_LAMBDA_MAX_CONCURRENCY` on a Lambda managed instance (AWS

@@ -8,9 +8,9 @@ use super::fields::Said;
 const CAPACITY: usize = 768;
 
 /// A log line that is being written. The caller must not write a member twice.
-pub(super) struct Line(Vec<u8>);
+pub(super) struct LogLine(Vec<u8>);
 
-impl Line {
+impl LogLine {
     pub(super) fn new() -> Self {
         let mut bytes = Vec::with_capacity(CAPACITY);
         bytes.push(b'{');

@@ -1,6 +1,5 @@
-//! Writes events as lines: a log event as a JSON object with everything that its spans say beside what it
-//! says itself, so that one field finds all lines of a request, a delivery or a clinic; a metric event in
-//! the embedded metric format.
+//! Writes events as lines: a log event as a JSON object with its own fields and those of its spans, so that one field finds
+//! all lines of a request, a delivery or a clinic; a metric event in the embedded metric format.
 
 use std::{
     io::Write,
@@ -22,7 +21,7 @@ use tracing_subscriber::{
 use super::{
     INVOCATION, TelemetryConfig,
     fields::Fields,
-    line::Line,
+    line::LogLine,
     metrics::{self, Sums},
 };
 
@@ -123,7 +122,7 @@ where
 }
 
 fn log_line(event: &Event<'_>, all: &Fields, now: Timestamp) -> Vec<u8> {
-    let mut line = Line::new();
+    let mut line = LogLine::new();
     line.member("timestamp", &now);
     line.member("level", event.metadata().level().as_str());
     if let Some(message) = all.get("message") {

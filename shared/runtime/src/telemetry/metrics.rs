@@ -1,8 +1,8 @@
-//! Metrics as lines of the log, in CloudWatch's embedded metric format: CloudWatch makes metrics of
-//! them by itself, without a request and without an agent.
+//! Metrics as log lines in CloudWatch's embedded metric format, which CloudWatch turns into metrics without a request or an
+//! agent.
 //!
-//! Which numbers are metrics, and by which texts they are told apart, says [`comms_core::metric`]. All else
-//! in a line is neither metric nor dimension: it can be searched for, and costs nothing but its bytes.
+//! [`comms_core::metric`] lists the metrics and their dimensions. The other fields of a line are neither: they can be searched
+//! for, and cost only their bytes.
 //!
 //! Source: Amazon CloudWatch User Guide, "Specification: Embedded metric format"
 //! (<https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>).
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::{
     TelemetryConfig,
     fields::{Fields, Said},
-    line::{Line, name_in_line},
+    line::{LogLine, name_in_line},
 };
 
 /// The dimension of the clinic, if clinics are a dimension.
@@ -71,7 +71,8 @@ pub(super) fn line(fields: &Fields, config: &TelemetryConfig, now: Timestamp) ->
     let mut directives: Vec<Directive<'_>> = Vec::new();
     for (metric, _) in metrics.clone() {
         let is_same = |known: &&mut Directive<'_>| {
-            known.by == metric.by || ways(known.by, fields).eq(ways(metric.by, fields))
+            known.by == metric.by
+                || dimension_sets(known.by, fields).eq(dimension_sets(metric.by, fields))
         };
         match directives.iter_mut().find(is_same) {
             Some(directive) => directive.metrics.push(metric),
@@ -84,7 +85,7 @@ pub(super) fn line(fields: &Fields, config: &TelemetryConfig, now: Timestamp) ->
     if directives.is_empty() {
         return None;
     }
-    let mut line = Line::new();
+    let mut line = LogLine::new();
     line.name("_aws".chars());
     line.raw("{\"Timestamp\":");
     line.value(&now.as_millisecond());
@@ -93,7 +94,7 @@ pub(super) fn line(fields: &Fields, config: &TelemetryConfig, now: Timestamp) ->
         line.raw("{\"Namespace\":");
         line.value(&config.namespace);
         line.raw(",\"Dimensions\":[");
-        write_ways(line, directive.by, fields, config);
+        write_dimension_sets(line, directive.by, fields, config);
         line.raw("],\"Metrics\":[");
         line.items(&directive.metrics, |line, metric| {
             line.raw("{\"Name\":\"");
@@ -113,24 +114,24 @@ pub(super) fn line(fields: &Fields, config: &TelemetryConfig, now: Timestamp) ->
     Some(line.end())
 }
 
-/// The sets of dimensions by which a metric is told apart here: a dimension has to be a text of the line.
-fn ways(by: &'static [Dimensions], fields: &Fields) -> impl Iterator<Item = Dimensions> {
+/// The sets of dimensions of a metric in this line: each dimension has to be a text of the line.
+fn dimension_sets(by: &'static [Dimensions], fields: &Fields) -> impl Iterator<Item = Dimensions> {
     by.iter()
         .copied()
         .filter(|way| way.iter().all(|dimension| fields.is_text(dimension)))
 }
 
-fn write_ways(
-    line: &mut Line,
+fn write_dimension_sets(
+    line: &mut LogLine,
     by: &'static [Dimensions],
     fields: &Fields,
     config: &TelemetryConfig,
 ) {
     let mut all: Vec<(Option<&str>, Dimensions)> =
-        ways(by, fields).map(|way| (None, way)).collect();
+        dimension_sets(by, fields).map(|way| (None, way)).collect();
     if config.by_clinic
         && fields.is_text(CLINIC)
-        && let Some(by_provider) = ways(by, fields).find(|way| way.contains(&"provider"))
+        && let Some(by_provider) = dimension_sets(by, fields).find(|way| way.contains(&"provider"))
     {
         all.push((Some(CLINIC), by_provider));
     }

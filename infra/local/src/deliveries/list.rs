@@ -29,7 +29,7 @@ type Key = (String, String);
 
 /// The deliveries on the page.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct DeliveryList {
     rows: HashMap<Key, Row>,
     by_change: BTreeMap<u64, Key>,
     last_change: u64,
@@ -42,7 +42,7 @@ pub(super) struct Kept {
     health_version: u64,
 }
 
-impl Kept {
+impl DeliveryList {
     /// The generation of the list, which changes when a delivery is removed.
     pub(super) fn generation(&self) -> u64 {
         self.generation
@@ -323,20 +323,20 @@ mod tests {
         })
     }
 
-    fn seconds(kept: &Kept) -> Value {
-        kept.rates("2026-01-01T10:00:10Z".parse().unwrap())["seconds"].clone()
+    fn seconds(list: &DeliveryList) -> Value {
+        list.rates("2026-01-01T10:00:10Z".parse().unwrap())["seconds"].clone()
     }
 
-    fn row(kept: &Kept, id: &str) -> Value {
-        json!(kept.row("r", id))
+    fn row(list: &DeliveryList, id: &str) -> Value {
+        json!(list.row("r", id))
     }
 
     #[test]
     fn a_delivery_is_queued_from_its_requests_acceptance_and_then_as_its_item_says() {
-        let mut kept = Kept::default();
-        kept.accept(&request("r"));
-        assert_eq!(row(&kept, "a")["status"], "queued");
-        assert_eq!(seconds(&kept), json!([]));
+        let mut list = DeliveryList::default();
+        list.accept(&request("r"));
+        assert_eq!(row(&list, "a")["status"], "queued");
+        assert_eq!(seconds(&list), json!([]));
 
         let mut sent = delivery("r", "a", "sent");
         sent["provider"] = json!({"S": "smtp"});
@@ -346,61 +346,61 @@ mod tests {
             {"outcome": "accepted", "position": "fallback[0]"},
         ]);
         sent["attempts"] = json!({"S": attempts.to_string()});
-        kept.update(&sent);
+        list.update(&sent);
         // An acceptance that is read late undoes nothing.
-        kept.accept(&request("r"));
-        let shown = row(&kept, "a");
+        list.accept(&request("r"));
+        let shown = row(&list, "a");
         assert_eq!(shown["status"], "sent");
         assert_eq!(shown["provider"], "smtp");
         assert_eq!(shown["position"], "fallback[0]");
         assert_eq!(shown["attempts"], 2);
         assert_eq!(shown["acceptedAt"], "2026-01-01T10:00:00Z");
         assert_eq!(shown["tookMs"], 2_500);
-        assert_eq!(row(&kept, "b")["status"], "queued");
+        assert_eq!(row(&list, "b")["status"], "queued");
 
-        let details = details(kept.row("r", "a").unwrap(), Some(&sent));
+        let details = details(list.row("r", "a").unwrap(), Some(&sent));
         assert_eq!(details["attempts"], attempts);
         assert_eq!(details["messageId"], "<1@clinic.example>");
     }
 
     #[test]
     fn every_end_and_every_deferral_is_counted_once() {
-        let mut kept = Kept::default();
-        kept.accept(&request("r"));
+        let mut list = DeliveryList::default();
+        list.accept(&request("r"));
         let mut deferred = delivery("r", "a", "queued");
         deferred["notBefore"] = json!({"N": "1767261700000"});
         deferred["deferrals"] = json!({"N": "1"});
-        kept.update(&deferred);
-        kept.update(&deferred);
-        assert_eq!(row(&kept, "a")["notBefore"], "2026-01-01T10:01:40Z");
+        list.update(&deferred);
+        list.update(&deferred);
+        assert_eq!(row(&list, "a")["notBefore"], "2026-01-01T10:01:40Z");
         let mut sending = delivery("r", "a", "sending");
         sending["deferrals"] = json!({"N": "1"});
-        kept.update(&sending);
+        list.update(&sending);
         let mut sent = delivery("r", "a", "sent");
         sent["deferrals"] = json!({"N": "1"});
-        kept.update(&sent);
-        kept.update(&sent);
+        list.update(&sent);
+        list.update(&sent);
         for status in ["failed", "unknown", "expired"] {
-            kept.update(&delivery("s", status, status));
+            list.update(&delivery("s", status, status));
         }
         let second = "2026-01-01T10:00:02Z".parse::<Timestamp>().unwrap();
-        assert_eq!(seconds(&kept), json!([[second.as_second(), 1, 3, 1]]));
+        assert_eq!(seconds(&list), json!([[second.as_second(), 1, 3, 1]]));
     }
 
     #[test]
     fn of_too_many_those_stay_that_changed_last() {
-        let mut kept = Kept::default();
+        let mut list = DeliveryList::default();
         for number in 0..MAX_DELIVERIES {
-            kept.update(&delivery("r", &number.to_string(), "queued"));
+            list.update(&delivery("r", &number.to_string(), "queued"));
         }
-        kept.update(&delivery("r", "0", "sending"));
-        kept.update(&delivery("r", "one more", "queued"));
-        assert_eq!(kept.rows.len(), MAX_DELIVERIES);
-        assert_eq!(kept.by_change.len(), MAX_DELIVERIES);
-        assert!(kept.row("r", "0").is_some());
-        assert!(kept.row("r", "1").is_none());
-        let changed: Vec<_> = kept
-            .since(kept.last_change - 2)
+        list.update(&delivery("r", "0", "sending"));
+        list.update(&delivery("r", "one more", "queued"));
+        assert_eq!(list.rows.len(), MAX_DELIVERIES);
+        assert_eq!(list.by_change.len(), MAX_DELIVERIES);
+        assert!(list.row("r", "0").is_some());
+        assert!(list.row("r", "1").is_none());
+        let changed: Vec<_> = list
+            .since(list.last_change - 2)
             .map(|row| &row.delivery_id)
             .collect();
         assert_eq!(changed, ["0", "one more"]);
@@ -408,34 +408,34 @@ mod tests {
 
     #[test]
     fn what_happened_before_a_start_is_shown_in_its_order() {
-        let mut kept = Kept::default();
+        let mut list = DeliveryList::default();
         let mut later = delivery("r", "b", "failed");
         later["updatedAt"] = json!({"S": "2026-01-01T10:00:04Z"});
         let health = json!({"pk": {"S": "health#clinic-1"}, "sk": {"S": "1"}});
-        kept.replay(vec![
+        list.replay(vec![
             later,
             delivery("r", "a", "sent"),
             health,
             request("r"),
         ]);
-        let order: Vec<_> = kept.since(0).map(|row| row.delivery_id.as_str()).collect();
+        let order: Vec<_> = list.since(0).map(|row| row.delivery_id.as_str()).collect();
         assert_eq!(order, ["a", "b"]);
-        assert_eq!(row(&kept, "b")["tookMs"], 4_000);
-        assert_eq!(seconds(&kept).as_array().unwrap().len(), 2);
+        assert_eq!(row(&list, "b")["tookMs"], 4_000);
+        assert_eq!(seconds(&list).as_array().unwrap().len(), 2);
     }
 
     #[test]
     fn what_can_not_be_read_is_left_out() {
-        let mut kept = Kept::default();
+        let mut list = DeliveryList::default();
         let mut item = delivery("r", "a", "<b>odd</b>");
         item["attempts"] = json!({"S": "no JSON"});
         item["updatedAt"] = json!({"N": "12"});
         item["notBefore"] = json!({"N": "1e99"});
-        kept.update(&item);
-        kept.update(&json!({"pk": {"S": "r"}}));
-        kept.accept(&json!({"sk": {"S": "request"}}));
-        assert_eq!(kept.rows.len(), 1);
-        let shown = row(&kept, "a");
+        list.update(&item);
+        list.update(&json!({"pk": {"S": "r"}}));
+        list.accept(&json!({"sk": {"S": "request"}}));
+        assert_eq!(list.rows.len(), 1);
+        let shown = row(&list, "a");
         assert_eq!(shown["status"], "<b>odd</b>");
         assert_eq!(shown["attempts"], 0);
         assert_eq!(shown["updatedAt"], Value::Null);
