@@ -21,6 +21,8 @@ mod late;
 mod read;
 pub mod records;
 mod starts;
+#[cfg(test)]
+mod stored;
 mod trace;
 mod writes;
 

@@ -73,3 +73,22 @@ fn a_contents_seal_is_of_that_content_and_key_alone() {
     let other_format = sealed(FORMAT_ENTRY, b"");
     assert!(!key(1).is_content_seal(&content("one"), &other_format));
 }
+
+/// Settings that were saved once have to open in every later release.
+#[test]
+fn a_sealed_entry_says_its_stored_format_in_the_first_byte() {
+    let (tenant, entry) = (Tenant::parse("clinic-a").unwrap(), EntryId::primary());
+    let key = DataKey::new(Blob::new(vec![1; 32])).unwrap();
+    for (content, format) in [(None, 1), (Some(&[7; 32]), 2)] {
+        let place = Place {
+            tenant: &tenant,
+            channel: Channel::Email,
+            entry: &entry,
+            provider: ProviderKind::new("smtp"),
+            version: 1,
+            content,
+        };
+        let sealed = key.seal(&place, b"secret").unwrap();
+        assert_eq!(sealed.first(), Some(&format));
+    }
+}
