@@ -24,7 +24,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("shared/adapters/src/factory.rs", "MAX_BYTES"),
     ("shared/adapters/src/net/http/idle.rs", "MAX_IDLE"),
     ("shared/adapters/src/net/http/idle.rs", "MAX_IDLE_PER_HOST"),
-    ("shared/adapters/src/smtp/mod.rs", "MAX_REFUSALS"),
+    ("shared/adapters/src/smtp/deliver.rs", "MAX_REFUSALS"),
     ("shared/adapters/src/ses/checks.rs", "MAX_DOMAINS"),
     ("shared/adapters/src/net/tcp.rs", "MAX_ADDRESSES"),
     ("shared/adapters/src/chain/course.rs", "MAX_RENEWALS"),
