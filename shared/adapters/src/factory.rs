@@ -80,11 +80,11 @@ pub struct ProviderFactory {
 
 #[derive(Default)]
 struct Built {
-    chains: HashMap<(Tenant, Channel), Kept>,
+    chains: HashMap<(Tenant, Channel), CachedChain>,
     uses: u64,
 }
 
-struct Kept {
+struct CachedChain {
     version: u64,
     /// Empty while the first who asked builds it.
     chain: Arc<OnceLock<Arc<Chain>>>,
@@ -174,7 +174,7 @@ impl ProviderFactory {
             return (kept.version == version).then(|| kept.chain.clone());
         }
         let chain = Arc::<OnceLock<Arc<Chain>>>::default();
-        let kept = Kept {
+        let kept = CachedChain {
             version,
             chain: chain.clone(),
             bytes: 0,

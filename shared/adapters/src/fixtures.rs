@@ -23,7 +23,7 @@ use crate::{
     message::Message,
     net::{
         egress::{EgressAllow, SystemResolver},
-        http::{Answer, HttpClients},
+        http::{HttpClients, HttpResponse},
         tls::TlsConfigs,
     },
 };
@@ -42,7 +42,7 @@ pub(crate) struct Reply {
     /// The file and the reply's name in it.
     pub(crate) name: String,
     /// As it comes from the network.
-    pub(crate) answer: Answer,
+    pub(crate) answer: HttpResponse,
     /// Its body, where that is JSON.
     pub(crate) body: Value,
     expect: Value,
@@ -68,7 +68,7 @@ pub(crate) fn replies(provider: &str) -> Vec<Reply> {
 }
 
 /// An answer in JSON.
-pub(crate) fn json_answer(status: u16, body: &Value) -> Answer {
+pub(crate) fn json_answer(status: u16, body: &Value) -> HttpResponse {
     answer(&json!({
         "status": status,
         "headers": {"content-type": "application/json"},
@@ -76,7 +76,7 @@ pub(crate) fn json_answer(status: u16, body: &Value) -> Answer {
     }))
 }
 
-fn answer(reply: &Value) -> Answer {
+fn answer(reply: &Value) -> HttpResponse {
     let headers = reply["headers"].as_object().unwrap();
     let headers: Vec<_> = headers
         .iter()
@@ -87,7 +87,7 @@ fn answer(reply: &Value) -> Answer {
         None => serde_json::to_vec(&reply["body"]).unwrap(),
     };
     let status = reply["status"].as_u64().unwrap();
-    Answer::of(
+    HttpResponse::of(
         u16::try_from(status).unwrap(),
         &headers,
         body,

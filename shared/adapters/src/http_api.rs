@@ -13,7 +13,7 @@ use crate::{
     config::{ProviderConfig as _, ReadConfig},
     deadline::Deadline,
     message::Message,
-    net::http::{Answer, HttpClients, HttpRequest, classify_transport, of_question},
+    net::http::{HttpClients, HttpRequest, HttpResponse, classify_transport, of_question},
     provider::{Capabilities, Provider},
     verify::{Report, StageReport, VerifyStage},
 };
@@ -38,7 +38,7 @@ pub trait HttpApi: Send + Sync + Sized + 'static {
     fn request(&self, api_url: &BaseUrl, message: &Message) -> Result<HttpRequest, ProviderError>;
 
     /// Reads the answer to [`HttpApi::request`].
-    fn receipt(&self, answer: &Answer, message: &Message) -> Result<Receipt, ProviderError>;
+    fn receipt(&self, answer: &HttpResponse, message: &Message) -> Result<Receipt, ProviderError>;
 
     /// Asks the API whether the credentials are good. Sends no message.
     fn check(
@@ -82,7 +82,7 @@ impl<A: HttpApi> HttpApiProvider<A> {
         &self,
         request: HttpRequest,
         deadline: Deadline,
-    ) -> Result<Answer, ProviderError> {
+    ) -> Result<HttpResponse, ProviderError> {
         let request = self.api.authorize(request)?;
         let answer = self.http.send(&self.api_url, request, deadline).await;
         answer.map_err(classify_transport)

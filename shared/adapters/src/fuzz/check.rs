@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use crate::{
     message::Message,
-    net::http::{Answer, of_question, provider_id},
+    net::http::{HttpResponse, of_question, provider_id},
 };
 
 /// When every answer came in.
@@ -44,13 +44,13 @@ pub(crate) fn parts(input: &[u8]) -> (u16, Vec<(String, String)>, &[u8]) {
 }
 
 /// The answer in an input.
-pub(crate) fn answer(input: &[u8]) -> Answer {
+pub(crate) fn answer(input: &[u8]) -> HttpResponse {
     let (status, headers, body) = parts(input);
     let headers: Vec<_> = headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
-    Answer::of(status, &headers, body, RECEIVED)
+    HttpResponse::of(status, &headers, body, RECEIVED)
 }
 
 /// A mailbox without a name.

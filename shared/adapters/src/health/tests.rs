@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use comms_core::ProviderCode;
+use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError};
 use proptest::prelude::*;
 
 use super::*;

@@ -2,7 +2,7 @@
 
 use html5gum::{State, emitters::callback::CallbackEvent};
 
-use super::skip::{Place, Skip, is_foreign, is_hideable};
+use super::skip::{Skip, SkipPosition, is_foreign, is_hideable};
 
 /// Lists in lists whose items are counted; deeper ones have dashes.
 const MAX_COUNTED_LISTS: usize = 16;
@@ -112,7 +112,7 @@ impl Renderer {
             CallbackEvent::CloseStartTag { self_closing } => {
                 self.begin();
                 if let Some(skipped) = self.skipped.as_mut().filter(|_| *self_closing)
-                    && skipped.close_itself() == Place::Last
+                    && skipped.close_itself() == SkipPosition::Last
                 {
                     self.skipped = None;
                 }
@@ -148,7 +148,7 @@ impl Renderer {
         let is_foreign = is_foreign(name) || self.skipped.as_ref().is_some_and(Skip::is_foreign);
         self.state = raw_state(name).filter(|_| !is_foreign);
         if let Some(skipped) = &mut self.skipped {
-            if skipped.start(name) == Place::Inside {
+            if skipped.start(name) == SkipPosition::Inside {
                 self.opening = Element::Inline;
                 return;
             }
@@ -235,12 +235,12 @@ impl Renderer {
     fn end(&mut self, name: &[u8]) {
         if let Some(skipped) = &mut self.skipped {
             match skipped.end(name) {
-                Place::Inside => return,
-                Place::Last => {
+                SkipPosition::Inside => return,
+                SkipPosition::Last => {
                     self.skipped = None;
                     return;
                 }
-                Place::Behind => self.skipped = None,
+                SkipPosition::Behind => self.skipped = None,
             }
         }
         match element(name) {

@@ -31,7 +31,7 @@ enum Ends {
 
 /// What a tag does to the element that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SkipPosition {
     /// It is inside.
     Inside,
     /// It is the element's end tag.
@@ -76,7 +76,7 @@ impl Skip {
     }
 
     /// A start tag, which is inside or behind.
-    pub(super) fn start(&mut self, name: &[u8]) -> Place {
+    pub(super) fn start(&mut self, name: &[u8]) -> SkipPosition {
         self.is_counted = false;
         if self.ends != Ends::ByName {
             let is_around = rank(name).is_some_and(|rank| rank < Rank::Table && self.is_in(rank));
@@ -91,7 +91,7 @@ impl Skip {
                 _ => false,
             };
             if is_sibling || (self.tables == 0 && is_around) {
-                return Place::Behind;
+                return SkipPosition::Behind;
             }
         }
         if name == self.name {
@@ -101,33 +101,33 @@ impl Skip {
             self.containers += 1;
         }
         self.tables += usize::from(name == b"table");
-        Place::Inside
+        SkipPosition::Inside
     }
 
     /// The end of a start tag with a slash before its `>`.
-    pub(super) fn close_itself(&mut self) -> Place {
+    pub(super) fn close_itself(&mut self) -> SkipPosition {
         if self.is_foreign() && self.is_counted {
             self.is_counted = false;
             return self.close();
         }
-        Place::Inside
+        SkipPosition::Inside
     }
 
-    pub(super) fn end(&mut self, name: &[u8]) -> Place {
+    pub(super) fn end(&mut self, name: &[u8]) -> SkipPosition {
         if self.ends != Ends::ByName
             && let Some(rank) = rank(name)
         {
             if rank < Rank::Document && self.tables > 0 {
                 self.tables -= usize::from(rank == Rank::Table);
-                return Place::Inside;
+                return SkipPosition::Inside;
             }
             if name == self.name {
-                return Place::Last;
+                return SkipPosition::Last;
             }
             return if self.is_in(rank) {
-                Place::Behind
+                SkipPosition::Behind
             } else {
-                Place::Inside
+                SkipPosition::Inside
             };
         }
         if name == self.name {
@@ -135,19 +135,19 @@ impl Skip {
         }
         if self.ends == Ends::WithContainer && is_container(name) {
             let Some(containers) = self.containers.checked_sub(1) else {
-                return Place::Behind;
+                return SkipPosition::Behind;
             };
             self.containers = containers;
         }
-        Place::Inside
+        SkipPosition::Inside
     }
 
-    fn close(&mut self) -> Place {
+    fn close(&mut self) -> SkipPosition {
         self.open = self.open.saturating_sub(1);
         if self.open == 0 {
-            Place::Last
+            SkipPosition::Last
         } else {
-            Place::Inside
+            SkipPosition::Inside
         }
     }
 

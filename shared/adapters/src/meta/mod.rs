@@ -26,7 +26,7 @@ use crate::{
     deadline::Deadline,
     http_api::{HttpApi, HttpApiProvider},
     message::Message,
-    net::http::{Answer, HttpRequest},
+    net::http::{HttpRequest, HttpResponse},
     provider::Capabilities,
     verify::{Report, VerifyStage},
 };
@@ -75,7 +75,7 @@ impl HttpApi for MetaApi {
         HttpRequest::post_json(api_url.join(segments), &wire)
     }
 
-    fn receipt(&self, answer: &Answer, _: &Message) -> Result<Receipt, ProviderError> {
+    fn receipt(&self, answer: &HttpResponse, _: &Message) -> Result<Receipt, ProviderError> {
         receipt(answer)
     }
 

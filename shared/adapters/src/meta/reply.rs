@@ -5,7 +5,7 @@ use std::time::Duration;
 use comms_core::{AfterRetries, Disposition, ErrorKind, ProviderCode, ProviderError, Receipt};
 use serde_json::Value;
 
-use crate::net::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large};
+use crate::net::http::{CONTENT_TOO_LARGE, HttpResponse, classify_status, provider_id, too_large};
 
 /// One message in six seconds to one recipient (throughput, "Pair rate limits"), and a burst is paid
 /// back at that rate. Each further refusal is waited for four times as long, by who tries again.
@@ -18,7 +18,7 @@ const FREQUENCY_LIMIT_WAIT: Duration = Duration::from_hours(24);
 /// The receipt is Meta's id of the message. Its `message_status` makes no difference: a message that
 /// is held for the quality of its template, or paused, is Meta's to send or to give up on, and it says
 /// so by webhook; sent by another provider too it may arrive twice.
-pub(super) fn receipt(answer: &Answer) -> Result<Receipt, ProviderError> {
+pub(super) fn receipt(answer: &HttpResponse) -> Result<Receipt, ProviderError> {
     let body = answer.json().unwrap_or_default();
     let id = body.pointer("/messages/0/id").and_then(Value::as_str);
     match id.and_then(provider_id) {
@@ -28,7 +28,7 @@ pub(super) fn receipt(answer: &Answer) -> Result<Receipt, ProviderError> {
 }
 
 /// What an answer means that is not what was asked for.
-pub(super) fn refusal(answer: &Answer) -> ProviderError {
+pub(super) fn refusal(answer: &HttpResponse) -> ProviderError {
     if answer.status == CONTENT_TOO_LARGE {
         return too_large(answer);
     }
@@ -53,7 +53,7 @@ pub(super) fn refusal(answer: &Answer) -> ProviderError {
 
 /// What an answer without a known code means. The status of a success is not given as a code, since 200
 /// is one of Meta's.
-fn by_status(answer: &Answer) -> ProviderError {
+fn by_status(answer: &HttpResponse) -> ProviderError {
     let error = classify_status(answer);
     if answer.is_success() {
         error.with_code(None)

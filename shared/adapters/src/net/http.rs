@@ -7,11 +7,11 @@
 //!
 //! Only a request of which not a byte of the body was asked for is known not to have been sent.
 
-mod answer;
 mod connection;
 mod failure;
 mod idle;
 mod request;
+mod response;
 
 use std::{
     fmt,
@@ -31,17 +31,17 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use zeroize::Zeroizing;
 
-pub(crate) use self::{
-    answer::{Answer, provider_id},
-    failure::{
-        CONTENT_TOO_LARGE, causes, classify_status, classify_transport, of_question, too_large,
-    },
-    request::HttpRequest,
-};
 use self::{
     connection::{Connection, MAX_BODY_PIECES, Stream, Tracked, Unanswered},
     failure::{TransportFailure, transport_failure},
     idle::{Idle, Origin},
+};
+pub(crate) use self::{
+    failure::{
+        CONTENT_TOO_LARGE, causes, classify_status, classify_transport, of_question, too_large,
+    },
+    request::HttpRequest,
+    response::{HttpResponse, provider_id},
 };
 use crate::{
     deadline::{Deadline, Elapsed},
@@ -82,12 +82,12 @@ pub struct HttpClients {
 
 /// What decides which addresses may be connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Place {
+struct Endpoint {
     https: bool,
     port: u16,
 }
 
-impl Place {
+impl Endpoint {
     fn of(base: &BaseUrl) -> Self {
         Self {
             https: base.is_https(),
@@ -126,12 +126,12 @@ impl HttpClients {
         base: &BaseUrl,
         request: HttpRequest,
         deadline: Deadline,
-    ) -> Result<Answer, TransportFailure> {
-        let place = Place::of(base);
+    ) -> Result<HttpResponse, TransportFailure> {
+        let endpoint = Endpoint::of(base);
         if let Host::Ip(address) = base.host() {
             // A connection that is kept was checked when it was made, by rules that do not change.
             self.egress
-                .check(&[*address], place.port, place.ports())
+                .check(&[*address], endpoint.port, endpoint.ports())
                 .map_err(TransportFailure::Egress)?;
         }
         let is_question = request.is_question();
@@ -141,7 +141,7 @@ impl HttpClients {
         let request = request.map(|body| Tracked::new(body, begun.clone()));
         let origin = Origin {
             host: base.host().clone(),
-            place,
+            endpoint,
         };
         let exchange = self.exchange(base, origin, request, &begun, deadline);
         match deadline.bound(REQUEST_TIMEOUT, exchange).await {
@@ -162,7 +162,7 @@ impl HttpClients {
         request: Request<Tracked>,
         begun: &AtomicBool,
         deadline: Deadline,
-    ) -> Result<Answer, TransportFailure> {
+    ) -> Result<HttpResponse, TransportFailure> {
         let failed = |error| transport_failure(&error, begun.load(Ordering::Acquire));
         let mut request = request;
         let (mut connection, response) = loop {
@@ -170,7 +170,7 @@ impl HttpClients {
             let is_new = kept.is_none();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => self.connect(base, origin.place, deadline).await?,
+                None => self.connect(base, origin.endpoint, deadline).await?,
             };
             match connection.send(request).await {
                 Ok(response) => break (connection, response),
@@ -188,7 +188,7 @@ impl HttpClients {
     }
 
     /// A place under the ceiling, for one request.
-    async fn socket(&self, deadline: Deadline) -> Result<sockets::Place, TransportFailure> {
+    async fn socket(&self, deadline: Deadline) -> Result<sockets::SocketPermit, TransportFailure> {
         // Who has waited is to have enough time left for an answer: a request that is cut off may have been
         // acted on.
         let place = self.sockets.place(deadline.less(AFTER_WAITING)).await;
@@ -199,7 +199,7 @@ impl HttpClients {
         &self,
         connection: &mut Connection,
         response: Response<Incoming>,
-    ) -> Result<Answer, TransportFailure> {
+    ) -> Result<HttpResponse, TransportFailure> {
         let (head, mut body) = response.into_parts();
         let announced = body.size_hint().lower().min(MAX_ANSWER as u64);
         // Room for all of it at once, so that no smaller buffer is left behind unwiped.
@@ -218,7 +218,7 @@ impl HttpClients {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Answer {
+        Ok(HttpResponse {
             status: head.status.as_u16(),
             headers: head.headers,
             body: bytes,
@@ -230,7 +230,7 @@ impl HttpClients {
     async fn connect(
         &self,
         base: &BaseUrl,
-        place: Place,
+        endpoint: Endpoint,
         deadline: Deadline,
     ) -> Result<Connection, TransportFailure> {
         let connecting = async {
@@ -239,8 +239,8 @@ impl HttpClients {
                 .resolve(base.host())
                 .await
                 .map_err(TransportFailure::Egress)?;
-            let socket = self.connect_tcp(place, &addresses, deadline).await?;
-            let stream = if place.https {
+            let socket = self.connect_tcp(endpoint, &addresses, deadline).await?;
+            let stream = if endpoint.https {
                 Stream::Tls(Box::new(self.encrypt(base, socket, deadline).await?))
             } else {
                 Stream::Clear(socket)
@@ -256,13 +256,13 @@ impl HttpClients {
 
     async fn connect_tcp(
         &self,
-        place: Place,
+        endpoint: Endpoint,
         addresses: &[IpAddr],
         deadline: Deadline,
     ) -> Result<Metered, TransportFailure> {
         let checked = self
             .egress
-            .check(addresses, place.port, place.ports())
+            .check(addresses, endpoint.port, endpoint.ports())
             .map_err(TransportFailure::Egress)?;
         let connected = tcp::connect(&checked, deadline).await;
         connected.map_err(|failure| match failure {
@@ -324,17 +324,20 @@ impl HttpClients {
         else {
             return false;
         };
-        let place = Place::of(base);
+        let endpoint = Endpoint::of(base);
         let checked = self
             .egress
-            .check(&addresses, place.port, place.ports())
+            .check(&addresses, endpoint.port, endpoint.ports())
             .map_err(|error| classify_transport(TransportFailure::Egress(error)));
         if report.stage(VerifyStage::Egress, checked).is_none() {
             return false;
         }
         let connected = async {
             let permit = self.socket(deadline).await?;
-            Ok((permit, self.connect_tcp(place, &addresses, deadline).await?))
+            Ok((
+                permit,
+                self.connect_tcp(endpoint, &addresses, deadline).await?,
+            ))
         };
         let Some((_permit, socket)) = report.stage(
             VerifyStage::Connect,
@@ -342,7 +345,7 @@ impl HttpClients {
         ) else {
             return false;
         };
-        if !place.https {
+        if !endpoint.https {
             return true;
         }
         let encrypted = self.encrypt(base, socket, deadline).await;

@@ -64,7 +64,7 @@ struct Inner {
 
 /// One socket's place under the ceiling; it is free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct SocketPermit {
     _permit: OwnedSemaphorePermit,
 }
 
@@ -150,7 +150,7 @@ impl Sockets {
     }
 
     /// A place for a socket that is closed after its one use.
-    pub(crate) async fn place(&self, deadline: Deadline) -> Result<Place, Elapsed> {
+    pub(crate) async fn place(&self, deadline: Deadline) -> Result<SocketPermit, Elapsed> {
         let own = AtomicUsize::new(0);
         let _queueing = self.queue(&own);
         match self.free_place() {
@@ -178,10 +178,10 @@ impl Sockets {
 
     /// A place without waiting: a free one, or that of an idle connection, which is closed. Does not go
     /// before those who wait: a place that becomes free is theirs at once.
-    pub(crate) fn free_place(&self) -> Option<Place> {
+    pub(crate) fn free_place(&self) -> Option<SocketPermit> {
         loop {
             if let Ok(permit) = self.0.places.clone().try_acquire_owned() {
-                return Some(Place { _permit: permit });
+                return Some(SocketPermit { _permit: permit });
             }
             if !self.close_least_recently_used() {
                 return None;
@@ -190,9 +190,9 @@ impl Sockets {
     }
 
     /// A place when it is one's turn.
-    pub(crate) async fn place_in_turn(&self) -> Place {
+    pub(crate) async fn place_in_turn(&self) -> SocketPermit {
         match self.0.places.clone().acquire_owned().await {
-            Ok(permit) => Place { _permit: permit },
+            Ok(permit) => SocketPermit { _permit: permit },
             // The semaphore is never closed.
             Err(_) => std::future::pending().await,
         }

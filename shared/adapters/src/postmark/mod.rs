@@ -27,7 +27,7 @@ use crate::{
     deadline::Deadline,
     http_api::{HttpApi, HttpApiProvider},
     message::Message,
-    net::http::{Answer, HttpRequest},
+    net::http::{HttpRequest, HttpResponse},
     provider::Capabilities,
 };
 
@@ -82,7 +82,7 @@ impl HttpApi for PostmarkApi {
         Ok(request)
     }
 
-    fn receipt(&self, answer: &Answer, message: &Message) -> Result<Receipt, ProviderError> {
+    fn receipt(&self, answer: &HttpResponse, message: &Message) -> Result<Receipt, ProviderError> {
         read_receipt(answer, message)
     }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::{
     message::Message,
-    net::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large},
+    net::http::{CONTENT_TOO_LARGE, HttpResponse, classify_status, provider_id, too_large},
 };
 
 /// "Inactive recipient."
@@ -43,7 +43,10 @@ struct Server {
 }
 
 /// The receipt is Postmark's id of the message: where it took the message, and does not leave the recipient out.
-pub(super) fn read_receipt(answer: &Answer, message: &Message) -> Result<Receipt, ProviderError> {
+pub(super) fn read_receipt(
+    answer: &HttpResponse,
+    message: &Message,
+) -> Result<Receipt, ProviderError> {
     let reply = answer.read::<Reply>().ok();
     let accepted = reply
         .as_ref()
@@ -114,7 +117,7 @@ impl Inactive {
 }
 
 /// Whether the token that asked is one of a server that sends to everybody.
-pub(super) fn read_server(answer: &Answer) -> Result<(), ProviderError> {
+pub(super) fn read_server(answer: &HttpResponse) -> Result<(), ProviderError> {
     if !answer.is_success() {
         return Err(refusal(answer, answer.read::<Reply>().ok().as_ref()));
     }
@@ -139,7 +142,7 @@ fn reaches_nobody(detail: &'static str) -> ProviderError {
 }
 
 /// What an answer means that is not what was asked for.
-fn refusal(answer: &Answer, reply: Option<&Reply>) -> ProviderError {
+fn refusal(answer: &HttpResponse, reply: Option<&Reply>) -> ProviderError {
     if answer.status == CONTENT_TOO_LARGE {
         return too_large(answer);
     }

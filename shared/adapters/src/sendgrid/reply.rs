@@ -5,7 +5,7 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::net::http::{Answer, classify_status};
+use crate::net::http::{HttpResponse, classify_status};
 
 /// The permission that sending needs.
 const SEND_SCOPE: &str = "mail.send";
@@ -23,7 +23,7 @@ static RATE_LIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset
 /// sandbox mode alone (<https://www.twilio.com/docs/sendgrid/for-developers/sending-email/sandbox-mode>);
 /// outside of it, like any other 2xx, it is not SendGrid's acceptance.
 pub(super) fn read_receipt(
-    answer: &Answer,
+    answer: &HttpResponse,
     delivery: &DeliveryId,
     sandbox: bool,
 ) -> Result<Receipt, ProviderError> {
@@ -40,7 +40,7 @@ pub(super) fn read_receipt(
 }
 
 /// Whether the key that asked has the permission to send.
-pub(super) fn read_scopes(answer: &Answer) -> Result<(), ProviderError> {
+pub(super) fn read_scopes(answer: &HttpResponse) -> Result<(), ProviderError> {
     #[derive(Deserialize)]
     struct Scopes {
         scopes: Vec<String>,
@@ -80,11 +80,11 @@ pub(super) fn read_scopes(answer: &Answer) -> Result<(), ProviderError> {
 }
 
 /// SendGrid has no codes of its own: the status is the code.
-fn code(answer: &Answer) -> Option<ProviderCode> {
+fn code(answer: &HttpResponse) -> Option<ProviderCode> {
     ProviderCode::parse(&answer.status.to_string())
 }
 
-fn read_error(answer: &Answer) -> ProviderError {
+fn read_error(answer: &HttpResponse) -> ProviderError {
     let body = answer.json().ok();
     let known = body.and_then(|body| classify(answer.status, Fault::read(&body)));
     let error = known.map_or_else(

@@ -15,7 +15,7 @@ use comms_core::{
     account::{AwsAccessKeyId, ExternalId, RoleArn},
 };
 
-use super::failure::{Failure, NoCredentials};
+use super::failure::{NoCredentials, SesFailure};
 
 /// The name of the platform's sessions in the clinic's own log of API calls.
 const SESSION_NAME: &str = "clinic-comms";
@@ -37,7 +37,7 @@ impl SealedKey {
         let secret = self
             .secret
             .expose()
-            .map_err(|_| NoCredentials(Failure::Sealed))?;
+            .map_err(|_| NoCredentials(SesFailure::Sealed))?;
         // The SDK wipes its copy when it drops it.
         Ok(Credentials::new(
             self.id.as_str(),
@@ -85,7 +85,7 @@ impl AssumedRole {
     }
 
     async fn assume(&self) -> provider::Result {
-        let no_role = |failure| NoCredentials(Failure::NoRole(Box::new(failure)));
+        let no_role = |failure| NoCredentials(SesFailure::NoRole(Box::new(failure)));
         let question = aws_sdk_sts::Client::new(&self.sdk)
             .assume_role()
             .role_arn(self.role.as_str())
@@ -94,13 +94,13 @@ impl AssumedRole {
             .send();
         let assumed = tokio::time::timeout(ASSUME_TIMEOUT, question)
             .await
-            .map_err(|_| no_role(Failure::NoAnswerInTime))?
-            .map_err(|error| no_role(Failure::of(&error, false)))?;
+            .map_err(|_| no_role(SesFailure::NoAnswerInTime))?
+            .map_err(|error| no_role(SesFailure::of(&error, false)))?;
         let given = assumed
             .credentials
-            .ok_or_else(|| no_role(Failure::Unanswered))?;
+            .ok_or_else(|| no_role(SesFailure::Unanswered))?;
         let until =
-            SystemTime::try_from(given.expiration).map_err(|_| no_role(Failure::Unanswered))?;
+            SystemTime::try_from(given.expiration).map_err(|_| no_role(SesFailure::Unanswered))?;
         Ok(Credentials::new(
             given.access_key_id,
             given.secret_access_key,

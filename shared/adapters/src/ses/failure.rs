@@ -20,7 +20,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 /// There are no credentials, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("no credentials")]
-pub(super) struct NoCredentials(pub(super) Failure);
+pub(super) struct NoCredentials(pub(super) SesFailure);
 
 impl From<NoCredentials> for CredentialsError {
     fn from(error: NoCredentials) -> Self {
@@ -30,7 +30,7 @@ impl From<NoCredentials> for CredentialsError {
 
 /// Why SES did not take a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum SesFailure {
     /// No connection.
     NotConnected,
     /// No TLS.
@@ -46,17 +46,17 @@ pub(super) enum Failure {
     /// The credentials' secret could not be opened.
     Sealed,
     /// STS did not give credentials for the role.
-    NoRole(Box<Failure>),
+    NoRole(Box<SesFailure>),
     /// Our side could not do its part.
     Local,
     /// SES answered.
-    Answered(Answer),
+    Answered(ErrorReply),
 }
 
 /// What is kept of an answer that is an error, or no answer that this API has. Not its text, which has
 /// addresses in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct ErrorReply {
     pub(super) status: u16,
     pub(super) code: Option<ProviderCode>,
     pub(super) text_hint: TextHint,
@@ -76,7 +76,7 @@ pub(super) enum TextHint {
     Else,
 }
 
-impl Answer {
+impl ErrorReply {
     pub(super) fn read(raw: &HttpResponse, code: Option<&str>, text: Option<&str>) -> Self {
         // An answer that is not JSON has its code in the header alone, if it has one.
         let header = raw.headers().get("x-amzn-errortype");
@@ -114,13 +114,13 @@ impl Answer {
     }
 }
 
-impl Failure {
+impl SesFailure {
     pub(super) fn of<E>(error: &SdkError<E, HttpResponse>, begun: bool) -> Self
     where
         E: StdError + ProvideErrorMetadata + 'static,
     {
         if let Some(raw) = error.raw_response() {
-            return Self::Answered(Answer::read(raw, error.code(), error.message()));
+            return Self::Answered(ErrorReply::read(raw, error.code(), error.message()));
         }
         let timed_out = matches!(error, SdkError::TimeoutError(_))
             || matches!(error, SdkError::DispatchFailure(failure) if failure.is_timeout());

@@ -5,7 +5,7 @@ use aws_smithy_types::body::SdkBody;
 use serde_json::Value;
 
 use super::{
-    failure::{Answer, Failure},
+    failure::{ErrorReply, SesFailure},
     reply::classify,
 };
 use crate::fuzz::check::{check_error, parts};
@@ -23,8 +23,8 @@ pub(crate) fn answers(input: &[u8]) {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |name: &str| body.get(name).and_then(Value::as_str);
     let code = text("__type").or_else(|| text("code"));
-    let answer = Answer::read(&raw, code, text("message"));
-    let failure = Failure::Answered(answer);
-    check_error(classify(Failure::NoRole(Box::new(failure.clone()))));
+    let answer = ErrorReply::read(&raw, code, text("message"));
+    let failure = SesFailure::Answered(answer);
+    check_error(classify(SesFailure::NoRole(Box::new(failure.clone()))));
     check_error(classify(failure));
 }

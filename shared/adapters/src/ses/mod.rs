@@ -34,7 +34,7 @@ use self::{
     checks::{check_quota, check_state, identities, names_only_others, whole_rate},
     connector::{Begun, SharedClient},
     credentials::{AssumedRole, SealedKey},
-    failure::{Answer, Failure},
+    failure::{ErrorReply, SesFailure},
     reply::classify,
     request::{MAX_BYTES, MAX_RECEIVERS, Sender, send_email},
 };
@@ -128,7 +128,7 @@ impl SesProvider {
         }
     }
 
-    async fn account(&self, deadline: Deadline) -> Result<GetAccountOutput, Failure> {
+    async fn account(&self, deadline: Deadline) -> Result<GetAccountOutput, SesFailure> {
         ask(deadline, self.client.get_account().send()).await
     }
 
@@ -141,8 +141,8 @@ impl SesProvider {
             match ask(deadline, question.send()).await {
                 Ok(identity) if identity.verified_for_sending_status() => return Ok(()),
                 Ok(_) => known = true,
-                Err(Failure::Answered(answer)) if answer.is("NotFoundException") => {}
-                Err(Failure::Answered(answer)) if answer.is("AccessDeniedException") => {
+                Err(SesFailure::Answered(answer)) if answer.is("NotFoundException") => {}
+                Err(SesFailure::Answered(answer)) if answer.is("AccessDeniedException") => {
                     return Err(ProviderError::new(
                         Disposition::ProviderDown,
                         ErrorKind::Unauthenticated,
@@ -207,10 +207,10 @@ impl Provider for SesProvider {
         {
             Ok(Ok(accepted)) => match accepted.message_id().and_then(provider_id) {
                 Some(id) => return Ok(Receipt::new(id)),
-                None => Failure::Answered(Answer::without_id()),
+                None => SesFailure::Answered(ErrorReply::without_id()),
             },
             Ok(Err(error)) => {
-                let failure = Failure::of(&error, begun.get());
+                let failure = SesFailure::of(&error, begun.get());
                 if names_only_others(
                     error.message().unwrap_or_default(),
                     &self.from.mailbox.address,
@@ -220,7 +220,7 @@ impl Provider for SesProvider {
                     failure
                 }
             }
-            Err(Elapsed) => Failure::out_of_time(begun.get()),
+            Err(Elapsed) => SesFailure::out_of_time(begun.get()),
         };
         Err(classify(failure))
     }
@@ -237,7 +237,7 @@ impl Provider for SesProvider {
         let account = match self.account(deadline).await {
             Ok(account) => Some(account),
             // The signature was accepted, and that is all that this stage is about.
-            Err(Failure::Answered(answer)) if answer.is("AccessDeniedException") => None,
+            Err(SesFailure::Answered(answer)) if answer.is("AccessDeniedException") => None,
             Err(failure) => {
                 let stage = failure.stage();
                 report.stage::<()>(stage, Err(classify(failure)));
@@ -271,22 +271,22 @@ fn unlogged<F: Future>(work: F) -> impl Future<Output = F::Output> {
 async fn ask<T, E>(
     deadline: Deadline,
     question: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-) -> Result<T, Failure>
+) -> Result<T, SesFailure>
 where
     E: StdError + ProvideErrorMetadata + 'static,
 {
     let failure = match deadline.bound(REQUEST_TIMEOUT, unlogged(question)).await {
         Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(error)) => Failure::of(&error, false),
-        Err(Elapsed) => Failure::Unanswered,
+        Ok(Err(error)) => SesFailure::of(&error, false),
+        Err(Elapsed) => SesFailure::Unanswered,
     };
     // What came back for a success, or from a server that fails, is no answer to a question.
     let answers =
-        !matches!(&failure, Failure::Answered(answer) if !(300..500).contains(&answer.status));
+        !matches!(&failure, SesFailure::Answered(answer) if !(300..500).contains(&answer.status));
     Err(if answers {
         failure
     } else {
-        Failure::Unanswered
+        SesFailure::Unanswered
     })
 }
 

@@ -2,49 +2,49 @@
 
 use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError};
 
-use super::failure::{Answer, Failure, TextHint};
+use super::failure::{ErrorReply, SesFailure, TextHint};
 use crate::net::tls::HandshakeFailure;
 
 /// What a failure means, and what to do about it.
-pub(super) fn classify(failure: Failure) -> ProviderError {
+pub(super) fn classify(failure: SesFailure) -> ProviderError {
     use Disposition::{Ambiguous, ProviderDown, Transient};
     use ErrorKind::{Timeout, Unauthenticated, Unavailable};
     let error = ProviderError::new;
     match failure {
-        Failure::Answered(answer) => classify_answer(answer),
-        Failure::NoRole(failure) => classify_role(*failure),
-        Failure::NotConnected => error(
+        SesFailure::Answered(answer) => classify_answer(answer),
+        SesFailure::NoRole(failure) => classify_role(*failure),
+        SesFailure::NotConnected => error(
             Transient,
             Unavailable,
             "SES could not be connected to; nothing was sent. Check the region if this lasts.",
         ),
-        Failure::Handshake(HandshakeFailure::Certificate(_)) => error(
+        SesFailure::Handshake(HandshakeFailure::Certificate(_)) => error(
             ProviderDown,
             Unauthenticated,
             "What answered for SES does not prove that it is; nothing was sent. The platform team has to look.",
         ),
-        Failure::Handshake(HandshakeFailure::Refused | HandshakeFailure::Closed) => error(
+        SesFailure::Handshake(HandshakeFailure::Refused | HandshakeFailure::Closed) => error(
             Transient,
             Unavailable,
             "TLS with SES could not be set up; nothing was sent.",
         ),
-        Failure::NoConnectionInTime => error(
+        SesFailure::NoConnectionInTime => error(
             Transient,
             Timeout,
             "SES could not be connected to in time; nothing was sent.",
         ),
-        Failure::NoAnswerInTime => error(
+        SesFailure::NoAnswerInTime => error(
             Ambiguous,
             Timeout,
             "SES did not answer in time; it may have taken the message.",
         ),
-        Failure::Interrupted => error(
+        SesFailure::Interrupted => error(
             Ambiguous,
             Unavailable,
             "The connection ended before SES's answer was complete; it may have taken the message.",
         ),
-        Failure::Unanswered => error(Transient, Unavailable, "SES did not answer; try again."),
-        Failure::Sealed | Failure::Local => local_failure(),
+        SesFailure::Unanswered => error(Transient, Unavailable, "SES did not answer; try again."),
+        SesFailure::Sealed | SesFailure::Local => local_failure(),
     }
 }
 
@@ -52,14 +52,14 @@ pub(super) fn classify(failure: Failure) -> ProviderError {
 /// `SendEmail`, of `ThrottlingException`, which is not modelled for it, and of "Common errors" in the API
 /// reference.
 #[allow(clippy::too_many_lines, reason = "one table")]
-fn classify_answer(answer: Answer) -> ProviderError {
+fn classify_answer(answer: ErrorReply) -> ProviderError {
     use Disposition::{Ambiguous, Final, ProviderDown, Transient};
     use ErrorKind::{
         AccountSuspended, InvalidMessage, QuotaExceeded, RateLimited, SenderNotAllowed,
         Unauthenticated, Unavailable, Unexpected,
     };
     let error = ProviderError::new;
-    let Answer {
+    let ErrorReply {
         status,
         code,
         text_hint,
@@ -228,37 +228,37 @@ fn classify_answer(answer: Answer) -> ProviderError {
 
 /// What it means that STS did not give credentials for the role. Nothing has been sent (STS API reference,
 /// `AssumeRole`, and "Common errors").
-fn classify_role(failure: Failure) -> ProviderError {
+fn classify_role(failure: SesFailure) -> ProviderError {
     use Disposition::{ProviderDown, Transient};
     use ErrorKind::{Timeout, Unauthenticated, Unavailable, Unexpected};
     let error = ProviderError::new;
     let answer = match failure {
-        Failure::Answered(answer) => answer,
-        Failure::Handshake(HandshakeFailure::Certificate(_)) => {
+        SesFailure::Answered(answer) => answer,
+        SesFailure::Handshake(HandshakeFailure::Certificate(_)) => {
             return error(
                 ProviderDown,
                 Unauthenticated,
                 "What answered for STS does not prove that it is; the platform team has to look.",
             );
         }
-        Failure::NoConnectionInTime | Failure::NoAnswerInTime => {
+        SesFailure::NoConnectionInTime | SesFailure::NoAnswerInTime => {
             return error(
                 Transient,
                 Timeout,
                 "STS did not give credentials for the role in time; nothing was sent.",
             );
         }
-        Failure::NotConnected
-        | Failure::Handshake(HandshakeFailure::Refused | HandshakeFailure::Closed)
-        | Failure::Interrupted
-        | Failure::Unanswered => {
+        SesFailure::NotConnected
+        | SesFailure::Handshake(HandshakeFailure::Refused | HandshakeFailure::Closed)
+        | SesFailure::Interrupted
+        | SesFailure::Unanswered => {
             return error(
                 Transient,
                 Unavailable,
                 "STS, which gives credentials for the role, could not be reached; nothing was sent.",
             );
         }
-        Failure::Sealed | Failure::NoRole(_) | Failure::Local => return local_failure(),
+        SesFailure::Sealed | SesFailure::NoRole(_) | SesFailure::Local => return local_failure(),
     };
     let known = answer.code.as_ref().map(ProviderCode::as_str);
     let classified = match (known.unwrap_or_default(), answer.status) {

@@ -121,7 +121,7 @@ pub(super) fn parse_reply(bytes: &[u8]) -> Option<Result<(usize, Reply), Malform
     while let Some(length) = memchr(b'\n', &bytes[end..]) {
         let line = &bytes[end..end + length];
         end += length + 1;
-        let Some(Line {
+        let Some(ReplyLine {
             code,
             text,
             is_last,
@@ -188,13 +188,13 @@ fn without_status(text: &str) -> &str {
 }
 
 /// One line of a reply.
-struct Line<'a> {
+struct ReplyLine<'a> {
     code: u16,
     text: &'a [u8],
     is_last: bool,
 }
 
-fn parse_line(line: &[u8]) -> Option<Line<'_>> {
+fn parse_line(line: &[u8]) -> Option<ReplyLine<'_>> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let (digits, rest) = line.split_first_chunk::<3>()?;
     let code = std::str::from_utf8(digits)
@@ -209,7 +209,7 @@ fn parse_line(line: &[u8]) -> Option<Line<'_>> {
         Some((b'-', text)) => (false, text),
         Some(_) => return None,
     };
-    Some(Line {
+    Some(ReplyLine {
         code,
         text,
         is_last,

@@ -17,11 +17,11 @@ const AT_ONCE: SignedDuration = SignedDuration::from_secs(5);
 /// What was found out of one server's limit.
 #[derive(Default)]
 pub(super) struct SessionLimit {
-    state: Mutex<State>,
+    state: Mutex<LearnedLimit>,
 }
 
 #[derive(Default)]
-struct State {
+struct LearnedLimit {
     learned: Option<(u32, Timestamp)>,
     /// After how many messages a connection ended once.
     suspected: Option<(u32, Timestamp)>,

@@ -10,14 +10,14 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use super::memory::is_remembered;
 use crate::{
     deadline::{Deadline, Elapsed},
-    net::sockets::{Place, Sockets},
+    net::sockets::{SocketPermit, Sockets},
 };
 
 /// The slots of a pool, one for each connection that may be in use.
 pub(super) struct Slots {
     semaphore: Semaphore,
     most: usize,
-    state: Mutex<State>,
+    state: Mutex<SlotCounts>,
     /// Tells those who wait that nothing is granted any more.
     revoked: Notify,
     sockets: Sockets,
@@ -25,7 +25,7 @@ pub(super) struct Slots {
 }
 
 #[derive(Default)]
-struct State {
+struct SlotCounts {
     /// Connections that are being made or are open, idle ones among them.
     live: usize,
     /// What the server was found to allow, and when.
@@ -53,7 +53,7 @@ pub(super) struct Slot<'a> {
 pub(super) struct Permit {
     slots: Arc<Slots>,
     has_left: bool,
-    _place: Place,
+    _place: SocketPermit,
 }
 
 impl Slots {
@@ -96,7 +96,7 @@ impl Slots {
     }
 
     /// Counts a connection in that is going to be made.
-    pub(super) fn room(self: &Arc<Self>, place: Place) -> Permit {
+    pub(super) fn room(self: &Arc<Self>, place: SocketPermit) -> Permit {
         self.state().live += 1;
         Permit {
             slots: self.clone(),
@@ -181,7 +181,7 @@ impl Slots {
     }
 
     /// Brings the slots in circulation to what is granted and learned.
-    fn adjust(&self, state: &mut State) {
+    fn adjust(&self, state: &mut SlotCounts) {
         let learned = state.learned.map_or(self.most, |(limit, _)| limit);
         let granted = state.granted.unwrap_or(self.most);
         let wanted = self.most - self.most.min(learned).min(granted);
@@ -212,13 +212,13 @@ impl Slots {
     }
 
     /// Takes back what was learned: every slot that is granted is there again.
-    fn forget(&self, state: &mut State) {
+    fn forget(&self, state: &mut SlotCounts) {
         state.learned = None;
         self.adjust(state);
     }
 
     /// Nothing can panic while it is held, so that it is whole whatever happens.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SlotCounts> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

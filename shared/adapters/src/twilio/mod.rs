@@ -28,7 +28,7 @@ use crate::{
     deadline::Deadline,
     http_api::{HttpApi, HttpApiProvider},
     message::Message,
-    net::http::{Answer, HttpRequest},
+    net::http::{HttpRequest, HttpResponse},
     provider::Capabilities,
 };
 
@@ -97,7 +97,7 @@ impl HttpApi for TwilioApi {
         Ok(HttpRequest::post_form(url, &fields))
     }
 
-    fn receipt(&self, answer: &Answer, _: &Message) -> Result<Receipt, ProviderError> {
+    fn receipt(&self, answer: &HttpResponse, _: &Message) -> Result<Receipt, ProviderError> {
         receipt(answer)
     }
 

@@ -6,7 +6,7 @@ use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError, Receipt};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::net::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large};
+use crate::net::http::{CONTENT_TOO_LARGE, HttpResponse, classify_status, provider_id, too_large};
 
 /// A full queue and a daily limit pass in minutes or hours: longer than any invocation lasts (AWS
 /// Lambda quotas: 15 minutes), so that nobody waits for it within one.
@@ -42,7 +42,7 @@ struct Account {
 }
 
 /// The receipt is the SID of the message, unless Twilio says of it already that it came to nothing.
-pub(super) fn receipt(answer: &Answer) -> Result<Receipt, ProviderError> {
+pub(super) fn receipt(answer: &HttpResponse) -> Result<Receipt, ProviderError> {
     if !answer.is_success() {
         return Err(refusal(answer));
     }
@@ -74,7 +74,7 @@ pub(super) fn receipt(answer: &Answer) -> Result<Receipt, ProviderError> {
 }
 
 /// What an answer means that is not what was asked for.
-pub(super) fn refusal(answer: &Answer) -> ProviderError {
+pub(super) fn refusal(answer: &HttpResponse) -> ProviderError {
     if answer.status == CONTENT_TOO_LARGE {
         return too_large(answer);
     }
@@ -220,7 +220,7 @@ pub(super) fn classify(code: i64, status: u16, inactive: bool) -> Option<Provide
 }
 
 /// Whether an account may send: `account_enum_status` of the contract.
-pub(super) fn may_send(answer: &Answer) -> Result<(), ProviderError> {
+pub(super) fn may_send(answer: &HttpResponse) -> Result<(), ProviderError> {
     match answer.read::<Account>() {
         Ok(account) if answer.is_success() && account.status == "active" => Ok(()),
         Ok(_) if answer.is_success() => Err(ProviderError::new(
@@ -233,7 +233,7 @@ pub(super) fn may_send(answer: &Answer) -> Result<(), ProviderError> {
 }
 
 /// Whether the answer is that there is no such message.
-pub(super) fn is_not_found(answer: &Answer) -> Result<(), ProviderError> {
+pub(super) fn is_not_found(answer: &HttpResponse) -> Result<(), ProviderError> {
     match answer.read::<Refusal>() {
         Ok(body) if answer.status == 404 && body.code.as_i64() == Some(NOT_FOUND) => Ok(()),
         Ok(_) | Err(_) => Err(refusal(answer)),

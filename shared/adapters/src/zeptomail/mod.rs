@@ -31,7 +31,7 @@ use crate::{
     deadline::Deadline,
     http_api::{HttpApi, HttpApiProvider},
     message::Message,
-    net::http::{Answer, HttpRequest},
+    net::http::{HttpRequest, HttpResponse},
     provider::Capabilities,
 };
 
@@ -85,7 +85,7 @@ impl HttpApi for ZeptomailApi {
         Ok(request)
     }
 
-    fn receipt(&self, answer: &Answer, _: &Message) -> Result<Receipt, ProviderError> {
+    fn receipt(&self, answer: &HttpResponse, _: &Message) -> Result<Receipt, ProviderError> {
         read_receipt(answer)
     }
 

@@ -3,7 +3,7 @@
 use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError, Receipt};
 use serde::Deserialize;
 
-use crate::net::http::{Answer, CONTENT_TOO_LARGE, classify_status, provider_id, too_large};
+use crate::net::http::{CONTENT_TOO_LARGE, HttpResponse, classify_status, provider_id, too_large};
 
 /// "Mandatory field …" is missing or empty.
 const MISSING: &str = "GE_102";
@@ -36,7 +36,7 @@ struct Detail {
 
 /// The receipt is ZeptoMail's id of the request, by which its logs find the message. 201 is what an accepted message is
 /// answered with.
-pub(super) fn read_receipt(answer: &Answer) -> Result<Receipt, ProviderError> {
+pub(super) fn read_receipt(answer: &HttpResponse) -> Result<Receipt, ProviderError> {
     if !answer.is_success() {
         return Err(refusal(answer));
     }
@@ -46,7 +46,7 @@ pub(super) fn read_receipt(answer: &Answer) -> Result<Receipt, ProviderError> {
 }
 
 /// Whether the token is good that posted nothing: the answer to it is that everything is missing.
-pub(super) fn read_check(answer: &Answer) -> Result<(), ProviderError> {
+pub(super) fn read_check(answer: &HttpResponse) -> Result<(), ProviderError> {
     let refused = answer.read::<Refused>().ok();
     let is_missing = refused.is_some_and(|refused| {
         let details = refused.error.details;
@@ -59,7 +59,7 @@ pub(super) fn read_check(answer: &Answer) -> Result<(), ProviderError> {
 }
 
 /// What an answer means that is not what was asked for.
-fn refusal(answer: &Answer) -> ProviderError {
+fn refusal(answer: &HttpResponse) -> ProviderError {
     if answer.status == CONTENT_TOO_LARGE {
         return too_large(answer);
     }

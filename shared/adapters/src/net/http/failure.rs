@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use comms_core::{Disposition, ErrorKind, ProviderCode, ProviderError};
 use serde::de::IgnoredAny;
 
-use super::Answer;
+use super::HttpResponse;
 use crate::net::{egress::EgressError, metered::BudgetExceeded, tls::HandshakeFailure};
 
 /// Why there is no answer.
@@ -137,7 +137,7 @@ pub(crate) fn classify_transport(failure: TransportFailure) -> ProviderError {
 pub(crate) const CONTENT_TOO_LARGE: u16 = 413;
 
 /// What [`CONTENT_TOO_LARGE`] means, whatever is in its body.
-pub(crate) fn too_large(answer: &Answer) -> ProviderError {
+pub(crate) fn too_large(answer: &HttpResponse) -> ProviderError {
     ProviderError::new(
         Disposition::Final,
         ErrorKind::InvalidMessage,
@@ -147,7 +147,7 @@ pub(crate) fn too_large(answer: &Answer) -> ProviderError {
 }
 
 /// What an answer means whose code is not known: by its status alone (RFC 9110 section 15).
-pub(crate) fn classify_status(answer: &Answer) -> ProviderError {
+pub(crate) fn classify_status(answer: &HttpResponse) -> ProviderError {
     use Disposition::{Ambiguous, ProviderDown, Transient};
     use ErrorKind::{RateLimited, Unauthenticated, Unavailable, Unexpected};
     let error = ProviderError::new;

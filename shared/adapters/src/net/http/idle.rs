@@ -12,7 +12,7 @@ use std::{
 use comms_core::Host;
 use tokio::time::Instant;
 
-use super::{Place, connection::Connection};
+use super::{Endpoint, connection::Connection};
 
 /// How long an idle connection is kept. Providers' front ends close theirs after a minute or more; one
 /// that is about to be closed may swallow a request.
@@ -30,15 +30,15 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Origin {
     pub(super) host: Host,
-    pub(super) place: Place,
+    pub(super) endpoint: Endpoint,
 }
 
 /// The idle connections of a process.
 #[derive(Default)]
-pub(super) struct Idle(Mutex<State>);
+pub(super) struct Idle(Mutex<IdleByOrigin>);
 
 #[derive(Default)]
-struct State {
+struct IdleByOrigin {
     /// Of each origin the connection that was put back last is the last one.
     origins: HashMap<Origin, Vec<(Instant, Connection)>>,
     count: usize,
@@ -77,7 +77,7 @@ impl Idle {
     }
 }
 
-impl State {
+impl IdleByOrigin {
     /// Closes what has been idle for too long.
     fn sweep(&mut self, now: Instant) {
         let is_due = |swept| now.saturating_duration_since(swept) >= SWEEP_INTERVAL;

@@ -17,7 +17,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// An answer in full. Its body may hold credentials (Twilio's account has its token in it) and
 /// addresses: it is wiped when it is dropped and never printed.
-pub struct Answer {
+pub struct HttpResponse {
     /// The status.
     pub(crate) status: u16,
     pub(super) headers: HeaderMap,
@@ -25,9 +25,9 @@ pub struct Answer {
     pub(super) received: Timestamp,
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for HttpResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Answer({}, …)", self.status)
+        write!(f, "HttpResponse({}, …)", self.status)
     }
 }
 
@@ -37,7 +37,7 @@ pub(crate) struct NotJson;
 
 #[cfg(any(test, fuzzing))]
 #[allow(clippy::unwrap_used, reason = "for tests and fuzz targets alone")]
-impl Answer {
+impl HttpResponse {
     /// An answer as if it had come in at `received`.
     pub(crate) fn of(
         status: u16,
@@ -58,7 +58,7 @@ impl Answer {
     }
 }
 
-impl Answer {
+impl HttpResponse {
     /// Whether the status is 2xx.
     pub(crate) const fn is_success(&self) -> bool {
         self.status >= 200 && self.status < 300
@@ -80,7 +80,7 @@ impl Answer {
     }
 
     /// What of the body as JSON `T` has a place for; the rest is not kept. The content type counts as
-    /// it does for [`Answer::json`].
+    /// it does for [`HttpResponse::json`].
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, NotJson> {
         if self.is_json() {
             serde_json::from_slice(&self.body).map_err(|_| NotJson)
