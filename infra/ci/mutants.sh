@@ -14,7 +14,7 @@ case $subject in
   egress)      files=('shared/adapters/src/net/egress.rs' 'shared/adapters/src/net/egress/*.rs') tests=(--lib --test egress) ;;
   chain)       files=('shared/adapters/src/chain.rs' 'shared/adapters/src/chain/*.rs' 'shared/adapters/src/layers/*.rs')
                tests=(--lib --test chain) ;;
-  transaction) files=('shared/adapters/src/smtp/transaction.rs') tests=(--lib --test smtp) ;;
+  transaction) files=('shared/adapters/src/smtp/transaction.rs' 'shared/adapters/src/smtp/commands.rs') tests=(--lib --test smtp) ;;
   ledger)      files=('shared/delivery/src/ledger.rs' 'shared/delivery/src/ledger/*.rs') tests=(--lib --test ledger) ;;
   *)
     echo "which one? auth, envelope, egress, chain, transaction, ledger" >&2

@@ -1,5 +1,4 @@
-//! How fast one entry of a chain may be used: by its settings, else by its provider's limit, which may have to be
-//! asked for.
+//! The rate limit of one entry of a chain: from its settings, else from its provider, which may have to be asked.
 
 use std::{
     collections::HashMap,
@@ -19,12 +18,12 @@ use crate::{
     rate::{AccountLimit, Rate},
 };
 
-/// How long what a provider said of its rate is good for, whether it said something or not.
+/// How long an answer of a provider about its rate is used, an error included.
 const ASKED_AGAIN_AFTER: SignedDuration = SignedDuration::from_hours(1);
-/// The longest that is waited for what a provider says of its rate.
+/// The longest wait for a provider's answer about its rate.
 const ASKING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How fast an entry may be used, and what it shares that with.
+/// The rate limit of an entry, and the account that it belongs to.
 #[derive(Clone)]
 pub struct AccountRateLimit {
     account: Arc<str>,
@@ -39,8 +38,8 @@ enum AccountRate {
 }
 
 impl AccountRateLimit {
-    /// The pace of an entry with this configuration; `max_per_second` where it has a rate of its own, which
-    /// stands in place of the provider's. `None` where nothing is known that would limit it.
+    /// The rate limit of an entry with this configuration. `max_per_second` replaces the provider's rate. `None` if no limit
+    /// is known.
     pub(crate) fn of(
         config: &dyn ProviderConfig,
         max_per_second: Option<NonZeroU32>,
@@ -66,7 +65,7 @@ impl AccountRateLimit {
         })
     }
 
-    /// A pace of so many messages in a second for what is called `account`.
+    /// A rate limit of `per_second` messages for `account`.
     pub fn new(account: &str, per_second: NonZeroU32, per_recipient: Option<Rate>) -> Self {
         Self {
             account: account.into(),
@@ -93,8 +92,8 @@ impl AccountRateLimit {
         self.per_recipient
     }
 
-    /// Asks the provider for its rate where the entry was used and that has not been asked for an hour. Not
-    /// for the way of a message: it may take as long as any request.
+    /// Asks the provider for its rate if the entry was used since the last answer and that is an hour old. Call it after a
+    /// message, not before: it may take as long as any request.
     pub(crate) async fn learn(&self, provider: &dyn Provider, deadline: Deadline) {
         let AccountRate::Asked(asked) = &self.rate else {
             return;
@@ -138,7 +137,7 @@ impl AskedRate {
         state.rate
     }
 
-    /// Whether it is time to ask; said to one caller.
+    /// True for one caller when it is time to ask.
     fn is_due(&self) -> bool {
         let now = self.clock.now();
         let mut state = self.state();
@@ -155,7 +154,7 @@ impl AskedRate {
         is_due
     }
 
-    /// What was said; nothing changes where nothing was.
+    /// Takes over the provider's answer, if there was one.
     fn learn(&self, rate: Option<NonZeroU32>) {
         if let Some(rate) = rate {
             self.state().rate = rate;
@@ -163,7 +162,7 @@ impl AskedRate {
     }
 }
 
-/// The rates that were asked for, by account: an account is asked once, however many entries use it.
+/// The rates that providers reported, by account: an account is asked once, however many entries use it.
 pub(crate) struct AskedRates {
     clock: Arc<dyn Clock>,
     by_account: Mutex<HashMap<String, Arc<AskedRate>>>,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// The least time that an attempt at a provider is begun with.
 pub const MIN_ATTEMPT_DURATION: Duration = Duration::from_secs(3);
 
-/// A point in time after which nothing more is waited for, and whether somebody waits for the outcome until then.
+/// A point in time at which all waiting ends, and whether a caller waits for the outcome until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline {
     at: Instant,
@@ -30,7 +30,7 @@ impl Deadline {
         }
     }
 
-    /// The same of a message from the queue, for whose outcome nobody waits.
+    /// This deadline for a queued message, for whose outcome no caller waits.
     #[must_use]
     pub const fn queued(self) -> Self {
         Self {
@@ -39,7 +39,7 @@ impl Deadline {
         }
     }
 
-    /// The same of a provider after which another is tried: one that hangs is given up in time for the next.
+    /// This deadline for a provider after which another is tried: a stage that hangs is given up in time for it.
     #[must_use]
     pub const fn with_others_to_follow(self) -> Self {
         Self {
@@ -53,18 +53,17 @@ impl Deadline {
         self.is_queued
     }
 
-    /// Whether one stage may use all the time that there is: nobody waits for the outcome, and no other provider for its
-    /// turn.
+    /// True if one stage may use all the time that is left: no caller waits for the outcome, and no other provider follows.
     pub const fn allows_slow_stages(self) -> bool {
         self.is_queued && !self.others_follow
     }
 
-    /// What is left; zero when it has passed.
+    /// The time that is left; zero when it has passed.
     pub fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 
-    /// The same less a margin for what has to be done afterwards.
+    /// This deadline earlier by `margin`, for work that has to follow.
     #[must_use]
     pub fn less(self, margin: Duration) -> Self {
         Self {

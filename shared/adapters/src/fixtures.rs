@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
 
 use comms_core::{
-    AfterRetries, DeliveryId, EmailAddress, Mailbox, PhoneNumber, Problems, ProviderError, Receipt,
-    Secret, SystemClock, Tenant,
+    AfterRetries, DeliveryId, Disposition, EmailAddress, ErrorKind, Mailbox, PhoneNumber, Problems,
+    ProviderError, Receipt, Secret, SystemClock, Tenant,
     attachment::{Attachment, ContentId},
     json::Object,
     media_type::MediaType,
@@ -124,6 +124,15 @@ impl Reply {
         };
         assert_eq!(got, self.expect, "{}", self.name);
     }
+}
+
+/// That a template which cannot be sent goes to the next provider without blame, with `hint` in the text.
+pub(crate) fn check_template_invalid(error: &ProviderError, hint: &str) {
+    assert_eq!(
+        (error.disposition, error.kind, error.unhealthy),
+        (Disposition::ProviderDown, ErrorKind::TemplateInvalid, false)
+    );
+    assert!(error.detail.contains(hint), "{}", error.detail);
 }
 
 /// That every one of `codes` is among those that `code` finds in the replies.

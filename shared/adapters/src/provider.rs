@@ -21,16 +21,15 @@ pub trait Provider: Debug + Send + Sync {
     /// What it can carry, and how much of it.
     fn capabilities(&self) -> &'static Capabilities;
 
-    /// Sends `message` once. `Ok` means that the provider took it over; an error says by its
-    /// disposition whether it may have.
+    /// Sends `message` once. `Ok` means that the provider accepted it; an error's disposition says whether it may have.
     async fn send(&self, message: &Message, deadline: Deadline) -> Result<Receipt, ProviderError>;
 
-    /// What all processes share of the provider's connections, where each is limited to one login.
+    /// The limit of connections of the provider's login, which all processes share; `None` for a provider without one.
     fn connection_limit(&self) -> Option<&Arc<ConnectionLimit>> {
         None
     }
 
-    /// How many messages the provider says that it takes in a second, where it can be asked.
+    /// Messages in a second that the provider reports to accept; `None` if it cannot be asked.
     async fn messages_per_second(&self, _deadline: Deadline) -> Option<NonZeroU32> {
         None
     }
@@ -40,7 +39,7 @@ pub trait Provider: Debug + Send + Sync {
     async fn verify(&self, deadline: Deadline) -> Vec<StageReport>;
 }
 
-/// What a provider's adapter can carry. What goes beyond it ends as an error before anything is sent.
+/// What a provider's adapter can carry. A message beyond it is an error before anything is sent.
 #[allow(
     clippy::struct_excessive_bools,
     reason = "a table's row: every column is yes or no by itself"
@@ -65,4 +64,34 @@ pub struct Capabilities {
     pub text_chars: Option<usize>,
     /// Bytes of a message as it is sent; `None` where the server says.
     pub message_bytes: Option<usize>,
+}
+
+impl Capabilities {
+    /// What every e-mail API here carries: HTML, files and a Reply-To, and no local parts beyond ASCII. Recipients and bytes
+    /// are the provider's own.
+    pub const EMAIL_API: Self = Self {
+        html: true,
+        attachments: true,
+        recipients: 1,
+        reply_to: true,
+        internationalised_addresses: false,
+        templates: false,
+        media: false,
+        text_chars: None,
+        message_bytes: None,
+    };
+
+    /// What every `WhatsApp` API here carries: templates and media to one recipient. The length of a text is the provider's
+    /// own.
+    pub const WHATSAPP_API: Self = Self {
+        html: false,
+        attachments: false,
+        recipients: 1,
+        reply_to: false,
+        internationalised_addresses: false,
+        templates: true,
+        media: true,
+        text_chars: None,
+        message_bytes: None,
+    };
 }

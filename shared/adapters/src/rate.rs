@@ -1,20 +1,20 @@
-//! How fast a provider takes messages: what its adapter knows of that.
+//! The rate limits of providers, as far as their adapters know them.
 
 use std::num::NonZeroU32;
 
 use jiff::SignedDuration;
 
-/// So much at once, and then one more in each interval.
+/// A token bucket: `burst` at once, then one per `interval`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// How much at once.
+    /// Messages at once.
     pub burst: u32,
-    /// The time between two at the sustained rate, in whole microseconds.
+    /// Time between two messages at the sustained rate, in whole microseconds.
     pub interval: SignedDuration,
 }
 
 impl Rate {
-    /// So many in a second, one after the other.
+    /// `messages` in a second, one at a time.
     pub fn per_second(messages: NonZeroU32) -> Self {
         Self {
             burst: 1,
@@ -26,7 +26,7 @@ impl Rate {
     }
 }
 
-/// How fast an entry may be used, as its provider has it by default.
+/// The provider's own rate limits of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimits {
     /// Messages of the account in a second.
@@ -43,17 +43,17 @@ impl RateLimits {
     };
 }
 
-/// How many messages of an account a provider takes in a second.
+/// Messages in a second that a provider accepts from one account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccountLimit {
     /// Not known.
     Unknown,
     /// This many.
     Fixed(NonZeroU32),
-    /// As many as the provider says
+    /// The rate that the provider reports
     /// ([`Provider::messages_per_second`](crate::Provider::messages_per_second)).
     Asked {
-        /// Until it has said so.
+        /// The rate until the provider has answered.
         until_known: NonZeroU32,
     },
 }

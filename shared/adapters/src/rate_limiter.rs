@@ -1,11 +1,10 @@
-//! Pacing: who is asked for leave before a message is given to a provider.
+//! Rate limits that all processes share: the chain acquires a permit before it gives a message to a provider.
 //!
-//! A provider limits an *account*: a phone number, a login, an AWS account in a region. Several entries, and
-//! several clinics, may stand for one, and so may several processes. What the limits are is in [`crate::rate`]; that
-//! they are kept among all processes is [`RateLimiter`]'s concern, of which the chain knows no more than that it
-//! may ask.
+//! A provider limits an *account*: a phone number, a login, an AWS account in a region. Several entries, clinics and
+//! processes may use the same account. [`crate::rate`] has the limits; an implementation of [`RateLimiter`] keeps them
+//! over all processes.
 //!
-//! Being paced says nothing of the provider's health: it was not asked.
+//! A message that waits for a permit says nothing about the provider's health.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,35 +17,31 @@ use crate::{
     smtp::connection_limit::ConnectionLimit,
 };
 
-/// The longest that a message waits in its process for its turn. What would wait for longer goes back to
-/// where it came from, and does not hold up others.
+/// The longest that a message waits in its process for a permit. A message that would wait longer returns to its queue.
 pub const MAX_WAIT_DURATION: Duration = Duration::from_secs(2);
 
-/// Gives leave to send.
+/// Grants permits to send.
 #[async_trait]
 pub trait RateLimiter: Send + Sync {
-    /// When `message` may be given to an entry that is paced so. A turn is kept for it where it comes within
-    /// [`MAX_WAIT_DURATION`].
+    /// Acquires a permit of an account for `message`. A permit that is free within [`MAX_WAIT_DURATION`] is reserved.
     async fn acquire(&self, rate_limit: &AccountRateLimit, message: &Message) -> Admission;
 
-    /// Reserves a connection of a login that all processes share. Otherwise: the time after which asking again makes
-    /// sense.
+    /// Reserves a connection of a login that all processes share. An error is the time to wait before the next try.
     async fn connect(&self, _limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {
         Ok(())
     }
 
-    /// The same after the server refused one for their number.
+    /// Reserves a connection after the server refused one because it had too many.
     async fn connect_again(&self, _limit: &Arc<ConnectionLimit>) -> Result<(), Duration> {
         Err(MAX_WAIT_DURATION)
     }
 
-    /// Whether a message for which there is no connection waits for one, rather than going by the next provider.
+    /// True if a message without a connection waits for one. Otherwise the next provider is tried.
     fn waits_for_connection(&self) -> bool {
         false
     }
 
-    /// Whether `message` may go out by the platform's account. Asked before the first attempt at one of its
-    /// entries; the answer holds for all of them.
+    /// True if `message` may be sent by the platform's account. Asked once, before the first attempt at one of its entries.
     async fn may_use_global(&self, _message: &Message) -> bool {
         true
     }
@@ -74,12 +69,12 @@ pub enum ProbePermit {
     },
 }
 
-/// When a message may be given to a provider.
+/// When a message may be sent to a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// After so long, which may be nothing: its turn is kept.
+    /// After this time, which may be zero. The permit is reserved.
     After(Duration),
-    /// Not soon; asking again makes sense after so long.
+    /// No permit is free soon. Ask again after this time.
     NotBefore(Duration),
 }
 
@@ -88,7 +83,7 @@ impl Admission {
     pub const NOW: Self = Self::After(Duration::ZERO);
 }
 
-/// Lets everything pass.
+/// Grants every permit at once.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unlimited;
 

@@ -278,12 +278,12 @@ fn verdict(result: &Result<Receipt, ProviderError>) -> (Disposition, ErrorKind) 
 }
 
 #[tokio::test]
-#[allow(clippy::too_many_lines, reason = "one table")]
 async fn refusals_are_classified_by_their_stage() {
     use Disposition::{Ambiguous, Final, ProviderDown, Transient};
     use ErrorKind::{
         InvalidMessage, InvalidRecipient, PolicyRefused, SenderNotAllowed, Timeout, Unavailable,
     };
+    let replied = |stage, text, disposition, kind| (stage, Action::reply(text), disposition, kind);
     for (stage, action, disposition, kind) in [
         (Stage::Connect, Action::Close, Transient, Unavailable),
         (
@@ -292,73 +292,38 @@ async fn refusals_are_classified_by_their_stage() {
             Transient,
             Unavailable,
         ),
-        (
-            Stage::Ehlo,
-            Action::reply("421 4.3.2 closing"),
-            Transient,
-            Unavailable,
-        ),
-        (
+        replied(Stage::Ehlo, "421 4.3.2 closing", Transient, Unavailable),
+        replied(
             Stage::StartTls,
-            Action::reply("454 4.7.0 TLS not available"),
+            "454 4.7.0 TLS not available",
             Transient,
             Unavailable,
         ),
         (Stage::Tls, Action::Close, Transient, Unavailable),
         (Stage::EhloAfterTls, Action::Close, Transient, Unavailable),
-        (
-            Stage::Auth,
-            Action::reply("454 4.7.0 later"),
-            Transient,
-            Unavailable,
-        ),
-        (
+        replied(Stage::Auth, "454 4.7.0 later", Transient, Unavailable),
+        replied(
             Stage::Mail,
-            Action::reply("550 5.7.1 not your sender"),
+            "550 5.7.1 not your sender",
             ProviderDown,
             SenderNotAllowed,
         ),
-        (
-            Stage::Mail,
-            Action::reply("451 4.3.0 later"),
-            Transient,
-            Unavailable,
-        ),
-        (
+        replied(Stage::Mail, "451 4.3.0 later", Transient, Unavailable),
+        replied(
             Stage::Rcpt,
-            Action::reply("550 5.1.1 patient@example.com unknown"),
+            "550 5.1.1 patient@example.com unknown",
             Final,
             InvalidRecipient,
         ),
-        (
-            Stage::Rcpt,
-            Action::reply("450 4.2.0 greylisted"),
-            Transient,
-            Unavailable,
-        ),
+        replied(Stage::Rcpt, "450 4.2.0 greylisted", Transient, Unavailable),
         (Stage::Data, Action::Close, Transient, Unavailable),
         (Stage::Data, Action::Reset, Transient, Unavailable),
-        (
+        replied(Stage::Body, "451 4.3.0 later", Transient, Unavailable),
+        replied(Stage::Body, "554 5.6.0 malformed", Final, InvalidMessage),
+        replied(Stage::Body, "554 5.7.1 spam", ProviderDown, PolicyRefused),
+        replied(
             Stage::Body,
-            Action::reply("451 4.3.0 later"),
-            Transient,
-            Unavailable,
-        ),
-        (
-            Stage::Body,
-            Action::reply("554 5.6.0 malformed"),
-            Final,
-            InvalidMessage,
-        ),
-        (
-            Stage::Body,
-            Action::reply("554 5.7.1 spam"),
-            ProviderDown,
-            PolicyRefused,
-        ),
-        (
-            Stage::Body,
-            Action::reply("571 Delivery not authorized"),
+            "571 Delivery not authorized",
             ProviderDown,
             PolicyRefused,
         ),

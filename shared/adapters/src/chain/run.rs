@@ -98,7 +98,7 @@ impl Run {
         let retry = Retry {
             inner: Bounded::new(observe, budget),
             policy,
-            before_retry: || {
+            proceed: || {
                 renew().map(|renewal| match renewal {
                     Renewal::Unchanged => ControlFlow::Continue(()),
                     Renewal::Newer(_) | Renewal::Unreadable => ControlFlow::Break(renewal),

@@ -66,7 +66,7 @@ pub(crate) struct Retry<S, B> {
     pub(crate) inner: Bounded<S>,
     pub(crate) policy: RetryPolicy,
     /// Asked after each wait; a `Break` ends the attempts.
-    pub(crate) before_retry: B,
+    pub(crate) proceed: B,
 }
 
 /// An entry's last failure.
@@ -86,7 +86,7 @@ impl<N> Failed<N> {
 }
 
 impl<S: SendOnce, B> Retry<S, B> {
-    /// Sends `message` until the provider accepts it, the policy allows no further attempt, or `before_retry` ends it.
+    /// Sends `message` until the provider accepts it, the policy allows no further attempt, or `proceed` ends it.
     pub(crate) async fn send<N, F>(mut self, message: &Message) -> Result<Receipt, Failed<N>>
     where
         B: Fn() -> F,
@@ -103,7 +103,7 @@ impl<S: SendOnce, B> Retry<S, B> {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(Failed::by(error)),
             }
-            match (self.before_retry)().await {
+            match (self.proceed)().await {
                 ControlFlow::Break(reason) => {
                     return Err(Failed {
                         error,

@@ -46,15 +46,8 @@ pub struct MetaApi {
 impl HttpApi for MetaApi {
     type Config = MetaConfig;
     const CAPABILITIES: Capabilities = Capabilities {
-        html: false,
-        attachments: false,
-        recipients: 1,
-        reply_to: false,
-        internationalised_addresses: false,
-        templates: true,
-        media: true,
         text_chars: Some(MAX_TEXT),
-        message_bytes: None,
+        ..Capabilities::WHATSAPP_API
     };
 
     fn new(config: MetaConfig, _: Option<Mailbox>) -> Result<Self, BuildError> {

@@ -7,14 +7,17 @@ use comms_core::request::Template;
 use comms_core::request::TemplateParams;
 use comms_core::request::TemplateValues;
 use comms_core::{
-    EmailAddress, PublicUrl,
-    request::{Content, MediaKind, Target},
+    PublicUrl,
+    request::{Content, MediaKind},
 };
 use serde_json::{Value, json};
 
 use super::{reply::*, request::*, *};
 use crate::{
-    fixtures::{Contract, check_complete, check_valid, http, replies, whatsapp},
+    fixtures::{
+        Contract, check_complete, check_template_invalid, check_valid, email, http, replies,
+        whatsapp,
+    },
     net::http::of_question,
 };
 
@@ -362,22 +365,13 @@ fn a_template_that_another_provider_may_have_goes_on_to_it() {
         ),
     ] {
         let error = refused(content);
-        assert_eq!(
-            (error.disposition, error.kind, error.unhealthy),
-            (Disposition::ProviderDown, ErrorKind::TemplateInvalid, false)
-        );
-        assert!(error.detail.contains(hint), "{}", error.detail);
+        check_template_invalid(&error, hint);
     }
 }
 
 #[test]
 fn an_e_mail_is_none_of_its_business() {
-    let mut message = whatsapp(text("x"));
-    message.target = Target::Email(Mailbox {
-        address: EmailAddress::parse("patient@example.com").unwrap(),
-        name: None,
-    });
-    assert!(wire(&message).is_err());
+    assert!(wire(&email(text("x"))).is_err());
 }
 
 #[test]

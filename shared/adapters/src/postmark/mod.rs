@@ -46,15 +46,9 @@ pub struct PostmarkApi {
 impl HttpApi for PostmarkApi {
     type Config = PostmarkConfig;
     const CAPABILITIES: Capabilities = Capabilities {
-        html: true,
-        attachments: true,
         recipients: RECEIVERS,
-        reply_to: true,
-        internationalised_addresses: false,
-        templates: false,
-        media: false,
-        text_chars: None,
         message_bytes: Some(MESSAGE_BYTES),
+        ..Capabilities::EMAIL_API
     };
 
     fn new(config: PostmarkConfig, sender: Option<Mailbox>) -> Result<Self, BuildError> {

@@ -48,15 +48,9 @@ pub struct SendgridApi {
 impl HttpApi for SendgridApi {
     type Config = SendgridConfig;
     const CAPABILITIES: Capabilities = Capabilities {
-        html: true,
-        attachments: true,
         recipients: RECEIVERS,
-        reply_to: true,
-        internationalised_addresses: false,
-        templates: false,
-        media: false,
-        text_chars: None,
         message_bytes: Some(MESSAGE_BYTES),
+        ..Capabilities::EMAIL_API
     };
 
     fn new(config: SendgridConfig, sender: Option<Mailbox>) -> Result<Self, BuildError> {

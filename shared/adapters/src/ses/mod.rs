@@ -49,15 +49,9 @@ use crate::{
 };
 
 const CAPABILITIES: Capabilities = Capabilities {
-    html: true,
-    attachments: true,
     recipients: MAX_RECEIVERS,
-    reply_to: true,
-    internationalised_addresses: false,
-    templates: false,
-    media: false,
-    text_chars: None,
     message_bytes: Some(MAX_BYTES),
+    ..Capabilities::EMAIL_API
 };
 
 /// The longest that one request takes with its answer, and with the credentials where they have to be fetched.

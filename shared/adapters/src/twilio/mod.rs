@@ -61,15 +61,8 @@ impl TwilioApi {
 impl HttpApi for TwilioApi {
     type Config = TwilioConfig;
     const CAPABILITIES: Capabilities = Capabilities {
-        html: false,
-        attachments: false,
-        recipients: 1,
-        reply_to: false,
-        internationalised_addresses: false,
-        templates: true,
-        media: true,
         text_chars: Some(MAX_TEXT),
-        message_bytes: None,
+        ..Capabilities::WHATSAPP_API
     };
 
     fn new(config: TwilioConfig, _: Option<Mailbox>) -> Result<Self, BuildError> {

@@ -9,8 +9,8 @@ use comms_core::account::TwilioApiKeySid;
 use comms_core::request::Template;
 use comms_core::request::TemplateValues;
 use comms_core::{
-    EmailAddress, PublicUrl,
-    request::{Content, Media, MediaKind, Target, TemplateParams},
+    PublicUrl,
+    request::{Content, Media, MediaKind, TemplateParams},
 };
 use serde_json::Map;
 use serde_json::Value;
@@ -19,7 +19,8 @@ use std::collections::BTreeMap;
 
 use super::{reply::*, request::*, *};
 use crate::fixtures::{
-    Contract, check_complete, check_valid, http, json_answer, replies, whatsapp,
+    Contract, check_complete, check_template_invalid, check_valid, email, http, json_answer,
+    replies, whatsapp,
 };
 
 /// Every code that has a meaning here.
@@ -302,22 +303,13 @@ fn a_template_that_another_provider_may_carry_goes_on_to_it() {
         (with_media, "leave media away"),
     ] {
         let error = refused(content);
-        assert_eq!(
-            (error.disposition, error.kind, error.unhealthy),
-            (Disposition::ProviderDown, ErrorKind::TemplateInvalid, false)
-        );
-        assert!(error.detail.contains(hint), "{}", error.detail);
+        check_template_invalid(&error, hint);
     }
 }
 
 #[test]
 fn an_e_mail_is_none_of_its_business() {
-    let mut message = whatsapp(text("x"));
-    message.target = Target::Email(Mailbox {
-        address: EmailAddress::parse("patient@example.com").unwrap(),
-        name: None,
-    });
-    assert!(form(&settings(), &message).is_err());
+    assert!(form(&settings(), &email(text("x"))).is_err());
 }
 
 #[test]

@@ -52,15 +52,9 @@ pub struct ZeptomailApi {
 impl HttpApi for ZeptomailApi {
     type Config = ZeptomailConfig;
     const CAPABILITIES: Capabilities = Capabilities {
-        html: true,
-        attachments: true,
         recipients: RECEIVERS,
-        reply_to: true,
-        internationalised_addresses: false,
-        templates: false,
-        media: false,
-        text_chars: None,
         message_bytes: Some(MESSAGE_BYTES),
+        ..Capabilities::EMAIL_API
     };
 
     fn new(config: ZeptomailConfig, sender: Option<Mailbox>) -> Result<Self, BuildError> {

@@ -29,7 +29,10 @@ async fn a_proxy_that_the_environment_names_is_not_used() {
 
     let mut child = Command::new(env::current_exe().unwrap());
     child
-        .args(["--exact", "a_proxy_that_the_environment_names_is_not_used"])
+        .args([
+            "--exact",
+            "proxy::a_proxy_that_the_environment_names_is_not_used",
+        ])
         .env(
             CHILD_APIS,
             format!("{} http://{API}:{}", servers.api_url(), plain.port()),
