@@ -89,7 +89,7 @@ fn constants() -> Constants {
             {
                 let file = path.strip_prefix(ROOT).unwrap().to_str().unwrap();
                 let text = fs::read_to_string(&path).unwrap();
-                let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+                let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
                 for statement in code.split("const ").skip(1) {
                     let Some((head, _)) = statement.split_once(';') else {
                         continue;
