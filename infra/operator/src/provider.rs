@@ -82,11 +82,11 @@ async fn read(stack: &Stack, kind: ProviderKind, rate: u32) -> Result<Report, An
     );
     let key = stack.hash_key().await?;
     let mut progress = Progress::new("reading", "pages", std::io::stderr().is_terminal());
-    let mut pace = Pace::per_second(rate);
+    let mut turns = Pace::per_second(rate);
     let mut report = Report::new(kind);
     let (mut from, mut pages, mut clinics) = (None, 0, 0);
     loop {
-        pace.wait().await;
+        turns.wait().await;
         let page = stack.store.overviews(from).await?;
         pages += 1;
         clinics += page.tenants.len();

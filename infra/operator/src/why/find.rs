@@ -282,11 +282,11 @@ async fn by_delivery(
         question.pages
     ));
     let mut progress = Progress::new("looking", "pages", std::io::stderr().is_terminal());
-    let mut pace = Pace::per_second(question.rate);
+    let mut turns = Pace::per_second(question.rate);
     let (mut from, mut read) = (None, 0);
     let mut is_whole = false;
     let request = loop {
-        pace.wait().await;
+        turns.wait().await;
         let page = stack.ledger.walk(from).await?;
         read += 1;
         progress.at(u64::from(read), u64::from(question.pages), "");
