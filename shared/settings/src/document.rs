@@ -13,8 +13,6 @@
 
 mod changes;
 mod reading;
-#[cfg(test)]
-mod tests;
 mod writing;
 
 use std::{num::NonZeroU32, sync::Arc};
@@ -165,3 +163,6 @@ impl ChannelSettings {
         self.default_from.as_ref().or_else(own).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests;
