@@ -21,7 +21,7 @@ fn shown(body: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_saved_is_shown_with_a_marker_in_place_of_the_password() {
+async fn saved_settings_are_shown_with_a_marker_for_the_password() {
     let world = World::new().await;
     world.get_settings(CLINIC).await.expect(404);
     let saved = world
@@ -52,7 +52,7 @@ async fn what_is_saved_is_shown_with_a_marker_in_place_of_the_password() {
 }
 
 #[tokio::test]
-async fn what_was_shown_can_be_sent_back_and_the_password_still_works() {
+async fn shown_settings_can_be_saved_and_keep_the_password() {
     let world = World::saved().await;
     let read = world.get_settings(CLINIC).await;
     let same = world
@@ -72,7 +72,7 @@ async fn what_was_shown_can_be_sent_back_and_the_password_still_works() {
 }
 
 #[tokio::test]
-async fn a_password_that_is_left_out_is_kept_and_does_not_follow_to_another_place() {
+async fn omitted_password_is_kept_only_for_the_same_server() {
     let world = World::saved().await;
     let without = |field: &str, value: Value| {
         let mut document = email(&world.entry(), FROM);
@@ -111,7 +111,7 @@ async fn a_password_that_is_left_out_is_kept_and_does_not_follow_to_another_plac
 }
 
 #[tokio::test]
-async fn where_the_store_fails_nothing_is_half_written() {
+async fn failing_store_leaves_no_partial_write() {
     let world = World::saved().await;
     let patch = json!({"email": {"defaultFromName": "Second"}});
     world.patch_settings(CLINIC, patch).await.expect(200);
@@ -149,7 +149,7 @@ async fn where_the_store_fails_nothing_is_half_written() {
 }
 
 #[tokio::test]
-async fn a_rotated_password_is_used_by_the_very_next_send_of_a_worker_that_knows_the_old_one() {
+async fn rotated_password_is_used_by_the_next_send_of_a_warm_worker() {
     let world = World::with(|server, _| {
         server.on(
             Stage::Auth,
@@ -186,7 +186,7 @@ async fn a_rotated_password_is_used_by_the_very_next_send_of_a_worker_that_knows
 }
 
 #[tokio::test]
-async fn settings_of_one_clinic_are_not_those_of_another() {
+async fn clinics_have_separate_settings() {
     let world = World::saved().await;
     world.get_settings("clinic-12").await.expect(404);
     world.get_settings("clinic-1234").await.expect(404);

@@ -119,7 +119,7 @@ fn stages(result: &Value) -> Vec<(&str, &str)> {
 }
 
 #[tokio::test]
-async fn saved_settings_that_work_pass_every_stage_and_send_one_marked_message() {
+async fn working_saved_settings_pass_every_stage_and_send_one_test_message() {
     let world = World::saved().await;
     let answer = world
         .test_email(CLINIC, &json!({"testEmail": "admin@clinic.example"}))
@@ -154,7 +154,7 @@ async fn saved_settings_that_work_pass_every_stage_and_send_one_marked_message()
 }
 
 #[tokio::test]
-async fn verify_only_logs_in_and_sends_nothing() {
+async fn verify_only_logs_in_without_sending() {
     let world = World::saved().await;
     let answer = world
         .test_email(CLINIC, &json!({"verifyOnly": true}))
@@ -172,7 +172,7 @@ async fn verify_only_logs_in_and_sends_nothing() {
 }
 
 #[tokio::test]
-async fn certificates_that_do_not_verify_and_servers_without_tls_fail_at_tls_and_see_no_password() {
+async fn servers_without_valid_tls_fail_at_tls_and_see_no_password() {
     let world = World::new().await;
     let expired = SmtpServer::builder().tls(
         TlsMode::StartTls,
@@ -204,7 +204,7 @@ async fn certificates_that_do_not_verify_and_servers_without_tls_fail_at_tls_and
 
 /// What a scanner would want to know, and gets in the same words.
 #[tokio::test]
-async fn what_is_no_mail_server_looks_the_same_whatever_it_is() {
+async fn every_server_that_is_no_mail_server_is_reported_alike() {
     let mut world = prompt().await;
     resolve_by_names(&mut world);
     let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -290,7 +290,7 @@ async fn what_is_no_mail_server_looks_the_same_whatever_it_is() {
 
 /// What the admin of a server that is there has to know is told.
 #[tokio::test]
-async fn a_mail_server_that_says_why_is_quoted_by_its_code_and_a_certificate_is_told_of() {
+async fn report_quotes_the_servers_code_and_names_a_bad_certificate() {
     let world = prompt().await;
     let mut said = Vec::new();
     let expired = world.ca.expired_server_config(&["127.0.0.1"]);

@@ -129,7 +129,7 @@ async fn urls_in_clear_at_other_ports_and_private_ones_are_refused_when_they_are
 }
 
 #[tokio::test]
-async fn what_the_operator_allows_is_saved() {
+async fn destination_that_the_operator_allows_is_saved() {
     let world = world_with("127.0.0.0/8, 10.0.0.0/8:2500").await;
     for document in [
         smtp("127.0.0.1", 1025),

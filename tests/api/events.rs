@@ -212,7 +212,7 @@ fn the_environment_for_sam_sets_what_the_template_declares() {
 }
 
 #[tokio::test]
-async fn what_the_event_of_send_queues_is_delivered_by_the_worker() {
+async fn queued_event_of_send_is_delivered_by_the_worker() {
     let world = World::saved().await;
     world.ask_send(&read("send-post-queued")).await.expect(202);
     assert!(world.run_worker().await.failed.is_empty());

@@ -63,7 +63,7 @@ fn each_function_has_the_time_limit_and_the_queues_of_the_template() {
 }
 
 #[test]
-fn each_route_is_deployed_to_the_function_that_declares_it_behind_the_same_authorizer() {
+fn each_route_is_deployed_as_declared_with_its_authorizer() {
     let sorted = |mut routes: Vec<_>| {
         routes.sort_by_key(|route: &comms_tests::routes::Deployed| {
             (route.path.clone(), route.method.clone())

@@ -34,7 +34,7 @@ async fn without_a_key_two_posts_are_two_communications() {
 }
 
 #[tokio::test]
-async fn what_an_immediate_send_could_not_end_goes_on_the_queue_and_is_sent_once() {
+async fn unfinished_immediate_send_is_queued_and_sent_once() {
     let world = World::saved().await;
     // The acceptance is recorded; then the ledger cannot be written.
     world.fail_deliveries(1_000);
@@ -94,7 +94,7 @@ async fn a_message_that_sqs_delivers_twice_is_sent_once() {
 }
 
 #[tokio::test]
-async fn what_was_queued_over_http_is_sent_once_although_the_worker_gets_it_twice() {
+async fn queued_request_that_the_worker_gets_twice_is_sent_once() {
     let world = World::saved().await;
     let accepted = world.post(&communication()).await.expect(202);
     let batch = world.run_worker().await;
@@ -105,7 +105,7 @@ async fn what_was_queued_over_http_is_sent_once_although_the_worker_gets_it_twic
 }
 
 #[tokio::test]
-async fn a_post_that_is_repeated_because_its_answer_was_lost_is_queued_twice_and_sent_once() {
+async fn post_repeated_after_a_lost_answer_is_sent_once() {
     let world = World::saved().await;
     let first = world.post_with_key(&communication(), "key-1").await;
     let second = world.post_with_key(&communication(), "key-1").await;

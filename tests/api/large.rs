@@ -73,7 +73,7 @@ async fn a_request_with_many_recipients_is_several_messages_and_one_communicatio
 }
 
 #[tokio::test]
-async fn messages_that_the_queue_does_not_take_are_offered_again_and_then_told_one_by_one() {
+async fn messages_that_the_queue_refuses_are_retried_and_then_reported() {
     let world = World::saved().await;
     let fail = |times| {
         world
@@ -114,7 +114,7 @@ async fn messages_that_the_queue_does_not_take_are_offered_again_and_then_told_o
 }
 
 #[tokio::test]
-async fn recipients_without_an_address_are_failed_deliveries_of_the_request_in_whichever_message_they_are()
+async fn recipients_without_an_address_fail_in_any_part_of_the_request()
  {
     let world = World::saved().await;
     let mut many = to(30);
@@ -142,7 +142,7 @@ async fn a_large_content_is_on_the_queue_for_more_recipients_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_urgent_travels_on_a_queue_of_its_own() {
+async fn urgent_messages_travel_on_their_own_queue() {
     let world = World::saved().await;
     for (priority, queue) in [
         ("low", "clinic-comms"),
@@ -160,7 +160,7 @@ async fn what_is_urgent_travels_on_a_queue_of_its_own() {
 }
 
 #[tokio::test]
-async fn an_immediate_send_puts_on_the_queue_only_those_whom_it_could_not_end() {
+async fn immediate_send_queues_only_unfinished_recipients() {
     let world = World::saved().await;
     let mut some = to(3);
     some["strategy"] = json!("immediate");

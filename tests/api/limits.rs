@@ -208,7 +208,7 @@ fn as_large_on_the_queue(bytes: usize) -> Value {
 /// SQS counts the attributes of a message too (Amazon SQS, message quotas). Were they forgotten, it would refuse what
 /// was accepted here; 256 bytes are kept for them.
 #[tokio::test]
-async fn a_communication_that_fills_a_message_of_the_queue_is_queued_and_a_byte_more_is_refused() {
+async fn largest_queueable_communication_is_queued_and_a_byte_more_refused() {
     const MOST: usize = 1_048_576 - 256;
     let world = World::saved().await;
     world.post(&as_large_on_the_queue(MOST)).await.expect(202);

@@ -89,7 +89,7 @@ async fn import(url: &str, clinics: &Value, replace: bool) -> import::Report {
 }
 
 #[tokio::test]
-async fn clinics_of_the_earlier_system_are_imported_and_send_through_their_own_providers() {
+async fn imported_clinics_send_through_their_own_providers() {
     let world = Arc::new(World::new().await);
     let url = serve(&world).await;
     let ses = json!({"email": {"primary": {"provider": "ses", "credentials": {
@@ -142,7 +142,7 @@ async fn importing_again_changes_nothing_and_replacing_changes_what_is_new() {
 }
 
 #[tokio::test]
-async fn every_function_goes_on_when_all_is_re_sealed_and_the_old_key_disabled() {
+async fn every_function_works_after_resealing_under_a_new_key() {
     let world = World::saved().await;
     let queued = world.post(&communication()).await.expect(202).request_id();
     let (sdk, kms) = {
@@ -213,7 +213,7 @@ async fn with_dead_letters(world: &World, redrive: bool) -> dead_letters::Report
 }
 
 #[tokio::test]
-async fn a_message_without_a_key_whose_worker_died_after_sending_is_put_back_and_not_sent_twice() {
+async fn redriven_message_of_a_dead_worker_is_not_sent_twice() {
     let world = World::saved().await;
     let sqs = aws_sdk_sqs::Client::new(&world.aws.sdk_config());
     let policy = json!({
@@ -347,7 +347,7 @@ async fn a_message_moved_by_sqs_with_ten_attributes_is_refused_by_their_names() 
 }
 
 #[tokio::test]
-async fn what_the_worker_sets_aside_is_listed_by_clinic_and_fields_and_stays_the_same_message() {
+async fn dead_letters_are_listed_by_clinic_and_keep_their_identity() {
     let world = World::saved().await;
     let mut poison = communication();
     poison["channels"] = json!(["fax"]);

@@ -304,7 +304,7 @@ fn places() -> Vec<Place> {
 }
 
 #[tokio::test]
-async fn a_stored_secret_is_not_patched_over_to_another_place_and_not_removed() {
+async fn stored_secret_is_neither_moved_to_another_server_nor_removed() {
     let world = World::new().await;
     for (number, place) in places().into_iter().enumerate() {
         let clinic = format!("clinic-{number}");

@@ -346,7 +346,7 @@ async fn no_providers_secret_is_shown_or_stored_in_clear() {
 }
 
 #[tokio::test]
-async fn a_clinic_can_not_name_another_clinics_tenant_or_role() {
+async fn clinic_cannot_name_another_clinics_tenant_or_role() {
     let world = World::new().await;
     for (account, field) in [
         (json!({"tenantName": "clinic-456"}), "tenantName"),

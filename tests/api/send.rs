@@ -39,7 +39,7 @@ fn mail(server: &SmtpServer) -> Mail {
 }
 
 #[tokio::test]
-async fn a_queued_communication_is_accepted_then_sent_by_the_worker_and_can_be_followed() {
+async fn queued_communication_is_sent_by_the_worker_and_its_status_shown() {
     let world = World::saved().await;
     let accepted = world.post(&communication()).await.expect(202);
     let id = accepted.request_id();
@@ -110,7 +110,7 @@ async fn an_immediate_communication_is_sent_while_the_caller_waits() {
 }
 
 #[tokio::test]
-async fn a_recipient_without_an_address_on_the_channel_is_a_failed_delivery_with_a_reason() {
+async fn recipient_without_an_address_is_a_failed_delivery_with_a_reason() {
     let world = World::saved().await;
     let mut communication = immediate();
     communication["recipients"] =
@@ -124,7 +124,7 @@ async fn a_recipient_without_an_address_on_the_channel_is_a_failed_delivery_with
 }
 
 #[tokio::test]
-async fn a_communication_that_can_not_be_understood_is_refused_with_every_reason_and_recorded_nowhere()
+async fn malformed_communication_is_refused_with_every_reason_unrecorded()
  {
     let world = World::saved().await;
     world.aws.clear_calls();
@@ -167,7 +167,7 @@ async fn a_communication_that_can_not_be_understood_is_refused_with_every_reason
 }
 
 #[tokio::test]
-async fn a_queue_that_is_down_is_told_to_the_caller_who_may_try_again_with_the_same_key() {
+async fn unavailable_queue_is_answered_and_the_key_can_be_retried() {
     let world = World::saved().await;
     world
         .aws
@@ -181,7 +181,7 @@ async fn a_queue_that_is_down_is_told_to_the_caller_who_may_try_again_with_the_s
 }
 
 #[tokio::test]
-async fn what_is_too_large_for_the_queue_can_be_sent_at_once_under_the_same_key_as_the_answer_advises()
+async fn request_too_large_for_the_queue_can_be_sent_at_once_by_its_key()
  {
     let world = World::saved().await;
     let mut large = communication();
@@ -216,7 +216,7 @@ async fn immediate_request_whose_rest_cannot_be_queued_is_refused_unrecorded() {
 }
 
 #[tokio::test]
-async fn a_request_id_that_nobody_was_given_is_not_found() {
+async fn unknown_request_id_is_not_found() {
     let world = World::new().await;
     for id in ["0".repeat(32).as_str(), "x", "..", "%2e%2e"] {
         world.status(id).await.expect(404);
@@ -254,7 +254,7 @@ async fn every_script_every_part_and_every_file_arrives_as_it_was_posted() {
 }
 
 #[tokio::test]
-async fn a_body_that_api_gateway_has_put_into_base64_is_read_like_any_other() {
+async fn base64_encoded_body_is_read_like_any_other() {
     let world = World::saved().await;
     let body = BASE64_STANDARD.encode(immediate().to_string());
     let event = http_event(

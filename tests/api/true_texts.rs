@@ -63,7 +63,7 @@ async fn a_connection_that_ends_after_the_message_is_not_called_a_timeout() {
 }
 
 #[tokio::test]
-async fn nobody_is_told_to_save_settings_of_a_clinic_that_there_is_not() {
+async fn unknown_clinic_is_not_advised_to_save_settings() {
     let world = World::new().await;
     let mut unnamed = immediate();
     unnamed["metadata"] = json!({});
@@ -124,7 +124,7 @@ async fn a_wait_says_whose_entry_refuses() {
 }
 
 #[tokio::test]
-async fn what_nobody_sent_went_by_nobodys_account() {
+async fn unsent_message_names_no_account() {
     let world = World::new().await;
     for metadata in [json!({}), json!({"clinicId": CLINIC})] {
         for strategy in ["immediate", "queued"] {

@@ -83,7 +83,7 @@ async fn save_as_of_earlier_rules(world: &World) {
 }
 
 #[tokio::test]
-async fn every_change_is_told_with_its_author_its_time_and_the_names_of_its_fields() {
+async fn every_version_has_its_author_time_and_changed_fields() {
     let world = World::saved().await;
     let rotated = json!({"email": {"primary": {"credentials": {"password": "planted-rotated"}}}});
     world.patch_settings(CLINIC, rotated).await.expect(200);
@@ -200,7 +200,7 @@ async fn an_earlier_version_comes_back_as_a_new_one_with_the_secrets_it_had() {
 }
 
 #[tokio::test]
-async fn what_is_no_version_or_no_settings_is_not_restored() {
+async fn unknown_versions_and_deletions_are_not_restored() {
     let world = World::saved().await;
     world.delete_settings(CLINIC, &[]).await.expect(204);
     world
@@ -227,7 +227,7 @@ async fn what_is_no_version_or_no_settings_is_not_restored() {
 }
 
 #[tokio::test]
-async fn settings_of_earlier_rules_are_shown_and_used_and_have_to_be_mended_by_the_next_change() {
+async fn settings_of_earlier_rules_work_until_the_next_change() {
     let mut world = World::new().await;
     save_as_of_earlier_rules(&world).await;
     let refused = world.get_settings(CLINIC).await.expect(500);
@@ -323,7 +323,7 @@ async fn versions_expire_and_the_present_settings_do_not() {
 }
 
 #[tokio::test]
-async fn a_retention_that_is_none_keeps_the_function_from_starting() {
+async fn invalid_retention_stops_the_function_at_start() {
     let world = World::new().await;
     let with = |days: &'static str| {
         let variables = world.aws.env();

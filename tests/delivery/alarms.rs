@@ -53,7 +53,7 @@ async fn sent(world: &World) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn one_clinic_that_fails_is_no_alarm_and_a_tenth_of_all_messages_is() {
+async fn one_failing_clinic_is_no_alarm_but_a_tenth_of_messages_is() {
     let world = World::saved().await;
     let sent = sent(&world).await;
     world
@@ -75,7 +75,7 @@ async fn one_clinic_that_fails_is_no_alarm_and_a_tenth_of_all_messages_is() {
 }
 
 #[tokio::test]
-async fn one_clinic_on_its_fallback_is_no_alarm_and_a_tenth_of_all_messages_is() {
+async fn one_clinic_on_its_fallback_is_no_alarm_but_a_tenth_is() {
     let world = World::saved().await;
     let _global = world.save_global().await;
     let clock = Arc::new(ManualClock::new());
@@ -108,7 +108,7 @@ async fn one_clinic_on_its_fallback_is_no_alarm_and_a_tenth_of_all_messages_is()
 }
 
 #[tokio::test]
-async fn one_clinics_wrong_password_is_no_alarm_and_that_of_many_is() {
+async fn wrong_password_of_one_clinic_is_no_alarm_but_of_many_is() {
     let world = World::new().await;
     let wrong = email(
         &entry(world.smtp.port(), "clinic-user", "planted-wrong"),
@@ -156,7 +156,7 @@ async fn keys_that_do_not_open_and_requests_that_fail_are_alarms() {
 }
 
 #[tokio::test]
-async fn callers_that_try_doors_and_settings_that_were_written_by_others_are_alarms() {
+async fn refused_callers_and_forged_settings_are_alarms() {
     let mut world = World::saved().await;
     let trying = async {
         let stranger = claims("CLINIC_ADMIN", Some("clinic-456"));
@@ -209,7 +209,7 @@ const WORKER: [(&str, &str); 1] = [("FunctionName", "WorkerFunction")];
 const CONFIG: [(&str, &str); 1] = [("FunctionName", "ConfigFunction")];
 
 #[test]
-fn the_apis_errors_and_latency_are_alarms_from_a_twentieth_on() {
+fn api_errors_and_latency_alarm_from_five_percent() {
     let answers = |errors, requests| {
         of_aws(&[
             ("AWS/ApiGateway", "5xx", &API, errors, 1.0),
@@ -231,7 +231,7 @@ fn the_apis_errors_and_latency_are_alarms_from_a_twentieth_on() {
 }
 
 #[test]
-fn functions_that_crash_run_out_of_time_or_fill_the_quota_are_alarms() {
+fn crashes_timeouts_and_a_full_concurrency_quota_are_alarms() {
     let duration = |dimensions: &'static [(&str, &str)], milliseconds, runs| {
         of_aws(&[
             ("AWS/Lambda", "Duration", dimensions, runs, milliseconds),

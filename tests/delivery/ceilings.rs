@@ -144,7 +144,7 @@ async fn the_lower_of_rate_limit_and_ceiling_holds() {
 }
 
 #[tokio::test]
-async fn without_leave_nothing_goes_by_the_global_account() {
+async fn clinic_without_permission_never_sends_by_the_global_account() {
     let world = with_ceilings().await;
     let global = world.save_global().await;
     let mut entry = world.entry();

@@ -48,7 +48,7 @@ fn dollars(count: usize, each: f64) -> f64 {
 }
 
 #[test]
-fn what_is_there_anyway_costs_what_the_document_says() {
+fn fixed_costs_are_those_of_the_document() {
     let template = yaml("template.yaml");
     let alarms: usize = of_type(&template, "AWS::CloudWatch::Alarm")
         .iter()

@@ -252,7 +252,7 @@ async fn settings_that_moved_and_cannot_be_opened_leave_the_delivery_waiting() {
 }
 
 #[tokio::test]
-async fn settings_are_used_for_a_minute_while_dynamodb_does_not_say_which_is_the_last() {
+async fn cached_settings_are_used_for_a_minute_while_dynamodb_is_down() {
     let mut world = World::saved().await;
     let clock = std::sync::Arc::new(ManualClock::new());
     world.send.pipeline = world.pipeline_with_clock("send", clock.clone());
@@ -319,7 +319,7 @@ async fn nothing_fails_by_settings_that_a_lagging_replica_has() {
 }
 
 #[tokio::test]
-async fn a_channel_that_a_lagging_replica_does_not_have_is_found_before_the_delivery_fails() {
+async fn channel_missing_on_a_lagging_replica_is_found_before_failing() {
     for strategy in STRATEGIES {
         let world = World::new().await;
         for pipeline in [&world.send.pipeline, &world.worker.pipeline] {

@@ -70,7 +70,7 @@ impl Failing {
 const FAILED_OVER: [&str; 2] = ["primary", "fallback[0]"];
 
 #[tokio::test]
-async fn what_one_process_learns_the_others_know_at_the_cost_of_one_write() {
+async fn health_is_shared_with_other_processes_by_one_write() {
     // One for the primary that is down, and one for the fallback that has sent for the first time.
     const WRITES: usize = 2;
     let mut failing = Failing::new().await;
@@ -96,7 +96,7 @@ async fn what_one_process_learns_the_others_know_at_the_cost_of_one_write() {
 }
 
 #[tokio::test]
-async fn others_are_read_once_a_minute_and_the_way_back_is_told_too() {
+async fn shared_health_is_read_once_a_minute_recovery_too() {
     let mut failing = Failing::new().await;
     let (first, second) = (failing.process(), failing.process());
     assert_eq!(failing.send(&second).await, FAILED_OVER);
@@ -124,7 +124,7 @@ async fn others_are_read_once_a_minute_and_the_way_back_is_told_too() {
 }
 
 #[tokio::test]
-async fn new_settings_start_afresh() {
+async fn new_settings_reset_health() {
     let mut failing = Failing::new().await;
     let worker = failing.process();
     assert_eq!(failing.send(&worker).await, FAILED_OVER);
@@ -144,7 +144,7 @@ async fn new_settings_start_afresh() {
 }
 
 #[tokio::test]
-async fn an_admin_sees_how_each_provider_works_since_when_and_why() {
+async fn admin_sees_the_health_of_each_provider_with_time_and_reason() {
     let mut failing = Failing::new().await;
     let path = format!("/api/v1/clinics/{CLINIC}/communication/health");
     let manager = claims("CLINIC_MANAGER", Some(CLINIC));
@@ -244,7 +244,7 @@ async fn entry_that_sends_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn first_success_of_a_process_that_heard_nothing_leaves_a_record_of_down() {
+async fn first_success_of_an_uninformed_process_keeps_the_down_record() {
     let mut failing = Failing::new().await;
     let (first, second) = (failing.process(), failing.process());
     assert_eq!(failing.send(&first).await, FAILED_OVER);

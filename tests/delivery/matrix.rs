@@ -189,7 +189,7 @@ fn expected(failing: usize, disposition: &str, policy: &str) -> Expected {
 }
 
 #[tokio::test]
-async fn each_position_failing_with_each_disposition_ends_as_the_design_says() {
+async fn each_position_and_disposition_ends_as_designed() {
     let accounts = Accounts::new().await;
     let mut cases = 0;
     for policy in ["failover", "hold"] {

@@ -25,7 +25,7 @@ fn names(line: &Value) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn the_cache_and_kms_are_told_once_for_an_invocation() {
+async fn cache_and_kms_metrics_are_written_once_an_invocation() {
     let mut world = World::saved().await;
     world.restart();
     let mut many = communication();
@@ -88,7 +88,7 @@ async fn remembered_settings_that_were_replaced_are_stale() {
 }
 
 #[tokio::test]
-async fn what_aws_does_not_do_is_counted() {
+async fn aws_failures_are_counted() {
     let mut world = World::saved().await;
     world.restart();
     world

@@ -48,7 +48,7 @@ fn copies(world: &World) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test]
-async fn an_immediate_request_over_the_limit_is_refused_and_leaves_nothing_behind() {
+async fn immediate_request_over_the_limit_is_refused_unrecorded() {
     let (world, clock) = limited(json!({"maxPerMinute": 3, "maxPerDay": 4})).await;
     clock.advance(Duration::from_millis(18_500));
     world.post(&to(2)).await.expect(200);
@@ -77,7 +77,7 @@ async fn an_immediate_request_over_the_limit_is_refused_and_leaves_nothing_behin
 }
 
 #[tokio::test]
-async fn more_at_once_than_a_limit_ever_lets_through_is_no_matter_of_waiting() {
+async fn request_larger_than_the_limit_is_refused_without_waiting() {
     let (world, _) = limited(json!({"maxPerSecond": 3, "maxPerDay": 1_000})).await;
     let answer = world.post(&to(4)).await.expect(422);
     assert_eq!(answer.pointers(), ["/recipients"]);
@@ -96,7 +96,7 @@ async fn more_at_once_than_a_limit_ever_lets_through_is_no_matter_of_waiting() {
 }
 
 #[tokio::test]
-async fn an_immediate_request_that_has_ended_is_answered_again_whatever_the_limit() {
+async fn finished_immediate_request_is_answered_again_over_the_limit() {
     let (world, clock) = limited(json!({"maxPerDay": 2})).await;
     let first = world.post_with_key(&to(2), "first").await.expect(200);
     for _ in 0..2 {
@@ -121,7 +121,7 @@ async fn an_immediate_request_that_has_ended_is_answered_again_whatever_the_limi
 }
 
 #[tokio::test]
-async fn without_an_answer_about_the_quota_nothing_is_sent() {
+async fn unreadable_quota_sends_nothing() {
     let (world, _) = limited(json!({"maxPerDay": 2})).await;
     world.fail_updates(1, |pk, _| pk == "quota#clinic-123#email");
     world.post(&to(1)).await.expect(503);
@@ -145,7 +145,7 @@ async fn a_clinic_without_limits_makes_no_request_for_them() {
 }
 
 #[tokio::test]
-async fn a_campaign_over_its_quota_is_sent_in_later_windows_with_nothing_lost_and_nothing_twice() {
+async fn campaign_over_its_quota_is_sent_once_in_later_windows() {
     let (world, clock) = limited(json!({"maxPerMinute": 7})).await;
     let mut campaign = communication();
     // In messages of ten deliveries, more than a window lets through.
@@ -182,7 +182,7 @@ async fn a_campaign_over_its_quota_is_sent_in_later_windows_with_nothing_lost_an
 }
 
 #[tokio::test]
-async fn what_waits_for_a_quota_is_noted_once_and_writes_nothing_when_it_comes_again() {
+async fn wait_for_a_quota_is_recorded_once_over_redeliveries() {
     let (world, clock) = limited(json!({"maxPerDay": 1})).await;
     let worker = world.worker_with_clock(clock.clone());
     let messages: Vec<_> = (0..10)
@@ -205,7 +205,7 @@ async fn what_waits_for_a_quota_is_noted_once_and_writes_nothing_when_it_comes_a
 }
 
 #[tokio::test]
-async fn what_has_waited_for_a_quota_for_too_long_has_failed_and_says_so() {
+async fn message_that_waits_too_long_for_a_quota_fails_with_the_reason() {
     let (world, clock) = limited(json!({"maxPerDay": 1})).await;
     world.post(&to(1)).await.expect(200);
     let worker = world.worker_with_clock(clock.clone());
@@ -250,7 +250,7 @@ async fn what_has_waited_for_a_quota_for_too_long_has_failed_and_says_so() {
 }
 
 #[tokio::test]
-async fn no_item_of_a_quota_or_a_turn_has_an_address_in_it() {
+async fn items_of_quotas_and_rate_limits_have_no_address() {
     let (world, clock) = limited(json!({"maxPerDay": 5})).await;
     let paced = json!({"email": {"primary": {"rateLimit": {"maxPerSecond": 100}}}});
     world.patch_settings(CLINIC, paced).await.expect(200);

@@ -107,7 +107,7 @@ pub(crate) async fn sent(world: &World) -> Value {
 }
 
 #[tokio::test]
-async fn accepted_immediate_send_without_a_record_says_so_and_queues_its_outcome() {
+async fn unrecorded_immediate_send_says_so_and_queues_its_outcome() {
     let world = World::saved().await;
     fail_outcomes(&world.aws, usize::MAX, Fault::Throttle);
     let answer = world

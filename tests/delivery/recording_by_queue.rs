@@ -66,7 +66,7 @@ async fn accepted_delivery_is_not_sent_again_with_the_rest_of_its_recipient() {
 }
 
 #[tokio::test]
-async fn outcome_of_an_immediate_send_is_recorded_by_the_worker_before_its_lease_ends() {
+async fn worker_records_an_immediate_outcome_before_its_lease_ends() {
     let world = World::saved().await;
     let clock = Arc::new(ManualClock::new());
     fail_outcomes(&world.aws, usize::MAX, Fault::Throttle);
@@ -124,7 +124,7 @@ async fn repeat_of_a_request_without_a_record_sends_no_second_message() {
 }
 
 #[tokio::test]
-async fn worker_leaves_an_outcome_without_a_record_on_the_queue_and_its_message_is_done() {
+async fn unrecorded_outcome_is_queued_and_its_message_deleted() {
     let world = World::saved().await;
     let id = world.post(&communication()).await.expect(202).request_id();
     let clock = Arc::new(ManualClock::new());
@@ -151,7 +151,7 @@ fn is_claim(call: &PassingCall) -> bool {
 }
 
 #[tokio::test]
-async fn message_whose_claim_lost_its_answers_is_sent_unflagged_even_if_the_clinic_holds() {
+async fn message_with_lost_claim_answers_is_sent_unflagged() {
     let world = World::new().await;
     let mut settings = email(&world.entry(), FROM);
     settings["email"]["onAmbiguous"] = json!("hold");

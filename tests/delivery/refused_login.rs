@@ -22,7 +22,7 @@ fn normal() -> Value {
 }
 
 #[tokio::test]
-async fn refused_login_is_looked_at_once_an_interval_over_all_processes() {
+async fn refused_login_is_tried_once_an_interval_by_all_processes() {
     let refused = Refused::new().await;
     refused.post(&normal()).await;
     assert_eq!(refused.work().await, 1);
@@ -64,7 +64,7 @@ async fn new_message_does_not_try_a_login_that_is_known_to_be_refused() {
 }
 
 #[tokio::test]
-async fn login_that_the_server_accepts_again_is_found_by_the_next_look() {
+async fn recovered_login_is_found_by_the_next_try() {
     let refused = Refused::new().await;
     refused.post(&normal()).await;
     assert_eq!(refused.work().await, 1);
@@ -77,7 +77,7 @@ async fn login_that_the_server_accepts_again_is_found_by_the_next_look() {
 }
 
 #[tokio::test]
-async fn looks_at_a_refused_login_spend_no_quota() {
+async fn tries_of_a_refused_login_spend_no_quota() {
     let refused = Refused::with(|document| {
         document["email"]["rateLimit"] = json!({"maxPerDay": 2});
     })
@@ -101,7 +101,7 @@ async fn looks_at_a_refused_login_spend_no_quota() {
 }
 
 #[tokio::test]
-async fn used_up_quota_of_the_platform_does_not_let_every_look_log_in() {
+async fn exhausted_platform_quota_does_not_add_login_tries() {
     let refused = Refused::new().await;
     let global = refused.world.save_global().await;
     let limit = json!({"email": {"rateLimit": {"maxPerDay": 1}}});
@@ -151,7 +151,7 @@ async fn deliveries_of_one_message_wait_together_and_leave_once_each() {
 }
 
 #[tokio::test]
-async fn message_waits_for_its_refused_login_while_its_fallback_is_out_of_order() {
+async fn message_waits_for_its_login_while_its_fallback_is_down() {
     let refused = Refused::new().await;
     let fallback = refused.world.server("second-user", "second-password");
     let fallback = fallback.start().await;

@@ -111,7 +111,7 @@ async fn a_retry_goes_by_what_was_saved_since_the_first_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_after_a_lost_answer_does_not_go_by_an_entry_that_was_removed() {
+async fn copy_after_a_lost_answer_avoids_a_removed_entry() {
     for strategy in STRATEGIES {
         let world = World::new().await;
         let (removed, removed_entry) = other_server(&world, "removed-user").await;

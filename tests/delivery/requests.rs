@@ -322,7 +322,7 @@ async fn immediately() -> Taken {
 }
 
 #[tokio::test]
-async fn a_warm_message_costs_the_requests_that_it_has_to_and_no_more() {
+async fn warm_message_costs_exactly_its_requests() {
     let single = Box::pin(queued_one_by_one()).await;
     single.expect(&[
         ("send dynamodb:PutItem", 100),
@@ -406,7 +406,7 @@ async fn a_clinic_without_settings_costs_one_read_unit_a_message() {
 }
 
 #[tokio::test]
-async fn a_warm_worker_reads_the_version_for_a_batch_and_decrypts_once_a_version() {
+async fn warm_worker_reads_versions_by_batch_and_decrypts_once() {
     const VERSION: &str = "dynamodb:GetItem clinic-123 counter";
     const ONCE_A_MINUTE: [&str; 3] = [
         // Whether the platform's ceilings have changed.

@@ -66,7 +66,7 @@ async fn rotate(world: &World) {
 }
 
 #[tokio::test]
-async fn the_very_next_send_goes_by_the_new_password_and_opens_it_once() {
+async fn next_send_uses_the_new_password_and_decrypts_it_once() {
     let world = World::saved().await;
     world.post(&immediate()).await.expect(200);
     rotate(&world).await;
@@ -90,7 +90,7 @@ async fn the_very_next_send_goes_by_the_new_password_and_opens_it_once() {
 }
 
 #[tokio::test]
-async fn a_login_that_is_refused_with_the_newest_settings_costs_version_reads_and_no_decryption() {
+async fn refused_login_with_current_settings_costs_no_decryption() {
     let world = World::saved().await;
     world.post(&immediate()).await.expect(200);
     world.aws.clear_calls();
@@ -125,7 +125,7 @@ async fn the_global_accounts_password_is_rotated_like_a_clinics() {
 }
 
 #[tokio::test]
-async fn a_connection_of_an_earlier_version_is_not_used_with_a_later_one_though_it_is_open() {
+async fn open_connection_of_an_earlier_version_is_not_reused() {
     let world = World::saved().await;
     let send = async |n| assert!(world.work_on(&[message(n)]).await.is_empty());
     send(1).await;
@@ -144,7 +144,7 @@ async fn a_connection_of_an_earlier_version_is_not_used_with_a_later_one_though_
 }
 
 #[tokio::test]
-async fn a_delivery_in_flight_when_the_password_is_rotated_ends_over_the_connection_it_has() {
+async fn delivery_in_flight_at_a_rotation_keeps_its_connection() {
     let world = World::saved().await;
     let clock = Arc::new(ManualClock::new());
     let worker = world.worker_with_clock(clock.clone());
@@ -176,7 +176,7 @@ async fn a_delivery_in_flight_when_the_password_is_rotated_ends_over_the_connect
 }
 
 #[tokio::test]
-async fn of_a_burst_at_the_moment_of_the_rotation_everything_is_sent_once() {
+async fn burst_during_a_rotation_is_sent_once_each() {
     const BURST: usize = 50;
     // The server changes connections often, and so asks for the password often.
     let world = World::with(|server, _| server.max_messages_per_session(2)).await;

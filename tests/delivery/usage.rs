@@ -83,7 +83,7 @@ fn trouble(world: &World, times: usize, fault: Fault, after: bool) -> Arc<Atomic
 }
 
 #[tokio::test]
-async fn every_end_is_counted_for_its_clinic_and_a_batch_costs_one_write_for_each() {
+async fn every_outcome_is_counted_with_one_write_a_clinic_and_batch() {
     let world = World::saved().await;
     let server = entry(world.smtp.port(), "nobody", "wrong");
     let _global = world.save_global().await;
@@ -188,7 +188,7 @@ async fn ends_in_stats(world: &World, tenants: &[&str]) -> Ends {
 }
 
 #[tokio::test]
-async fn what_is_counted_is_what_the_ledger_says_on_every_channel_by_every_provider() {
+async fn usage_equals_the_ledger_for_every_channel_and_provider() {
     const SENDGRID: &str = "/v3/mail/send";
     const META: &str = "/v23.0/123456789/messages";
     let world = World::new().await;
@@ -283,7 +283,7 @@ async fn what_is_counted_is_what_the_ledger_says_on_every_channel_by_every_provi
 }
 
 #[tokio::test]
-async fn a_write_that_gets_no_answer_in_time_is_made_again_and_counts_once() {
+async fn usage_write_without_an_answer_is_retried_and_counts_once() {
     for after in [false, true] {
         let world = World::saved().await;
         let worker = world.worker_with_clock(Arc::new(ManualClock::new()));
@@ -297,7 +297,7 @@ async fn a_write_that_gets_no_answer_in_time_is_made_again_and_counts_once() {
 }
 
 #[tokio::test]
-async fn what_is_written_a_day_later_counts_for_its_own_day() {
+async fn usage_written_a_day_later_counts_for_its_own_day() {
     let world = World::saved().await;
     let clock = Arc::new(ManualClock::new());
     let worker = world.worker_with_clock(clock.clone());
@@ -316,7 +316,7 @@ async fn what_is_written_a_day_later_counts_for_its_own_day() {
 }
 
 #[tokio::test]
-async fn an_immediate_send_counts_too_and_midnight_of_utc_divides_the_days() {
+async fn immediate_sends_count_and_days_end_at_midnight_utc() {
     let mut world = World::saved().await;
     let clock = Arc::new(ManualClock::new());
     clock.advance(Duration::from_hours(24) - Duration::from_secs(1));
@@ -340,7 +340,7 @@ async fn an_immediate_send_counts_too_and_midnight_of_utc_divides_the_days() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_written_is_counted_by_the_next_invocation_and_once() {
+async fn unwritten_usage_is_counted_once_by_the_next_invocation() {
     for (fault, after) in [
         (Fault::AccessDenied, false),
         (Fault::Throttle, false),
@@ -381,7 +381,7 @@ async fn processes_that_count_at_the_same_time_take_nothing_from_each_other() {
 }
 
 #[tokio::test]
-async fn what_is_put_off_and_sent_later_is_counted_as_both() {
+async fn deferred_then_sent_message_counts_as_both() {
     let later = Action::reply("451 4.3.0 later");
     let world = World::with(|server, _| server.on(Stage::Rcpt, later)).await;
     world.save_clinic().await;
@@ -400,7 +400,7 @@ async fn what_is_put_off_and_sent_later_is_counted_as_both() {
 }
 
 #[tokio::test]
-async fn the_days_that_are_asked_for_are_the_last_thirty_or_those_that_the_query_says() {
+async fn statistics_cover_the_last_thirty_days_or_the_queried_ones() {
     let world = World::saved().await;
     let today = |answer: &Answer| -> Date { answer.body["to"].as_str().unwrap().parse().unwrap() };
     let before = Timestamp::now().to_zoned(TimeZone::UTC).date();

@@ -91,7 +91,7 @@ async fn a_wait_ends_with_the_message() {
 }
 
 #[tokio::test]
-async fn an_immediate_request_does_not_wait_for_people() {
+async fn immediate_request_does_not_wait_for_a_login_to_be_mended() {
     let refused = Refused::new().await;
     let answer = refused.world.post(&immediate()).await;
     let delivery = &answer.body["deliveries"][0];

@@ -27,7 +27,7 @@ async fn delivery(world: &World, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn settings_that_can_not_be_read_are_no_reason_to_send_through_the_global_account() {
+async fn unreadable_settings_do_not_fall_back_to_the_global_account() {
     for (service, operation) in [("dynamodb", "GetItem"), ("kms", "Decrypt")] {
         let world = World::saved().await;
         let global = world.save_global().await;
@@ -60,7 +60,7 @@ async fn settings_that_can_not_be_read_are_no_reason_to_send_through_the_global_
 }
 
 #[tokio::test]
-async fn a_global_account_that_can_not_be_read_is_not_taken_for_none() {
+async fn unreadable_global_account_is_not_taken_for_a_missing_one() {
     let world = World::new().await;
     let global = world.save_global().await;
     let accepted = world.post(&communication()).await.expect(202);
@@ -78,7 +78,7 @@ async fn a_global_account_that_can_not_be_read_is_not_taken_for_none() {
 }
 
 #[tokio::test]
-async fn a_short_outage_of_the_store_is_over_before_anybody_notices() {
+async fn short_store_outage_is_retried_within_the_invocation() {
     let world = World::saved().await;
     world.post(&communication()).await.expect(202);
     world.aws.fail_next("dynamodb", "GetItem", 1, Fault::Drop);
@@ -87,7 +87,7 @@ async fn a_short_outage_of_the_store_is_over_before_anybody_notices() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_that_the_ledger_has_not_claimed() {
+async fn unclaimed_message_is_not_sent() {
     let world = World::saved().await;
     world.post(&communication()).await.expect(202);
     world
@@ -101,7 +101,7 @@ async fn nothing_is_sent_that_the_ledger_has_not_claimed() {
 }
 
 #[tokio::test]
-async fn what_has_expired_on_the_queue_is_recorded_as_expired_and_not_sent() {
+async fn message_expired_on_the_queue_is_recorded_and_not_sent() {
     let world = World::saved().await;
     // A producer that was late itself.
     let mut late = communication();
@@ -129,7 +129,7 @@ async fn what_has_expired_on_the_queue_is_recorded_as_expired_and_not_sent() {
 }
 
 #[tokio::test]
-async fn with_two_seconds_left_nothing_is_begun_and_everything_is_given_back() {
+async fn with_two_seconds_left_every_message_returns_to_the_queue() {
     let world = World::saved().await;
     let accepted = world.post(&communication()).await.expect(202);
     let batch = world
@@ -149,7 +149,7 @@ async fn with_two_seconds_left_nothing_is_begun_and_everything_is_given_back() {
 }
 
 #[tokio::test]
-async fn what_a_producer_puts_on_the_queue_is_recorded_and_what_send_has_recorded_is_not_again() {
+async fn producers_messages_are_recorded_and_those_of_send_not_again() {
     let world = World::saved().await;
     world.post(&communication()).await.expect(202);
     world.aws.clear_calls();

@@ -223,7 +223,7 @@ async fn a_mail_server_that_hangs_before_the_message_is_given_up_for_the_fallbac
 }
 
 #[tokio::test]
-async fn a_mail_server_that_hangs_over_the_message_leaves_a_doubt_that_the_policy_decides() {
+async fn mail_server_that_hangs_over_the_message_leaves_the_policy_to_decide() {
     let mut rig = Rig::new().await;
     // All of the 26.5 s that there are but six, which are enough for the fallback: nobody waits for the outcome, and a
     // late reply is no doubt.
@@ -265,7 +265,7 @@ async fn the_only_mail_server_is_waited_for_until_the_worker_has_to_answer() {
 }
 
 #[tokio::test]
-async fn an_api_that_hangs_is_given_up_for_the_fallback_with_a_flag_if_it_had_the_message() {
+async fn hanging_api_fails_over_and_flags_a_possible_duplicate() {
     let mut rig = Rig::new().await;
     let api = rig.world.api().await;
     let primary = json!({"provider": "sendgrid", "credentials": {"apiKey": "planted-key",

@@ -53,7 +53,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn killed_workers_and_failing_services_lose_nothing_and_send_nothing_twice_unsaid() {
+async fn killed_workers_and_failing_services_lose_and_duplicate_nothing() {
     let first = number("FAULT_SEED");
     let runs = number("FAULT_RUNS").unwrap_or(if first.is_some() { 1 } else { RUNS });
     let (first, began) = (first.unwrap_or(SEED), Instant::now());

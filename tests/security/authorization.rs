@@ -160,7 +160,7 @@ async fn ask(
 }
 
 #[tokio::test]
-async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched_nothing() {
+async fn every_route_allows_what_the_matrix_says_and_refuses_untouched() {
     const EVERYTHING: &str = "yyyyyyyyyyyyy";
     const NOTHING: &str = "-------------";
     let world = World::new().await;
@@ -237,7 +237,7 @@ async fn every_route_allows_what_the_matrix_says_and_what_it_refuses_has_touched
 }
 
 #[tokio::test]
-async fn claims_are_those_of_the_authorizer_and_not_of_a_header_or_a_lambda_authorizer() {
+async fn claims_come_from_the_jwt_authorizer_alone() {
     let world = World::saved().await;
     let path = format!("/api/v1/clinics/{CLINIC}");
     let claims = claims("SUPER_ADMIN", Some(CLINIC));

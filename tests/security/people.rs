@@ -131,7 +131,7 @@ async fn erasure_leaves_nothing_personal_of_what_has_ended() {
 }
 
 #[tokio::test]
-async fn what_is_erased_is_not_sent_again() {
+async fn erased_message_is_not_sent_again() {
     let world = World::saved().await;
     let one = json!([{"email": PATIENT}]);
     let mut communication = communication();

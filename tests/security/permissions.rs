@@ -224,7 +224,7 @@ fn needs(function: &str, asked: &BTreeSet<Access>) -> Vec<Access> {
 }
 
 #[tokio::test]
-async fn every_right_is_needed_and_every_need_has_its_right() {
+async fn roles_permit_exactly_what_the_functions_do() {
     let asked = asked(&everything().await);
     let mut wrong = Vec::new();
     for function in FUNCTIONS {

@@ -202,7 +202,7 @@ fn assert_envelopes_private(batch: &Batch) {
 }
 
 #[tokio::test]
-async fn what_goes_well_leaves_no_trace_of_who_and_what_and_no_secret() {
+async fn successful_sends_log_no_recipient_content_or_secret() {
     let logs = capture();
     let world = saved().await;
     world.get_settings(CLINIC).await.expect(200);
@@ -261,7 +261,7 @@ fn another(strategy: &str, number: usize) -> Value {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_at_the_mail_server_leaves_none_either() {
+async fn failures_at_the_mail_server_log_no_personal_data() {
     let logs = capture();
     let world = saved().await;
     let reply = format!("for {ADDRESS}: planted reply text");
@@ -303,7 +303,7 @@ async fn what_goes_wrong_at_the_mail_server_leaves_none_either() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_at_aws_leaves_none_either() {
+async fn failures_at_aws_log_no_personal_data() {
     let logs = capture();
     let world = saved().await;
     let failures = [

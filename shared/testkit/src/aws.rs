@@ -1558,7 +1558,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_received_too_often_is_a_dead_letter_with_its_id_and_says_where_it_comes_from()
+    async fn message_received_too_often_is_a_dead_letter_with_its_source()
     {
         let aws = LocalAws::start().await;
         let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
@@ -1697,7 +1697,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_a_batch_that_fails_in_part_every_second_entry_has_its_effect() {
+    async fn every_second_entry_of_a_partly_failing_batch_has_its_effect() {
         let aws = LocalAws::start().await;
         let sqs = aws_sdk_sqs::Client::new(&aws.sdk_config());
         let queue = &aws.resources().queue_url;
@@ -1738,7 +1738,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watcher_sees_each_call_before_and_after_its_effect_and_may_fail_it_at_either() {
+    async fn watcher_sees_and_may_fail_each_call_before_and_after_its_effect() {
         let aws = LocalAws::start().await;
         let retries = RetryConfig::standard().with_max_attempts(1);
         let config = aws
@@ -1868,7 +1868,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_sealed_before_a_restart_opens_after_it() {
+    async fn data_sealed_before_a_restart_opens_after_it() {
         let dir = tempfile::tempdir().unwrap();
         let start = || async {
             let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

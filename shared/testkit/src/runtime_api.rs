@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_invocation_is_handed_out_with_its_headers_and_its_answer_comes_back() {
+    async fn invocation_has_its_headers_and_its_answer_returns() {
         let api = RuntimeApi::start().await;
         let process = Process::new(&api, "send", "p1");
         let serve = async {
@@ -708,7 +708,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn when_one_is_handed_out_each_the_second_waits_for_another_process() {
+    async fn one_invocation_at_a_time_leaves_the_second_to_another_process() {
         let api = RuntimeApi::start().await;
         api.hand_out_one_each();
         let (one, two) = (
@@ -732,7 +732,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_invocation_nobody_takes_times_out_and_is_forgotten() {
+    async fn unclaimed_invocation_times_out_and_is_forgotten() {
         let api = RuntimeApi::start().await;
         let answer = api.invoke("send", Bytes::new(), TIMEOUT).await;
         assert_eq!(

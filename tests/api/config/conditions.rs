@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::PATH;
 
 #[tokio::test]
-async fn a_save_on_what_one_has_not_seen_is_refused() {
+async fn save_with_an_outdated_etag_is_refused() {
     let world = World::new().await;
     let document = email(&world.entry(), FROM);
     let put = |name: &'static str, value: &'static str| {
@@ -32,7 +32,7 @@ async fn a_save_on_what_one_has_not_seen_is_refused() {
 }
 
 #[tokio::test]
-async fn a_condition_that_can_not_be_read_is_refused_and_a_weak_tag_is_no_match() {
+async fn malformed_condition_is_refused_and_a_weak_etag_never_matches() {
     let world = World::saved().await;
     let patch = json!({"email": {"defaultFromName": "X"}});
     for value in ["1", "\"1", "*, \"1\"", ""] {
@@ -56,7 +56,7 @@ async fn a_condition_that_can_not_be_read_is_refused_and_a_weak_tag_is_no_match(
 }
 
 #[tokio::test]
-async fn who_has_the_present_version_is_told_so_without_a_body() {
+async fn current_etag_is_answered_304_without_a_body() {
     let world = World::saved().await;
     let get = async |headers: &[(&str, &str)]| {
         let admin = claims("CLINIC_ADMIN", Some(CLINIC));
@@ -82,7 +82,7 @@ async fn who_has_the_present_version_is_told_so_without_a_body() {
 }
 
 #[tokio::test]
-async fn every_refusal_of_a_change_says_at_which_version_the_settings_are() {
+async fn refused_change_names_the_current_version() {
     let world = World::saved().await;
     let renamed = |name: &str| json!({"email": {"defaultFromName": name}});
     world
@@ -117,7 +117,7 @@ async fn every_refusal_of_a_change_says_at_which_version_the_settings_are() {
 }
 
 #[tokio::test]
-async fn of_twenty_concurrent_changes_of_one_version_one_is_made_and_is_whole() {
+async fn one_of_twenty_concurrent_changes_of_a_version_succeeds() {
     let world = World::saved().await;
     let changes = (0..20).map(|n| {
         let (world, name) = (&world, format!("Name {n}"));
@@ -153,7 +153,7 @@ async fn of_twenty_concurrent_changes_of_one_version_one_is_made_and_is_whole() 
 }
 
 #[tokio::test]
-async fn of_concurrent_changes_without_a_condition_each_is_made_or_refused_and_none_is_lost() {
+async fn unconditional_concurrent_changes_are_made_or_refused_never_lost() {
     let world = World::saved().await;
     let changes = (0..20).map(|n| {
         let patch = json!({"email": {"defaultFromName": format!("Name {n}")}});

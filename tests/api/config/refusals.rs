@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{PATH, shown};
 
 #[tokio::test]
-async fn a_port_at_odds_with_secure_is_told_at_secure_with_what_would_fit() {
+async fn port_that_contradicts_secure_is_refused_with_the_fitting_value() {
     let world = World::new().await;
     for (host, port, secure, field, advice) in [
         ("smtp.gmail.com", 465, false, "secure", "must be true"),
@@ -28,7 +28,7 @@ async fn a_port_at_odds_with_secure_is_told_at_secure_with_what_would_fit() {
 }
 
 #[tokio::test]
-async fn what_the_earlier_system_wrote_is_accepted_as_it_is() {
+async fn settings_of_the_earlier_system_are_accepted_unchanged() {
     let fixture = include_str!("../../fixtures/settings/earlier-system.json");
     let clinics: Value = serde_json::from_str(fixture).unwrap();
     let world = World::new().await;
@@ -78,7 +78,7 @@ async fn what_the_earlier_system_wrote_is_accepted_as_it_is() {
 }
 
 #[tokio::test]
-async fn an_invalid_document_is_refused_with_all_its_problems_and_none_of_its_values() {
+async fn invalid_settings_are_refused_with_all_problems_and_no_values() {
     let world = World::saved().await;
     let mut document = email(&entry(world.smtp.port(), USER, ""), "planted-from");
     document["email"]["primary"]["credentials"]["host"] = json!("planted host");
@@ -123,7 +123,7 @@ async fn an_invalid_document_is_refused_with_all_its_problems_and_none_of_its_va
 }
 
 #[tokio::test]
-async fn what_is_no_json_or_has_a_field_twice_is_malformed() {
+async fn invalid_json_and_duplicate_fields_are_malformed() {
     let world = World::saved().await;
     let deep = "[".repeat(100_000);
     let twice = r#"{"settings":{"communicationSettings":{"email":{"defaultFrom":"a@b.example","defaultFrom":"planted@b.example"}}}}"#;
@@ -139,7 +139,7 @@ async fn what_is_no_json_or_has_a_field_twice_is_malformed() {
 }
 
 #[tokio::test]
-async fn trust_roots_that_are_none_are_refused_when_they_are_saved() {
+async fn invalid_trust_roots_are_refused_on_save() {
     let world = World::new().await;
     let mut document = email(&world.entry(), FROM);
     document["email"]["primary"]["credentials"]["caPem"] =
@@ -157,7 +157,7 @@ async fn trust_roots_that_are_none_are_refused_when_they_are_saved() {
 }
 
 #[tokio::test]
-async fn a_method_that_a_route_does_not_have_is_answered_with_those_that_it_has() {
+async fn unsupported_method_is_answered_with_the_allowed_ones() {
     let world = World::saved().await;
     let versions = format!("{PATH}/communication/versions");
     let restore = format!("{versions}/1/restore");

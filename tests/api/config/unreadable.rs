@@ -10,7 +10,7 @@ use serde_json::json;
 use super::conditions::check_versions;
 
 #[tokio::test]
-async fn deleted_settings_are_gone_for_everybody_and_their_number_is_not_given_again() {
+async fn deleted_settings_are_gone_and_their_version_is_not_reused() {
     let world = World::saved().await;
     let gone = world
         .delete_settings(CLINIC, &[("if-match", "\"1\"")])
@@ -48,7 +48,7 @@ async fn deleted_settings_are_gone_for_everybody_and_their_number_is_not_given_a
 }
 
 #[tokio::test]
-async fn settings_that_do_not_open_any_more_are_replaced_by_who_has_every_secret() {
+async fn unreadable_settings_are_replaced_with_every_secret() {
     let world = World::saved().await;
     let mut stored = item(&world, CLINIC, "settings").await.unwrap();
     let AttributeValue::M(sealed) = stored.get_mut("sealed").unwrap() else {
@@ -90,7 +90,7 @@ async fn settings_that_do_not_open_any_more_are_replaced_by_who_has_every_secret
 }
 
 #[tokio::test]
-async fn settings_that_do_not_open_any_more_can_be_restored_or_deleted() {
+async fn unreadable_settings_can_be_restored_or_deleted() {
     let world = World::saved().await;
     for mended in ["restored", "deleted"] {
         let mut stored = item(&world, CLINIC, "settings").await.unwrap();
@@ -109,7 +109,7 @@ async fn settings_that_do_not_open_any_more_can_be_restored_or_deleted() {
 }
 
 #[tokio::test]
-async fn settings_whose_number_cannot_be_told_count_on_from_their_versions() {
+async fn settings_without_a_counter_continue_from_their_versions() {
     let mut world = World::saved().await;
     let mut stored = item(&world, CLINIC, "settings").await.unwrap();
     stored.remove("version");

@@ -10,7 +10,7 @@ pub(super) fn candidate(entry: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_candidate_with_a_wrong_password_fails_at_the_login_and_is_not_saved() {
+async fn candidate_with_a_wrong_password_fails_at_login_and_is_not_saved() {
     let world = World::saved().await;
     let before = world.get_settings(CLINIC).await;
     world.aws.clear_calls();
@@ -39,7 +39,7 @@ async fn a_candidate_with_a_wrong_password_fails_at_the_login_and_is_not_saved()
 }
 
 #[tokio::test]
-async fn a_candidate_of_a_clinic_without_settings_can_be_tested_before_it_is_saved() {
+async fn candidate_is_tested_for_a_clinic_without_settings() {
     let world = World::new().await;
     world
         .test_email(CLINIC, &json!({"testEmail": "admin@clinic.example"}))
@@ -55,7 +55,7 @@ async fn a_candidate_of_a_clinic_without_settings_can_be_tested_before_it_is_sav
 }
 
 #[tokio::test]
-async fn a_candidate_without_its_password_uses_the_stored_one_at_the_same_place_only() {
+async fn candidate_without_a_password_uses_the_stored_one_for_its_server_only() {
     let world = World::saved().await;
     let mut same = world.entry();
     same["credentials"]
@@ -86,7 +86,7 @@ async fn a_candidate_without_its_password_uses_the_stored_one_at_the_same_place_
 }
 
 #[tokio::test]
-async fn a_request_that_can_not_be_understood_is_refused_and_connects_to_nobody() {
+async fn malformed_test_request_is_refused_without_a_connection() {
     let world = World::saved().await;
     for (body, pointers) in [
         (json!({}), vec!["/testEmail"]),

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{candidates::candidate, clinic, reached, stop_the_clock, test_as};
 
 #[tokio::test]
-async fn saved_settings_that_can_not_be_read_lock_nobody_out() {
+async fn unreadable_saved_settings_lock_no_admin_out() {
     let world = World::saved().await;
     let key = |name: &str, value: &str| (name.to_owned(), AttributeValue::S(value.to_owned()));
     aws_sdk_dynamodb::Client::new(&world.aws.sdk_config())
@@ -39,7 +39,7 @@ async fn saved_settings_that_can_not_be_read_lock_nobody_out() {
 }
 
 #[tokio::test]
-async fn of_tests_at_the_same_time_exactly_as_many_pass_as_the_limit_allows() {
+async fn concurrent_tests_pass_exactly_up_to_the_limit() {
     let mut world = World::saved().await;
     let clock = stop_the_clock(&mut world);
     let verify = json!({"verifyOnly": true});
@@ -82,7 +82,7 @@ async fn of_tests_at_the_same_time_exactly_as_many_pass_as_the_limit_allows() {
 }
 
 #[tokio::test]
-async fn entries_count_and_not_requests() {
+async fn test_limit_counts_entries_not_requests() {
     let mut world = World::new().await;
     stop_the_clock(&mut world);
     let mut settings = email(&world.entry(), FROM);
@@ -103,7 +103,7 @@ async fn entries_count_and_not_requests() {
 }
 
 #[tokio::test]
-async fn an_author_has_a_limit_over_all_clinics_and_what_it_refuses_costs_the_clinic_nothing() {
+async fn author_limit_spans_clinics_and_costs_them_nothing() {
     let mut world = World::new().await;
     let clock = stop_the_clock(&mut world);
     let (limits, address) = (&world.config_test.limits, "admin@platform.example");
@@ -151,7 +151,7 @@ async fn an_author_has_a_limit_over_all_clinics_and_what_it_refuses_costs_the_cl
 }
 
 #[tokio::test]
-async fn messages_have_a_limit_of_their_own_and_a_check_without_one_is_free_of_it() {
+async fn test_messages_have_their_own_limit_apart_from_logins() {
     let mut world = World::saved().await;
     let clock = stop_the_clock(&mut world);
     let limits = &world.config_test.limits;
@@ -194,7 +194,7 @@ async fn messages_have_a_limit_of_their_own_and_a_check_without_one_is_free_of_i
 }
 
 #[tokio::test]
-async fn without_the_limits_nothing_is_tried() {
+async fn unreadable_limits_stop_every_test() {
     let world = World::saved().await;
     for fault in [Fault::ServerError, Fault::AccessDenied] {
         world

@@ -69,7 +69,7 @@ async fn every_entry_is_reported_on_its_own() {
 
 #[allow(clippy::too_many_lines, reason = "most of them are the report")]
 #[tokio::test]
-async fn a_wrong_password_an_expired_certificate_and_a_server_that_works_each_have_their_row() {
+async fn each_entry_of_a_chain_has_its_row_in_the_report() {
     let world = World::new().await;
     let expired = world
         .server("second-user", "planted-second")
@@ -229,7 +229,7 @@ async fn a_wrong_password_an_expired_certificate_and_a_server_that_works_each_ha
 }
 
 #[tokio::test]
-async fn a_disabled_entry_is_tested_and_marked_and_one_entry_can_be_named() {
+async fn disabled_entry_is_tested_and_marked_and_one_entry_can_be_chosen() {
     let world = World::new().await;
     let second = world.server("second-user", "second-1").start().await;
     let mut off = entry(second.port(), "second-user", "second-1");
@@ -280,7 +280,7 @@ async fn a_disabled_entry_is_tested_and_marked_and_one_entry_can_be_named() {
 }
 
 #[tokio::test]
-async fn every_provider_has_the_same_stages_whether_it_can_be_reached_or_not() {
+async fn every_provider_reports_the_same_stages_reachable_or_not() {
     let world = prompt().await;
     let api = world.api().await;
     let closed = format!("https://localhost:{}", closed_port().await);
@@ -345,7 +345,7 @@ async fn every_provider_has_the_same_stages_whether_it_can_be_reached_or_not() {
 }
 
 #[tokio::test]
-async fn a_message_whose_fate_is_unknown_may_have_arrived() {
+async fn test_message_with_an_unknown_outcome_may_have_arrived() {
     let world = World::with(|server, _| server.always(Stage::Body, Action::AcceptThenClose)).await;
     let answer = world
         .test_email(CLINIC, &candidate(&world.entry()))
@@ -358,7 +358,7 @@ async fn a_message_whose_fate_is_unknown_may_have_arrived() {
 }
 
 #[tokio::test]
-async fn a_whatsapp_test_without_a_template_is_a_text_which_goes_into_a_conversation_only() {
+async fn whatsapp_test_without_a_template_is_a_conversation_text() {
     let world = World::new().await;
     let graph = world.api().await;
     graph.always(

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{another_super_admin, request::Request, requests::Body};
 
 #[tokio::test]
-async fn a_communication_that_is_not_the_first_or_not_small_is_answered_as_documented() {
+async fn repeated_and_large_communications_are_answered_as_documented() {
     let contract = Contract::read();
     let post = operation(&contract, "postCommunication");
     let check = |answer: Answer, status: u16| {
@@ -58,7 +58,7 @@ async fn a_communication_over_the_clinics_limit_is_answered_as_documented() {
 }
 
 #[tokio::test]
-async fn statistics_are_answered_as_documented_whatever_is_in_them_and_whatever_is_asked() {
+async fn statistics_are_answered_as_documented_for_every_query() {
     let contract = Contract::read();
     let stats = operation(&contract, "getStats");
     let world = World::saved().await;
@@ -117,7 +117,7 @@ async fn statistics_are_answered_as_documented_whatever_is_in_them_and_whatever_
 }
 
 #[tokio::test]
-async fn settings_that_were_saved_or_can_not_be_read_are_answered_as_documented() {
+async fn saved_and_unreadable_settings_are_answered_as_documented() {
     let contract = Contract::read();
     let (put, get) = (
         operation(&contract, "putClinic"),
@@ -162,7 +162,7 @@ async fn settings_that_were_saved_or_can_not_be_read_are_answered_as_documented(
 }
 
 #[tokio::test]
-async fn a_version_that_was_deleted_is_restored_and_its_deletion_is_not() {
+async fn deleted_version_can_be_restored_and_its_deletion_cannot() {
     let contract = Contract::read();
     let world = World::saved().await;
     for (id, version, status) in [
@@ -187,7 +187,7 @@ async fn a_version_that_was_deleted_is_restored_and_its_deletion_is_not() {
 }
 
 #[tokio::test]
-async fn tests_that_are_one_too_many_are_answered_as_documented() {
+async fn test_over_the_limit_is_answered_as_documented() {
     let contract = Contract::read();
     let test = operation(&contract, "testEmail");
     let world = World::saved().await;

@@ -70,7 +70,7 @@ async fn every_example_of_a_request_is_accepted_and_answered_as_documented() {
 
 /// A request that is a byte or a header too large is refused in the document's words, and one that is not is not.
 #[tokio::test]
-async fn what_is_larger_than_a_request_may_be_is_refused_as_documented() {
+async fn oversized_request_is_refused_as_documented() {
     let contract = Contract::read();
     let world = world().await;
     for (number, operation) in operations(&contract).into_iter().enumerate() {

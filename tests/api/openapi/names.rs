@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use super::ROLES;
 
 #[test]
-fn every_operation_says_who_may_what_may_be_sent_and_what_is_answered_with_examples() {
+fn every_operation_documents_roles_bodies_answers_and_examples() {
     let contract = Contract::read();
     for operation in contract.operations() {
         let (method, path) = operation.key();

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use super::{attempts, mail, only};
 
 #[tokio::test]
-async fn of_two_recipients_the_refused_one_fails_with_its_reason_and_the_other_is_sent() {
+async fn refused_recipient_fails_and_the_other_is_sent() {
     let refuse = Action::reply("550 5.1.1 no such user");
     let world = World::with(|server, _| server.on_rcpt("gone@example.com", refuse)).await;
     world.save_clinic().await;
@@ -68,7 +68,7 @@ async fn a_clinic_without_settings_sends_through_the_global_account() {
 }
 
 #[tokio::test]
-async fn when_the_clinics_provider_fails_the_global_account_sends_for_it_under_its_own_name() {
+async fn global_account_sends_under_its_own_name_when_the_clinics_fails() {
     // A server that refuses the login, and a port at which nobody is.
     for closed in [false, true] {
         let world = World::with(|server, _| {
@@ -101,7 +101,7 @@ async fn when_the_clinics_provider_fails_the_global_account_sends_for_it_under_i
 }
 
 #[tokio::test]
-async fn a_clinic_that_opted_out_of_the_global_account_is_told_that_all_providers_failed() {
+async fn clinic_without_the_global_account_is_told_all_providers_failed() {
     let world = World::with(|server, _| {
         server.always(
             Stage::Auth,
@@ -122,7 +122,7 @@ async fn a_clinic_that_opted_out_of_the_global_account_is_told_that_all_provider
 }
 
 #[tokio::test]
-async fn a_fallback_logs_in_with_its_own_credentials_and_a_disabled_one_is_skipped() {
+async fn fallback_uses_its_own_credentials_and_a_disabled_one_is_skipped() {
     let world = World::with(|server, _| {
         server.always(Stage::Mail, Action::reply("550 5.7.1 not from here"))
     })
@@ -159,7 +159,7 @@ async fn a_fallback_logs_in_with_its_own_credentials_and_a_disabled_one_is_skipp
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_is_held_or_sent_again_as_the_clinic_wants() {
+async fn unknown_outcome_is_held_or_sent_again_by_the_clinics_policy() {
     for (policy, status, outcome, copies) in
         [("hold", 207, "unknown", 0), ("failover", 200, "sent", 1)]
     {
@@ -188,7 +188,7 @@ async fn an_unknown_outcome_is_held_or_sent_again_as_the_clinic_wants() {
 }
 
 #[tokio::test]
-async fn a_transient_failure_is_tried_again_at_the_same_provider_as_often_as_the_clinic_wants() {
+async fn transient_failure_is_retried_as_often_as_the_clinic_configured() {
     let world = World::with(|server, _| {
         server
             .on(Stage::Mail, Action::reply("451 4.3.0 later"))
@@ -226,7 +226,7 @@ async fn closed_port() -> String {
 }
 
 #[tokio::test]
-async fn what_may_have_been_accepted_ends_as_unknown_when_nobody_else_can_take_it() {
+async fn possibly_accepted_message_without_a_fallback_ends_as_unknown() {
     let world = World::with(|server, _| server.always(Stage::Body, Action::AcceptThenClose)).await;
     let second = world
         .server("second-user", "second-1")

@@ -94,7 +94,7 @@ fn fields_of_events_are_found() {
 }
 
 #[test]
-fn the_table_has_every_metric_that_the_code_writes_and_no_other() {
+fn metric_table_is_exactly_what_the_code_writes() {
     let written: BTreeSet<_> = emitted_by_the_code().into_iter().flatten().collect();
     // What says of what, and is not counted.
     let mut texts = set(["channel", "provider", "reason", "kind", "attempts"]);
@@ -113,7 +113,7 @@ fn the_table_has_every_metric_that_the_code_writes_and_no_other() {
 
 /// CloudWatch adds nothing up: an alarm on a dimension that the line does not have never goes off.
 #[test]
-fn a_metric_is_written_with_every_dimension_by_which_it_is_looked_at() {
+fn metrics_have_every_dimension_that_is_queried() {
     for event in emitted_by_the_code() {
         let metrics = event
             .iter()
@@ -213,7 +213,7 @@ fn assert_known(name: &str, by: &[String], dimensions: &Value) {
 }
 
 #[test]
-fn dashboard_and_alarms_look_at_what_is_written_and_the_dashboard_at_all_of_it() {
+fn dashboard_and_alarms_query_only_written_metrics() {
     let template = yaml("template.yaml");
     let dashboard = on_the_dashboard(&template);
     for (name, by) in &dashboard {
@@ -270,7 +270,7 @@ fn subject(alarm: &str) -> String {
 }
 
 #[test]
-fn every_alarm_tells_somebody_is_on_the_dashboard_and_has_its_page_in_the_runbook() {
+fn every_alarm_notifies_and_is_on_dashboard_and_in_runbook() {
     let template = yaml("template.yaml");
     let runbook = file("infra/docs/OPERATIONS.md");
     let (_, runbook) = runbook.split_once("\n## When an alarm goes off\n").unwrap();
@@ -323,7 +323,7 @@ fn row(metric: &metric::Metric) -> String {
 }
 
 #[test]
-fn the_document_has_the_table_as_the_code_has_it() {
+fn metric_table_of_the_document_is_the_codes() {
     let document = file("infra/docs/LOGGING.md");
     let rows: Vec<_> = metric::ALL.iter().map(row).collect();
     let rows = rows.join("\n");
@@ -334,7 +334,7 @@ fn the_document_has_the_table_as_the_code_has_it() {
 }
 
 #[test]
-fn the_events_that_the_document_names_are_written() {
+fn documented_log_events_are_written() {
     let mut files = Vec::new();
     for directory in ["shared", "functions"] {
         sources(&Path::new(ROOT).join(directory), &mut files);

@@ -45,7 +45,7 @@ pub(super) fn outcome(listening: &Listening) -> Value {
 }
 
 #[tokio::test]
-async fn a_sent_message_is_one_line_with_its_latency_and_the_time_since_it_was_queued() {
+async fn sent_message_is_one_line_with_its_latency_and_time_on_the_queue() {
     let world = World::saved().await;
     world.post(&communication()).await.expect(202);
     let listening = start_listening();
@@ -87,7 +87,7 @@ async fn a_failed_message_is_counted_by_its_reason_and_its_last_provider() {
 }
 
 #[tokio::test]
-async fn what_nobody_was_asked_about_has_no_provider() {
+async fn message_that_no_provider_saw_has_no_provider_dimension() {
     let world = World::new().await;
     let listening = start_listening();
     world.post(&immediate()).await.expect(207);
@@ -99,7 +99,7 @@ async fn what_nobody_was_asked_about_has_no_provider() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_and_one_that_expired_are_counted_as_that() {
+async fn unknown_and_expired_outcomes_are_counted_as_such() {
     let world = World::saved().await;
     world.smtp.always(Stage::Body, Action::AcceptThenClose);
     let listening = start_listening();
@@ -119,7 +119,7 @@ async fn an_unknown_outcome_and_one_that_expired_are_counted_as_that() {
 }
 
 #[tokio::test]
-async fn a_message_that_has_to_wait_is_deferred_and_has_no_end_yet() {
+async fn waiting_message_is_counted_as_deferred_without_an_outcome() {
     let world = World::saved().await;
     world
         .smtp
@@ -133,7 +133,7 @@ async fn a_message_that_has_to_wait_is_deferred_and_has_no_end_yet() {
 }
 
 #[tokio::test]
-async fn what_an_earlier_owner_may_have_sent_is_a_possible_duplicate_when_it_is_sent() {
+async fn message_of_an_expired_lease_is_counted_as_a_possible_duplicate() {
     let world = World::saved().await;
     let fallback = world
         .server("fallback-user", "planted-fallback-password")
@@ -156,7 +156,7 @@ async fn what_an_earlier_owner_may_have_sent_is_a_possible_duplicate_when_it_is_
 }
 
 #[tokio::test]
-async fn how_long_a_clinic_has_been_on_its_fallback_is_told_with_every_message_and_is_over_with_the_first_that_works()
+async fn time_on_the_fallback_is_logged_until_the_primary_works()
  {
     let world = World::saved().await;
     let global = world.save_global().await;

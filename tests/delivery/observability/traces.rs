@@ -12,7 +12,7 @@ const TRACE: &str = "5759e988bd862e3fe1be46a994272793";
 const TRACE_ID: &str = "1-5759e988-bd862e3fe1be46a994272793";
 
 #[tokio::test]
-async fn every_line_of_a_message_has_the_trace_of_the_request_that_it_came_from() {
+async fn every_line_of_a_message_has_the_trace_of_its_request() {
     let world = World::saved().await;
     let listening = start_listening();
     let parent = format!("00-{TRACE}-53995c3f42cd8ad8-01");
@@ -42,7 +42,7 @@ async fn every_line_of_a_message_has_the_trace_of_the_request_that_it_came_from(
 }
 
 #[tokio::test]
-async fn messages_of_one_batch_keep_their_own_traces_and_a_dead_letter_its() {
+async fn messages_of_a_batch_and_dead_letters_keep_their_traces() {
     let world = World::saved().await;
     let roots = [
         "1-00000001-000000000000000000000001",

@@ -5,7 +5,7 @@ use comms_tests::{CLINIC, Mail, World, communication, record};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn poison_is_a_dead_letter_with_its_reason_and_takes_no_other_along() {
+async fn malformed_message_is_a_dead_letter_with_its_reason_and_alone() {
     let world = World::saved().await;
     let mut unknown_field = communication();
     unknown_field["colour"] = json!("red");
@@ -87,7 +87,7 @@ async fn a_dead_letter_keeps_its_senders_attributes_and_their_types() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_names_the_attributes_for_which_it_has_no_room() {
+async fn dead_letter_names_the_attributes_it_has_no_room_for() {
     let world = World::saved().await;
     let mut poison = record("poison", "{");
     poison["messageAttributes"] = of_the_sender(10);
@@ -111,7 +111,7 @@ async fn a_dead_letter_names_the_attributes_for_which_it_has_no_room() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_is_put_back_is_known_by_the_id_that_it_had() {
+async fn redriven_dead_letter_keeps_its_id() {
     let world = World::saved().await;
     let mut first = record("first-id", &communication().to_string());
     assert!(world.work_on(std::slice::from_ref(&first)).await.is_empty());
@@ -124,7 +124,7 @@ async fn a_dead_letter_that_is_put_back_is_known_by_the_id_that_it_had() {
 }
 
 #[tokio::test]
-async fn poison_that_the_dead_letter_queue_refuses_is_redelivered() {
+async fn malformed_message_without_a_dead_letter_queue_is_redelivered() {
     let world = World::saved().await;
     world
         .aws
@@ -137,7 +137,7 @@ async fn poison_that_the_dead_letter_queue_refuses_is_redelivered() {
 }
 
 #[tokio::test]
-async fn poison_without_room_for_its_reason_is_a_dead_letter_all_the_same() {
+async fn malformed_message_without_room_for_a_reason_is_a_dead_letter() {
     let world = World::saved().await;
     let poison = "p".repeat(1_048_576);
     assert!(world.work_on(&[record("large", &poison)]).await.is_empty());

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::delivery;
 
 #[tokio::test]
-async fn an_outcome_that_was_not_recorded_comes_again_and_is_flagged_or_held_after_the_lease() {
+async fn unrecorded_outcome_is_flagged_or_held_after_the_lease() {
     for (policy, copies, status) in [("failover", 2, "sent"), ("hold", 1, "unknown")] {
         // The claim is written; then the mail server takes the message, and the ledger is gone.
         let world = World::with(|server, aws| {
@@ -73,7 +73,7 @@ async fn an_outcome_that_was_not_recorded_comes_again_and_is_flagged_or_held_aft
 }
 
 #[tokio::test]
-async fn of_a_message_that_comes_again_only_what_was_not_done_is_done() {
+async fn redelivered_message_sends_only_what_was_not_sent() {
     // One recipient is sent; for the other the process dies with the message in flight.
     let world = World::with(|server, _| server.on_rcpt("slow@example.com", Action::Hang)).await;
     world.save_clinic().await;
@@ -117,7 +117,7 @@ async fn of_a_message_that_comes_again_only_what_was_not_done_is_done() {
 }
 
 #[tokio::test]
-async fn a_greylisted_message_comes_again_until_it_is_taken_and_its_attempts_add_up() {
+async fn greylisted_message_is_redelivered_until_accepted() {
     let later = Action::reply("451 4.7.1 greylisted, come back later");
     let world = World::with(|server, _| server.on(Stage::Rcpt, later)).await;
     world.save_clinic().await;
@@ -152,7 +152,7 @@ async fn a_greylisted_message_comes_again_until_it_is_taken_and_its_attempts_add
 }
 
 #[tokio::test]
-async fn a_message_that_is_never_taken_ends_as_failed_and_not_as_a_dead_letter() {
+async fn message_that_is_never_accepted_fails_and_is_no_dead_letter() {
     let world =
         World::with(|server, _| server.always(Stage::Mail, Action::reply("451 4.3.0 later"))).await;
     world.save_clinic().await;
@@ -175,7 +175,7 @@ async fn a_message_that_is_never_taken_ends_as_failed_and_not_as_a_dead_letter()
 }
 
 #[tokio::test]
-async fn the_worker_says_when_a_message_is_to_come_again() {
+async fn worker_sets_when_a_message_is_redelivered() {
     let later = Action::reply("451 4.3.0 later");
     let world = World::with(|server, _| server.always(Stage::Mail, later)).await;
     world.save_clinic().await;

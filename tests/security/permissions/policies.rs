@@ -32,7 +32,7 @@ fn permitted(access: &Access) -> Vec<&'static str> {
 }
 
 #[test]
-fn data_keys_are_made_and_opened_for_a_clinic_and_for_what_the_function_does() {
+fn data_keys_are_bound_to_a_clinic_and_a_purpose() {
     let with_settings = ["send", "worker", "config", "config-test"];
     let generate = "kms:GenerateDataKey";
     for (access, functions) in [
@@ -66,7 +66,7 @@ fn data_keys_are_made_and_opened_for_a_clinic_and_for_what_the_function_does() {
 }
 
 #[test]
-fn items_are_changed_by_the_function_whose_they_are() {
+fn items_are_changed_only_by_their_function() {
     let (settings, deliveries) = ("SettingsTable", "DeliveriesTable");
     let request = "5f1d7a84e2fb4f2e8a3c9b0d6e7f8091";
     for (access, functions) in [
@@ -114,7 +114,7 @@ fn items_are_changed_by_the_function_whose_they_are() {
 }
 
 #[test]
-fn mail_goes_out_of_the_platforms_account_for_a_tenant_and_roles_are_those_made_for_it() {
+fn platform_mail_names_a_tenant_and_roles_match_the_pattern() {
     let identity = access("ses:SendEmail", arn("ses", "identity/clinic.example"));
     assert_eq!(permitted(&identity), [""; 0]);
     let of_tenant = with(identity, "ses:TenantName", "clinic-1");
@@ -155,7 +155,7 @@ fn mail_goes_out_of_the_platforms_account_for_a_tenant_and_roles_are_those_made_
 }
 
 #[test]
-fn no_role_is_there_but_the_functions_and_no_right_is_to_everything() {
+fn only_functions_have_roles_and_no_right_is_to_everything() {
     let used: BTreeSet<_> = FUNCTIONS
         .iter()
         .map(|function| {

@@ -48,7 +48,7 @@ fn everything_that_can_have_tags_says_its_service_and_its_stage() {
 }
 
 #[test]
-fn what_is_kept_is_encrypted_and_nothing_is_named_by_hand() {
+fn stored_data_is_encrypted_and_no_resource_named_by_hand() {
     let of_type = |kind: &'static str| {
         let all = entries(&TEMPLATE["Resources"]);
         all.filter(move |(_, resource)| resource["Type"] == kind)

@@ -34,7 +34,7 @@ fn twilio_send() -> String {
 }
 
 #[tokio::test]
-async fn what_goes_well_by_providers_apis_leaves_none_either() {
+async fn successful_api_sends_log_no_personal_data() {
     let logs = capture();
     let world = World::with(|server, _| server.credentials("clinic-user", PASSWORD)).await;
     let api = world.api().await;
@@ -94,7 +94,7 @@ async fn what_goes_well_by_providers_apis_leaves_none_either() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_at_providers_apis_leaves_none_either() {
+async fn failures_at_providers_apis_log_no_personal_data() {
     let logs = capture();
     let world = World::with(|server, _| server.credentials("clinic-user", PASSWORD)).await;
     let api = world.api().await;

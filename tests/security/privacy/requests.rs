@@ -17,7 +17,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn what_can_not_be_understood_is_not_repeated() {
+async fn malformed_requests_are_not_repeated_in_logs_or_answers() {
     let logs = capture();
     let world = saved().await;
     world.post(&wrong()).await.expect(422);
@@ -62,7 +62,7 @@ async fn what_can_not_be_understood_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn what_stands_in_paths_queries_and_headers_is_not_repeated() {
+async fn paths_queries_and_headers_are_not_repeated() {
     let logs = capture();
     let world = saved().await;
     for path in [
@@ -103,7 +103,7 @@ async fn what_stands_in_paths_queries_and_headers_is_not_repeated() {
 const OF_SENDER: [&str; 4] = ["traceparent", "acceptedAs", "payloadHash", "acceptanceMac"];
 
 #[tokio::test]
-async fn dead_letters_and_what_is_said_of_them_repeat_nothing() {
+async fn dead_letters_and_their_listing_repeat_no_content() {
     let logs = capture();
     let world = saved().await;
     let mut poison = [

@@ -11,7 +11,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn what_becomes_of_settings_says_which_fields_and_never_what_is_in_them() {
+async fn logs_of_settings_name_fields_and_never_their_values() {
     let logs = capture();
     let world = saved().await;
     let api = world.api().await;

@@ -218,7 +218,7 @@ fn tenant(id: &str) -> Tenant {
 }
 
 #[tokio::test]
-async fn dead_letters_are_told_by_clinic_reason_and_age_without_a_word_of_them() {
+async fn dead_letters_are_listed_by_clinic_reason_and_age_without_content() {
     let queues = Queues::new().await;
     let exhausted = queues.exhaust(&communication("clinic-a")).await;
     let moved_poison = queues.exhaust(&poison("clinic-a")).await;
@@ -280,7 +280,7 @@ async fn dead_letters_are_told_by_clinic_reason_and_age_without_a_word_of_them()
 }
 
 #[tokio::test]
-async fn what_was_listed_can_be_received_at_once() {
+async fn listed_dead_letters_are_visible_at_once() {
     let queues = Queues::new().await;
     for n in 0..25 {
         let body = communication(&format!("clinic-{n}"));
@@ -296,7 +296,7 @@ async fn what_was_listed_can_be_received_at_once() {
 }
 
 #[tokio::test]
-async fn what_a_walk_held_is_visible_again_when_it_fails_and_when_it_is_stopped() {
+async fn failed_or_stopped_listing_makes_its_messages_visible_again() {
     let queues = Queues::new().await;
     for n in 0..25 {
         let body = communication("clinic-a");
@@ -338,7 +338,7 @@ async fn what_a_walk_held_is_visible_again_when_it_fails_and_when_it_is_stopped(
 }
 
 #[tokio::test]
-async fn what_can_not_be_made_visible_again_is_told() {
+async fn message_that_stays_invisible_is_reported() {
     let queues = Queues::new().await;
     queues
         .dead_letter(&communication("clinic-a"), "panicked", "source-1")
@@ -361,7 +361,7 @@ async fn what_can_not_be_made_visible_again_is_told() {
 }
 
 #[tokio::test]
-async fn that_not_all_could_be_seen_is_told() {
+async fn incomplete_listing_is_reported() {
     let queues = Queues::new().await;
     for n in 0..3 {
         let body = communication("clinic-a");
@@ -390,7 +390,7 @@ async fn that_not_all_could_be_seen_is_told() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_goes_back_to_its_queue_as_it_was_and_with_the_id_that_it_had() {
+async fn redriven_dead_letter_keeps_its_body_attributes_and_id() {
     let queues = Queues::new().await;
     let resources = queues.aws.resources().clone();
     queues
@@ -436,7 +436,7 @@ async fn a_dead_letter_goes_back_to_its_queue_as_it_was_and_with_the_id_that_it_
 }
 
 #[tokio::test]
-async fn only_what_was_asked_for_is_put_back() {
+async fn only_chosen_dead_letters_are_redriven() {
     let queues = Queues::new().await;
     let a = queues
         .dead_letter(&communication("clinic-a"), "panicked", "source-1")
@@ -496,7 +496,7 @@ async fn only_what_was_asked_for_is_put_back() {
 }
 
 #[tokio::test]
-async fn old_dead_letters_are_told_from_young_ones() {
+async fn dead_letters_are_chosen_by_age() {
     let queues = Queues::new().await;
     queues
         .dead_letter(&communication("clinic-a"), "panicked", "source-1")
@@ -513,7 +513,7 @@ async fn old_dead_letters_are_told_from_young_ones() {
 }
 
 #[tokio::test]
-async fn nothing_is_deleted_before_its_queue_has_taken_it() {
+async fn dead_letter_is_deleted_only_after_its_queue_accepted_it() {
     let queues = Queues::new().await;
     queues
         .dead_letter(&communication("clinic-a"), "panicked", "source-1")
@@ -558,7 +558,7 @@ async fn nothing_is_deleted_before_its_queue_has_taken_it() {
 }
 
 #[tokio::test]
-async fn what_is_a_dead_letter_again_at_once_is_left() {
+async fn message_that_fails_again_at_once_is_left() {
     let queues = Queues::new().await;
     for _ in 0..2 {
         queues
@@ -575,7 +575,7 @@ async fn what_is_a_dead_letter_again_at_once_is_left() {
 }
 
 #[tokio::test]
-async fn what_came_from_another_queue_is_left_and_told() {
+async fn dead_letter_of_another_queue_is_left_and_reported() {
     let queues = Queues::new().await;
     queues
         .dead_letter(&communication("clinic-a"), "panicked", "source-1")
@@ -593,7 +593,7 @@ async fn what_came_from_another_queue_is_left_and_told() {
 }
 
 #[tokio::test]
-async fn what_does_not_say_where_it_came_from_goes_by_its_priority() {
+async fn dead_letter_without_a_source_goes_by_its_priority() {
     let queues = Queues::new().await;
     let resources = queues.aws.resources().clone();
     for (priority, url) in [

@@ -187,7 +187,7 @@ async fn queued_replies_come_in_order_then_the_standing_one() {
 }
 
 #[tokio::test]
-async fn what_nothing_is_scripted_for_is_answered_599_and_recorded() {
+async fn unscripted_request_is_answered_599_and_recorded() {
     let server = plain_server().await;
     server.on("GET", "/a", Reply::new(200));
     server.always("GET", "/b", Reply::new(200));
@@ -210,7 +210,7 @@ async fn what_nothing_is_scripted_for_is_answered_599_and_recorded() {
 }
 
 #[tokio::test]
-async fn what_is_not_scripted_may_be_answered_by_what_it_says() {
+async fn unscripted_request_may_be_answered_by_a_responder() {
     let server = plain_server().await;
     server.on("POST", "/a", Reply::new(201));
     server.answer_with(|request| (request.body == b"known").then(|| Reply::new(202)));
@@ -716,7 +716,7 @@ async fn a_body_without_a_type_or_a_clear_end_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_too_long_is_refused_before_it_is_read() {
+async fn oversized_request_is_refused_before_it_is_read() {
     let server = plain_server().await;
     let post = "POST / HTTP/1.1\r\nhost: h\r\ncontent-type: text/plain\r\n";
     let half = "x".repeat(40 * 1024);
@@ -802,7 +802,7 @@ async fn the_server_says_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_librarys_client_keeps_its_connection() {
+async fn pooling_client_keeps_its_connection() {
     let server = plain_server().await;
     server.always("GET", "/a", Reply::json(200, json!({})));
     let client = PooledClient::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();

@@ -272,7 +272,7 @@ async fn pipelined_commands_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_message_to_nobody_can_be_asked_for_and_is_refused_at_its_end() {
+async fn message_without_recipients_can_be_allowed_and_is_refused_at_its_end() {
     let server = SmtpServer::builder()
         .data_without_recipients()
         .on(Stage::Rcpt, Action::reply("550 5.1.1 unknown"))
@@ -294,7 +294,7 @@ async fn a_message_to_nobody_can_be_asked_for_and_is_refused_at_its_end() {
 }
 
 #[tokio::test]
-async fn replies_to_commands_that_came_together_come_together_where_that_is_wanted() {
+async fn replies_to_pipelined_commands_can_be_sent_together() {
     let server = SmtpServer::builder().replies_together().start().await;
     let mut client = Client::ready(&server).await;
     let group = "MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n";
@@ -423,7 +423,7 @@ async fn addresses_and_parameters_that_are_wrong_are_refused() {
 }
 
 #[tokio::test]
-async fn lines_that_are_too_long_or_ill_formed_are_refused_and_the_conversation_goes_on() {
+async fn malformed_lines_are_refused_and_the_session_continues() {
     let server = SmtpServer::builder().start().await;
     let mut client = Client::ready(&server).await;
     let long = format!("NOOP {}", "x".repeat(100_000));
@@ -757,7 +757,7 @@ async fn the_transcript_shows_no_credentials_and_no_bodies() {
 }
 
 #[tokio::test]
-async fn scripted_replies_are_used_once_each_and_standing_ones_ever_after() {
+async fn scripted_replies_are_used_once_and_standing_ones_afterwards() {
     let server = SmtpServer::builder()
         .on(Stage::Rcpt, Action::reply("550 5.1.1 no such user"))
         .on(Stage::Rcpt, Action::reply("451 4.7.1 greylisted\n"))
@@ -1123,7 +1123,7 @@ async fn idle_connections_are_closed_and_busy_ones_are_not() {
 }
 
 #[tokio::test]
-async fn only_the_newest_messages_are_kept_but_all_are_counted_and_handed_on() {
+async fn newest_messages_are_kept_and_all_counted() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let seen_by_callback = Arc::clone(&seen);
     let server = SmtpServer::builder()
@@ -1156,7 +1156,7 @@ async fn dropping_the_server_ends_its_connections() {
 }
 
 #[tokio::test]
-async fn a_responder_is_asked_where_nothing_is_scripted_and_knows_who_and_what() {
+async fn responder_answers_unscripted_stages_with_user_and_command() {
     let server = SmtpServer::builder()
         .on(Stage::Rcpt, Action::reply("450 4.2.0 scripted"))
         .start()
