@@ -221,7 +221,7 @@ fn lines(text: &str) -> Vec<u8> {
 /// A script that answers a request with `beginning` and then with `unit` without end.
 fn answer(beginning: impl Into<Vec<u8>>, unit: impl Into<Vec<u8>>) -> Vec<Step> {
     vec![
-        Step::Hear(b"\r\n\r\n"),
+        Step::ReadUntil(b"\r\n\r\n"),
         Step::Say(beginning.into()),
         Step::Flood(unit.into()),
     ]
@@ -282,11 +282,11 @@ async fn tls_that_floods_costs_its_neighbor_nothing() {
     let mut failures = Vec::new();
     let mut tickets = ServerConfig::clone(&process.certificate());
     tickets.send_tls13_tickets = 4_000;
-    let raw = |unit: Vec<u8>| (None, vec![Step::Hear(b"\x03\x03"), Step::Flood(unit)]);
+    let raw = |unit: Vec<u8>| (None, vec![Step::ReadUntil(b"\x03\x03"), Step::Flood(unit)]);
     for (name, (tls, script)) in [
         (
             "tickets",
-            (Some(Arc::new(tickets)), vec![Step::Hear(b"never")]),
+            (Some(Arc::new(tickets)), vec![Step::ReadUntil(b"never")]),
         ),
         // ServerHello, 65,535 bytes of it, one at a time.
         ("handshake", raw(record(22, &[2]))),
@@ -321,7 +321,7 @@ fn smtp(replies: &[&str], unit: &str) -> Vec<Step> {
     for reply in replies {
         script.push(Step::Say(lines(&format!("{reply}\n"))));
         let ends_message = reply.starts_with("354");
-        script.push(Step::Hear(if ends_message {
+        script.push(Step::ReadUntil(if ends_message {
             b"\r\n.\r\n"
         } else {
             b"\r\n"
@@ -406,7 +406,7 @@ async fn a_server_that_drips_is_given_up_in_the_time_of_its_stage() {
     let drip = |unit: Vec<u8>| Step::Drip(unit, Duration::from_millis(20));
     let http = |beginning: &[u8], unit: Vec<u8>| {
         vec![
-            Step::Hear(b"\r\n\r\n"),
+            Step::ReadUntil(b"\r\n\r\n"),
             Step::Say(beginning.to_vec()),
             drip(unit),
         ]
@@ -441,7 +441,10 @@ async fn a_server_that_drips_is_given_up_in_the_time_of_its_stage() {
         providers.push((name, Box::new(provider)));
         servers.push(server);
     }
-    let server = HostileServer::start(None, vec![Step::Hear(b"\x03\x03"), drip(record(22, &[2]))]);
+    let server = HostileServer::start(
+        None,
+        vec![Step::ReadUntil(b"\x03\x03"), drip(record(22, &[2]))],
+    );
     let server = server.unwrap();
     let url = format!("https://127.0.0.1:{}", server.port());
     providers.push(("handshake", Box::new(process.sendgrid(&url))));

@@ -12,12 +12,13 @@ use comms_adapters::{
     AccountRateLimit, Admission, Message, RateLimiter, rate::Rate, rate_limiter::MAX_WAIT_DURATION,
 };
 use comms_core::{
-    Clock, DeliveryId, EmailAddress, HashKey, Mailbox, PhoneNumber,
+    Clock, EmailAddress, HashKey, Mailbox, PhoneNumber,
     request::{Content, Target},
 };
 use comms_delivery::{SharedRateLimiter, rate_limit::UNTOLD};
 use comms_testkit::{
     aws::{Fault, LocalAws},
+    builders::delivery_id,
     clock::ManualClock,
 };
 use futures_util::future::join_all;
@@ -74,7 +75,7 @@ impl World {
 
 fn message(number: &str) -> Message {
     Message {
-        delivery: DeliveryId::parse(&"0".repeat(32)).unwrap(),
+        delivery: delivery_id(0),
         target: Target::Whatsapp(PhoneNumber::parse(number).unwrap()),
         content: Arc::new(Content::default()),
         reply_to: None,

@@ -21,7 +21,7 @@ const WRITE_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone)]
 pub enum Step {
     /// Reads until these bytes have come.
-    Hear(&'static [u8]),
+    ReadUntil(&'static [u8]),
     /// Sends these bytes.
     Say(Vec<u8>),
     /// Sends these bytes again and again, as fast as the client takes them.
@@ -116,7 +116,7 @@ impl Shared {
     fn play(&self, wire: &mut dyn Wire, script: &[Step]) -> io::Result<()> {
         for step in script {
             match step {
-                Step::Hear(end) => self.hear(wire, end)?,
+                Step::ReadUntil(end) => self.read_until(wire, end)?,
                 Step::Say(bytes) => self.say(wire, bytes)?,
                 Step::Flood(unit) => {
                     let bytes = unit.repeat(WRITE_BYTES.div_ceil(unit.len().max(1)));
@@ -136,10 +136,10 @@ impl Shared {
             }
         }
         // Silent, until the client goes away.
-        self.hear(wire, b"\0\0\0\0 never said")
+        self.read_until(wire, b"\0\0\0\0 never said")
     }
 
-    fn hear(&self, wire: &mut dyn Wire, end: &[u8]) -> io::Result<()> {
+    fn read_until(&self, wire: &mut dyn Wire, end: &[u8]) -> io::Result<()> {
         let mut heard = Vec::new();
         let mut bytes = [0; 4_096];
         while !heard.windows(end.len()).any(|window| window == end) {

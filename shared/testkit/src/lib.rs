@@ -1,6 +1,8 @@
 //! Servers that stand in for the outside: AWS, the Lambda Runtime API, HTTP APIs, SMTP; and certificates for them.
 
 pub mod aws;
+pub mod builders;
+mod changes;
 pub mod clock;
 pub mod dynamodb;
 pub mod fault_proxy;

@@ -28,22 +28,33 @@
     reason = "what cannot start or never comes is the test's failure, said at once and with the conversation"
 )]
 
+mod builder;
+mod record;
+mod script;
 mod session;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use crate::changes::wait_until;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use session::Session;
+
+use self::{builder::Config, script::Script};
+
+pub use self::{
+    builder::SmtpServerBuilder,
+    record::{Event, ReceivedMessage},
+    script::{Action, OnMessage, Reached, Stage, TlsMode},
+};
 
 /// How many connections' transcripts are kept; the oldest go first.
 const KEPT_TRANSCRIPTS: usize = 256;
@@ -51,482 +62,6 @@ const KEPT_TRANSCRIPTS: usize = 256;
 const KEPT_LINES: usize = 10_000;
 /// How many events are kept; the oldest go first.
 const KEPT_EVENTS: usize = 20_000;
-/// How long [`SmtpServer::wait_for_event`] and its like wait before they declare the test failed.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Where the server's encryption begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsMode {
-    /// Never: the server offers no TLS.
-    None,
-    /// After STARTTLS, as on ports 25 and 587.
-    StartTls,
-    /// With the first byte, as on port 465.
-    Implicit,
-}
-
-/// A point of the conversation that a script can change.
-///
-/// A stage is reached when the client's command is well-formed, in order and permitted; what is out of order is
-/// answered by the protocol and uses no action up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stage {
-    /// The connection was accepted; nothing was sent yet, not even TLS.
-    Connect,
-    /// The `220` greeting.
-    Greeting,
-    /// EHLO or HELO, except after STARTTLS.
-    Ehlo,
-    /// The STARTTLS command.
-    StartTls,
-    /// The TLS handshake, of either mode.
-    Tls,
-    /// EHLO or HELO after STARTTLS.
-    EhloAfterTls,
-    /// The outcome of an AUTH exchange.
-    Auth,
-    /// MAIL FROM.
-    Mail,
-    /// RCPT TO.
-    Rcpt,
-    /// The DATA command.
-    Data,
-    /// The message was received up to its final dot.
-    Body,
-    /// RSET.
-    Rset,
-    /// NOOP.
-    Noop,
-    /// QUIT.
-    Quit,
-}
-
-/// What the server does at a [`Stage`] in place of its ordinary reply.
-///
-/// After a reply of one's own the conversation goes on as its first digit says (RFC 5321, section 4.2.1): `250` to MAIL
-/// opens a transaction, `550` does not; `252` to the body accepts the message as `250` does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// This reply instead; several lines are separated by `\n` and sent with CRLF.
-    Reply(String),
-    /// This reply, then an orderly end of the connection.
-    ReplyThenClose(String),
-    /// No reply: the connection ends (FIN, and no TLS `close_notify`), as if the server's process had died.
-    Close,
-    /// No reply: the connection is reset (RST).
-    Reset,
-    /// No reply, ever; the connection stays open until the client or the server goes away.
-    Hang,
-    /// At [`Stage::Body`]: the message is accepted, but the connection ends before the reply. Elsewhere as `Close`.
-    AcceptThenClose,
-    /// The ordinary reply with these bytes behind it in the same write. At [`Stage::StartTls`] this is the
-    /// response injection that a client must not carry over into the encrypted session.
-    Inject(Vec<u8>),
-    /// The ordinary reply, but every byte in a segment of its own.
-    Trickle,
-}
-
-impl Action {
-    /// [`Action::Reply`] from anything that is text.
-    pub fn reply(text: impl Into<String>) -> Self {
-        Self::Reply(text.into())
-    }
-
-    /// [`Action::ReplyThenClose`] from anything that is text.
-    pub fn reply_then_close(text: impl Into<String>) -> Self {
-        Self::ReplyThenClose(text.into())
-    }
-}
-
-/// A message that the server accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReceivedMessage {
-    /// The envelope's sender, without angle brackets; empty for the null sender.
-    pub mail_from: String,
-    /// The recipients that were accepted, in order.
-    pub rcpt_to: Vec<String>,
-    /// The parameters of MAIL FROM as they came, such as `BODY=8BITMIME`.
-    pub mail_params: Vec<String>,
-    /// The message: dots unstuffed, line endings as they came, without the final dot.
-    pub data: Vec<u8>,
-    /// The user name of a successful AUTH.
-    pub authenticated_as: Option<String>,
-    /// Whether the message came over TLS.
-    pub over_tls: bool,
-    /// The connection it came on, counted from 1.
-    pub connection: u64,
-}
-
-impl ReceivedMessage {
-    /// The message as text; bytes that are not UTF-8 are replaced.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.data).into_owned()
-    }
-}
-
-/// Something that happened at the server, in the order in which it happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// A connection was accepted.
-    Connected {
-        /// The connection, counted from 1.
-        connection: u64,
-    },
-    /// A stage was reached and its reply is about to be sent (or withheld).
-    Reached {
-        /// The connection, counted from 1.
-        connection: u64,
-        /// The stage.
-        stage: Stage,
-    },
-    /// The TLS handshake succeeded.
-    Secured {
-        /// The connection, counted from 1.
-        connection: u64,
-        /// Whether the client resumed a session of before.
-        is_resumed: bool,
-    },
-    /// The TLS handshake failed: the client refused the certificate, or did not speak TLS.
-    HandshakeFailed {
-        /// The connection, counted from 1.
-        connection: u64,
-    },
-    /// A message was accepted.
-    Accepted {
-        /// The connection, counted from 1.
-        connection: u64,
-    },
-    /// The connection is over.
-    Closed {
-        /// The connection, counted from 1.
-        connection: u64,
-    },
-}
-
-/// A stage that was reached, for [`SmtpServer::act_with`].
-#[derive(Debug, Clone, Copy)]
-pub struct Reached<'a> {
-    /// The connection, counted from 1.
-    pub connection: u64,
-    /// The stage.
-    pub stage: Stage,
-    /// Who asked to be logged in last, whatever became of it.
-    pub user: Option<&'a str>,
-    /// The recipient, at [`Stage::Rcpt`].
-    pub recipient: Option<&'a str>,
-    /// The message, at [`Stage::Body`]: what becomes of it is not settled yet.
-    pub message: Option<&'a ReceivedMessage>,
-}
-
-type Responder = Arc<dyn Fn(Reached<'_>) -> Option<Action> + Send + Sync>;
-
-/// What is called with every accepted message, before its `250` is sent.
-pub type OnMessage = Arc<dyn Fn(&ReceivedMessage) + Send + Sync>;
-
-/// A server's settings and script; [`SmtpServer::builder`] makes one.
-pub struct SmtpServerBuilder {
-    listener: Option<TcpListener>,
-    config: Config,
-    accounts: HashMap<String, String>,
-    script: Script,
-}
-
-/// What does not change while the server runs.
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "each is a habit of its own, which a server has or has not"
-)]
-struct Config {
-    host_name: String,
-    tls: TlsMode,
-    certificate: Option<Arc<ServerConfig>>,
-    require_tls: bool,
-    auth_mechanisms: Vec<String>,
-    auth_without_tls: bool,
-    extensions: Vec<String>,
-    hidden_extensions: Vec<String>,
-    max_message_size: usize,
-    max_text_line: usize,
-    max_recipients: usize,
-    data_without_recipients: bool,
-    keeps_refused_transactions: bool,
-    replies_together: bool,
-    max_connections: usize,
-    max_connections_per_login: usize,
-    reply_delay: Duration,
-    max_messages_per_session: Option<usize>,
-    idle_timeout: Duration,
-    kept_messages: usize,
-    on_message: Option<OnMessage>,
-}
-
-/// The faults that are still to come.
-#[derive(Default)]
-struct Script {
-    once: HashMap<Stage, VecDeque<Action>>,
-    always: HashMap<Stage, Action>,
-    recipients: HashMap<String, Action>,
-    users: HashMap<(String, Stage), Action>,
-    responder: Option<Responder>,
-}
-
-impl Script {
-    fn next(&mut self, reached: Reached<'_>) -> Option<Action> {
-        let Reached {
-            stage,
-            user,
-            recipient,
-            ..
-        } = reached;
-        if let Some(action) =
-            recipient.and_then(|address| self.recipients.get(&address.to_ascii_lowercase()))
-        {
-            return Some(action.clone());
-        }
-        if let Some(action) = user.and_then(|user| self.users.get(&(user.to_owned(), stage))) {
-            return Some(action.clone());
-        }
-        self.once
-            .get_mut(&stage)
-            .and_then(VecDeque::pop_front)
-            .or_else(|| self.always.get(&stage).cloned())
-    }
-}
-
-impl SmtpServerBuilder {
-    /// Offers TLS with this certificate. Without it the server speaks in clear only.
-    #[must_use]
-    pub fn tls(mut self, mode: TlsMode, config: Arc<ServerConfig>) -> Self {
-        self.config.tls = mode;
-        self.config.certificate = Some(config);
-        self
-    }
-
-    /// Refuses MAIL (`530 5.7.0`) until the connection is encrypted.
-    #[must_use]
-    pub fn require_tls(mut self) -> Self {
-        self.config.require_tls = true;
-        self
-    }
-
-    /// Demands a login before MAIL, by AUTH PLAIN or LOGIN, over TLS only, and takes this one. Called again, it
-    /// adds another user, or gives the same one another password.
-    #[must_use]
-    pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.accounts.insert(user.into(), password.into());
-        if self.config.auth_mechanisms.is_empty() {
-            self.config.auth_mechanisms = vec!["PLAIN".to_owned(), "LOGIN".to_owned()];
-        }
-        self
-    }
-
-    /// The mechanisms that EHLO offers. Without [`Self::credentials`] AUTH is optional and any password is right.
-    #[must_use]
-    pub fn auth_mechanisms(mut self, mechanisms: &[&str]) -> Self {
-        self.config.auth_mechanisms = mechanisms
-            .iter()
-            .map(|name| name.to_ascii_uppercase())
-            .collect();
-        self
-    }
-
-    /// Offers and accepts AUTH on a connection that is not encrypted.
-    #[must_use]
-    pub fn auth_without_tls(mut self) -> Self {
-        self.config.auth_without_tls = true;
-        self
-    }
-
-    /// Queues an action for the next time this stage is reached on any connection. Actions of one stage are used
-    /// once each, in order; then the stage is ordinary again (or as [`Self::always`] says).
-    #[must_use]
-    pub fn on(mut self, stage: Stage, action: Action) -> Self {
-        self.script.once.entry(stage).or_default().push_back(action);
-        self
-    }
-
-    /// Sets the action for every time this stage is reached and no queued action is left.
-    #[must_use]
-    pub fn always(mut self, stage: Stage, action: Action) -> Self {
-        self.script.always.insert(stage, action);
-        self
-    }
-
-    /// Sets the action for every RCPT TO of this address, before any other action of [`Stage::Rcpt`].
-    #[must_use]
-    pub fn on_rcpt(mut self, address: impl AsRef<str>, action: Action) -> Self {
-        self.script
-            .recipients
-            .insert(address.as_ref().to_ascii_lowercase(), action);
-        self
-    }
-
-    /// Sets the action for every time that this user reaches this stage, from [`Stage::Auth`] on, before any
-    /// action of the stage itself.
-    #[must_use]
-    pub fn always_for(mut self, user: impl Into<String>, stage: Stage, action: Action) -> Self {
-        self.script.users.insert((user.into(), stage), action);
-        self
-    }
-
-    /// Offers exactly these extensions, as EHLO shows them. STARTTLS and AUTH come from [`Self::tls`] and
-    /// [`Self::credentials`]; SIZE without a number is completed with the server's limit.
-    #[must_use]
-    pub fn extensions(mut self, keywords: &[&str]) -> Self {
-        self.config.extensions = keywords.iter().map(ToString::to_string).collect();
-        self
-    }
-
-    /// Neither offers nor accepts this extension; `STARTTLS` and `AUTH` can be hidden as well.
-    #[must_use]
-    pub fn without_extension(mut self, keyword: &str) -> Self {
-        self.config
-            .hidden_extensions
-            .push(keyword.to_ascii_uppercase());
-        self
-    }
-
-    /// After this many accepted messages the next MAIL is answered `421 4.7.0` and the connection closed.
-    #[must_use]
-    pub fn max_messages_per_session(mut self, messages: usize) -> Self {
-        self.config.max_messages_per_session = Some(messages);
-        self
-    }
-
-    /// More connections than this at the same time are greeted `421 4.7.0` and closed (default 1,000).
-    #[must_use]
-    pub fn max_connections(mut self, connections: usize) -> Self {
-        self.config.max_connections = connections;
-        self
-    }
-
-    /// More connections of one login than this at the same time are answered `421 4.7.0` at AUTH and closed, as
-    /// Dovecot's `mail_max_userip_connections` does (default 1,000).
-    #[must_use]
-    pub fn max_connections_per_login(mut self, connections: usize) -> Self {
-        self.config.max_connections_per_login = connections;
-        self
-    }
-
-    /// The reply to the last of the commands that came together is late by this (default none): the round trip to a
-    /// server that is far away.
-    #[must_use]
-    pub fn reply_delay(mut self, delay: Duration) -> Self {
-        self.config.reply_delay = delay;
-        self
-    }
-
-    /// The largest message in bytes (default 25 MiB); what is longer is answered `552 5.3.4`.
-    #[must_use]
-    pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.config.max_message_size = bytes;
-        self
-    }
-
-    /// The longest line of a message in bytes with its CRLF (default 1,000, RFC 5321); a longer one is `554 5.6.0`.
-    #[must_use]
-    pub fn max_text_line(mut self, bytes: usize) -> Self {
-        self.config.max_text_line = bytes;
-        self
-    }
-
-    /// The most recipients of one message (default 100); further ones are answered `452 4.5.3`.
-    #[must_use]
-    pub fn max_recipients(mut self, recipients: usize) -> Self {
-        self.config.max_recipients = recipients;
-        self
-    }
-
-    /// Asks for the message although no recipient was taken, and refuses it at its end (`554 5.5.1`), as RFC 2920
-    /// section 3.1 has it for servers that were given DATA in one group with RCPT.
-    #[must_use]
-    pub fn data_without_recipients(mut self) -> Self {
-        self.config.data_without_recipients = true;
-        self
-    }
-
-    /// Leaves the transaction open after a message that was refused at its end, as Postfix does for some refusals:
-    /// only RSET, EHLO or a new connection ends it, and MAIL is answered by `503 5.5.1`.
-    #[must_use]
-    pub fn keeps_refused_transactions(mut self) -> Self {
-        self.config.keeps_refused_transactions = true;
-        self
-    }
-
-    /// Answers commands that came together in one write, as RFC 2920 section 3.2 wants it. Without it each reply is a
-    /// segment (and a TLS record) of its own, which is harder on a client.
-    #[must_use]
-    pub fn replies_together(mut self) -> Self {
-        self.config.replies_together = true;
-        self
-    }
-
-    /// How long a connection may say nothing before `421 4.4.2` ends it (default 5 minutes).
-    #[must_use]
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.config.idle_timeout = timeout;
-        self
-    }
-
-    /// How many messages [`SmtpServer::messages`] holds (default 1,000); the oldest go first.
-    #[must_use]
-    pub fn keep_messages(mut self, messages: usize) -> Self {
-        self.config.kept_messages = messages;
-        self
-    }
-
-    /// Called with every accepted message, before its `250` is sent.
-    #[must_use]
-    pub fn on_message(mut self, callback: OnMessage) -> Self {
-        self.config.on_message = Some(callback);
-        self
-    }
-
-    /// The name in the greeting and in EHLO's reply (default `localhost`).
-    #[must_use]
-    pub fn host_name(mut self, name: impl Into<String>) -> Self {
-        self.config.host_name = name.into();
-        self
-    }
-
-    /// The socket to listen on (default: a free port of 127.0.0.1).
-    #[must_use]
-    pub fn listener(mut self, listener: TcpListener) -> Self {
-        self.listener = Some(listener);
-        self
-    }
-
-    /// Starts the server on the current tokio runtime. It runs until the [`SmtpServer`] is dropped.
-    ///
-    /// # Panics
-    /// When no port can be bound on loopback.
-    pub async fn start(self) -> SmtpServer {
-        let listener = match self.listener {
-            Some(listener) => listener,
-            None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-                .await
-                .expect("loopback has a free port"),
-        };
-        let addr = listener
-            .local_addr()
-            .expect("a bound listener has an address");
-        let shared = Arc::new(Shared {
-            config: self.config,
-            state: Mutex::new(State {
-                accounts: self.accounts,
-                script: self.script,
-                ..State::default()
-            }),
-            changed: watch::Sender::new(()),
-        });
-        let acceptor = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        SmtpServer {
-            shared,
-            addr,
-            acceptor,
-        }
-    }
-}
 
 /// A running SMTP server; dropping it ends every connection.
 pub struct SmtpServer {
@@ -757,21 +292,8 @@ impl SmtpServer {
         }
     }
 
-    async fn wait_until<T>(&self, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-        let mut changes = self.shared.changed.subscribe();
-        let waiting = async {
-            loop {
-                changes.mark_unchanged();
-                if let Some(result) = found() {
-                    return result;
-                }
-                changes
-                    .changed()
-                    .await
-                    .expect("the sender lives as long as the server does");
-            }
-        };
-        let Ok(result) = tokio::time::timeout(PATIENCE, waiting).await else {
+    async fn wait_until<T>(&self, what: &str, found: impl FnMut() -> Option<T>) -> T {
+        let Ok(result) = wait_until(&self.shared.changed, found).await else {
             panic!(
                 "waited in vain for {what}; said so far: {:#?}",
                 self.transcript()
@@ -800,13 +322,13 @@ impl fmt::Debug for SmtpServer {
 /// What the server and its connections share.
 struct Shared {
     config: Config,
-    state: Mutex<State>,
+    state: Mutex<ServerState>,
     /// Marked after every change of the state that somebody may be waiting for.
     changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
-struct State {
+struct ServerState {
     /// Passwords by user.
     accounts: HashMap<String, String>,
     script: Script,
@@ -839,7 +361,7 @@ struct CloseRequest {
 
 impl Shared {
     /// The state is only ever replaced whole values at a time, so a panic elsewhere leaves nothing half done.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ServerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

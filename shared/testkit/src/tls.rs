@@ -36,6 +36,23 @@ enum Validity {
     ToCome,
 }
 
+impl Validity {
+    fn apply(self, params: &mut CertificateParams) {
+        match self {
+            // The defaults reach from 1975 to 4096: no test depends on the day it runs on.
+            Self::Now => {}
+            Self::Over => {
+                params.not_before = date_time_ymd(2019, 1, 1);
+                params.not_after = date_time_ymd(2020, 1, 1);
+            }
+            Self::ToCome => {
+                params.not_before = date_time_ymd(3000, 1, 1);
+                params.not_after = date_time_ymd(3001, 1, 1);
+            }
+        }
+    }
+}
+
 impl TestCa {
     /// Makes an authority with a key of its own.
     pub fn new() -> Self {
@@ -98,18 +115,7 @@ impl TestCa {
             .push(DnType::CommonName, "clinic-comms test");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        match validity {
-            // The defaults reach from 1975 to 4096: no test depends on the day it runs on.
-            Validity::Now => {}
-            Validity::Over => {
-                params.not_before = date_time_ymd(2019, 1, 1);
-                params.not_after = date_time_ymd(2020, 1, 1);
-            }
-            Validity::ToCome => {
-                params.not_before = date_time_ymd(3000, 1, 1);
-                params.not_after = date_time_ymd(3001, 1, 1);
-            }
-        }
+        validity.apply(&mut params);
         let key = KeyPair::generate().expect("the operating system gives random bytes");
         let certificate = params
             .signed_by(&key, &self.issuer)

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{ACCOUNT, form};
+use super::{ACCOUNT, serve::form};
 
 /// One question to IAM.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,18 +1,25 @@
-//! HTTP/1.1 by hand: a library's server would frame every reply well and take many a request that is not.
+//! HTTP/1.1, written by hand.
+//!
+//! hyper's server cannot say what the tests script: bytes that are no response, a `content-length` that is not the
+//! body's, a head or a body that is cut, an end of the connection without TLS's goodbye or with a reset. And it accepts what a strict server refuses: bare line feeds, a body without a type, a
+//! host that is not the one of the handshake.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::Version;
 use http::header::{CONNECTION, TRANSFER_ENCODING};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
-use super::{Conduct, FILLER, MAX_BODY, ReceivedRequest, Refusal, Reply, Shared};
+use super::{
+    MAX_BODY, ReceivedRequest, Reply, Shared,
+    reply::{Behavior, FILLER},
+    request::Refusal,
+};
 
 /// The request line and the headers together.
 const MAX_HEAD: usize = 64 * 1024;
@@ -199,7 +206,6 @@ impl<W: Wire> Connection<W> {
             headers: Vec::new(),
             body: Vec::new(),
             connection: self.number,
-            version: Version::HTTP_11,
         };
         loop {
             let line = self.line(&mut budget, too_long).await?;
@@ -303,23 +309,23 @@ impl<W: Wire> Connection<W> {
     /// Gives the reply; the connection goes on when that is in order and it was not the last one.
     async fn answer(&mut self, reply: &Reply, head_only: bool, last: bool) -> Result<(), End> {
         let last = last || says_close(reply);
-        match &reply.conduct {
-            Conduct::Whole | Conduct::Endless => {
+        match &reply.behavior {
+            Behavior::Whole | Behavior::Endless => {
                 self.respond(reply, head_only, last).await?;
                 if last { Err(End::Close) } else { Ok(()) }
             }
-            Conduct::Cut(_) => {
+            Behavior::Cut(_) => {
                 self.respond(reply, head_only, last).await?;
                 Err(End::Cut)
             }
-            Conduct::Stall(_) => {
+            Behavior::Stall(_) => {
                 self.respond(reply, head_only, last).await?;
                 Err(self.hang().await)
             }
-            Conduct::Hang => Err(self.hang().await),
-            Conduct::Close => Err(End::Cut),
-            Conduct::Reset => Err(End::Reset),
-            Conduct::Raw(bytes) => {
+            Behavior::Hang => Err(self.hang().await),
+            Behavior::Close => Err(End::Cut),
+            Behavior::Reset => Err(End::Reset),
+            Behavior::Raw(bytes) => {
                 self.write(bytes).await?;
                 Err(End::Close)
             }
@@ -339,7 +345,7 @@ impl<W: Wire> Connection<W> {
         let body = reply.sent_body();
         // Counted first: a client never has more than the test sees.
         self.shared.wrote(body.len());
-        if reply.conduct != Conduct::Endless || reply.is_bodiless() {
+        if reply.behavior != Behavior::Endless || reply.is_bodiless() {
             return self.write(&body).await;
         }
         if !body.is_empty() {
@@ -404,7 +410,7 @@ fn head(reply: &Reply, last: bool) -> Vec<u8> {
     for (name, value) in &reply.complete_headers() {
         line(name.as_str(), value.as_bytes());
     }
-    if reply.conduct == Conduct::Endless && !reply.is_bodiless() {
+    if reply.behavior == Behavior::Endless && !reply.is_bodiless() {
         line(TRANSFER_ENCODING.as_str(), b"chunked");
     }
     if last && !says_close(reply) {

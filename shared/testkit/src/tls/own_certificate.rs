@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, KeyPair, date_time_ymd,
-};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ServerConfig, SupportedProtocolVersion};
@@ -108,17 +106,7 @@ impl OwnCertificate {
         if kind == Kind::Authority {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
-        match validity {
-            Validity::Now => {}
-            Validity::Over => {
-                params.not_before = date_time_ymd(2019, 1, 1);
-                params.not_after = date_time_ymd(2020, 1, 1);
-            }
-            Validity::ToCome => {
-                params.not_before = date_time_ymd(3000, 1, 1);
-                params.not_after = date_time_ymd(3001, 1, 1);
-            }
-        }
+        validity.apply(&mut params);
         let key = KeyPair::generate().expect("the operating system gives random bytes");
         let certificate = match kind {
             Kind::Authority | Kind::SelfSigned => params.self_signed(&key),
