@@ -3,7 +3,7 @@
 use comms_core::id::MAX_IDEMPOTENCY_KEY;
 use comms_testkit::smtp::{Action, Stage};
 use comms_tests::{
-    Answer, CLINIC, FROM, World, claims, communication, email, http_event, immediate, record,
+    ApiResponse, CLINIC, FROM, World, claims, communication, email, http_event, immediate, record,
     service, super_admin,
 };
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const ROUTE: &str = "/api/v1/communications";
 
 /// GETs a communication by its key.
-pub(crate) async fn find(world: &World, query: &str, claims: &Value) -> Answer {
+pub(crate) async fn find(world: &World, query: &str, claims: &Value) -> ApiResponse {
     let event = http_event("GET", &format!("{ROUTE}?{query}"), None, claims, &[]);
     world.ask_status(&event).await
 }
@@ -283,7 +283,7 @@ pub(crate) async fn health_of(world: &World) -> Value {
 }
 
 /// Whose account the only delivery goes by, and why.
-pub(crate) fn via(answer: &Answer) -> (Value, Value) {
+pub(crate) fn via(answer: &ApiResponse) -> (Value, Value) {
     let delivery = &answer.body["deliveries"][0];
     (delivery["via"].clone(), delivery["because"].clone())
 }

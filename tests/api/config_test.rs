@@ -4,17 +4,17 @@ mod candidates;
 mod limits;
 mod reports;
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use comms_adapters::{EgressGuard, ProviderFactory, egress::Resolver, tls::TlsConfigs};
-use comms_core::{SystemClock, Tenant};
+use comms_core::Tenant;
 use comms_settings::{LimitHolder, Limited, TestLimitError, TestLimits};
 use comms_testkit::{
     clock::ManualClock,
     smtp::{Action, SmtpServer, Stage, TlsMode},
 };
-use comms_tests::{Answer, CLINIC, FROM, Mail, PASSWORD, USER, World, claims, entry, http_event};
+use comms_tests::{
+    ApiResponse, CLINIC, FROM, Mail, PASSWORD, USER, World, claims, entry, http_event,
+};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 
@@ -28,27 +28,6 @@ async fn prompt() -> World {
     let mut world = World::new().await;
     world.config_test.hold_step = Duration::ZERO;
     world
-}
-
-/// Names as a test wants them.
-struct Names;
-
-#[async_trait]
-impl Resolver for Names {
-    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        match name {
-            "inside.example" => Ok(vec!["10.0.0.1".parse().unwrap()]),
-            _ => Err(io::ErrorKind::NotFound.into()),
-        }
-    }
-}
-
-/// Lets the tests of this world find hosts by [`Names`].
-fn resolve_by_names(world: &mut World) {
-    let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(Names));
-    let tls = TlsConfigs::new(Some(&world.ca.pem())).unwrap();
-    let (sdk, clock) = (world.sdk_of("config-test"), Arc::new(SystemClock));
-    world.config_test.factory = ProviderFactory::new(tls, egress, sdk, clock, 1);
 }
 
 /// Gives the limits a clock that the test moves.
@@ -72,7 +51,7 @@ fn at(host: &str, port: u16) -> Value {
 }
 
 /// POSTs to `test-email` with a token of this subject.
-async fn test_as(world: &World, subject: &str, clinic: &str, body: &Value) -> Answer {
+async fn test_as(world: &World, subject: &str, clinic: &str, body: &Value) -> ApiResponse {
     let mut claims = claims("SUPER_ADMIN", None);
     claims["sub"] = json!(subject);
     let path = format!("/api/v1/clinics/{clinic}/communication/test-email");
@@ -97,7 +76,7 @@ fn reached(
 }
 
 /// The first stage of the one report that did not pass, as it is shown.
-fn first_failure(answer: &Answer) -> &Value {
+fn first_failure(answer: &ApiResponse) -> &Value {
     let stages = only(answer)["stages"].as_array().unwrap();
     stages
         .iter()
@@ -206,7 +185,7 @@ async fn servers_without_valid_tls_fail_at_tls_and_see_no_password() {
 #[tokio::test]
 async fn every_server_that_is_no_mail_server_is_reported_alike() {
     let mut world = prompt().await;
-    resolve_by_names(&mut world);
+    world.resolve_only(&[("inside.example", "10.0.0.1")]);
     let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let foreign = http.local_addr().unwrap().port();
     let hangs_up = SmtpServer::builder().always(Stage::Greeting, Action::Close);

@@ -114,8 +114,7 @@ async fn messages_that_the_queue_refuses_are_retried_and_then_reported() {
 }
 
 #[tokio::test]
-async fn recipients_without_an_address_fail_in_any_part_of_the_request()
- {
+async fn recipients_without_an_address_fail_in_any_part_of_the_request() {
     let world = World::saved().await;
     let mut many = to(30);
     many["recipients"][25] = json!({"phoneNumber": "+15550100"});

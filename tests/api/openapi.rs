@@ -9,17 +9,8 @@ mod request;
 mod requests;
 mod rules;
 
-use std::{
-    collections::BTreeSet,
-    io,
-    net::IpAddr,
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
 
-use async_trait::async_trait;
-use comms_adapters::{EgressGuard, ProviderFactory, egress::Resolver, tls::TlsConfigs};
-use comms_core::SystemClock;
 use comms_tests::{
     World,
     contract::{Contract, Operation},
@@ -28,32 +19,17 @@ use comms_tests::{
 };
 use serde_json::{Value, json};
 
-use self::requests::Body;
-
-use self::request::Request;
+use self::{request::Request, requests::Body};
 
 /// Routes of the document that the code does not have yet.
 const NOT_YET: &[(&str, &str)] = &[];
 
 const ROLES: [&str; 4] = ["SERVICE", "CLINIC_ADMIN", "CLINIC_MANAGER", "SUPER_ADMIN"];
 
-/// A name system that knows nobody: nothing that a generated request names is reached.
-struct Nowhere;
-
-#[async_trait]
-impl Resolver for Nowhere {
-    async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
-        Err(io::ErrorKind::NotFound.into())
-    }
-}
-
 /// A world whose tests of settings find only what is at an address of the loopback, and do not wait to say so.
 async fn world() -> World {
     let mut world = World::new().await;
-    let egress = EgressGuard::new("127.0.0.0/8".parse().unwrap(), Arc::new(Nowhere));
-    let tls = TlsConfigs::new(Some(&world.ca.pem())).unwrap();
-    let (sdk, clock) = (world.sdk_of("config-test"), Arc::new(SystemClock));
-    world.config_test.factory = ProviderFactory::new(tls, egress, sdk, clock, 1);
+    world.resolve_only(&[]);
     world.config_test.hold_step = Duration::ZERO;
     world
 }

@@ -212,6 +212,23 @@ async fn with_dead_letters(world: &World, redrive: bool) -> dead_letters::Report
     report
 }
 
+/// Makes a message visible, which was received as often as its queue allows: SQS moves it to the dead-letter queue.
+async fn return_to_queue(
+    world: &World,
+    sqs: &aws_sdk_sqs::Client,
+    url: &str,
+    message: &aws_sdk_sqs::types::Message,
+) {
+    sqs.change_message_visibility()
+        .queue_url(url)
+        .set_receipt_handle(message.receipt_handle.clone())
+        .visibility_timeout(0)
+        .send()
+        .await
+        .unwrap();
+    assert!(world.take_batch().await.2.is_empty());
+}
+
 #[tokio::test]
 async fn redriven_message_of_a_dead_worker_is_not_sent_twice() {
     let world = World::saved().await;
@@ -230,14 +247,7 @@ async fn redriven_message_of_a_dead_worker_is_not_sent_twice() {
     let sent = handle_records(&world.worker, &records, Duration::from_secs(30)).await;
     assert!(sent.is_empty());
     assert_eq!(world.smtp.messages().len(), 1);
-    sqs.change_message_visibility()
-        .queue_url(url)
-        .set_receipt_handle(messages[0].receipt_handle.clone())
-        .visibility_timeout(0)
-        .send()
-        .await
-        .unwrap();
-    assert!(world.take_batch().await.2.is_empty());
+    return_to_queue(&world, &sqs, url, &messages[0]).await;
 
     let listed = with_dead_letters(&world, false).await;
     let [letter] = &listed.letters[..] else {
@@ -327,14 +337,7 @@ async fn a_message_moved_by_sqs_with_ten_attributes_is_refused_by_their_names() 
         .await
         .unwrap();
     let (url, messages, _) = world.take_batch().await;
-    sqs.change_message_visibility()
-        .queue_url(url)
-        .set_receipt_handle(messages[0].receipt_handle.clone())
-        .visibility_timeout(0)
-        .send()
-        .await
-        .unwrap();
-    assert!(world.take_batch().await.2.is_empty());
+    return_to_queue(&world, &sqs, url, &messages[0]).await;
     let put_back = with_dead_letters(&world, true).await;
     let Outcome::Failed(why) = &put_back.letters[0].outcome else {
         panic!("{put_back}");

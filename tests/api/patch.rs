@@ -218,19 +218,19 @@ async fn a_patch_says_what_it_is_and_has_something_to_change() {
 }
 
 /// One provider: its entry, its secret, and the fields that say where the secret goes, with another value for each.
-struct Place {
+struct StoredSecret {
     channel: &'static str,
     entry: Value,
     secret: &'static str,
     fields: Vec<(&'static str, Value)>,
 }
 
-fn places() -> Vec<Place> {
+fn stored_secrets() -> Vec<StoredSecret> {
     let ca = "-----BEGIN CERTIFICATE-----\n";
     let other = json!("https://api.evil.example");
-    let place = |channel, provider: &str, credentials: Value, secret, fields| {
+    let stored_secret = |channel, provider: &str, credentials: Value, secret, fields| {
         let entry = json!({"provider": provider, "credentials": credentials});
-        Place {
+        StoredSecret {
             channel,
             entry,
             secret,
@@ -238,7 +238,7 @@ fn places() -> Vec<Place> {
         }
     };
     vec![
-        place(
+        stored_secret(
             "email",
             "smtp",
             json!({"host": "smtp.example.com", "port": 587, "secure": false, "user": "u",
@@ -251,7 +251,7 @@ fn places() -> Vec<Place> {
                 ("caPem", json!(ca)),
             ],
         ),
-        place(
+        stored_secret(
             "email",
             "aws_ses",
             json!({"region": "eu-central-1", "accessKeyId": "AKIAIOSFODNN7EXAMPLE",
@@ -259,14 +259,14 @@ fn places() -> Vec<Place> {
             "secretAccessKey",
             vec![("accessKeyId", json!("AKIAI44QH8DHBEXAMPLE"))],
         ),
-        place(
+        stored_secret(
             "email",
             "sendgrid",
             json!({"apiKey": "planted-of-sendgrid"}),
             "apiKey",
             vec![("apiUrl", other.clone())],
         ),
-        place(
+        stored_secret(
             "whatsapp",
             "meta_business",
             json!({"apiKey": "planted-of-meta", "phoneNumberId": "123456789"}),
@@ -277,7 +277,7 @@ fn places() -> Vec<Place> {
                 ("businessAccountId", json!("987654320")),
             ],
         ),
-        place(
+        stored_secret(
             "whatsapp",
             "twilio",
             json!({"accountSid": format!("AC{HEX}"), "authToken": "planted-of-twilio",
@@ -288,7 +288,7 @@ fn places() -> Vec<Place> {
                 ("apiUrl", other.clone()),
             ],
         ),
-        place(
+        stored_secret(
             "whatsapp",
             "twilio",
             json!({"accountSid": format!("AC{HEX}"), "apiKeySid": format!("SK{HEX}"),
@@ -306,10 +306,10 @@ fn places() -> Vec<Place> {
 #[tokio::test]
 async fn stored_secret_is_neither_moved_to_another_server_nor_removed() {
     let world = World::new().await;
-    for (number, place) in places().into_iter().enumerate() {
+    for (number, stored_secret) in stored_secrets().into_iter().enumerate() {
         let clinic = format!("clinic-{number}");
-        let (channel, secret) = (place.channel, place.secret);
-        let mut document = json!({channel: {"primary": place.entry}});
+        let (channel, secret) = (stored_secret.channel, stored_secret.secret);
+        let mut document = json!({channel: {"primary": stored_secret.entry}});
         if channel == "email" {
             document[channel]["defaultFrom"] = json!(FROM);
         }
@@ -319,7 +319,7 @@ async fn stored_secret_is_neither_moved_to_another_server_nor_removed() {
         let removed = of_primary(channel, &json!({secret: null}));
         let refused = world.patch_settings(&clinic, removed).await.expect(422);
         assert_eq!(refused.pointers(), [pointer.as_str()], "{clinic}: removed");
-        for (field, value) in &place.fields {
+        for (field, value) in &stored_secret.fields {
             for marker in [None, Some(json!({"configured": true}))] {
                 let mut credentials = json!({*field: value});
                 if let Some(marker) = marker {
@@ -334,7 +334,7 @@ async fn stored_secret_is_neither_moved_to_another_server_nor_removed() {
             }
         }
         assert_eq!(world.get_settings(&clinic).await.header("etag"), "\"1\"");
-        let (field, value) = &place.fields[0];
+        let (field, value) = &stored_secret.fields[0];
         let together = json!({*field: value, secret: "planted-sent-again"});
         let patched = of_primary(channel, &together);
         world.patch_settings(&clinic, patched).await.expect(200);
@@ -345,7 +345,7 @@ async fn stored_secret_is_neither_moved_to_another_server_nor_removed() {
 #[tokio::test]
 async fn a_login_is_changed_for_one_of_another_kind_in_one_patch() {
     let world = World::new().await;
-    let token = places().remove(4);
+    let token = stored_secrets().remove(4);
     let document = json!({"whatsapp": {"primary": token.entry}});
     world.put_settings(CLINIC, document).await.expect(201);
     let patch =

@@ -8,7 +8,7 @@ use comms_testkit::{
     clock::ManualClock,
 };
 use comms_tests::{
-    Answer, CLINIC, World, claims,
+    ApiResponse, CLINIC, World, claims,
     items::{item, items},
     super_admin,
 };
@@ -28,17 +28,17 @@ async fn world() -> (World, Arc<ManualClock>) {
     (world, clock)
 }
 
-async fn rename(world: &World, name: &str) -> Answer {
+async fn rename(world: &World, name: &str) -> ApiResponse {
     let patch = json!({"email": {"defaultFromName": name}});
     world.patch_settings(CLINIC, patch).await
 }
 
-async fn purge(world: &World, claims: Value) -> Answer {
+async fn purge(world: &World, claims: Value) -> ApiResponse {
     let path = format!("/api/v1/clinics/{CLINIC}?purge=true");
     world.config("DELETE", &path, None, claims, &[]).await
 }
 
-async fn restore_as(world: &World, version: &str, claims: Value) -> Answer {
+async fn restore_as(world: &World, version: &str, claims: Value) -> ApiResponse {
     let path = format!("/api/v1/clinics/{CLINIC}/communication/versions/{version}/restore");
     world.config("POST", &path, None, claims, &[]).await
 }

@@ -5,14 +5,14 @@ mod chains;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_testkit::{aws::Fault, smtp::SmtpServer};
 use comms_tests::{
-    Answer, CLINIC, FROM, Mail, World, communication, http_event, immediate, service,
+    ApiResponse, CLINIC, FROM, Mail, World, communication, http_event, immediate, service,
 };
 use mail_parser::MessageParser;
 use mail_parser::MimeHeaders;
 use serde_json::{Value, json};
 
 /// The only delivery of an answer.
-fn only(answer: &Answer) -> &Value {
+fn only(answer: &ApiResponse) -> &Value {
     let deliveries = answer.body["deliveries"].as_array().unwrap();
     assert_eq!(deliveries.len(), 1, "{}", answer.text);
     &deliveries[0]
@@ -124,8 +124,7 @@ async fn recipient_without_an_address_is_a_failed_delivery_with_a_reason() {
 }
 
 #[tokio::test]
-async fn malformed_communication_is_refused_with_every_reason_unrecorded()
- {
+async fn malformed_communication_is_refused_with_every_reason_unrecorded() {
     let world = World::saved().await;
     world.aws.clear_calls();
     let wrong = json!({
@@ -181,8 +180,7 @@ async fn unavailable_queue_is_answered_and_the_key_can_be_retried() {
 }
 
 #[tokio::test]
-async fn request_too_large_for_the_queue_can_be_sent_at_once_by_its_key()
- {
+async fn request_too_large_for_the_queue_can_be_sent_at_once_by_its_key() {
     let world = World::saved().await;
     let mut large = communication();
     large["attachments"] = json!([{"filename": "scan.pdf", "contentType": "application/pdf",

@@ -86,12 +86,7 @@ async fn one_clinic_on_its_fallback_is_no_alarm_but_a_tenth_is() {
     let mut number = 0;
     let mut deliver = async || {
         number += 1;
-        let mut one = communication();
-        one["idempotencyKey"] = json!(format!("key-{number}"));
-        world.enqueue(&one.to_string()).await;
-        world
-            .run_worker_with(&worker, Duration::from_secs(30))
-            .await;
+        world.deliver(&worker, number).await;
     };
     let at_first = emitted(deliver()).await;
     clock.advance(Duration::from_mins(11));
@@ -183,8 +178,10 @@ async fn outcome_that_was_not_recorded_is_an_alarm() {
         let is_outcome = update.is_some_and(|update| update.starts_with("SET #status = :status,"));
         Box::pin(async move { is_outcome.then_some(Fault::AccessDenied) })
     });
+    // Its writes are tried again until the invocation's time is over: it has little.
     let sending = async {
-        world.post(&immediate()).await.expect(200);
+        let time = Duration::from_secs(10);
+        world.post_within(&immediate(), time).await.expect(200);
     };
     let lines = emitted(sending).await;
     assert!(is_on("UnrecordedOutcomesAlarm", &period(&[(&lines, 1)])));

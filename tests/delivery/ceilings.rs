@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comms_testkit::clock::ManualClock;
-use comms_tests::{Answer, CLINIC, FROM, World, claims, email, immediate};
+use comms_tests::{ApiResponse, CLINIC, FROM, World, claims, email, immediate};
 use serde_json::{Value, json};
 
 const PATH: &str = "/api/v1/clinics/clinic-123";
@@ -21,7 +21,7 @@ async fn with_ceilings() -> World {
     world
 }
 
-fn stored(answer: &Answer) -> &Value {
+fn stored(answer: &ApiResponse) -> &Value {
     &answer.body["settings"]["communicationSettings"]["ceilings"]
 }
 

@@ -66,6 +66,11 @@ fn other_entry(server: &SmtpServer) -> Value {
     entry(server.port(), "other-user", "other-password-19c7")
 }
 
+/// How many messages arrived at the clinic's own server, and at the other one.
+fn arrived(world: &World, other: &SmtpServer) -> (usize, usize) {
+    (world.smtp.messages().len(), other.messages().len())
+}
+
 #[tokio::test]
 async fn no_message_goes_by_an_account_that_was_replaced() {
     for strategy in STRATEGIES {
@@ -75,8 +80,7 @@ async fn no_message_goes_by_an_account_that_was_replaced() {
         let document = email(&other_entry(&other), FROM);
         world.put_settings(CLINIC, document).await.expect(200);
         assert_status(&delivered(&world, strategy).await, "sent");
-        let arrived = (world.smtp.messages().len(), other.messages().len());
-        assert_eq!(arrived, (2, 1), "{strategy}");
+        assert_eq!(arrived(&world, &other), (2, 1), "{strategy}");
     }
 }
 
@@ -171,14 +175,16 @@ async fn deleted_settings_send_nothing_any_more() {
         warm(&world).await;
         world.delete_settings(CLINIC, &[]).await.expect(204);
         assert_status(&delivered(&world, strategy).await, "sent");
-        let arrived = (world.smtp.messages().len(), global.messages().len());
-        assert_eq!(arrived, (2, 1), "{strategy}: by the platform's account");
+        assert_eq!(
+            arrived(&world, &global),
+            (2, 1),
+            "{strategy}: by the platform's account"
+        );
         // And a clinic that saves its first settings leaves the platform's account at once.
         let document = email(&world.entry(), FROM);
         world.put_settings(CLINIC, document).await.expect(201);
         assert_status(&delivered(&world, strategy).await, "sent");
-        let arrived = (world.smtp.messages().len(), global.messages().len());
-        assert_eq!(arrived, (3, 1), "{strategy}: by its own");
+        assert_eq!(arrived(&world, &global), (3, 1), "{strategy}: by its own");
     }
 }
 
@@ -246,8 +252,7 @@ async fn settings_that_moved_and_cannot_be_opened_leave_the_delivery_waiting() {
             world.aws.clear_faults();
             world.run_worker().await;
         }
-        let arrived = (world.smtp.messages().len(), other.messages().len());
-        assert_eq!(arrived, (2, 1), "{strategy}");
+        assert_eq!(arrived(&world, &other), (2, 1), "{strategy}");
     }
 }
 

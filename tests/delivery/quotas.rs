@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use comms_core::Clock as _;
 use comms_delivery::quota::MAX_RECEIVES;
 use comms_testkit::clock::ManualClock;
-use comms_tests::{Answer, CLINIC, Mail, World, communication, handle_records, immediate, record};
+use comms_tests::{
+    ApiResponse, CLINIC, Mail, World, communication, handle_records, immediate, record,
+};
 use serde_json::{Value, json};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -34,7 +36,7 @@ fn patients(count: usize) -> Value {
     (0..count).map(patient).collect()
 }
 
-fn detail(answer: &Answer) -> &str {
+fn detail(answer: &ApiResponse) -> &str {
     answer.body["detail"].as_str().unwrap()
 }
 

@@ -14,7 +14,7 @@ use comms_testkit::{
     clock::ManualClock,
 };
 use comms_tests::{
-    Answer, CLINIC, FROM, World, communication, email, immediate,
+    ApiResponse, CLINIC, FROM, World, communication, email, immediate,
     logs::start_listening,
     outcomes::{SHORT_BATCH, fail_outcomes},
     post_to,
@@ -32,7 +32,11 @@ async fn delivery(world: &World, id: &str, place: usize) -> Value {
 }
 
 /// Posts under a key to a process of its own, which is gone afterwards.
-async fn post_to_new_process(world: &World, message: &Value, clock: &Arc<ManualClock>) -> Answer {
+async fn post_to_new_process(
+    world: &World,
+    message: &Value,
+    clock: &Arc<ManualClock>,
+) -> ApiResponse {
     let send = world.send_with(&world.sdk_of("send"), clock.clone());
     let key = [("idempotency-key", "key-of-the-request")];
     post_to(&send, message, &key, REPEAT).await

@@ -55,9 +55,7 @@ async fn new_message_does_not_try_a_login_that_is_known_to_be_refused() {
     assert_eq!(delivery["skipped"][0]["entry"], "primary", "{delivery}");
     assert_eq!(logins(&refused.world.smtp), 1);
 
-    let correct = email(&refused.world.entry(), FROM);
-    let saved = refused.world.put_settings(CLINIC, correct).await;
-    saved.expect(200);
+    refused.correct_password().await;
     refused.clock.advance(HOUR);
     assert_eq!(refused.work().await, 0);
     assert_eq!(refused.world.smtp.messages().len(), 2);
@@ -142,9 +140,7 @@ async fn deliveries_of_one_message_wait_together_and_leave_once_each() {
         before = now;
         refused.clock.advance(6 * MINUTE);
     }
-    let correct = email(&refused.world.entry(), FROM);
-    let saved = refused.world.put_settings(CLINIC, correct).await;
-    saved.expect(200);
+    refused.correct_password().await;
     refused.clock.advance(HOUR);
     assert_eq!(refused.work().await, 0);
     assert_eq!(refused.world.smtp.messages().len(), 5);

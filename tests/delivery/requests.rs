@@ -345,7 +345,11 @@ async fn warm_message_costs_exactly_its_requests() {
     let mut bulk = Box::pin(queued_in_bulk()).await;
     // One version read for those that begin together: how many do, their provider's pace decides.
     let version_reads = bulk.calls.remove("worker dynamodb:GetItem").unwrap();
-    assert!((bulk.batches..=bulk.deliveries).contains(&version_reads));
+    let expected = bulk.batches..=bulk.deliveries;
+    assert!(
+        expected.contains(&version_reads),
+        "{version_reads} version reads, not {expected:?}"
+    );
     bulk.half_read_units = usize::try_from(bulk.deliveries).unwrap();
     bulk.expect(&[
         ("send dynamodb:PutItem", 1),

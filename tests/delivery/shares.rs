@@ -9,7 +9,7 @@ use comms_adapters::Deadline;
 use comms_core::{Channel, SystemClock, Tenant};
 use comms_delivery::in_flight::{Dispatch, HUNG_REQUESTS, InFlight, InFlightPermit, RequestEnd};
 use comms_tests::{
-    Answer, CLINIC, World, claims, communication,
+    ApiResponse, CLINIC, World, claims, communication,
     contract::{Contract, operation},
     immediate,
     logs::start_listening,
@@ -51,7 +51,7 @@ async fn items(world: &World) -> usize {
 
 /// Fails if the answer is not one that the API's document has.
 #[track_caller]
-fn documented(answer: &Answer) {
+fn documented(answer: &ApiResponse) {
     let contract = Contract::read();
     let post = operation(&contract, "postCommunication");
     contract.check(&post, answer).unwrap();

@@ -17,7 +17,7 @@ use comms_testkit::{
     smtp::{Action, Stage},
 };
 use comms_tests::{
-    Answer, CLINIC, World, communication, email, entry, handle_records, immediate, record,
+    ApiResponse, CLINIC, World, communication, email, entry, handle_records, immediate, record,
     super_admin,
 };
 use futures_util::future::join_all;
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 const OTHER: &str = "clinic-456";
 const TIME: Duration = Duration::from_secs(30);
 
-async fn stats(world: &World, tenant: &str, query: &str) -> Answer {
+async fn stats(world: &World, tenant: &str, query: &str) -> ApiResponse {
     let path = format!("/api/v1/clinics/{tenant}/communication/stats{query}");
     world.config("GET", &path, None, super_admin(), &[]).await
 }
@@ -402,7 +402,8 @@ async fn deferred_then_sent_message_counts_as_both() {
 #[tokio::test]
 async fn statistics_cover_the_last_thirty_days_or_the_queried_ones() {
     let world = World::saved().await;
-    let today = |answer: &Answer| -> Date { answer.body["to"].as_str().unwrap().parse().unwrap() };
+    let today =
+        |answer: &ApiResponse| -> Date { answer.body["to"].as_str().unwrap().parse().unwrap() };
     let before = Timestamp::now().to_zoned(TimeZone::UTC).date();
     let usual = stats(&world, CLINIC, "").await.expect(200);
     let after = Timestamp::now().to_zoned(TimeZone::UTC).date();

@@ -26,8 +26,8 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use comms_tests::{
-    Answer, FROM, PASSWORD, World, communication, email, entry, handle_records, post_to, record,
-    worker_with,
+    ApiResponse, FROM, PASSWORD, World, communication, email, entry, handle_records, post_to,
+    record, worker_with,
 };
 use target::{Target, is_claim_of_whatsapp};
 
@@ -225,7 +225,7 @@ impl<'w> Case<'w> {
     }
 
     /// The send function's answer, by a process of its own.
-    async fn post(&self, is_new: bool, send: &comms_send::Deps) -> Answer {
+    async fn post(&self, is_new: bool, send: &comms_send::Deps) -> ApiResponse {
         let key = format!("key-{}", self.clinic);
         let time = if is_new {
             self.time()
@@ -292,7 +292,7 @@ impl<'w> Case<'w> {
         }
     }
 
-    fn expect(&self, answer: &Answer, expected: &[u16]) {
+    fn expect(&self, answer: &ApiResponse, expected: &[u16]) {
         assert!(
             expected.contains(&answer.status),
             "{:?} {}",

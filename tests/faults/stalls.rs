@@ -34,7 +34,7 @@ async fn neighbor_time(world: &World, received: u64) -> Duration {
 async fn an_api_that_floods_delays_no_other_clinic_of_the_worker() {
     let world = World::saved().await;
     let script = vec![
-        Step::Hear(b"\r\n\r\n"),
+        Step::ReadUntil(b"\r\n\r\n"),
         Step::Flood(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".to_vec()),
     ];
     let certificate = world.ca.server_config(&["127.0.0.1"]);

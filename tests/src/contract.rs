@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jsonschema::{Draft, Validator};
 use serde_json::{Map, Value, json};
 
-use crate::{answer::Answer, repository::yaml};
+use crate::{api_response::ApiResponse, repository::yaml};
 
 /// Headers that mean something to a caller: none may be answered that is not in the document.
 const TELLING_HEADERS: [&str; 4] = ["ETag", "Location", "Retry-After", "Accept-Patch"];
@@ -173,7 +173,7 @@ impl Contract {
 
     /// Whether an answer is one that the document has for this operation: its status, content type, body and headers,
     /// and for an error an example of it in the same words.
-    pub fn check(&self, operation: &Operation, answer: &Answer) -> Result<(), String> {
+    pub fn check(&self, operation: &Operation, answer: &ApiResponse) -> Result<(), String> {
         let fail = |what: &str| {
             let (method, path) = operation.key();
             Err(format!("{method} {path}: {what}\n{}", answer.text))
@@ -247,7 +247,7 @@ impl Contract {
     }
 
     /// Whether one of the examples is the same problem in the same words.
-    fn has_example_of(&self, content: &Value, answer: &Answer) -> bool {
+    fn has_example_of(&self, content: &Value, answer: &ApiResponse) -> bool {
         let problem = &answer.body;
         self.examples(content).iter().any(|(_, example)| {
             let same = |field: &str| example[field] == problem[field];

@@ -8,7 +8,7 @@ use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
 
 use crate::{
-    answer::Answer,
+    api_response::ApiResponse,
     events::{context, http_event, service},
 };
 
@@ -18,12 +18,12 @@ pub async fn post_to(
     communication: &Value,
     headers: &[(&str, &str)],
     time: Duration,
-) -> Answer {
+) -> ApiResponse {
     let (path, body) = ("/api/v1/communications", communication.to_string());
     let event = http_event("POST", path, Some(&body), &service(), headers);
     let request = lambda_http::request::from_str(&event).unwrap();
     let request = request.with_lambda_context(context(time));
-    Answer::of(Box::pin(comms_send::handle(send, request)).await)
+    ApiResponse::of(Box::pin(comms_send::handle(send, request)).await)
 }
 
 /// Gives records to a worker in an invocation that may last `time`.

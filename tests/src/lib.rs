@@ -27,16 +27,17 @@ pub mod reply_to;
 pub mod repository;
 pub mod routes;
 
-mod answer;
+mod api_response;
 mod documents;
 mod events;
 mod invoke;
 mod mail;
 mod parts;
+mod resolver;
 mod world;
 
 pub use self::{
-    answer::Answer,
+    api_response::ApiResponse,
     documents::{communication, email, entry, immediate},
     events::{claims, http_event, record, service, super_admin},
     invoke::{handle_records, post_to},

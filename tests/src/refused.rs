@@ -49,6 +49,13 @@ impl Refused {
         answer.expect(202).request_id()
     }
 
+    /// Saves settings with the right password.
+    pub async fn correct_password(&self) {
+        let correct = email(&self.world.entry(), FROM);
+        let saved = self.world.put_settings(CLINIC, correct).await;
+        saved.expect(200);
+    }
+
     /// Lets the worker look at the message, and returns how many came back.
     pub async fn work(&self) -> usize {
         self.world

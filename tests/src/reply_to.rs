@@ -5,13 +5,13 @@ use mail_parser::MessageParser;
 use serde_json::json;
 
 use crate::{
-    answer::Answer,
+    api_response::ApiResponse,
     events::{claims, http_event},
     world::{CLINIC, World},
 };
 
 /// Asks for a link to an address, as the admin of `clinic`.
-pub async fn ask_for_link(world: &World, clinic: &str, address: &str) -> Answer {
+pub async fn ask_for_link(world: &World, clinic: &str, address: &str) -> ApiResponse {
     let path = format!("/api/v1/clinics/{clinic}/communication/reply-to");
     let body = json!({"address": address}).to_string();
     let admin = claims("CLINIC_ADMIN", Some(clinic));

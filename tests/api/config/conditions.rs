@@ -1,6 +1,6 @@
 //! Saves under conditions, and concurrent saves.
 
-use comms_tests::{Answer, CLINIC, FROM, World, claims, email, items::item};
+use comms_tests::{ApiResponse, CLINIC, FROM, World, claims, email, items::item};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -160,7 +160,7 @@ async fn unconditional_concurrent_changes_are_made_or_refused_never_lost() {
         world.patch_settings(CLINIC, patch)
     });
     let answers = join_all(changes).await;
-    let made = |answer: &&Answer| answer.status == 200;
+    let made = |answer: &&ApiResponse| answer.status == 200;
     let mut versions: Vec<_> = answers
         .iter()
         .filter(made)

@@ -5,20 +5,20 @@ use comms_testkit::{
     http::Reply,
     smtp::{Action, Stage, TlsMode},
 };
-use comms_tests::{Answer, CLINIC, FROM, USER, World, email, entry};
+use comms_tests::{ApiResponse, CLINIC, FROM, USER, World, email, entry};
 use serde_json::{Value, json};
 
 use super::{candidates::candidate, closed_port, first_failure, prompt, stages};
 
 /// The one report of an answer.
-pub(super) fn only(answer: &Answer) -> &Value {
+pub(super) fn only(answer: &ApiResponse) -> &Value {
     let results = answer.body["results"].as_array().unwrap();
     assert_eq!(results.len(), 1, "{}", answer.text);
     &results[0]
 }
 
 /// The last stage of the one report that was reached: its name, its outcome and the server's code.
-pub(super) fn last(answer: &Answer) -> (&str, &str, Option<&str>) {
+pub(super) fn last(answer: &ApiResponse) -> (&str, &str, Option<&str>) {
     let mut stages = only(answer)["stages"].as_array().unwrap().iter().rev();
     let stage = stages.find(|stage| stage["outcome"] != "skipped").unwrap();
     (

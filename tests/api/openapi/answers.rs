@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_testkit::{aws::Fault, clock::ManualClock};
 use comms_tests::{
-    Answer, CLINIC, World, communication,
+    ApiResponse, CLINIC, World, communication,
     contract::{Contract, operation},
     immediate, service, super_admin,
 };
@@ -17,7 +17,7 @@ use super::{another_super_admin, request::Request, requests::Body};
 async fn repeated_and_large_communications_are_answered_as_documented() {
     let contract = Contract::read();
     let post = operation(&contract, "postCommunication");
-    let check = |answer: Answer, status: u16| {
+    let check = |answer: ApiResponse, status: u16| {
         contract.check(&post, &answer.expect(status)).unwrap();
     };
     let world = World::saved().await;

@@ -1,7 +1,7 @@
 //! Requests of an operation, as the document describes them.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use comms_tests::{Answer, World, contract::Operation, http_event};
+use comms_tests::{ApiResponse, World, contract::Operation, http_event};
 use serde_json::{Map, Value, json};
 
 use super::{function_of, requests::Body, text};
@@ -85,7 +85,12 @@ impl Request {
         event.to_string()
     }
 
-    pub(super) async fn ask(&self, world: &World, operation: &Operation, claims: &Value) -> Answer {
+    pub(super) async fn ask(
+        &self,
+        world: &World,
+        operation: &Operation,
+        claims: &Value,
+    ) -> ApiResponse {
         let event = self.event(operation, claims);
         match function_of(operation) {
             "send" => world.ask_send(&event).await,

@@ -156,8 +156,7 @@ async fn message_of_an_expired_lease_is_counted_as_a_possible_duplicate() {
 }
 
 #[tokio::test]
-async fn time_on_the_fallback_is_logged_until_the_primary_works()
- {
+async fn time_on_the_fallback_is_logged_until_the_primary_works() {
     let world = World::saved().await;
     let global = world.save_global().await;
     let clock = Arc::new(ManualClock::new());
@@ -169,12 +168,7 @@ async fn time_on_the_fallback_is_logged_until_the_primary_works()
     let mut number = 0;
     let mut send = async || {
         number += 1;
-        let mut one = communication();
-        one["idempotencyKey"] = json!(format!("key-{number}"));
-        world.enqueue(&one.to_string()).await;
-        world
-            .run_worker_with(&worker, Duration::from_secs(30))
-            .await;
+        world.deliver(&worker, number).await;
     };
     send().await;
     // Long after it has left the window in which health is judged: two messages never take an entry down.

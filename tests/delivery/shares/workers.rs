@@ -13,6 +13,16 @@ use serde_json::json;
 
 use super::{OTHER, deadline, items};
 
+/// What one process of the worker knows of slow deliveries.
+fn slow_workers(world: &World) -> SlowWorkers {
+    SlowWorkers::new(
+        &world.sdk_of("worker"),
+        &world.aws.resources().deliveries_table,
+        Arc::new(SystemClock),
+        ShareLimits::default().workers,
+    )
+}
+
 #[tokio::test]
 async fn slow_clinic_gets_no_worker_beyond_its_share_and_others_do() {
     let mut world = Box::pin(World::saved()).await;
@@ -67,14 +77,7 @@ async fn slow_clinic_gets_no_worker_beyond_its_share_and_others_do() {
 #[tokio::test]
 async fn ten_slow_deliveries_of_one_process_take_one_worker_of_the_share() {
     let world = Box::pin(World::saved()).await;
-    let table = &world.aws.resources().deliveries_table;
-    let limits = ShareLimits::default().workers;
-    let process = SlowWorkers::new(
-        &world.sdk_of("worker"),
-        table,
-        Arc::new(SystemClock),
-        limits,
-    );
+    let process = slow_workers(&world);
     let clinic = Tenant::parse(CLINIC).unwrap();
     let begin = async || {
         let begun = process.begin(WorkQueue::Normal, &clinic, Channel::Email, deadline());
@@ -84,7 +87,11 @@ async fn ten_slow_deliveries_of_one_process_take_one_worker_of_the_share() {
     let slots = async || {
         let item = world
             .aws
-            .item(table, &format!("slow#normal#{CLINIC}"), "permits")
+            .item(
+                &world.aws.resources().deliveries_table,
+                &format!("slow#normal#{CLINIC}"),
+                "permits",
+            )
             .await
             .unwrap()
             .unwrap_or_default();
@@ -135,14 +142,7 @@ async fn wait_for_a_connection_makes_no_delivery_slow() {
 #[tokio::test]
 async fn delivery_that_is_cancelled_leaves_its_worker_to_others() {
     let world = Box::pin(World::saved()).await;
-    let table = &world.aws.resources().deliveries_table;
-    let limits = ShareLimits::default().workers;
-    let process = SlowWorkers::new(
-        &world.sdk_of("worker"),
-        table,
-        Arc::new(SystemClock),
-        limits,
-    );
+    let process = slow_workers(&world);
     let clinic = Tenant::parse(CLINIC).unwrap();
     let begun = process.begin(WorkQueue::Normal, &clinic, Channel::Email, deadline());
     let mut working = begun.await.unwrap();

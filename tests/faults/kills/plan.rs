@@ -58,7 +58,7 @@ pub(super) struct Kill {
 
 /// How a call of AWS fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum InjectedFailure {
     /// In place of its effect, or of some of it.
     Before(Fault),
     /// After its effect, in place of the answer.
@@ -74,7 +74,7 @@ pub(super) struct AwsFault {
     pub(super) operation: &'static str,
     pub(super) skip: u64,
     pub(super) times: u64,
-    pub(super) failure: Failure,
+    pub(super) failure: InjectedFailure,
 }
 
 /// By which way a communication comes.
@@ -266,14 +266,14 @@ fn fault(random: &mut Random) -> AwsFault {
     let failure = pick(
         random,
         &[
-            Failure::Before(Fault::Throttle),
-            Failure::Before(Fault::ServerError),
-            Failure::Before(Fault::AccessDenied),
-            Failure::Before(Fault::Drop),
-            Failure::Before(Fault::LoseAnswer),
-            Failure::Before(Fault::SomeEntries),
-            Failure::After(Fault::ServerError),
-            Failure::Late(200),
+            InjectedFailure::Before(Fault::Throttle),
+            InjectedFailure::Before(Fault::ServerError),
+            InjectedFailure::Before(Fault::AccessDenied),
+            InjectedFailure::Before(Fault::Drop),
+            InjectedFailure::Before(Fault::LoseAnswer),
+            InjectedFailure::Before(Fault::SomeEntries),
+            InjectedFailure::After(Fault::ServerError),
+            InjectedFailure::Late(200),
         ],
     );
     AwsFault {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    plan::{AwsFault, Failure, Kill, Plan, Point},
+    plan::{AwsFault, InjectedFailure, Kill, Plan, Point},
     process::Process,
 };
 
@@ -25,7 +25,7 @@ pub(super) struct Scenario {
     aws: LocalAws,
     /// By what they are known by.
     accounts: HashMap<String, Account>,
-    state: Mutex<State>,
+    state: Mutex<SeriesState>,
 }
 
 /// Who has claimed a delivery.
@@ -45,7 +45,7 @@ struct Hold {
 }
 
 #[derive(Default)]
-struct State {
+struct SeriesState {
     plan: Option<Arc<Plan>>,
     /// Those that live, by key.
     processes: HashMap<String, Arc<Process>>,
@@ -118,17 +118,17 @@ impl Scenario {
         scenario
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SeriesState> {
         self.state.lock().unwrap()
     }
 
     /// Begins a run.
     pub(super) fn begin(&self, plan: &Arc<Plan>) {
-        *self.state() = State {
+        *self.state() = SeriesState {
             plan: Some(plan.clone()),
             kills: plan.kills.iter().copied().collect(),
             faults: plan.faults.clone(),
-            ..State::default()
+            ..SeriesState::default()
         };
     }
 
@@ -260,8 +260,8 @@ impl Scenario {
             self.note_waits(&call.request, failure);
         }
         match failure? {
-            Failure::Before(fault) | Failure::After(fault) => Some(fault),
-            Failure::Late(turns) => {
+            InjectedFailure::Before(fault) | InjectedFailure::After(fault) => Some(fault),
+            InjectedFailure::Late(turns) => {
                 for _ in 0..turns {
                     tokio::task::yield_now().await;
                 }
@@ -331,14 +331,14 @@ impl Scenario {
     }
 
     /// Whether a call fails, and how.
-    fn failure(&self, call: &PassingCall) -> Option<Failure> {
+    fn failure(&self, call: &PassingCall) -> Option<InjectedFailure> {
         let mut state = self.state();
         if !state.is_troubled {
             return None;
         }
-        let is_its_time = |failure: Failure| match failure {
-            Failure::Before(_) => call.moment == Moment::Arrived,
-            Failure::After(_) | Failure::Late(_) => call.moment != Moment::Arrived,
+        let is_its_time = |failure: InjectedFailure| match failure {
+            InjectedFailure::Before(_) => call.moment == Moment::Arrived,
+            InjectedFailure::After(_) | InjectedFailure::Late(_) => call.moment != Moment::Arrived,
         };
         let fault = state.faults.iter_mut().find(|fault| {
             fault.times > 0
@@ -357,15 +357,17 @@ impl Scenario {
     }
 
     /// Remembers what SQS was asked, as far as it does it.
-    fn note_waits(&self, request: &Value, failure: Option<Failure>) {
+    fn note_waits(&self, request: &Value, failure: Option<InjectedFailure>) {
         // Of what fails in part every second does, from the first on.
         let step = match failure {
             None
-            | Some(Failure::Before(Fault::LoseAnswer) | Failure::After(_) | Failure::Late(_)) => {
-                (0, 1)
-            }
-            Some(Failure::Before(Fault::SomeEntries)) => (1, 2),
-            Some(Failure::Before(_)) => return,
+            | Some(
+                InjectedFailure::Before(Fault::LoseAnswer)
+                | InjectedFailure::After(_)
+                | InjectedFailure::Late(_),
+            ) => (0, 1),
+            Some(InjectedFailure::Before(Fault::SomeEntries)) => (1, 2),
+            Some(InjectedFailure::Before(_)) => return,
         };
         let mut state = self.state();
         let entries = request["Entries"].as_array().unwrap().iter();

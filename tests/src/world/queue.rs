@@ -6,7 +6,7 @@ use aws_sdk_sqs::types::MessageSystemAttributeName;
 use serde_json::{Value, json};
 
 use super::World;
-use crate::{events::record, invoke::handle_records};
+use crate::{documents::communication, events::record, invoke::handle_records};
 
 /// What the worker was given and what it gave back.
 #[derive(Debug)]
@@ -120,6 +120,14 @@ impl World {
             }
         }
         Batch { records, failed }
+    }
+
+    /// Queues the communication with this number as its key, and lets `worker` handle it.
+    pub async fn deliver(&self, worker: &comms_worker::Deps, number: u32) -> Batch {
+        let mut numbered = communication();
+        numbered["idempotencyKey"] = json!(format!("key-{number}"));
+        self.enqueue(&numbered.to_string()).await;
+        self.run_worker_with(worker, Duration::from_secs(30)).await
     }
 
     /// What lies in the dead-letter queue: body, attributes, group and trace of each message.

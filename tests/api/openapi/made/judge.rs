@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use comms_core::json as strict_json;
 use comms_tests::{
-    Answer, CLINIC,
+    ApiResponse, CLINIC,
     contract::{Contract, Direction, Operation},
 };
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ impl<'c> Judge<'c> {
         &self,
         caller: &Caller,
         request: &Request,
-        answer: &Answer,
+        answer: &ApiResponse,
     ) -> Result<(), String> {
         *self.statuses.borrow_mut().entry(answer.status).or_default() += 1;
         self.contract.check(self.operation, answer)?;

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// What an HTTP function answered.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct ApiResponse {
     /// The status.
     pub status: u16,
     /// The headers and the body as text, to be searched.
@@ -15,7 +15,7 @@ pub struct Answer {
     headers: lambda_http::http::HeaderMap,
 }
 
-impl Answer {
+impl ApiResponse {
     pub(crate) fn of(response: Response<Body>) -> Self {
         let (parts, body) = response.into_parts();
         let bytes = match body {
