@@ -32,6 +32,7 @@ mod builder;
 mod record;
 mod script;
 mod session;
+mod stage;
 #[cfg(test)]
 mod tests;
 
@@ -53,7 +54,8 @@ use self::{builder::Config, script::Script};
 pub use self::{
     builder::SmtpServerBuilder,
     record::{Event, ReceivedMessage},
-    script::{Action, OnMessage, Reached, Stage, TlsMode},
+    script::{Action, OnMessage, Reached, TlsMode},
+    stage::Stage,
 };
 
 /// How many connections' transcripts are kept; the oldest go first.

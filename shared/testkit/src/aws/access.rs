@@ -6,11 +6,11 @@
 //! here is asked for under its own name and on everything, which no narrow policy allows: whoever meets that adds the
 //! operation here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
-use super::{ACCOUNT, serve::form};
+use super::ACCOUNT;
 
 /// One question to IAM.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -187,6 +187,11 @@ fn queried_partition(request: &Value) -> Option<String> {
     };
     let value = request["ExpressionAttributeValues"][value]["S"].as_str()?;
     Some(value.to_owned())
+}
+
+/// The fields of a form.
+pub(super) fn form(body: &[u8]) -> HashMap<String, String> {
+    url::form_urlencoded::parse(body).into_owned().collect()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use http::{
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use super::{calls::AwsCall, serve::HangUp};
+use super::calls::AwsCall;
 
 /// A scripted failure, in the shape in which the service itself reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,3 +205,8 @@ pub(super) fn error_answer(status: StatusCode, kind: &str, message: &str) -> Res
     }
     response
 }
+
+/// The connection is to be closed without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("hang up")]
+pub(super) struct HangUp;

@@ -19,10 +19,12 @@ use winterbaume_core::{MockRequest, MockService};
 
 use super::{
     MAX_BODY, MAX_CALLS, Record, Services,
-    access::Access,
+    access::{Access, form},
     batch::some_entries,
     calls::{AssumedRole, AwsCall, SesMessage},
-    fault::{Fault, Moment, PassingCall, Watcher, error_answer, fault_answer, sts_error, xml},
+    fault::{
+        Fault, HangUp, Moment, PassingCall, Watcher, error_answer, fault_answer, sts_error, xml,
+    },
     setup::service_uri,
     tables,
 };
@@ -54,11 +56,6 @@ async fn serve_connection(stream: TcpStream, services: Arc<Services>) {
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
-
-/// The connection is to be closed without an answer.
-#[derive(Debug, thiserror::Error)]
-#[error("hang up")]
-pub(super) struct HangUp;
 
 impl Services {
     pub(super) fn record(&self) -> MutexGuard<'_, Record> {
@@ -327,11 +324,6 @@ pub(super) fn access_key_id(headers: &HeaderMap) -> Option<String> {
     let authorization = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (_, credential) = authorization.split_once("Credential=")?;
     credential.split('/').next().map(str::to_owned)
-}
-
-/// The fields of a form.
-pub(super) fn form(body: &[u8]) -> HashMap<String, String> {
-    url::form_urlencoded::parse(body).into_owned().collect()
 }
 
 /// The operation's name: from the target header, for SES from the path, for STS from the form.

@@ -12,7 +12,8 @@ use tokio::{net::TcpListener, sync::watch};
 
 use super::{
     ServerState, Shared, SmtpServer, accept,
-    script::{Action, OnMessage, Script, Stage, TlsMode},
+    script::{Action, OnMessage, Script, TlsMode},
+    stage::Stage,
 };
 
 /// A server's settings and script; [`SmtpServer::builder`] makes one.

@@ -1,6 +1,6 @@
 //! What the server saw: messages and events.
 
-use super::script::Stage;
+use super::stage::Stage;
 
 /// A message that the server accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
