@@ -10,9 +10,10 @@ functions=$(infra/ci/functions.sh | sed 's/^/comms-/' | tr '\n' ' ')
 declare -A may_use=(
   [comms-core]=""
   [comms-adapters]="comms-core"
-  [comms-settings]="comms-adapters comms-core"
+  [comms-aws]="comms-core"
+  [comms-settings]="comms-adapters comms-aws comms-core"
   [comms-runtime]="comms-core"
-  [comms-delivery]="comms-adapters comms-settings comms-core"
+  [comms-delivery]="comms-adapters comms-settings comms-aws comms-core"
   # Stands beside them: as a dev-dependency of all, it can know no more than the words they share.
   [comms-testkit]="comms-core"
   # A developer's tool, never deployed: the one place where the testkit is an ordinary dependency. Of the adapters it
@@ -22,13 +23,13 @@ declare -A may_use=(
   [comms-functions]="$functions comms-runtime"
   # The operator's commands, never deployed. Of the adapters it takes the TLS set-up, of delivery
   # the ledger.
-  [comms-operator]="comms-adapters comms-delivery comms-settings comms-runtime comms-core"
+  [comms-operator]="comms-adapters comms-delivery comms-settings comms-aws comms-runtime comms-core"
   # What the integration tests share knows everything, and nothing knows it.
   [comms-tests]="$functions comms-functions comms-delivery comms-adapters comms-settings comms-runtime comms-core comms-testkit"
   [comms-bench]=""
 )
 for function in $functions; do
-  may_use[$function]="comms-delivery comms-adapters comms-settings comms-runtime comms-core"
+  may_use[$function]="comms-delivery comms-adapters comms-settings comms-aws comms-runtime comms-core"
 done
 
 # A crate from outside -> the crates of the workspace that may use it directly. Patterns are bash's.
@@ -37,8 +38,10 @@ declare -A users_of=(
   ["aws_lambda_events"]="comms-runtime $functions"
   ["aws-sdk-sesv2"]="comms-adapters"
   ["aws-sdk-sts"]="comms-adapters"
-  ["aws-sdk-dynamodb"]="comms-settings comms-delivery comms-local comms-testkit comms-tests"
-  ["aws-sdk-kms"]="comms-settings comms-local"
+  ["aws-sdk-dynamodb"]="comms-aws comms-settings comms-delivery comms-local comms-testkit comms-tests"
+  ["aws-sdk-kms"]="comms-aws comms-settings comms-local"
+  # Of the worker and the operator the types of message attributes.
+  ["aws-sdk-sqs"]="comms-aws comms-worker comms-operator comms-local comms-testkit"
   ["dynoxide-rs"]="comms-testkit"
   ["winterbaume-*"]="comms-testkit"
 )

@@ -42,10 +42,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("shared/adapters/src/mime/part.rs", "MAX_LINE"),
     // What the queue takes at once, and of messages that are its own already.
     ("functions/send/src/queue.rs", "MAX_PART_BYTES"),
-    ("functions/send/src/queue.rs", "MAX_ENTRIES"),
+    ("shared/aws/src/queue/batch.rs", "MAX_ENTRIES"),
     ("shared/core/src/dead_letter.rs", "MAX_ATTRIBUTES"),
-    ("functions/worker/src/queues.rs", "MAX_MESSAGE_BYTES"),
-    ("functions/worker/src/queues.rs", "MAX_ENTRIES"),
     ("functions/worker/src/lib.rs", "MAX_PANICS"),
     ("functions/worker/src/crashes.rs", "MAX_CRASHES"),
     // Of a dead letter what anybody says about it is cut, and tries of a write are nobody's input.
@@ -55,7 +53,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("infra/operator/src/why/find.rs", "MAX_LETTERS"),
     ("shared/core/src/dead_letter.rs", "MAX_POINTER"),
     ("shared/delivery/src/usage/categories.rs", "MAX_REMEMBERED"),
-    ("shared/delivery/src/rate_limit.rs", "MAX_TRIES"),
+    ("shared/delivery/src/rate_limit/reservation.rs", "MAX_TRIES"),
     ("shared/delivery/src/permits.rs", "MAX_TRIES"),
     (
         "shared/delivery/src/pipeline/unrecorded.rs",

@@ -109,13 +109,12 @@ pub(crate) fn store_problem(error: StoreError) -> HttpProblem {
             "The settings are too large",
             "A clinic's settings may have 400 KB in all; shorten caPem or leave out fallbacks.",
         ),
-        StoreError::Database { .. } | StoreError::Envelope(_) if error.is_worth_a_retry() => {
+        StoreError::Table(_) | StoreError::Envelope(_) if error.is_worth_a_retry() => {
             warn!(%error, "the settings store cannot be reached");
             HttpProblem::unavailable()
         }
-        StoreError::Database { .. }
+        StoreError::Table(_)
         | StoreError::Envelope(_)
-        | StoreError::Corrupt(_)
         | StoreError::Refused(_)
         | StoreError::Invalid(_) => {
             error!(%error, "the settings cannot be used");

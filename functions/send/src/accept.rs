@@ -19,7 +19,7 @@ use serde_json::json;
 use tracing::info;
 
 use crate::{
-    CommunicationOutcome, Deps, QueueError, QueueMessages, immediate, key, now, problems, queue,
+    CommunicationOutcome, Deps, EnqueueError, QueueMessages, immediate, key, now, problems, queue,
     submission, tenant,
 };
 
@@ -136,7 +136,7 @@ async fn accept(deps: &Deps, request: &Request, deadline: Deadline) -> HandlerRe
 
 /// Checks that the deliveries which an immediate send cannot end would fit on the queue. A single delivery is never queued:
 /// the answer says whether it was sent.
-fn rest_fits_queue(submission: &Submission, body: &Body) -> Result<(), QueueError> {
+fn rest_fits_queue(submission: &Submission, body: &Body) -> Result<(), EnqueueError> {
     /// Bytes by which the queue's JSON may exceed the caller's: defaults that are written out, and the key.
     const DEFAULTS: usize = 4_096;
     let request = &submission.request;

@@ -14,7 +14,7 @@ mod submission;
 mod tenant;
 
 pub use outcome::CommunicationOutcome;
-pub use queue::{Queue, QueueError, QueueMessages};
+pub use queue::{EnqueueError, Queue, QueueMessages};
 
 use comms_core::HashKey;
 use comms_delivery::{Pipeline, PipelineConfig};

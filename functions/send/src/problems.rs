@@ -6,20 +6,20 @@ use comms_runtime::HttpProblem;
 use lambda_http::http::StatusCode;
 use tracing::{error, warn};
 
-use crate::{QueueError, queue};
+use crate::{EnqueueError, queue};
 
 /// 503 that names the recipients whose deliveries are not on the queue. The same request under the same key queues the
 /// missing ones; a delivery that is queued twice is sent once.
 pub(crate) fn not_queued(
-    error: QueueError,
+    error: EnqueueError,
     accepted: &Accepted,
     unknown_key: Option<&str>,
 ) -> HttpProblem {
     error!(request_id = %accepted.id(), %error, "a communication could not be queued");
     let mut problems = Problems::default();
     match error {
-        QueueError::TooLarge | QueueError::Unreadable => {}
-        QueueError::Sqs { left, .. } => {
+        EnqueueError::TooLarge | EnqueueError::Unreadable => {}
+        EnqueueError::Incomplete { left, .. } => {
             for recipients in left {
                 problems.add(
                     format!("/recipients/{}", recipients.start),
@@ -44,9 +44,9 @@ pub(crate) fn not_queued(
     }
 }
 
-pub(crate) fn too_large(error: &QueueError) -> HttpProblem {
+pub(crate) fn too_large(error: &EnqueueError) -> HttpProblem {
     match error {
-        QueueError::TooLarge => HttpProblem::new(
+        EnqueueError::TooLarge => HttpProblem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too_large",
             "The communication is too large for the queue",
@@ -56,7 +56,7 @@ pub(crate) fn too_large(error: &QueueError) -> HttpProblem {
                 queue::MAX_PART_BYTES
             ),
         ),
-        QueueError::Unreadable | QueueError::Sqs { .. } => HttpProblem::unavailable(),
+        EnqueueError::Unreadable | EnqueueError::Incomplete { .. } => HttpProblem::unavailable(),
     }
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn key_conflict() -> HttpProblem {
 pub(crate) fn quota_problem(error: QuotaError) -> HttpProblem {
     match error {
         QuotaError::Store(error) => pipeline_problem(error.into()),
-        QuotaError::Ledger(error) => pipeline_problem(error.into()),
+        QuotaError::Table(error) => pipeline_problem(error.into()),
         QuotaError::Exhausted {
             payer,
             channel,

@@ -1,41 +1,21 @@
 //! The queues, as the sender sees them.
 
-mod outcomes;
-
-use std::time::Duration;
-
 use aws_config::SdkConfig;
-use aws_sdk_sqs::{
-    Client,
-    error::BuildError,
-    types::{
-        MessageAttributeValue, MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
-        SendMessageBatchRequestEntry,
-    },
+use comms_aws::{
+    QueueClient, QueueError,
+    queue::{ATTRIBUTE_BYTES, MAX_MESSAGE_BYTES, OutgoingMessage, text_attribute},
 };
-use comms_core::backoff::{Backoff, jitter};
 use comms_core::request::{Priority, Recipient, Submission};
 use comms_delivery::{
-    Accepted,
+    Accepted, OutcomeMessage,
     queue_claim::{ACCEPTANCE_MAC, ACCEPTED_AS, ENDED_DELIVERIES, EndedDeliveries, PAYLOAD_HASH},
+    send_outcomes,
 };
 use comms_runtime::telemetry::TraceHeader;
-use comms_settings::{error_code, retries::retry_partition};
-use futures_util::FutureExt as _;
 use thiserror::Error;
-
-/// Bytes of a message, and of all messages of one request (Amazon SQS, message quotas: 1 MiB).
-const MAX_MESSAGE_BYTES: usize = 1_048_576;
-
-/// Of those, reserved for a message's attributes: four names and types with their hashes and up to 13 digits (182 bytes), and
-/// a margin.
-const ATTRIBUTE_BYTES: usize = 256;
 
 /// Bytes of a communication, or of a part of one, in a message.
 pub(crate) const MAX_PART_BYTES: usize = MAX_MESSAGE_BYTES - ATTRIBUTE_BYTES;
-
-/// Messages of one `SendMessageBatch`.
-const MAX_ENTRIES: usize = 10;
 
 /// Deliveries of one message: what one worker has time for even when the providers are slow.
 const MESSAGE_DELIVERIES: usize = 10;
@@ -45,15 +25,9 @@ const MESSAGE_DELIVERIES: usize = 10;
 const LARGE_MESSAGE_DELIVERIES: usize = 50;
 const LARGE_CONTENT: usize = 65_536;
 
-/// How often what SQS did not take is offered again, beside the SDK's own retries of whole requests.
-const RETRIES: u32 = 3;
-
-/// The waits before those, of up to 400 ms.
-const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(400));
-
 /// Why a communication is not on the queue, or not all of it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum QueueError {
+pub enum EnqueueError {
     /// A part of it is larger than a message may be.
     #[error("the communication is larger than a queue message may be")]
     TooLarge,
@@ -62,7 +36,7 @@ pub enum QueueError {
     Unreadable,
     /// SQS did not take it, or not all of it.
     #[error("SQS took {queued} of {} messages ({code})", queued + left.len())]
-    Sqs {
+    Incomplete {
         /// Messages that it took.
         queued: usize,
         /// The others: which recipients each is for, counted from 0.
@@ -97,7 +71,7 @@ impl std::fmt::Debug for Part {
 
 impl QueueMessages {
     /// Writes a communication as messages, if none of them is too large to be one.
-    pub fn new(submission: &Submission) -> Result<Self, QueueError> {
+    pub fn new(submission: &Submission) -> Result<Self, EnqueueError> {
         let request = &submission.request;
         let per_message = |deliveries: usize| (deliveries / request.channels.len().max(1)).max(1);
         let all = request.recipients.len();
@@ -146,12 +120,12 @@ impl QueueMessages {
     }
 }
 
-fn body_for(submission: &Submission, recipients: &[Recipient]) -> Result<String, QueueError> {
+fn body_for(submission: &Submission, recipients: &[Recipient]) -> Result<String, EnqueueError> {
     let body = submission
         .to_json_for(recipients)
-        .map_err(|_| QueueError::Unreadable)?;
+        .map_err(|_| EnqueueError::Unreadable)?;
     if body.len() > MAX_PART_BYTES {
-        return Err(QueueError::TooLarge);
+        return Err(EnqueueError::TooLarge);
     }
     Ok(body)
 }
@@ -159,7 +133,7 @@ fn body_for(submission: &Submission, recipients: &[Recipient]) -> Result<String,
 /// The queues that the worker reads.
 #[derive(Debug, Clone)]
 pub struct Queue {
-    client: Client,
+    client: QueueClient,
     url: String,
     urgent_url: String,
 }
@@ -167,10 +141,8 @@ pub struct Queue {
 impl Queue {
     /// Uses the queue at `url`, and the one at `urgent_url` for what is urgent.
     pub fn new(config: &SdkConfig, url: impl Into<String>, urgent_url: impl Into<String>) -> Self {
-        let client = aws_sdk_sqs::config::Builder::from(config);
-        let client = client.retry_partition(retry_partition("queue"));
         Self {
-            client: Client::from_conf(client.build()),
+            client: QueueClient::new(config, "queue"),
             url: url.into(),
             urgent_url: urgent_url.into(),
         }
@@ -186,149 +158,63 @@ impl Queue {
         messages: QueueMessages,
         accepted: &Accepted,
         trace: Option<&TraceHeader>,
-    ) -> Result<(), QueueError> {
+    ) -> Result<(), EnqueueError> {
         let url = if messages.is_urgent {
             &self.urgent_url
         } else {
             &self.url
         };
-        let all = messages.parts.len();
-        let mut left = Vec::new();
-        let mut code = String::new();
-        let mut parts = messages.parts.into_iter().peekable();
-        while parts.peek().is_some() {
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            while let Some(part) = parts.next_if(|part| {
-                batch.len() < MAX_ENTRIES
-                    && (batch.is_empty()
-                        || bytes + part.body.len() + ATTRIBUTE_BYTES <= MAX_MESSAGE_BYTES)
-            }) {
-                bytes += part.body.len() + ATTRIBUTE_BYTES;
-                batch.push(part);
-            }
-            if let Err(refused) = self
-                .send_batch(url, &messages.group, batch, accepted, trace)
-                .await
-            {
-                left.extend(refused.parts.into_iter().map(|part| part.recipients));
-                if code.is_empty() {
-                    code = refused.code;
-                }
-            }
-        }
-        if left.is_empty() {
+        let QueueMessages { parts, group, .. } = messages;
+        let recipients: Vec<_> = parts.iter().map(|part| part.recipients.clone()).collect();
+        let messages = parts
+            .into_iter()
+            .map(|part| outgoing(part, &group, accepted, trace))
+            .collect::<Result<Vec<_>, _>>();
+        let messages = messages.map_err(|error| EnqueueError::Incomplete {
+            queued: 0,
+            left: recipients.clone(),
+            code: error.code,
+        })?;
+        let failed = self.client.send_all(url, &messages).await;
+        let Some(first) = failed.first() else {
             return Ok(());
-        }
-        Err(QueueError::Sqs {
-            queued: all - left.len(),
-            left,
-            code,
+        };
+        Err(EnqueueError::Incomplete {
+            queued: messages.len() - failed.len(),
+            code: first.error.code.clone(),
+            left: failed
+                .iter()
+                .filter_map(|entry| recipients.get(entry.index).cloned())
+                .collect(),
         })
     }
 
-    /// Offers messages to SQS until it has taken all, or for long enough.
-    async fn send_batch(
+    /// Sends outcomes of a communication to the urgent queue.
+    pub async fn send_outcomes(
         &self,
-        url: &str,
-        group: &str,
-        mut parts: Vec<Part>,
+        messages: &[OutcomeMessage],
         accepted: &Accepted,
-        trace: Option<&TraceHeader>,
-    ) -> Result<(), Refused> {
-        let mut retry = 0;
-        loop {
-            let entries = parts
-                .iter()
-                .enumerate()
-                .map(|(number, part)| entry(number, part, group, accepted, trace))
-                .collect::<Result<Vec<_>, BuildError>>();
-            let Ok(entries) = entries else {
-                return Err(Refused::new(parts, "RequestNotBuilt"));
-            };
-            let sent = self
-                .client
-                .send_message_batch()
-                .queue_url(url)
-                .set_entries(Some(entries))
-                .send()
-                .boxed()
-                .await;
-            let failed = match sent {
-                Ok(answer) => answer.failed,
-                // The SDK has made its own retries.
-                Err(error) => return Err(Refused::new(parts, &error_code(&error))),
-            };
-            let Some(first) = failed.first() else {
-                return Ok(());
-            };
-            let code = first.code.clone();
-            let is_refused = failed.iter().any(|entry| entry.sender_fault);
-            let mut number = 0;
-            parts.retain(|_| {
-                let id = number.to_string();
-                number += 1;
-                failed.iter().any(|entry| entry.id == id)
-            });
-            if is_refused || retry == RETRIES {
-                return Err(Refused::new(parts, &code));
-            }
-            tokio::time::sleep(BACKOFF.with_full_jitter(retry, jitter())).await;
-            retry += 1;
-        }
+    ) -> Result<(), QueueError> {
+        send_outcomes(&self.client, &self.urgent_url, messages, accepted.group()).await
     }
 }
 
-/// Messages that SQS did not take.
-struct Refused {
-    parts: Vec<Part>,
-    code: String,
-}
-
-impl Refused {
-    fn new(parts: Vec<Part>, code: &str) -> Self {
-        Self {
-            parts,
-            code: code.to_owned(),
-        }
-    }
-}
-
-fn entry(
-    number: usize,
-    part: &Part,
+fn outgoing(
+    part: Part,
     group: &str,
     accepted: &Accepted,
     trace: Option<&TraceHeader>,
-) -> Result<SendMessageBatchRequestEntry, BuildError> {
-    let mut entry = SendMessageBatchRequestEntry::builder();
-    // It takes precedence over the header of the HTTP request (X-Ray developer guide, "Amazon SQS and AWS X-Ray").
-    if let Some(trace) = trace {
-        let value = MessageSystemAttributeValue::builder()
-            .data_type("String")
-            .string_value(trace.to_string())
-            .build()?;
-        entry = entry
-            .message_system_attributes(MessageSystemAttributeNameForSends::AwsTraceHeader, value);
-    }
+) -> Result<OutgoingMessage, QueueError> {
     let ended = part.ended.attribute();
-    let ended = ended.as_deref();
-    if let Some(ended) = ended {
-        entry = entry.message_attributes(ENDED_DELIVERIES, text(ended)?);
+    let mac = accepted.mac(&part.body, ended.as_deref());
+    let mut message = OutgoingMessage::new(part.body)
+        .with_group(Some(group))
+        .with_trace(trace)
+        .with_attribute(ACCEPTED_AS, text_attribute(accepted.id().as_str())?)
+        .with_attribute(PAYLOAD_HASH, text_attribute(accepted.payload_hash())?)
+        .with_attribute(ACCEPTANCE_MAC, text_attribute(&mac)?);
+    if let Some(ended) = &ended {
+        message = message.with_attribute(ENDED_DELIVERIES, text_attribute(ended)?);
     }
-    entry
-        .id(number.to_string())
-        .message_body(&part.body)
-        .message_group_id(group)
-        .message_attributes(ACCEPTED_AS, text(accepted.id().as_str())?)
-        .message_attributes(PAYLOAD_HASH, text(accepted.payload_hash())?)
-        .message_attributes(ACCEPTANCE_MAC, text(&accepted.mac(&part.body, ended))?)
-        .build()
-}
-
-fn text(value: &str) -> Result<MessageAttributeValue, BuildError> {
-    MessageAttributeValue::builder()
-        .data_type("String")
-        .string_value(value)
-        .build()
+    Ok(message)
 }

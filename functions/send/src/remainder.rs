@@ -11,7 +11,7 @@ use comms_delivery::{Accepted, DeliveryResult, OutcomesOf, PendingOutcomes, Requ
 use comms_runtime::{HttpProblem, telemetry::TraceHeader};
 use tracing::error;
 
-use crate::{Deps, QueueError, QueueMessages, problems::key_conflict};
+use crate::{Deps, EnqueueError, QueueMessages, problems::key_conflict};
 
 /// Time limit of queueing outcomes, a part of the time that is reserved for the queue.
 const OUTCOMES_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -97,7 +97,7 @@ impl Remainder {
         accepted: &Accepted,
         trace: Option<&TraceHeader>,
         deadline: Deadline,
-    ) -> Result<(), QueueError> {
+    ) -> Result<(), EnqueueError> {
         let channels = submission.request.channels.len().max(1);
         let mut recipients: Vec<_> = self.left.iter().map(|place| place / channels).collect();
         recipients.dedup();
@@ -142,8 +142,8 @@ impl Remainder {
     }
 }
 
-fn not_answered() -> QueueError {
-    QueueError::Sqs {
+fn not_answered() -> EnqueueError {
+    EnqueueError::Incomplete {
         queued: 0,
         left: Vec::new(),
         code: "Timeout".to_owned(),

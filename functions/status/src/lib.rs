@@ -6,7 +6,7 @@
 mod lookup;
 
 use comms_core::{Delivery, HashKey, RequestId, delivery::MAX_ATTEMPTS};
-use comms_delivery::{Ledger, LedgerError, RecordedRequest};
+use comms_delivery::{Ledger, RecordedRequest, TableError};
 use comms_runtime::{
     AuditSubjects, Environment, Function, HttpProblem, Trail,
     auth::{Action, ClaimNames, Principal},
@@ -151,7 +151,7 @@ fn unknown_communication() -> HttpProblem {
     HttpProblem::not_found("There is no such communication, or no longer.")
 }
 
-fn ledger_problem(error: &LedgerError) -> HttpProblem {
+fn ledger_problem(error: &TableError) -> HttpProblem {
     error!(%error, "the ledger cannot be used");
     HttpProblem::unavailable()
 }

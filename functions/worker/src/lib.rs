@@ -42,7 +42,7 @@ use lambda_runtime::{LambdaEvent, Runtime, layers::TracingLayer, service_fn};
 use tracing::{Instrument, error, info, info_span, warn};
 
 pub use dead_letter::DeadLetter;
-pub use queues::{QueueError, Queues};
+pub use queues::{MessageError, Queues};
 
 /// What is kept of the invocation's time for the answer: without one, SQS brings the whole batch again.
 const RESPONSE_MARGIN: Duration = Duration::from_secs(2);

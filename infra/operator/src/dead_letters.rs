@@ -11,11 +11,12 @@ mod report;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+pub use comms_aws::QueueError;
 use comms_core::{Clock, DeadLetterReason, Tenant};
 
 use self::queue::{Held, Received};
 pub use self::{
-    queue::{DeadLetterQueue, QueueError, SourceQueues},
+    queue::{DeadLetterQueue, SourceQueues},
     report::{FoundLetter, Outcome, Report},
 };
 use crate::{pace::Pace, stop::Stop};

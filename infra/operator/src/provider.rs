@@ -10,7 +10,7 @@ use std::io::IsTerminal as _;
 use clap::Args;
 use comms_adapters::registry;
 use comms_core::{HashKey, ProviderKind, Tenant};
-use comms_delivery::{LedgerError, health::Records};
+use comms_delivery::{TableError, health::Records};
 use comms_settings::{Overview, StoreError};
 use futures_util::{StreamExt as _, stream};
 
@@ -133,7 +133,7 @@ async fn health(
     key: Option<&HashKey>,
     tenant: &Tenant,
     overview: &Result<Overview, StoreError>,
-) -> Result<Records, LedgerError> {
+) -> Result<Records, TableError> {
     match (key, overview) {
         (Some(key), Ok(overview)) => {
             stack

@@ -83,7 +83,7 @@ async fn purge_due(
     time: Timestamp,
     counter: &FoundItem,
 ) -> Result<Option<u64>, StoreError> {
-    let tenant = Tenant::parse(&counter.owner).map_err(|_| StoreError::Corrupt("pk"))?;
+    let tenant = Tenant::parse(&counter.owner).map_err(|_| StoreError::corrupt("pk"))?;
     with_retries(async || plan.store.purge_due(&tenant, time).await).await
 }
 

@@ -104,7 +104,7 @@ pub async fn count(store: &SettingsStore, tenants: &[Tenant]) -> Result<Count, S
                 Sealing::Unreadable(attribute) => {
                     count
                         .unreadable
-                        .push(FailedItem::new(&item, StoreError::Corrupt(attribute)));
+                        .push(FailedItem::new(&item, StoreError::corrupt(attribute)));
                 }
             }
         }

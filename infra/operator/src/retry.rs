@@ -47,15 +47,12 @@ pub(crate) async fn with_retries<T>(
 
 fn is_temporary(error: &StoreError) -> bool {
     match error {
-        StoreError::Database { code, .. }
-        | StoreError::Envelope(EnvelopeError::Kms { code, .. }) => {
-            TEMPORARY.contains(&code.as_str())
-        }
+        StoreError::Table(error) => error.code().is_some_and(|code| TEMPORARY.contains(&code)),
+        StoreError::Envelope(EnvelopeError::Kms { code, .. }) => TEMPORARY.contains(&code.as_str()),
         StoreError::Envelope(
             EnvelopeError::WrongDataKey { .. } | EnvelopeError::WrongEntry | EnvelopeError::Sealing,
         )
         | StoreError::Conflict
-        | StoreError::Corrupt(_)
         | StoreError::Refused(_)
         | StoreError::Invalid(_)
         | StoreError::TooLarge => false,
@@ -106,7 +103,7 @@ mod tests {
             failure("AccessDeniedException"),
             failure("DisabledException"),
             failure("IncompleteAnswer"),
-            StoreError::Corrupt("keyArn"),
+            StoreError::corrupt("keyArn"),
         ] {
             let calls = Cell::new(0);
             let answer: Result<(), _> = with_retries(async || {

@@ -70,7 +70,7 @@ pub async fn run(
             Ok(tenant) => {
                 with_retries(async || plan.store.seal_unsealed(&tenant, &SystemClock).await).await
             }
-            Err(_) => Err(StoreError::Corrupt("pk")),
+            Err(_) => Err(StoreError::corrupt("pk")),
         };
         match sealed {
             Ok(upgraded) => {

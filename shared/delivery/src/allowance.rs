@@ -10,13 +10,13 @@ use std::{
 
 use async_trait::async_trait;
 use comms_adapters::{AccountRateLimit, Admission, Message, RateLimiter, smtp::ConnectionLimit};
+use comms_aws::TableError;
 use comms_core::{Attempt, Channel, EmailAddress, Tenant};
 use comms_settings::RateLimit;
 use tracing::{info, warn};
 
 use crate::{
     connections::Gate,
-    ledger::LedgerError,
     policy::ChannelPolicy,
     quota::{Exhausted, Grant, Paid, Payer, Quota, Quotas},
     rate_limit::KeyedRateLimiter,
@@ -111,7 +111,7 @@ impl<'a> GlobalQuota<'a> {
 }
 
 /// The grant, or why there is none.
-fn granted(taken: Result<Quota, LedgerError>) -> Result<Grant, Refusal> {
+fn granted(taken: Result<Quota, TableError>) -> Result<Grant, Refusal> {
     match taken {
         Ok(Quota::Granted(grant)) => Ok(grant),
         Ok(Quota::Exhausted(exhausted)) => Err(Refusal::Exhausted(exhausted)),

@@ -31,16 +31,14 @@ use std::{
 
 use aws_config::SdkConfig;
 use comms_adapters::{Deadline, smtp::ConnectionLimit};
+use comms_aws::Item;
 use comms_core::backoff::jitter;
 use comms_core::{Clock, HashKey};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use crate::{
-    permits::{Item, Permits},
-    slow_workers::WorkerShares,
-};
+use crate::{permits::Permits, slow_workers::WorkerShares};
 
 pub(crate) use gate::{Gate, WaitedTime};
 use line::{LEFT_TO_OTHERS, Line, Next};

@@ -18,17 +18,18 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use aws_sdk_dynamodb::{Client, operation::update_item::UpdateItemError, types::AttributeValue};
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use comms_adapters::{Chain, Deadline};
+use comms_aws::{
+    ConditionalWrite, Item, TableError, clients,
+    item::{find_number, find_text, key, number, number_value, text},
+};
 use comms_core::{
     Channel, Clock, EntryId, ErrorKind, HashKey, HealthRecord, HealthState, Tenant, hash::Digest,
 };
-use comms_settings::{error_code, retries};
 use futures_util::{FutureExt as _, future::join_all};
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
-
-use crate::ledger::LedgerError;
 
 pub use recovery::PassedTest;
 
@@ -59,8 +60,6 @@ pub struct SharedHealth {
     heard: Mutex<HashMap<Tenant, Heard>>,
 }
 
-type Item = HashMap<String, AttributeValue>;
-
 /// Which record of the entry a write replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Replaces {
@@ -80,7 +79,7 @@ impl SharedHealth {
     /// Uses the deliveries table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            client: retries::dynamodb(config, "health"),
+            client: clients::dynamodb(config, "health"),
             table: table.into(),
             clock,
             heard: Mutex::default(),
@@ -163,7 +162,7 @@ impl SharedHealth {
         key: &HashKey,
         tenant: &Tenant,
         version: u64,
-    ) -> Result<Records, LedgerError> {
+    ) -> Result<Records, TableError> {
         let item = self.item(tenant, version).await?;
         Ok(authentic_records(&item, key, tenant, version))
     }
@@ -174,10 +173,9 @@ impl SharedHealth {
         key: &HashKey,
         tenant: &Tenant,
         version: u64,
-    ) -> Result<Records, LedgerError> {
+    ) -> Result<Records, TableError> {
         let item = self.item(tenant, version).await?;
-        let expires_at = item.get(EXPIRES_AT).and_then(|time| time.as_n().ok());
-        let expires_at = expires_at.and_then(|text| text.parse::<i64>().ok());
+        let expires_at = find_number::<i64>(&item, EXPIRES_AT);
         let half = self.clock.now().saturating_add(RETENTION / 2);
         if expires_at.is_some_and(|at| half.is_ok_and(|half| at < half.as_second()))
             && let Err(error) = self.renew(tenant, version).await
@@ -187,7 +185,7 @@ impl SharedHealth {
         Ok(authentic_records(&item, key, tenant, version))
     }
 
-    async fn renew(&self, tenant: &Tenant, version: u64) -> Result<(), LedgerError> {
+    async fn renew(&self, tenant: &Tenant, version: u64) -> Result<(), TableError> {
         self.client
             .update_item()
             .table_name(&self.table)
@@ -195,15 +193,12 @@ impl SharedHealth {
             .update_expression("SET expiresAt = :expiresAt")
             // Nobody brings back an item that was deleted.
             .condition_expression("attribute_exists(pk)")
-            .expression_attribute_values(":expiresAt", number(self.expires_at()))
+            .expression_attribute_values(":expiresAt", number_value(self.expires_at()))
             .send()
             .boxed()
             .await
             .map(drop)
-            .map_err(|error| LedgerError::Database {
-                operation: "UpdateItem",
-                code: error_code(&error),
-            })
+            .map_err(|error| TableError::new("UpdateItem", &error))
     }
 
     /// The second after which an item that is written now is forgotten.
@@ -212,7 +207,7 @@ impl SharedHealth {
         expires_at.unwrap_or(Timestamp::MAX).as_second()
     }
 
-    async fn item(&self, tenant: &Tenant, version: u64) -> Result<Item, LedgerError> {
+    async fn item(&self, tenant: &Tenant, version: u64) -> Result<Item, TableError> {
         let answer = self
             .client
             .get_item()
@@ -221,10 +216,7 @@ impl SharedHealth {
             .send()
             .boxed()
             .await
-            .map_err(|error| LedgerError::Database {
-                operation: "GetItem",
-                code: error_code(&error),
-            })?;
+            .map_err(|error| TableError::new("GetItem", &error))?;
         Ok(answer.item.unwrap_or_default())
     }
 
@@ -237,19 +229,17 @@ impl SharedHealth {
         record: &HealthRecord,
         mac: Digest,
         replaces: Replaces,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), TableError> {
         let mut value = HashMap::from([
-            (
-                STATE.to_owned(),
-                AttributeValue::S(record.state.as_str().to_owned()),
-            ),
-            (SINCE.to_owned(), number(record.since.as_microsecond())),
-            (MAC.to_owned(), AttributeValue::S(mac.hex128())),
+            text(STATE, record.state.as_str()),
+            number(SINCE, record.since.as_microsecond()),
+            text(MAC, &mac.hex128()),
         ]);
-        if let Some(kind) = record.last_error {
-            let kind = AttributeValue::S(kind.as_str().to_owned());
-            value.insert(LAST_ERROR.to_owned(), kind);
-        }
+        value.extend(
+            record
+                .last_error
+                .map(|kind| text(LAST_ERROR, kind.as_str())),
+        );
         let write = self
             .client
             .update_item()
@@ -258,35 +248,22 @@ impl SharedHealth {
             .update_expression("SET #entry = :value, expiresAt = :expiresAt")
             .expression_attribute_names("#entry", name)
             .expression_attribute_values(":value", AttributeValue::M(value))
-            .expression_attribute_values(":expiresAt", number(self.expires_at()));
+            .expression_attribute_values(":expiresAt", number_value(self.expires_at()));
         let write = match replaces {
             Replaces::Nothing => write.condition_expression("attribute_not_exists(#entry)"),
             Replaces::Older => write
                 .condition_expression("attribute_not_exists(#entry) OR #entry.#since < :since")
                 .expression_attribute_names("#since", SINCE)
-                .expression_attribute_values(":since", number(record.since.as_microsecond())),
+                .expression_attribute_values(":since", number_value(record.since.as_microsecond())),
         };
-        match write.send().boxed().await {
-            Ok(_) => {
-                info!(
-                    entry = name,
-                    state = record.state.as_str(),
-                    "told others of a provider's health"
-                );
-                Ok(())
-            }
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(LedgerError::Database {
-                operation: "UpdateItem",
-                code: error_code(&error),
-            }),
+        if ConditionalWrite::of_update(write.send().boxed().await)?.is_done() {
+            info!(
+                entry = name,
+                state = record.state.as_str(),
+                "told others of a provider's health"
+            );
         }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Tenant, Heard>> {
@@ -343,10 +320,7 @@ fn authentic_records(item: &Item, key: &HashKey, tenant: &Tenant, version: u64) 
     let mut records = Records::new();
     for (name, value) in item.iter().filter(|(_, value)| value.is_m()) {
         let authentic = record(value).filter(|record| {
-            let given = value
-                .as_m()
-                .ok()
-                .and_then(|value| value.get(MAC)?.as_s().ok());
+            let given = value.as_m().ok().and_then(|value| find_text(value, MAC));
             let expected = mac(key, tenant, version, name, record);
             given.is_some_and(|given| expected.is_hex128(given))
         });
@@ -369,13 +343,7 @@ pub fn name(channel: Channel, entry: &EntryId) -> String {
 }
 
 fn item_key(tenant: &Tenant, version: u64) -> Item {
-    HashMap::from([
-        (
-            "pk".to_owned(),
-            AttributeValue::S(format!("health#{tenant}")),
-        ),
-        ("sk".to_owned(), AttributeValue::S(version.to_string())),
-    ])
+    key(&format!("health#{tenant}"), &version.to_string())
 }
 
 /// The MAC of a record: over all that is believed of it, and where it belongs.
@@ -391,18 +359,12 @@ fn mac(key: &HashKey, tenant: &Tenant, version: u64, name: &str, record: &Health
     key.digest("health", &parts)
 }
 
-fn number(value: i64) -> AttributeValue {
-    AttributeValue::N(value.to_string())
-}
-
 /// What a record says, whoever wrote it.
 pub(crate) fn record(value: &AttributeValue) -> Option<HealthRecord> {
     let value = value.as_m().ok()?;
-    let text = |name: &str| value.get(name)?.as_s().ok();
-    let since = value.get(SINCE)?.as_n().ok()?.parse().ok()?;
     Some(HealthRecord {
-        state: HealthState::parse(text(STATE)?)?,
-        since: Timestamp::from_microsecond(since).ok()?,
-        last_error: text(LAST_ERROR).and_then(|text| ErrorKind::parse(text)),
+        state: HealthState::parse(find_text(value, STATE)?)?,
+        since: Timestamp::from_microsecond(find_number(value, SINCE)?).ok()?,
+        last_error: find_text(value, LAST_ERROR).and_then(|text| ErrorKind::parse(text)),
     })
 }

@@ -18,15 +18,13 @@ use std::{
 
 use aws_config::SdkConfig;
 use comms_adapters::Deadline;
+use comms_aws::{Item, TableError, item::find_number};
 use comms_core::{Channel, Clock, Tenant};
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
-use crate::{
-    ledger::LedgerError,
-    permits::{Item, Permits, Rider, Taken, TakenSlot, number_of, spread_by_half},
-};
+use crate::permits::{Permits, Rider, Taken, TakenSlot, spread_by_half};
 
 /// A request for which nothing was accepted in this time has hung.
 pub const HANGS_AFTER: Duration = Duration::from_secs(5);
@@ -148,7 +146,7 @@ impl InFlight {
         channels: &[Channel],
         limit: NonZeroU32,
         deadline: Deadline,
-    ) -> Result<Dispatch, LedgerError> {
+    ) -> Result<Dispatch, TableError> {
         let circuit = Circuit::of(channels);
         let partition_key = format!("in-flight#{tenant}");
         let now = self.clock.now();
@@ -295,11 +293,11 @@ impl Circuit {
     }
 
     fn hung(&self, item: &Item) -> i64 {
-        item.get(&self.hung).and_then(number_of).unwrap_or(0)
+        find_number(item, &self.hung).unwrap_or(0)
     }
 
     fn hung_at(&self, item: &Item) -> i64 {
-        item.get(&self.hung_at).and_then(number_of).unwrap_or(0)
+        find_number(item, &self.hung_at).unwrap_or(0)
     }
 
     fn hung_name(&self) -> (String, String) {

@@ -26,16 +26,16 @@ mod stored;
 mod trace;
 mod writes;
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use aws_config::SdkConfig;
-use aws_sdk_dynamodb::{Client, config::retry::RetryConfig, types::AttributeValue};
+use aws_sdk_dynamodb::Client;
 use comms_adapters::Deadline;
+use comms_aws::{TableError, clients};
 use comms_core::{
     Attempt, Delivery, DeliveryStatus, EntryId, FailureReason, ProviderKind, RequestId, SentVia,
     SkippedEntry, SubjectHash, Tenant, Waited, Waiting,
 };
-use comms_settings::retries;
 use jiff::Timestamp;
 use thiserror::Error;
 
@@ -49,30 +49,15 @@ pub const RETENTION: Duration = Duration::from_hours(720);
 /// or may keep it, and that is recorded first.
 pub(crate) const OUTCOME_GRACE: Duration = Duration::from_secs(30);
 
-type Item = HashMap<String, AttributeValue>;
-
 /// Why the ledger could not be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LedgerError {
-    /// DynamoDB did not answer, or refused for now. Worth another try.
-    #[error("DynamoDB {operation} failed ({code})")]
-    Database {
-        /// The operation.
-        operation: &'static str,
-        /// DynamoDB's error code, or what kept the request from being answered.
-        code: String,
-    },
-    /// A stored item is not as it was written.
-    #[error("a ledger item cannot be read: attribute {0}")]
-    Corrupt(&'static str),
-    /// DynamoDB did not say whether it did what it was asked.
-    #[error("DynamoDB {operation} was not answered ({code})")]
-    Uncertain {
-        /// The operation.
-        operation: &'static str,
-        /// What kept the request from being answered.
-        code: String,
-    },
+    /// The table did not answer, or an item in it is corrupt.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// DynamoDB did not say whether the write had its effect; the last error of its tries.
+    #[error("it is not known whether a write had its effect: {0}")]
+    Uncertain(TableError),
     /// The delivery belongs to somebody else now; the outcome was not written.
     #[error("the delivery's ownership was lost before its outcome could be recorded")]
     OwnershipLost,
@@ -217,6 +202,25 @@ pub struct Outcome {
     pub is_untouched: bool,
 }
 
+impl Outcome {
+    /// An outcome of which nothing but the state is known.
+    pub const fn new(status: DeliveryStatus) -> Self {
+        Self {
+            status,
+            receipt: None,
+            reason: None,
+            possible_duplicate: false,
+            attempts: Vec::new(),
+            not_before: None,
+            waiting: None,
+            waited: None,
+            via: None,
+            skipped: None,
+            is_untouched: false,
+        }
+    }
+}
+
 /// What all deliveries of one request have in common in the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRecord {
@@ -281,11 +285,9 @@ pub struct NextAttempt {
 impl Ledger {
     /// Uses the table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>) -> Self {
-        let client = retries::dynamodb_config(config, "ledger");
-        let writer = client.clone().retry_config(RetryConfig::disabled());
         Self {
-            client: Client::from_conf(client.build()),
-            writer: Client::from_conf(writer.build()),
+            client: clients::dynamodb(config, "ledger"),
+            writer: clients::dynamodb_without_retries(config),
             table: table.into(),
             until: None,
             next: None,

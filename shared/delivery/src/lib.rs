@@ -12,6 +12,7 @@ pub mod fuzz;
 pub mod health;
 pub mod in_flight;
 pub mod ledger;
+mod outcome_queue;
 mod permits;
 pub mod pipeline;
 mod policy;
@@ -26,9 +27,11 @@ pub mod slots;
 pub mod slow_workers;
 pub mod usage;
 
+pub use comms_aws::TableError;
 pub use counted::Counted;
 pub use health::SharedHealth;
 pub use ledger::{Ledger, LedgerError, MessageStart, RecordedRequest};
+pub use outcome_queue::send_outcomes;
 pub use pipeline::{
     Accepted, ClinicMissing, CountryLookup, DeliveryResult, ExpectedVia, Immediate, ImmediateError,
     OUTCOMES_MAC, OnExhausted, OutcomeMessage, OutcomesOf, Parts, PendingOutcomes, Pipeline,

@@ -10,24 +10,22 @@
 //! Both writes are idempotent, so the SDK may retry them: a permit whose response was lost is taken by the retry under
 //! the same value.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
-    operation::update_item::{UpdateItemError, UpdateItemOutput},
     types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
+};
+use comms_aws::{
+    ConditionalWrite, Item, TableError, clients,
+    item::{key, number_value, parse_number},
 };
 use comms_core::Clock;
 use comms_core::backoff::jitter;
-use comms_settings::{error_code, retries};
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
-
-use crate::ledger::LedgerError;
-
-pub(crate) type Item = HashMap<String, AttributeValue>;
 
 /// How often a slot is tried that somebody else took first.
 const MAX_TRIES: u32 = 8;
@@ -97,7 +95,7 @@ impl TakenSlot {
 impl Permits {
     pub(crate) fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            client: retries::dynamodb(config, "permits"),
+            client: clients::dynamodb(config, "permits"),
             table: table.into(),
             clock,
             retention: RETENTION,
@@ -119,7 +117,7 @@ impl Permits {
         until: Timestamp,
         rider: &Rider,
         is_refused: impl Fn(&Item) -> bool,
-    ) -> Result<Taken, LedgerError> {
+    ) -> Result<Taken, TableError> {
         let mut free: Vec<u32> = (0..limit).collect();
         for _ in 0..MAX_TRIES {
             let Some(slot) = pick(&free) else {
@@ -128,11 +126,11 @@ impl Permits {
             let taken = slot_until(partition_key, slot, until);
             let written = self.write_taking(std::slice::from_ref(&taken), until, rider);
             match written.await? {
-                Written::Done(item) => return Ok(Taken::Slot(taken, item)),
-                Written::ConditionFailed(item) if is_refused(&item) => {
+                ConditionalWrite::Done(item) => return Ok(Taken::Slot(taken, item)),
+                ConditionalWrite::ConditionFailed(item) if is_refused(&item) => {
                     return Ok(Taken::Refused(item));
                 }
-                Written::ConditionFailed(item) => {
+                ConditionalWrite::ConditionFailed(item) => {
                     let live = self.live_slots(&item);
                     free = (0..limit).filter(|slot| !live.contains(slot)).collect();
                 }
@@ -151,7 +149,7 @@ impl Permits {
         limit: u32,
         until: Timestamp,
         count: impl Fn(usize) -> usize,
-    ) -> Result<(Vec<TakenSlot>, Item), LedgerError> {
+    ) -> Result<(Vec<TakenSlot>, Item), TableError> {
         let is_held = |slot: &u32| held.iter().any(|taken| taken.slot == *slot);
         let mut free: Vec<u32> = (0..limit).filter(|slot| !is_held(slot)).collect();
         let mut seen = Item::new();
@@ -168,8 +166,8 @@ impl Permits {
                 break;
             }
             match self.write_taking(&taken, until, &Rider::default()).await? {
-                Written::Done(item) => return Ok((taken, item)),
-                Written::ConditionFailed(item) => {
+                ConditionalWrite::Done(item) => return Ok((taken, item)),
+                ConditionalWrite::ConditionFailed(item) => {
                     let live = self.live_slots(&item);
                     free = (0..limit).filter(|slot| !live.contains(slot)).collect();
                     seen = item;
@@ -180,7 +178,7 @@ impl Permits {
     }
 
     /// Releases permits of one item in one write. Those that have expired leave the others to be released one by one.
-    pub(crate) async fn release_several(&self, taken: &[TakenSlot]) -> Result<(), LedgerError> {
+    pub(crate) async fn release_several(&self, taken: &[TakenSlot]) -> Result<(), TableError> {
         self.end_several(taken, None).await
     }
 
@@ -189,7 +187,7 @@ impl Permits {
         &self,
         taken: &[TakenSlot],
         until: Timestamp,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), TableError> {
         self.end_several(taken, Some(until)).await
     }
 
@@ -197,7 +195,7 @@ impl Permits {
         &self,
         taken: &[TakenSlot],
         until: Option<Timestamp>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), TableError> {
         let Some(first) = taken.first() else {
             return Ok(());
         };
@@ -205,15 +203,15 @@ impl Permits {
             .client
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(key(&first.partition_key)));
+            .set_key(Some(key(&first.partition_key, SORT_KEY)));
         let (mut changes, mut conditions) = (Vec::new(), Vec::new());
         for (n, slot) in taken.iter().enumerate() {
             request = request
                 .expression_attribute_names(format!("#slot{n}"), name(slot.slot))
-                .expression_attribute_values(format!(":mine{n}"), number(slot.value));
+                .expression_attribute_values(format!(":mine{n}"), number_value(slot.value));
             conditions.push(format!("#slot{n} = :mine{n}"));
             if let Some(until) = until {
-                let ends = number(value_until(until.min(slot.until())));
+                let ends = number_value(value_until(until.min(slot.until())));
                 request = request.expression_attribute_values(format!(":until{n}"), ends);
                 changes.push(format!("#slot{n} = :until{n}"));
             } else {
@@ -225,8 +223,8 @@ impl Permits {
             .update_expression(format!("{verb} {}", changes.join(", ")))
             .condition_expression(conditions.join(" AND "));
         if matches!(
-            written(request.send().boxed().await)?,
-            Written::ConditionFailed(_)
+            ConditionalWrite::of_update(request.send().boxed().await)?,
+            ConditionalWrite::ConditionFailed(_)
         ) && taken.len() > 1
         {
             for slot in taken {
@@ -244,7 +242,7 @@ impl Permits {
         &self,
         taken: &TakenSlot,
         rider: &Rider,
-    ) -> Result<Option<Item>, LedgerError> {
+    ) -> Result<Option<Item>, TableError> {
         let slot = name(taken.slot);
         let mut removes = rider.removes.clone();
         removes.push("#slot".to_owned());
@@ -256,17 +254,18 @@ impl Permits {
             .client
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(key(&taken.partition_key)))
+            .set_key(Some(key(&taken.partition_key, SORT_KEY)))
             .update_expression(expression)
             .condition_expression("#slot = :mine")
             .expression_attribute_names("#slot", slot)
-            .expression_attribute_values(":mine", number(taken.value))
+            .expression_attribute_values(":mine", number_value(taken.value))
             .return_values(ReturnValue::AllOld);
-        let released = written(with_values(request, rider).send().boxed().await)?;
+        let released =
+            ConditionalWrite::of_update(with_values(request, rider).send().boxed().await)?;
         Ok(match released {
-            Written::Done(before) => Some(before),
+            ConditionalWrite::Done(before) => Some(before),
             // A permit that has expired may be somebody else's by now: then there is nothing to do.
-            Written::ConditionFailed(_) => None,
+            ConditionalWrite::ConditionFailed(_) => None,
         })
     }
 
@@ -275,43 +274,42 @@ impl Permits {
         &self,
         taken: &TakenSlot,
         until: Timestamp,
-    ) -> Result<Option<Item>, LedgerError> {
+    ) -> Result<Option<Item>, TableError> {
         let request = self
             .client
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(key(&taken.partition_key)))
+            .set_key(Some(key(&taken.partition_key, SORT_KEY)))
             .update_expression("SET #slot = :until")
             .condition_expression("#slot = :mine")
             .expression_attribute_names("#slot", name(taken.slot))
-            .expression_attribute_values(":mine", number(taken.value))
-            .expression_attribute_values(":until", number(value_until(until)))
+            .expression_attribute_values(":mine", number_value(taken.value))
+            .expression_attribute_values(":until", number_value(value_until(until)))
             .return_values(ReturnValue::AllOld);
-        Ok(match written(request.send().boxed().await)? {
-            Written::Done(before) => Some(before),
-            Written::ConditionFailed(_) => None,
-        })
+        Ok(
+            match ConditionalWrite::of_update(request.send().boxed().await)? {
+                ConditionalWrite::Done(before) => Some(before),
+                ConditionalWrite::ConditionFailed(_) => None,
+            },
+        )
     }
 
     /// The permits of `partition_key` that are held now. One eventually consistent read.
-    pub(crate) async fn held(&self, partition_key: &str) -> Result<usize, LedgerError> {
+    pub(crate) async fn held(&self, partition_key: &str) -> Result<usize, TableError> {
         Ok(self.count(&self.read(partition_key).await?))
     }
 
     /// The item of `partition_key`, empty if there is none. One eventually consistent read.
-    pub(crate) async fn read(&self, partition_key: &str) -> Result<Item, LedgerError> {
+    pub(crate) async fn read(&self, partition_key: &str) -> Result<Item, TableError> {
         let answer = self
             .client
             .get_item()
             .table_name(&self.table)
-            .set_key(Some(key(partition_key)))
+            .set_key(Some(key(partition_key, SORT_KEY)))
             .send()
             .boxed()
             .await
-            .map_err(|error| LedgerError::Database {
-                operation: "GetItem",
-                code: error_code(&error),
-            })?;
+            .map_err(|error| TableError::new("GetItem", &error))?;
         Ok(answer.item.unwrap_or_default())
     }
 
@@ -322,7 +320,7 @@ impl Permits {
         attributes: Vec<(&'static str, AttributeValue)>,
         condition: &str,
         values: Vec<(&'static str, AttributeValue)>,
-    ) -> Result<bool, LedgerError> {
+    ) -> Result<bool, TableError> {
         let sets: Vec<_> = attributes
             .iter()
             .map(|(name, _)| format!("{name} = :{name}"))
@@ -331,7 +329,7 @@ impl Permits {
             .client
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(key(partition_key)))
+            .set_key(Some(key(partition_key, SORT_KEY)))
             .update_expression(format!("SET {}", sets.join(", ")))
             .condition_expression(condition);
         for (name, value) in attributes {
@@ -340,10 +338,12 @@ impl Permits {
         for (name, value) in values {
             request = request.expression_attribute_values(name, value);
         }
-        Ok(match written(request.send().boxed().await)? {
-            Written::Done(_) => true,
-            Written::ConditionFailed(_) => false,
-        })
+        Ok(
+            match ConditionalWrite::of_update(request.send().boxed().await)? {
+                ConditionalWrite::Done(_) => true,
+                ConditionalWrite::ConditionFailed(_) => false,
+            },
+        )
     }
 
     async fn write_taking(
@@ -351,7 +351,7 @@ impl Permits {
         taken: &[TakenSlot],
         until: Timestamp,
         rider: &Rider,
-    ) -> Result<Written, LedgerError> {
+    ) -> Result<ConditionalWrite, TableError> {
         let kept_until = until
             .saturating_add(self.retention)
             .unwrap_or(Timestamp::MAX);
@@ -366,9 +366,9 @@ impl Permits {
                 "(attribute_not_exists(#slot{n}) OR #slot{n} < :now OR #slot{n} = :mine{n})"
             ));
             request = request
-                .set_key(Some(key(&slot.partition_key)))
+                .set_key(Some(key(&slot.partition_key, SORT_KEY)))
                 .expression_attribute_names(format!("#slot{n}"), name(slot.slot))
-                .expression_attribute_values(format!(":mine{n}"), number(slot.value));
+                .expression_attribute_values(format!(":mine{n}"), number_value(slot.value));
         }
         let mut expression = format!("SET {}", sets.join(", "));
         if !rider.removes.is_empty() {
@@ -378,11 +378,11 @@ impl Permits {
         let request = request
             .update_expression(expression)
             .condition_expression(conditions.join(" AND "))
-            .expression_attribute_values(":now", number(nanoseconds(self.clock.now())))
-            .expression_attribute_values(":expiresAt", number(kept_until.as_second()))
+            .expression_attribute_values(":now", number_value(nanoseconds(self.clock.now())))
+            .expression_attribute_values(":expiresAt", number_value(kept_until.as_second()))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        written(with_values(request, rider).send().boxed().await)
+        ConditionalWrite::of_update(with_values(request, rider).send().boxed().await)
     }
 
     /// The numbers of an item's permits that are held now.
@@ -405,7 +405,7 @@ impl Permits {
 fn slots_until(item: &Item, time: Timestamp) -> Vec<u32> {
     let time = nanoseconds(time);
     item.iter()
-        .filter(|(_, value)| number_of(value).is_some_and(|until| until >= time))
+        .filter(|(_, value)| parse_number::<i64>(value).is_some_and(|until| until >= time))
         .filter_map(|(name, _)| name.strip_prefix(SLOT_PREFIX)?.parse().ok())
         .collect()
 }
@@ -423,39 +423,9 @@ fn with_values(mut request: UpdateItem, rider: &Rider) -> UpdateItem {
         request = request.expression_attribute_names(name, attribute);
     }
     for (name, value) in &rider.values {
-        request = request.expression_attribute_values(name, number(*value));
+        request = request.expression_attribute_values(name, number_value(*value));
     }
     request
-}
-
-enum Written {
-    Done(Item),
-    ConditionFailed(Item),
-}
-
-fn written(
-    answer: Result<
-        UpdateItemOutput,
-        aws_sdk_dynamodb::error::SdkError<
-            UpdateItemError,
-            aws_sdk_dynamodb::config::http::HttpResponse,
-        >,
-    >,
-) -> Result<Written, LedgerError> {
-    let error = match answer {
-        Ok(answer) => return Ok(Written::Done(answer.attributes.unwrap_or_default())),
-        Err(error) => error,
-    };
-    if let Some(UpdateItemError::ConditionalCheckFailedException(failed)) = error.as_service_error()
-    {
-        return Ok(Written::ConditionFailed(
-            failed.item().cloned().unwrap_or_default(),
-        ));
-    }
-    Err(LedgerError::Database {
-        operation: "UpdateItem",
-        code: error_code(&error),
-    })
 }
 
 /// One of `free`, at random: two that take at the same time rarely take the same.
@@ -486,22 +456,6 @@ fn nanoseconds(time: Timestamp) -> i64 {
 
 fn name(slot: u32) -> String {
     format!("{SLOT_PREFIX}{slot}")
-}
-
-fn key(partition_key: &str) -> HashMap<String, AttributeValue> {
-    HashMap::from([
-        ("pk".to_owned(), AttributeValue::S(partition_key.to_owned())),
-        ("sk".to_owned(), AttributeValue::S(SORT_KEY.to_owned())),
-    ])
-}
-
-pub(crate) fn number(value: i64) -> AttributeValue {
-    AttributeValue::N(value.to_string())
-}
-
-/// A number of an item; `None` for anything else.
-pub(crate) fn number_of(value: &AttributeValue) -> Option<i64> {
-    value.as_n().ok()?.parse().ok()
 }
 
 /// `time`, spread by up to half of it, so that those who were refused together do not return together.

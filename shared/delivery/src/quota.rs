@@ -25,7 +25,7 @@ mod write;
 
 use std::{
     cmp::{max, min},
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -34,12 +34,9 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use aws_sdk_dynamodb::{
-    Client,
-    config::{Builder, retry::RetryConfig},
-    types::AttributeValue,
-};
+use aws_sdk_dynamodb::Client;
 use comms_adapters::Deadline;
+use comms_aws::{ConditionalWrite, TableError, clients};
 use comms_core::{Clock, Tenant};
 use comms_settings::{Period, RateLimit};
 use futures_util::future::join_all;
@@ -53,9 +50,9 @@ pub use quota_use::QuotaUse;
 use reservation::{Asked, Release, Reservation, room};
 pub use wait::wait_for;
 use windows::{Windows, end_of, windows};
-use write::{WriteFailure, database, wait_after};
+use write::{record_release, wait_after};
 
-use crate::{counted::Counted, ledger::LedgerError, recent::Recent};
+use crate::{counted::Counted, recent::Recent};
 
 /// Receives after which a message without quota has failed. The queue's `maxReceiveCount` is higher.
 pub const MAX_RECEIVES: u32 = 90;
@@ -72,8 +69,6 @@ const MODEST_TRIES: u32 = 2;
 const GIVEN_BACK_AT_ONCE: usize = 8;
 /// The longest that releasing leases may delay the end of an invocation.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
-
-type Item = HashMap<String, AttributeValue>;
 
 /// The answer to a request for quota.
 #[derive(Debug, Clone)]
@@ -115,9 +110,8 @@ impl Quotas {
     /// Uses the deliveries table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
         // What is repeated is decided here: see above.
-        let config = Builder::from(config).retry_config(RetryConfig::disabled());
         Self {
-            client: Client::from_conf(config.build()),
+            client: clients::dynamodb_without_retries(config),
             table: table.into(),
             clock,
             accounts: Mutex::new(Recent::new(REMEMBERED)),
@@ -135,7 +129,7 @@ impl Quotas {
         counted: Counted,
         limits: &RateLimit,
         count: u32,
-    ) -> Result<Quota, LedgerError> {
+    ) -> Result<Quota, TableError> {
         if let Some((period, limit)) = limits.limits().find(|(_, limit)| count > *limit) {
             return Ok(Quota::TooMany { period, limit });
         }
@@ -179,9 +173,7 @@ impl Quotas {
                 return;
             };
             let write = Release::of(&lease, now);
-            if let Err(failure) = self.write(&account.partition_key, &write.0, now).await {
-                failure.record();
-            }
+            record_release(self.write(&account.partition_key, &write.0, now).await);
         });
         if deadline
             .bound(RELEASE_TIMEOUT, join_all(writes))
@@ -223,7 +215,7 @@ impl Quotas {
         account: &Arc<Account>,
         limits: &RateLimit,
         count: u32,
-    ) -> Result<Quota, LedgerError> {
+    ) -> Result<Quota, TableError> {
         let (mut seen, mut before) = {
             let mut state = account.state();
             // Out of the state while the write is under way: who goes away in the middle of it does not know
@@ -237,7 +229,7 @@ impl Quotas {
             .as_ref()
             .filter(|lease| lease.is_live(limits, self.clock.now()))
             .map_or(0, |lease| lease.total.saturating_mul(2));
-        let mut answered = Err(database("Contention".to_owned()));
+        let mut answered = Err(TableError::contention("UpdateItem", "Contention"));
         for attempt in 0..MAX_TRIES {
             let now = self.clock.now();
             let asked = Asked {
@@ -251,10 +243,10 @@ impl Quotas {
                 .write(&account.partition_key, &reservation.changes, now)
                 .await;
             match written {
-                Ok(item) => {
+                Ok(ConditionalWrite::Done(item)) => {
                     return Ok(account.hold(limits, &reservation, windows(&item)?, count, now));
                 }
-                Err(WriteFailure::Refused(item)) => {
+                Ok(ConditionalWrite::ConditionFailed(item)) => {
                     seen = windows(&item)?;
                     let (room, exhausted) = room(limits, &seen, before.as_ref(), now);
                     if let Some(exhausted) = exhausted.filter(|_| room < count) {
@@ -268,19 +260,21 @@ impl Quotas {
                         break;
                     }
                 }
-                Err(WriteFailure::Throttled(code)) => {
-                    answered = Err(database(code));
+                Err(error) => {
+                    let is_final = match &error {
+                        TableError::Throttled { .. } => false,
+                        TableError::Unreachable { .. } => {
+                            // It may have been returned already.
+                            before = None;
+                            false
+                        }
+                        TableError::Refused { .. } | TableError::Corrupt(_) => true,
+                    };
+                    answered = Err(error);
+                    if is_final {
+                        break;
+                    }
                     wait_after(attempt).await;
-                }
-                Err(WriteFailure::Unknown(code)) => {
-                    // It may have been given back already.
-                    before = None;
-                    answered = Err(database(code));
-                    wait_after(attempt).await;
-                }
-                Err(WriteFailure::Final(code)) => {
-                    answered = Err(database(code));
-                    break;
                 }
             }
         }

@@ -1,9 +1,8 @@
 //! Rate limits of provider accounts, shared by all processes: one item per account, and one per sender and recipient
 //! where the provider limits those, in the deliveries table.
 //!
-//! Each limit is the generic cell rate algorithm in its virtual scheduling form (ITU-T I.371, annex A): one number, the
-//! time at which every permit granted so far is due at the sustained rate. Tests of settings use the same algorithm. A
-//! permit is a moment, reserved by moving that time on. Permits of an account are an interval apart, in whichever
+//! Each limit is the generic cell rate algorithm ([`comms_aws::gcra`]), whose due times are in microseconds of Unix time. A
+//! permit is a moment, reserved by moving the due time on. Permits of an account are an interval apart, in whichever
 //! processes: in any time `t` there are at most `1 + t * rate`. There are no windows, so nothing doubles at their edge.
 //! A process that wakes up late sends late.
 //!
@@ -16,8 +15,9 @@
 //! If DynamoDB does not answer within [`ACQUIRE_TIMEOUT`], the message goes out: the provider limits as well, and what it
 //! refuses is retried. A clinic's own quota ([`crate::quota`]) is stricter.
 
+mod reservation;
+
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -27,22 +27,18 @@ use std::{
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
-use aws_sdk_dynamodb::{
-    Client,
-    operation::update_item::UpdateItemError,
-    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
-};
+use aws_sdk_dynamodb::Client;
 use comms_adapters::{
     AccountRateLimit, Admission, Message, RateLimiter, rate::Rate, rate_limiter::MAX_WAIT_DURATION,
 };
+use comms_aws::{TableError, clients};
 use comms_core::backoff::Backoff;
 use comms_core::{Clock, HashKey};
-use comms_settings::{error_code, retries};
-use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
-use crate::{ledger::LedgerError, recent::Recent};
+use self::reservation::{Permits, Wanted, borrowed, horizon, micros};
+use crate::recent::Recent;
 
 /// How long a process sends one message to a recipient without telling the others. In that time a sender may
 /// send 50 to one recipient (Meta), and hardly anybody gets two.
@@ -54,20 +50,11 @@ const REMEMBERED_ACCOUNTS: usize = 1_000;
 const REMEMBERED_RECIPIENTS: usize = 10_000;
 /// The longest that acquiring a permit may delay a message.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Tries of a write whose condition another process made fail.
-const MAX_TRIES: u32 = 6;
-/// From this try on, counted from 0, only one permit is asked for.
-const MODEST_TRIES: u32 = 2;
 /// How late a permit may be used whose message went away, in microseconds.
 const LATE: i64 = 50_000;
 /// By how much two processes' clocks may differ, in microseconds. A time that is due later than that allows was
 /// nobody's.
 const CLOCKS_DIFFER: i64 = 300_000_000;
-
-const SORT_KEY: &str = "due";
-/// When every granted permit is due, in microseconds of Unix time.
-const DUE: &str = "due";
-const EXPIRES_AT: &str = "expiresAt";
 
 /// The rate limiter that all processes share.
 pub struct SharedRateLimiter {
@@ -100,24 +87,6 @@ struct Reserved {
     none_before: i64,
 }
 
-/// How many permits are wanted.
-#[derive(Debug, Clone, Copy)]
-enum Wanted {
-    /// One for each of so many messages, or fewer.
-    UpTo(u32),
-    /// All of them for one message, which waits for the first.
-    Exactly(u32),
-}
-
-/// The result of reserving permits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Permits {
-    /// So many, from this time in microseconds on, one in each interval.
-    From(i64, u32),
-    /// None comes soon. The time that is due.
-    None(i64),
-}
-
 struct Waiting<'a>(&'a AtomicU32);
 
 impl<'a> Waiting<'a> {
@@ -137,7 +106,7 @@ impl SharedRateLimiter {
     /// Uses the deliveries table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
         Self {
-            client: retries::dynamodb(config, "pacing"),
+            client: clients::dynamodb(config, "pacing"),
             table: table.into(),
             clock,
             accounts: Mutex::new(Recent::new(REMEMBERED_ACCOUNTS)),
@@ -176,7 +145,7 @@ impl SharedRateLimiter {
         key: String,
         rate: Rate,
         recipients: u32,
-    ) -> Result<Admission, LedgerError> {
+    ) -> Result<Admission, TableError> {
         let line = self
             .accounts
             .lock()
@@ -192,7 +161,7 @@ impl SharedRateLimiter {
                 return Ok(not_before(permits.none_before + horizon(rate) - now));
             }
             let wanted = Wanted::Exactly(recipients);
-            return match self.keep(&key, rate, wanted, &mut permits.due).await? {
+            return match self.reserve(&key, rate, wanted, &mut permits.due).await? {
                 Permits::From(first, _) => Ok(Admission::After(duration(first - self.now()))),
                 Permits::None(due) => {
                     permits.none_before = due - horizon(rate);
@@ -210,7 +179,7 @@ impl SharedRateLimiter {
             // Those who ask at the same time are to be counted.
             tokio::task::yield_now().await;
             let wanted = Wanted::UpTo(line.waiting.load(Ordering::Relaxed));
-            match self.keep(&key, rate, wanted, &mut permits.due).await? {
+            match self.reserve(&key, rate, wanted, &mut permits.due).await? {
                 Permits::From(first, count) => (permits.next, permits.left) = (first, count),
                 Permits::None(due) => {
                     permits.none_before = due - horizon(rate);
@@ -225,7 +194,7 @@ impl SharedRateLimiter {
     }
 
     /// Whether one more may go to a recipient now.
-    async fn permit_of_recipient(&self, key: String, rate: Rate) -> Result<Admission, LedgerError> {
+    async fn permit_of_recipient(&self, key: String, rate: Rate) -> Result<Admission, TableError> {
         let now = self.clock.now();
         let is_first = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,110 +213,11 @@ impl SharedRateLimiter {
             return Ok(Admission::NOW);
         }
         Ok(
-            match self.keep(&key, rate, Wanted::UpTo(1), &mut None).await? {
+            match self.reserve(&key, rate, Wanted::UpTo(1), &mut None).await? {
                 Permits::From(permit, _) => Admission::After(duration(permit - self.now())),
                 Permits::None(due) => not_before(due - borrowed(rate) - self.now()),
             },
         )
-    }
-
-    /// Reserves `wanted` permits, of which the first is due within [`MAX_WAIT_DURATION`]. `seen` is what is known of the time that is
-    /// due, and is known better afterwards.
-    async fn keep(
-        &self,
-        key: &str,
-        rate: Rate,
-        wanted: Wanted,
-        seen: &mut Option<i64>,
-    ) -> Result<Permits, LedgerError> {
-        let interval = micros(rate.interval);
-        for attempt in 0..MAX_TRIES {
-            let now = self.now();
-            // A time beyond all that could be: somebody's clock was wrong, and nobody is to wait for it.
-            let nobodys = seen.filter(|due| *due > now + horizon(rate) + interval + CLOCKS_DIFFER);
-            let start = seen
-                .filter(|_| nobodys.is_none())
-                .map_or(now, |due| due.max(now));
-            let room = (now + horizon(rate) - start).div_euclid(interval) + 1;
-            let Some(count) = u32::try_from(room).ok().filter(|room| *room > 0) else {
-                return Ok(Permits::None(start));
-            };
-            // Where others are as fast, at least one: that fails only where there is none.
-            let (count, waited_for) = match wanted {
-                Wanted::UpTo(wanted) => {
-                    let wanted = if attempt < MODEST_TRIES { wanted } else { 1 };
-                    let count = count.min(wanted).max(1);
-                    (count, count)
-                }
-                Wanted::Exactly(wanted) => (wanted, 1),
-            };
-            let time = interval.saturating_mul(count.into());
-            let waiting_time = interval.saturating_mul(waited_for.into());
-            let is_running = nobodys.is_none() && start > now;
-            let request = self
-                .client
-                .update_item()
-                .table_name(&self.table)
-                .key("pk", AttributeValue::S(key.to_owned()))
-                .key("sk", AttributeValue::S(SORT_KEY.to_owned()))
-                .expression_attribute_names("#due", DUE)
-                .expression_attribute_names("#expiresAt", EXPIRES_AT)
-                .expression_attribute_values(
-                    ":expiresAt",
-                    number((start + time + CLOCKS_DIFFER) / 1_000_000),
-                )
-                .return_values(ReturnValue::UpdatedNew)
-                .return_values_on_condition_check_failure(
-                    ReturnValuesOnConditionCheckFailure::AllOld,
-                );
-            // DynamoDB has no maximum of two numbers, so that these are two updates.
-            let request = if is_running {
-                request
-                    .condition_expression("#due > :now AND #due <= :latest")
-                    .update_expression("SET #due = #due + :time, #expiresAt = :expiresAt")
-                    .expression_attribute_values(":now", number(now))
-                    .expression_attribute_values(
-                        ":latest",
-                        number(now + horizon(rate) + interval - waiting_time),
-                    )
-                    .expression_attribute_values(":time", number(time))
-            } else if let Some(nobodys) = nobodys {
-                request
-                    .condition_expression("#due = :nobodys")
-                    .update_expression("SET #due = :due, #expiresAt = :expiresAt")
-                    .expression_attribute_values(":nobodys", number(nobodys))
-                    .expression_attribute_values(":due", number(now + time))
-            } else {
-                request
-                    .condition_expression("attribute_not_exists(#due) OR #due <= :now")
-                    .update_expression("SET #due = :due, #expiresAt = :expiresAt")
-                    .expression_attribute_values(":now", number(now))
-                    .expression_attribute_values(":due", number(now + time))
-            };
-            self.writes.fetch_add(1, Ordering::Relaxed);
-            let error = match request.send().boxed().await {
-                Ok(answer) => {
-                    let due = due(&answer.attributes.unwrap_or_default())?;
-                    let due = due.ok_or(LedgerError::Corrupt(DUE))?;
-                    *seen = Some(due);
-                    return Ok(Permits::From(due - time - borrowed(rate), count));
-                }
-                Err(error) => error,
-            };
-            let Some(UpdateItemError::ConditionalCheckFailedException(failed)) =
-                error.as_service_error()
-            else {
-                return Err(LedgerError::Database {
-                    operation: "UpdateItem",
-                    code: error_code(&error),
-                });
-            };
-            *seen = due(failed.item().unwrap_or(&HashMap::new()))?;
-        }
-        Err(LedgerError::Database {
-            operation: "UpdateItem",
-            code: "Contention".to_owned(),
-        })
     }
 }
 
@@ -369,7 +239,7 @@ impl KeyedRateLimiter<'_> {
         &self,
         rate_limit: &AccountRateLimit,
         message: &Message,
-    ) -> Result<Admission, LedgerError> {
+    ) -> Result<Admission, TableError> {
         let account = rate_limit.account().as_bytes();
         let name = |purpose: &str, parts: &[&[u8]]| {
             format!("{purpose}#{}", self.hash.digest(purpose, parts).hex128())
@@ -424,20 +294,6 @@ pub fn wait_for(after: Duration, receives: u32, jitter: f64) -> Duration {
     after + SPREAD.with_full_jitter(receives.saturating_sub(1), jitter)
 }
 
-/// What a burst may be ahead of the sustained rate.
-fn borrowed(rate: Rate) -> i64 {
-    micros(rate.interval).saturating_mul(i64::from(rate.burst.saturating_sub(1)))
-}
-
-/// How far ahead of the present the time that is due may be for a permit that comes soon.
-fn horizon(rate: Rate) -> i64 {
-    borrowed(rate) + i64::try_from(MAX_WAIT_DURATION.as_micros()).unwrap_or(i64::MAX)
-}
-
-fn micros(time: SignedDuration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX).max(1)
-}
-
 /// Nothing for what is past.
 fn duration(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or_default())
@@ -445,16 +301,4 @@ fn duration(micros: i64) -> Duration {
 
 fn not_before(micros: i64) -> Admission {
     Admission::NotBefore(duration(micros))
-}
-
-fn due(item: &HashMap<String, AttributeValue>) -> Result<Option<i64>, LedgerError> {
-    let Some(due) = item.get(DUE) else {
-        return Ok(None);
-    };
-    let due = due.as_n().ok().and_then(|due| due.parse().ok());
-    due.map(Some).ok_or(LedgerError::Corrupt(DUE))
-}
-
-fn number(value: i64) -> AttributeValue {
-    AttributeValue::N(value.to_string())
 }

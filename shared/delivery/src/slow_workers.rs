@@ -9,8 +9,9 @@
 //! clinic reads once a [`LOOK_INTERVAL`] whether others are slow, beside its settings. Nothing here stops a message
 //! when DynamoDB does not answer.
 
+mod shares;
+
 use std::{
-    num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -26,6 +27,8 @@ use futures_util::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
+
+pub use shares::{WorkQueue, WorkerShares};
 
 use crate::{
     permits::{Permits, Rider, Taken, TakenSlot},
@@ -52,54 +55,6 @@ const MIN_WAIT: Duration = Duration::from_secs(2);
 const SPREAD: Backoff = Backoff::new(Duration::from_secs(4), Duration::from_mins(15));
 /// Clinics, queues and channels that are remembered.
 const REMEMBERED: usize = 2_000;
-
-/// The queue that a worker has a message from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WorkQueue {
-    /// Of priority `low` and `normal`.
-    Normal,
-    /// Of priority `high` and `critical`.
-    Urgent,
-}
-
-impl WorkQueue {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Urgent => "urgent",
-        }
-    }
-}
-
-/// How many workers of each queue a clinic's slow deliveries may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WorkerShares {
-    /// Of the queue of normal messages.
-    pub normal: NonZeroU32,
-    /// Of the urgent queue.
-    pub urgent: NonZeroU32,
-}
-
-impl WorkerShares {
-    /// `percent` of each queue's workers, one at least.
-    pub fn of(percent: u32, normal: u32, urgent: u32) -> Self {
-        let share = |workers: u32| {
-            let share = workers.saturating_mul(percent.min(100)) / 100;
-            NonZeroU32::new(share).unwrap_or(NonZeroU32::MIN)
-        };
-        Self {
-            normal: share(normal),
-            urgent: share(urgent),
-        }
-    }
-
-    pub(crate) const fn of_queue(self, queue: WorkQueue) -> NonZeroU32 {
-        match queue {
-            WorkQueue::Normal => self.normal,
-            WorkQueue::Urgent => self.urgent,
-        }
-    }
-}
 
 /// The share of the workers is taken; the message goes back to its queue untouched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -502,21 +457,6 @@ const fn place(channel: Channel) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn share_is_a_quarter_of_the_workers_and_at_least_one() {
-        for (percent, workers, share) in [
-            (25, 20, 5),
-            (25, 10, 2),
-            (25, 2, 1),
-            (0, 20, 1),
-            (500, 8, 8),
-        ] {
-            let shares = WorkerShares::of(percent, workers, 1);
-            assert_eq!(shares.normal.get(), share, "{percent} % of {workers}");
-            assert_eq!(shares.urgent, NonZeroU32::MIN);
-        }
-    }
 
     #[test]
     fn wait_for_a_worker_grows_with_each_receive() {

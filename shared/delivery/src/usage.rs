@@ -24,12 +24,14 @@ use std::{
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
-    operation::update_item::UpdateItemError,
     types::{AttributeValue as Attribute, ReturnValuesOnConditionCheckFailure},
 };
 use comms_adapters::Deadline;
+use comms_aws::{
+    ConditionalWrite, TableError, clients,
+    item::{find_number, number_value, required_text},
+};
 use comms_core::{Channel, Delivery, DeliveryStatus, Tenant};
-use comms_settings::{error_code, retries};
 use futures_util::{FutureExt as _, StreamExt, stream};
 use jiff::{Timestamp, ToSpan, civil::Date, tz::Offset};
 use tracing::warn;
@@ -38,8 +40,6 @@ use uuid::Uuid;
 use categories::{NewNames, names_of};
 pub use counts::{Counter, Counts};
 use pending::{PendingCounts, Write};
-
-use crate::ledger::LedgerError;
 
 /// Days until DynamoDB's time to live removes an item, counted from its day.
 pub const RETENTION_DAYS: u16 = 400;
@@ -79,7 +79,7 @@ impl Usage {
     /// Uses the deliveries table `table`.
     pub fn new(config: &SdkConfig, table: impl Into<String>) -> Self {
         Self {
-            client: retries::dynamodb(config, "usage"),
+            client: clients::dynamodb(config, "usage"),
             table: table.into(),
             counted: Mutex::default(),
             place: Uuid::new_v4().as_bytes()[0],
@@ -136,7 +136,7 @@ impl Usage {
     }
 
     /// The last failure, where there was one.
-    async fn write_all(&self) -> Option<LedgerError> {
+    async fn write_all(&self) -> Option<TableError> {
         let _writing = self.writing.lock().await;
         let days = self.lock().next_days();
         stream::iter(days)
@@ -146,7 +146,7 @@ impl Usage {
             .await
     }
 
-    async fn write_day(&self, key: &(Tenant, Date)) -> Result<(), LedgerError> {
+    async fn write_day(&self, key: &(Tenant, Date)) -> Result<(), TableError> {
         loop {
             let Some(write) = self.lock().next_write(key) else {
                 return Ok(());
@@ -165,7 +165,7 @@ impl Usage {
         (tenant, day): &(Tenant, Date),
         write: &Write,
         new_names: &NewNames,
-    ) -> Result<Made, LedgerError> {
+    ) -> Result<Made, TableError> {
         let token = format!("write{}", self.place);
         let mut condition = "(attribute_not_exists(#write) OR #write <> :write)".to_owned();
         let mut additions = Vec::new();
@@ -182,14 +182,14 @@ impl Usage {
             .condition_expression(condition)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .expression_attribute_names("#write", &token)
-            .expression_attribute_values(":write", number(write.token))
-            .expression_attribute_values(":expiresAt", number(expires_at(*day)));
+            .expression_attribute_values(":write", number_value(write.token))
+            .expression_attribute_values(":expiresAt", number_value(expires_at(*day)));
         request = new_names.bind(request);
         for (place, ((channel, counter), count)) in write.counts.0.iter().enumerate() {
             additions.push(format!("#c{place} :c{place}"));
             request = request
                 .expression_attribute_names(format!("#c{place}"), format!("{channel}/{counter}"))
-                .expression_attribute_values(format!(":c{place}"), number(*count));
+                .expression_attribute_values(format!(":c{place}"), number_value(*count));
         }
         let written = request
             .update_expression(format!(
@@ -199,21 +199,12 @@ impl Usage {
             .send()
             .boxed()
             .await;
-        let Err(error) = written else {
-            return Ok(Made::Effective);
+        let item = match ConditionalWrite::of_update(written)? {
+            ConditionalWrite::Done(_) => return Ok(Made::Effective),
+            ConditionalWrite::ConditionFailed(item) => item,
         };
-        let Some(UpdateItemError::ConditionalCheckFailedException(failed)) =
-            error.as_service_error()
-        else {
-            return Err(LedgerError::Database {
-                operation: "UpdateItem",
-                code: error_code(&error),
-            });
-        };
-        let item = failed.item().cloned().unwrap_or_default();
         // Else it had its effect before, and its response was lost.
-        let last = item.get(&token).and_then(|token| token.as_n().ok());
-        let is_last = last.and_then(|token| token.parse().ok()) == Some(write.token);
+        let is_last = find_number(&item, &token) == Some(write.token);
         Ok(if is_last || new_names.is_empty() {
             Made::Effective
         } else {
@@ -228,7 +219,7 @@ impl Usage {
         tenant: &Tenant,
         from: Date,
         to: Date,
-    ) -> Result<BTreeMap<Date, Counts>, LedgerError> {
+    ) -> Result<BTreeMap<Date, Counts>, TableError> {
         let mut items = self
             .client
             .query()
@@ -242,14 +233,9 @@ impl Usage {
             .send();
         let mut days = BTreeMap::new();
         while let Some(item) = items.next().await {
-            let item = item.map_err(|error| LedgerError::Database {
-                operation: "Query",
-                code: error_code(&error),
-            })?;
-            let day = item
-                .get(SORT_KEY)
-                .and_then(|day| day.as_s().ok()?.parse().ok());
-            let day = day.ok_or(LedgerError::Corrupt(SORT_KEY))?;
+            let item = item.map_err(|error| TableError::new("Query", &error))?;
+            let day = required_text(&item, SORT_KEY)?.parse();
+            let day = day.map_err(|_| TableError::Corrupt(SORT_KEY))?;
             days.insert(day, Counts::of_item(&item)?);
         }
         Ok(days)
@@ -269,10 +255,6 @@ impl fmt::Debug for Usage {
 
 fn partition(tenant: &Tenant) -> Attribute {
     Attribute::S(format!("{PARTITION}{tenant}"))
-}
-
-fn number(value: impl fmt::Display) -> Attribute {
-    Attribute::N(value.to_string())
 }
 
 /// The second of 1970 after which a day is forgotten; the same for every write of the day.

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use comms_aws::TableError;
 use comms_core::{
     AddressMask, Attempt, AttemptOutcome, Clock, DeliveryStatus, Disposition, EntryId, ErrorKind,
     FailureReason, GlobalCause, HashKey, IdempotencyKey, Position, ProviderCode, ProviderKind,
@@ -130,10 +131,7 @@ fn is_busy(claim: &Claim) -> bool {
 
 fn sent() -> Outcome {
     Outcome {
-        status: DeliveryStatus::Sent,
         receipt: Some((ProviderKind::new("smtp"), "<id@clinic.example>".to_owned())),
-        reason: None,
-        possible_duplicate: false,
         attempts: vec![Attempt {
             provider: ProviderKind::new("smtp"),
             entry: EntryId::primary(),
@@ -146,28 +144,16 @@ fn sent() -> Outcome {
             possible_duplicate: false,
             reply_to_dropped: false,
         }],
-        not_before: None,
-        waiting: None,
-        waited: None,
-        via: None,
         skipped: Some(Vec::new()),
-        is_untouched: false,
+        ..Outcome::new(DeliveryStatus::Sent)
     }
 }
 
 fn ended(status: DeliveryStatus, reason: Option<FailureReason>) -> Outcome {
     Outcome {
-        status,
-        receipt: None,
         reason,
-        attempts: Vec::new(),
-        possible_duplicate: false,
-        not_before: None,
-        waiting: None,
-        waited: None,
-        via: None,
         skipped: Some(Vec::new()),
-        is_untouched: false,
+        ..Outcome::new(status)
     }
 }
 
@@ -447,10 +433,10 @@ async fn a_database_that_fails_is_an_error() {
     assert!(
         matches!(
             claim,
-            Err(LedgerError::Database {
+            Err(LedgerError::Table(TableError::Refused {
                 operation: "UpdateItem",
                 ..
-            })
+            }))
         ),
         "{claim:?}"
     );

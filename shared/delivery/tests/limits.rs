@@ -188,7 +188,6 @@ async fn a_delivery_with_the_most_and_longest_attempts_fits_into_an_item() {
         .await
         .unwrap();
     let outcome = Outcome {
-        status: DeliveryStatus::Sent,
         receipt: Some((ProviderKind::new("meta_business"), "m".repeat(256))),
         reason: Some(FailureReason::AllProvidersFailed),
         possible_duplicate: true,
@@ -203,10 +202,7 @@ async fn a_delivery_with_the_most_and_longest_attempts_fits_into_an_item() {
             },
             since: now,
         }),
-        via: None,
-        waited: None,
-        skipped: None,
-        is_untouched: false,
+        ..Outcome::new(DeliveryStatus::Sent)
     };
     ledger
         .finish(&world.record.id, &planned.id, &owner, &outcome, now)

@@ -6,10 +6,11 @@
 
 use std::fmt::Write as _;
 
+use comms_aws::item::{number, optional_number, required_text, text};
 use comms_core::{HashKey, Tenant, hash::Digest};
 use jiff::Timestamp;
 
-use crate::item::{Item, attribute, number, take_text_or_number, text, version_number};
+use crate::item::{Item, attribute, version_number};
 
 /// The sort key of the counter.
 pub(crate) const COUNTER: &str = "counter";
@@ -167,17 +168,10 @@ impl Counter {
 
     /// Reads the counter of `tenant`; `None` where it is not one that was written with `key`.
     pub(crate) fn from_item(item: &Item, tenant: &Tenant, key: &HashKey) -> Option<Self> {
-        let mut item = item.clone();
-        let version = version_number(&item).ok()?;
-        let kept = take_text_or_number(&mut item, attribute::KEPT).ok()?;
-        let found = take_text_or_number(&mut item, attribute::MAC).ok()?;
-        let mut number = |name| -> Option<Option<i64>> {
-            if !item.contains_key(name) {
-                return Some(None);
-            }
-            let text = take_text_or_number(&mut item, name).ok()?;
-            text.parse().ok().map(Some)
-        };
+        let version = version_number(item).ok()?;
+        let kept = required_text(item, attribute::KEPT).ok()?;
+        let found = required_text(item, attribute::MAC).ok()?;
+        let number = |name| optional_number::<i64>(item, name).ok();
         let purge = match (
             number(attribute::PURGE_THROUGH)?,
             number(attribute::PURGE_AT)?,
@@ -189,12 +183,12 @@ impl Counter {
             }),
             (Some(_), None) | (None, Some(_)) => return None,
         };
-        mac(tenant, version, &kept, purge, key)
-            .is_hex128(&found)
+        mac(tenant, version, kept, purge, key)
+            .is_hex128(found)
             .then_some(())?;
         Some(Self {
             number: version,
-            kept: read_kept(&kept)?,
+            kept: read_kept(kept)?,
             purge,
         })
     }

@@ -8,22 +8,15 @@
 //! the same data key ([`crate::seal`]).
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_sdk_kms::{
-    Client,
-    error::{ProvideErrorMetadata, SdkError},
-    primitives::Blob,
-    types::DataKeySpec,
-};
+use aws_sdk_kms::{Client, primitives::Blob, types::DataKeySpec};
+use comms_aws::error_code;
 use comms_core::{Channel, EntryId, ProviderKind, Tenant, metric::METRICS};
 use futures_util::FutureExt as _;
 use thiserror::Error;
 use tracing::info;
 use zeroize::Zeroizing;
 
-use crate::{
-    aws_error::error_code,
-    seal::{Content, ContentHash},
-};
+use crate::seal::{Content, ContentHash};
 
 /// The format of entries that name no content; part of what is authenticated.
 const FORMAT_ENTRY: u8 = 1;
@@ -118,13 +111,10 @@ impl Kms {
             .await
             .map_err(|error| EnvelopeError::Kms {
                 operation,
-                code: kms_error_code(&error),
+                code: error_code(&error),
             })?;
         info!(target: METRICS, kms_data_keys = 1_u64);
-        let missing = || EnvelopeError::Kms {
-            operation,
-            code: "IncompleteAnswer".to_owned(),
-        };
+        let missing = || EnvelopeError::incomplete(operation);
         let key = DataKey::new(answer.plaintext.ok_or_else(missing)?)?;
         let encrypted = EncryptedDataKey {
             ciphertext: answer.ciphertext_blob.ok_or_else(missing)?.into_inner(),
@@ -151,12 +141,9 @@ impl Kms {
             .send()
             .boxed()
             .await
-            .map_err(|error| not_opened(operation, kms_error_code(&error)))?;
+            .map_err(|error| not_opened(operation, error_code(&error)))?;
         info!(target: METRICS, kms_decrypts = 1_u64);
-        let missing = || EnvelopeError::Kms {
-            operation,
-            code: "IncompleteAnswer".to_owned(),
-        };
+        let missing = || EnvelopeError::incomplete(operation);
         DataKey::new(answer.plaintext.ok_or_else(missing)?)
     }
 
@@ -183,11 +170,8 @@ impl Kms {
             .send()
             .boxed()
             .await
-            .map_err(|error| not_opened(operation, kms_error_code(&error)))?;
-        let missing = || EnvelopeError::Kms {
-            operation,
-            code: "IncompleteAnswer".to_owned(),
-        };
+            .map_err(|error| not_opened(operation, error_code(&error)))?;
+        let missing = || EnvelopeError::incomplete(operation);
         Ok(EncryptedDataKey {
             ciphertext: answer.ciphertext_blob.ok_or_else(missing)?.into_inner(),
             key_arn: answer.key_id.ok_or_else(missing)?,
@@ -195,10 +179,14 @@ impl Kms {
     }
 }
 
-/// The code of a request that KMS did not do, which is counted.
-fn kms_error_code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String {
-    info!(target: METRICS, kms_errors = 1_u64);
-    error_code(error)
+impl EnvelopeError {
+    /// KMS answered without what was asked for.
+    fn incomplete(operation: &'static str) -> Self {
+        Self::Kms {
+            operation,
+            code: "IncompleteAnswer".to_owned(),
+        }
+    }
 }
 
 /// Why KMS did not open a data key. The first two codes say that it belongs to something else: to another

@@ -9,6 +9,7 @@
 
 use std::sync::LazyLock;
 
+use comms_aws::TableError;
 use comms_core::{Channel, PhoneNumber, Problems, Secret, Tenant, json};
 use comms_testkit::{
     dynamodb::{MAX_ITEM_BYTES, item, item_bytes},
@@ -51,10 +52,10 @@ fn items(input: &[u8]) {
         is_expired(&item, Timestamp::UNIX_EPOCH),
         version_number(&item),
     );
-    let read = StoredItem::from_item(item.clone());
+    let read = StoredItem::from_item(&item);
     if let Some(name) = wrong_kind(&item) {
         assert!(
-            matches!(read, Err(StoreError::Corrupt(_))),
+            matches!(read, Err(StoreError::Table(TableError::Corrupt(_)))),
             "{name} was passed over"
         );
     }
@@ -66,7 +67,7 @@ fn items(input: &[u8]) {
                 settings.size() <= item_bytes(&written),
                 "what can be long is part of it"
             );
-            assert_eq!(SettingsItem::from_item(written), Ok(settings.clone()));
+            assert_eq!(SettingsItem::from_item(&written), Ok(settings.clone()));
             if let Ok(outline) = settings.outline() {
                 // Without its credentials it is never settings by accident.
                 let _ = CommunicationSettings::read_stored(outline, &tenant);
@@ -75,12 +76,14 @@ fn items(input: &[u8]) {
         Ok(StoredItem::Tombstone(tombstone)) => {
             let written = tombstone.to_item(&tenant, CURRENT);
             assert_eq!(
-                StoredItem::from_item(written),
+                StoredItem::from_item(&written),
                 Ok(StoredItem::Tombstone(tombstone))
             );
         }
         Ok(StoredItem::Record(_)) => {}
-        Err(StoreError::Corrupt(name)) => assert!(attribute_names().contains(&name)),
+        Err(StoreError::Table(TableError::Corrupt(name))) => {
+            assert!(attribute_names().contains(&name))
+        }
         Err(other) => panic!("{other:?}"),
     }
 }

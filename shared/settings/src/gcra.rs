@@ -1,35 +1,27 @@
-//! Rate limits in the settings table, exact over all processes.
-//!
-//! Each limit is the generic cell rate algorithm in its virtual scheduling form (ITU-T I.371, annex A):
-//! one number per limit, the time at which everything that was taken so far would be due at the
-//! sustained rate. What is asked for is granted as long as that time does not run further ahead of the
-//! clock than the burst. There are no windows, at the edges of which twice as much would pass.
+//! Rate limits in the settings table ([`comms_aws::gcra`]), exact over all processes.
 //!
 //! A request takes from several limits in one transaction: from all of them or from none, exactly, however many ask at
 //! the same time. Where DynamoDB does not answer, nothing is granted.
 
-use std::{cmp::max, time::Duration};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::{
     error::BuildError,
-    operation::transact_write_items::TransactWriteItemsError,
-    types::{
-        AttributeValue, CancellationReason, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
-        Update,
-    },
+    types::{CancellationReason, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update},
+};
+use comms_aws::{
+    TableError,
+    gcra::{self, DUE, Due, Limit},
+    item::{self, number_value},
+    transaction::{OPERATION, Transaction, transact},
 };
 use comms_core::Clock;
-use futures_util::FutureExt as _;
 
 use crate::{
-    aws_error::error_code,
     item::attribute,
     store::{SettingsStore, StoreError},
 };
 
-/// When everything taken so far is due at the sustained rate, in milliseconds of Unix time (TAT, the
-/// theoretical arrival time of I.371).
-const DUE: &str = "due";
 /// How often a transaction is tried that lost against another one. Those of one clinic that begin at
 /// the same time are few; more in a row than this is answered as DynamoDB not answering.
 const MAX_TRIES: u32 = 8;
@@ -43,11 +35,13 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// The time that `count` takes at the sustained rate, in milliseconds.
-    fn time_of(self, count: u32) -> i64 {
-        i64::try_from(self.interval.as_millis())
-            .unwrap_or(i64::MAX)
-            .saturating_mul(i64::from(count))
+    /// The limit in milliseconds.
+    fn limit(self) -> Limit {
+        let interval = i64::try_from(self.interval.as_millis()).unwrap_or(i64::MAX);
+        Limit {
+            interval,
+            tolerance: interval.saturating_mul(i64::from(self.burst)),
+        }
     }
 }
 
@@ -67,10 +61,8 @@ pub(crate) struct Withdrawal {
     sk: &'static str,
     rate: Rate,
     count: u32,
-    /// Whether something that was taken before is not due yet, as far as is known. DynamoDB has no maximum
-    /// of two numbers, so that the two cases are two updates; which one it has to be, the condition that did
-    /// not hold says.
-    is_running: bool,
+    /// What is known of the limit's due time.
+    due: Due,
 }
 
 impl Withdrawal {
@@ -80,44 +72,29 @@ impl Withdrawal {
             sk,
             rate,
             count,
-            is_running: false,
+            due: Due::Past,
         }
     }
 
-    /// The latest present value at which `count` is granted.
-    fn latest(&self, now: i64) -> i64 {
-        now.saturating_add(self.rate.time_of(self.rate.burst))
-            .saturating_sub(self.rate.time_of(self.count))
-    }
-
     fn update(&self, table: &str, now: i64) -> Result<TransactWriteItem, BuildError> {
-        let number = |number: i64| AttributeValue::N(number.to_string());
-        let time = self.rate.time_of(self.count);
+        let limit = self.rate.limit();
         // Whatever is granted is due by then.
-        let over = now.saturating_add(self.rate.time_of(self.rate.burst));
-        let update = Update::builder()
+        let over = now.saturating_add(limit.tolerance);
+        let time = limit.time_of(self.count);
+        let advance = gcra::advance(self.due, now, time, limit.latest(now, self.count));
+        let mut update = Update::builder()
             .table_name(table)
-            .key(attribute::PK, AttributeValue::S(self.pk.clone()))
-            .key(attribute::SK, AttributeValue::S(self.sk.to_owned()))
+            .set_key(Some(item::key(&self.pk, self.sk)))
+            .condition_expression(advance.condition)
+            .update_expression(advance.update)
             .expression_attribute_names("#due", DUE)
             .expression_attribute_names("#expiresAt", attribute::EXPIRES_AT)
-            .expression_attribute_values(":now", number(now))
-            .expression_attribute_values(":expiresAt", number(over / 1_000 + 1))
+            .expression_attribute_values(":expiresAt", number_value(over / 1_000 + 1))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let update = if self.is_running {
-            update
-                .condition_expression("#due > :now AND #due <= :latest")
-                .update_expression("SET #due = #due + :time, #expiresAt = :expiresAt")
-                .expression_attribute_values(":latest", number(self.latest(now)))
-                .expression_attribute_values(":time", number(time))
-        } else {
-            update
-                .condition_expression("attribute_not_exists(#due) OR #due <= :now")
-                .update_expression("SET #due = :due, #expiresAt = :expiresAt")
-                .expression_attribute_values(":due", number(now.saturating_add(time)))
-        };
-        let update = update.build()?;
-        Ok(TransactWriteItem::builder().update(update).build())
+        for (name, value) in advance.values {
+            update = update.expression_attribute_values(name, number_value(value));
+        }
+        Ok(TransactWriteItem::builder().update(update.build()?).build())
     }
 
     /// Learns why the transaction was cancelled at `now`. How long to wait where the limit is reached.
@@ -125,23 +102,19 @@ impl Withdrawal {
         &mut self,
         reason: &CancellationReason,
         now: i64,
-    ) -> Result<Option<Duration>, StoreError> {
+    ) -> Result<Option<Duration>, TableError> {
         match reason.code() {
             // This one would have been granted, or another transaction was at it.
             None | Some("None" | "TransactionConflict") => return Ok(None),
             Some("ConditionalCheckFailed") => {}
-            Some(other) => return Err(failure(other)),
+            Some(other) => return Err(TableError::contention(OPERATION, other)),
         }
-        let due = match reason.item().and_then(|item| item.get(DUE)) {
-            None => None,
-            Some(due) => {
-                let due = due.as_n().ok().and_then(|due| due.parse::<i64>().ok());
-                Some(due.ok_or(StoreError::Corrupt(DUE))?)
-            }
-        };
+        let due = reason
+            .item()
+            .map_or(Ok(None), |item| item::optional_number::<i64>(item, DUE))?;
         let due = due.unwrap_or(i64::MIN);
-        self.is_running = due > now;
-        let wait = max(due.saturating_sub(self.latest(now)), 0);
+        self.due = if due > now { Due::Ahead } else { Due::Past };
+        let wait = self.rate.limit().wait(due, now, self.count);
         Ok((wait > 0).then(|| Duration::from_millis(wait.unsigned_abs())))
     }
 }
@@ -155,9 +128,10 @@ impl SettingsStore {
     ) -> Result<Result<(), Reached>, StoreError> {
         for _ in 0..MAX_TRIES {
             let now = clock.now().as_millisecond();
-            let reasons = match self.try_take(withdrawals, now).await? {
-                Ok(()) => return Ok(Ok(())),
-                Err(reasons) => reasons,
+            let updates = withdrawals.iter().map(|one| one.update(&self.table, now));
+            let reasons = match transact(&self.dynamodb, updates).await? {
+                Transaction::Done => return Ok(Ok(())),
+                Transaction::Cancelled(reasons) => reasons,
             };
             let mut reached: Option<Reached> = None;
             for (index, (withdrawal, reason)) in withdrawals.iter_mut().zip(&reasons).enumerate() {
@@ -173,49 +147,14 @@ impl SettingsStore {
                 return Ok(Err(reached));
             }
         }
-        Err(failure("TransactionConflict"))
-    }
-
-    /// All of `withdrawals` or none; where none, the reason of each.
-    async fn try_take(
-        &self,
-        withdrawals: &[Withdrawal],
-        now: i64,
-    ) -> Result<Result<(), Vec<CancellationReason>>, StoreError> {
-        let items = withdrawals
-            .iter()
-            .map(|withdrawal| withdrawal.update(&self.table, now))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| failure("RequestNotBuilt"))?;
-        let sent = self
-            .dynamodb
-            .transact_write_items()
-            .set_transact_items(Some(items))
-            .send()
-            .boxed()
-            .await;
-        let Err(error) = sent else {
-            return Ok(Ok(()));
-        };
-        if let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
-            error.as_service_error()
-        {
-            Ok(Err(cancelled.cancellation_reasons().to_vec()))
-        } else {
-            Err(failure(&error_code(&error)))
-        }
-    }
-}
-
-fn failure(code: &str) -> StoreError {
-    StoreError::Database {
-        operation: "TransactWriteItems",
-        code: code.to_owned(),
+        Err(TableError::contention(OPERATION, "TransactionConflict").into())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+
     use super::*;
 
     fn refused(code: &str, due: Option<AttributeValue>) -> CancellationReason {
@@ -239,7 +178,7 @@ mod tests {
         for code in ["TransactionConflict", "None"] {
             let mut withdrawal = ten_entries();
             assert_eq!(withdrawal.learn(&refused(code, None), 0), Ok(None));
-            assert!(!withdrawal.is_running, "{code}");
+            assert_eq!(withdrawal.due, Due::Past, "{code}");
         }
     }
 
@@ -259,7 +198,7 @@ mod tests {
             let waits = withdrawal.learn(&refused("ConditionalCheckFailed", Some(due)), now);
             let expected = (wait > 0).then(|| Duration::from_millis(wait));
             assert_eq!(
-                (waits, withdrawal.is_running),
+                (waits, withdrawal.due == Due::Ahead),
                 (Ok(expected), runs),
                 "{ahead}"
             );
@@ -272,9 +211,12 @@ mod tests {
         let due = AttributeValue::S("soon".to_owned());
         assert_eq!(
             withdrawal.learn(&refused("ConditionalCheckFailed", Some(due)), 0),
-            Err(StoreError::Corrupt(DUE))
+            Err(TableError::Corrupt(DUE))
         );
         let throttled = withdrawal.learn(&refused("ThrottlingError", None), 0);
-        assert_eq!(throttled, Err(failure("ThrottlingError")));
+        assert_eq!(
+            throttled,
+            Err(TableError::contention(OPERATION, "ThrottlingError"))
+        );
     }
 }

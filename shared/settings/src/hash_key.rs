@@ -3,14 +3,17 @@
 
 use std::collections::HashMap;
 
+use comms_aws::{
+    TableError,
+    item::{bytes, required_bytes, required_text, text},
+};
 use comms_core::HashKey;
 use futures_util::FutureExt as _;
 use tracing::warn;
 
 use crate::{
-    aws_error::error_code,
     envelope::{EncryptedDataKey, Purpose},
-    item::{attribute, bytes, take_bytes, take_text_or_number, text},
+    item::attribute,
     store::{SettingsStore, StoreError},
 };
 
@@ -60,7 +63,7 @@ impl SettingsStore {
 
     /// The deployment's key, where there is one.
     pub(crate) async fn existing_hash_key(&self) -> Result<Option<&HashKey>, StoreError> {
-        const NONE: StoreError = StoreError::Corrupt(SK);
+        const NONE: StoreError = StoreError::corrupt(SK);
         let existing = async || self.load_hash_key().await?.ok_or(NONE);
         match self.hash_key.get_or_try_init(existing).await {
             Ok(key) => Ok(Some(key)),
@@ -98,20 +101,17 @@ impl SettingsStore {
             {
                 self.load_hash_key().await?.ok_or(StoreError::Conflict)
             }
-            Err(error) => Err(StoreError::Database {
-                operation: "PutItem",
-                code: error_code(&error),
-            }),
+            Err(error) => Err(TableError::new("PutItem", &error).into()),
         }
     }
 
     async fn load_hash_key(&self) -> Result<Option<HashKey>, StoreError> {
-        let Some(mut item) = self.raw_item(PK, SK).await? else {
+        let Some(item) = self.raw_item(PK, SK).await? else {
             return Ok(None);
         };
         let encrypted = EncryptedDataKey {
-            ciphertext: take_bytes(&mut item, attribute::DATA_KEY)?,
-            key_arn: take_text_or_number(&mut item, attribute::KEY_ARN)?,
+            ciphertext: required_bytes(&item, attribute::DATA_KEY)?,
+            key_arn: required_text(&item, attribute::KEY_ARN)?.clone(),
         };
         let key = self.kms.decrypt(&encrypted, PK, Purpose::HashKey).await?;
         Ok(Some(HashKey::from_bytes(key.bytes())))

@@ -1,9 +1,16 @@
 //! Settings as DynamoDB items: attributes in, attributes out. An item that cannot be read is an
 //! error that names the attribute, never a default.
 
-use std::{collections::HashMap, str::FromStr};
+use std::collections::HashMap;
 
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
+use comms_aws::{
+    TableError,
+    item::{
+        bytes, find_number, find_text, number, optional_number, optional_text, required_bytes,
+        required_number, required_text, text,
+    },
+};
 use comms_core::Tenant;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -16,7 +23,7 @@ use crate::{
     version::{Change, Version},
 };
 
-pub(crate) type Item = HashMap<String, AttributeValue>;
+pub(crate) use comms_aws::Item;
 
 /// Names of the attributes of a settings item.
 pub(crate) mod attribute {
@@ -117,28 +124,20 @@ pub(crate) struct Tombstone {
 }
 
 impl StoredItem {
-    pub(crate) fn from_item(mut item: Item) -> Result<Self, StoreError> {
-        let deleted = item
-            .get(attribute::CHANGE)
-            .and_then(|change| change.as_s().ok())
+    pub(crate) fn from_item(item: &Item) -> Result<Self, StoreError> {
+        let deleted = find_text(item, attribute::CHANGE)
             .is_some_and(|change| matches!(change.as_str(), "deleted" | "purged"));
         if deleted {
-            let expires_at = take_expires_at(&mut item)?;
-            let version = take_version(&mut item)?;
             // Tombstones of earlier versions of this service have no document.
-            let document = if item.contains_key(attribute::DOCUMENT) {
-                take_text_or_number(&mut item, attribute::DOCUMENT)?
-            } else {
-                NO_DOCUMENT.to_owned()
-            };
+            let document = optional_text(item, attribute::DOCUMENT)?;
             Ok(Self::Tombstone(Tombstone {
-                version,
-                document,
-                seal: take_seal(&mut item)?,
-                expires_at,
+                version: read_version(item)?,
+                document: document.map_or_else(|| NO_DOCUMENT.to_owned(), Clone::clone),
+                seal: read_seal(item)?,
+                expires_at: optional_number(item, attribute::EXPIRES_AT)?,
             }))
         } else if item.contains_key(attribute::CONTENT_REMOVED_AT) {
-            take_version(&mut item).map(Self::Record)
+            Ok(Self::Record(read_version(item)?))
         } else {
             SettingsItem::from_item(item).map(Self::Settings)
         }
@@ -160,7 +159,7 @@ impl Tombstone {
     /// The ceilings that the deletion kept.
     pub(crate) fn ceilings(&self) -> Result<Ceilings, StoreError> {
         let document = serde_json::from_str(&self.document);
-        let document = document.map_err(|_| StoreError::Corrupt(attribute::DOCUMENT))?;
+        let document = document.map_err(|_| StoreError::corrupt(attribute::DOCUMENT))?;
         Ceilings::read_kept(document).map_err(StoreError::Invalid)
     }
 }
@@ -183,21 +182,19 @@ impl SettingsItem {
         item
     }
 
-    pub(crate) fn from_item(mut item: Item) -> Result<Self, StoreError> {
-        let expires_at = take_expires_at(&mut item)?;
-        let version = take_version(&mut item)?;
-        let sealed = take(&mut item, attribute::SEALED)?;
-        let sealed = read_sealed(&sealed).ok_or(StoreError::Corrupt(attribute::SEALED))?;
+    pub(crate) fn from_item(item: &Item) -> Result<Self, StoreError> {
+        let sealed = required(item, attribute::SEALED)?;
+        let sealed = read_sealed(sealed).ok_or(StoreError::corrupt(attribute::SEALED))?;
         Ok(Self {
-            version,
-            document: take_text_or_number(&mut item, attribute::DOCUMENT)?,
+            version: read_version(item)?,
+            document: required_text(item, attribute::DOCUMENT)?.clone(),
             sealed,
             data_key: EncryptedDataKey {
-                ciphertext: take_bytes(&mut item, attribute::DATA_KEY)?,
-                key_arn: take_text_or_number(&mut item, attribute::KEY_ARN)?,
+                ciphertext: required_bytes(item, attribute::DATA_KEY)?,
+                key_arn: required_text(item, attribute::KEY_ARN)?.clone(),
             },
-            seal: take_seal(&mut item)?,
-            expires_at,
+            seal: read_seal(item)?,
+            expires_at: optional_number(item, attribute::EXPIRES_AT)?,
         })
     }
 
@@ -213,7 +210,7 @@ impl SettingsItem {
     }
 
     pub(crate) fn outline(&self) -> Result<Value, StoreError> {
-        serde_json::from_str(&self.document).map_err(|_| StoreError::Corrupt(attribute::DOCUMENT))
+        serde_json::from_str(&self.document).map_err(|_| StoreError::corrupt(attribute::DOCUMENT))
     }
 }
 
@@ -228,7 +225,7 @@ fn version_item(
     let mut item = HashMap::from([
         text(attribute::PK, tenant.as_str()),
         text(attribute::SK, sort_key),
-        number(attribute::VERSION, &version.number),
+        number(attribute::VERSION, version.number),
         text(attribute::SAVED_AT, &version.saved_at.to_string()),
         text(attribute::SAVED_BY, &version.saved_by),
         text(attribute::CHANGE, version.change.as_str()),
@@ -242,93 +239,64 @@ fn version_item(
     }
     match version.change {
         Change::Saved | Change::Deleted => {}
-        Change::Restored { from } => item.extend([number(attribute::RESTORED_FROM, &from)]),
-        Change::Purged { at } => item.extend([number(attribute::PURGE_AT, &at.as_second())]),
+        Change::Restored { from } => item.extend([number(attribute::RESTORED_FROM, from)]),
+        Change::Purged { at } => item.extend([number(attribute::PURGE_AT, at.as_second())]),
     }
     if let Some(expires_at) = expires_at {
-        item.extend([number(attribute::EXPIRES_AT, &expires_at)]);
+        item.extend([number(attribute::EXPIRES_AT, expires_at)]);
     }
     item
 }
 
-/// Takes the version out of an item of any kind.
-pub(crate) fn take_version(item: &mut Item) -> Result<Version, StoreError> {
-    let changed = take(item, attribute::CHANGED)?;
+/// The version in an item of any kind.
+pub(crate) fn read_version(item: &Item) -> Result<Version, StoreError> {
+    let changed = required(item, attribute::CHANGED)?;
+    let saved_at = required_text(item, attribute::SAVED_AT)?.parse();
     Ok(Version {
         number: version_number(item)?,
-        saved_at: take_parsed(item, attribute::SAVED_AT)?,
-        saved_by: take_text_or_number(item, attribute::SAVED_BY)?,
-        source_address: item
-            .contains_key(attribute::SOURCE_ADDRESS)
-            .then(|| take_text_or_number(item, attribute::SOURCE_ADDRESS))
-            .transpose()?,
-        change: take_change(item)?,
-        changed: read_texts(&changed).ok_or(StoreError::Corrupt(attribute::CHANGED))?,
+        saved_at: saved_at.map_err(|_| TableError::Corrupt(attribute::SAVED_AT))?,
+        saved_by: required_text(item, attribute::SAVED_BY)?.clone(),
+        source_address: optional_text(item, attribute::SOURCE_ADDRESS)?.cloned(),
+        change: read_change(item)?,
+        changed: read_texts(changed).ok_or(StoreError::corrupt(attribute::CHANGED))?,
     })
 }
 
 /// The number of an item's version, whatever else may be wrong with the item.
 pub(crate) fn version_number(item: &Item) -> Result<u64, StoreError> {
-    item.get(attribute::VERSION)
-        .and_then(|value| value.as_n().ok()?.parse().ok())
-        .ok_or(StoreError::Corrupt(attribute::VERSION))
+    Ok(required_number(item, attribute::VERSION)?)
 }
 
 /// Whether the item's time to live is over: DynamoDB deletes it some days later, and goes on showing
 /// it until then.
 pub(crate) fn is_expired(item: &Item, now: Timestamp) -> bool {
-    item.get(attribute::EXPIRES_AT)
-        .and_then(|value| value.as_n().ok()?.parse::<i64>().ok())
+    find_number::<i64>(item, attribute::EXPIRES_AT)
         .is_some_and(|expires_at| expires_at <= now.as_second())
 }
 
-fn take_change(item: &mut Item) -> Result<Change, StoreError> {
+fn read_change(item: &Item) -> Result<Change, TableError> {
     // Items that were written before there was anything but saves do not say so.
-    if !item.contains_key(attribute::CHANGE) {
+    let Some(change) = optional_text(item, attribute::CHANGE)? else {
         return Ok(Change::Saved);
-    }
-    match take_text_or_number(item, attribute::CHANGE)?.as_str() {
+    };
+    match change.as_str() {
         "saved" => Ok(Change::Saved),
         "deleted" => Ok(Change::Deleted),
         "purged" => Ok(Change::Purged {
-            at: Timestamp::from_second(take_parsed(item, attribute::PURGE_AT)?)
-                .map_err(|_| StoreError::Corrupt(attribute::PURGE_AT))?,
+            at: Timestamp::from_second(required_number(item, attribute::PURGE_AT)?)
+                .map_err(|_| TableError::Corrupt(attribute::PURGE_AT))?,
         }),
         "restored" => Ok(Change::Restored {
-            from: take_parsed(item, attribute::RESTORED_FROM)?,
+            from: required_number(item, attribute::RESTORED_FROM)?,
         }),
-        _ => Err(StoreError::Corrupt(attribute::CHANGE)),
+        _ => Err(TableError::Corrupt(attribute::CHANGE)),
     }
 }
 
-fn take_expires_at(item: &mut Item) -> Result<Option<i64>, StoreError> {
-    item.contains_key(attribute::EXPIRES_AT)
-        .then(|| take_parsed(item, attribute::EXPIRES_AT))
-        .transpose()
-}
-
-fn take_seal(item: &mut Item) -> Result<Option<Vec<u8>>, StoreError> {
+fn read_seal(item: &Item) -> Result<Option<Vec<u8>>, TableError> {
     item.contains_key(attribute::SEAL)
-        .then(|| take_bytes(item, attribute::SEAL))
+        .then(|| required_bytes(item, attribute::SEAL))
         .transpose()
-}
-
-fn take_parsed<T: FromStr>(item: &mut Item, name: &'static str) -> Result<T, StoreError> {
-    take_text_or_number(item, name)?
-        .parse()
-        .map_err(|_| StoreError::Corrupt(name))
-}
-
-pub(crate) fn number(name: &str, value: &impl ToString) -> (String, AttributeValue) {
-    (name.to_owned(), AttributeValue::N(value.to_string()))
-}
-
-pub(crate) fn text(name: &str, value: &str) -> (String, AttributeValue) {
-    (name.to_owned(), AttributeValue::S(value.to_owned()))
-}
-
-pub(crate) fn bytes(name: &str, value: &[u8]) -> (String, AttributeValue) {
-    (name.to_owned(), AttributeValue::B(Blob::new(value)))
 }
 
 fn read_sealed(value: &AttributeValue) -> Option<HashMap<String, Vec<u8>>> {
@@ -347,28 +315,8 @@ fn read_texts(value: &AttributeValue) -> Option<Vec<String>> {
         .collect()
 }
 
-fn take(item: &mut Item, name: &'static str) -> Result<AttributeValue, StoreError> {
-    item.remove(name).ok_or(StoreError::Corrupt(name))
-}
-
-pub(crate) fn take_text_or_number(
-    item: &mut Item,
-    name: &'static str,
-) -> Result<String, StoreError> {
-    let value = take(item, name)?;
-    value
-        .as_s()
-        .or_else(|_| value.as_n())
-        .cloned()
-        .map_err(|_| StoreError::Corrupt(name))
-}
-
-pub(crate) fn take_bytes(item: &mut Item, name: &'static str) -> Result<Vec<u8>, StoreError> {
-    let value = take(item, name)?;
-    value
-        .as_b()
-        .map(|bytes| bytes.as_ref().to_vec())
-        .map_err(|_| StoreError::Corrupt(name))
+fn required<'a>(item: &'a Item, name: &'static str) -> Result<&'a AttributeValue, TableError> {
+    item.get(name).ok_or(TableError::Corrupt(name))
 }
 
 #[cfg(test)]
@@ -401,7 +349,7 @@ mod tests {
         let tenant = Tenant::parse("clinic-1").unwrap();
         let item = stored().to_item(&tenant, CURRENT);
         assert_eq!(
-            StoredItem::from_item(item).unwrap(),
+            StoredItem::from_item(&item).unwrap(),
             StoredItem::Settings(stored())
         );
         let tombstone = Tombstone {
@@ -415,7 +363,7 @@ mod tests {
         };
         let item = tombstone.to_item(&tenant, CURRENT);
         assert_eq!(
-            StoredItem::from_item(item).unwrap(),
+            StoredItem::from_item(&item).unwrap(),
             StoredItem::Tombstone(tombstone)
         );
     }
@@ -425,7 +373,7 @@ mod tests {
         let tenant = Tenant::parse("clinic-1").unwrap();
         let mut item = stored().to_item(&tenant, CURRENT);
         item.remove("change");
-        let read = SettingsItem::from_item(item).unwrap();
+        let read = SettingsItem::from_item(&item).unwrap();
         assert_eq!(read.version.change, Change::Saved);
     }
 
@@ -452,12 +400,12 @@ mod tests {
             item.remove(name);
             assert!(
                 optional
-                    || matches!(SettingsItem::from_item(item), Err(StoreError::Corrupt(at)) if at == name),
+                    || matches!(SettingsItem::from_item(&item), Err(StoreError::Table(TableError::Corrupt(at))) if at == name),
                 "{name}"
             );
             let mut item = whole.clone();
             item.insert(name.clone(), AttributeValue::Bool(true));
-            assert!(SettingsItem::from_item(item).is_err(), "{name}");
+            assert!(SettingsItem::from_item(&item).is_err(), "{name}");
         }
     }
 

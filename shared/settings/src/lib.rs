@@ -3,7 +3,6 @@
 //! remembered ([`cache`]), how often they may be tested ([`test_limits`]), how much a clinic may send
 //! ([`rate_limit`]) and what the platform allows it ([`ceilings`]).
 
-mod aws_error;
 pub mod cache;
 pub mod ceilings;
 mod chain_spec;
@@ -20,7 +19,6 @@ mod own_account;
 pub mod rate_limit;
 pub mod reply_to;
 pub mod reseal;
-pub mod retries;
 pub mod save_limits;
 pub mod seal;
 pub mod store;
@@ -31,7 +29,6 @@ pub mod version;
 mod version_read;
 mod write;
 
-pub use aws_error::{error_code, had_no_effect, is_for_credentials, is_refusal};
 pub use cache::{Moment, SettingsCache, Snapshot};
 pub use ceilings::Ceilings;
 pub use document::{ChannelSettings, CommunicationSettings, ProviderEntry};

@@ -7,12 +7,12 @@ use std::num::NonZeroU32;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use comms_adapters::chain::AmbiguityPolicy;
+use comms_aws::TableError;
 use comms_core::{Channel, EntryId, Position, ProviderKind, Tenant};
 use futures_util::FutureExt as _;
 use serde_json::Value;
 
 use crate::{
-    aws_error::error_code,
     ceilings::Ceilings,
     item::{CURRENT, Item, StoredItem, attribute},
     rate_limit::{Period, RateLimit},
@@ -125,10 +125,7 @@ impl SettingsStore {
             .send()
             .boxed()
             .await
-            .map_err(|error| StoreError::Database {
-                operation: "Scan",
-                code: error_code(&error),
-            })?;
+            .map_err(|error| TableError::new("Scan", &error))?;
         let items = answer.items.unwrap_or_default().into_iter();
         Ok(OverviewPage {
             tenants: items.filter_map(tenant_of).collect(),
@@ -140,7 +137,7 @@ impl SettingsStore {
 /// The tenant of a present item with its overview; `None` of a deletion, and of what is no tenant's.
 fn tenant_of(item: Item) -> Option<(Tenant, Result<Overview, StoreError>)> {
     let tenant = Tenant::parse(item.get(attribute::PK)?.as_s().ok()?).ok()?;
-    let overview = match StoredItem::from_item(item) {
+    let overview = match StoredItem::from_item(&item) {
         Ok(StoredItem::Settings(item)) => item
             .outline()
             .and_then(|document| overview_of(item.version, &document)),
@@ -157,7 +154,7 @@ fn overview_of(version: Version, document: &Value) -> Result<Overview, StoreErro
         .filter(|channel| document.get(channel.as_str()).is_some())
         .map(|channel| channel_of(channel, &document[channel.as_str()]))
         .collect::<Option<Vec<_>>>()
-        .ok_or(StoreError::Corrupt(attribute::DOCUMENT))?;
+        .ok_or(StoreError::corrupt(attribute::DOCUMENT))?;
     let ceilings = document.get(crate::ceilings::CEILINGS);
     let kept = serde_json::json!({crate::ceilings::CEILINGS: ceilings});
     Ok(Overview {
@@ -260,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_document_that_is_not_as_it_was_written_has_no_overview() {
-        let corrupt = Err(StoreError::Corrupt(attribute::DOCUMENT));
+        let corrupt = Err(StoreError::corrupt(attribute::DOCUMENT));
         for document in [json!({"email": {}}), json!({"email": {"primary": 1}})] {
             assert_eq!(overview_of(version(), &document), corrupt, "{document}");
         }

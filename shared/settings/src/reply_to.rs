@@ -7,13 +7,13 @@
 
 use std::collections::HashMap;
 
+use comms_aws::{TableError, item::text};
 use comms_core::{EmailAddress, HashKey, Tenant, hash::Digest};
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    aws_error::error_code,
-    item::{Item, attribute, text},
+    item::{Item, attribute},
     store::{SettingsStore, StoreError},
 };
 
@@ -140,10 +140,8 @@ impl SettingsStore {
             .send()
             .boxed()
             .await;
-        put.map(drop).map_err(|error| StoreError::Database {
-            operation: "PutItem",
-            code: error_code(&error),
-        })
+        put.map_err(|error| TableError::new("PutItem", &error))?;
+        Ok(())
     }
 
     /// Whether an address was confirmed. One read.

@@ -9,18 +9,19 @@
 //! between has a data key of its own, and wins. Nothing is ever half re-sealed, so a walk over the table can stop
 //! anywhere, and the next one does what is left.
 
-use aws_sdk_dynamodb::{
-    operation::update_item::UpdateItemError, primitives::Blob, types::AttributeValue,
+use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
+use comms_aws::{
+    ConditionalWrite, TableError,
+    item::{find_number, required_bytes, required_text},
 };
 use comms_core::Tenant;
 use jiff::Timestamp;
 
 use crate::{
-    aws_error::error_code,
     counter::{COUNTER, CounterState},
     envelope::{EncryptedDataKey, Purpose},
     hash_key,
-    item::{CURRENT, Item, attribute, take_bytes, take_text_or_number, version_of_key},
+    item::{CURRENT, Item, attribute, version_of_key},
     store::{SettingsStore, StoreError},
     store_error::Refusal,
 };
@@ -107,10 +108,7 @@ impl SettingsStore {
                 .set_exclusive_start_key(from)
                 .send()
                 .await
-                .map_err(|error| StoreError::Database {
-                    operation: "Query",
-                    code: error_code(&error),
-                })?;
+                .map_err(|error| TableError::new("Query", &error))?;
             (answer.items, answer.last_evaluated_key)
         } else {
             let answer = self
@@ -122,10 +120,7 @@ impl SettingsStore {
                 .set_exclusive_start_key(from)
                 .send()
                 .await
-                .map_err(|error| StoreError::Database {
-                    operation: "Scan",
-                    code: error_code(&error),
-                })?;
+                .map_err(|error| TableError::new("Scan", &error))?;
             (answer.items, answer.last_evaluated_key)
         };
         Ok(ItemPage {
@@ -168,19 +163,9 @@ impl SettingsStore {
             .expression_attribute_values(":keyArn", AttributeValue::S(resealed.key_arn))
             .send()
             .await;
-        match written {
-            Ok(_) => Ok(Resealed::Done),
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
-            {
-                Ok(Resealed::ChangedMeanwhile)
-            }
-            Err(error) => Err(StoreError::Database {
-                operation: "UpdateItem",
-                code: error_code(&error),
-            }),
+        match ConditionalWrite::of_update(written)? {
+            ConditionalWrite::Done(_) => Ok(Resealed::Done),
+            ConditionalWrite::ConditionFailed(_) => Ok(Resealed::ChangedMeanwhile),
         }
     }
 }
@@ -218,9 +203,9 @@ impl FoundItem {
         version_of_key(&self.name)
     }
 
-    fn of(mut item: Item) -> Result<Self, StoreError> {
-        let owner = take_text_or_number(&mut item, attribute::PK)?;
-        let name = take_text_or_number(&mut item, attribute::SK)?;
+    fn of(item: Item) -> Result<Self, StoreError> {
+        let owner = required_text(&item, attribute::PK)?.clone();
+        let name = required_text(&item, attribute::SK)?.clone();
         let sealed = [attribute::DATA_KEY, attribute::KEY_ARN]
             .iter()
             .any(|name| item.contains_key(*name));
@@ -228,16 +213,16 @@ impl FoundItem {
         let has_seal = [attribute::SEAL, attribute::CONTENT_REMOVED_AT]
             .iter()
             .any(|name| item.contains_key(*name));
-        let seconds = |name| item.get(name)?.as_n().ok()?.parse().ok();
+        let seconds = |name| find_number(&item, name);
         let expires_at = seconds(attribute::EXPIRES_AT);
         let purge_at = seconds(attribute::PURGE_AT).filter(|_| name == COUNTER);
         let sealing = if sealed {
-            let key_arn = take_text_or_number(&mut item, attribute::KEY_ARN);
-            let ciphertext = take_bytes(&mut item, attribute::DATA_KEY);
+            let key_arn = required_text(&item, attribute::KEY_ARN);
+            let ciphertext = required_bytes(&item, attribute::DATA_KEY);
             match (key_arn, ciphertext) {
                 (Ok(key_arn), Ok(ciphertext)) => Sealing::Under(EncryptedDataKey {
                     ciphertext,
-                    key_arn,
+                    key_arn: key_arn.clone(),
                 }),
                 (Err(_), _) => Sealing::Unreadable(attribute::KEY_ARN),
                 (Ok(_), Err(_)) => Sealing::Unreadable(attribute::DATA_KEY),
@@ -258,7 +243,7 @@ impl FoundItem {
 
 #[cfg(test)]
 mod tests {
-    use crate::item::{bytes, text};
+    use comms_aws::item::{bytes, text};
 
     use super::*;
 

@@ -8,154 +8,31 @@
 //! [`VersionRetention`]; the present one never does. A deletion leaves a tombstone with the number, which every reader
 //! takes for "not found", and after which the next save counts on.
 
+mod loaded;
 pub(crate) mod verified;
+mod versions;
 
 use std::sync::Arc;
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use comms_aws::{TableError, clients};
 use comms_core::{Channel, Clock, EntryId, HashKey, ProviderKind, Tenant};
 use futures_util::{FutureExt as _, future::try_join};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
+pub use self::loaded::{Basis, Deleted, Past, Present, StoredSettings};
 use self::verified::{SeenVersions, Verified, count_refusal};
 pub use crate::store_error::StoreError;
 use crate::{
-    aws_error::error_code,
-    ceilings::Ceilings,
     counter::COUNTER,
     document::CommunicationSettings,
     envelope::{Kms, Place, Purpose},
-    item::{
-        Item, SettingsItem, StoredItem, attribute, is_expired, take_version, version_key,
-        version_number,
-    },
-    retries,
+    item::{Item, SettingsItem, StoredItem, attribute, is_expired, version_key, version_number},
     store_error::Refusal,
-    version::{MAX_VERSION, Version, VersionPage, VersionRetention},
+    version::VersionRetention,
 };
-
-/// Bytes of the names of changed fields in one page of versions. One version may have 30 KB of them, and a hundred of those,
-/// with what JSON escapes, more than Lambda answers (6 MB).
-const MAX_PAGE_BYTES: usize = 1_000_000;
-
-/// Settings as they were loaded.
-#[derive(Debug, Clone)]
-pub struct StoredSettings {
-    /// The version.
-    pub version: Version,
-    /// The settings, their secrets sealed in memory.
-    pub settings: CommunicationSettings,
-}
-
-/// What is stored of a tenant, for somebody who is about to change it.
-#[derive(Debug)]
-pub enum Present {
-    /// Nothing was ever saved.
-    Nothing,
-    /// The settings were deleted.
-    Deleted(Deleted),
-    /// The settings.
-    Settings(Box<StoredSettings>),
-    /// Settings that cannot be read any more. Another document can take their place, and an earlier
-    /// version can be restored.
-    Unreadable {
-        /// Their version.
-        number: u64,
-        /// Why.
-        error: StoreError,
-    },
-}
-
-/// A deletion of settings.
-#[derive(Debug, Clone)]
-pub struct Deleted {
-    /// The number of the version that deleted them.
-    pub number: u64,
-    /// The settings that the deletion kept: ceilings, or nothing.
-    pub kept: Box<CommunicationSettings>,
-}
-
-impl Present {
-    /// The present version of the settings, readable or not.
-    pub const fn number(&self) -> Option<u64> {
-        match self {
-            Self::Nothing | Self::Deleted(_) => None,
-            Self::Settings(stored) => Some(stored.version.number),
-            Self::Unreadable { number, .. } => Some(*number),
-        }
-    }
-
-    /// The last number that was given, to a deletion too.
-    pub const fn last_number(&self) -> Option<u64> {
-        self.basis().number
-    }
-
-    /// The settings, where they can be read.
-    pub const fn settings(&self) -> Option<&CommunicationSettings> {
-        match self {
-            Self::Settings(stored) => Some(&stored.settings),
-            Self::Nothing | Self::Deleted(_) | Self::Unreadable { .. } => None,
-        }
-    }
-
-    /// The ceilings that a change of the settings keeps, unless the platform's administrators change them.
-    pub fn ceilings(&self) -> Ceilings {
-        match self {
-            Self::Settings(stored) => stored.settings.ceilings,
-            Self::Deleted(deleted) => deleted.kept.ceilings,
-            Self::Nothing | Self::Unreadable { .. } => Ceilings::default(),
-        }
-    }
-
-    /// What a change of them is made on.
-    pub const fn basis(&self) -> Basis<'_> {
-        let (number, settings) = match self {
-            Self::Nothing => (None, None),
-            Self::Deleted(deleted) => (Some(deleted.number), Some(&*deleted.kept)),
-            Self::Unreadable { number, .. } => (Some(*number), None),
-            Self::Settings(stored) => (Some(stored.version.number), Some(&stored.settings)),
-        };
-        Basis { number, settings }
-    }
-}
-
-/// What a change is made on. It is saved only where this is still so.
-#[derive(Debug, Clone, Copy)]
-pub struct Basis<'s> {
-    /// The last number that was given; `None` where none was.
-    pub(crate) number: Option<u64>,
-    /// What the changed fields are told from.
-    pub(crate) settings: Option<&'s CommunicationSettings>,
-}
-
-impl<'s> From<Option<&'s StoredSettings>> for Basis<'s> {
-    fn from(stored: Option<&'s StoredSettings>) -> Self {
-        Self {
-            number: stored.map(|stored| stored.version.number),
-            settings: stored.map(|stored| &stored.settings),
-        }
-    }
-}
-
-/// What is stored under the number of a version.
-#[derive(Debug)]
-pub enum Past {
-    /// Nothing, or nothing any more.
-    Nothing,
-    /// Who changed what. The content was removed, because newer versions filled the limits.
-    ContentRemoved,
-    /// That the settings were deleted.
-    Deletion,
-    /// Settings.
-    Settings {
-        /// What they were.
-        settings: Box<StoredSettings>,
-        /// Whether they are under a purge, which a restore of them undoes.
-        is_purge_pending: bool,
-    },
-}
 
 /// The settings table with the key that seals what is in it.
 #[derive(Debug, Clone)]
@@ -177,9 +54,9 @@ impl SettingsStore {
         kms_key_id: impl Into<String>,
     ) -> Self {
         Self {
-            dynamodb: retries::dynamodb(config, "settings"),
+            dynamodb: clients::dynamodb(config, "settings"),
             table: table.into(),
-            kms: Kms::new(retries::kms(config), kms_key_id),
+            kms: Kms::new(clients::kms(config), kms_key_id),
             retention: VersionRetention::default(),
             accepts_unsealed: false,
             hash_key: Arc::default(),
@@ -284,7 +161,7 @@ impl SettingsStore {
             Err(error) => {
                 count_refusal(&error);
                 let number = self.last_number(tenant, &reading).await?;
-                let number = number.ok_or(StoreError::Corrupt(attribute::VERSION))?;
+                let number = number.ok_or(StoreError::corrupt(attribute::VERSION))?;
                 Ok(Present::Unreadable { number, error })
             }
         }
@@ -299,7 +176,7 @@ impl SettingsStore {
             Ok(Verified::Settings(_)) | Err(_) => {
                 let number = self.last_number(tenant, &reading).await?;
                 number
-                    .ok_or(StoreError::Corrupt(attribute::VERSION))
+                    .ok_or(StoreError::corrupt(attribute::VERSION))
                     .map(Some)
             }
         }
@@ -321,14 +198,14 @@ impl SettingsStore {
         };
         // The key is what was asked for; the attribute is what the sealed entries are bound to.
         if version_number(&item)? != number {
-            return Err(StoreError::Corrupt(attribute::VERSION));
+            return Err(StoreError::corrupt(attribute::VERSION));
         }
         // Whoever restores a version to mend a tenant whose counter is gone has the version's own seal to go by.
         let counter = self.counter_state(tenant, counter.as_ref()).await?;
         let (counter, now) = (counter.valid(), clock.now());
         let is_kept = counter.is_none_or(|counter| counter.keeps(number, now));
         let is_purge_pending = counter.is_some_and(|counter| counter.is_purge_pending(number, now));
-        match StoredItem::from_item(item)? {
+        match StoredItem::from_item(&item)? {
             StoredItem::Tombstone(_) => Ok(Past::Deletion),
             StoredItem::Record(_) => Ok(Past::ContentRemoved),
             StoredItem::Settings(_) if !is_kept => Ok(Past::ContentRemoved),
@@ -343,80 +220,6 @@ impl SettingsStore {
                 })
             }
         }
-    }
-
-    /// The tenant's versions before the number `before`, or the newest, the newest first: at most
-    /// `most` of them, fewer where they are large, without those that have expired. Nothing is opened.
-    pub async fn versions(
-        &self,
-        tenant: &Tenant,
-        before: Option<u64>,
-        most: u8,
-        clock: &dyn Clock,
-    ) -> Result<VersionPage, StoreError> {
-        let now = clock.now();
-        let most = usize::from(most);
-        let newest = before.map_or(MAX_VERSION, |before| {
-            before.saturating_sub(1).min(MAX_VERSION)
-        });
-        let mut versions: Vec<Version> = Vec::new();
-        let (mut bytes, mut is_full) = (0, false);
-        let mut start = None;
-        while !is_full {
-            // One more than is wanted tells whether there are older ones.
-            let missing = most + 1 - versions.len();
-            let answer = self
-                .dynamodb
-                .query()
-                .table_name(&self.table)
-                .key_condition_expression("pk = :tenant AND sk BETWEEN :oldest AND :newest")
-                .expression_attribute_values(
-                    ":tenant",
-                    AttributeValue::S(tenant.as_str().to_owned()),
-                )
-                .expression_attribute_values(":oldest", AttributeValue::S(version_key(0)))
-                .expression_attribute_values(":newest", AttributeValue::S(version_key(newest)))
-                .projection_expression(AUDIT_ATTRIBUTES.map(|(name, _)| name).join(", "))
-                .set_expression_attribute_names(Some(
-                    AUDIT_ATTRIBUTES
-                        .map(|(name, attribute)| (name.to_owned(), attribute.to_owned()))
-                        .into(),
-                ))
-                .scan_index_forward(false)
-                .consistent_read(true)
-                .limit(i32::try_from(missing).unwrap_or(i32::MAX))
-                .set_exclusive_start_key(start.take())
-                .send()
-                .boxed()
-                .await
-                .map_err(|error| StoreError::Database {
-                    operation: "Query",
-                    code: error_code(&error),
-                })?;
-            for mut item in answer.items.unwrap_or_default() {
-                if is_expired(&item, now) {
-                    continue;
-                }
-                let version = take_version(&mut item)?;
-                bytes += version.changed.iter().map(String::len).sum::<usize>();
-                // One at least, so that every page leads to the next.
-                is_full =
-                    versions.len() == most || (bytes > MAX_PAGE_BYTES && !versions.is_empty());
-                if is_full {
-                    break;
-                }
-                versions.push(version);
-            }
-            start = answer.last_evaluated_key;
-            if start.is_none() {
-                break;
-            }
-        }
-        let next = is_full.then(|| versions.last().map(|oldest| oldest.number));
-        Ok(VersionPage {
-            versions,
-            next: next.flatten(),
-        })
     }
 
     pub(crate) async fn item(&self, pk: &Tenant, sk: &str) -> Result<Option<Item>, StoreError> {
@@ -443,10 +246,7 @@ impl SettingsStore {
             .send()
             .boxed()
             .await
-            .map_err(|error| StoreError::Database {
-                operation: "GetItem",
-                code: error_code(&error),
-            })?;
+            .map_err(|error| TableError::new("GetItem", &error))?;
         Ok(answer.item)
     }
 
@@ -483,10 +283,10 @@ impl SettingsStore {
             let sealed = item
                 .sealed
                 .get(&sealed_name(channel.as_str(), id.as_str()))
-                .ok_or(StoreError::Corrupt(attribute::SEALED))?;
+                .ok_or(StoreError::corrupt(attribute::SEALED))?;
             let plaintext = key.open(&place, sealed)?;
             let credentials: Value = serde_json::from_slice(&plaintext)
-                .map_err(|_| StoreError::Corrupt(attribute::SEALED))?;
+                .map_err(|_| StoreError::corrupt(attribute::SEALED))?;
             if let Some(entry) = document.pointer_mut(&pointer) {
                 entry["credentials"] = credentials;
             }
@@ -499,20 +299,6 @@ impl SettingsStore {
         })
     }
 }
-
-/// The attributes of a version that are not its content, each after the name that an expression has
-/// for it.
-const AUDIT_ATTRIBUTES: [(&str, &str); 9] = [
-    ("#version", attribute::VERSION),
-    ("#savedAt", attribute::SAVED_AT),
-    ("#savedBy", attribute::SAVED_BY),
-    ("#sourceAddress", attribute::SOURCE_ADDRESS),
-    ("#change", attribute::CHANGE),
-    ("#restoredFrom", attribute::RESTORED_FROM),
-    ("#purgeAt", attribute::PURGE_AT),
-    ("#changed", attribute::CHANGED),
-    ("#expiresAt", attribute::EXPIRES_AT),
-];
 
 /// What [`SettingsStore::load_unless`] found, and the number of the counter beside it.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Why stored settings could not be read, changed or believed.
 
+use comms_aws::TableError;
 use comms_core::Problems;
 use thiserror::Error;
 
@@ -8,23 +9,15 @@ use crate::envelope::EnvelopeError;
 /// Why settings could not be read or saved. No text here comes from a document or a credential.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
-    /// DynamoDB did not answer, or refused for now. Worth another try.
-    #[error("DynamoDB {operation} failed ({code})")]
-    Database {
-        /// The operation.
-        operation: &'static str,
-        /// DynamoDB's error code, or what kept the request from being answered.
-        code: String,
-    },
+    /// The table did not answer, or an item in it is corrupt.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// The envelope could not be made or opened.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
     /// Somebody else saved in between, or the version is not the one that was expected.
     #[error("the settings are at another version than the one this change was made for")]
     Conflict,
-    /// A stored item is not as it was written.
-    #[error("a stored item cannot be read: attribute {0}")]
-    Corrupt(&'static str),
     /// A stored item is not what this service wrote last.
     #[error("the stored settings are refused: {0}")]
     Refused(Refusal),
@@ -37,17 +30,22 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The attribute `name` of a stored item is not as this service writes it.
+    pub const fn corrupt(name: &'static str) -> Self {
+        Self::Table(TableError::Corrupt(name))
+    }
+
     /// Whether the same call may work later without anybody doing anything.
     pub const fn is_worth_a_retry(&self) -> bool {
         match self {
-            Self::Database { .. } | Self::Envelope(EnvelopeError::Kms { .. }) => true,
+            Self::Table(error) => error.is_worth_a_retry(),
+            Self::Envelope(EnvelopeError::Kms { .. }) => true,
             Self::Envelope(
                 EnvelopeError::WrongDataKey { .. }
                 | EnvelopeError::WrongEntry
                 | EnvelopeError::Sealing,
             )
             | Self::Conflict
-            | Self::Corrupt(_)
             | Self::Refused(_)
             | Self::Invalid(_)
             | Self::TooLarge => false,

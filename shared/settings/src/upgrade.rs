@@ -5,18 +5,18 @@
 //! still the one that was read: stopped anywhere, the next run does what is left. A version that cannot be sealed is left
 //! as it is and cannot be restored; the present settings do not depend on it.
 
-use aws_sdk_dynamodb::{
-    operation::transact_write_items::TransactWriteItemsError,
-    types::{Put, TransactWriteItem},
+use aws_sdk_dynamodb::types::{Put, TransactWriteItem};
+use comms_aws::{
+    TableError,
+    item::required_text,
+    transaction::{OPERATION, Transaction, transact},
 };
 use comms_core::{Clock, Tenant};
-use futures_util::FutureExt as _;
 
 use crate::{
-    aws_error::error_code,
     counter::CounterState,
     envelope::{EnvelopeError, Place, Purpose},
-    item::{Item, SettingsItem, StoredItem, attribute, take_text_or_number, version_number},
+    item::{Item, SettingsItem, StoredItem, attribute, version_number},
     store::{SettingsStore, StoreError, entry_places, sealed_name},
     store_error::Refusal,
 };
@@ -52,7 +52,7 @@ impl SettingsStore {
                 }
                 Err(error) if error.is_worth_a_retry() => return Err(error),
                 Err(error) => {
-                    let sort_key = take_text_or_number(&mut item.clone(), attribute::SK)?;
+                    let sort_key = required_text(&item, attribute::SK)?.clone();
                     upgraded.unsealable.push((sort_key, error));
                 }
             }
@@ -88,8 +88,8 @@ impl SettingsStore {
 
     /// The item with a seal, to be put in its place; `None` where it has one, or nothing to seal.
     async fn sealed_anew(&self, tenant: &Tenant, item: &Item) -> Result<Option<Put>, StoreError> {
-        let sort_key = take_text_or_number(&mut item.clone(), attribute::SK)?;
-        let (sealed, unchanged) = match StoredItem::from_item(item.clone())? {
+        let sort_key = required_text(item, attribute::SK)?.clone();
+        let (sealed, unchanged) = match StoredItem::from_item(&item)? {
             stored if stored.has_seal() => return Ok(None),
             StoredItem::Record(_) => return Ok(None),
             StoredItem::Settings(settings) => {
@@ -102,7 +102,7 @@ impl SettingsStore {
                 (tombstone.to_item(tenant, &sort_key), attribute::VERSION)
             }
         };
-        let found = item.get(unchanged).ok_or(StoreError::Corrupt(unchanged))?;
+        let found = item.get(unchanged).ok_or(StoreError::corrupt(unchanged))?;
         let put = Put::builder()
             .table_name(&self.table)
             .set_item(Some(sealed))
@@ -129,7 +129,7 @@ impl SettingsStore {
         let hash = content.hash();
         let places = entry_places(&item.outline()?);
         if places.len() != item.sealed.len() {
-            return Err(StoreError::Corrupt(attribute::SEALED));
+            return Err(StoreError::corrupt(attribute::SEALED));
         }
         for (_, channel, id, provider) in places {
             let mut place = Place {
@@ -154,32 +154,14 @@ impl SettingsStore {
 
     async fn replace(&self, puts: Vec<Put>) -> Result<(), StoreError> {
         let puts = puts.into_iter();
-        let items = puts.map(|put| TransactWriteItem::builder().put(put).build());
-        let written = self
-            .dynamodb
-            .transact_write_items()
-            .set_transact_items(Some(items.collect()))
-            .send()
-            .boxed()
-            .await;
-        written.map(drop).map_err(|error| {
-            let code = error_code(&error);
-            match error.as_service_error() {
-                Some(TransactWriteItemsError::TransactionCanceledException(_)) => {
-                    StoreError::Conflict
-                }
-                _ => StoreError::Database {
-                    operation: "TransactWriteItems",
-                    code,
-                },
-            }
-        })
+        let items = puts.map(|put| Ok(TransactWriteItem::builder().put(put).build()));
+        match transact(&self.dynamodb, items).await? {
+            Transaction::Done => Ok(()),
+            Transaction::Cancelled(_) => Err(StoreError::Conflict),
+        }
     }
 }
 
 fn not_built() -> StoreError {
-    StoreError::Database {
-        operation: "TransactWriteItems",
-        code: "RequestNotBuilt".to_owned(),
-    }
+    TableError::not_built(OPERATION).into()
 }

@@ -1,28 +1,28 @@
 //! Saving, restoring, deleting and purging: one transaction of the present item, the version's own item and the
 //! counter, each on the condition that it still is what was read.
 
+mod contents;
+
 use std::collections::HashMap;
 
-use aws_sdk_dynamodb::{
-    error::BuildError,
-    operation::{transact_write_items::TransactWriteItemsError, update_item::UpdateItemError},
-    types::{AttributeValue, Put, TransactWriteItem, builders::PutBuilder},
+use aws_sdk_dynamodb::types::{
+    AttributeValue, CancellationReason, Put, TransactWriteItem, builders::PutBuilder,
+};
+use comms_aws::{
+    TableError,
+    transaction::{OPERATION, Transaction, transact},
 };
 use comms_core::{Clock, Tenant};
-use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use serde_json::Value;
 use tracing::info;
 
 use crate::store::verified::Reading;
 use crate::{
-    aws_error::error_code,
-    counter::{Counter, Kept, Purge},
+    counter::{Counter, Purge},
     document::CommunicationSettings,
     envelope::{EnvelopeError, Place, Purpose},
-    item::{
-        CURRENT, Item, SettingsItem, StoredItem, Tombstone, attribute, version_key, version_number,
-    },
+    item::{CURRENT, Item, SettingsItem, Tombstone, attribute, version_key},
     seal::Content,
     store::{Basis, SettingsStore, StoreError, sealed_name},
     version::{Author, Change, MAX_VERSION, Version},
@@ -30,8 +30,6 @@ use crate::{
 
 /// Bytes of the settings in an item: DynamoDB takes 400 KB, names and small attributes included.
 const MAX_ITEM_BYTES: usize = 380_000;
-/// Items of a tenant that are changed at the same time when a limit or a purge goes over its versions.
-const CONCURRENT_UPDATES: usize = 10;
 
 /// What a change is made on, as it was read just before.
 struct Base {
@@ -253,170 +251,9 @@ impl SettingsStore {
             None => self.count_versions(tenant, expected.unwrap_or(0)).await?,
         };
         if counter.number >= MAX_VERSION {
-            return Err(StoreError::Corrupt(attribute::VERSION));
+            return Err(StoreError::corrupt(attribute::VERSION));
         }
         Ok(Base { reading, counter })
-    }
-
-    /// The counter that the items of `tenant` would have, at least at `number`. This reads all of its versions.
-    pub(crate) async fn count_versions(
-        &self,
-        tenant: &Tenant,
-        number: u64,
-    ) -> Result<Counter, StoreError> {
-        let mut counter = Counter {
-            number,
-            kept: Vec::new(),
-            purge: None,
-        };
-        for item in self.version_items(tenant).await? {
-            // Nothing can follow such a number, which no save has given.
-            if version_number(&item).is_ok_and(|number| number >= MAX_VERSION) {
-                continue;
-            }
-            match StoredItem::from_item(item) {
-                Ok(StoredItem::Settings(item)) => {
-                    let number = item.version.number;
-                    counter.number = counter.number.max(number);
-                    counter.kept.push(Kept {
-                        number,
-                        bytes: item.size(),
-                    });
-                }
-                Ok(
-                    StoredItem::Tombstone(Tombstone { version, .. }) | StoredItem::Record(version),
-                ) => {
-                    counter.number = counter.number.max(version.number);
-                }
-                // It cannot be restored either.
-                Err(_) => {}
-            }
-        }
-        Ok(counter)
-    }
-
-    /// All versions of `tenant`, the oldest first.
-    pub(crate) async fn version_items(&self, tenant: &Tenant) -> Result<Vec<Item>, StoreError> {
-        let mut items = Vec::new();
-        let mut start = None;
-        loop {
-            let answer = self
-                .dynamodb
-                .query()
-                .table_name(&self.table)
-                .key_condition_expression("pk = :tenant AND sk BETWEEN :oldest AND :newest")
-                .expression_attribute_values(
-                    ":tenant",
-                    AttributeValue::S(tenant.as_str().to_owned()),
-                )
-                .expression_attribute_values(":oldest", AttributeValue::S(version_key(0)))
-                .expression_attribute_values(":newest", AttributeValue::S(version_key(MAX_VERSION)))
-                .consistent_read(true)
-                .set_exclusive_start_key(start.take())
-                .send()
-                .boxed()
-                .await
-                .map_err(|error| StoreError::Database {
-                    operation: "Query",
-                    code: error_code(&error),
-                })?;
-            items.extend(answer.items.unwrap_or_default());
-            start = answer.last_evaluated_key;
-            if start.is_none() {
-                return Ok(items);
-            }
-        }
-    }
-
-    /// Lets the versions that were under `purge`, which `counter` no longer has, end when they would have without it.
-    async fn keep_again(
-        &self,
-        tenant: &Tenant,
-        purge: Purge,
-        counter: &Counter,
-    ) -> Result<(), StoreError> {
-        let kept = counter.kept.iter().map(|kept| kept.number);
-        let versions: Vec<_> = kept.filter(|number| *number <= purge.through).collect();
-        let at = AttributeValue::N(purge.at.as_second().to_string());
-        self.update_versions(tenant, &versions, &|update| {
-            update
-                .update_expression("SET #expiresAt = #retained REMOVE #retained")
-                // A later purge has a time of its own.
-                .condition_expression("attribute_exists(#retained) AND #expiresAt = :at")
-                .expression_attribute_names("#retained", attribute::RETAINED_UNTIL)
-                .expression_attribute_names("#expiresAt", attribute::EXPIRES_AT)
-                .expression_attribute_values(":at", at.clone())
-        })
-        .await
-    }
-
-    /// Leaves of these versions who changed what, and removes their content with its data key.
-    pub(crate) async fn remove_contents(
-        &self,
-        tenant: &Tenant,
-        versions: &[u64],
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        if versions.is_empty() {
-            return Ok(());
-        }
-        let now = AttributeValue::N(now.as_second().to_string());
-        self.update_versions(tenant, versions, &|update| {
-            update
-                .update_expression(
-                    "SET #removedAt = :now REMOVE #document, #sealed, #dataKey, #keyArn, #seal",
-                )
-                .condition_expression("attribute_exists(#dataKey)")
-                .expression_attribute_names("#removedAt", attribute::CONTENT_REMOVED_AT)
-                .expression_attribute_names("#document", attribute::DOCUMENT)
-                .expression_attribute_names("#sealed", attribute::SEALED)
-                .expression_attribute_names("#dataKey", attribute::DATA_KEY)
-                .expression_attribute_names("#keyArn", attribute::KEY_ARN)
-                .expression_attribute_names("#seal", attribute::SEAL)
-                .expression_attribute_values(":now", now.clone())
-        })
-        .await?;
-        info!(clinic_id = %tenant, versions = versions.len(), "the content of versions was removed");
-        Ok(())
-    }
-
-    /// Makes the same change to the items of these versions, except where its condition does not hold.
-    async fn update_versions(
-        &self,
-        tenant: &Tenant,
-        versions: &[u64],
-        change: &(dyn Fn(UpdateBuilder) -> UpdateBuilder + Sync),
-    ) -> Result<(), StoreError> {
-        let updates = versions.iter().map(|number| {
-            let update = self
-                .dynamodb
-                .update_item()
-                .table_name(&self.table)
-                .key(attribute::PK, AttributeValue::S(tenant.as_str().to_owned()))
-                .key(attribute::SK, AttributeValue::S(version_key(*number)));
-            let update = change(update);
-            async move {
-                match update.send().boxed().await {
-                    Ok(_) => Ok(()),
-                    Err(error)
-                        if error.as_service_error().is_some_and(
-                            UpdateItemError::is_conditional_check_failed_exception,
-                        ) =>
-                    {
-                        Ok(())
-                    }
-                    Err(error) => Err(StoreError::Database {
-                        operation: "UpdateItem",
-                        code: error_code(&error),
-                    }),
-                }
-            }
-            .boxed()
-        });
-        stream::iter(updates.collect::<Vec<_>>())
-            .buffer_unordered(CONCURRENT_UPDATES)
-            .try_collect()
-            .await
     }
 
     /// Writes a version's items and the counter, or nothing: each where it still is what was read, and the version's
@@ -429,7 +266,6 @@ impl SettingsStore {
         own: Item,
         counter: &Counter,
     ) -> Result<(), StoreError> {
-        let operation = "TransactWriteItems";
         let number = counter.number;
         let counter = counter.to_item(tenant, self.hash_key().await?);
         let put = |item| Put::builder().table_name(&self.table).set_item(Some(item));
@@ -440,32 +276,17 @@ impl SettingsStore {
         ];
         let items = puts
             .into_iter()
-            .map(|put| Ok(TransactWriteItem::builder().put(put.build()?).build()))
-            .collect::<Result<Vec<_>, BuildError>>()
-            .map_err(|_| StoreError::Database {
-                operation,
-                code: "RequestNotBuilt".to_owned(),
-            })?;
-        let written = self
-            .dynamodb
-            .transact_write_items()
-            .set_transact_items(Some(items))
-            .send()
-            .boxed()
-            .await;
-        let Err(error) = written else {
-            // This process has seen it, although it never read it.
-            self.seen.note(tenant, number);
-            self.wait_until_visible(tenant, number).await;
-            return Ok(());
-        };
-        let code = error_code(&error);
-        let cancelled = error.as_service_error().and_then(cancelled);
-        Err(cancelled.unwrap_or(StoreError::Database { operation, code }))
+            .map(|put| Ok(TransactWriteItem::builder().put(put.build()?).build()));
+        match transact(&self.dynamodb, items).await? {
+            Transaction::Done => {}
+            Transaction::Cancelled(reasons) => return Err(cancelled(&reasons)),
+        }
+        // This process has seen it, although it never read it.
+        self.seen.note(tenant, number);
+        self.wait_until_visible(tenant, number).await;
+        Ok(())
     }
 }
-
-type UpdateBuilder = aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 
 /// Puts an item in the place of the one that was `found`, if its attribute `name` still is what it was.
 fn unchanged(put: PutBuilder, found: Option<&Item>, name: &str) -> PutBuilder {
@@ -498,24 +319,20 @@ fn new_version(
     }
 }
 
-/// Why the transaction of [`SettingsStore::write`] was cancelled, if it was. The reasons stand in the
-/// order of its items (API reference of `TransactWriteItems`).
-fn cancelled(error: &TransactWriteItemsError) -> Option<StoreError> {
-    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error else {
-        return None;
-    };
-    let reasons = cancelled.cancellation_reasons().iter();
+/// Why the transaction of [`SettingsStore::write`] was cancelled. The reasons are in the order of its items.
+fn cancelled(reasons: &[CancellationReason]) -> StoreError {
     let codes: Vec<_> = reasons
+        .iter()
         .map(|reason| reason.code().unwrap_or_default())
         .collect();
     let failed = |index| codes.get(index) == Some(&"ConditionalCheckFailed");
     if failed(0) || failed(2) || codes.contains(&"TransactionConflict") {
-        Some(StoreError::Conflict)
+        StoreError::Conflict
     } else if failed(1) {
         // The present item is as it was read, and yet there is a version of the next number: to write over it would
         // take it out of the audit trail.
-        Some(StoreError::Corrupt(attribute::VERSION))
+        StoreError::corrupt(attribute::VERSION)
     } else {
-        None
+        TableError::contention(OPERATION, "TransactionCanceledException").into()
     }
 }

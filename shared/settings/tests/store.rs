@@ -428,7 +428,7 @@ async fn each_version_opens_with_its_own_data_key_and_is_found_under_its_own_num
         .load_version(&clinic, 3, clock)
         .await
         .unwrap_err();
-    assert_eq!(error, StoreError::Corrupt("version"));
+    assert_eq!(error, StoreError::corrupt("version"));
 }
 
 #[tokio::test]
@@ -442,7 +442,7 @@ async fn a_number_under_which_something_is_stored_is_not_written_over() {
     world.put(foreign).await;
     let before = world.items().await;
     let refused = world.save("clinic-a", "second", stored.as_ref()).await;
-    assert_eq!(refused, Err(StoreError::Corrupt("version")));
+    assert_eq!(refused, Err(StoreError::corrupt("version")));
     assert_eq!(world.items().await, before);
 }
 
@@ -463,7 +463,7 @@ async fn settings_that_do_not_open_are_told_from_a_store_that_does_not_answer() 
     let Present::Unreadable { number: 1, error } = &present else {
         panic!("{present:?}")
     };
-    assert_eq!(*error, StoreError::Corrupt("sealed"));
+    assert_eq!(*error, StoreError::corrupt("sealed"));
     assert_eq!(world.store.present_number(&clinic).await, Ok(Some(1)));
     assert!(world.store.load(&clinic).await.is_err());
 }

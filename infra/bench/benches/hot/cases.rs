@@ -25,7 +25,7 @@ use comms_core::{
     metric::METRICS,
     request::{Content, Submission, Target},
 };
-use comms_delivery::{LedgerError, Quota, Quotas};
+use comms_delivery::{Quota, Quotas, TableError};
 use comms_runtime::telemetry::{self, TelemetryConfig};
 use comms_settings::{
     Author, CommunicationSettings, Period, RateLimit, SettingsCache, SettingsStore,
@@ -235,7 +235,7 @@ fn quota_from_a_lease() -> Case {
 }
 
 /// For the next one: else the lease would end.
-fn take_and_put_back(taken: Result<Quota, LedgerError>) {
+fn take_and_put_back(taken: Result<Quota, TableError>) {
     match taken.unwrap() {
         Quota::Granted(grant) => grant.put_back(1),
         refused @ (Quota::Exhausted(_) | Quota::TooMany { .. }) => panic!("{refused:?}"),

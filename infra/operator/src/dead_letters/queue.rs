@@ -3,12 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use aws_config::SdkConfig;
-use aws_sdk_sqs::{
-    Client,
-    types::{
-        ChangeMessageVisibilityBatchRequestEntry, Message, MessageAttributeValue,
-        MessageSystemAttributeName, QueueAttributeName,
-    },
+use aws_sdk_sqs::types::{Message, MessageAttributeValue, MessageSystemAttributeName};
+use comms_aws::{
+    QueueClient, QueueError,
+    queue::{MessageCounts, OutgoingMessage, is_named, text_attribute},
 };
 use comms_core::{
     Clock, DeadLetter, IdempotencyKey, RequestId,
@@ -16,48 +14,16 @@ use comms_core::{
     request::{Priority, Submission},
 };
 use comms_delivery::queue_claim::ACCEPTED_AS;
-use comms_settings::error_code;
 use serde_json::Value;
-use thiserror::Error;
 
 /// The visibility timeout of received messages: longer than a walk that only lists, and short enough after a walk that was
 /// killed.
 pub(super) const VISIBILITY: Duration = Duration::from_mins(5);
 
-/// Messages of one request (Amazon SQS, message quotas).
-const BATCH: usize = 10;
-
-/// The error of a request to SQS.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("SQS {operation} failed ({code})")]
-pub struct QueueError {
-    operation: &'static str,
-    code: String,
-}
-
-impl QueueError {
-    fn new(operation: &'static str, code: impl Into<String>) -> Self {
-        Self {
-            operation,
-            code: code.into(),
-        }
-    }
-
-    /// Whether it is about one message, and the next may fare better (SQS API reference, `SendMessage`, errors).
-    pub(super) fn is_of_the_message(&self) -> bool {
-        [
-            "InvalidMessageContents",
-            "InvalidParameterValue",
-            "RequestNotBuilt",
-        ]
-        .contains(&self.code.as_str())
-    }
-}
-
 /// The dead-letter queue.
 #[derive(Debug, Clone)]
 pub struct DeadLetterQueue {
-    client: Client,
+    client: QueueClient,
     url: String,
     /// How long a receive waits for a message. One that waits asks all of SQS's servers, and one that does not only
     /// some (SQS developer guide, "short and long polling").
@@ -71,15 +37,6 @@ pub struct SourceQueues {
     pub normal: String,
     /// The URL of the urgent queue.
     pub urgent: String,
-}
-
-/// How many messages there are, as far as SQS knows.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Counted {
-    /// That can be received.
-    pub(super) visible: u64,
-    /// That somebody has received.
-    pub(super) not_visible: u64,
 }
 
 /// A dead letter that this command has received.
@@ -173,11 +130,7 @@ impl Received {
 
     /// Its attributes as its sender gave them, and the id that it is known by.
     fn attributes_to_keep(&self) -> Option<HashMap<String, MessageAttributeValue>> {
-        let id = MessageAttributeValue::builder()
-            .data_type("String")
-            .string_value(self.source_message_id())
-            .build()
-            .ok()?;
+        let id = text_attribute(self.source_message_id()).ok()?;
         let mut kept = self.attributes.clone();
         if !self.letter.moved_by_sqs {
             kept.retain(|name, _| !OF_DEAD_LETTERS_ALONE.contains(&name.as_str()));
@@ -194,7 +147,7 @@ impl SourceQueues {
         match found.letter.source_queue.as_deref() {
             Some(name) => [&self.normal, &self.urgent]
                 .into_iter()
-                .find(|url| url.rsplit('/').next() == Some(name))
+                .find(|url| is_named(url, name))
                 .map(String::as_str),
             None => match Submission::parse(found.body.as_bytes()) {
                 Ok(submission) => match submission.request.priority {
@@ -227,49 +180,22 @@ impl DeadLetterQueue {
     /// The queue at `url`. A receive waits `wait` for a message, in whole seconds, 20 at most.
     pub fn new(config: &SdkConfig, url: impl Into<String>, wait: Duration) -> Self {
         Self {
-            client: Client::new(config),
+            client: QueueClient::new(config, "dead letters"),
             url: url.into(),
             wait,
         }
     }
 
-    pub(super) async fn count(&self) -> Result<Counted, QueueError> {
-        let answer = self
-            .client
-            .get_queue_attributes()
-            .queue_url(&self.url)
-            .attribute_names(QueueAttributeName::ApproximateNumberOfMessages)
-            .attribute_names(QueueAttributeName::ApproximateNumberOfMessagesNotVisible)
-            .send()
-            .await
-            .map_err(|error| QueueError::new("GetQueueAttributes", error_code(&error)))?;
-        let number = |name| {
-            let text = answer.attributes().and_then(|all| all.get(&name));
-            text.and_then(|text| text.parse().ok()).unwrap_or_default()
-        };
-        Ok(Counted {
-            visible: number(QueueAttributeName::ApproximateNumberOfMessages),
-            not_visible: number(QueueAttributeName::ApproximateNumberOfMessagesNotVisible),
-        })
+    pub(super) async fn count(&self) -> Result<MessageCounts, QueueError> {
+        self.client.count(&self.url).await
     }
 
     pub(super) async fn receive(&self, clock: &dyn Clock) -> Result<Vec<Received>, QueueError> {
-        let seconds = |time: Duration| i32::try_from(time.as_secs()).unwrap_or(i32::MAX);
-        let received = self
-            .client
-            .receive_message()
-            .queue_url(&self.url)
-            .max_number_of_messages(i32::try_from(BATCH).unwrap_or(1))
-            .visibility_timeout(seconds(VISIBILITY))
-            .wait_time_seconds(seconds(self.wait))
-            .message_system_attribute_names(MessageSystemAttributeName::All)
-            .message_attribute_names("All")
-            .send()
-            .await
-            .map_err(|error| QueueError::new("ReceiveMessage", error_code(&error)))?;
+        let received = self.client.receive(&self.url, self.wait, VISIBILITY);
         let now = u64::try_from(clock.now().as_millisecond()).unwrap_or_default();
-        let messages = received.messages.unwrap_or_default().into_iter();
-        Ok(messages
+        Ok(received
+            .await?
+            .into_iter()
             .filter_map(|message| Received::new(message, now))
             .collect())
     }
@@ -278,57 +204,28 @@ impl DeadLetterQueue {
     pub(super) async fn put_back(&self, found: &Received, source: &str) -> Result<(), QueueError> {
         let attributes = found
             .attributes_to_keep()
-            .ok_or_else(|| QueueError::new("SendMessage", "RequestNotBuilt"))?;
-        let request = self
-            .client
-            .send_message()
-            .queue_url(source)
-            .message_body(&found.body)
-            .set_message_group_id(found.group.clone());
-        let sent = request
-            .set_message_attributes(Some(attributes))
-            .send()
-            .await;
-        sent.map_err(|error| QueueError::new("SendMessage", error_code(&error)))?;
-        Ok(())
+            .ok_or_else(|| QueueError::not_built("SendMessage"))?;
+        let mut message = OutgoingMessage::new(&found.body).with_group(found.group.as_ref());
+        for (name, value) in attributes {
+            message = message.with_attribute(&name, value);
+        }
+        self.client.send(source, message).await
     }
 
     pub(super) async fn delete(&self, found: &Received) -> Result<(), QueueError> {
-        let request = self.client.delete_message().queue_url(&self.url);
-        let deleted = request.receipt_handle(&found.handle).send().await;
-        deleted.map_err(|error| QueueError::new("DeleteMessage", error_code(&error)))?;
-        Ok(())
+        self.client.delete(&self.url, &found.handle).await
     }
 
     /// Makes the received messages visible again. Returns the number of failures.
     pub(super) async fn release(&self, held: Held) -> u64 {
         let handles: Vec<String> = held.0.into_values().collect();
-        let mut failed = 0;
-        for handles in handles.chunks(BATCH) {
-            let entries: Vec<_> = handles
-                .iter()
-                .enumerate()
-                .filter_map(|(number, handle)| {
-                    ChangeMessageVisibilityBatchRequestEntry::builder()
-                        .id(number.to_string())
-                        .receipt_handle(handle)
-                        .visibility_timeout(0)
-                        .build()
-                        .ok()
-                })
-                .collect();
-            let answer = self
-                .client
-                .change_message_visibility_batch()
-                .queue_url(&self.url)
-                .set_entries(Some(entries))
-                .send()
-                .await;
-            failed += match answer {
-                Ok(answer) => answer.failed.len(),
-                Err(_) => handles.len(),
-            };
-        }
-        failed as u64
+        let visible: Vec<_> = handles
+            .iter()
+            .map(|handle| (handle.as_str(), Duration::ZERO))
+            .collect();
+        self.client
+            .change_visibility(&self.url, &visible)
+            .await
+            .len() as u64
     }
 }

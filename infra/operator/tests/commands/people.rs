@@ -57,19 +57,7 @@ async fn sent(table: &Table) -> RequestId {
     };
     let claimed = ledger.claim(&record, &planned[0], "hash", &owner, now);
     claimed.await.unwrap();
-    let outcome = Outcome {
-        status: DeliveryStatus::Sent,
-        receipt: None,
-        reason: None,
-        possible_duplicate: false,
-        attempts: Vec::new(),
-        not_before: None,
-        waiting: None,
-        waited: None,
-        via: None,
-        skipped: None,
-        is_untouched: false,
-    };
+    let outcome = Outcome::new(DeliveryStatus::Sent);
     let finished = ledger.finish(&id, &planned[0].id, &owner, &outcome, now);
     finished.await.unwrap();
     id

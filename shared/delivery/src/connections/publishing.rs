@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use comms_adapters::{Deadline, smtp::ConnectionLimit};
+use comms_aws::TableError;
 use comms_core::HashKey;
 use jiff::SignedDuration;
 use tracing::{info, warn};
@@ -12,7 +13,7 @@ use super::{
     Connections, REQUEST_TIMEOUT, partition_key,
     record::{self, LimitRecord, LimitState},
 };
-use crate::{ledger::LedgerError, permits::Permits};
+use crate::permits::Permits;
 
 /// How long nobody takes the permit of a refused connection: until the new limit is written. Longer would keep those from
 /// connecting for whom a connection is closed meanwhile.
@@ -66,7 +67,7 @@ impl Connections {
     }
 
     /// Gives up the permits of refused connections, and records how many others there are.
-    async fn lower(&self, key: &HashKey, id: u64, given_up: u32) -> Result<(), LedgerError> {
+    async fn lower(&self, key: &HashKey, id: u64, given_up: u32) -> Result<(), TableError> {
         let now = self.clock.now();
         let (account, known, stored, is_forged, given_up) = {
             let mut lines = self.lines();
@@ -116,7 +117,7 @@ impl Connections {
     }
 
     /// Records that the server took all connections of the present limit.
-    async fn raise(&self, key: &HashKey, id: u64) -> Result<(), LedgerError> {
+    async fn raise(&self, key: &HashKey, id: u64) -> Result<(), TableError> {
         let now = self.clock.now();
         let Some((account, known, stored, is_forged)) = self.lines().get(&id).map(|line| {
             let known = line.record_at(now);
@@ -144,7 +145,7 @@ impl Connections {
         record: LimitRecord,
         condition: &str,
         values: Vec<(&'static str, AttributeValue)>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), TableError> {
         let now = self.clock.now();
         self.count_write();
         let attributes = record.attributes(account, key, now);

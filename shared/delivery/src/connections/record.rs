@@ -2,10 +2,12 @@
 //! with a MAC under the deployment's hash key. A record without its MAC counts for nothing.
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use comms_aws::{
+    Item,
+    item::{find_number, number_value},
+};
 use comms_core::{HashKey, hash::Digest};
 use jiff::{SignedDuration, Timestamp};
-
-use crate::permits::{Item, number, number_of};
 
 /// Connections that a login may have before anything is known of its server: as many as Dovecot allows by default
 /// (`mail_max_userip_connections`).
@@ -83,12 +85,12 @@ impl LimitRecord {
         }
         let text = |name: &str| item.get(name)?.as_s().ok();
         let record = || {
-            let since = item.get(SINCE).and_then(number_of)?;
+            let since = find_number(item, SINCE)?;
             Some(Self {
                 state: LimitState::parse(text(STATE)?)?,
-                connections: u32::try_from(item.get(CONNECTIONS).and_then(number_of)?).ok()?,
+                connections: find_number(item, CONNECTIONS)?,
                 since: Timestamp::from_microsecond(since).ok()?,
-                raise_after: SignedDuration::from_secs(item.get(RAISE_AFTER).and_then(number_of)?),
+                raise_after: SignedDuration::from_secs(find_number(item, RAISE_AFTER)?),
             })
         };
         let record = record().filter(|record| {
@@ -107,11 +109,11 @@ impl LimitRecord {
         let kept_until = now.saturating_add(RETENTION).unwrap_or(Timestamp::MAX);
         vec![
             (STATE, AttributeValue::S(self.state.as_str().to_owned())),
-            (CONNECTIONS, number(self.connections.into())),
-            (SINCE, number(self.since.as_microsecond())),
-            (RAISE_AFTER, number(self.raise_after.as_secs())),
+            (CONNECTIONS, number_value(self.connections)),
+            (SINCE, number_value(self.since.as_microsecond())),
+            (RAISE_AFTER, number_value(self.raise_after.as_secs())),
             (MAC, AttributeValue::S(self.mac(account, key).hex128())),
-            (EXPIRES_AT, number(kept_until.as_second())),
+            (EXPIRES_AT, number_value(kept_until.as_second())),
         ]
     }
 
@@ -208,8 +210,8 @@ pub(super) fn unchanged(
         Some(known) => (
             "limitSince = :seenSince AND limitConnections = :seenConnections",
             vec![
-                (":seenSince", number(known.since.as_microsecond())),
-                (":seenConnections", number(known.connections.into())),
+                (":seenSince", number_value(known.since.as_microsecond())),
+                (":seenConnections", number_value(known.connections)),
             ],
         ),
     }
@@ -226,8 +228,8 @@ pub(super) fn lower_than(
         "attribute_not_exists(limitMac) OR limitState <> :reached OR limitConnections > :fewer OR limitSince <= :stale",
         vec![
             (":reached", reached),
-            (":fewer", number(record.connections.into())),
-            (":stale", number(stale)),
+            (":fewer", number_value(record.connections)),
+            (":stale", number_value(stale)),
         ],
     )
 }

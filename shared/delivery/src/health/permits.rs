@@ -3,18 +3,18 @@
 //! A permit is the time of the last probe, beside the entry's record. It has no MAC: whoever can write it delays probes, as
 //! by writing anything else to the table, and a time that lies ahead counts for nothing.
 
-use aws_sdk_dynamodb::{
-    operation::update_item::UpdateItemError, types::ReturnValuesOnConditionCheckFailure,
-};
+use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 use comms_adapters::{Deadline, ProbePermit, health::MAX_COOL_DOWN_DURATION};
+use comms_aws::{
+    ConditionalWrite, TableError,
+    item::{find_number, number_value},
+};
 use comms_core::{Channel, EntryId, Tenant};
-use comms_settings::error_code;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{RETENTION, SHARE_TIMEOUT, SharedHealth, item_key, name, number};
-use crate::ledger::LedgerError;
+use super::{RETENTION, SHARE_TIMEOUT, SharedHealth, item_key, name};
 
 /// Before an entry's name: when it was probed last, in microseconds since 1970.
 const PROBED: &str = "probed#";
@@ -48,7 +48,7 @@ impl SharedHealth {
         tenant: &Tenant,
         version: u64,
         name: &str,
-    ) -> Result<ProbePermit, LedgerError> {
+    ) -> Result<ProbePermit, TableError> {
         let attribute = format!("{PROBED}{name}");
         let now = self.clock.now();
         let interval = MAX_COOL_DOWN_DURATION.as_micros();
@@ -65,30 +65,25 @@ impl SharedHealth {
                 "attribute_not_exists(#probed) OR #probed <= :over OR #probed > :ahead",
             )
             .expression_attribute_names("#probed", &attribute)
-            .expression_attribute_values(":now", number(now_micros))
-            .expression_attribute_values(":over", number(now_micros.saturating_sub(interval)))
-            .expression_attribute_values(":ahead", number(now_micros.saturating_add(interval)))
-            .expression_attribute_values(":expiresAt", number(ends.as_second()))
+            .expression_attribute_values(":now", number_value(now_micros))
+            .expression_attribute_values(":over", number_value(now_micros.saturating_sub(interval)))
+            .expression_attribute_values(
+                ":ahead",
+                number_value(now_micros.saturating_add(interval)),
+            )
+            .expression_attribute_values(":expiresAt", number_value(ends.as_second()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .boxed()
             .await;
-        let Err(error) = written else {
-            return Ok(ProbePermit::Granted);
+        let item = match ConditionalWrite::of_update(written)? {
+            ConditionalWrite::Done(_) => return Ok(ProbePermit::Granted),
+            ConditionalWrite::ConditionFailed(item) => item,
         };
-        if let Some(UpdateItemError::ConditionalCheckFailedException(failed)) =
-            error.as_service_error()
-        {
-            let item = failed.item.as_ref();
-            let probed = item.and_then(|item| item.get(&attribute)?.as_n().ok()?.parse().ok());
-            let next = probed.unwrap_or(now_micros).saturating_add(interval);
-            return Ok(ProbePermit::Taken {
-                until: Timestamp::from_microsecond(next).unwrap_or(now),
-            });
-        }
-        Err(LedgerError::Database {
-            operation: "UpdateItem",
-            code: error_code(&error),
+        let probed = find_number::<i64>(&item, &attribute);
+        let next = probed.unwrap_or(now_micros).saturating_add(interval);
+        Ok(ProbePermit::Taken {
+            until: Timestamp::from_microsecond(next).unwrap_or(now),
         })
     }
 }

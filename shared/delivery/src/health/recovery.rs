@@ -1,11 +1,11 @@
 //! A passed test of saved settings takes back `down` of what it has shown to work. The processes that send hear of it
 //! within [`MAX_AGE`](super::MAX_AGE).
 
+use comms_aws::TableError;
 use comms_core::{Channel, EntryId, ErrorKind, HashKey, HealthRecord, HealthState, Tenant};
 use jiff::SignedDuration;
 
 use super::{Replaces, SharedHealth, mac, name};
-use crate::ledger::LedgerError;
 
 /// An entry that passed every stage of a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl SharedHealth {
         version: u64,
         channel: Channel,
         passed: &[PassedTest],
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), TableError> {
         let records = self.read(key, tenant, version).await?;
         for test in passed {
             let name = name(channel, &test.entry);

@@ -6,16 +6,18 @@ use aws_sdk_dynamodb::{
     operation::put_item::PutItemError,
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
 };
+use comms_aws::{
+    Item, TableError,
+    item::{find_text, number, required_text, text},
+};
 use comms_core::request::PlannedDelivery;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    Acceptance, Item, Ledger, LedgerError, Origin, RequestRecord,
-    attributes::{
-        ACCEPTED_BY, ACCEPTED_VIA, REQUEST, database, number, required, string, text, time_to_live,
-    },
+    Acceptance, Ledger, Origin, RequestRecord,
+    attributes::{ACCEPTED_BY, ACCEPTED_VIA, REQUEST, time_to_live},
     items::planned_deliveries,
 };
 
@@ -32,7 +34,7 @@ impl Ledger {
         origin: &Origin,
         part_of: Option<&str>,
         now: Timestamp,
-    ) -> Result<Acceptance, LedgerError> {
+    ) -> Result<Acceptance, TableError> {
         let deliveries = planned
             .iter()
             .map(|delivery| {
@@ -80,7 +82,7 @@ impl Ledger {
         match found {
             // Our own write, whose response was lost and which the SDK retried.
             Some(item) if item.get(ACCEPTANCE) == Some(&acceptance) => Ok(Acceptance::New),
-            Some(item) if *required(&item, "payloadHash")? == request.payload_hash => {
+            Some(item) if *required_text(&item, "payloadHash")? == request.payload_hash => {
                 Ok(Acceptance::Repeated)
             }
             Some(item) => Ok(match part_of {
@@ -91,7 +93,7 @@ impl Ledger {
                 }
                 Some(_) | None => Acceptance::OtherPayload,
             }),
-            None => Err(database("PutItem", &error)),
+            None => Err(TableError::new("PutItem", &error)),
         }
     }
 }
@@ -102,7 +104,7 @@ impl Ledger {
 fn is_unauthenticated_part(item: &Item, claimed: &str, planned: &[PlannedDelivery]) -> bool {
     let accepted = planned_deliveries(item).unwrap_or_default();
     !item.contains_key(ACCEPTED_VIA)
-        && string(item, "payloadHash").is_some_and(|hash| hash == claimed)
+        && find_text(item, "payloadHash").is_some_and(|hash| hash == claimed)
         && planned
             .iter()
             .all(|part| accepted.iter().any(|whole| whole.id == part.id))

@@ -1,19 +1,19 @@
 //! Claims, takeovers, and what a delivery waits for before its claim.
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use comms_aws::{
+    ConditionalWrite, Item, TableError,
+    item::{find_text, flag, number_value, optional_text, required_text, text_value},
+};
 use comms_core::{
     Delivery, DeliveryId, DeliveryStatus, SentVia, Waiting, request::PlannedDelivery,
 };
-use comms_settings::error_code;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 
 use super::{
-    Claim, DeliveryHistory, Item, Ledger, LedgerError, OUTCOME_GRACE, Owner, RequestRecord,
-    attributes::{
-        count, database, flag, key, n, optional, refused_item, required, s, string, time,
-        time_to_live, waiting_value,
-    },
+    Claim, DeliveryHistory, Ledger, LedgerError, OUTCOME_GRACE, Owner, RequestRecord,
+    attributes::{count, key, time, time_to_live, waiting_value},
     details,
     items::{attempts, delivery, lease_until, waiting},
     writes::{Purpose, Written},
@@ -47,23 +47,23 @@ impl Ledger {
             .expression_attribute_names("#status", "status")
             .expression_attribute_names("#owner", "owner")
             .expression_attribute_names("#channel", "channel")
-            .expression_attribute_values(":sending", s(DeliveryStatus::Sending.as_str()))
-            .expression_attribute_values(":queued", s(DeliveryStatus::Queued.as_str()))
-            .expression_attribute_values(":owner", s(&owner.token))
-            .expression_attribute_values(":lease", n(owner.lease_until.as_millisecond()))
-            .expression_attribute_values(":clinic", s(request.tenant.as_str()))
-            .expression_attribute_values(":channel", s(planned.channel.as_str()))
-            .expression_attribute_values(":recipient", s(planned.masked()))
-            .expression_attribute_values(":address", s(address_hash))
-            .expression_attribute_values(":payload", s(&request.payload_hash))
-            .expression_attribute_values(":now", s(&now.to_string()))
-            .expression_attribute_values(":time", n(now.as_millisecond()))
-            .expression_attribute_values(":ttl", n(time_to_live(now)))
+            .expression_attribute_values(":sending", text_value(DeliveryStatus::Sending.as_str()))
+            .expression_attribute_values(":queued", text_value(DeliveryStatus::Queued.as_str()))
+            .expression_attribute_values(":owner", text_value(&owner.token))
+            .expression_attribute_values(":lease", number_value(owner.lease_until.as_millisecond()))
+            .expression_attribute_values(":clinic", text_value(request.tenant.as_str()))
+            .expression_attribute_values(":channel", text_value(planned.channel.as_str()))
+            .expression_attribute_values(":recipient", text_value(planned.masked()))
+            .expression_attribute_values(":address", text_value(address_hash))
+            .expression_attribute_values(":payload", text_value(&request.payload_hash))
+            .expression_attribute_values(":now", text_value(&now.to_string()))
+            .expression_attribute_values(":time", number_value(now.as_millisecond()))
+            .expression_attribute_values(":ttl", number_value(time_to_live(now)))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         if let Some(next) = &self.next {
             set.push_str(", attemptAt = :now, attemptBy = :next");
-            update = update.expression_attribute_values(":next", s(&next.to_string()));
+            update = update.expression_attribute_values(":next", text_value(&next.to_string()));
         }
         set.push_str(" REMOVE notBefore");
         let update = update.update_expression(set);
@@ -79,7 +79,7 @@ impl Ledger {
         address_hash: &str,
         waiting: &Waiting,
         now: Timestamp,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), TableError> {
         let result = self
             .client
             .update_item()
@@ -93,23 +93,19 @@ impl Ledger {
             .condition_expression("attribute_not_exists(pk)")
             .expression_attribute_names("#status", "status")
             .expression_attribute_names("#channel", "channel")
-            .expression_attribute_values(":queued", s(DeliveryStatus::Queued.as_str()))
+            .expression_attribute_values(":queued", text_value(DeliveryStatus::Queued.as_str()))
             .expression_attribute_values(":waiting", waiting_value(waiting)?)
-            .expression_attribute_values(":clinic", s(request.tenant.as_str()))
-            .expression_attribute_values(":channel", s(planned.channel.as_str()))
-            .expression_attribute_values(":recipient", s(planned.masked()))
-            .expression_attribute_values(":address", s(address_hash))
-            .expression_attribute_values(":payload", s(&request.payload_hash))
-            .expression_attribute_values(":now", s(&now.to_string()))
-            .expression_attribute_values(":ttl", n(time_to_live(now)))
+            .expression_attribute_values(":clinic", text_value(request.tenant.as_str()))
+            .expression_attribute_values(":channel", text_value(planned.channel.as_str()))
+            .expression_attribute_values(":recipient", text_value(planned.masked()))
+            .expression_attribute_values(":address", text_value(address_hash))
+            .expression_attribute_values(":payload", text_value(&request.payload_hash))
+            .expression_attribute_values(":now", text_value(&now.to_string()))
+            .expression_attribute_values(":ttl", number_value(time_to_live(now)))
             .send()
             .boxed()
             .await;
-        match result {
-            Ok(_) => Ok(()),
-            Err(error) if refused_item(&error).is_some() => Ok(()),
-            Err(error) => Err(database("UpdateItem", &error)),
-        }
+        ConditionalWrite::of_update(result).map(drop)
     }
 
     /// Takes over a delivery whose owner's lease ended without an outcome, and records that it may have been sent.
@@ -133,13 +129,13 @@ impl Ledger {
             .condition_expression("#status = :sending AND #owner = :from")
             .expression_attribute_names("#status", "status")
             .expression_attribute_names("#owner", "owner")
-            .expression_attribute_values(":sending", s(DeliveryStatus::Sending.as_str()))
-            .expression_attribute_values(":from", s(from))
-            .expression_attribute_values(":owner", s(&owner.token))
-            .expression_attribute_values(":lease", n(owner.lease_until.as_millisecond()))
-            .expression_attribute_values(":now", s(&now.to_string()))
+            .expression_attribute_values(":sending", text_value(DeliveryStatus::Sending.as_str()))
+            .expression_attribute_values(":from", text_value(from))
+            .expression_attribute_values(":owner", text_value(&owner.token))
+            .expression_attribute_values(":lease", number_value(owner.lease_until.as_millisecond()))
+            .expression_attribute_values(":now", text_value(&now.to_string()))
             .expression_attribute_values(":true", AttributeValue::Bool(true))
-            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":one", number_value(1))
             .return_values(ReturnValue::AllNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         let written = self.write(update, Purpose::Claim).await;
@@ -155,19 +151,16 @@ fn claimed(
     now: Timestamp,
 ) -> Result<Claim, LedgerError> {
     match written.result {
-        Ok(answer) => owned(&answer.attributes.unwrap_or_default()),
-        Err(error) => match refused_item(&error) {
-            Some(item) => claim_refused(&item, request, owner, now),
-            None if written.is_uncertain => Err(LedgerError::Uncertain {
-                operation: "UpdateItem",
-                code: error_code(&error),
-            }),
-            None => Err(database("UpdateItem", &error)),
-        },
+        Ok(ConditionalWrite::Done(item)) => Ok(owned(&item)?),
+        Ok(ConditionalWrite::ConditionFailed(item)) => {
+            Ok(claim_refused(&item, request, owner, now)?)
+        }
+        Err(error) if written.is_uncertain => Err(LedgerError::Uncertain(error)),
+        Err(error) => Err(error.into()),
     }
 }
 
-pub(super) fn owned(item: &Item) -> Result<Claim, LedgerError> {
+pub(super) fn owned(item: &Item) -> Result<Claim, TableError> {
     Ok(Claim::Owned(DeliveryHistory {
         attempts: attempts(item)?,
         possible_duplicate: flag(item, "possibleDuplicate")?,
@@ -175,7 +168,7 @@ pub(super) fn owned(item: &Item) -> Result<Claim, LedgerError> {
         takeovers: count(item, "takeovers")?,
         waiting: waiting(item)?,
         last_attempt: details::timestamp(item, "attemptAt")?
-            .zip(optional(item, "attemptBy")?.cloned()),
+            .zip(optional_text(item, "attemptBy")?.cloned()),
     }))
 }
 
@@ -184,8 +177,8 @@ pub(super) fn claim_refused(
     request: &RequestRecord,
     owner: &Owner,
     now: Timestamp,
-) -> Result<Claim, LedgerError> {
-    if *required(item, "payloadHash")? != request.payload_hash {
+) -> Result<Claim, TableError> {
+    if *required_text(item, "payloadHash")? != request.payload_hash {
         return Ok(Claim::OtherPayload);
     }
     let delivery = delivery(item)?;
@@ -204,7 +197,7 @@ pub(super) fn claim_refused(
             until: time(item, "notBefore")?.unwrap_or(now),
         }),
         // Our own claim, whose response was lost and which was repeated.
-        DeliveryStatus::Sending if string(item, "owner") == Some(&owner.token) => owned(item),
+        DeliveryStatus::Sending if find_text(item, "owner") == Some(&owner.token) => owned(item),
         DeliveryStatus::Sending => {
             // Its owner may have put the outcome on the queue, or keep it: that is recorded first.
             let until = lease_until(item)?.saturating_add(OUTCOME_GRACE);
@@ -212,7 +205,7 @@ pub(super) fn claim_refused(
             if now < until {
                 return Ok(Claim::Busy { until });
             }
-            let owner = string(item, "owner").ok_or(LedgerError::Corrupt("owner"))?;
+            let owner = find_text(item, "owner").ok_or(TableError::Corrupt("owner"))?;
             Ok(Claim::Abandoned {
                 owner: owner.clone(),
             })

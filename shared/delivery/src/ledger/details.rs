@@ -1,6 +1,10 @@
 //! What a request's item says of the request itself, for those who ask what became of it.
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use comms_aws::{
+    Item, TableError, condition_failure,
+    item::{flag, number_value, optional_text, text, text_value},
+};
 use comms_core::{
     Country, Delivery, GlobalCause, RequestId, SentVia, SkippedEntry, Tenant, Waited,
     request::{CommunicationRequest, Priority, RequestedTenant, Strategy},
@@ -10,8 +14,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Item, Ledger, LedgerError, Outcome,
-    attributes::{REQUEST, WAITING, count, database, flag, n, optional, refused_item, s, text},
+    Ledger, Outcome,
+    attributes::{REQUEST, WAITING, count},
 };
 
 const CATEGORY: &str = "category";
@@ -86,11 +90,11 @@ impl RequestDetails {
         optional.into_iter().flatten()
     }
 
-    pub(super) fn of_item(item: &Item) -> Result<Self, LedgerError> {
+    pub(super) fn of_item(item: &Item) -> Result<Self, TableError> {
         Ok(Self {
-            category: optional(item, CATEGORY)?.cloned(),
-            priority: optional(item, PRIORITY)?
-                .map(|text| Priority::parse(text).ok_or(LedgerError::Corrupt(PRIORITY)))
+            category: optional_text(item, CATEGORY)?.cloned(),
+            priority: optional_text(item, PRIORITY)?
+                .map(|text| Priority::parse(text).ok_or(TableError::Corrupt(PRIORITY)))
                 .transpose()?,
             strategy: optional(item, STRATEGY)?
                 .map(|text| Strategy::parse(text).ok_or(LedgerError::Corrupt(STRATEGY)))
@@ -111,28 +115,28 @@ impl RequestDetails {
     }
 }
 
-fn country(item: &Item) -> Result<Option<Country>, LedgerError> {
-    let parse = |text: &String| Country::parse(text).map_err(|_| LedgerError::Corrupt(COUNTRY));
-    optional(item, COUNTRY)?.map(parse).transpose()
+fn country(item: &Item) -> Result<Option<Country>, TableError> {
+    let parse = |text: &String| Country::parse(text).map_err(|_| TableError::Corrupt(COUNTRY));
+    optional_text(item, COUNTRY)?.map(parse).transpose()
 }
 
 /// How often a request was posted again under its key.
-pub(super) fn replays(item: &Item) -> Result<u32, LedgerError> {
+pub(super) fn replays(item: &Item) -> Result<u32, TableError> {
     count(item, REPLAYS)
 }
 
 /// A time as text, where there is one.
-pub(super) fn timestamp(item: &Item, name: &'static str) -> Result<Option<Timestamp>, LedgerError> {
-    optional(item, name)?
-        .map(|text| text.parse().map_err(|_| LedgerError::Corrupt(name)))
+pub(super) fn timestamp(item: &Item, name: &'static str) -> Result<Option<Timestamp>, TableError> {
+    optional_text(item, name)?
+        .map(|text| text.parse().map_err(|_| TableError::Corrupt(name)))
         .transpose()
 }
 
 /// Whose account a delivery of a clinic went by: the platform's where the item says why, else the clinic's own where one
 /// of its providers accepted it.
-pub(super) fn via(item: &Item, delivery: &Delivery) -> Result<Option<SentVia>, LedgerError> {
-    if let Some(cause) = optional(item, BECAUSE)? {
-        let cause = GlobalCause::parse(cause).ok_or(LedgerError::Corrupt(BECAUSE))?;
+pub(super) fn via(item: &Item, delivery: &Delivery) -> Result<Option<SentVia>, TableError> {
+    if let Some(cause) = optional_text(item, BECAUSE)? {
+        let cause = GlobalCause::parse(cause).ok_or(TableError::Corrupt(BECAUSE))?;
         return Ok(Some(SentVia::Global(cause)));
     }
     let accepted = comms_core::delivery::accepted_position(&delivery.attempts);
@@ -141,9 +145,9 @@ pub(super) fn via(item: &Item, delivery: &Delivery) -> Result<Option<SentVia>, L
         .map(|_| SentVia::Clinic))
 }
 
-pub(super) fn skipped(item: &Item) -> Result<Vec<SkippedEntry>, LedgerError> {
-    let wrong = || LedgerError::Corrupt(SKIPPED);
-    let Some(text) = optional(item, SKIPPED)? else {
+pub(super) fn skipped(item: &Item) -> Result<Vec<SkippedEntry>, TableError> {
+    let wrong = || TableError::Corrupt(SKIPPED);
+    let Some(text) = optional_text(item, SKIPPED)? else {
         return Ok(Vec::new());
     };
     let values: Vec<Value> = serde_json::from_str(text).map_err(|_| wrong())?;
@@ -151,57 +155,57 @@ pub(super) fn skipped(item: &Item) -> Result<Vec<SkippedEntry>, LedgerError> {
     entries.collect::<Option<_>>().ok_or_else(wrong)
 }
 
-pub(super) fn waited(item: &Item) -> Result<Option<Waited>, LedgerError> {
-    let wrong = || LedgerError::Corrupt(WAITED);
-    let Some(text) = optional(item, WAITED)? else {
+pub(super) fn waited(item: &Item) -> Result<Option<Waited>, TableError> {
+    let wrong = || TableError::Corrupt(WAITED);
+    let Some(text) = optional_text(item, WAITED)? else {
         return Ok(None);
     };
     let value: Value = serde_json::from_str(text).map_err(|_| wrong())?;
     Waited::from_json(&value).map(Some).ok_or_else(wrong)
 }
 
-pub(super) fn waited_value(waited: &Waited) -> Result<AttributeValue, LedgerError> {
-    let json = serde_json::to_string(waited).map_err(|_| LedgerError::Corrupt(WAITED))?;
-    Ok(s(&json))
+pub(super) fn waited_value(waited: &Waited) -> Result<AttributeValue, TableError> {
+    let json = serde_json::to_string(waited).map_err(|_| TableError::Corrupt(WAITED))?;
+    Ok(text_value(&json))
 }
 
 impl Ledger {
     /// Whether a request was accepted. A conditional write that changes nothing: the worker writes to the ledger and may not
     /// read it.
-    pub async fn is_accepted(&self, id: &RequestId) -> Result<bool, LedgerError> {
+    pub async fn is_accepted(&self, id: &RequestId) -> Result<bool, TableError> {
         Ok(self.touched(id).await?.is_some())
     }
 
     /// The country by which an accepted request was read, by such a write as [`Ledger::is_accepted`] makes.
-    pub async fn country_by_write(&self, id: &RequestId) -> Result<Option<Country>, LedgerError> {
+    pub async fn country_by_write(&self, id: &RequestId) -> Result<Option<Country>, TableError> {
         let item = self.touched(id).await?;
         item.map_or(Ok(None), |item| country(&item))
     }
 
     /// The same by a strongly consistent read of the request's item alone.
-    pub async fn country_by_read(&self, id: &RequestId) -> Result<Option<Country>, LedgerError> {
+    pub async fn country_by_read(&self, id: &RequestId) -> Result<Option<Country>, TableError> {
         let found = self
             .client
             .query()
             .table_name(&self.table)
             .key_condition_expression("pk = :pk AND sk = :sk")
-            .expression_attribute_values(":pk", s(id.as_str()))
-            .expression_attribute_values(":sk", s(REQUEST))
+            .expression_attribute_values(":pk", text_value(id.as_str()))
+            .expression_attribute_values(":sk", text_value(REQUEST))
             .consistent_read(true)
             .send()
             .boxed()
             .await
-            .map_err(|error| database("Query", &error))?;
+            .map_err(|error| TableError::new("Query", &error))?;
         found.items().first().map_or(Ok(None), country)
     }
 
-    async fn touched(&self, id: &RequestId) -> Result<Option<Item>, LedgerError> {
+    async fn touched(&self, id: &RequestId) -> Result<Option<Item>, TableError> {
         let touched = self
             .client
             .update_item()
             .table_name(&self.table)
-            .key("pk", s(id.as_str()))
-            .key("sk", s(REQUEST))
+            .key("pk", text_value(id.as_str()))
+            .key("sk", text_value(REQUEST))
             .condition_expression("attribute_exists(pk)")
             .return_values(ReturnValue::AllNew)
             .send()
@@ -209,26 +213,26 @@ impl Ledger {
             .await;
         match touched {
             Ok(answer) => Ok(Some(answer.attributes.unwrap_or_default())),
-            Err(error) if refused_item(&error).is_some() => Ok(None),
-            Err(error) => Err(database("UpdateItem", &error)),
+            Err(error) if condition_failure(&error).is_some() => Ok(None),
+            Err(error) => Err(TableError::new("UpdateItem", &error)),
         }
     }
 
     /// Counts that a request was posted again under its key.
-    pub async fn count_replay(&self, id: &RequestId) -> Result<(), LedgerError> {
+    pub async fn count_replay(&self, id: &RequestId) -> Result<(), TableError> {
         self.client
             .update_item()
             .table_name(&self.table)
-            .key("pk", s(id.as_str()))
-            .key("sk", s(REQUEST))
+            .key("pk", text_value(id.as_str()))
+            .key("sk", text_value(REQUEST))
             .update_expression("ADD replays :one")
             .condition_expression("attribute_exists(pk)")
-            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":one", number_value(1))
             .send()
             .boxed()
             .await
             .map(drop)
-            .map_err(|error| database("UpdateItem", &error))
+            .map_err(|error| TableError::new("UpdateItem", &error))
     }
 }
 

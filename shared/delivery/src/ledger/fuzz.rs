@@ -6,13 +6,16 @@
     reason = "what is not as it should be is the target's failure"
 )]
 
+use comms_aws::{
+    Item, TableError,
+    item::{find_text, text_value},
+};
 use comms_core::{DeliveryStatus, RequestId, Tenant};
 use comms_testkit::dynamodb;
 use jiff::Timestamp;
 
 use super::{
-    Claim, DeliveryHistory, Item, LedgerError, Owner, RequestDetails, RequestRecord,
-    attributes::{s, string},
+    Claim, DeliveryHistory, Owner, RequestDetails, RequestRecord,
     claim::{claim_refused, owned},
     items::{attempts, delivery, is_given_up, planned_deliveries},
 };
@@ -42,17 +45,17 @@ pub(crate) fn items(input: &[u8]) {
     }
     assert!(matches!(
         Counts::of_item(&item),
-        Ok(_) | Err(LedgerError::Corrupt("usage"))
+        Ok(_) | Err(TableError::Corrupt("usage"))
     ));
     let has = |name: &str| item.contains_key(name);
     match delivery(&item) {
         Ok(read) => {
             assert_eq!(
-                string(&item, "status").map(String::as_str),
+                find_text(&item, "status").map(String::as_str),
                 Some(read.status.as_str())
             );
             assert_eq!(
-                string(&item, "channel").map(String::as_str),
+                find_text(&item, "channel").map(String::as_str),
                 Some(read.channel.as_str())
             );
             assert_eq!(read.provider.is_some(), has("provider"));
@@ -62,16 +65,16 @@ pub(crate) fn items(input: &[u8]) {
                 .get("possibleDuplicate")
                 .map(|value| *value.as_bool().unwrap());
             assert_eq!(read.possible_duplicate, flag.unwrap_or_default());
-            let written: Vec<_> = match string(&item, "attempts") {
+            let written: Vec<_> = match find_text(&item, "attempts") {
                 Some(text) => serde_json::from_str::<Vec<serde_json::Value>>(text).unwrap(),
                 None => Vec::new(),
             };
             assert_eq!(read.attempts.len(), written.len());
             let again = serde_json::to_string(&read.attempts).unwrap();
-            let text = ("attempts".to_owned(), s(&again));
+            let text = ("attempts".to_owned(), text_value(&again));
             assert_eq!(attempts(&Item::from([text])), Ok(read.attempts));
         }
-        Err(LedgerError::Corrupt(_)) => {}
+        Err(TableError::Corrupt(_)) => {}
         Err(other) => panic!("{other:?}"),
     }
     claims(&item);
@@ -89,8 +92,8 @@ fn claims(item: &Item) {
         token: "ours".to_owned(),
         lease_until: NOW,
     };
-    let status = string(item, "status").map(String::as_str);
-    let is_ours = string(item, "owner").map(String::as_str) == Some("ours");
+    let status = find_text(item, "status").map(String::as_str);
+    let is_ours = find_text(item, "owner").map(String::as_str) == Some("ours");
     match claim_refused(item, &request, &owner, NOW) {
         Ok(Claim::Owned(_)) => assert!(status == Some("sending") && is_ours),
         Ok(Claim::Abandoned { .. }) => assert!(status == Some("sending") && !is_ours),
@@ -101,9 +104,11 @@ fn claims(item: &Item) {
         Ok(Claim::Busy { until }) => assert!(status == Some("sending") && !is_ours && until > NOW),
         Ok(Claim::NotYet { .. }) => assert_eq!(status, Some("queued")),
         Ok(Claim::OtherPayload) => {
-            assert!(string(item, "payloadHash").is_some_and(|hash| *hash != request.payload_hash));
+            assert!(
+                find_text(item, "payloadHash").is_some_and(|hash| *hash != request.payload_hash)
+            );
         }
-        Err(error) => assert!(matches!(error, LedgerError::Corrupt(_)), "{error:?}"),
+        Err(error) => assert!(matches!(error, TableError::Corrupt(_)), "{error:?}"),
     }
     if let Ok(Claim::Owned(history)) = owned(item) {
         let DeliveryHistory {
@@ -116,7 +121,7 @@ fn claims(item: &Item) {
         } = history;
         assert!(last_attempt.is_none() || item.contains_key("attemptBy"));
         assert_eq!(waiting.is_some(), item.contains_key("waiting"));
-        let no_attempts = string(item, "attempts").is_none_or(|text| text.trim() == "[]");
+        let no_attempts = find_text(item, "attempts").is_none_or(|text| text.trim() == "[]");
         assert_eq!(attempts.is_empty(), no_attempts, "{item:?}");
         let flag = item.get("possibleDuplicate");
         assert_eq!(
@@ -134,10 +139,9 @@ fn claims(item: &Item) {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::attributes::{n, text},
-        *,
-    };
+    use comms_aws::item::{number_value, text};
+
+    use super::*;
 
     /// Were it passed over, a delivery of unknown outcome could be sent again, or its attempts be forgotten.
     #[test]
@@ -161,13 +165,13 @@ mod tests {
         ];
         for name in read {
             let mut item = sent.clone();
-            item.insert(name.to_owned(), n(1));
-            assert_eq!(delivery(&item), Err(LedgerError::Corrupt(name)));
+            item.insert(name.to_owned(), number_value(1));
+            assert_eq!(delivery(&item), Err(TableError::Corrupt(name)));
         }
         for name in ["attempts", "possibleDuplicate", "deferrals", "takeovers"] {
             let mut item = sent.clone();
             item.insert(name.to_owned(), text("", "x").1);
-            assert_eq!(owned(&item), Err(LedgerError::Corrupt(name)));
+            assert_eq!(owned(&item), Err(TableError::Corrupt(name)));
         }
     }
 }

@@ -2,16 +2,16 @@
 //! have had its effect although nobody heard so.
 
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
+use comms_aws::{
+    ConditionalWrite,
+    item::{find_text, text_value},
+};
 use comms_core::{DeliveryId, RequestId};
 use jiff::Timestamp;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::{
-    Ledger, LedgerError, Outcome, Owner,
-    attributes::{database, key, refused_item, s, string},
-    writes::Purpose,
-};
+use super::{Ledger, LedgerError, Outcome, Owner, attributes::key, writes::Purpose};
 
 /// The owner whose outcome was counted, and a mark of the writer that did.
 pub(super) const COUNTED: &str = "countedOf";
@@ -32,7 +32,7 @@ impl Ledger {
         let Some(found) = written.await? else {
             return Ok(true);
         };
-        match string(&found, COUNTED) {
+        match find_text(&found, COUNTED) {
             // Our own write, whose answer was lost and which was made again.
             Some(counted) if *counted == mark => Ok(true),
             Some(counted) if counted.starts_with(&owner.token) => Ok(false),
@@ -66,15 +66,14 @@ impl Ledger {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .expression_attribute_names("#counted", COUNTED)
             .expression_attribute_names("#owner", "owner")
-            .expression_attribute_values(":owner", s(&owner.token))
-            .expression_attribute_values(":mark", s(mark));
+            .expression_attribute_values(":owner", text_value(&owner.token))
+            .expression_attribute_values(":mark", text_value(mark));
         let written = self.write(update, Purpose::Outcome).await;
-        match written.result {
-            Ok(_) => Ok(true),
-            Err(error) => match refused_item(&error) {
-                Some(item) => Ok(string(&item, COUNTED).is_some_and(|counted| counted == mark)),
-                None => Err(database("UpdateItem", &error)),
-            },
-        }
+        Ok(match written.result? {
+            ConditionalWrite::Done(_) => true,
+            ConditionalWrite::ConditionFailed(item) => {
+                find_text(&item, COUNTED).is_some_and(|counted| counted == mark)
+            }
+        })
     }
 }

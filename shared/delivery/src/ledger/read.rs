@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
+use comms_aws::{TableError, item::find_text};
 use comms_core::{Delivery, DeliveryStatus, FailureReason, RequestId, SentVia, Tenant};
 use jiff::Timestamp;
 
 use super::{
-    Ledger, LedgerError, RecordedRequest, RequestDetails,
-    attributes::{REQUEST, database, s, string},
+    Ledger, RecordedRequest, RequestDetails,
+    attributes::REQUEST,
     details,
     items::{delivery, given_up_at, is_given_up, planned_deliveries},
 };
@@ -19,26 +20,15 @@ impl Ledger {
         &self,
         id: &RequestId,
         now: Timestamp,
-    ) -> Result<Option<RecordedRequest>, LedgerError> {
-        let mut pages = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .key_condition_expression("pk = :pk")
-            .expression_attribute_values(":pk", s(id.as_str()))
-            .consistent_read(true)
-            .into_paginator()
-            .items()
-            .send();
+    ) -> Result<Option<RecordedRequest>, TableError> {
         let mut tenant = None;
         let (mut request, mut accepted_at, mut replays) = (RequestDetails::default(), None, 0);
         let mut planned = Vec::new();
         let mut recorded = HashMap::new();
-        while let Some(item) = pages.next().await {
-            let item = item.map_err(|error| database("Query", &error))?;
-            let clinic = string(&item, "clinicId").ok_or(LedgerError::Corrupt("clinicId"))?;
-            tenant = Some(Tenant::parse(clinic).map_err(|_| LedgerError::Corrupt("clinicId"))?);
-            if string(&item, "sk").map(String::as_str) == Some(REQUEST) {
+        for item in self.items_of(id).await? {
+            let clinic = find_text(&item, "clinicId").ok_or(TableError::Corrupt("clinicId"))?;
+            tenant = Some(Tenant::parse(clinic).map_err(|_| TableError::Corrupt("clinicId"))?);
+            if find_text(&item, "sk").map(String::as_str) == Some(REQUEST) {
                 planned = planned_deliveries(&item)?;
                 request = RequestDetails::of_item(&item)?;
                 accepted_at = details::timestamp(&item, "acceptedAt")?;

@@ -6,6 +6,10 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use comms_aws::{
+    Item, TableError, condition_failure,
+    item::{find_text, optional_text, required_text, text_value},
+};
 use comms_core::{
     Channel, Delivery, DeliveryId, DeliveryStatus, EmailAddress, HashKey, PhoneNumber, RequestId,
     address::AddressError,
@@ -15,11 +19,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Item, Ledger, LedgerError,
-    attributes::{
-        ACCEPTED_BY, ACCEPTED_VIA, DELIVERY_PREFIX, REQUEST, database, key, optional, refused_item,
-        required, s, string,
-    },
+    Ledger,
+    attributes::{ACCEPTED_BY, ACCEPTED_VIA, DELIVERY_PREFIX, REQUEST, key},
     items::{delivery, is_given_up, planned_deliveries},
 };
 
@@ -176,19 +177,19 @@ impl Erasure {
 
 impl Ledger {
     /// A page of at most 1 MB of the table, strongly consistent. Items that are no request's are skipped.
-    pub async fn walk(&self, from: Option<WalkStart>) -> Result<RequestPage, LedgerError> {
+    pub async fn walk(&self, from: Option<WalkStart>) -> Result<RequestPage, TableError> {
         let answer = self
             .client
             .scan()
             .table_name(&self.table)
             .filter_expression("sk = :request OR begins_with(sk, :delivery)")
-            .expression_attribute_values(":request", s(REQUEST))
-            .expression_attribute_values(":delivery", s(DELIVERY_PREFIX))
+            .expression_attribute_values(":request", text_value(REQUEST))
+            .expression_attribute_values(":delivery", text_value(DELIVERY_PREFIX))
             .consistent_read(true)
             .set_exclusive_start_key(from.map(|WalkStart(key)| key))
             .send()
             .await
-            .map_err(|error| database("Scan", &error))?;
+            .map_err(|error| TableError::new("Scan", &error))?;
         let items = answer.items.unwrap_or_default();
         Ok(RequestPage {
             requests: items.iter().map(found).collect::<Result<_, _>>()?,
@@ -197,20 +198,20 @@ impl Ledger {
     }
 
     /// All items of a request.
-    pub(super) async fn items_of(&self, id: &RequestId) -> Result<Vec<Item>, LedgerError> {
+    pub(super) async fn items_of(&self, id: &RequestId) -> Result<Vec<Item>, TableError> {
         let mut pages = self
             .client
             .query()
             .table_name(&self.table)
             .key_condition_expression("pk = :pk")
-            .expression_attribute_values(":pk", s(id.as_str()))
+            .expression_attribute_values(":pk", text_value(id.as_str()))
             .consistent_read(true)
             .into_paginator()
             .items()
             .send();
         let mut items = Vec::new();
         while let Some(item) = pages.next().await {
-            items.push(item.map_err(|error| database("Query", &error))?);
+            items.push(item.map_err(|error| TableError::new("Query", &error))?);
         }
         Ok(items)
     }
@@ -220,11 +221,11 @@ impl Ledger {
         &self,
         id: &RequestId,
         person: &AddressedPerson,
-    ) -> Result<Vec<PersonsDelivery>, LedgerError> {
+    ) -> Result<Vec<PersonsDelivery>, TableError> {
         let items = self.items_of(id).await?;
         let ids = person.delivery_ids(id);
         let acceptance = acceptance_of(&items);
-        let accepted_at = acceptance.and_then(|item| string(item, "acceptedAt").cloned());
+        let accepted_at = acceptance.and_then(|item| find_text(item, "acceptedAt").cloned());
         let mut planned = acceptance.map_or(Ok(Vec::new()), planned_deliveries)?;
         planned.retain(|delivery| ids.contains(&delivery.id));
         let mut found = Vec::new();
@@ -236,13 +237,13 @@ impl Ledger {
             planned.retain(|planned| planned.id != delivery.id);
             found.push(PersonsDelivery {
                 request_id: id.clone(),
-                clinic_id: required(item, "clinicId")?.clone(),
+                clinic_id: required_text(item, "clinicId")?.clone(),
                 accepted_at: accepted_at.clone(),
-                updated_at: optional(item, "updatedAt")?.cloned(),
+                updated_at: optional_text(item, "updatedAt")?.cloned(),
                 delivery,
             });
         }
-        let clinic_id = acceptance.and_then(|item| string(item, "clinicId").cloned());
+        let clinic_id = acceptance.and_then(|item| find_text(item, "clinicId").cloned());
         found.extend(planned.into_iter().map(|delivery| PersonsDelivery {
             request_id: id.clone(),
             clinic_id: clinic_id.clone().unwrap_or_default(),
@@ -263,7 +264,7 @@ impl Ledger {
         person: &AddressedPerson,
         is_dry_run: bool,
         now: Timestamp,
-    ) -> Result<Erasure, LedgerError> {
+    ) -> Result<Erasure, TableError> {
         let items = self.items_of(id).await?;
         let ids = person.delivery_ids(id);
         let mut erasure = Erasure::default();
@@ -328,7 +329,7 @@ impl Ledger {
         item: &Item,
         delivery: &Delivery,
         now: Timestamp,
-    ) -> Result<bool, LedgerError> {
+    ) -> Result<bool, TableError> {
         let mut update = self
             .client
             .update_item()
@@ -336,20 +337,21 @@ impl Ledger {
             .set_key(Some(key(request, &delivery.id)))
             .condition_expression("#status = :status AND updatedAt = :seen")
             .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":status", s(delivery.status.as_str()))
-            .expression_attribute_values(":seen", s(required(item, "updatedAt")?))
-            .expression_attribute_values(":erased", s(ERASED))
-            .expression_attribute_values(":now", s(&now.to_string()));
+            .expression_attribute_values(":status", text_value(delivery.status.as_str()))
+            .expression_attribute_values(":seen", text_value(required_text(item, "updatedAt")?))
+            .expression_attribute_values(":erased", text_value(ERASED))
+            .expression_attribute_values(":now", text_value(&now.to_string()));
         let mut expression = "SET recipient = :erased, erasedAt = :now".to_owned();
-        if let Some(attempts) = optional(item, "attempts")? {
-            update = update.expression_attribute_values(":attempts", s(&without_copies(attempts)?));
+        if let Some(attempts) = optional_text(item, "attempts")? {
+            update = update
+                .expression_attribute_values(":attempts", text_value(&without_copies(attempts)?));
             expression.push_str(", attempts = :attempts");
         }
         expression.push_str(" REMOVE addressHash, messageId");
         match update.update_expression(expression).send().await {
             Ok(_) => Ok(true),
-            Err(error) if refused_item(&error).is_some() => Ok(false),
-            Err(error) => Err(database("UpdateItem", &error)),
+            Err(error) if condition_failure(&error).is_some() => Ok(false),
+            Err(error) => Err(TableError::new("UpdateItem", &error)),
         }
     }
 
@@ -359,19 +361,19 @@ impl Ledger {
         request: &RequestId,
         place: usize,
         delivery: &DeliveryId,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), TableError> {
         let result = self
             .client
             .update_item()
             .table_name(&self.table)
             .set_key(Some(HashMap::from([
-                ("pk".to_owned(), s(request.as_str())),
-                ("sk".to_owned(), s(REQUEST)),
+                ("pk".to_owned(), text_value(request.as_str())),
+                ("sk".to_owned(), text_value(REQUEST)),
             ])))
             .update_expression(format!("SET deliveries[{place}].recipient = :erased"))
             .condition_expression(format!("deliveries[{place}].id = :id"))
-            .expression_attribute_values(":erased", s(ERASED))
-            .expression_attribute_values(":id", s(delivery.as_str()))
+            .expression_attribute_values(":erased", text_value(ERASED))
+            .expression_attribute_values(":id", text_value(delivery.as_str()))
             .send()
             .await;
         match result {
@@ -384,17 +386,17 @@ impl Ledger {
             {
                 Ok(())
             }
-            Err(error) => Err(database("UpdateItem", &error)),
+            Err(error) => Err(TableError::new("UpdateItem", &error)),
         }
     }
 }
 
-fn found(item: &Item) -> Result<FoundRequest, LedgerError> {
-    let id = RequestId::parse(required(item, "pk")?).map_err(|_| LedgerError::Corrupt("pk"))?;
-    let name = required(item, "sk")?;
+fn found(item: &Item) -> Result<FoundRequest, TableError> {
+    let id = RequestId::parse(required_text(item, "pk")?).map_err(|_| TableError::Corrupt("pk"))?;
+    let name = required_text(item, "sk")?;
     if name != REQUEST {
         let id_of_delivery = name.strip_prefix(DELIVERY_PREFIX).unwrap_or_default();
-        let delivery = DeliveryId::parse(id_of_delivery).map_err(|_| LedgerError::Corrupt("sk"))?;
+        let delivery = DeliveryId::parse(id_of_delivery).map_err(|_| TableError::Corrupt("sk"))?;
         return Ok(FoundRequest {
             id,
             acceptance: None,
@@ -405,35 +407,35 @@ fn found(item: &Item) -> Result<FoundRequest, LedgerError> {
     Ok(FoundRequest {
         id,
         acceptance: Some(FoundAcceptance {
-            clinic_id: required(item, "clinicId")?.clone(),
-            accepted_at: required(item, "acceptedAt")?.clone(),
-            via: optional(item, ACCEPTED_VIA)?.cloned(),
-            by: optional(item, ACCEPTED_BY)?.cloned(),
+            clinic_id: required_text(item, "clinicId")?.clone(),
+            accepted_at: required_text(item, "acceptedAt")?.clone(),
+            via: optional_text(item, ACCEPTED_VIA)?.cloned(),
+            by: optional_text(item, ACCEPTED_BY)?.cloned(),
         }),
         delivery_ids: planned.into_iter().map(|delivery| delivery.id).collect(),
     })
 }
 
 fn is_delivery(item: &Item) -> bool {
-    string(item, "sk").is_some_and(|name| name.starts_with(DELIVERY_PREFIX))
+    find_text(item, "sk").is_some_and(|name| name.starts_with(DELIVERY_PREFIX))
 }
 
 fn acceptance_of(items: &[Item]) -> Option<&Item> {
     let mut items = items.iter();
-    items.find(|item| string(item, "sk").is_some_and(|name| name == REQUEST))
+    items.find(|item| find_text(item, "sk").is_some_and(|name| name == REQUEST))
 }
 
-fn is_older_than_the_queue(acceptance: &Item, now: Timestamp) -> Result<bool, LedgerError> {
-    let accepted: Timestamp = required(acceptance, "acceptedAt")?
+fn is_older_than_the_queue(acceptance: &Item, now: Timestamp) -> Result<bool, TableError> {
+    let accepted: Timestamp = required_text(acceptance, "acceptedAt")?
         .parse()
-        .map_err(|_| LedgerError::Corrupt("acceptedAt"))?;
+        .map_err(|_| TableError::Corrupt("acceptedAt"))?;
     let until = accepted.saturating_add(MAX_QUEUED);
     Ok(now > until.unwrap_or(Timestamp::MAX))
 }
 
 /// The attempts without what they say of copies.
-fn without_copies(attempts: &str) -> Result<String, LedgerError> {
-    let wrong = || LedgerError::Corrupt("attempts");
+fn without_copies(attempts: &str) -> Result<String, TableError> {
+    let wrong = || TableError::Corrupt("attempts");
     let mut attempts: Vec<Value> = serde_json::from_str(attempts).map_err(|_| wrong())?;
     for attempt in &mut attempts {
         attempt

@@ -12,10 +12,10 @@ use aws_sdk_dynamodb::{
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{
-    Ledger, LedgerError,
-    attributes::{count, database, n, refused_item, s},
-    writes::Purpose,
+use super::{Ledger, attributes::count, writes::Purpose};
+use comms_aws::{
+    ConditionalWrite, TableError,
+    item::{number_value, text_value},
 };
 
 /// How long a start is remembered: as long as SQS may keep a message.
@@ -43,27 +43,26 @@ impl Ledger {
         &self,
         message_id: &str,
         now: Timestamp,
-    ) -> Result<MessageStart, LedgerError> {
-        let start = s(&Uuid::new_v4().to_string());
+    ) -> Result<MessageStart, TableError> {
+        let start = text_value(&Uuid::new_v4().to_string());
         let update = self
             .starts_of(message_id, now)
             .update_expression("SET starts = :one, #start = :start, expiresAt = :ttl")
             .condition_expression("attribute_not_exists(starts) OR starts = :zero")
             .expression_attribute_names("#start", START)
             .expression_attribute_values(":start", start.clone())
-            .expression_attribute_values(":one", n(1))
-            .expression_attribute_values(":zero", n(0))
+            .expression_attribute_values(":one", number_value(1))
+            .expression_attribute_values(":zero", number_value(0))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let Err(error) = self.write(update, Purpose::Claim).await.result else {
-            return Ok(MessageStart::Clear);
-        };
-        match refused_item(&error) {
+        match self.write(update, Purpose::Claim).await.result? {
+            ConditionalWrite::Done(_) => Ok(MessageStart::Clear),
             // Our own write, whose response was lost and which was repeated.
-            Some(item) if item.get(START) == Some(&start) => Ok(MessageStart::Clear),
-            Some(item) => Ok(MessageStart::Suspect {
+            ConditionalWrite::ConditionFailed(item) if item.get(START) == Some(&start) => {
+                Ok(MessageStart::Clear)
+            }
+            ConditionalWrite::ConditionFailed(item) => Ok(MessageStart::Suspect {
                 unfinished: count(&item, STARTS)?,
             }),
-            None => Err(database("UpdateItem", &error)),
         }
     }
 
@@ -74,14 +73,14 @@ impl Ledger {
         message_id: &str,
         unfinished: u32,
         now: Timestamp,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), TableError> {
         let update = self
             .starts_of(message_id, now)
             .update_expression("SET starts = :next, expiresAt = :ttl REMOVE #start")
             .condition_expression("starts = :unfinished OR starts = :next")
             .expression_attribute_names("#start", START)
-            .expression_attribute_values(":unfinished", n(i64::from(unfinished)))
-            .expression_attribute_values(":next", n(i64::from(unfinished) + 1));
+            .expression_attribute_values(":unfinished", number_value(i64::from(unfinished)))
+            .expression_attribute_values(":next", number_value(i64::from(unfinished) + 1));
         self.note(update).await
     }
 
@@ -91,27 +90,23 @@ impl Ledger {
         message_id: &str,
         unfinished: u32,
         now: Timestamp,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), TableError> {
         let update = self
             .starts_of(message_id, now)
             .update_expression("SET starts = :before, expiresAt = :ttl")
             .condition_expression("starts = :next")
-            .expression_attribute_values(":before", n(i64::from(unfinished)))
-            .expression_attribute_values(":next", n(i64::from(unfinished) + 1));
-        match self.write(update, Purpose::Claim).await.result {
-            Ok(_) => Ok(()),
-            Err(error) if refused_item(&error).is_some() => Ok(()),
-            Err(error) => Err(database("UpdateItem", &error)),
-        }
+            .expression_attribute_values(":before", number_value(i64::from(unfinished)))
+            .expression_attribute_values(":next", number_value(i64::from(unfinished) + 1));
+        self.write(update, Purpose::Claim).await.result.map(drop)
     }
 
     /// Notes that the handling of a message came to an end, whatever became of it.
-    pub async fn end_message(&self, message_id: &str, now: Timestamp) -> Result<(), LedgerError> {
+    pub async fn end_message(&self, message_id: &str, now: Timestamp) -> Result<(), TableError> {
         let update = self
             .starts_of(message_id, now)
             .update_expression("SET starts = :zero, expiresAt = :ttl REMOVE #start")
             .expression_attribute_names("#start", START)
-            .expression_attribute_values(":zero", n(0));
+            .expression_attribute_values(":zero", number_value(0));
         self.note(update).await
     }
 
@@ -119,16 +114,16 @@ impl Ledger {
         self.writer
             .update_item()
             .table_name(&self.table)
-            .key("pk", s(&format!("started#{message_id}")))
-            .key("sk", s("message"))
-            .expression_attribute_values(":ttl", n(expires_at(now)))
+            .key("pk", text_value(&format!("started#{message_id}")))
+            .key("sk", text_value("message"))
+            .expression_attribute_values(":ttl", number_value(expires_at(now)))
     }
 
-    async fn note(&self, update: UpdateItemFluentBuilder) -> Result<(), LedgerError> {
-        let written = self.write(update, Purpose::Claim).await.result;
-        written
-            .map(drop)
-            .map_err(|error| database("UpdateItem", &error))
+    async fn note(&self, update: UpdateItemFluentBuilder) -> Result<(), TableError> {
+        match self.write(update, Purpose::Claim).await.result? {
+            ConditionalWrite::Done(_) => Ok(()),
+            ConditionalWrite::ConditionFailed(_) => Err(TableError::condition_failed("UpdateItem")),
+        }
     }
 }
 

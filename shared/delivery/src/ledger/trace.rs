@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
+use comms_aws::{
+    Item, TableError,
+    item::{find_text, key, optional_text},
+};
 use comms_core::{DeliveryId, DeliveryStatus, RequestId};
 use jiff::Timestamp;
 
 use super::{
-    Item, Ledger, LedgerError, RecordedRequest, Via,
-    attributes::{ACCEPTED_VIA, REQUEST, count, database, optional, s, string, time},
+    Ledger, RecordedRequest, Via,
+    attributes::{ACCEPTED_VIA, REQUEST, count, time},
     details,
     items::delivery,
 };
@@ -43,7 +47,7 @@ pub struct DeliveryMarks {
 }
 
 impl DeliveryMarks {
-    fn of_item(item: &Item) -> Result<Self, LedgerError> {
+    fn of_item(item: &Item) -> Result<Self, TableError> {
         let is_owned = delivery(item)?.status == DeliveryStatus::Sending;
         let last_claim = details::timestamp(item, "attemptAt")?;
         Ok(Self {
@@ -53,7 +57,7 @@ impl DeliveryMarks {
             lease_until: time(item, "leaseUntil")?.filter(|_| is_owned),
             deferrals: count(item, "deferrals")?,
             takeovers: count(item, "takeovers")?,
-            last_claim: last_claim.zip(optional(item, "attemptBy")?.cloned()),
+            last_claim: last_claim.zip(optional_text(item, "attemptBy")?.cloned()),
         })
     }
 }
@@ -64,15 +68,15 @@ impl Ledger {
         &self,
         id: &RequestId,
         now: Timestamp,
-    ) -> Result<Option<RequestTrace>, LedgerError> {
+    ) -> Result<Option<RequestTrace>, TableError> {
         let Some(request) = self.read(id, now).await? else {
             return Ok(None);
         };
         let (mut via, mut marks) = (None, HashMap::new());
         for item in self.items_of(id).await? {
-            if string(&item, "sk").is_some_and(|name| name == REQUEST) {
-                via = optional(&item, ACCEPTED_VIA)?
-                    .map(|text| Via::parse(text).ok_or(LedgerError::Corrupt(ACCEPTED_VIA)))
+            if find_text(&item, "sk").is_some_and(|name| name == REQUEST) {
+                via = optional_text(&item, ACCEPTED_VIA)?
+                    .map(|text| Via::parse(text).ok_or(TableError::Corrupt(ACCEPTED_VIA)))
                     .transpose()?;
             } else {
                 let id = delivery(&item)?.id;
@@ -88,16 +92,15 @@ impl Ledger {
 
     /// How often a message of the queue was begun and its handling did not end. `None` of one that was received once only,
     /// or that is forgotten. One eventually consistent read.
-    pub async fn unfinished_starts(&self, message_id: &str) -> Result<Option<u32>, LedgerError> {
+    pub async fn unfinished_starts(&self, message_id: &str) -> Result<Option<u32>, TableError> {
         let found = self
             .client
             .get_item()
             .table_name(&self.table)
-            .key("pk", s(&format!("started#{message_id}")))
-            .key("sk", s("message"))
+            .set_key(Some(key(&format!("started#{message_id}"), "message")))
             .send()
             .await
-            .map_err(|error| database("GetItem", &error))?;
+            .map_err(|error| TableError::new("GetItem", &error))?;
         found.item().map(|item| count(item, "starts")).transpose()
     }
 }

@@ -14,8 +14,11 @@ use aws_sdk_dynamodb::{
     },
 };
 use comms_adapters::Deadline;
+use comms_aws::{
+    ConditionalWrite, TableError, count_failure, error_code, had_no_effect, is_for_credentials,
+    is_refusal,
+};
 use comms_core::backoff::{Backoff, jitter};
-use comms_settings::{had_no_effect, is_for_credentials, is_refusal};
 use futures_util::FutureExt as _;
 
 use super::Ledger;
@@ -58,9 +61,9 @@ impl Purpose {
     }
 }
 
-/// What a write came to.
+/// The result of a write.
 pub(super) struct Written {
-    pub(super) result: Result<UpdateItemOutput, WriteError>,
+    pub(super) result: Result<ConditionalWrite, TableError>,
     /// Whether a try whose result is not known may have had its effect.
     pub(super) is_uncertain: bool,
 }
@@ -69,30 +72,38 @@ impl Ledger {
     /// Repeats an idempotent write until DynamoDB accepts it or refuses it for good. Returns the last error at the
     /// deadline; the write may have succeeded.
     pub(super) async fn write(&self, update: UpdateItemFluentBuilder, purpose: Purpose) -> Written {
+        let mut is_uncertain = false;
+        let result = self.write_until(update, purpose, &mut is_uncertain).await;
+        if let Err(error) = &result {
+            count_failure(&error_code(error));
+        }
+        Written {
+            result: ConditionalWrite::of_update(result),
+            is_uncertain,
+        }
+    }
+
+    async fn write_until(
+        &self,
+        update: UpdateItemFluentBuilder,
+        purpose: Purpose,
+        is_uncertain: &mut bool,
+    ) -> Result<UpdateItemOutput, WriteError> {
         let until = self.until.unwrap_or_else(|| Deadline::after(WRITE_TIMEOUT));
         let (mut tries, mut without_credentials) = (0_u32, 0_u32);
-        let mut is_uncertain = false;
         loop {
             let written = until.bound(Duration::MAX, update.clone().send().boxed());
             let error = match written.await {
                 Ok(Err(error)) if !purpose.is_ended_by(&error) => error,
-                Ok(result) => {
-                    return Written {
-                        result,
-                        is_uncertain,
-                    };
-                }
+                Ok(result) => return result,
                 Err(elapsed) => SdkError::timeout_error(format!("{elapsed:?}")),
             };
-            is_uncertain |= !had_no_effect(&error);
+            *is_uncertain |= !had_no_effect(&error);
             let wait = BACKOFF.with_equal_jitter(tries, jitter());
             tries = tries.saturating_add(1);
             without_credentials += u32::from(is_for_credentials(&error));
             if until.remaining() <= wait || without_credentials >= TRIES_WITHOUT_CREDENTIALS {
-                return Written {
-                    result: Err(error),
-                    is_uncertain,
-                };
+                return Err(error);
             }
             tokio::time::sleep(wait).await;
         }

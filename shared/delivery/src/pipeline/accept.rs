@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use comms_aws::TableError;
 use comms_core::{
     Delivery, HashKey, IdempotencyKey, RequestId, SubjectHash,
     metric::METRICS,
@@ -35,6 +36,12 @@ pub enum PipelineError {
     /// The communication names no clinic, and `REQUIRE_CLINIC` is set.
     #[error("the communication names no clinic")]
     ClinicRequired,
+}
+
+impl From<TableError> for PipelineError {
+    fn from(error: TableError) -> Self {
+        Self::Ledger(error.into())
+    }
 }
 
 /// A communication that the ledger knows.
@@ -193,7 +200,7 @@ impl Pipeline {
         let id = RequestId::derive(hash, &tenant, key);
         let payload_hash = request
             .payload_hash(hash)
-            .map_err(|_| LedgerError::Corrupt("payloadHash"))?;
+            .map_err(|_| TableError::Corrupt("payloadHash"))?;
         let planned = request.deliveries(hash, &id, self.mask);
         Ok(Accepted {
             record: RequestRecord {

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use comms_aws::TableError;
 use comms_core::{
     Channel, DeliveryStatus, IdempotencyKey, RequestId, Tenant,
     request::{CommunicationRequest, Recipient},
@@ -10,10 +11,7 @@ use comms_settings::{Ceilings, Moment, Period, StoreError};
 use thiserror::Error;
 
 use super::{Pipeline, tenant_settings::TenantSettings};
-use crate::{
-    ledger::LedgerError,
-    quota::{Exhausted, Paid, Payer, Quota},
-};
+use crate::quota::{Exhausted, Paid, Payer, Quota};
 
 /// Why a communication that is sent at once gets no quota.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -23,7 +21,7 @@ pub enum QuotaError {
     Store(#[from] StoreError),
     /// The deliveries table.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Table(#[from] TableError),
     /// A limit is used up.
     #[error("the limit of {} {channel} recipients in a {} is used up", exhausted.limit, exhausted.period)]
     Exhausted {

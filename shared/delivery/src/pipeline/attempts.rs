@@ -68,18 +68,11 @@ impl Pipeline {
     ) -> Result<Message, Box<Outcome>> {
         let ended = |status, reason| {
             Box::new(Outcome {
-                status,
-                receipt: None,
                 reason: Some(reason),
                 // Nothing was sent here.
                 possible_duplicate: copies_of_earlier_owners(history, chain) > 1,
                 attempts: history.attempts.clone(),
-                not_before: None,
-                waiting: None,
-                waited: None,
-                via: None,
-                skipped: None,
-                is_untouched: false,
+                ..Outcome::new(status)
             })
         };
         let Some(message) = message else {
@@ -208,18 +201,11 @@ impl Pipeline {
             && !for_people
             && !self.has_waited_enough(Duration::ZERO, limits);
         let mut outcome = Outcome {
-            status: DeliveryStatus::Failed,
-            receipt: None,
-            reason: None,
             possible_duplicate: unknown_outcomes > 1
                 || copies_of_earlier_owners(history, chain) > 1,
             attempts,
-            not_before: None,
-            waiting: None,
-            waited: None,
-            via: None,
             skipped: Some(report.skipped.clone()),
-            is_untouched: false,
+            ..Outcome::new(DeliveryStatus::Failed)
         };
         if for_people && let Some(wait) = self.provider_wait(report, history, limits) {
             outcome.status = DeliveryStatus::Queued;

@@ -112,8 +112,8 @@ impl Pipeline {
         limits: Limits<'_>,
     ) -> NotClaimed {
         match &error {
-            LedgerError::Uncertain { .. } => {}
-            LedgerError::Database { .. } | LedgerError::Corrupt(_) | LedgerError::OwnershipLost => {
+            LedgerError::Uncertain(_) => {}
+            LedgerError::Table(_) | LedgerError::OwnershipLost => {
                 return unreachable(error).into();
             }
         }
@@ -122,17 +122,8 @@ impl Pipeline {
             request: record.clone(),
             owner: owner.clone(),
             outcome: Outcome {
-                status: DeliveryStatus::Queued,
-                receipt: None,
-                reason: None,
-                possible_duplicate: false,
-                attempts: Vec::new(),
-                not_before: None,
-                waiting: None,
-                waited: None,
-                via: None,
-                skipped: None,
                 is_untouched: true,
+                ..Outcome::new(DeliveryStatus::Queued)
             },
             delivery: Delivery {
                 is_recorded: false,

@@ -182,15 +182,8 @@ impl Pipeline {
         reason: Requeue,
     ) -> Result<Delivery, Requeue> {
         let untouched = Outcome {
-            status: DeliveryStatus::Queued,
-            receipt: None,
-            reason: None,
             possible_duplicate: history.possible_duplicate,
             attempts: history.attempts,
-            not_before: None,
-            waited: None,
-            via: None,
-            skipped: None,
             is_untouched: true,
             waiting: if matches!(reason, Requeue::OverQuota { .. }) {
                 let (before, now) = (history.waiting.as_ref(), self.clock.now());
@@ -198,6 +191,7 @@ impl Pipeline {
             } else {
                 history.waiting
             },
+            ..Outcome::new(DeliveryStatus::Queued)
         };
         let (started, limits) = (work.started, work.limits);
         let started = Started {

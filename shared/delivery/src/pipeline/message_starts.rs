@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use comms_adapters::Deadline;
+use comms_aws::TableError;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Pipeline, time_limits::MIN_START_DURATION};
-use crate::ledger::{LedgerError, MessageStart};
+use crate::ledger::{Ledger, MessageStart};
 
 /// Who has had a message first so recently cannot have ended its process with it: SQS keeps it invisible for 190 s then
 /// (`VisibilityTimeout` in `template.yaml`), and returns sooner only what was answered for.
@@ -34,9 +35,9 @@ impl Pipeline {
         &self,
         message_id: &str,
         deadline: Deadline,
-    ) -> Result<MessageStart, LedgerError> {
-        let ledger = self.ledger.until(start_by(deadline));
-        ledger.begin_message(message_id, self.clock.now()).await
+    ) -> Result<MessageStart, TableError> {
+        let (ledger, now) = self.starts_by(deadline);
+        ledger.begin_message(message_id, now).await
     }
 
     /// Notes that a message is begun although `unfinished` earlier starts of it have not ended. Tried for 500 ms, and not
@@ -46,8 +47,8 @@ impl Pipeline {
         message_id: &str,
         unfinished: u32,
         deadline: Deadline,
-    ) -> Result<(), LedgerError> {
-        let (ledger, now) = (self.ledger.until(start_by(deadline)), self.clock.now());
+    ) -> Result<(), TableError> {
+        let (ledger, now) = self.starts_by(deadline);
         ledger.begin_again(message_id, unfinished, now).await
     }
 
@@ -58,8 +59,8 @@ impl Pipeline {
         message_id: &str,
         unfinished: u32,
         deadline: Deadline,
-    ) -> Result<(), LedgerError> {
-        let (ledger, now) = (self.ledger.until(start_by(deadline)), self.clock.now());
+    ) -> Result<(), TableError> {
+        let (ledger, now) = self.starts_by(deadline);
         ledger.withdraw_start(message_id, unfinished, now).await
     }
 
@@ -68,13 +69,14 @@ impl Pipeline {
         &self,
         message_id: &str,
         deadline: Deadline,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), TableError> {
         let ledger = self.ledger.until(deadline);
         ledger.end_message(message_id, self.clock.now()).await
     }
-}
 
-/// Until when the note of a start is tried.
-fn start_by(deadline: Deadline) -> Deadline {
-    Deadline::after(START_NOTE_TIMEOUT).min(deadline)
+    /// The ledger with the time limit of a note of a start, and the time.
+    fn starts_by(&self, deadline: Deadline) -> (Ledger, Timestamp) {
+        let until = Deadline::after(START_NOTE_TIMEOUT).min(deadline);
+        (self.ledger.until(until), self.clock.now())
+    }
 }

@@ -288,17 +288,14 @@ mod tests {
             reply_to_dropped: false,
         };
         let outcome = Outcome {
-            status: DeliveryStatus::Sent,
             receipt: Some((ProviderKind::new("smtp"), "queued as 17".to_owned())),
-            reason: None,
             possible_duplicate: true,
             attempts: vec![attempt; attempts],
             not_before: Some(at),
             waiting: Some(Waiting::after(None, WaitReason::Quota, at)),
-            waited: None,
             via: Some(SentVia::Global(GlobalCause::OwnFailed)),
             skipped: Some(Vec::new()),
-            is_untouched: false,
+            ..Outcome::new(DeliveryStatus::Sent)
         };
         let delivery = DeliveryId::derive(&key, &id, "email", &number.to_string());
         LateOutcome {

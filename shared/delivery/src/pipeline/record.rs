@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use comms_aws::TableError;
 use comms_core::{
     Channel, Delivery, DeliveryStatus, FailureReason, GlobalCause, ProviderKind, SentVia,
     metric::METRICS, request::PlannedDelivery,
@@ -129,11 +130,9 @@ impl Pipeline {
         let delivery = late.delivery.clone();
         let after = self.time_until(late.owner.lease_until);
         match error {
-            LedgerError::Database { .. } | LedgerError::Uncertain { .. } => {
-                self.unrecorded.keep(late);
-            }
             // Another owner's delivery, or an outcome that cannot be written.
-            LedgerError::OwnershipLost | LedgerError::Corrupt(_) => {}
+            LedgerError::OwnershipLost | LedgerError::Table(TableError::Corrupt(_)) => {}
+            LedgerError::Table(_) | LedgerError::Uncertain(_) => self.unrecorded.keep(late),
         }
         if status == DeliveryStatus::Sent {
             return RecordResult::Ended(Box::new(delivery));

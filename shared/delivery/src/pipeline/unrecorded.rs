@@ -323,12 +323,15 @@ impl LateOutcome {
     }
 }
 
+/// DynamoDB's error code of a request that no table takes.
+const INVALID_REQUEST: &str = "ValidationException";
+
 /// Whether no later try can end otherwise. A refusal for want of a permission or of credentials can: people mend it.
 fn is_final(error: &LedgerError) -> bool {
     match error {
-        LedgerError::OwnershipLost | LedgerError::Corrupt(_) => true,
-        LedgerError::Database { code, .. } | LedgerError::Uncertain { code, .. } => {
-            code == "ValidationException"
+        LedgerError::OwnershipLost => true,
+        LedgerError::Table(error) | LedgerError::Uncertain(error) => {
+            error.code().is_none_or(|code| code == INVALID_REQUEST)
         }
     }
 }
@@ -377,19 +380,7 @@ mod tests {
                 token: clinic.to_owned(),
                 lease_until: Timestamp::UNIX_EPOCH,
             },
-            outcome: Outcome {
-                status,
-                receipt: None,
-                reason: None,
-                possible_duplicate: false,
-                attempts: Vec::new(),
-                not_before: None,
-                waiting: None,
-                waited: None,
-                via: None,
-                skipped: None,
-                is_untouched: false,
-            },
+            outcome: Outcome::new(status),
             delivery: Delivery::queued(delivery, Channel::Email, String::new()),
             by_fallback: false,
             at: Timestamp::UNIX_EPOCH,

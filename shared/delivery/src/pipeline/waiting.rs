@@ -43,17 +43,11 @@ impl ProviderWait {
     /// Gives back a delivery that was not tried.
     pub(super) fn outcome(self, history: DeliveryHistory) -> Outcome {
         Outcome {
-            status: DeliveryStatus::Queued,
-            receipt: None,
-            reason: None,
             possible_duplicate: history.possible_duplicate,
             attempts: history.attempts,
             not_before: Some(self.until),
             waiting: Some(self.waiting),
-            waited: None,
-            via: None,
-            skipped: None,
-            is_untouched: false,
+            ..Outcome::new(DeliveryStatus::Queued)
         }
     }
 }

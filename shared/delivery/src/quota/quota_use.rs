@@ -1,8 +1,8 @@
 //! How much of a quota is used, for the operator who asks.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use comms_aws::{TableError, item::key};
 use comms_core::Tenant;
-use comms_settings::{Period, error_code};
+use comms_settings::Period;
 use jiff::Timestamp;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     windows::{end_of, is_plausible, windows},
     write::SORT_KEY,
 };
-use crate::{counted::Counted, ledger::LedgerError};
+use crate::counted::Counted;
 
 /// What is used of one limit in its current window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +30,15 @@ impl Quotas {
         &self,
         tenant: &Tenant,
         counted: Counted,
-    ) -> Result<Vec<QuotaUse>, LedgerError> {
+    ) -> Result<Vec<QuotaUse>, TableError> {
         let found = self
             .client
             .get_item()
             .table_name(&self.table)
-            .key("pk", AttributeValue::S(partition_key(tenant, counted)))
-            .key("sk", AttributeValue::S(SORT_KEY.to_owned()))
+            .set_key(Some(key(&partition_key(tenant, counted), SORT_KEY)))
             .send()
             .await
-            .map_err(|error| LedgerError::Database {
-                operation: "GetItem",
-                code: error_code(&error),
-            })?;
+            .map_err(|error| TableError::new("GetItem", &error))?;
         let Some(item) = found.item() else {
             return Ok(Vec::new());
         };

@@ -1,4 +1,7 @@
-use super::{wait::MAX_WAIT_DURATION, windows::Window, write::number, *};
+use aws_sdk_dynamodb::types::AttributeValue;
+use comms_aws::{Item, item::number_value};
+
+use super::{wait::MAX_WAIT_DURATION, windows::Window, *};
 
 fn exhausted(period: Period) -> (Exhausted, Timestamp) {
     let now = Timestamp::constant(1_767_225_600, 0);
@@ -41,11 +44,11 @@ fn nobody_waits_longer_than_the_queue_can_hold_a_message_nor_forever() {
 
 #[test]
 fn an_item_that_can_not_be_read_is_no_empty_one() {
-    let mut item = HashMap::from([("minuteWindow".to_owned(), number(1))]);
-    assert_eq!(windows(&item), Err(LedgerError::Corrupt("minuteUsed")));
+    let mut item = Item::from([("minuteWindow".to_owned(), number_value(1))]);
+    assert_eq!(windows(&item), Err(TableError::Corrupt("minuteUsed")));
     item.insert("minuteUsed".to_owned(), AttributeValue::S("x".to_owned()));
-    assert_eq!(windows(&item), Err(LedgerError::Corrupt("minuteUsed")));
-    item.insert("minuteUsed".to_owned(), number(2));
+    assert_eq!(windows(&item), Err(TableError::Corrupt("minuteUsed")));
+    item.insert("minuteUsed".to_owned(), number_value(2));
     let window = Window { number: 1, used: 2 };
     assert_eq!(
         windows(&item),

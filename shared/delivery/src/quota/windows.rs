@@ -1,12 +1,10 @@
 //! The windows of UTC that limits are counted in, and their attributes.
 
+use comms_aws::{Item, TableError, item::required_number};
 use std::collections::BTreeMap;
 
 use comms_settings::Period;
 use jiff::{SignedDuration, Timestamp};
-
-use super::Item;
-use crate::ledger::LedgerError;
 
 /// By how much two processes' clocks may differ. AWS refuses requests from clocks that are further off (Signature
 /// Version 4, five minutes); a window that is further ahead is nobody's.
@@ -67,24 +65,18 @@ pub(super) const fn used_attribute(period: Period) -> &'static str {
     }
 }
 
-pub(super) fn windows(item: &Item) -> Result<Windows, LedgerError> {
+pub(super) fn windows(item: &Item) -> Result<Windows, TableError> {
     let mut windows = Windows::new();
     for period in Period::ALL {
         let (window, used) = (window_attribute(period), used_attribute(period));
         if !item.contains_key(window) {
             continue;
         }
-        let number = |name: &'static str| -> Result<i64, LedgerError> {
-            let value = item.get(name).and_then(|value| value.as_n().ok());
-            value
-                .and_then(|text| text.parse().ok())
-                .ok_or(LedgerError::Corrupt(name))
-        };
         windows.insert(
             period,
             Window {
-                number: number(window)?,
-                used: number(used)?,
+                number: required_number(item, window)?,
+                used: required_number(item, used)?,
             },
         );
     }

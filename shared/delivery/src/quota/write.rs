@@ -1,99 +1,48 @@
-//! The conditional write of a reservation, and why it fails.
+//! The conditional write of a reservation.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use aws_sdk_dynamodb::{
-    config::http::HttpResponse,
-    error::SdkError,
-    operation::update_item::UpdateItemError,
-    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure},
+use aws_sdk_dynamodb::types::{ReturnValue, ReturnValuesOnConditionCheckFailure};
+use comms_aws::{
+    ConditionalWrite, TableError, count_failure,
+    item::{key, number_value},
 };
-use comms_core::backoff::jitter;
-use comms_settings::error_code;
+use comms_core::backoff::{Backoff, jitter};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tracing::warn;
 
 use super::{
-    Item, Quotas,
+    Quotas,
     reservation::{Change, WindowCondition},
     windows::{CLOCKS_DIFFER, end_of, used_attribute, window_attribute},
 };
-use crate::ledger::LedgerError;
 
-/// The wait before another try after DynamoDB could not take one, doubled each time.
-const RETRY_WAIT: Duration = Duration::from_millis(25);
+/// The waits between tries of a write that failed.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_secs(1));
 pub(super) const SORT_KEY: &str = "windows";
 const EXPIRES_AT: &str = "expiresAt";
 
-/// Why a write failed, or may have failed.
-pub(super) enum WriteFailure {
-    /// Its condition did not hold for this item.
-    Refused(Item),
-    /// DynamoDB throttled it. It had no effect.
-    Throttled(String),
-    /// It may have had an effect.
-    Unknown(String),
-    /// It had no effect. Retrying is useless.
-    Final(String),
-}
-
-impl WriteFailure {
-    pub(super) fn of(error: &SdkError<UpdateItemError, HttpResponse>) -> Self {
-        let code = error_code(error);
-        let SdkError::ServiceError(answer) = error else {
-            return Self::Unknown(code);
-        };
-        if let UpdateItemError::ConditionalCheckFailedException(failed) = answer.err() {
-            return Self::Refused(failed.item().cloned().unwrap_or_default());
-        }
-        if is_throttling(&code) {
-            Self::Throttled(code)
-        } else if answer.raw().status().is_server_error() {
-            Self::Unknown(code)
-        } else {
-            Self::Final(code)
-        }
+/// Records that releasing quota failed. If the condition does not hold, the window has ended or the item was removed, and
+/// there is nothing to return quota to.
+pub(super) fn record_release(released: Result<ConditionalWrite, TableError>) {
+    if let Err(error) = released {
+        warn!(%error, "quota was not given back");
     }
-
-    pub(super) fn record(&self) {
-        let code = match self {
-            // The window has ended, or the item was removed: there is nothing to give back to.
-            Self::Refused(_) => return,
-            Self::Throttled(code) | Self::Unknown(code) | Self::Final(code) => code,
-        };
-        warn!(code, "quota was not given back");
-    }
-}
-
-/// DynamoDB, "Error handling": errors of throttled requests.
-fn is_throttling(code: &str) -> bool {
-    matches!(
-        code,
-        "ProvisionedThroughputExceededException" | "RequestLimitExceeded" | "ThrottlingException"
-    )
 }
 
 pub(super) async fn wait_after(attempt: u32) {
-    let longest = RETRY_WAIT.saturating_mul(2_u32.saturating_pow(attempt));
-    tokio::time::sleep(longest.mul_f64(jitter())).await;
-}
-
-pub(super) fn database(code: String) -> LedgerError {
-    LedgerError::Database {
-        operation: "UpdateItem",
-        code,
-    }
+    tokio::time::sleep(BACKOFF.with_full_jitter(attempt, jitter())).await;
 }
 
 impl Quotas {
-    /// Makes one conditional write. Returns the item after it.
+    /// Makes one conditional write, which returns the item after it.
     pub(super) async fn write(
         &self,
         partition_key: &str,
         changes: &[Change],
         now: Timestamp,
-    ) -> Result<Item, WriteFailure> {
+    ) -> Result<ConditionalWrite, TableError> {
         let (mut sets, mut conditions) = (vec!["#expiresAt = :expiresAt".to_owned()], Vec::new());
         // After the last window has ended by every clock, the item has no meaning.
         let ends = changes
@@ -108,26 +57,30 @@ impl Quotas {
             .client
             .update_item()
             .table_name(&self.table)
-            .key("pk", AttributeValue::S(partition_key.to_owned()))
-            .key("sk", AttributeValue::S(SORT_KEY.to_owned()))
+            .set_key(Some(key(partition_key, SORT_KEY)))
             .expression_attribute_names("#expiresAt", EXPIRES_AT)
-            .expression_attribute_values(":expiresAt", number(expires_at.as_second()));
+            .expression_attribute_values(":expiresAt", number_value(expires_at.as_second()));
         for change in changes {
             let period = change.period.as_str();
             let (window, used) = (format!("#{period}Window"), format!("#{period}Used"));
             request = request
                 .expression_attribute_names(&window, window_attribute(change.period))
                 .expression_attribute_names(&used, used_attribute(change.period))
-                .expression_attribute_values(format!(":{period}Window"), number(change.window))
-                .expression_attribute_values(format!(":{period}Count"), number(change.count));
+                .expression_attribute_values(
+                    format!(":{period}Window"),
+                    number_value(change.window),
+                )
+                .expression_attribute_values(format!(":{period}Count"), number_value(change.count));
             match change.to {
                 WindowCondition::Running { most } => {
                     sets.push(format!("{used} = {used} + :{period}Count"));
                     conditions.push(format!("{window} = :{period}Window"));
                     if let Some(most) = most {
                         conditions.push(format!("{used} <= :{period}Most"));
-                        request = request
-                            .expression_attribute_values(format!(":{period}Most"), number(most));
+                        request = request.expression_attribute_values(
+                            format!(":{period}Most"),
+                            number_value(most),
+                        );
                     }
                 }
                 WindowCondition::New { instead_of } => {
@@ -137,7 +90,7 @@ impl Quotas {
                     conditions.push(if let Some(nobodys) = instead_of {
                         request = request.expression_attribute_values(
                             format!(":{period}Nobodys"),
-                            number(nobodys),
+                            number_value(nobodys),
                         );
                         format!("{window} = :{period}Nobodys")
                     } else {
@@ -155,13 +108,10 @@ impl Quotas {
             .send()
             .boxed()
             .await;
-        match written {
-            Ok(answer) => Ok(answer.attributes.unwrap_or_default()),
-            Err(error) => Err(WriteFailure::of(&error)),
+        let written = ConditionalWrite::of_update(written);
+        if let Some(code) = written.as_ref().err().and_then(TableError::code) {
+            count_failure(code);
         }
+        written
     }
-}
-
-pub(super) fn number(value: i64) -> AttributeValue {
-    AttributeValue::N(value.to_string())
 }

@@ -1,17 +1,12 @@
 //! What is counted of a channel, and the attribute of each count.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
-use aws_sdk_dynamodb::types::AttributeValue as Attribute;
 use comms_adapters::registry;
+use comms_aws::{Item, TableError, item::parse_number};
 use comms_core::{
     Channel, Delivery, DeliveryStatus, FailureReason, GlobalCause, ProviderKind, SentVia,
 };
-
-use crate::ledger::LedgerError;
 
 /// What is counted of a channel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -168,15 +163,14 @@ impl Counts {
     }
 
     /// The counts of an item. What a later version of this program may count is left out.
-    pub(crate) fn of_item(item: &HashMap<String, Attribute>) -> Result<Self, LedgerError> {
+    pub(crate) fn of_item(item: &Item) -> Result<Self, TableError> {
         let mut counts = Self::default();
         for (name, value) in item {
             let known = name.split_once('/').and_then(|(channel, counter)| {
                 Some((Channel::parse(channel)?, Counter::parse(counter)?))
             });
             if let Some((channel, counter)) = known {
-                let count = value.as_n().ok().and_then(|text| text.parse().ok());
-                let count = count.ok_or(LedgerError::Corrupt("usage"))?;
+                let count = parse_number(value).ok_or(TableError::Corrupt("usage"))?;
                 counts.count(channel, counter, count);
             }
         }

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use comms_adapters::registry;
+use comms_aws::{TableError, item::number_value};
 use comms_core::{
     Attempt, AttemptOutcome, DeliveryId, EntryId, FailureReason, GlobalCause, Position,
     ProviderKind,
@@ -109,9 +110,9 @@ fn names_read_back_and_what_is_not_known_is_none() {
 fn an_item_is_read_without_what_a_later_version_counts_and_not_without_what_is_no_number() {
     let mut item = HashMap::from([
         ("pk".to_owned(), Attribute::S("usage#clinic-a".to_owned())),
-        ("email/sent/smtp".to_owned(), number(7)),
-        ("email/sent/pigeon".to_owned(), number(8)),
-        ("fax/sent/smtp".to_owned(), number(9)),
+        ("email/sent/smtp".to_owned(), number_value(7)),
+        ("email/sent/pigeon".to_owned(), number_value(8)),
+        ("fax/sent/smtp".to_owned(), number_value(9)),
     ]);
     let counts = Counts::of_item(&item).unwrap();
     assert_eq!(
@@ -120,7 +121,7 @@ fn an_item_is_read_without_what_a_later_version_counts_and_not_without_what_is_n
     );
     assert_eq!(counts.0.len(), 1);
     item.insert("email/unknown".to_owned(), Attribute::S("7".to_owned()));
-    assert_eq!(Counts::of_item(&item), Err(LedgerError::Corrupt("usage")));
+    assert_eq!(Counts::of_item(&item), Err(TableError::Corrupt("usage")));
 }
 
 #[test]

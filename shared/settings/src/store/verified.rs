@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use comms_aws::TableError;
 use comms_core::{Tenant, metric::METRICS};
 use futures_util::future::try_join;
 use tracing::info;
@@ -157,7 +158,7 @@ impl SettingsStore {
         {
             return refused(Refusal::OtherVersion);
         }
-        let stored = StoredItem::from_item(item.clone())?;
+        let stored = StoredItem::from_item(&item)?;
         if counter.is_none() && stored.has_seal() {
             return refused(Refusal::CounterMissing);
         }
@@ -171,7 +172,7 @@ impl SettingsStore {
                 self.check_deletion(tenant, &tombstone).await?;
                 Ok(Verified::Deleted(tombstone))
             }
-            StoredItem::Record(_) => Err(StoreError::Corrupt(attribute::DOCUMENT)),
+            StoredItem::Record(_) => Err(StoreError::corrupt(attribute::DOCUMENT)),
         }
     }
 
@@ -197,12 +198,16 @@ impl SettingsStore {
 /// Counts settings that are not as this service wrote them.
 pub(crate) fn count_refusal(error: &StoreError) {
     let is_refused = match error {
-        StoreError::Refused(_) | StoreError::Corrupt(_) => true,
+        StoreError::Refused(_) | StoreError::Table(TableError::Corrupt(_)) => true,
         StoreError::Envelope(error) => match error {
             EnvelopeError::WrongDataKey { .. } | EnvelopeError::WrongEntry => true,
             EnvelopeError::Kms { .. } | EnvelopeError::Sealing => false,
         },
-        StoreError::Database { .. }
+        StoreError::Table(
+            TableError::Throttled { .. }
+            | TableError::Refused { .. }
+            | TableError::Unreachable { .. },
+        )
         | StoreError::Conflict
         | StoreError::Invalid(_)
         | StoreError::TooLarge => false,

@@ -6,19 +6,21 @@
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
-    config::retry::{ClassifyRetry, RetryAction, RetryPartition, TokenBucket},
+    config::retry::{ClassifyRetry, RetryAction, RetryConfig, RetryPartition, TokenBucket},
     operation::transact_write_items::TransactWriteItemsError,
     types::CancellationReason,
 };
 use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
+
+use crate::failed_requests::CountFailedRequests;
 
 /// Tokens of a full bucket, as many as the SDK's own has: a retry costs 5 to 14 of them.
 const CAPACITY: usize = 500;
 /// Tokens that come back in each second: about one retry's, so that an outage is not answered with a storm of them.
 const REFILL_PER_SECOND: f32 = 10.0;
 
-/// The retries of one purpose, which no other purpose can use up. `name` is for the SDK's own logs.
-pub fn retry_partition(name: &'static str) -> RetryPartition {
+/// The retries of one purpose, which no other purpose can use up.
+fn retry_partition(name: &'static str) -> RetryPartition {
     let bucket = TokenBucket::builder()
         .capacity(CAPACITY)
         .refill_rate(REFILL_PER_SECOND)
@@ -26,30 +28,41 @@ pub fn retry_partition(name: &'static str) -> RetryPartition {
     RetryPartition::custom(name).token_bucket(bucket).build()
 }
 
-/// The configuration of a DynamoDB client with retries of its own.
-pub fn dynamodb_config(
-    config: &SdkConfig,
-    name: &'static str,
-) -> aws_sdk_dynamodb::config::Builder {
-    aws_sdk_dynamodb::config::Builder::from(config)
+/// A DynamoDB client with retries of its own. `name` is for the SDK's own logs.
+pub fn dynamodb(config: &SdkConfig, name: &'static str) -> aws_sdk_dynamodb::Client {
+    let config = aws_sdk_dynamodb::config::Builder::from(config)
         .retry_partition(retry_partition(name))
         .retry_classifier(CancelledByThrottling)
+        .interceptor(CountFailedRequests::AWS);
+    aws_sdk_dynamodb::Client::from_conf(config.build())
 }
 
-/// A DynamoDB client with retries of its own.
-pub fn dynamodb(config: &SdkConfig, name: &'static str) -> aws_sdk_dynamodb::Client {
-    aws_sdk_dynamodb::Client::from_conf(dynamodb_config(config, name).build())
+/// A DynamoDB client that makes one try. Its caller decides about retries, and counts what failed after those with
+/// [`crate::count_failure`].
+pub fn dynamodb_without_retries(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
+    let config = aws_sdk_dynamodb::config::Builder::from(config);
+    aws_sdk_dynamodb::Client::from_conf(config.retry_config(RetryConfig::disabled()).build())
 }
 
 /// A KMS client with retries of its own.
 pub fn kms(config: &SdkConfig) -> aws_sdk_kms::Client {
-    let config = aws_sdk_kms::config::Builder::from(config);
-    aws_sdk_kms::Client::from_conf(config.retry_partition(retry_partition("kms")).build())
+    let config = aws_sdk_kms::config::Builder::from(config)
+        .retry_partition(retry_partition("kms"))
+        .interceptor(CountFailedRequests::KMS);
+    aws_sdk_kms::Client::from_conf(config.build())
+}
+
+/// An SQS client with retries of its own. `name` is for the SDK's own logs.
+pub(crate) fn sqs(config: &SdkConfig, name: &'static str) -> aws_sdk_sqs::Client {
+    let config = aws_sdk_sqs::config::Builder::from(config)
+        .retry_partition(retry_partition(name))
+        .interceptor(CountFailedRequests::AWS);
+    aws_sdk_sqs::Client::from_conf(config.build())
 }
 
 /// Whether a transaction was cancelled because of too many requests, and of nothing that the next try would meet again
 /// (DynamoDB API reference, `TransactWriteItems`, "Cancellation Reasons").
-pub fn is_cancelled_by_throttling(reasons: &[CancellationReason]) -> bool {
+fn is_cancelled_by_throttling(reasons: &[CancellationReason]) -> bool {
     let codes = || reasons.iter().filter_map(CancellationReason::code);
     let is_throttling = |code: &str| {
         matches!(

@@ -1,34 +1,27 @@
-//! The code of an AWS error: all of it that is kept. Messages may quote what was sent.
+//! The code of an AWS error, and what it says about the request. Nothing else of an error is kept: messages may quote what
+//! was sent.
 
 use aws_sdk_dynamodb::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
-use comms_core::{metric::METRICS, process_credentials};
-use tracing::info;
+
+/// The code of a service's error that has none.
+pub(crate) const UNKNOWN: &str = "Unknown";
+/// The code of a request that was not answered in time.
+pub(crate) const TIMEOUT: &str = "Timeout";
+/// The code of a request that the SDK could not build.
+pub const NOT_BUILT: &str = "RequestNotBuilt";
 
 /// The service's own code, or what kept the request from being answered.
-///
-/// Every failed request comes by here, once, and is counted: unless it is an answer that was reckoned with.
 pub fn error_code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String {
-    let code = if let Some(error) = error.as_service_error() {
-        error.code().unwrap_or("Unknown")
-    } else if matches!(error, SdkError::TimeoutError(_)) {
-        "Timeout"
-    } else if matches!(error, SdkError::DispatchFailure(_)) {
-        "DispatchFailure"
-    } else if matches!(error, SdkError::ResponseError(_)) {
-        "ResponseError"
-    } else {
-        "RequestNotBuilt"
+    let code = match error {
+        SdkError::ServiceError(answer) => answer.err().code().unwrap_or(UNKNOWN),
+        SdkError::TimeoutError(_) => TIMEOUT,
+        SdkError::DispatchFailure(_) => "DispatchFailure",
+        SdkError::ResponseError(_) => "ResponseError",
+        _ => NOT_BUILT,
     };
-    if is_expired_credentials(code) || is_unknown_credentials(code) {
-        process_credentials::note_expired();
-    }
-    if !is_answer(code) {
-        let throttled = is_throttling(code).then_some(1_u64);
-        info!(target: METRICS, aws_errors = 1_u64, aws_throttled = throttled);
-    }
     code.to_owned()
 }
 
@@ -57,7 +50,12 @@ pub fn had_no_effect<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>)
 /// them.
 pub fn is_for_credentials<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
     let code = error.as_service_error().and_then(|service| service.code());
-    code.is_some_and(|code| is_expired_credentials(code) || is_unknown_credentials(code))
+    code.is_some_and(is_of_credentials)
+}
+
+/// Whether this is the code of an error that [`is_for_credentials`].
+pub(crate) fn is_of_credentials(code: &str) -> bool {
+    is_expired_credentials(code) || is_unknown_credentials(code)
 }
 
 /// Requests that came too slowly, or met another one at the same item (DynamoDB developer guide, "Error handling with
@@ -83,18 +81,9 @@ fn is_expired_credentials(code: &str) -> bool {
     )
 }
 
-/// Refusals by which DynamoDB says that an item is not as a write expects it. A transaction that was cancelled for
-/// too many requests is among them: DynamoDB counts that itself, as a throttle event of the table.
-fn is_answer(code: &str) -> bool {
-    matches!(
-        code,
-        "ConditionalCheckFailedException" | "TransactionCanceledException"
-    )
-}
-
 /// Too many requests, as DynamoDB ("Error handling with DynamoDB"), KMS ("Throttling AWS KMS requests") and SQS
 /// (API reference, "Common errors") call it.
-fn is_throttling(code: &str) -> bool {
+pub fn is_throttling(code: &str) -> bool {
     matches!(
         code,
         "ProvisionedThroughputExceededException"
@@ -111,23 +100,8 @@ fn is_throttling(code: &str) -> bool {
 mod tests {
     use aws_sdk_dynamodb::{error::ErrorMetadata, operation::get_item::GetItemError};
     use aws_smithy_types::body::SdkBody;
-    use comms_testkit::logs::{Captured, listen};
 
     use super::*;
-
-    fn counted(code: &str) -> String {
-        let lines = Captured::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(lines.clone())
-            .finish();
-        let guard = listen(subscriber);
-        let metadata = ErrorMetadata::builder().code(code).build();
-        let error = SdkError::service_error(GetItemError::generic(metadata), ());
-        assert_eq!(error_code(&error), code);
-        drop(guard);
-        lines.text()
-    }
 
     #[test]
     fn only_what_the_service_understood_and_refuses_is_a_refusal() {
@@ -170,17 +144,5 @@ mod tests {
         ] {
             assert!(!had_no_effect(&uncertain), "{uncertain:?}");
         }
-    }
-
-    #[test]
-    fn failed_requests_are_counted_and_answers_that_were_reckoned_with_are_not() {
-        assert_eq!(counted("ConditionalCheckFailedException"), "");
-        let error = counted("AccessDeniedException");
-        assert!(error.contains("aws_errors=1") && !error.contains("aws_throttled"));
-        let throttled = counted("ThrottlingException");
-        assert!(
-            throttled.contains("aws_errors=1 aws_throttled=1"),
-            "{throttled}"
-        );
     }
 }
