@@ -78,7 +78,7 @@ impl Remainder {
                     | Requeue::OverQuota { .. }
                     | Requeue::ShareTaken { .. }
                     | Requeue::WaitingForProvider { .. }
-                    | Requeue::Paced { .. }
+                    | Requeue::RateLimited { .. }
                     | Requeue::NoConnection { .. },
                 ) => {
                     remainder.queued += 1;

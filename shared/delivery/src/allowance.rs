@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::{
     connections::Gate,
     policy::ChannelPolicy,
-    quota::{Exhausted, Grant, Paid, Payer, Quota, Quotas},
+    quota::{Exhausted, Grant, Payer, Quota, Quotas, TakenQuota},
     rate_limit::KeyedRateLimiter,
     reply_to::ReplyToGate,
 };
@@ -144,10 +144,10 @@ impl<'a> Allowance<'a> {
     }
 
     /// Takes this delivery's part of the quota that was taken for all deliveries of a request.
-    pub(crate) fn take_from(&mut self, paid: &Paid) {
+    pub(crate) fn take_from(&mut self, taken: &TakenQuota) {
         let counted = self.global.channel.into();
-        self.own = paid.take(Payer::Clinic, counted, self.weight);
-        let global = paid.take(Payer::Platform, counted, self.weight);
+        self.own = taken.take(Payer::Clinic, counted, self.weight);
+        let global = taken.take(Payer::Platform, counted, self.weight);
         self.global.state().grant = global;
     }
 
@@ -169,7 +169,7 @@ impl<'a> Allowance<'a> {
         if taken.is_err() {
             // Nobody was kept waiting by it, so that nobody is asked again.
             if let Some(own) = self.own.take() {
-                own.put_back(self.weight);
+                own.return_unused(self.weight);
             }
         }
         taken
@@ -188,7 +188,7 @@ impl<'a> Allowance<'a> {
             if self.refusal().is_some() {
                 // As in `take_global`.
                 if let Some(own) = own {
-                    own.put_back(self.weight);
+                    own.return_unused(self.weight);
                 }
             } else {
                 self.own = own;
@@ -206,14 +206,14 @@ impl<'a> Allowance<'a> {
     }
 
     /// Gives back what was taken and not used.
-    pub(crate) fn give_back(&mut self) {
+    pub(crate) fn return_quota(&mut self) {
         let global = {
             let mut state = self.global.state();
             let is_unused = !state.is_in_use;
             state.grant.take_if(|_| is_unused)
         };
         for grant in self.own.take().into_iter().chain(global) {
-            grant.put_back(self.weight);
+            grant.return_unused(self.weight);
             self.was_given_back.store(true, Ordering::Relaxed);
         }
     }
@@ -263,6 +263,6 @@ impl RateLimiter for Allowance<'_> {
 
 impl Drop for Allowance<'_> {
     fn drop(&mut self) {
-        self.give_back();
+        self.return_quota();
     }
 }

@@ -14,7 +14,8 @@
 
 mod front;
 mod gate;
-mod line;
+mod item;
+mod login;
 mod publishing;
 mod record;
 mod releasing;
@@ -31,32 +32,24 @@ use std::{
 
 use aws_config::SdkConfig;
 use comms_adapters::{Deadline, smtp::ConnectionLimit};
-use comms_aws::Item;
 use comms_core::backoff::jitter;
 use comms_core::{Clock, HashKey};
-use jiff::{SignedDuration, Timestamp};
-use tokio::time::{sleep, timeout};
-use tracing::warn;
+use jiff::SignedDuration;
+use tokio::time::sleep;
 
 use crate::{permits::Permits, slow_workers::WorkerShares};
 
 pub(crate) use gate::{Gate, WaitedTime};
-use line::{LEFT_TO_OTHERS, Line, Next};
+use login::{LoginState, Next};
 pub use record::{FIRST_LIMIT, LimitRecord, LimitState};
 pub use wait::MAX_RECEIVES;
 
-/// How old what is known of a login may be before it is read again.
-const LOOK_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// The longest that one request to DynamoDB may delay a message.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// The same for a queued message, which nobody waits for.
 const QUEUED_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a permit lasts after its invocation's deadline: clocks differ.
-const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
 /// How long all permits are believed to be taken.
 const FULL_IS_BELIEVED: SignedDuration = SignedDuration::from_millis(200);
-/// How long a process does without permits after DynamoDB did not answer.
-const UNREACHABLE_IS_BELIEVED: SignedDuration = SignedDuration::from_secs(2);
 /// How long a message waits in its process for a permit: a queued one only while the limit still grows.
 const MAX_IMMEDIATE_WAIT: Duration = Duration::from_secs(2);
 const MAX_GROWING_WAIT: Duration = Duration::from_millis(1_500);
@@ -72,7 +65,7 @@ pub struct Connections {
     permits: Permits,
     clock: Arc<dyn Clock>,
     workers: WorkerShares,
-    lines: Mutex<HashMap<u64, Line>>,
+    logins: Mutex<HashMap<u64, LoginState>>,
     writes: AtomicU64,
 }
 
@@ -111,8 +104,8 @@ impl Asking {
 impl Drop for ConnectionUse<'_> {
     fn drop(&mut self) {
         let now = self.connections.clock.now();
-        if let Some(line) = self.connections.lines().get_mut(&self.id) {
-            line.end_use(self.has_permit, now);
+        if let Some(login) = self.connections.logins().get_mut(&self.id) {
+            login.end_use(self.has_permit, now);
         }
     }
 }
@@ -125,8 +118,8 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if let Some(line) = self.connections.lines().get_mut(&self.id) {
-            line.waiting = line.waiting.saturating_sub(1);
+        if let Some(login) = self.connections.logins().get_mut(&self.id) {
+            login.waiting = login.waiting.saturating_sub(1);
         }
     }
 }
@@ -143,7 +136,7 @@ impl Connections {
             permits: Permits::new(config, table, clock.clone()).kept_for(record::RETENTION),
             clock,
             workers,
-            lines: Mutex::default(),
+            logins: Mutex::default(),
             writes: AtomicU64::new(0),
         }
     }
@@ -235,9 +228,9 @@ impl Connections {
     async fn widen(&self, key: &HashKey, id: u64, deadline: Deadline) {
         let now = self.clock.now();
         let taking = {
-            let lines = self.lines();
-            let line = lines.get(&id).filter(|line| line.widens(now));
-            line.map(Line::taking)
+            let logins = self.logins();
+            let login = logins.get(&id).filter(|login| login.widens(now));
+            login.map(LoginState::taking)
         };
         let Some(taking) = taking else {
             return;
@@ -252,23 +245,23 @@ impl Connections {
         self.writes.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<u64, Line>> {
+    fn logins(&self) -> MutexGuard<'_, HashMap<u64, LoginState>> {
         // Nothing panics while the lock is held.
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Joins those who wait. `None` if the login cannot be named.
     fn wait_in_line(&self, key: &HashKey, limit: &Arc<ConnectionLimit>) -> Option<Waiting<'_>> {
         let id = limit.id();
-        let mut lines = self.lines();
-        if let Some(line) = lines.get_mut(&id) {
-            line.waiting += 1;
+        let mut logins = self.logins();
+        if let Some(login) = logins.get_mut(&id) {
+            login.waiting += 1;
         } else {
-            let mut line = Line::new(limit.clone(), limit.account(key)?);
-            line.waiting = 1;
-            lines.insert(id, line);
+            let mut login = LoginState::new(limit.clone(), limit.account(key)?);
+            login.waiting = 1;
+            logins.insert(id, login);
         }
-        drop(lines);
+        drop(logins);
         Some(Waiting {
             connections: self,
             id,
@@ -277,14 +270,14 @@ impl Connections {
 
     fn next(&self, id: u64, asking: Asking) -> Next {
         let now = self.clock.now();
-        let mut lines = self.lines();
-        lines
+        let mut logins = self.logins();
+        logins
             .get_mut(&id)
-            .map_or(Next::Full { is_growing: false }, |line| {
+            .map_or(Next::Full { is_growing: false }, |login| {
                 if asking.has_waited_enough() {
-                    line.use_freely(now)
+                    login.use_freely(now)
                 } else {
-                    line.next(asking, now)
+                    login.next(asking, now)
                 }
             })
     }
@@ -293,126 +286,20 @@ impl Connections {
     fn next_without_use(&self, id: u64, asking: Asking) -> Next {
         let next = self.next(id, asking);
         if let Next::Use { has_permit } = next
-            && let Some(line) = self.lines().get_mut(&id)
+            && let Some(login) = self.logins().get_mut(&id)
         {
-            line.end_use(has_permit, self.clock.now());
+            login.end_use(has_permit, self.clock.now());
         }
         next
     }
 
     fn wait(&self, id: u64, asking: Asking) -> Duration {
         let now = self.clock.now();
-        let mut lines = self.lines();
+        let mut logins = self.logins();
         let wait = |jitter: f64| wait::wait(asking.age, asking.receives, jitter);
-        lines
+        logins
             .get_mut(&id)
-            .map_or_else(|| wait(jitter()), |line| line.returns_after(now, wait))
-    }
-
-    fn note_unreachable(&self, id: u64) {
-        let until = self.clock.now().saturating_add(UNREACHABLE_IS_BELIEVED);
-        if let Some(line) = self.lines().get_mut(&id) {
-            line.unreachable_until = until.ok();
-        }
-    }
-
-    /// Reads what others found out, at most once a [`LOOK_INTERVAL`], for a message that might take no permit.
-    async fn look(&self, key: &HashKey, id: u64, asking: Asking) {
-        let now = self.clock.now();
-        let account = {
-            let mut lines = self.lines();
-            let Some(line) = lines.get_mut(&id) else {
-                return;
-            };
-            if !line.is_look_due(asking.is_alone, LOOK_INTERVAL, now) {
-                return;
-            }
-            // Others go by what is known until the response is there.
-            line.looked_at = Some(now);
-            line.account.clone()
-        };
-        let partition_key = partition_key(&account);
-        let read = Box::pin(self.permits.read(&partition_key));
-        match asking.deadline.bound(REQUEST_TIMEOUT, read).await {
-            Ok(Ok(item)) => self.observe(key, id, &item),
-            Ok(Err(error)) => warn!(%error, "a login's connections were not read"),
-            Err(_) => warn!("a login's connections were not read in time"),
-        }
-    }
-
-    /// Takes in what the item says.
-    fn observe(&self, key: &HashKey, id: u64, item: &Item) {
-        let now = self.clock.now();
-        let live = u32::try_from(self.permits.count(item)).unwrap_or(u32::MAX);
-        let mut lines = self.lines();
-        if let Some(line) = lines.get_mut(&id) {
-            line.observe(LimitRecord::of_item(item, &line.account, key), live, now);
-        }
-    }
-
-    fn set_in_front(&self, id: u64, is_in_front: bool) {
-        if let Some(line) = self.lines().get_mut(&id) {
-            line.is_in_front = is_in_front;
-        }
-    }
-
-    async fn take_in_time(&self, key: &HashKey, id: u64, deadline: Deadline, time: Duration) {
-        let take = Box::pin(self.take(key, id, deadline));
-        if timeout(time, take).await.is_err() {
-            warn!("a connection's permit was not taken in time");
-            self.note_unreachable(id);
-        }
-    }
-
-    /// Takes a permit for this process.
-    async fn take(&self, key: &HashKey, id: u64, deadline: Deadline) {
-        let now = self.clock.now();
-        let Some((account, limit, held, count)) = self.lines().get(&id).and_then(|line| {
-            let limit = line.limit_at(now)?;
-            let count = line.to_take(limit, now);
-            Some((line.account.clone(), limit, line.held.clone(), count))
-        }) else {
-            return;
-        };
-        let until = now.saturating_add(deadline.remaining() + EXPIRY_MARGIN);
-        let until = until.unwrap_or(Timestamp::MAX);
-        self.count_write();
-        let partition_key = partition_key(&account);
-        // Most are left to others, if nobody has those.
-        let others = limit - limit / LEFT_TO_OTHERS;
-        let others = usize::try_from(others).unwrap_or(usize::MAX);
-        let taken = self
-            .permits
-            .take_several(&held, &partition_key, limit, until, |free| {
-                count.min(free.saturating_sub(others) + 1)
-            });
-        let excess = match taken.await {
-            Ok((slots, item)) => {
-                self.observe(key, id, &item);
-                let mut lines = self.lines();
-                match lines.get_mut(&id) {
-                    Some(line) if slots.is_empty() => {
-                        line.note_full(limit, self.clock.now());
-                        slots
-                    }
-                    Some(line) => line.hold(slots, self.clock.now()),
-                    None => slots,
-                }
-            }
-            Err(error) => {
-                warn!(%error, "a connection's permit was not taken");
-                self.note_unreachable(id);
-                Vec::new()
-            }
-        };
-        // Others found meanwhile that fewer are allowed.
-        if !excess.is_empty() {
-            self.count_write();
-            let released = self.permits.release_several(&excess).await;
-            if let Err(error) = released {
-                warn!(%error, "a connection's permit was not released, and expires");
-            }
-        }
+            .map_or_else(|| wait(jitter()), |login| login.returns_after(now, wait))
     }
 }
 

@@ -93,10 +93,10 @@ pub struct InFlightPermit {
 impl InFlightPermit {
     /// Says how the request ended, which opens or closes the circuit.
     pub fn end(mut self, end: RequestEnd) {
-        self.put_back(Some(end));
+        self.return_permit(Some(end));
     }
 
-    fn put_back(&mut self, end: Option<RequestEnd>) {
+    fn return_permit(&mut self, end: Option<RequestEnd>) {
         if let Some(slot) = self.slot.take() {
             lock(&self.ended).push(Ended {
                 slot,
@@ -117,7 +117,7 @@ impl std::fmt::Debug for InFlightPermit {
 
 impl Drop for InFlightPermit {
     fn drop(&mut self) {
-        self.put_back(None);
+        self.return_permit(None);
     }
 }
 

@@ -39,7 +39,7 @@ pub use pipeline::{
     UrgentError, UrgentQuota, has_time_to_begin, next_receive,
 };
 pub use queue_claim::QueueClaim;
-pub use quota::{Paid, Payer, Quota, Quotas};
+pub use quota::{Payer, Quota, Quotas, TakenQuota};
 pub use rate_limit::SharedRateLimiter;
 pub use require_clinic::RequireClinic;
 pub use shares::{ShareLimits, Shares};

@@ -16,9 +16,9 @@
 //! The decision is `infra/docs/adr/0010-quotas-are-leased.md`.
 
 mod account;
-mod paid;
 mod quota_use;
 mod reservation;
+mod taken;
 mod wait;
 mod windows;
 mod write;
@@ -45,9 +45,9 @@ use tracing::warn;
 
 use account::{Account, Lease, Refused, Wanted, live_part};
 pub use account::{Grant, MAX_LEASE_DURATION};
-pub use paid::{Paid, Payer};
 pub use quota_use::QuotaUse;
 use reservation::{Asked, Release, Reservation, room};
+pub use taken::{Payer, TakenQuota};
 pub use wait::wait_for;
 use windows::{Windows, end_of, windows};
 use write::{record_release, wait_after};
@@ -66,7 +66,7 @@ const MAX_TRIES: u32 = 6;
 /// From this try on, counted from 0, a write takes only what is needed.
 const MODEST_TRIES: u32 = 2;
 /// Leases that are released at the end of one invocation.
-const GIVEN_BACK_AT_ONCE: usize = 8;
+const RELEASES_AT_ONCE: usize = 8;
 /// The longest that releasing leases may delay the end of an invocation.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -151,7 +151,7 @@ impl Quotas {
     /// Gives back what is left of leases that have ended, and what a refused request did not use, where others would
     /// miss it: once at the end of an invocation, since the process may be frozen for good afterwards. Mostly there is
     /// nothing to be done.
-    pub async fn give_back(&self, deadline: Deadline) {
+    pub async fn release_leases(&self, deadline: Deadline) {
         let now = self.clock.now();
         let accounts: Vec<_> = self
             .accounts()
@@ -161,7 +161,7 @@ impl Quotas {
                 let lease = state.lease.as_ref();
                 lease.is_some_and(|lease| lease.is_worth_giving_back(now))
             })
-            .take(GIVEN_BACK_AT_ONCE)
+            .take(RELEASES_AT_ONCE)
             .cloned()
             .collect();
         let writes = accounts.iter().map(|account| async move {
@@ -169,7 +169,7 @@ impl Quotas {
             let Ok(_writing) = account.writing.try_lock() else {
                 return;
             };
-            let Some(lease) = account.state().give_away(now) else {
+            let Some(lease) = account.state().take_for_release(now) else {
                 return;
             };
             let write = Release::of(&lease, now);
@@ -322,14 +322,14 @@ impl Account {
         let mut state = self.state();
         state.leases += 1;
         // Of the same windows it goes on under its number, so that what was spent can still be put back.
-        let (id, spent, put_back) = state
+        let (id, spent, returned) = state
             .away
             .take()
             .filter(|lease| lease.limits == *limits && lease.windows == windows)
             .map_or((state.leases, 0, 0), |lease| {
                 (lease.id, lease.spent, lease.left)
             });
-        let was_put_back = put_back > 0;
+        let has_returned = returned > 0;
         state.lease = Some(Lease {
             id,
             limits: *limits,
@@ -337,8 +337,8 @@ impl Account {
             windows,
             total: reservation.count,
             spent: spent.saturating_add(count),
-            left: (reservation.count.saturating_sub(count)).saturating_add(put_back),
-            was_put_back,
+            left: (reservation.count.saturating_sub(count)).saturating_add(returned),
+            has_returned,
         });
         state.seen = seen;
         state.refused = None;

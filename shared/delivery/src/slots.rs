@@ -20,19 +20,19 @@ pub struct Slots(Arc<Shared>);
 struct Shared {
     /// Slots that one tenant may hold.
     share: usize,
-    state: Mutex<State>,
+    state: Mutex<SlotState>,
 }
 
-struct State {
+struct SlotState {
     free: usize,
     /// The number of the next who waits.
     next: u64,
-    lines: HashMap<Tenant, Line>,
+    tenants: HashMap<Tenant, TenantSlots>,
 }
 
 /// One tenant's slots, and who waits for one, in order.
 #[derive(Default)]
-struct Line {
+struct TenantSlots {
     held: usize,
     waiting: VecDeque<(u64, oneshot::Sender<Slot>)>,
 }
@@ -49,10 +49,10 @@ impl Slots {
     pub fn new(slots: usize, share: usize) -> Self {
         Self(Arc::new(Shared {
             share: share.max(1),
-            state: Mutex::new(State {
+            state: Mutex::new(SlotState {
                 free: slots.max(1),
                 next: 0,
-                lines: HashMap::new(),
+                tenants: HashMap::new(),
             }),
         }))
     }
@@ -65,7 +65,7 @@ impl Slots {
         let turn = {
             let mut guard = self.0.state();
             let state = &mut *guard;
-            let line = state.lines.entry(tenant.clone()).or_default();
+            let line = state.tenants.entry(tenant.clone()).or_default();
             line.waiting.retain(|(_, waiting)| !waiting.is_closed());
             if state.free > 0 && line.held < self.0.share && line.waiting.is_empty() {
                 state.free -= 1;
@@ -90,14 +90,14 @@ impl Shared {
     }
 
     /// Nothing can panic while it is held, so that it is whole whatever happens.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SlotState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(self: &Arc<Self>, tenant: &Tenant) {
+    fn release(self: &Arc<Self>, tenant: &Tenant) {
         let mut state = self.state();
         state.free += 1;
-        if let Some(line) = state.lines.get_mut(tenant) {
+        if let Some(line) = state.tenants.get_mut(tenant) {
             line.held -= 1;
         }
         while state.free > 0
@@ -106,7 +106,7 @@ impl Shared {
             match hand_over.send(self.slot(&next)) {
                 Ok(()) => {
                     state.free -= 1;
-                    if let Some(line) = state.lines.get_mut(&next) {
+                    if let Some(line) = state.tenants.get_mut(&next) {
                         line.held += 1;
                     }
                 }
@@ -115,15 +115,15 @@ impl Shared {
             }
         }
         state
-            .lines
+            .tenants
             .retain(|_, line| line.held > 0 || !line.waiting.is_empty());
     }
 }
 
-impl State {
+impl SlotState {
     fn next_turn(&mut self, share: usize) -> Option<(Tenant, oneshot::Sender<Slot>)> {
         let (tenant, line) = self
-            .lines
+            .tenants
             .iter_mut()
             .filter(|(_, line)| line.held < share)
             .filter_map(|(tenant, line)| {
@@ -140,7 +140,7 @@ impl State {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(tenant) = self.tenant.take() {
-            self.shared.give_back(&tenant);
+            self.shared.release(&tenant);
         }
     }
 }
@@ -232,6 +232,6 @@ mod tests {
         }
         assert!(slots.take(&two, deadline()).now_or_never().is_some());
         let state = slots.0.state();
-        assert_eq!((state.free, state.lines.len()), (1, 0), "nothing is kept");
+        assert_eq!((state.free, state.tenants.len()), (1, 0), "nothing is kept");
     }
 }

@@ -639,7 +639,7 @@ async fn what_its_provider_takes_too_slowly_waits_and_is_sent_later_without_a_ma
     for _ in 0..15 {
         // More often than what fails is tried, and more often than there is quota.
         let paced = deliver_number(&pipeline, 2).await;
-        let Requeue::Paced { after } = requeued(&paced) else {
+        let Requeue::RateLimited { after } = requeued(&paced) else {
             panic!("{paced:?}")
         };
         assert!(after >= Duration::from_mins(1), "{after:?}");

@@ -300,17 +300,17 @@ async fn quota_of_a_refused_request_is_given_back_before_its_lease_ends() {
         let process = world.process();
         let refused = take(&process, &limits, 150).await.unwrap();
         let sent = take(&process, &limits, 10).await.unwrap();
-        refused.put_back(150);
-        process.give_back(Deadline::after(MINUTE)).await;
+        refused.return_unused(150);
+        process.release_leases(Deadline::after(MINUTE)).await;
         assert_eq!(world.used(period).await, 10);
         assert!(take(&world.process(), &limits, 190).await.is_some());
         // More of the same lease can be put back, and is given back as well.
         world.requests();
-        process.give_back(Deadline::after(MINUTE)).await;
+        process.release_leases(Deadline::after(MINUTE)).await;
         assert_eq!(world.requests(), 0);
-        sent.put_back(10);
+        sent.return_unused(10);
         // As much as may be taken ahead stays.
-        process.give_back(Deadline::after(MINUTE)).await;
+        process.release_leases(Deadline::after(MINUTE)).await;
         let (left, writes) = if period == Period::Minute {
             (200, 0)
         } else {
@@ -482,13 +482,13 @@ async fn what_is_put_back_is_spent_by_the_next_without_a_request_while_its_lease
     let limits = limits(&[(Period::Day, 5)]);
     let grant = take(&process, &limits, 5).await.unwrap();
     assert!(take(&process, &limits, 1).await.is_none());
-    grant.put_back(2);
+    grant.return_unused(2);
     world.requests();
     assert!(take(&process, &limits, 2).await.is_some());
     assert!(take(&process, &limits, 1).await.is_none());
     assert_eq!(world.requests(), 0);
     // More than there was is nothing; and of another window too.
-    grant.put_back(100);
+    grant.return_unused(100);
     for time in [MINUTE, Duration::from_hours(24)] {
         world.clock.advance(time);
         for _ in 0..5 {
@@ -496,7 +496,7 @@ async fn what_is_put_back_is_spent_by_the_next_without_a_request_while_its_lease
         }
         assert!(take(&process, &limits, 1).await.is_none());
     }
-    grant.put_back(1);
+    grant.return_unused(1);
     assert!(take(&process, &limits, 1).await.is_none());
 }
 
@@ -510,7 +510,7 @@ async fn what_is_put_back_while_more_is_asked_for_is_there_afterwards_whatever_t
         world.aws.watch(move |call| {
             if let Some(grant) = grant.lock().unwrap().take() {
                 assert_eq!(call.call.operation, "UpdateItem");
-                grant.put_back(7);
+                grant.return_unused(7);
             }
             Box::pin(async { None })
         });
@@ -532,10 +532,10 @@ async fn what_an_earlier_lease_of_the_window_gave_can_be_put_back_to_the_next_an
     let first = take(&process, &limits, 4).await.unwrap();
     assert!(take(&process, &limits, 6).await.is_some());
     assert!(take(&process, &limits, 1).await.is_none());
-    first.put_back(4);
+    first.return_unused(4);
     assert!(take(&process, &limits, 4).await.is_some());
     assert!(take(&process, &limits, 1).await.is_none());
-    first.put_back(1_000);
+    first.return_unused(1_000);
     world.clock.advance(SECOND);
     assert_eq!(granted_at_once(&process, &limits, 30).await, 10);
 }
@@ -580,12 +580,12 @@ async fn at_the_end_of_an_invocation_what_is_left_of_an_ended_lease_goes_back_wh
         assert!(take(&process, &day, 1).await.is_some());
     }
     world.requests();
-    process.give_back(deadline()).await;
+    process.release_leases(deadline()).await;
     assert_eq!(world.requests(), 0, "it may still be spent");
     world.clock.advance(MINUTE);
-    process.give_back(deadline()).await;
+    process.release_leases(deadline()).await;
     assert_eq!((world.requests(), world.used(Period::Day).await), (1, 8));
-    process.give_back(deadline()).await;
+    process.release_leases(deadline()).await;
     assert_eq!(world.requests(), 0, "once");
 
     // Nobody misses what is left of a minute that is over.
@@ -595,7 +595,7 @@ async fn at_the_end_of_an_invocation_what_is_left_of_an_ended_lease_goes_back_wh
     }
     world.requests();
     world.clock.advance(MINUTE);
-    process.give_back(deadline()).await;
+    process.release_leases(deadline()).await;
     assert_eq!(world.requests(), 0);
 }
 

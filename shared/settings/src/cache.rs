@@ -13,7 +13,7 @@
 //! would otherwise keep them one after the other. Callers of different tenants do not wait for each other. A caller that
 //! goes away in the middle of its read leaves nothing behind: the next one reads.
 
-mod slots;
+mod entries;
 mod state;
 
 use std::{
@@ -29,8 +29,8 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
 use self::{
-    slots::{SlotUser, Slots, Weight},
-    state::{Known, Slot, Wanted},
+    entries::{EntryUser, TenantEntries, Weight},
+    state::{Freshness, KnownVersion, TenantEntry},
 };
 use crate::{
     counter::CounterNumber,
@@ -78,7 +78,7 @@ pub struct SettingsCache {
     clock: Arc<dyn Clock>,
     capacity: usize,
     max_bytes: usize,
-    slots: Mutex<Slots>,
+    entries: Mutex<TenantEntries>,
     moments: AtomicU64,
 }
 
@@ -90,7 +90,7 @@ impl SettingsCache {
             clock,
             capacity: capacity.max(1),
             max_bytes: MAX_BYTES,
-            slots: Mutex::default(),
+            entries: Mutex::default(),
             moments: AtomicU64::default(),
         }
     }
@@ -114,18 +114,19 @@ impl SettingsCache {
     /// What is remembered of the tenant, however old; loaded where nothing is, or where it is known to be replaced. An
     /// error is an error, never "no settings".
     pub async fn remembered(&self, tenant: &Tenant) -> Result<Snapshot, StoreError> {
-        self.find(tenant, self.moment(), Wanted::Remembered).await
+        self.find(tenant, self.moment(), Freshness::Remembered)
+            .await
     }
 
     /// The tenant's settings, of which a read that began after `asked` said that they are the last ones. Where no such
     /// read works, they are less than [`MAX_AGE`] old.
     pub async fn confirmed(&self, tenant: &Tenant, asked: Moment) -> Result<Snapshot, StoreError> {
-        self.find(tenant, asked, Wanted::Confirmed).await
+        self.find(tenant, asked, Freshness::Confirmed).await
     }
 
     /// The same where a strongly consistent read has to say so. For when something is about to fail because of them.
     pub async fn newest(&self, tenant: &Tenant, asked: Moment) -> Result<Snapshot, StoreError> {
-        self.find(tenant, asked, Wanted::Newest).await
+        self.find(tenant, asked, Freshness::Newest).await
     }
 
     /// The tenant's settings as of now.
@@ -137,7 +138,7 @@ impl SettingsCache {
     /// What is remembered where it is less than [`MAX_AGE`] old, else what [`SettingsCache::confirmed`] gives.
     pub async fn recent(&self, tenant: &Tenant) -> Result<Snapshot, StoreError> {
         let asked = self.moment();
-        let snapshot = self.find(tenant, asked, Wanted::Remembered).await?;
+        let snapshot = self.find(tenant, asked, Freshness::Remembered).await?;
         if self.is_recent(&snapshot) {
             return Ok(snapshot);
         }
@@ -153,63 +154,63 @@ impl SettingsCache {
         &self,
         tenant: &Tenant,
         asked: Moment,
-        wanted: Wanted,
+        wanted: Freshness,
     ) -> Result<Snapshot, StoreError> {
-        let slot = self.slots().slot(tenant);
-        let answer = || slot.state().answer(asked, wanted, self.clock.now());
+        let entry = self.entries().entry(tenant);
+        let answer = || entry.state().answer(asked, wanted, self.clock.now());
         if let Some(answer) = answer() {
             count_hit(&answer, wanted);
             return answer;
         }
-        let user = SlotUser {
+        let user = EntryUser {
             cache: self,
             tenant,
-            slot: &slot,
+            entry: &entry,
         };
-        let reading = slot.reading.lock().await;
+        let reading = entry.reading.lock().await;
         let result = match answer() {
             Some(answer) => {
                 count_hit(&answer, wanted);
                 answer
             }
-            None => self.read(tenant, &slot, wanted).await,
+            None => self.read(tenant, &entry, wanted).await,
         };
         drop(reading);
         drop(user);
         result
     }
 
-    /// Reads what the tenant has. Whoever calls holds [`Slot::reading`].
+    /// Reads what the tenant has. Whoever calls holds [`TenantEntry::reading`].
     async fn read(
         &self,
         tenant: &Tenant,
-        slot: &Arc<Slot>,
-        wanted: Wanted,
+        entry: &Arc<TenantEntry>,
+        wanted: Freshness,
     ) -> Result<Snapshot, StoreError> {
         // Those who are about to ask at this very moment ask before the read begins, and it serves them.
         tokio::task::yield_now().await;
         let began = self.next_moment();
         let read_at = self.clock.now();
-        let known = slot.state().known(read_at);
+        let known = entry.state().known(read_at);
         if let Some(known) = known
-            && self.is_last(tenant, slot, known, wanted, began).await
-            && let Some(answer) = slot.state().answer(Moment(began.0 - 1), wanted, read_at)
+            && self.is_last(tenant, entry, known, wanted, began).await
+            && let Some(answer) = entry.state().answer(Moment(began.0 - 1), wanted, read_at)
         {
             return answer;
         }
-        self.load(tenant, slot, began, read_at).await
+        self.load(tenant, entry, began, read_at).await
     }
 
     /// Whether a read of the tenant's number says that what is remembered is the last version, or leaves it to go by.
     async fn is_last(
         &self,
         tenant: &Tenant,
-        slot: &Arc<Slot>,
-        known: Known,
-        wanted: Wanted,
+        entry: &Arc<TenantEntry>,
+        known: KnownVersion,
+        wanted: Freshness,
         began: Moment,
     ) -> bool {
-        let is_newest = wanted == Wanted::Newest;
+        let is_newest = wanted == Freshness::Newest;
         let read = self.store.number(tenant, is_newest);
         let read = tokio::time::timeout(VERSION_READ_TIMEOUT, read).await;
         info!(target: METRICS, settings_version_reads = 1_u64);
@@ -217,41 +218,46 @@ impl SettingsCache {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
                 warn!(clinic_id = %tenant, %error, "the version of settings cannot be read");
-                return self.is_usable_unconfirmed(slot, known, wanted);
+                return self.is_usable_unconfirmed(entry, known, wanted);
             }
             Err(_) => {
                 warn!(clinic_id = %tenant, "the version of settings was not read in time");
-                return self.is_usable_unconfirmed(slot, known, wanted);
+                return self.is_usable_unconfirmed(entry, known, wanted);
             }
         };
         let found = match found {
             CounterNumber::Missing => None,
             CounterNumber::Forged => {
                 // Nobody knows what it hides: nothing goes by what is remembered until the counter is right again.
-                slot.state().supersede();
+                entry.state().supersede();
                 return false;
             }
             CounterNumber::Number(number) => Some(number),
         };
         // An earlier release counts nothing, so that its saves do not move the number.
         if found == known.number && (found.is_some() || !self.store.accepts_unsealed) {
-            slot.state().confirm(began, is_newest, self.clock.now());
+            entry.state().confirm(began, is_newest, self.clock.now());
             return true;
         }
         if found > known.number {
-            slot.state().supersede();
+            entry.state().supersede();
             return false;
         }
         // A replica that has not heard of the remembered version yet, or somebody has put an old counter there.
-        self.is_usable_unconfirmed(slot, known, wanted)
+        self.is_usable_unconfirmed(entry, known, wanted)
     }
 
     /// Whether remembered settings are used that nothing confirms.
-    fn is_usable_unconfirmed(&self, slot: &Slot, known: Known, wanted: Wanted) -> bool {
-        let is_usable = known.is_young && wanted == Wanted::Confirmed;
+    fn is_usable_unconfirmed(
+        &self,
+        entry: &TenantEntry,
+        known: KnownVersion,
+        wanted: Freshness,
+    ) -> bool {
+        let is_usable = known.is_young && wanted == Freshness::Confirmed;
         if is_usable {
             let ended = self.next_moment();
-            slot.state().leave_unconfirmed(ended);
+            entry.state().leave_unconfirmed(ended);
         }
         is_usable
     }
@@ -260,11 +266,11 @@ impl SettingsCache {
     async fn load(
         &self,
         tenant: &Tenant,
-        slot: &Arc<Slot>,
+        entry: &Arc<TenantEntry>,
         began: Moment,
         read_at: Timestamp,
     ) -> Result<Snapshot, StoreError> {
-        let opened = slot.state().opened();
+        let opened = entry.state().opened();
         info!(
             target: METRICS,
             config_cache_stale = opened.is_some().then_some(1_u64),
@@ -272,18 +278,18 @@ impl SettingsCache {
         );
         let loaded = self.store.load_unless(tenant, opened).await;
         let ended = self.next_moment();
-        let snapshot = slot.state().observe((began, ended), read_at, loaded)?;
+        let snapshot = entry.state().observe((began, ended), read_at, loaded)?;
         let is_counted = snapshot.number.is_some() || !self.store.accepts_unsealed;
         let is_kept = snapshot.settings.is_some() || is_counted || *tenant == Tenant::Global;
         let weight = if is_kept {
             Weight::of(&snapshot)
         } else {
-            slot.state().forget();
+            entry.state().forget();
             Weight::Nothing
         };
-        let mut slots = self.slots();
-        slots.weigh(tenant, slot, weight);
-        slots.evict(self.capacity, self.max_bytes);
+        let mut entries = self.entries();
+        entries.weigh(tenant, entry, weight);
+        entries.evict(self.capacity, self.max_bytes);
         Ok(snapshot)
     }
 
@@ -291,15 +297,15 @@ impl SettingsCache {
         Moment(self.moments.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    fn slots(&self) -> MutexGuard<'_, Slots> {
+    fn entries(&self) -> MutexGuard<'_, TenantEntries> {
         // Nothing panics while the lock is held; a poisoned lock still guards a whole map.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Counts an answer that took no read of one's own.
-fn count_hit(answer: &Result<Snapshot, StoreError>, wanted: Wanted) {
-    if answer.is_ok() && wanted == Wanted::Remembered {
+fn count_hit(answer: &Result<Snapshot, StoreError>, wanted: Freshness) {
+    if answer.is_ok() && wanted == Freshness::Remembered {
         info!(target: METRICS, config_cache_hits = 1_u64);
     }
 }
@@ -309,7 +315,7 @@ impl std::fmt::Debug for SettingsCache {
         f.debug_struct("SettingsCache")
             .field("capacity", &self.capacity)
             .field("max_bytes", &self.max_bytes)
-            .field("tenants", &self.slots().by_tenant.len())
+            .field("tenants", &self.entries().by_tenant.len())
             .finish_non_exhaustive()
     }
 }

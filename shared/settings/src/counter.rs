@@ -24,7 +24,7 @@ const PURPOSE: &str = "settings-counter";
 
 /// A version that still has its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct KeptVersion {
     pub(crate) number: u64,
     pub(crate) bytes: usize,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Counter {
     /// The highest number that was given.
     pub(crate) number: u64,
     /// The versions that can be restored, the oldest first.
-    pub(crate) kept: Vec<Kept>,
+    pub(crate) kept: Vec<KeptVersion>,
     pub(crate) purge: Option<Purge>,
 }
 
@@ -93,7 +93,8 @@ impl Counter {
             purge: self.purge,
         };
         let mut dropped = next.end_due_purge(now);
-        next.kept.extend(bytes.map(|bytes| Kept { number, bytes }));
+        next.kept
+            .extend(bytes.map(|bytes| KeptVersion { number, bytes }));
         dropped.extend(next.trim());
         (next, dropped)
     }
@@ -103,7 +104,7 @@ impl Counter {
         let Some(purge) = self.purge.take_if(|purge| purge.is_due(now)) else {
             return Vec::new();
         };
-        let is_due = |kept: &mut Kept| kept.number <= purge.through;
+        let is_due = |kept: &mut KeptVersion| kept.number <= purge.through;
         let ended = self.kept.extract_if(.., is_due);
         ended.map(|kept| kept.number).collect()
     }
@@ -227,9 +228,9 @@ fn mac(tenant: &Tenant, number: u64, kept: &str, purge: Option<Purge>, key: &Has
 }
 
 /// `NUMBER:BYTES` of each, separated by commas.
-fn kept_text(kept: &[Kept]) -> String {
+fn kept_text(kept: &[KeptVersion]) -> String {
     let mut text = String::new();
-    for Kept { number, bytes } in kept {
+    for KeptVersion { number, bytes } in kept {
         let comma = if text.is_empty() { "" } else { "," };
         // Writing to a String does not fail.
         let _ = write!(text, "{comma}{number}:{bytes}");
@@ -237,12 +238,12 @@ fn kept_text(kept: &[Kept]) -> String {
     text
 }
 
-fn read_kept(text: &str) -> Option<Vec<Kept>> {
+fn read_kept(text: &str) -> Option<Vec<KeptVersion>> {
     let parts = text.split(',').filter(|part| !part.is_empty());
     parts
         .map(|part| {
             let (number, bytes) = part.split_once(':')?;
-            Some(Kept {
+            Some(KeptVersion {
                 number: number.parse().ok()?,
                 bytes: bytes.parse().ok()?,
             })
@@ -264,11 +265,11 @@ mod tests {
         Counter {
             number: 9,
             kept: vec![
-                Kept {
+                KeptVersion {
                     number: 7,
                     bytes: 300,
                 },
-                Kept {
+                KeptVersion {
                     number: 9,
                     bytes: 40,
                 },
@@ -321,7 +322,7 @@ mod tests {
 
     #[test]
     fn kept_versions_have_ten_megabytes_together_and_the_newest_always_stays() {
-        let kept = |number, bytes| Kept { number, bytes };
+        let kept = |number, bytes| KeptVersion { number, bytes };
         let counter = Counter {
             number: 3,
             kept: vec![kept(1, 10), kept(2, MAX_KEPT_BYTES - 10), kept(3, 0)],

@@ -224,9 +224,13 @@ impl DataKey {
         &self.bytes
     }
 
-    /// Seals `plaintext` for `place`: format, nonce, ciphertext and tag.
-    pub fn seal(&self, place: &Place<'_>, plaintext: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
-        self.seal_for(place.format(), &place.authenticated_data(), plaintext)
+    /// Seals `plaintext` for `context`: format, nonce, ciphertext and tag.
+    pub fn seal(
+        &self,
+        context: &EntryContext<'_>,
+        plaintext: &[u8],
+    ) -> Result<Vec<u8>, EnvelopeError> {
+        self.seal_for(context.format(), &context.authenticated_data(), plaintext)
     }
 
     /// The seal of `content`: that of nothing, with the content as what is authenticated.
@@ -260,13 +264,13 @@ impl DataKey {
         Ok(whole)
     }
 
-    /// Opens what was sealed for `place`.
+    /// Opens what was sealed for `context`.
     pub fn open(
         &self,
-        place: &Place<'_>,
+        context: &EntryContext<'_>,
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, EnvelopeError> {
-        self.open_for(place.format(), &place.authenticated_data(), sealed)
+        self.open_for(context.format(), &context.authenticated_data(), sealed)
     }
 
     fn open_for(
@@ -302,7 +306,7 @@ impl std::fmt::Debug for DataKey {
 
 /// Where a sealed entry belongs.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct EntryContext<'a> {
     /// Whose it is.
     pub tenant: &'a Tenant,
     /// The channel.
@@ -318,7 +322,7 @@ pub struct Place<'a> {
     pub content: Option<&'a ContentHash>,
 }
 
-impl Place<'_> {
+impl EntryContext<'_> {
     const fn format(&self) -> u8 {
         match self.content {
             None => FORMAT_ENTRY,
@@ -368,7 +372,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed() {
         let (clinic, entry) = (tenant("clinic-a"), EntryId::primary());
-        let place = Place {
+        let context = EntryContext {
             tenant: &clinic,
             channel: Channel::Email,
             entry: &entry,
@@ -376,20 +380,23 @@ mod tests {
             version: 1,
             content: Some(&[7; 32]),
         };
-        let sealed = key(1).seal(&place, b"planted").unwrap();
-        assert_eq!(key(1).open(&place, &sealed).unwrap().as_slice(), b"planted");
+        let sealed = key(1).seal(&context, b"planted").unwrap();
+        assert_eq!(
+            key(1).open(&context, &sealed).unwrap().as_slice(),
+            b"planted"
+        );
         for bit in 0..sealed.len() * 8 {
             let mut flipped = sealed.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(
-                key(1).open(&place, &flipped),
+                key(1).open(&context, &flipped),
                 Err(EnvelopeError::WrongEntry),
                 "bit {bit}"
             );
         }
         for length in 0..sealed.len() {
             assert_eq!(
-                key(1).open(&place, &sealed[..length]),
+                key(1).open(&context, &sealed[..length]),
                 Err(EnvelopeError::WrongEntry)
             );
         }
@@ -398,7 +405,7 @@ mod tests {
     #[test]
     fn what_is_sealed_twice_is_not_the_same_twice() {
         let (clinic, entry) = (tenant("clinic-a"), EntryId::primary());
-        let place = Place {
+        let context = EntryContext {
             tenant: &clinic,
             channel: Channel::Email,
             entry: &entry,
@@ -408,8 +415,8 @@ mod tests {
         };
         let key = key(1);
         assert_ne!(
-            key.seal(&place, b"x").unwrap(),
-            key.seal(&place, b"x").unwrap()
+            key.seal(&context, b"x").unwrap(),
+            key.seal(&context, b"x").unwrap()
         );
     }
 
@@ -426,10 +433,10 @@ mod tests {
             let ids = (EntryId::parse(&entries.0).unwrap(), EntryId::parse(&entries.1).unwrap());
             let kinds: Vec<_> = comms_adapters::registry::kinds().collect();
             let hashes = ([contents.0; 32], [contents.1; 32]);
-            let here = Place { tenant: &tenants.0, channel: Channel::ALL[channels.0], entry: &ids.0,
+            let here = EntryContext { tenant: &tenants.0, channel: Channel::ALL[channels.0], entry: &ids.0,
                                provider: kinds[providers.0], version: versions.0,
                                content: (contents.0 > 0).then_some(&hashes.0) };
-            let there = Place { tenant: &tenants.1, channel: Channel::ALL[channels.1], entry: &ids.1,
+            let there = EntryContext { tenant: &tenants.1, channel: Channel::ALL[channels.1], entry: &ids.1,
                                 provider: kinds[providers.1], version: versions.1,
                                 content: (contents.1 > 0).then_some(&hashes.1) };
             let same = clinics.0 == clinics.1 && entries.0 == entries.1 && versions.0 == versions.1
@@ -444,8 +451,8 @@ mod tests {
         #[test]
         fn opening_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let (clinic, entry) = (tenant("a"), EntryId::primary());
-            let place = Place { tenant: &clinic, channel: Channel::Email, entry: &entry, provider: ProviderKind::new("smtp"), version: 1, content: None };
-            prop_assert_eq!(key(1).open(&place, &bytes), Err(EnvelopeError::WrongEntry));
+            let context = EntryContext { tenant: &clinic, channel: Channel::Email, entry: &entry, provider: ProviderKind::new("smtp"), version: 1, content: None };
+            prop_assert_eq!(key(1).open(&context, &bytes), Err(EnvelopeError::WrongEntry));
         }
     }
 }

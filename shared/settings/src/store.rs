@@ -28,7 +28,7 @@ pub use crate::store_error::StoreError;
 use crate::{
     counter::COUNTER,
     document::CommunicationSettings,
-    envelope::{Kms, Place, Purpose},
+    envelope::{EntryContext, Kms, Purpose},
     item::{Item, SettingsItem, StoredItem, attribute, is_expired, version_key, version_number},
     store_error::Refusal,
     version::VersionRetention,
@@ -272,7 +272,7 @@ impl SettingsStore {
         let mut document = item.outline()?;
         let places = entry_places(&document);
         for (pointer, channel, id, provider) in places {
-            let place = Place {
+            let context = EntryContext {
                 tenant,
                 channel,
                 entry: &id,
@@ -284,7 +284,7 @@ impl SettingsStore {
                 .sealed
                 .get(&sealed_name(channel.as_str(), id.as_str()))
                 .ok_or(StoreError::corrupt(attribute::SEALED))?;
-            let plaintext = key.open(&place, sealed)?;
+            let plaintext = key.open(&context, sealed)?;
             let credentials: Value = serde_json::from_slice(&plaintext)
                 .map_err(|_| StoreError::corrupt(attribute::SEALED))?;
             if let Some(entry) = document.pointer_mut(&pointer) {

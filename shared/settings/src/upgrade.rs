@@ -15,7 +15,7 @@ use comms_core::{Clock, Tenant};
 
 use crate::{
     counter::CounterState,
-    envelope::{EnvelopeError, Place, Purpose},
+    envelope::{EntryContext, EnvelopeError, Purpose},
     item::{Item, SettingsItem, StoredItem, attribute, version_number},
     store::{SettingsStore, StoreError, entry_places, sealed_name},
     store_error::Refusal,
@@ -132,7 +132,7 @@ impl SettingsStore {
             return Err(StoreError::corrupt(attribute::SEALED));
         }
         for (_, channel, id, provider) in places {
-            let mut place = Place {
+            let mut context = EntryContext {
                 tenant,
                 channel,
                 entry: &id,
@@ -144,9 +144,9 @@ impl SettingsStore {
                 .sealed
                 .get_mut(&sealed_name(channel.as_str(), id.as_str()))
                 .ok_or(EnvelopeError::WrongEntry)?;
-            let plaintext = key.open(&place, entry)?;
-            place.content = Some(&hash);
-            *entry = key.seal(&place, &plaintext)?;
+            let plaintext = key.open(&context, entry)?;
+            context.content = Some(&hash);
+            *entry = key.seal(&context, &plaintext)?;
         }
         item.seal = Some(key.seal_content(&content)?);
         Ok(item)

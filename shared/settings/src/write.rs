@@ -21,7 +21,7 @@ use crate::store::verified::Reading;
 use crate::{
     counter::{Counter, Purge},
     document::CommunicationSettings,
-    envelope::{EnvelopeError, Place, Purpose},
+    envelope::{EntryContext, EnvelopeError, Purpose},
     item::{CURRENT, Item, SettingsItem, Tombstone, attribute, version_key},
     seal::Content,
     store::{Basis, SettingsStore, StoreError, sealed_name},
@@ -192,7 +192,7 @@ impl SettingsStore {
         let hash = content.hash();
         let mut sealed = HashMap::new();
         for ((channel, entry), name) in settings.entries().zip(&names) {
-            let place = Place {
+            let context = EntryContext {
                 tenant,
                 channel,
                 entry: &entry.id,
@@ -201,7 +201,7 @@ impl SettingsStore {
                 content: Some(&hash),
             };
             let plaintext = entry.plaintext().ok_or(EnvelopeError::Sealing)?;
-            sealed.insert(name.clone(), key.seal(&place, &plaintext)?);
+            sealed.insert(name.clone(), key.seal(&context, &plaintext)?);
         }
         let mut item = SettingsItem {
             version,

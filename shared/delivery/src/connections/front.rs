@@ -78,19 +78,19 @@ impl Connections {
         if !matches!(timeout(REQUEST_TIMEOUT, released).await, Ok(Ok(_))) {
             warn!("a place in front was not released, and expires");
         }
-        if let Some(line) = self.lines().get_mut(&id)
-            && line.held.is_empty()
+        if let Some(login) = self.logins().get_mut(&id)
+            && login.held.is_empty()
         {
-            line.note_full(limit, self.clock.now());
+            login.note_full(limit, self.clock.now());
         }
     }
 
     /// The login and its limit, if others have all permits.
     fn full_login(&self, id: u64) -> Option<(String, u32)> {
         let now = self.clock.now();
-        let lines = self.lines();
-        let line = lines.get(&id)?;
-        Some((line.account.clone(), line.limit_if_full(now)?))
+        let logins = self.logins();
+        let login = logins.get(&id)?;
+        Some((login.account.clone(), login.limit_if_full(now)?))
     }
 
     /// Takes a permit if one is free. Whether this process has one then; `None` where DynamoDB does not answer.
@@ -106,11 +106,11 @@ impl Connections {
         let item = timeout(QUEUED_REQUEST_TIMEOUT, read).await.ok()?.ok()?;
         self.observe(key, id, &item);
         let now = self.clock.now();
-        let is_free = self.lines().get(&id)?.has_free_permit(now);
+        let is_free = self.logins().get(&id)?.has_free_permit(now);
         if is_free {
             self.take_in_time(key, id, deadline, QUEUED_REQUEST_TIMEOUT)
                 .await;
         }
-        Some(!self.lines().get(&id)?.held.is_empty())
+        Some(!self.logins().get(&id)?.held.is_empty())
     }
 }

@@ -39,13 +39,13 @@ impl Connections {
         let seen = limit.take_seen();
         let id = limit.id();
         let is_raiser = {
-            let mut lines = self.lines();
-            let Some(line) = lines.get_mut(&id) else {
+            let mut logins = self.logins();
+            let Some(login) = logins.get_mut(&id) else {
                 return;
             };
-            let is_raiser = line.is_raiser && seen.opened > 0 && seen.refused == 0;
+            let is_raiser = login.is_raiser && seen.opened > 0 && seen.refused == 0;
             if seen.refused > 0 || is_raiser {
-                line.is_raiser = false;
+                login.is_raiser = false;
             }
             is_raiser
         };
@@ -70,16 +70,16 @@ impl Connections {
     async fn lower(&self, key: &HashKey, id: u64, given_up: u32) -> Result<(), TableError> {
         let now = self.clock.now();
         let (account, known, stored, is_forged, given_up) = {
-            let mut lines = self.lines();
-            let Some(line) = lines.get_mut(&id) else {
+            let mut logins = self.logins();
+            let Some(login) = logins.get_mut(&id) else {
                 return Ok(());
             };
-            let given_up = line.give_up(given_up, now);
+            let given_up = login.give_up(given_up, now);
             (
-                line.account.clone(),
-                line.record_at(now),
-                line.stored(),
-                line.is_forged,
+                login.account.clone(),
+                login.record_at(now),
+                login.stored(),
+                login.is_forged,
                 given_up,
             )
         };
@@ -119,9 +119,14 @@ impl Connections {
     /// Records that the server took all connections of the present limit.
     async fn raise(&self, key: &HashKey, id: u64) -> Result<(), TableError> {
         let now = self.clock.now();
-        let Some((account, known, stored, is_forged)) = self.lines().get(&id).map(|line| {
-            let known = line.record_at(now);
-            (line.account.clone(), known, line.stored(), line.is_forged)
+        let Some((account, known, stored, is_forged)) = self.logins().get(&id).map(|login| {
+            let known = login.record_at(now);
+            (
+                login.account.clone(),
+                known,
+                login.stored(),
+                login.is_forged,
+            )
         }) else {
             return Ok(());
         };
@@ -154,9 +159,9 @@ impl Connections {
             .permits
             .set(&partition_key, attributes, condition, values);
         if written.await?
-            && let Some(line) = self.lines().get_mut(&id)
+            && let Some(login) = self.logins().get_mut(&id)
         {
-            line.observe(Ok(Some(record)), line.live, now);
+            login.observe(Ok(Some(record)), login.live, now);
         }
         Ok(())
     }

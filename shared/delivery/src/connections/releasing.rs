@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use jiff::SignedDuration;
 use tracing::warn;
 
-use super::{Connections, REQUEST_TIMEOUT, line::Line};
+use super::{Connections, REQUEST_TIMEOUT, login::LoginState};
 use crate::permits::TakenSlot;
 
 /// How long a permit is kept whose connection may still be open at the server.
@@ -23,20 +23,21 @@ impl Connections {
     pub async fn release(&self, deadline: Deadline) {
         self.release_where(deadline, |_, _| true).await;
         // An older version of the settings is not used again.
-        self.lines()
-            .retain(|_, line| Arc::strong_count(&line.limit) > 1 || !line.is_unused());
+        self.logins()
+            .retain(|_, login| Arc::strong_count(&login.limit) > 1 || !login.is_unused());
     }
 
     /// Closes and releases what no message of this process has used for [`IDLE_TIMEOUT`]: a message to one login does not
     /// hold another login's connections while it is waiting for a slow server.
     pub(super) async fn release_idle(&self, deadline: Deadline) {
         let now = self.clock.now();
-        let is_idle =
-            |line: &Line| line.has_been_unused_for(IDLE_TIMEOUT, now) && !line.held.is_empty();
+        let is_idle = |login: &LoginState| {
+            login.has_been_unused_for(IDLE_TIMEOUT, now) && !login.held.is_empty()
+        };
         let idle: Vec<(u64, Arc<ConnectionLimit>)> = {
-            let lines = self.lines();
-            let idle = lines.iter().filter(|(_, line)| is_idle(line));
-            idle.map(|(id, line)| (*id, line.limit.clone())).collect()
+            let logins = self.logins();
+            let idle = logins.iter().filter(|(_, login)| is_idle(login));
+            idle.map(|(id, login)| (*id, login.limit.clone())).collect()
         };
         if idle.is_empty() {
             return;
@@ -45,22 +46,27 @@ impl Connections {
             .iter()
             .map(|(_, limit)| limit.close_idle(MAX_CLOSE_WAIT));
         join_all(closes).await;
-        let is_closed =
-            |id: u64, line: &Line| is_idle(line) && idle.iter().any(|(idle, _)| *idle == id);
+        let is_closed = |id: u64, login: &LoginState| {
+            is_idle(login) && idle.iter().any(|(idle, _)| *idle == id)
+        };
         self.release_where(deadline, is_closed).await;
     }
 
-    async fn release_where(&self, deadline: Deadline, is_released: impl Fn(u64, &Line) -> bool) {
+    async fn release_where(
+        &self,
+        deadline: Deadline,
+        is_released: impl Fn(u64, &LoginState) -> bool,
+    ) {
         let now = self.clock.now();
         let released: Vec<(Vec<TakenSlot>, bool)> = {
-            let mut lines = self.lines();
-            let unused = lines
+            let mut logins = self.logins();
+            let unused = logins
                 .iter_mut()
-                .filter(|(id, line)| line.is_unused() && is_released(**id, line));
+                .filter(|(id, login)| login.is_unused() && is_released(**id, login));
             unused
-                .filter_map(|(_, line)| {
-                    let is_closing = line.limit.take_unconfirmed();
-                    let held = line.give_back(now);
+                .filter_map(|(_, login)| {
+                    let is_closing = login.limit.take_unconfirmed();
+                    let held = login.take_unused(now);
                     (!held.is_empty()).then_some((held, is_closing))
                 })
                 .collect()

@@ -17,7 +17,7 @@ use super::Pipeline;
 use crate::{
     ledger::{Acceptance, LedgerError, Origin, RequestDetails, RequestRecord, Via},
     queue_claim::{self, EndedDeliveries, Proof, QueueClaim},
-    quota::Paid,
+    quota::TakenQuota,
     slow_workers::WorkQueue,
 };
 
@@ -74,7 +74,7 @@ pub(super) enum QuotaSource {
         queued_at: Option<Timestamp>,
     },
     /// It was taken for all of them together.
-    Paid(Arc<Paid>),
+    Taken(Arc<TakenQuota>),
 }
 
 impl QuotaSource {
@@ -82,7 +82,7 @@ impl QuotaSource {
     pub(super) fn settings_asked(&self) -> Option<Moment> {
         match self {
             Self::Deliveries { .. } => None,
-            Self::Paid(paid) => paid.settings_asked(),
+            Self::Taken(taken) => taken.settings_asked(),
         }
     }
 }
@@ -130,9 +130,9 @@ impl Accepted {
 
     /// Sets the quota that was taken for its deliveries.
     #[must_use]
-    pub fn with_quota(self, quota: Paid) -> Self {
+    pub fn with_quota(self, quota: TakenQuota) -> Self {
         Self {
-            quota: QuotaSource::Paid(Arc::new(quota)),
+            quota: QuotaSource::Taken(Arc::new(quota)),
             ..self
         }
     }

@@ -11,7 +11,7 @@ use comms_settings::{Ceilings, Moment, Period, StoreError};
 use thiserror::Error;
 
 use super::{Pipeline, tenant_settings::TenantSettings};
-use crate::quota::{Exhausted, Paid, Payer, Quota};
+use crate::quota::{Exhausted, Payer, Quota, TakenQuota};
 
 /// Why a communication that is sent at once gets no quota.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -61,9 +61,9 @@ impl Pipeline {
         key: &IdempotencyKey,
         settings: &TenantSettings,
         asked: Moment,
-    ) -> Result<Paid, QuotaError> {
+    ) -> Result<TakenQuota, QuotaError> {
         let tenant = request.tenant();
-        let paid = Paid::by_settings_of(asked);
+        let taken = TakenQuota::by_settings_of(asked);
         for channel in &request.channels {
             let policy = settings.policy(&tenant, *channel);
             let has_address = |recipient: &&Recipient| match channel {
@@ -85,7 +85,7 @@ impl Pipeline {
                 let counted = (*channel).into();
                 let refused = match self.quotas.take(whose, counted, &limits, count).await? {
                     Quota::Granted(grant) => {
-                        paid.add(payer, counted, grant, count);
+                        taken.add(payer, counted, grant, count);
                         continue;
                     }
                     Quota::Exhausted(exhausted) => QuotaError::Exhausted {
@@ -103,13 +103,13 @@ impl Pipeline {
                     },
                 };
                 return if self.has_ended(request, key).await? {
-                    Ok(Paid::default())
+                    Ok(TakenQuota::default())
                 } else {
                     Err(refused)
                 };
             }
         }
-        Ok(paid)
+        Ok(taken)
     }
 
     /// The ceilings that hold for a tenant.

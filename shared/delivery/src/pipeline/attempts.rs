@@ -315,7 +315,7 @@ impl Pipeline {
         if !is_over && !self.has_waited_enough(after, limits) {
             outcome.status = DeliveryStatus::Queued;
             outcome.possible_duplicate = unknown_outcomes > 0;
-            return Some(Requeue::Paced { after });
+            return Some(Requeue::RateLimited { after });
         }
         if unknown_outcomes > 0 {
             outcome.status = DeliveryStatus::Unknown;

@@ -23,7 +23,7 @@ impl Pipeline {
     pub(super) fn gate<'a>(&'a self, hash: &'a HashKey, limits: Limits<'_>) -> Gate<'a> {
         let queued_at = match limits.quota {
             QuotaSource::Deliveries { queued_at, .. } => *queued_at,
-            QuotaSource::Paid(_) => None,
+            QuotaSource::Taken(_) => None,
         };
         let now = self.clock.now();
         let age = queued_at.and_then(|at| Duration::try_from(now.duration_since(at)).ok());

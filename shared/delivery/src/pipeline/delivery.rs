@@ -90,7 +90,7 @@ impl Pipeline {
         } = claimed;
         // If settings and claim took too long, it returns to the queue unchanged.
         if let Err(reason) = ready.and_then(|()| limits.has_time_to_start()) {
-            return self.give_back(work, history, reason).await;
+            return self.requeue_untouched(work, history, reason).await;
         }
         // A delivery that started before took its urgent quota then.
         let has_paid = history.deferrals > 0 || !history.attempts.is_empty();
@@ -175,7 +175,7 @@ impl Pipeline {
     }
 
     /// Returns a claimed delivery to the queue unchanged.
-    async fn give_back(
+    async fn requeue_untouched(
         &self,
         work: Work<'_>,
         history: DeliveryHistory,

@@ -12,7 +12,7 @@ use tracing::info;
 use super::{Accepted, DeliveryResult, Pipeline, QuotaError, tenant_settings::TenantSettings};
 use crate::{
     in_flight::{Dispatch, HANGS_AFTER, InFlightPermit, RequestEnd},
-    quota::Paid,
+    quota::TakenQuota,
 };
 
 /// What is done with an immediate request.
@@ -25,7 +25,7 @@ pub enum Immediate {
     /// It is sent now, with this quota.
     Now {
         /// The quota of all its deliveries.
-        quota: Paid,
+        quota: TakenQuota,
         /// Counts it as in flight; `None` for the repeat of a request that has ended.
         permit: Option<InFlightPermit>,
     },
@@ -115,7 +115,7 @@ impl Pipeline {
         };
         if self.has_ended(request, key).await? {
             return Ok(Immediate::Now {
-                quota: Paid::default(),
+                quota: TakenQuota::default(),
                 permit: None,
             });
         }
@@ -141,7 +141,7 @@ impl Pipeline {
         key: &IdempotencyKey,
         settings: TenantSettings,
         asked: Moment,
-    ) -> Result<Paid, QuotaError> {
+    ) -> Result<TakenQuota, QuotaError> {
         let taken = self.take_quota(request, key, &settings, asked).await;
         let Err(QuotaError::Exhausted { .. } | QuotaError::TooMany { .. }) = &taken else {
             return taken;

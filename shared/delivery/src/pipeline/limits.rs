@@ -31,7 +31,7 @@ impl Limits<'_> {
     pub(super) const fn receives(&self) -> u32 {
         match self.quota {
             QuotaSource::Deliveries { receives, .. } => *receives,
-            QuotaSource::Paid(_) => 1,
+            QuotaSource::Taken(_) => 1,
         }
     }
 }

@@ -31,7 +31,7 @@ impl Pipeline {
                 receives,
                 queued_at,
             } => (*receives, *queued_at),
-            QuotaSource::Paid(_) => return false,
+            QuotaSource::Taken(_) => return false,
         };
         let next = self.clock.now().saturating_add(after);
         let next = next.unwrap_or(Timestamp::MAX);

@@ -151,7 +151,7 @@ impl Pipeline {
         let last = outcome.attempts.last().map(|attempt| attempt.provider);
         let queued_at = match started.limits.quota {
             QuotaSource::Deliveries { queued_at, .. } if !is_deferred => *queued_at,
-            QuotaSource::Deliveries { .. } | QuotaSource::Paid(_) => None,
+            QuotaSource::Deliveries { .. } | QuotaSource::Taken(_) => None,
         };
         let on_its_way = queued_at.map(|at| self.clock.now().duration_since(at));
         info!(
@@ -223,7 +223,7 @@ impl Pipeline {
                 | Requeue::OverQuota { .. }
                 | Requeue::ShareTaken { .. }
                 | Requeue::WaitingForProvider { .. }
-                | Requeue::Paced { .. }
+                | Requeue::RateLimited { .. }
                 | Requeue::NoConnection { .. },
             ) => {}
         }

@@ -71,7 +71,7 @@ pub enum Requeue {
         after: Duration,
     },
     /// The rate limit of the next provider is reached.
-    Paced {
+    RateLimited {
         /// The time until the next try can succeed.
         after: Duration,
     },
@@ -105,7 +105,7 @@ impl Requeue {
             Self::OverQuota { .. } => "over_quota",
             Self::ShareTaken { .. } => "share_taken",
             Self::WaitingForProvider { .. } => "waiting_for_provider",
-            Self::Paced { .. } => "paced",
+            Self::RateLimited { .. } => "paced",
             Self::NoConnection { .. } => "no_connection",
         }
     }
@@ -121,7 +121,7 @@ impl Requeue {
             | Self::OverQuota { after }
             | Self::ShareTaken { after }
             | Self::WaitingForProvider { after }
-            | Self::Paced { after }
+            | Self::RateLimited { after }
             | Self::NoConnection { after } => after,
         };
         wait.min(deferral::MAX_DEFERRAL_DURATION)
@@ -144,7 +144,7 @@ impl Pipeline {
     pub(super) fn record_requeue(&self, record: &RequestRecord, id: &DeliveryId, reason: Requeue) {
         let deferred = match reason {
             Requeue::OverQuota { .. } => Some(&self.deferred.quota),
-            Requeue::Paced { .. } => Some(&self.deferred.rate_limiter),
+            Requeue::RateLimited { .. } => Some(&self.deferred.rate_limiter),
             Requeue::WaitingForProvider { .. } => Some(&self.deferred.provider),
             Requeue::ShareTaken { .. } => Some(&self.deferred.worker_share),
             Requeue::NoConnection { .. } => Some(&self.deferred.connections),

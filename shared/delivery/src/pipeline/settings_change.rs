@@ -81,12 +81,12 @@ impl Pipeline {
         if !self.is_to_be_sent(work) {
             return Ok(());
         }
-        if let QuotaSource::Paid(_) = limits.quota {
+        if let QuotaSource::Taken(_) = limits.quota {
             // The quota of the whole request stays taken.
             return Ok(());
         }
         *urgent = UrgentQuota::default();
-        allowance.give_back();
+        allowance.return_quota();
         let taken = self.urgent_quota(tenant, &chain.settings, limits).await?;
         let Some(taken) = taken else {
             claimed.is_refused = true;

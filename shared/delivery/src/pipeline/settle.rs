@@ -18,7 +18,10 @@ impl Pipeline {
             self.shares.slow.release(deadline),
             self.end_connections(deadline),
         );
-        let writes = join(self.quotas.give_back(deadline), self.usage.write(deadline));
+        let writes = join(
+            self.quotas.release_leases(deadline),
+            self.usage.write(deadline),
+        );
         join(writes, releases).await;
         self.record_connections();
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);

@@ -67,7 +67,7 @@ impl From<Requeue> for Stop {
             | Requeue::Deferred { .. }
             | Requeue::ShareTaken { .. }
             | Requeue::WaitingForProvider { .. }
-            | Requeue::Paced { .. } => Self::NotClaimed(reason.into()),
+            | Requeue::RateLimited { .. } => Self::NotClaimed(reason.into()),
         }
     }
 }
@@ -226,8 +226,8 @@ impl Pipeline {
         limits: Limits<'_>,
     ) -> Result<bool, Requeue> {
         let taken = match limits.quota {
-            QuotaSource::Paid(paid) => {
-                allowance.take_from(paid);
+            QuotaSource::Taken(taken) => {
+                allowance.take_from(taken);
                 Ok(())
             }
             QuotaSource::Deliveries { .. } => allowance.take(tenant, policy).await,

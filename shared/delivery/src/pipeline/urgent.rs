@@ -43,7 +43,7 @@ impl UrgentQuota {
 impl Drop for UrgentQuota {
     fn drop(&mut self) {
         if let Some((grant, count)) = self.0.take() {
-            grant.put_back(count);
+            grant.return_unused(count);
         }
     }
 }

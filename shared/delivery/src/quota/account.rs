@@ -32,7 +32,7 @@ pub struct Grant {
 
 impl Grant {
     /// Returns unused quota to its lease. If the lease has ended, the quota is lost.
-    pub fn put_back(&self, count: u32) {
+    pub fn return_unused(&self, count: u32) {
         let mut state = self.account.state();
         let LeaseState { lease, away, .. } = &mut *state;
         let own = lease
@@ -43,7 +43,7 @@ impl Grant {
             let count = min(count, lease.spent);
             lease.spent -= count;
             lease.left = lease.left.saturating_add(count);
-            lease.was_put_back |= count > 0;
+            lease.has_returned |= count > 0;
         }
     }
 }
@@ -77,14 +77,14 @@ pub(super) struct LeaseState {
 
 impl LeaseState {
     /// Takes the lease to release what is left of it. A live lease stays, empty: grants may still return quota to it.
-    pub(super) fn give_away(&mut self, now: Timestamp) -> Option<Lease> {
+    pub(super) fn take_for_release(&mut self, now: Timestamp) -> Option<Lease> {
         let lease = self.lease.take()?;
         if lease.is_live(&lease.limits, now) {
             self.lease = Some(Lease {
                 // It was not used up, so that the next one is not larger.
                 total: 0,
                 left: 0,
-                was_put_back: false,
+                has_returned: false,
                 ..lease.clone()
             });
         }
@@ -106,7 +106,7 @@ pub(super) struct Lease {
     pub(super) left: u32,
     pub(super) until: Timestamp,
     /// Whether a grant returned a part of `left`.
-    pub(super) was_put_back: bool,
+    pub(super) has_returned: bool,
 }
 
 impl Lease {
@@ -120,7 +120,7 @@ impl Lease {
     /// hour or a day; a live one only if grants returned more than is ever taken ahead.
     pub(super) fn is_worth_giving_back(&self, now: Timestamp) -> bool {
         let is_live = self.is_live(&self.limits, now);
-        if self.left == 0 || (is_live && !self.was_put_back) {
+        if self.left == 0 || (is_live && !self.has_returned) {
             return false;
         }
         self.limits.limits().any(|(period, limit)| {

@@ -9,7 +9,7 @@ use crate::store::{Loaded, Numbered, StoreError};
 
 /// How sure a caller wants to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum Freshness {
     /// Whatever is remembered, unless it is known to be replaced.
     Remembered,
     /// Remembered settings whose version was read after the caller asked, by an eventually consistent read.
@@ -20,21 +20,21 @@ pub(super) enum Wanted {
 
 /// What is known of one tenant.
 #[derive(Default)]
-pub(super) struct Slot {
-    state: Mutex<State>,
+pub(super) struct TenantEntry {
+    state: Mutex<EntryState>,
     /// Held by the one who reads.
     pub(super) reading: tokio::sync::Mutex<()>,
 }
 
-impl Slot {
+impl TenantEntry {
     /// Nothing panics while the lock is held; a poisoned lock still guards a whole state.
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, EntryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct EntryState {
     remembered: Option<Remembered>,
     /// The last read that failed and left nothing to go by.
     failed: Option<Failed>,
@@ -60,7 +60,7 @@ struct Failed {
 
 /// What a reader has to go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct KnownVersion {
     /// The version of the settings themselves.
     pub(super) version: Option<u64>,
     /// The counter's number.
@@ -68,23 +68,23 @@ pub(super) struct Known {
     pub(super) is_young: bool,
 }
 
-impl State {
+impl EntryState {
     /// The answer for one who asked at the moment `asked`, where no read is needed for it.
     pub(super) fn answer(
         &self,
         asked: Moment,
-        wanted: Wanted,
+        wanted: Freshness,
         now: Timestamp,
     ) -> Option<Result<Snapshot, StoreError>> {
         let usable = self.remembered.as_ref().filter(|_| !self.is_superseded);
         if let Some(found) = usable {
             let is_answer = match wanted {
-                Wanted::Remembered => true,
-                Wanted::Confirmed => {
+                Freshness::Remembered => true,
+                Freshness::Confirmed => {
                     let was_unconfirmed = self.unconfirmed.is_some_and(|ended| ended > asked);
                     found.confirmed > asked || (was_unconfirmed && found.snapshot.is_young(now))
                 }
-                Wanted::Newest => found.newest > asked,
+                Freshness::Newest => found.newest > asked,
             };
             if is_answer {
                 return Some(Ok(found.snapshot.clone()));
@@ -92,7 +92,7 @@ impl State {
         }
         let failed = self.failed.as_ref().filter(|failed| failed.ended > asked)?;
         // A read that failed for a caller who wanted more says as little as one of the version alone.
-        if wanted == Wanted::Confirmed
+        if wanted == Freshness::Confirmed
             && let Some(young) = usable.filter(|found| found.snapshot.is_young(now))
         {
             return Some(Ok(young.snapshot.clone()));
@@ -101,9 +101,9 @@ impl State {
     }
 
     /// What is remembered and not known to be replaced.
-    pub(super) fn known(&self, now: Timestamp) -> Option<Known> {
+    pub(super) fn known(&self, now: Timestamp) -> Option<KnownVersion> {
         let found = self.remembered.as_ref().filter(|_| !self.is_superseded)?;
-        Some(Known {
+        Some(KnownVersion {
             version: found.snapshot.version(),
             number: found.snapshot.number,
             is_young: found.snapshot.is_young(now),

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tracing::info;
 
 use crate::{
-    counter::{Counter, Kept, Purge},
+    counter::{Counter, KeptVersion, Purge},
     item::{StoredItem, Tombstone, attribute, version_key, version_number},
     store::{SettingsStore, StoreError},
     version::MAX_VERSION,
@@ -40,7 +40,7 @@ impl SettingsStore {
                 Ok(StoredItem::Settings(item)) => {
                     let number = item.version.number;
                     counter.number = counter.number.max(number);
-                    counter.kept.push(Kept {
+                    counter.kept.push(KeptVersion {
                         number,
                         bytes: item.size(),
                     });

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use comms_core::Tenant;
 
-use super::{SettingsCache, Snapshot, state::Slot};
+use super::{SettingsCache, Snapshot, state::TenantEntry};
 use crate::store::StoredSettings;
 
 /// Bytes that a provider entry takes without what is counted by itself: its secrets, of which there
@@ -12,14 +12,14 @@ use crate::store::StoredSettings;
 const ENTRY_BYTES: usize = 4 * 1024;
 
 #[derive(Default)]
-pub(super) struct Slots {
-    pub(super) by_tenant: HashMap<Tenant, Place>,
+pub(super) struct TenantEntries {
+    pub(super) by_tenant: HashMap<Tenant, WeighedEntry>,
     uses: u64,
 }
 
-/// A tenant's slot, and what decides how long it is kept.
-pub(super) struct Place {
-    slot: Arc<Slot>,
+/// A tenant's entry, and what decides how long it is kept.
+pub(super) struct WeighedEntry {
+    entry: Arc<TenantEntry>,
     last_use: u64,
     weight: Weight,
 }
@@ -59,46 +59,46 @@ impl Weight {
     }
 }
 
-impl Slots {
-    /// The tenant's slot, which is made where there is none.
-    pub(super) fn slot(&mut self, tenant: &Tenant) -> Arc<Slot> {
+impl TenantEntries {
+    /// The tenant's entry, which is made where there is none.
+    pub(super) fn entry(&mut self, tenant: &Tenant) -> Arc<TenantEntry> {
         self.uses += 1;
-        if let Some(place) = self.by_tenant.get_mut(tenant) {
-            place.last_use = self.uses;
-            return place.slot.clone();
+        if let Some(weighed) = self.by_tenant.get_mut(tenant) {
+            weighed.last_use = self.uses;
+            return weighed.entry.clone();
         }
-        let slot = Arc::new(Slot::default());
-        let place = Place {
-            slot: slot.clone(),
+        let entry = Arc::new(TenantEntry::default());
+        let weighed = WeighedEntry {
+            entry: entry.clone(),
             last_use: self.uses,
             weight: Weight::Nothing,
         };
-        self.by_tenant.insert(tenant.clone(), place);
-        slot
+        self.by_tenant.insert(tenant.clone(), weighed);
+        entry
     }
 
-    pub(super) fn weigh(&mut self, tenant: &Tenant, slot: &Arc<Slot>, weight: Weight) {
-        if let Some(place) = self.by_tenant.get_mut(tenant)
-            && Arc::ptr_eq(&place.slot, slot)
+    pub(super) fn weigh(&mut self, tenant: &Tenant, entry: &Arc<TenantEntry>, weight: Weight) {
+        if let Some(weighed) = self.by_tenant.get_mut(tenant)
+            && Arc::ptr_eq(&weighed.entry, entry)
         {
-            place.weight = weight;
+            weighed.weight = weight;
         }
     }
 
     /// Forgets the tenants used least recently until the others keep to both bounds, and of those without settings all
-    /// but `capacity`. A slot in use stays: the next caller would read beside the one who reads. There are never more of
+    /// but `capacity`. A entry in use stays: the next caller would read beside the one who reads. There are never more of
     /// those than an invocation has deliveries.
     ///
-    /// It looks at every place, which are a few hundred and cost microseconds, after a read over the
+    /// It looks at every entry, which are a few hundred and cost microseconds, after a read over the
     /// network, which costs milliseconds.
     pub(super) fn evict(&mut self, capacity: usize, max_bytes: usize) {
         let absent = self.by_tenant.values();
-        let mut absent = absent.filter(|place| place.weight.is_absent()).count();
+        let mut absent = absent.filter(|weighed| weighed.weight.is_absent()).count();
         while absent > capacity && self.forget_oldest(Weight::is_absent).is_some() {
             absent -= 1;
         }
         let weights = self.by_tenant.values();
-        let weights = weights.filter_map(|place| place.weight.settings());
+        let weights = weights.filter_map(|weighed| weighed.weight.settings());
         let (mut count, mut bytes) =
             weights.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
         while count > capacity || bytes > max_bytes {
@@ -117,32 +117,34 @@ impl Slots {
         let oldest = self
             .by_tenant
             .iter()
-            .filter(|(_, place)| Arc::strong_count(&place.slot) == 1 && is_chosen(place.weight))
-            .min_by_key(|(_, place)| place.last_use)
+            .filter(|(_, weighed)| {
+                Arc::strong_count(&weighed.entry) == 1 && is_chosen(weighed.weight)
+            })
+            .min_by_key(|(_, weighed)| weighed.last_use)
             .map(|(tenant, _)| tenant.clone());
         let forgotten = self.by_tenant.remove(&oldest?)?;
         Some(forgotten.weight)
     }
 }
 
-/// A caller that waits for a read or makes it. When it is the last to leave a slot in which nothing is
-/// remembered, the slot goes.
-pub(super) struct SlotUser<'a> {
+/// A caller that waits for a read or makes it. When it is the last to leave a entry in which nothing is
+/// remembered, the entry goes.
+pub(super) struct EntryUser<'a> {
     pub(super) cache: &'a SettingsCache,
     pub(super) tenant: &'a Tenant,
-    pub(super) slot: &'a Arc<Slot>,
+    pub(super) entry: &'a Arc<TenantEntry>,
 }
 
-impl Drop for SlotUser<'_> {
+impl Drop for EntryUser<'_> {
     fn drop(&mut self) {
-        let mut slots = self.cache.slots();
-        let Some(place) = slots.by_tenant.get(self.tenant) else {
+        let mut entries = self.cache.entries();
+        let Some(weighed) = entries.by_tenant.get(self.tenant) else {
             return;
         };
         // The map's and ours; more can only be made under the lock that is held.
-        let is_last = Arc::ptr_eq(&place.slot, self.slot) && Arc::strong_count(self.slot) <= 2;
-        if is_last && place.weight == Weight::Nothing {
-            slots.by_tenant.remove(self.tenant);
+        let is_last = Arc::ptr_eq(&weighed.entry, self.entry) && Arc::strong_count(self.entry) <= 2;
+        if is_last && weighed.weight == Weight::Nothing {
+            entries.by_tenant.remove(self.tenant);
         }
     }
 }

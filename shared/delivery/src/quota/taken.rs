@@ -18,13 +18,13 @@ pub enum Payer {
 
 /// Quota for all deliveries of a request, taken in advance. Dropping it returns what no delivery took out.
 #[derive(Debug, Default)]
-pub struct Paid {
+pub struct TakenQuota {
     grants: Mutex<Vec<(Payer, Counted, Grant, u32)>>,
     /// When the settings that granted it were read.
     settings_asked: Option<Moment>,
 }
 
-impl Paid {
+impl TakenQuota {
     /// No quota yet, by settings that were confirmed after `asked`.
     pub(crate) fn by_settings_of(asked: Moment) -> Self {
         Self {
@@ -58,10 +58,10 @@ impl Paid {
     }
 }
 
-impl Drop for Paid {
+impl Drop for TakenQuota {
     fn drop(&mut self) {
         for (_, _, grant, left) in self.grants().drain(..) {
-            grant.put_back(left);
+            grant.return_unused(left);
         }
     }
 }

@@ -42,7 +42,7 @@ pub(super) enum Next {
     Full { is_growing: bool },
 }
 
-pub(super) struct Line {
+pub(super) struct LoginState {
     pub(super) limit: Arc<ConnectionLimit>,
     pub(super) account: String,
     record: Option<LimitRecord>,
@@ -70,7 +70,7 @@ pub(super) struct Line {
     freed: Arc<Notify>,
 }
 
-impl Line {
+impl LoginState {
     pub(super) fn new(limit: Arc<ConnectionLimit>, account: String) -> Self {
         Self {
             limit,
@@ -249,7 +249,7 @@ impl Line {
     }
 
     /// Gives the permits of this process back.
-    pub(super) fn give_back(&mut self, now: Timestamp) -> Vec<TakenSlot> {
+    pub(super) fn take_unused(&mut self, now: Timestamp) -> Vec<TakenSlot> {
         let held = std::mem::take(&mut self.held);
         let count = u32::try_from(held.len()).unwrap_or(u32::MAX);
         self.live = self.live.saturating_sub(count);
