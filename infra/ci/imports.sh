@@ -41,7 +41,7 @@ declare -A users_of=(
   ["aws-sdk-dynamodb"]="comms-aws comms-settings comms-delivery comms-local comms-testkit comms-tests"
   ["aws-sdk-kms"]="comms-aws comms-settings comms-local"
   # Of the worker and the operator the types of message attributes.
-  ["aws-sdk-sqs"]="comms-aws comms-worker comms-operator comms-local comms-testkit"
+  ["aws-sdk-sqs"]="comms-aws comms-worker comms-operator comms-local comms-testkit comms-tests"
   ["dynoxide-rs"]="comms-testkit"
   ["winterbaume-*"]="comms-testkit"
 )

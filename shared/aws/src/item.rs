@@ -8,7 +8,7 @@ use std::{collections::HashMap, fmt::Display, str::FromStr};
 
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 
-use crate::TableError;
+use crate::table_error::TableError;
 
 /// An item, or a part of one.
 pub type Item = HashMap<String, AttributeValue>;

@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::{
 };
 use futures_util::FutureExt as _;
 
-use crate::TableError;
+use crate::table_error::TableError;
 
 /// The operation's name.
 pub const OPERATION: &str = "TransactWriteItems";

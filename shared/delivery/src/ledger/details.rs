@@ -2,7 +2,7 @@
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use comms_aws::{
-    Item, TableError, condition_failure,
+    ConditionalWrite, Item, TableError,
     item::{flag, number_value, optional_text, text, text_value},
 };
 use comms_core::{
@@ -211,11 +211,10 @@ impl Ledger {
             .send()
             .boxed()
             .await;
-        match touched {
-            Ok(answer) => Ok(Some(answer.attributes.unwrap_or_default())),
-            Err(error) if condition_failure(&error).is_some() => Ok(None),
-            Err(error) => Err(TableError::new("UpdateItem", &error)),
-        }
+        Ok(match ConditionalWrite::of_update(touched)? {
+            ConditionalWrite::Done(item) => Some(item),
+            ConditionalWrite::ConditionFailed(_) => None,
+        })
     }
 
     /// Counts that a request was posted again under its key.

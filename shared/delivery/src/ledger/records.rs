@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use comms_aws::{
-    Item, TableError, condition_failure,
+    ConditionalWrite, Item, TableError,
     item::{find_text, optional_text, required_text, text_value},
 };
 use comms_core::{
@@ -348,11 +348,8 @@ impl Ledger {
             expression.push_str(", attempts = :attempts");
         }
         expression.push_str(" REMOVE addressHash, messageId");
-        match update.update_expression(expression).send().await {
-            Ok(_) => Ok(true),
-            Err(error) if condition_failure(&error).is_some() => Ok(false),
-            Err(error) => Err(TableError::new("UpdateItem", &error)),
-        }
+        let written = update.update_expression(expression).send().await;
+        Ok(ConditionalWrite::of_update(written)?.is_done())
     }
 
     /// Erases a recipient of the acceptance, which has them by their places.
