@@ -96,8 +96,8 @@ impl RequestDetails {
             priority: optional_text(item, PRIORITY)?
                 .map(|text| Priority::parse(text).ok_or(TableError::Corrupt(PRIORITY)))
                 .transpose()?,
-            strategy: optional(item, STRATEGY)?
-                .map(|text| Strategy::parse(text).ok_or(LedgerError::Corrupt(STRATEGY)))
+            strategy: optional_text(item, STRATEGY)?
+                .map(|text| Strategy::parse(text).ok_or(TableError::Corrupt(STRATEGY)))
                 .transpose()?,
             is_named_global: flag(item, NAMED_GLOBAL)?,
             // Only a repeated request needs the country, and it reads it separately: a corrupt one must not fail a GET.
