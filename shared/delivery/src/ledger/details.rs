@@ -241,8 +241,8 @@ mod tests {
 
     #[test]
     fn a_corrupt_country_fails_a_repeated_request_and_no_read() {
-        let item = Item::from([(COUNTRY.to_owned(), s("Germany"))]);
-        assert_eq!(country(&item), Err(LedgerError::Corrupt(COUNTRY)));
+        let item = Item::from([text(COUNTRY, "Germany")]);
+        assert_eq!(country(&item), Err(TableError::Corrupt(COUNTRY)));
         assert_eq!(
             RequestDetails::of_item(&item),
             Ok(RequestDetails::default())
