@@ -8,7 +8,7 @@ use comms_delivery::{SharedHealth, Usage};
 use comms_runtime::{AuditSubjects, Environment, auth::ClaimNames, http::HttpFunction as _};
 use comms_settings::{
     HashKeys, OwnAccount, PurgeDelay, SaveLimits, SettingsStore,
-    envelope::{Kms, Place, Purpose},
+    envelope::{EntryContext, Kms, Purpose},
 };
 use comms_testkit::clock::ManualClock;
 use comms_tests::{
@@ -39,7 +39,7 @@ async fn save_as_of_earlier_rules(world: &World) {
     );
     let tenant = Tenant::parse(CLINIC).unwrap();
     let (key, data_key) = kms.generate(CLINIC, Purpose::Settings).await.unwrap();
-    let place = Place {
+    let place = EntryContext {
         tenant: &tenant,
         channel: Channel::Email,
         entry: &EntryId::primary(),
