@@ -29,7 +29,7 @@ use comms_delivery::{Quota, Quotas, TableError};
 use comms_runtime::telemetry::{self, TelemetryConfig};
 use comms_settings::{
     Author, CommunicationSettings, Period, RateLimit, SettingsCache, SettingsStore,
-    envelope::{Kms, Place, Purpose},
+    envelope::{EntryContext, Kms, Purpose},
 };
 use comms_testkit::{aws::LocalAws, clock::ManualClock};
 use futures_util::FutureExt as _;
@@ -191,8 +191,8 @@ fn credentials_opened() -> Case {
     })
 }
 
-fn place<'a>(tenant: &'a Tenant, entry: &'a EntryId) -> Place<'a> {
-    Place {
+fn place<'a>(tenant: &'a Tenant, entry: &'a EntryId) -> EntryContext<'a> {
+    EntryContext {
         content: Some(&[7; 32]),
         tenant,
         channel: Channel::Email,

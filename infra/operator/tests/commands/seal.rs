@@ -11,7 +11,7 @@ use comms_operator::{
 };
 use comms_settings::{
     Past, Refusal, SettingsStore, StoreError,
-    envelope::{Kms, Place, Purpose},
+    envelope::{EntryContext, Kms, Purpose},
 };
 use comms_testkit::aws::Fault;
 use serde_json::json;
@@ -32,7 +32,7 @@ async fn save_unsealed(
     );
     let tenant = tenant(clinic);
     let (key, data_key) = kms.generate(clinic, Purpose::Settings).await.unwrap();
-    let place = Place {
+    let place = EntryContext {
         tenant: &tenant,
         channel: Channel::Email,
         entry: &EntryId::primary(),

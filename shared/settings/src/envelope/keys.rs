@@ -80,7 +80,7 @@ fn a_sealed_entry_says_its_stored_format_in_the_first_byte() {
     let (tenant, entry) = (Tenant::parse("clinic-a").unwrap(), EntryId::primary());
     let key = DataKey::new(Blob::new(vec![1; 32])).unwrap();
     for (content, format) in [(None, 1), (Some(&[7; 32]), 2)] {
-        let place = Place {
+        let place = EntryContext {
             tenant: &tenant,
             channel: Channel::Email,
             entry: &entry,
