@@ -237,7 +237,7 @@ fn quota_from_a_lease() -> Case {
 /// For the next one: else the lease would end.
 fn take_and_put_back(taken: Result<Quota, TableError>) {
     match taken.unwrap() {
-        Quota::Granted(grant) => grant.put_back(1),
+        Quota::Granted(grant) => grant.return_unused(1),
         refused @ (Quota::Exhausted(_) | Quota::TooMany { .. }) => panic!("{refused:?}"),
     }
 }
