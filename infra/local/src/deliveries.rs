@@ -30,19 +30,15 @@ use axum::routing::get;
 use comms_core::DeliveryStatus;
 use comms_testkit::aws::LocalAws;
 use futures_util::{Stream, stream};
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, StatusCode};
-use jiff::{SignedDuration, Timestamp};
-use reqwest::{Client, Url};
+use http::StatusCode;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::follow::Changes;
 use self::list::{DeliveryList, MAX_DELIVERIES};
 use self::row::Row;
-use crate::AnyError;
-use crate::request_lines::OWN_USER_AGENT;
-use crate::token::{Claims, DeveloperKey};
+use crate::api_client::ApiClient;
 use crate::web::{self, not_found};
 
 /// The page.
@@ -57,9 +53,6 @@ const TICKS_PER_RATES: u64 = 5;
 /// Deliveries in one event: a page that has just been opened shows the first ones while it reads on.
 const ROWS_PER_EVENT: usize = 1_000;
 
-/// A question to the API may start a function first.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// What the page shows. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Deliveries {
@@ -68,7 +61,7 @@ pub(crate) struct Deliveries {
 
 struct Inner {
     aws: LocalAws,
-    api: Api,
+    api: ApiClient,
     list: Mutex<DeliveryList>,
     changes: Changes,
     /// One clone for every page that is open.
@@ -76,28 +69,17 @@ struct Inner {
 }
 
 impl Deliveries {
-    /// Shows what `aws` has, and what the API at `api` (such as `http://127.0.0.1:3000`) says, which takes tokens of
-    /// `key`.
-    pub(crate) fn new(aws: LocalAws, api: String, key: DeveloperKey) -> Result<Self, AnyError> {
-        // Plain HTTP to this machine, whatever proxy the environment names.
-        let client = Client::builder()
-            .no_proxy()
-            .user_agent(OWN_USER_AGENT)
-            .timeout(PATIENCE)
-            .build()?;
-        Ok(Self {
+    /// Shows what `aws` has, and what the API says.
+    pub(crate) fn new(aws: LocalAws, api: ApiClient) -> Self {
+        Self {
             inner: Arc::new(Inner {
                 aws,
-                api: Api {
-                    client,
-                    url: api,
-                    key,
-                },
+                api,
                 list: Mutex::default(),
                 changes: Changes::default(),
                 viewers: Arc::default(),
             }),
-        })
+        }
     }
 
     /// The web side, to be [`web::guarded`].
@@ -141,34 +123,6 @@ pub(crate) enum Ended {
     NotSent,
 }
 
-/// The API, asked as the platform's operator.
-struct Api {
-    client: Client,
-    /// Where it is.
-    url: String,
-    key: DeveloperKey,
-}
-
-impl Api {
-    /// Status and body of what it answers to a `GET` of `/api/v1` and these segments.
-    async fn get(&self, path: &[&str]) -> Result<(StatusCode, String), AnyError> {
-        let token = self.key.token(&Claims {
-            clinic: None,
-            roles: vec!["SUPER_ADMIN".to_owned()],
-            subject: "deliveries@localhost".to_owned(),
-            expires_in: SignedDuration::from_mins(1),
-        })?;
-        let mut url = Url::parse(&self.url)?;
-        // Whatever is in a segment, it stays one: clinics' ids are what somebody wrote into a table.
-        url.path_segments_mut()
-            .map_err(|()| "the API has no address")?
-            .extend(["api", "v1"])
-            .extend(path);
-        let answer = self.client.get(url).bearer_auth(token).send().await?;
-        Ok((answer.status(), answer.text().await?))
-    }
-}
-
 async fn page() -> Response {
     web::page(PAGE)
 }
@@ -193,21 +147,11 @@ async fn communication(
     State(deliveries): State<Deliveries>,
     Path(request): Path<String>,
 ) -> Response {
-    match deliveries
+    deliveries
         .inner
         .api
-        .get(&["communications", &request])
+        .forward(&["communications", &request])
         .await
-    {
-        Ok((status, body)) => {
-            let kind = HeaderValue::from_static("application/json");
-            (status, [(CONTENT_TYPE, kind)], body).into_response()
-        }
-        Err(error) => {
-            let text = format!("the API does not answer: {error}\n");
-            (StatusCode::BAD_GATEWAY, text).into_response()
-        }
-    }
 }
 
 async fn events(
@@ -275,7 +219,7 @@ impl Feed {
         if self.generation != Some(list.generation()) {
             self.generation = Some(list.generation());
             self.seen = 0;
-            let api = &deliveries.inner.api.url;
+            let api = deliveries.inner.api.url();
             news.push(("reset", json!({"max": MAX_DELIVERIES, "api": api})));
         }
         let changed: Vec<&Row> = list.since(self.seen).collect();
@@ -313,12 +257,14 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
+    use crate::token::DeveloperKey;
 
     async fn shown() -> Deliveries {
         let aws = LocalAws::start().await;
         let home = tempfile::tempdir().unwrap();
         let key = DeveloperKey::in_directory(home.path()).unwrap();
-        Deliveries::new(aws, "http://127.0.0.1:9".to_owned(), key).unwrap()
+        let api = ApiClient::new("http://127.0.0.1:9".to_owned(), key).unwrap();
+        Deliveries::new(aws, api)
     }
 
     fn accepted(number: usize) -> Value {

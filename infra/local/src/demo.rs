@@ -33,8 +33,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Demo {
     /// The API, such as `http://127.0.0.1:3000`.
     pub(crate) api: String,
-    /// The inbox's page.
-    pub(crate) inbox: String,
+    /// The pages.
+    pub(crate) pages: String,
     /// The inbox's SMTP side.
     pub(crate) smtp: SocketAddr,
     /// Its password.
@@ -59,7 +59,10 @@ impl Demo {
             self.send().await
         };
         match sent {
-            Ok(()) => say(format_args!("           read it at {}/#latest", self.inbox)),
+            Ok(()) => say(format_args!(
+                "           read it at {}/inbox#latest",
+                self.pages
+            )),
             Err(error) => warn(format_args!("The demo failed: {error}\nThe stack goes on.")),
         }
         self.explain();
@@ -149,12 +152,11 @@ impl Demo {
     }
 
     fn explain(&self) {
-        let (api, inbox) = (&self.api, &self.inbox);
+        let (api, pages) = (&self.api, &self.pages);
         say(format_args!(
             r#"
 Try it
-  Mail that was sent:    {inbox}
-  What became of it:     {inbox}/deliveries
+  All pages:  {pages}
   Send a message yourself:
     TOKEN=$(cargo run -q -- token --clinic {CLINIC} --role CLINIC_ADMIN)
     curl {api}/api/v1/communications -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{

@@ -112,7 +112,7 @@ impl Inbox {
     /// The web side, to be [`web::guarded`].
     pub(crate) fn routes(&self) -> Router {
         Router::new()
-            .route("/", get(page))
+            .route("/inbox", get(page))
             .route("/api/messages", get(list).delete(clear))
             .route("/api/messages/{id}", get(one))
             .route("/api/messages/{id}/source", get(source))

@@ -18,6 +18,7 @@
     reason = "a command line program talks to its user there"
 )]
 
+mod api_client;
 mod api_reference;
 mod console;
 mod cors;
@@ -27,6 +28,7 @@ mod demo;
 mod event_source;
 mod function_logs;
 mod gateway;
+mod home;
 mod inbox;
 mod poller;
 mod processes;
@@ -87,7 +89,7 @@ pub(crate) struct StackArgs {
     /// The inbox's SMTP side; for containers a private address such as 172.17.0.1:2525.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:2525", value_parser = loopback_or_private)]
     smtp: SocketAddr,
-    /// The web pages: the inbox, and at /deliveries what became of every message.
+    /// The web pages: what is where, the inbox, and what became of every message.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8025", value_parser = loopback)]
     inbox: SocketAddr,
     /// Keeps tables and keys in this directory (default: in memory).

@@ -15,6 +15,7 @@ use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::api_client::ApiClient;
 use crate::console::{Progress, say, warn};
 use crate::deliveries::Deliveries;
 use crate::event_source::EventSource;
@@ -24,8 +25,8 @@ use crate::poller::{Poller, VISIBILITY_TIMEOUT};
 use crate::processes::{Processes, announce, this_program};
 use crate::token::DeveloperKey;
 use crate::{
-    AnyError, StackArgs, api_reference, cors, dead_letters, demo, gateway, inbox, request_lines,
-    sealed, web,
+    AnyError, StackArgs, api_reference, cors, dead_letters, demo, gateway, home, inbox,
+    request_lines, sealed, web,
 };
 
 /// How often expired deliveries are deleted.
@@ -95,19 +96,19 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     let password = key.password("inbox")?;
     let inbox = Inbox::default();
     let _smtp = inbox.serve_smtp(smtp, &ca, &password).await?;
-    let deliveries = Deliveries::new(aws.clone(), format!("http://{http_address}"), key.clone())?;
+    let client = ApiClient::new(format!("http://{http_address}"), key.clone())?;
+    let deliveries = Deliveries::new(aws.clone(), client.clone());
     deliveries.follow().await?;
-    let pages = inbox.routes().merge(deliveries.routes());
+    let pages = home::routes(client)
+        .merge(inbox.routes())
+        .merge(deliveries.routes());
     let guard = |address| HostGuard::new(address, CrossOrigin::Read, &args.allow_hosts);
     spawn_http("inbox", web, web::guarded(pages, guard(web_address)));
     progress.step(
-        "Inbox",
-        format_args!("http://{web_address} (SMTP with STARTTLS on {smtp_address})"),
+        "Pages",
+        format_args!("http://{web_address} (inbox, deliveries, queues, providers, settings)"),
     );
-    progress.step(
-        "Deliveries",
-        format_args!("http://{web_address}/deliveries"),
-    );
+    progress.step("SMTP", format_args!("smtp://{smtp_address} with STARTTLS"));
     say(format_args!(
         "           user   {}  password {password}",
         inbox::USER
@@ -147,7 +148,7 @@ async fn serve(args: StackArgs) -> Result<(), AnyError> {
     if !args.no_demo {
         let demo = demo::Demo {
             api: format!("http://{http_address}"),
-            inbox: format!("http://{web_address}"),
+            pages: format!("http://{web_address}"),
             smtp: smtp_address,
             password,
             ca_pem: ca.pem(),

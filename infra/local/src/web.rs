@@ -75,11 +75,11 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::{deliveries, inbox};
+    use crate::{deliveries, home, inbox};
 
     #[tokio::test]
     async fn a_page_allows_its_own_script_only_and_inserts_text_only() {
-        for html in [inbox::PAGE, deliveries::PAGE] {
+        for html in [home::PAGE, inbox::PAGE, deliveries::PAGE] {
             let response = page(html);
             let policy = response.headers()[CONTENT_SECURITY_POLICY].clone();
             let policy = policy.to_str().unwrap();

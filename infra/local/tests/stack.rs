@@ -59,7 +59,7 @@ async fn the_demo_message_arrives_and_settings_saved_on_disk_work_after_a_restar
         sent.contains("a***@p***.example") && sent.contains("sent by smtp"),
         "{sent}"
     );
-    let inbox = stack.url(" Inbox ").unwrap();
+    let inbox = stack.url(" Pages ").unwrap();
     let received = messages(&inbox).await;
     assert_eq!(received[0]["subject"], "Your appointment is confirmed");
     assert_eq!(
@@ -76,7 +76,7 @@ async fn the_demo_message_arrives_and_settings_saved_on_disk_work_after_a_restar
     stack.line("has settings, and keeps them").unwrap();
     stack.line(" sent by smtp").unwrap();
     let api = stack.url(" API ").unwrap();
-    let inbox = stack.url(" Inbox ").unwrap();
+    let inbox = stack.url(" Pages ").unwrap();
     let answer = client
         .post(format!("{api}/communications"))
         .bearer_auth(
@@ -139,13 +139,8 @@ async fn no_listener_answers_a_page_of_another_site() {
     let arguments = ["--inbox", FREE, "--smtp", FREE, "--no-demo"];
     let mut stack = Stack::start(home.path(), &arguments).unwrap();
     stack.line(" Queues ").unwrap();
-    let smtp = stack.line("SMTP with STARTTLS on").unwrap();
-    let smtp = smtp
-        .trim_end_matches(')')
-        .rsplit_once(':')
-        .unwrap()
-        .1
-        .parse();
+    let smtp = stack.url(" SMTP ").unwrap();
+    let smtp = smtp.rsplit_once(':').unwrap().1.parse();
     let ports = listening(stack.child.id());
     let web: Vec<u16> = ports.into_iter().filter(|port| Ok(*port) != smtp).collect();
     assert_eq!(web.len(), 4, "API, AWS, pages and Runtime API: {web:?}");

@@ -13,9 +13,10 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use super::Deliveries;
 use super::list::{DELIVERY, REQUEST};
-use super::{Api, Deliveries};
 use crate::AnyError;
+use crate::api_client::ApiClient;
 use crate::console::{say, warn};
 
 /// Writes of so long are read together: a delivery is written twice within milliseconds.
@@ -252,7 +253,7 @@ impl Deliveries {
 
 /// What the API says of the health of a tenant's providers, and when one that is down gets its first probe; `None`
 /// where there are no settings.
-async fn health(api: &Api, tenant: &str) -> Result<Option<Value>, AnyError> {
+async fn health(api: &ApiClient, tenant: &str) -> Result<Option<Value>, AnyError> {
     if Tenant::parse(tenant).is_err() {
         return Ok(None);
     }

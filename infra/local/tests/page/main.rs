@@ -303,7 +303,7 @@ async fn the_pages_show_what_happens_while_it_happens() -> Result<()> {
         [("inbox-small", 375, 812, false), ("inbox", 1360, 860, true)]
     {
         browser.screen(width, height, is_dark).await?;
-        browser.go(&world.pages).await?;
+        browser.go(&format!("{}/inbox", world.pages)).await?;
         browser
             .until("document.querySelectorAll('#list button').length === 2")
             .await?;
@@ -429,6 +429,34 @@ async fn ten_thousand_deliveries_are_a_list_of_few_rows_that_any_of_them_is_reac
         browser.value("document.activeElement.dataset.key").await?,
         last
     );
+    assert_eq!(browser.console().await?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn home_page_says_what_there_is_and_how_it_does() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let world = World::start(home.path(), FREE)?;
+    world.save("clinic-works", &[&world.inbox]).await?;
+    let browser = Browser::start().await?;
+    for (name, width, height, is_dark) in
+        [("home-small", 375, 812, true), ("home", 1360, 860, false)]
+    {
+        browser.screen(width, height, is_dark).await?;
+        browser.go(&world.pages).await?;
+        let health = text("#providers", &["clinic-works", "smtp, email", "healthy"]);
+        browser.until(&health).await?;
+        browser
+            .until(&text("#settings", &["has no settings"]))
+            .await?;
+        browser
+            .until(&text("#queues", &["normal", "urgent"]))
+            .await?;
+        nothing_overflows(&browser).await?;
+        browser.picture(&format!("{name}.png")).await?;
+    }
+    browser.click("header nav a:nth-child(2)").await?;
+    browser.until("location.pathname === '/inbox'").await?;
     assert_eq!(browser.console().await?, Vec::<String>::new());
     Ok(())
 }

@@ -26,10 +26,9 @@ impl World {
     pub(super) fn start(home: &Path, inbox: &str) -> Result<Self> {
         let arguments = ["--no-demo", "--smtp", FREE, "--inbox", inbox];
         let mut stack = Stack::start(home, &arguments)?;
-        let pages = stack.url(" Inbox ")?;
-        let line = stack.line(" Inbox ")?;
-        let smtp = line.rsplit_once(':').ok_or("no port")?;
-        let port = smtp.1.trim_end_matches(')').to_owned();
+        let pages = stack.url(" Pages ")?;
+        let smtp = stack.url(" SMTP ")?;
+        let port = smtp.rsplit_once(':').ok_or("no port")?.1.to_owned();
         let login = stack.line(" password ")?;
         let login: Vec<&str> = login.split_whitespace().collect();
         let ["user", user, "password", password] = login[..] else {

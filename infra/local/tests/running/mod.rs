@@ -75,10 +75,8 @@ impl Stack {
     /// The first URL of the line with `part`.
     pub(crate) fn url(&mut self, part: &str) -> Result<String, String> {
         let line = self.line(part)?;
-        line.split_whitespace()
-            .find(|word| word.starts_with("http://"))
-            .map(str::to_owned)
-            .ok_or(line)
+        let url = line.split_whitespace().find(|word| word.contains("://"));
+        url.map(str::to_owned).ok_or(line)
     }
 }
 
