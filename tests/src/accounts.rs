@@ -1,6 +1,6 @@
 //! Accounts at scripted providers, drawn from a seed: what each answers, and what it saw.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, hash::BuildHasher};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use comms_testkit::{
@@ -254,7 +254,10 @@ pub struct Seen {
 }
 
 /// What an HTTP request says, and by whose credentials.
-pub fn seen_in(request: &ReceivedRequest, accounts: &HashMap<String, Account>) -> Option<Seen> {
+pub fn seen_in<S: BuildHasher>(
+    request: &ReceivedRequest,
+    accounts: &HashMap<String, Account, S>,
+) -> Option<Seen> {
     let account = accounts.get(request.header("authorization")?)?;
     let json = request.json();
     let text = |pointer: &str| json.pointer(pointer).and_then(Value::as_str);

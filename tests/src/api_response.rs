@@ -48,6 +48,10 @@ impl ApiResponse {
 
     /// The status, for an `assert_eq!` that shows the body when it fails.
     #[track_caller]
+    #[allow(
+        clippy::return_self_not_must_use,
+        reason = "the status is what is asserted"
+    )]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}", self.text);
         self

@@ -20,7 +20,9 @@ pub fn error_code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> String 
         SdkError::TimeoutError(_) => TIMEOUT,
         SdkError::DispatchFailure(_) => "DispatchFailure",
         SdkError::ResponseError(_) => "ResponseError",
-        _ => NOT_BUILT,
+        SdkError::ConstructionFailure(_) => NOT_BUILT,
+        // A kind of failure that a later SDK adds.
+        _ => UNKNOWN,
     };
     code.to_owned()
 }

@@ -151,7 +151,7 @@ impl Counter {
         let mut item = Item::from([
             text(attribute::PK, tenant.as_str()),
             text(attribute::SK, COUNTER),
-            number(attribute::VERSION, &self.number),
+            number(attribute::VERSION, self.number),
             text(attribute::KEPT, &kept),
             text(
                 attribute::MAC,
@@ -160,8 +160,8 @@ impl Counter {
         ]);
         if let Some(purge) = self.purge {
             item.extend([
-                number(attribute::PURGE_THROUGH, &purge.through),
-                number(attribute::PURGE_AT, &purge.at.as_second()),
+                number(attribute::PURGE_THROUGH, purge.through),
+                number(attribute::PURGE_AT, purge.at.as_second()),
             ]);
         }
         item

@@ -82,7 +82,7 @@ fn items(input: &[u8]) {
         }
         Ok(StoredItem::Record(_)) => {}
         Err(StoreError::Table(TableError::Corrupt(name))) => {
-            assert!(attribute_names().contains(&name))
+            assert!(attribute_names().contains(&name));
         }
         Err(other) => panic!("{other:?}"),
     }

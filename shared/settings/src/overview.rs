@@ -128,16 +128,16 @@ impl SettingsStore {
             .map_err(|error| TableError::new("Scan", &error))?;
         let items = answer.items.unwrap_or_default().into_iter();
         Ok(OverviewPage {
-            tenants: items.filter_map(tenant_of).collect(),
+            tenants: items.filter_map(|item| tenant_of(&item)).collect(),
             next: answer.last_evaluated_key.map(OverviewStart),
         })
     }
 }
 
 /// The tenant of a present item with its overview; `None` of a deletion, and of what is no tenant's.
-fn tenant_of(item: Item) -> Option<(Tenant, Result<Overview, StoreError>)> {
+fn tenant_of(item: &Item) -> Option<(Tenant, Result<Overview, StoreError>)> {
     let tenant = Tenant::parse(item.get(attribute::PK)?.as_s().ok()?).ok()?;
-    let overview = match StoredItem::from_item(&item) {
+    let overview = match StoredItem::from_item(item) {
         Ok(StoredItem::Settings(item)) => item
             .outline()
             .and_then(|document| overview_of(item.version, &document)),

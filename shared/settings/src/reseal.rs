@@ -126,7 +126,7 @@ impl SettingsStore {
         Ok(ItemPage {
             items: items
                 .unwrap_or_default()
-                .into_iter()
+                .iter()
                 .map(FoundItem::of)
                 .collect::<Result<_, _>>()?,
             next: next.map(PageStart),
@@ -203,9 +203,9 @@ impl FoundItem {
         version_of_key(&self.name)
     }
 
-    fn of(item: Item) -> Result<Self, StoreError> {
-        let owner = required_text(&item, attribute::PK)?.clone();
-        let name = required_text(&item, attribute::SK)?.clone();
+    fn of(item: &Item) -> Result<Self, StoreError> {
+        let owner = required_text(item, attribute::PK)?.clone();
+        let name = required_text(item, attribute::SK)?.clone();
         let sealed = [attribute::DATA_KEY, attribute::KEY_ARN]
             .iter()
             .any(|name| item.contains_key(*name));
@@ -213,12 +213,12 @@ impl FoundItem {
         let has_seal = [attribute::SEAL, attribute::CONTENT_REMOVED_AT]
             .iter()
             .any(|name| item.contains_key(*name));
-        let seconds = |name| find_number(&item, name);
+        let seconds = |name| find_number(item, name);
         let expires_at = seconds(attribute::EXPIRES_AT);
         let purge_at = seconds(attribute::PURGE_AT).filter(|_| name == COUNTER);
         let sealing = if sealed {
-            let key_arn = required_text(&item, attribute::KEY_ARN);
-            let ciphertext = required_bytes(&item, attribute::DATA_KEY);
+            let key_arn = required_text(item, attribute::KEY_ARN);
+            let ciphertext = required_bytes(item, attribute::DATA_KEY);
             match (key_arn, ciphertext) {
                 (Ok(key_arn), Ok(ciphertext)) => Sealing::Under(EncryptedDataKey {
                     ciphertext,
@@ -250,7 +250,7 @@ mod tests {
     fn sealing(attributes: impl IntoIterator<Item = (String, AttributeValue)>) -> Sealing {
         let mut item = Item::from([text("pk", "clinic-1"), text("sk", "settings")]);
         item.extend(attributes);
-        FoundItem::of(item).unwrap().sealing
+        FoundItem::of(&item).unwrap().sealing
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl SettingsStore {
     /// The item with a seal, to be put in its place; `None` where it has one, or nothing to seal.
     async fn sealed_anew(&self, tenant: &Tenant, item: &Item) -> Result<Option<Put>, StoreError> {
         let sort_key = required_text(item, attribute::SK)?.clone();
-        let (sealed, unchanged) = match StoredItem::from_item(&item)? {
+        let (sealed, unchanged) = match StoredItem::from_item(item)? {
             stored if stored.has_seal() => return Ok(None),
             StoredItem::Record(_) => return Ok(None),
             StoredItem::Settings(settings) => {
@@ -132,7 +132,7 @@ impl SettingsStore {
             return Err(StoreError::corrupt(attribute::SEALED));
         }
         for (_, channel, id, provider) in places {
-            let mut context = EntryContext {
+            let mut bound_to = EntryContext {
                 tenant,
                 channel,
                 entry: &id,
@@ -144,9 +144,9 @@ impl SettingsStore {
                 .sealed
                 .get_mut(&sealed_name(channel.as_str(), id.as_str()))
                 .ok_or(EnvelopeError::WrongEntry)?;
-            let plaintext = key.open(&context, entry)?;
-            context.content = Some(&hash);
-            *entry = key.seal(&context, &plaintext)?;
+            let plaintext = key.open(&bound_to, entry)?;
+            bound_to.content = Some(&hash);
+            *entry = key.seal(&bound_to, &plaintext)?;
         }
         item.seal = Some(key.seal_content(&content)?);
         Ok(item)

@@ -192,7 +192,7 @@ impl SettingsStore {
         let hash = content.hash();
         let mut sealed = HashMap::new();
         for ((channel, entry), name) in settings.entries().zip(&names) {
-            let context = EntryContext {
+            let bound_to = EntryContext {
                 tenant,
                 channel,
                 entry: &entry.id,
@@ -201,7 +201,7 @@ impl SettingsStore {
                 content: Some(&hash),
             };
             let plaintext = entry.plaintext().ok_or(EnvelopeError::Sealing)?;
-            sealed.insert(name.clone(), key.seal(&context, &plaintext)?);
+            sealed.insert(name.clone(), key.seal(&bound_to, &plaintext)?);
         }
         let mut item = SettingsItem {
             version,

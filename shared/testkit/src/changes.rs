@@ -7,15 +7,15 @@ use tokio::{sync::watch, time::error::Elapsed};
 /// How long a test waits for something that a server should see before it fails.
 pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What `found` finds, which is asked again whenever something `changed`.
+/// What `found` finds, which is asked again with every `signal`.
 ///
 /// # Errors
 /// When it finds nothing within [`WAIT_TIMEOUT`].
 pub(crate) async fn wait_until<T>(
-    changed: &watch::Sender<()>,
+    signal: &watch::Sender<()>,
     mut found: impl FnMut() -> Option<T>,
 ) -> Result<T, Elapsed> {
-    let mut changes = changed.subscribe();
+    let mut changes = signal.subscribe();
     let waiting = async {
         loop {
             changes.mark_unchanged();

@@ -13,8 +13,9 @@ pub(crate) fn read(usage: &str, mut take: impl FnMut(&str, &mut dyn FnMut() -> S
             value.unwrap_or_else(|| panic!("{option} takes a value"))
         };
         // Cargo adds --bench.
-        if option != "--bench" && !take(&option, &mut value) {
-            panic!("there is no {option}; there are {usage}");
-        }
+        assert!(
+            option == "--bench" || take(&option, &mut value),
+            "there is no {option}; there are {usage}"
+        );
     }
 }

@@ -158,7 +158,7 @@ impl SettingsStore {
         {
             return refused(Refusal::OtherVersion);
         }
-        let stored = StoredItem::from_item(&item)?;
+        let stored = StoredItem::from_item(item)?;
         if counter.is_none() && stored.has_seal() {
             return refused(Refusal::CounterMissing);
         }
