@@ -47,6 +47,6 @@ pub use self::{
     world::{Batch, CLINIC, FROM, FUNCTIONS, PASSWORD, USER, World, access_key_id},
 };
 
-// Here and not in a test program, because `infra/fuzz` calls it.
-#[cfg(any(test, fuzzing))]
-pub mod fuzz;
+// Here and not in a test program, because `infra/fuzz` has it as a module too.
+#[cfg(test)]
+mod fuzz;

@@ -1,7 +1,6 @@
 #![no_main]
 
-use comms_fuzz::mutate;
-use comms_tests::fuzz::import_files;
+use comms_fuzz::{fuzz::import_files, mutate};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
 fuzz_target!(|input: &[u8]| import_files(input));

@@ -1,7 +1,6 @@
 #![no_main]
 
-use comms_fuzz::mutate;
-use comms_tests::fuzz::json_texts;
+use comms_fuzz::{fuzz::json_texts, mutate};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
 fuzz_target!(|input: &[u8]| json_texts(input));

@@ -1,7 +1,6 @@
 #![no_main]
 
-use comms_fuzz::mutate;
-use comms_tests::fuzz::names;
+use comms_fuzz::{fuzz::names, mutate};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
 fuzz_target!(|input: &[u8]| names(input));

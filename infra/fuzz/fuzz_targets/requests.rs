@@ -1,7 +1,6 @@
 #![no_main]
 
-use comms_fuzz::mutate;
-use comms_tests::fuzz::requests;
+use comms_fuzz::{fuzz::requests, mutate};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
 fuzz_target!(|input: &[u8]| requests(input));

@@ -1,6 +1,10 @@
 //! What the fuzz targets share: how libFuzzer changes an input. What a target checks stands in the crate that it is about,
 //! in `fuzz.rs`; see [`comms_testkit::fuzz`].
 
+// The targets of what may be reached from outside of its crate: tests of `tests/` as well, whose other code is not for here.
+#[path = "../../../tests/src/fuzz/mod.rs"]
+pub mod fuzz;
+
 use std::sync::OnceLock;
 
 use comms_testkit::fuzz::{mutate_in_place, seeds};
