@@ -253,7 +253,7 @@ mod tests {
 
     /// Every failure before the peer has shown its kind has the same text, whatever its reason and duration.
     #[test]
-    fn closed_silent_and_foreign_ports_can_not_be_told_apart() {
+    fn closed_silent_and_foreign_ports_cannot_be_told_apart() {
         use ErrorKind::{Timeout, Unavailable, Unexpected};
         use VerifyStage::{Connect, Egress, Resolve, Tls};
         for peer in [Peer::MailServer, Peer::Api] {

@@ -98,7 +98,7 @@ impl Demo {
             "has settings, and keeps them"
         } else {
             expect(saved).await?;
-            "settings saved: e-mail goes to the inbox below"
+            "settings saved: e-mail goes to the local inbox"
         };
         say(Event {
             at: Timestamp::now(),

@@ -4,13 +4,12 @@
 //! no place where one entry's could be used for another's.
 
 use std::{
-    collections::HashMap,
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use aws_config::SdkConfig;
-use comms_core::{Channel, Clock, EmailAddress, EntryId, Mailbox, Position, Tenant};
+use comms_core::{Channel, Clock, EmailAddress, EntryId, Mailbox, Position, Recent, Tenant};
 use tracing::warn;
 
 use crate::{
@@ -78,33 +77,28 @@ pub struct ProviderFactory {
     built: Mutex<Built>,
 }
 
-#[derive(Default)]
-struct Built {
-    chains: HashMap<(Tenant, Channel), CachedChain>,
-    uses: u64,
-}
+/// The chains that are remembered.
+type Built = Recent<(Tenant, Channel), CachedChain>;
 
 struct CachedChain {
     version: u64,
     /// Empty while the first who asked builds it.
     chain: Arc<OnceLock<Arc<Chain>>>,
     bytes: usize,
-    last_use: u64,
 }
 
-impl Built {
-    /// Drops those used last longest ago until the bounds are kept, but not `newest`.
-    fn shrink(&mut self, capacity: usize, newest: &(Tenant, Channel)) {
-        let mut bytes: usize = self.chains.values().map(|kept| kept.bytes).sum();
-        while self.chains.len() > capacity || bytes > MAX_BYTES {
-            let others = self.chains.iter().filter(|(key, _)| *key != newest);
-            let oldest = others.min_by_key(|(_, kept)| kept.last_use);
-            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
-                return;
-            };
-            if let Some(dropped) = self.chains.remove(&oldest) {
-                bytes -= dropped.bytes;
-            }
+/// Forgets the chains used longest ago until the bounds are kept, but not `newest`.
+fn shrink(built: &mut Built, capacity: usize, newest: &(Tenant, Channel)) {
+    let mut bytes: usize = built.values().map(|kept| kept.bytes).sum();
+    while built.len() > capacity || bytes > MAX_BYTES {
+        let mut others = built.oldest_first().filter(|(key, _)| *key != newest);
+        let oldest = others.next().map(|(key, _)| key.clone());
+        drop(others);
+        let Some(oldest) = oldest else {
+            return;
+        };
+        if let Some(dropped) = built.remove(&oldest) {
+            bytes -= dropped.bytes;
         }
     }
 }
@@ -152,12 +146,12 @@ impl ProviderFactory {
         });
         if let Some(bytes) = weighs {
             let mut built = self.lock();
-            if let Some(kept) = built.chains.get_mut(&key)
+            if let Some(kept) = built.peek_mut(&key)
                 && kept.version == version
             {
                 kept.bytes = bytes;
             }
-            built.shrink(self.capacity, &key);
+            shrink(&mut built, self.capacity, &key);
         }
         chain.clone()
     }
@@ -165,12 +159,9 @@ impl ProviderFactory {
     /// Where the chain of this version is, or is to be; `None` where a newer one is there.
     fn cell(&self, key: &(Tenant, Channel), version: u64) -> Option<Arc<OnceLock<Arc<Chain>>>> {
         let mut built = self.lock();
-        built.uses += 1;
-        let last_use = built.uses;
-        if let Some(kept) = built.chains.get_mut(key)
+        if let Some(kept) = built.get_mut(key)
             && kept.version >= version
         {
-            kept.last_use = last_use;
             return (kept.version == version).then(|| kept.chain.clone());
         }
         let chain = Arc::<OnceLock<Arc<Chain>>>::default();
@@ -178,9 +169,8 @@ impl ProviderFactory {
             version,
             chain: chain.clone(),
             bytes: 0,
-            last_use,
         };
-        built.chains.insert(key.clone(), kept);
+        built.insert(key.clone(), kept);
         Some(chain)
     }
 

@@ -221,7 +221,7 @@ async fn an_answer_that_is_not_the_providers_is_not_taken_for_its_word() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_to_who_can_not_prove_who_it_is() {
+async fn nothing_is_sent_to_who_cannot_prove_who_it_is() {
     for rig in rigs::all(Trust::Missing).await {
         rig.script(Scenario::Accept);
         let found = refusal(outcome(&*rig, Scenario::Accept).await);

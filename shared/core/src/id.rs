@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_global_tenant_can_not_be_a_clinic() {
+    fn the_global_tenant_cannot_be_a_clinic() {
         assert_eq!(ClinicId::parse("_global"), Err(IdError::Clinic));
         assert_eq!(Tenant::parse("_global"), Ok(Tenant::Global));
     }

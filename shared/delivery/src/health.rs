@@ -25,7 +25,8 @@ use comms_aws::{
     item::{find_number, find_text, key, number, number_value, text},
 };
 use comms_core::{
-    Channel, Clock, EntryId, ErrorKind, HashKey, HealthRecord, HealthState, Tenant, hash::Digest,
+    Channel, Clock, EntryId, ErrorKind, HashKey, HealthRecord, HealthState, Recent, Tenant,
+    hash::Digest,
 };
 use futures_util::{FutureExt as _, future::join_all};
 use jiff::{SignedDuration, Timestamp};
@@ -57,7 +58,7 @@ pub struct SharedHealth {
     client: Client,
     table: String,
     clock: Arc<dyn Clock>,
-    heard: Mutex<HashMap<Tenant, Heard>>,
+    heard: Mutex<Recent<Tenant, Heard>>,
 }
 
 /// Which record of the entry a write replaces.
@@ -82,7 +83,7 @@ impl SharedHealth {
             client: clients::dynamodb(config, "health"),
             table: table.into(),
             clock,
-            heard: Mutex::default(),
+            heard: Mutex::new(Recent::new(REMEMBERED_TENANTS)),
         }
     }
 
@@ -266,7 +267,7 @@ impl SharedHealth {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Tenant, Heard>> {
+    fn lock(&self) -> MutexGuard<'_, Recent<Tenant, Heard>> {
         // Nothing panics while the lock is held.
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -275,7 +276,9 @@ impl SharedHealth {
     fn remembered(&self, tenant: &Tenant, version: u64) -> Option<Arc<Records>> {
         let now = self.clock.now();
         let heard = self.lock();
-        let known = heard.get(tenant).filter(|known| known.version == version)?;
+        let known = heard
+            .peek(tenant)
+            .filter(|known| known.version == version)?;
         let age = now.duration_since(known.at);
         // A clock that went backwards proves nothing about age.
         (age >= SignedDuration::ZERO && age < MAX_AGE).then(|| known.records.clone())
@@ -284,15 +287,9 @@ impl SharedHealth {
     fn remember(&self, tenant: &Tenant, version: u64, records: Option<Arc<Records>>) {
         let at = self.clock.now();
         let mut heard = self.lock();
-        if heard.len() >= REMEMBERED_TENANTS && !heard.contains_key(tenant) {
-            let oldest = heard.iter().min_by_key(|(_, known)| known.at);
-            if let Some(oldest) = oldest.map(|(tenant, _)| tenant.clone()) {
-                heard.remove(&oldest);
-            }
-        }
         let records = records.unwrap_or_else(|| {
             heard
-                .get(tenant)
+                .peek(tenant)
                 .filter(|known| known.version == version)
                 .map(|known| known.records.clone())
                 .unwrap_or_default()

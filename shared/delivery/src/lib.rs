@@ -19,7 +19,6 @@ mod policy;
 pub mod queue_claim;
 pub mod quota;
 pub mod rate_limit;
-mod recent;
 mod reply_to;
 mod require_clinic;
 pub mod shares;

@@ -37,7 +37,7 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use comms_adapters::Deadline;
 use comms_aws::{ConditionalWrite, TableError, clients};
-use comms_core::{Clock, Tenant};
+use comms_core::{Clock, Recent, Tenant};
 use comms_settings::{Period, RateLimit};
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
@@ -52,7 +52,7 @@ pub use wait::wait_for;
 use windows::{Windows, end_of, windows};
 use write::{record_release, wait_after};
 
-use crate::{counted::Counted, recent::Recent};
+use crate::counted::Counted;
 
 /// Receives after which a message without quota has failed. The queue's `maxReceiveCount` is higher.
 pub const MAX_RECEIVES: u32 = 90;

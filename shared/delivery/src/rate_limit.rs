@@ -33,12 +33,11 @@ use comms_adapters::{
 };
 use comms_aws::{TableError, clients};
 use comms_core::backoff::Backoff;
-use comms_core::{Clock, HashKey};
+use comms_core::{Clock, HashKey, Recent};
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
 use self::reservation::{Permits, Wanted, borrowed, horizon, micros};
-use crate::recent::Recent;
 
 /// How long a process sends one message to a recipient without telling the others. In that time a sender may
 /// send 50 to one recipient (Meta), and hardly anybody gets two.

@@ -2,12 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use comms_core::{Channel, Clock, EmailAddress, HashKey, Tenant};
+use comms_core::{Channel, Clock, EmailAddress, HashKey, Recent, Tenant};
 use comms_settings::{SettingsStore, reply_to::ReplyToAddress};
 use jiff::{SignedDuration, Timestamp};
 use tracing::warn;
-
-use crate::recent::Recent;
 
 /// How long an answer is remembered, whichever it was.
 const MAX_AGE: SignedDuration = SignedDuration::from_secs(60);

@@ -22,7 +22,7 @@ use std::{
 use aws_config::SdkConfig;
 use comms_adapters::Deadline;
 use comms_core::backoff::{Backoff, jitter};
-use comms_core::{Channel, Clock, Tenant};
+use comms_core::{Channel, Clock, Recent, Tenant};
 use futures_util::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout_at};
@@ -30,10 +30,7 @@ use tracing::{info, warn};
 
 pub use shares::{WorkQueue, WorkerShares};
 
-use crate::{
-    permits::{Permits, Rider, Taken, TakenSlot},
-    recent::Recent,
-};
+use crate::permits::{Permits, Rider, Taken, TakenSlot};
 
 /// A delivery that is at work for so long is slow. Waiting for a provider's rate takes two seconds at most.
 pub const SLOW_AFTER: Duration = Duration::from_secs(3);

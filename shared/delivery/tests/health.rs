@@ -229,7 +229,7 @@ async fn an_older_change_does_not_take_the_place_of_a_newer_one() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_read_holds_nothing_up_and_what_can_not_be_told_is_told_later() {
+async fn what_cannot_be_read_holds_nothing_up_and_what_cannot_be_told_is_told_later() {
     let world = World::new().await;
     let process = world.process();
     world.aws.fail_next("dynamodb", "*", 1, Fault::AccessDenied);

@@ -309,7 +309,7 @@ async fn a_delivery_given_back_can_be_claimed_again_with_its_attempts() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_was_put_off_can_not_be_claimed_before_its_time_and_is_counted() {
+async fn a_delivery_that_was_put_off_cannot_be_claimed_before_its_time_and_is_counted() {
     let world = World::new().await;
     for deferrals in 0..3 {
         let history = DeliveryHistory {

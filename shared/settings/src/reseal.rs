@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_without_anything_sealed_is_told_from_one_that_can_not_be_read() {
+    fn an_item_without_anything_sealed_is_told_from_one_that_cannot_be_read() {
         assert_eq!(sealing([]), Sealing::None);
         assert_eq!(
             sealing([bytes("dataKey", b"k"), text("keyArn", "arn")]),

@@ -268,7 +268,7 @@ async fn an_earlier_deletion_in_the_present_ones_place_is_refused() {
 }
 
 #[tokio::test]
-async fn what_a_deletion_kept_can_not_be_changed() {
+async fn what_a_deletion_kept_cannot_be_changed() {
     let world = World::new().await;
     world.delete().await;
     assert_eq!(world.refusal().await, None);

@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_is_left_out() {
+    fn what_cannot_be_read_is_left_out() {
         let mut list = DeliveryList::default();
         let mut item = delivery("r", "a", "<b>odd</b>");
         item["attempts"] = json!({"S": "no JSON"});

@@ -444,7 +444,7 @@ async fn home_page_says_what_there_is_and_how_it_does() -> Result<()> {
     {
         browser.screen(width, height, is_dark).await?;
         browser.go(&world.pages).await?;
-        let health = text("#providers", &["clinic-works", "smtp, email", "healthy"]);
+        let health = text("#providers", &["clinic-works", "smtp, email", "untried"]);
         browser.until(&health).await?;
         browser
             .until(&text("#settings", &["has no settings"]))

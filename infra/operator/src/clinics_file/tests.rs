@@ -63,7 +63,7 @@ fn an_id_may_be_as_mongo_exports_it() {
 }
 
 #[test]
-fn a_line_that_can_not_be_read_does_not_stop_the_rest_and_nothing_of_it_is_repeated() {
+fn a_line_that_cannot_be_read_does_not_stop_the_rest_and_nothing_of_it_is_repeated() {
     let lines = [
         r#"{"clinicId":"a","communicationSettings":{}}"#,
         r#"{"clinicId":"planted","communicationSettings":{"password":"planted"#,
@@ -105,7 +105,7 @@ fn a_line_that_can_not_be_read_does_not_stop_the_rest_and_nothing_of_it_is_repea
 }
 
 #[test]
-fn an_item_of_an_array_that_can_not_be_read_does_not_stop_the_rest() {
+fn an_item_of_an_array_that_cannot_be_read_does_not_stop_the_rest() {
     let found = read(
         "[{\"clinicId\":\"a\",\"communicationSettings\":{}},\n nonsense,\n 1,\n\
          {\"clinicId\":\"b\",\"communicationSettings\":{}}]",

@@ -175,7 +175,7 @@ async fn nothing_secret_is_printed_by_any_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_can_not_be_run_says_what_is_missing() {
+async fn a_command_that_cannot_be_run_says_what_is_missing() {
     let key = "arn:aws:kms:us-east-1:123456789012:key/1";
     for (arguments, says) in [
         (

@@ -266,7 +266,7 @@ async fn one_item_that_fails_does_not_stop_the_rest_and_is_named_with_its_code()
 }
 
 #[tokio::test]
-async fn what_is_not_sealed_is_counted_and_what_can_not_be_read_is_named() {
+async fn what_is_not_sealed_is_counted_and_what_cannot_be_read_is_named() {
     let table = Table::with(&["clinic-a"]).await;
     table
         .put(item([("pk", "clinic-b"), ("sk", "settings")]))

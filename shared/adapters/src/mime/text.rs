@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ascii_in_short_lines_can_not_say_is_quoted() {
+    fn what_ascii_in_short_lines_cannot_say_is_quoted() {
         let lines = "a printable line that keeps the text from base64\r\n".repeat(2);
         for (text, expected) in [
             ("Grüße", "Gr=C3=BC=C3=9Fe"),

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_messages_that_can_not_be_read_is_none() {
+    fn a_limit_of_messages_that_cannot_be_read_is_none() {
         for (line, messages) in [
             ("LIMITS MAILMAX=1", Some(1)),
             ("LIMITS RCPTMAX=20 MAILMAX=007", Some(7)),

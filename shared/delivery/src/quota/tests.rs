@@ -43,7 +43,7 @@ fn nobody_waits_longer_than_the_queue_can_hold_a_message_nor_forever() {
 }
 
 #[test]
-fn an_item_that_can_not_be_read_is_no_empty_one() {
+fn an_item_that_cannot_be_read_is_no_empty_one() {
     let mut item = Item::from([("minuteWindow".to_owned(), number_value(1))]);
     assert_eq!(windows(&item), Err(TableError::Corrupt("minuteUsed")));
     item.insert("minuteUsed".to_owned(), AttributeValue::S("x".to_owned()));

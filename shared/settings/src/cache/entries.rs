@@ -1,8 +1,8 @@
 //! Which tenants are remembered, and who is forgotten for others.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use comms_core::Tenant;
+use comms_core::{Recent, Tenant};
 
 use super::{SettingsCache, Snapshot, state::TenantEntry};
 use crate::store::StoredSettings;
@@ -13,14 +13,12 @@ const ENTRY_BYTES: usize = 4 * 1024;
 
 #[derive(Default)]
 pub(super) struct TenantEntries {
-    pub(super) by_tenant: HashMap<Tenant, WeighedEntry>,
-    uses: u64,
+    pub(super) by_tenant: Recent<Tenant, WeighedEntry>,
 }
 
 /// A tenant's entry, and what decides how long it is kept.
 pub(super) struct WeighedEntry {
     entry: Arc<TenantEntry>,
-    last_use: u64,
     weight: Weight,
 }
 
@@ -62,15 +60,12 @@ impl Weight {
 impl TenantEntries {
     /// The tenant's entry, which is made where there is none.
     pub(super) fn entry(&mut self, tenant: &Tenant) -> Arc<TenantEntry> {
-        self.uses += 1;
         if let Some(weighed) = self.by_tenant.get_mut(tenant) {
-            weighed.last_use = self.uses;
             return weighed.entry.clone();
         }
         let entry = Arc::new(TenantEntry::default());
         let weighed = WeighedEntry {
             entry: entry.clone(),
-            last_use: self.uses,
             weight: Weight::Nothing,
         };
         self.by_tenant.insert(tenant.clone(), weighed);
@@ -78,7 +73,7 @@ impl TenantEntries {
     }
 
     pub(super) fn weigh(&mut self, tenant: &Tenant, entry: &Arc<TenantEntry>, weight: Weight) {
-        if let Some(weighed) = self.by_tenant.get_mut(tenant)
+        if let Some(weighed) = self.by_tenant.peek_mut(tenant)
             && Arc::ptr_eq(&weighed.entry, entry)
         {
             weighed.weight = weight;
@@ -86,7 +81,7 @@ impl TenantEntries {
     }
 
     /// Forgets the tenants used least recently until the others keep to both bounds, and of those without settings all
-    /// but `capacity`. A entry in use stays: the next caller would read beside the one who reads. There are never more of
+    /// but `capacity`. An entry in use stays: the next caller would read beside the one who reads. There are never more of
     /// those than an invocation has deliveries.
     ///
     /// It looks at every entry, which are a few hundred and cost microseconds, after a read over the
@@ -114,20 +109,19 @@ impl TenantEntries {
     /// Forgets the chosen tenant that was used least recently, and says what it weighed; `None` where all of them are in
     /// use.
     fn forget_oldest(&mut self, is_chosen: impl Fn(Weight) -> bool) -> Option<Weight> {
-        let oldest = self
-            .by_tenant
-            .iter()
-            .filter(|(_, weighed)| {
-                Arc::strong_count(&weighed.entry) == 1 && is_chosen(weighed.weight)
-            })
-            .min_by_key(|(_, weighed)| weighed.last_use)
-            .map(|(tenant, _)| tenant.clone());
+        let is_idle = |weighed: &WeighedEntry| {
+            Arc::strong_count(&weighed.entry) == 1 && is_chosen(weighed.weight)
+        };
+        let mut idle = self.by_tenant.oldest_first();
+        let oldest = idle.find(|(_, weighed)| is_idle(weighed));
+        let oldest = oldest.map(|(tenant, _)| tenant.clone());
+        drop(idle);
         let forgotten = self.by_tenant.remove(&oldest?)?;
         Some(forgotten.weight)
     }
 }
 
-/// A caller that waits for a read or makes it. When it is the last to leave a entry in which nothing is
+/// A caller that waits for a read or makes it. When it is the last to leave an entry in which nothing is
 /// remembered, the entry goes.
 pub(super) struct EntryUser<'a> {
     pub(super) cache: &'a SettingsCache,
@@ -138,7 +132,7 @@ pub(super) struct EntryUser<'a> {
 impl Drop for EntryUser<'_> {
     fn drop(&mut self) {
         let mut entries = self.cache.entries();
-        let Some(weighed) = entries.by_tenant.get(self.tenant) else {
+        let Some(weighed) = entries.by_tenant.peek(self.tenant) else {
             return;
         };
         // The map's and ours; more can only be made under the lock that is held.

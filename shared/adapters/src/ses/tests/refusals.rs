@@ -10,7 +10,7 @@ async fn refused(message: &Message) -> ProviderError {
 }
 
 #[tokio::test]
-async fn what_ses_can_not_take_makes_no_request() {
+async fn what_ses_cannot_take_makes_no_request() {
     let copies = |count: usize| -> Vec<_> {
         (0..count)
             .map(|n| address(&format!("copy{n}@example.com")))
