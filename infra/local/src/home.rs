@@ -4,13 +4,14 @@
 //! | --- | --- |
 //! | `GET /` | the page |
 //! | `GET /api/home` | where the API is, and which clinic is the demo's |
-//! | `GET /api/settings` | that clinic's settings, as the API answers |
+//! | `GET /api/settings` | that clinic's settings, as the API answers; `null` where it has none |
 
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use serde_json::json;
+use http::StatusCode;
+use serde_json::{Value, json};
 
 use crate::api_client::ApiClient;
 use crate::{demo, web};
@@ -32,5 +33,10 @@ async fn home(State(api): State<ApiClient>) -> Response {
 }
 
 async fn settings(State(api): State<ApiClient>) -> Response {
-    api.forward(&["clinics", demo::CLINIC]).await
+    let answer = api.forward(&["clinics", demo::CLINIC]).await;
+    if answer.status() == StatusCode::NOT_FOUND {
+        // No fault of the page, which a browser would report as one.
+        return axum::Json(Value::Null).into_response();
+    }
+    answer
 }
